@@ -1,0 +1,6 @@
+"""`python -m vlmtune`: what launchers call."""
+
+from vlmtune.cli import main
+
+if __name__ == "__main__":
+    main()

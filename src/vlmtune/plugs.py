@@ -1,0 +1,62 @@
+"""What every configurable part is made of, and how a part is found by its name.
+
+A folder is the registry: `load("tasks", "captioning")` imports `vlmtune.tasks.captioning`. A dotted name imports a
+user's own module, so plugs can live outside the package. Files whose names begin with an underscore are shared parts.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from pydantic import BaseModel, ConfigDict
+
+from vlmtune.errors import ConfigError
+
+
+class Part(BaseModel):
+    """Base of every config: frozen, unknown keys forbidden, each field documented by the string under it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class UnknownPlug(ConfigError):
+    """No plug of that name. `suggestion` is the closest one that exists, or None."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.available = available(folder)
+        self.suggestion = closest(name, self.available)
+        super().__init__(
+            f"no {name!r} in {folder}; there are: {', '.join(self.available)}"
+            + (f"; did you mean {self.suggestion!r}?" if self.suggestion else "")
+        )
+
+
+def closest(word: str, words: list[str]) -> str | None:
+    """The word most like `word`, or None where none is alike."""
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def available(folder: str) -> list[str]:
+    """Names of the plugs shipped in `vlmtune/<folder>`, sorted."""
+    package = importlib.import_module(f"vlmtune.{folder}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def load(folder: str, name: str) -> ModuleType:
+    """Import one plug. An ImportError raised inside it is not hidden.
+
+    Raises:
+        UnknownPlug: neither shipped nor importable under its dotted name.
+    """
+    if "." not in name:
+        if name not in available(folder):
+            raise UnknownPlug(folder, name)
+        return importlib.import_module(f"vlmtune.{folder}.{name}")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name and (name == missing.name or name.startswith(missing.name + ".")):
+            raise UnknownPlug(folder, name) from None
+        raise

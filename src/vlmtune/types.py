@@ -1,0 +1,86 @@
+"""The values that travel between layers. No behaviour beyond derived properties; standard library only."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image not read yet.
+
+    `where` names it for messages ("photos/12.jpg", "row 7, column 'image'"); `read` returns encoded bytes, or a
+    `PIL.Image.Image` where a source draws its images. Only `images.decode_rgb` calls `read`.
+    """
+
+    where: str
+    read: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One speaker's turn; texts and images in the order in which the model sees them."""
+
+    role: Role
+    content: tuple[str | ImageRef, ...]
+
+
+Conversation = tuple[Turn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a dataset after reading.
+
+    `turns` is set where the row brings its own conversation; otherwise the task writes one. `target` is what training
+    teaches, None where the split has none. `truth` holds what metrics compare an answer with, by name: "references"
+    always, "keywords", "labels", "boxes" where the data has them. Rows with the same `cluster` are not independent.
+    """
+
+    id: str
+    images: tuple[ImageRef, ...]
+    target: str | None
+    truth: Mapping[str, Any]
+    cluster: str
+    question: str | None = None
+    turns: Conversation | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is asked: a conversation that ends with a user turn."""
+
+    id: str
+    conversation: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An answer came back. `tokens` counts the generated tokens, the end-of-turn token included."""
+
+    id: str
+    text: str
+    finish_reason: Literal["stop", "length"]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """No answer came back; never a number, never part of a score."""
+
+    id: str
+    stage: Literal["image", "prompt", "engine"]
+    reason: str
+
+
+Outcome = Prediction | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """An answer came back and cannot be read: it is scored wrong, and counted."""
+
+    reason: str

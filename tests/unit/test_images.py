@@ -1,0 +1,110 @@
+"""decode_rgb: each kind of file that trips other readers, against values computed by hand."""
+
+import numpy as np
+import pytest
+from conftest import encoded, picture, ref
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vlmtune import images
+from vlmtune.errors import ImageError
+from vlmtune.images import decode_rgb, pixel_hash, thumbnail
+
+
+def test_plain_png_keeps_its_pixels() -> None:
+    image = picture(20, 10)
+    assert np.array_equal(np.asarray(decode_rgb(ref(encoded(image)))), np.asarray(image))
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (20, 10))
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: top-left belongs to the top-right
+    upright = decode_rgb(ref(encoded(image, "PNG", exif=exif)))
+    assert upright.size == (10, 20)
+    assert upright.getpixel((9, 0)) == (255, 0, 0)
+
+
+def test_sixteen_bit_grey_is_scaled_not_cut() -> None:
+    values = np.array([[0, 257, 25700, 65535]], dtype=np.uint16)
+    decoded = np.asarray(decode_rgb(ref(encoded(Image.fromarray(values)))))
+    assert decoded[0, :, 0].tolist() == [0, 1, 100, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_lies_on_white(mode: str) -> None:
+    image = Image.new(mode, (2, 1), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
+    assert decode_rgb(ref(encoded(image))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_palette_transparency_lies_on_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    decoded = decode_rgb(ref(encoded(image, "PNG", transparency=0)))
+    assert [decoded.getpixel((0, 0)), decoded.getpixel((1, 0))] == [(255, 255, 255), (40, 50, 60)]
+
+
+def test_cmyk_and_first_frame() -> None:
+    assert decode_rgb(ref(encoded(picture(8, 8).convert("CMYK"), "JPEG"))).mode == "RGB"
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_rgb(ref(animated)).getpixel((0, 0)) == (254, 0, 0) or decode_rgb(ref(animated)).getpixel((0, 0)) == (
+        255,
+        0,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded(picture(64, 64), "JPEG")[:-200], "cannot be decoded"),
+        (encoded(picture(64, 64))[:300], "cannot be decoded"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image of a known format"),
+        (b"", "the file is empty"),
+    ],
+    ids=["cut jpeg", "cut png", "svg", "eps", "empty"],
+)
+def test_broken_files_are_named(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode_rgb(ref(data, "photos/7.jpg"))
+    assert str(caught.value).startswith("photos/7.jpg: ")
+
+
+def test_missing_file_is_named() -> None:
+    def missing() -> bytes:
+        raise FileNotFoundError("no such file")
+
+    with pytest.raises(ImageError, match="no such file"):
+        decode_rgb(images.ImageRef("a.png", missing))
+
+
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    with pytest.raises(ImageError, match="10x10 pixels"):
+        decode_rgb(ref(encoded(picture(10, 10))))
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_an_image_or_a_named_error(data: bytes) -> None:
+    for head in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"II*\0", b"P6\n"):
+        try:
+            assert decode_rgb(ref(head + data)).mode == "RGB"
+        except ImageError as error:
+            assert error.reason
+
+
+def test_pixel_hash_sees_pixels_and_size_not_the_file() -> None:
+    image = picture(16, 8)
+    assert pixel_hash(decode_rgb(ref(encoded(image, "PNG")))) == pixel_hash(decode_rgb(ref(encoded(image, "BMP"))))
+    assert pixel_hash(image) != pixel_hash(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert pixel_hash(Image.new("RGB", (2, 3))) != pixel_hash(Image.new("RGB", (3, 2)))
+
+
+def test_thumbnail_fits() -> None:
+    small = decode_rgb(ref(thumbnail(picture(640, 480), 256)))
+    assert small.size == (256, 192)
