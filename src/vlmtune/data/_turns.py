@@ -1,0 +1,71 @@
+"""Chat rows: `messages` with roles and contents, and the images that fill their placeholders in order."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlmtune.errors import DataError
+from vlmtune.types import Conversation, ImageRef, Turn
+
+ROLES = ("system", "user", "assistant")
+
+
+def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
+    """Read one conversation.
+
+    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Where no part asks for an
+    image, the images stand before the text of the first user turn.
+
+    Returns:
+        The turns up to the last user turn, and the text of the assistant's turn behind it (None where there is none).
+
+    Raises:
+        DataError: a role or part that is unknown, roles in an impossible order, more or fewer images than placeholders.
+    """
+    if not isinstance(messages, list | tuple) or not messages:
+        raise DataError(f"{at}: messages must be a list of turns, each with role and content")
+    left = iter(images)
+    turns = [_turn(message, left, f"{at}, message {number}") for number, message in enumerate(messages)]
+    unused = tuple(left)
+    if unused and len(unused) == len(images):
+        first = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
+        if first is not None:
+            turns[first] = Turn("user", (*unused, *turns[first].content))
+            unused = ()
+    if unused:
+        raise DataError(f"{at}: {len(images)} images, but only {len(images) - len(unused)} placeholders in messages")
+    _check_order(turns, at)
+    if turns[-1].role == "user":
+        return tuple(turns), None
+    answer = "".join(part for part in turns[-1].content if isinstance(part, str))
+    if not answer.strip():
+        raise DataError(f"{at}: the last assistant turn is empty; repair or remove the row")
+    return tuple(turns[:-1]), answer
+
+
+def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
+    if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
+        raise DataError(f"{at}: needs a role ({', '.join(ROLES)}) and a content")
+    content = message["content"]
+    parts: list[str | ImageRef] = []
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        elif kind == "image":
+            image = next(left, None)
+            if image is None:
+                raise DataError(f"{at}: asks for an image, but none is left in the row's images")
+            parts.append(image)
+        elif kind == "video":
+            raise DataError(f"{at}: videos are not supported yet; use images")
+        else:
+            raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
+    return Turn(message["role"], tuple(parts))
+
+
+def _check_order(turns: Sequence[Turn], at: str) -> None:
+    talk = [turn.role for turn in turns if turn.role != "system"]
+    if any(turn.role == "system" for turn in turns[1:]):
+        raise DataError(f"{at}: a system turn may only stand first")
+    if not talk or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(talk)):
+        raise DataError(f"{at}: user and assistant turns must alternate, user first (got {', '.join(talk) or 'none'})")

@@ -1,0 +1,65 @@
+"""Drawn scenes with five captions each, and questions, labels and boxes: data that needs no download.
+
+Columns and splits are those of `jxie/flickr8k` (image, caption_0 ... caption_4; train, validation, test), and more for
+other tasks. Row n of a split is a pure function of (split, n): nothing is stored.
+"""
+
+import random
+from typing import Any
+
+from vlmtune.data import DatasetConfig
+from vlmtune.data._rows import MappedRows
+from vlmtune.data._scene_drawing import Scene, draw, make_scene
+from vlmtune.data._scene_words import five_captions, keywords, label, question, referring
+from vlmtune.errors import DataError
+from vlmtune.types import ImageRef
+
+SIZES = {"train": 6000, "validation": 1000, "test": 1000}
+"""Rows per split, as in Flickr8k."""
+
+
+class Config(DatasetConfig):
+    """Drawn scenes."""
+
+    source: str = "scenes"
+    """The source."""
+
+
+def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
+    """The first `limit` scenes of a split.
+
+    Raises:
+        DataError: no such split.
+    """
+    if split not in SIZES:
+        raise DataError(f"scenes have no split {split!r}; there are: {', '.join(SIZES)}")
+    count = min(SIZES[split], limit or SIZES[split])
+    return MappedRows(config, f"scenes [{split}]", count, lambda index: record(split, index), _image)
+
+
+def record(split: str, index: int) -> dict[str, Any]:
+    """All columns of one row; the image by name, drawn when it is read."""
+    scene, rng = _scene(split, index)
+    asked, answer = question(scene, rng)
+    found = referring(scene, rng)
+    return {
+        "id": f"{split}-{index:05d}",
+        "image": f"{split}/{index}",
+        **{f"caption_{n}": caption for n, caption in enumerate(five_captions(scene, rng))},
+        "keywords": keywords(scene),
+        "question": asked,
+        "answer": answer,
+        "label": label(scene),
+        "phrase": found[0] if found else None,
+        "box": list(found[1]) if found else None,
+    }
+
+
+def _scene(split: str, index: int) -> tuple[Scene, random.Random]:
+    rng = random.Random(f"{split}/{index}")
+    return make_scene(rng), rng
+
+
+def _image(value: str, where: str) -> ImageRef:
+    split, index = value.split("/")
+    return ImageRef(where, lambda: draw(_scene(split, int(index))[0]))
