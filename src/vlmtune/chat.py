@@ -1,0 +1,186 @@
+"""A conversation as token ids with a loss mask and image slots: one renderer for training and inference, no torch.
+
+Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where the template hands
+the word to the assistant, and the pieces are tokenized apart: so a lesson begins, token for token, with the prompt
+that inference sends, and the mask is made while rendering, never searched for in the ids.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlmtune.errors import DataError, IntegrityError
+from vlmtune.families import Family
+from vlmtune.types import Conversation, ImageRef, Turn
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Token ids, and for each whether training learns it (the assistant's words and its end-of-turn token)."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def supervised(self) -> int:
+        """Number of trained tokens."""
+        return sum(self.trained)
+
+
+def images_of(conversation: Conversation) -> tuple[ImageRef, ...]:
+    """The images of a conversation in the order in which the model sees them."""
+    return tuple(part for turn in conversation for part in turn.content if isinstance(part, ImageRef))
+
+
+class Renderer:
+    """Renders conversations for one checkpoint.
+
+    Args:
+        tokenizer: the checkpoint's fast tokenizer.
+        template: text of its chat template (Jinja).
+        family: names the image and end-of-turn tokens.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", template: str, family: Family) -> None:
+        self._tokenizer = tokenizer
+        self._template = _compile(template)
+        self._end_of_turn = family.end_of_turn
+        self.template_text = template
+        self.image_id = self._token_id(family.image_token)
+        self.end_id = self._token_id(family.end_of_turn)
+        self._special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+
+    @classmethod
+    def load(cls, folder: Path, family: Family) -> "Renderer":
+        """From a checkpoint's folder: `tokenizer.json` and the chat template, wherever the checkpoint keeps it."""
+        from tokenizers import Tokenizer
+
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise IntegrityError(f"{folder}: no tokenizer.json; vlmtune needs a checkpoint with a fast tokenizer")
+        return cls(Tokenizer.from_file(str(file)), _template_text(folder), family)
+
+    def prompt(self, conversation: Conversation, image_tokens: Sequence[int]) -> Rendered:
+        """A conversation that waits for the assistant.
+
+        Args:
+            conversation: ends with a user turn.
+            image_tokens: tokens of each image, in order.
+
+        Raises:
+            DataError: a text holds one of the model's special tokens, or images and counts do not fit.
+        """
+        return self._joined([(self._text(conversation, asks=True), False)], image_tokens)
+
+    def lesson(
+        self, conversation: Conversation, image_tokens: Sequence[int], trained_turns: Literal["all", "last"] = "all"
+    ) -> Rendered:
+        """A conversation that ends with an assistant turn, with the mask of what is learnt.
+
+        Raises:
+            DataError: as `prompt`; or the template rewrites earlier turns, so that they cannot be trained.
+        """
+        learnt = [n for n, turn in enumerate(conversation) if turn.role == "assistant"]
+        if trained_turns == "last":
+            learnt = learnt[-1:]
+        pieces: list[tuple[str, bool]] = []
+        done = ""
+        for n in learnt:
+            before = self._text(conversation[:n], asks=True)
+            after = self._text(conversation[: n + 1], asks=False)
+            if not before.startswith(done) or not after.startswith(before):
+                raise DataError(
+                    "the chat template rewrites earlier turns, so a lesson would not begin with its prompt; "
+                    "set training.trained_turns: last"
+                )
+            end = after.index(self._end_of_turn, len(before)) + len(self._end_of_turn)
+            pieces += [(before[len(done) :], False), (after[len(before) : end], True)]
+            done = after[:end]
+        return self._joined(pieces, image_tokens)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Generated ids as text, without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def _token_id(self, token: str) -> int:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
+            raise IntegrityError(f"the tokenizer has no {token}; set model.family to the checkpoint's architecture")
+        return number
+
+    def _text(self, conversation: Conversation, asks: bool) -> str:
+        return self._template.render(
+            messages=[_message(turn, self._special) for turn in conversation], add_generation_prompt=asks
+        )
+
+    def _joined(self, pieces: Sequence[tuple[str, bool]], image_tokens: Sequence[int]) -> Rendered:
+        ids: list[int] = []
+        trained: list[bool] = []
+        left = list(image_tokens)
+        for text, learnt in pieces:
+            for token in self._encode(text):
+                if token == self.image_id and not left:
+                    raise DataError("the chat template asks for more images than the conversation has")
+                count = left.pop(0) if token == self.image_id else 1
+                ids += [token] * count
+                trained += [learnt] * count
+        if left:
+            raise DataError("the chat template left out an image of the conversation")
+        return Rendered(tuple(ids), tuple(trained))
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - a renderer lives as long as the process; prompts repeat for every row
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _message(turn: Turn, special: Sequence[str]) -> dict[str, Any]:
+    parts: list[dict[str, str]] = []
+    for part in turn.content:
+        if isinstance(part, ImageRef):
+            parts.append({"type": "image"})
+            continue
+        found = next((token for token in special if token in part), None)
+        if found is not None:
+            raise DataError(f"the text holds the model's special token {found}; remove it from the row")
+        parts.append({"type": "text", "text": part})
+    return {"role": turn.role, "content": parts}
+
+
+def _template_text(folder: Path) -> str:
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        file = folder / name
+        found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+        if isinstance(found, str):
+            return found
+    raise IntegrityError(f"{folder}: no chat template; use an instruction-tuned checkpoint")
+
+
+def _compile(template: str) -> "Template":
+    """The environment that transformers renders chat templates in: sandboxed, trimmed blocks, its extra names."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    return environment.from_string(template)

@@ -1,0 +1,18 @@
+"""Qwen2.5-VL: window attention in the tower, boxes in pixels of the resized image.
+
+Its tower has layers named like the language model's (`gate_proj`, `up_proj`, `down_proj`): adapters are aimed by prefix.
+"""
+
+from vlmtune.families import Family
+from vlmtune.families._smart_resize import smart_resize
+
+FAMILY = Family(
+    name="qwen2_5_vl",
+    model_type="qwen2_5_vl",
+    image_token="<|image_pad|>",
+    end_of_turn="<|im_end|>",
+    language="model.language_model",
+    tower="model.visual",
+    resized=smart_resize,
+    boxes="resized_pixels",
+)

@@ -1,0 +1,15 @@
+"""Qwen3-VL: deepstack vision features, interleaved M-RoPE, boxes on a 0..1000 scale."""
+
+from vlmtune.families import Family
+from vlmtune.families._smart_resize import smart_resize
+
+FAMILY = Family(
+    name="qwen3_vl",
+    model_type="qwen3_vl",
+    image_token="<|image_pad|>",
+    end_of_turn="<|im_end|>",
+    language="model.language_model",
+    tower="model.visual",
+    resized=smart_resize,
+    boxes="norm1000",
+)

@@ -1,0 +1,151 @@
+"""Conversations and their images as the tensors a model reads: the one road for training and inference.
+
+Joins renderer, patcher and image decoding for one checkpoint, so that both sides see the same tokens and pixels by
+construction. Torch is imported when pixels are first cut.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlmtune.chat import Rendered, Renderer, images_of
+from vlmtune.errors import ExampleTooLong
+from vlmtune.families import Grid
+from vlmtune.images import decode_rgb
+from vlmtune.models import Checkpoint, ModelConfig
+from vlmtune.pixels import Patcher, load_limits
+from vlmtune.types import Conversation, ImageRef
+
+if TYPE_CHECKING:
+    import torch
+
+CACHE_BYTES = 512 * 1024 * 1024
+"""Patches kept in memory between epochs; a dataset larger than this is decoded again for each visit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A rendered conversation with the patches of its images (uint8, one tensor an image)."""
+
+    rendered: Rendered
+    patches: "tuple[torch.Tensor, ...]"
+    grids: tuple[Grid, ...]
+
+    def __len__(self) -> int:
+        return len(self.rendered)
+
+
+class Inputs:
+    """Encodes conversations for one checkpoint.
+
+    Args:
+        checkpoint: whose tokenizer, template and image settings are used.
+        model: the user's own image area limits.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
+        limits = load_limits(checkpoint.folder, model.min_pixels, model.max_pixels)
+        self.checkpoint = checkpoint
+        self.patcher = Patcher(checkpoint.family, limits)
+        self.renderer = Renderer.load(checkpoint.folder, checkpoint.family)
+        self._cache: dict[str, tuple[torch.Tensor, Grid]] = {}
+        self._room = CACHE_BYTES
+        settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        self.longest: int = settings["text_config"]["max_position_embeddings"]
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer: the end of turn, and what the checkpoint itself stops at."""
+        file = self.checkpoint.folder / "generation_config.json"
+        known = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        more = known if isinstance(known, list) else [known] if known is not None else []
+        return list(dict.fromkeys([self.renderer.end_id, *more]))
+
+    def prompt(self, conversation: Conversation) -> Encoded:
+        """A conversation that waits for an answer.
+
+        Raises:
+            ImageError, DataError: an image or text of it cannot be used.
+            ExampleTooLong: more tokens than the model has positions for.
+        """
+        patches, grids = self._images(conversation)
+        encoded = Encoded(self.renderer.prompt(conversation, self._counts(grids)), patches, grids)
+        return _within(encoded, self.longest, "the model has positions for")
+
+    def lesson(self, conversation: Conversation, trained_turns: Literal["all", "last"], max_tokens: int) -> Encoded:
+        """A conversation that ends with the answer to learn; same errors as `prompt`."""
+        patches, grids = self._images(conversation)
+        rendered = self.renderer.lesson(conversation, self._counts(grids), trained_turns)
+        return _within(Encoded(rendered, patches, grids), min(max_tokens, self.longest), "training.max_tokens")
+
+    def facts(self) -> dict[str, Any]:
+        """What happens to an image and a text before the model sees them; stored with adapter and answers."""
+        tokenizer = (self.checkpoint.folder / "tokenizer.json").read_bytes()
+        return {
+            "pixels": self.patcher.facts(),
+            "template": hashlib.sha256(self.renderer.template_text.encode()).hexdigest()[:16],
+            "tokenizer": hashlib.sha256(tokenizer).hexdigest()[:16],
+        }
+
+    def _counts(self, grids: Sequence[Grid]) -> list[int]:
+        return [self.patcher.tokens(grid) for grid in grids]
+
+    def _images(self, conversation: Conversation) -> "tuple[tuple[torch.Tensor, ...], tuple[Grid, ...]]":
+        pairs = [self._image(ref) for ref in images_of(conversation)]
+        return tuple(patches for patches, _ in pairs), tuple(grid for _, grid in pairs)
+
+    def _image(self, ref: ImageRef) -> "tuple[torch.Tensor, Grid]":
+        if ref.where in self._cache:
+            return self._cache[ref.where]
+        image = decode_rgb(ref)
+        made = self.patcher.patches(image), self.patcher.grid(image)
+        if made[0].nbytes <= self._room:
+            self._room -= made[0].nbytes
+            self._cache[ref.where] = made
+        return made
+
+
+def _within(encoded: Encoded, most: int, limit: str) -> Encoded:
+    if len(encoded) > most:
+        raise ExampleTooLong(
+            f"{len(encoded)} tokens, more than {limit} ({most}); nothing is ever cut: raise the limit, shorten the "
+            "text, or make images smaller with model.max_pixels"
+        )
+    return encoded
+
+
+def collate(
+    batch: Sequence[Encoded], inputs: Inputs, side: Literal["left", "right"], device: str, dtype: "torch.dtype"
+) -> "dict[str, torch.Tensor]":
+    """One padded batch, as the model's forward takes it.
+
+    Args:
+        batch: B encoded conversations; some may have no image.
+        side: where the padding stands: left to generate, right to train.
+
+    Returns:
+        input_ids, attention_mask, mm_token_type_ids [B, T]; with any image also pixel_values [patches, values] and
+        image_grid_thw [images, 3].
+    """
+    import torch
+
+    longest = max(len(item) for item in batch)
+    ids = torch.full((len(batch), longest), inputs.renderer.end_id)
+    mask = torch.zeros_like(ids)
+    for row, item in enumerate(batch):
+        place = slice(longest - len(item), None) if side == "left" else slice(0, len(item))
+        ids[row, place] = torch.tensor(item.rendered.ids)
+        mask[row, place] = 1
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "mm_token_type_ids": ((ids == inputs.renderer.image_id) & (mask == 1)).int(),
+    }
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    patches = [patch for item in batch for patch in item.patches]
+    if patches:
+        tensors["pixel_values"] = inputs.patcher.normalised(torch.cat(patches).to(device), dtype)
+        tensors["image_grid_thw"] = torch.tensor([g for item in batch for g in item.grids], device=device)
+    return tensors

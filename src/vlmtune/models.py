@@ -1,0 +1,210 @@
+"""Checkpoints: where their files are, what family they belong to, loading model and adapter.
+
+Torch and transformers are imported inside functions, so that everything which needs only a checkpoint's tokenizer,
+template or image sizes stays light.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveInt
+
+from vlmtune import plugs
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.families import Family
+from vlmtune.plugs import Part
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+TINY = "tiny"
+ONE_THREAD_BELOW = 20_000_000
+"""Parameters under which a second CPU thread costs more than it gives (the tiny model: 5-30 times slower with two)."""
+
+
+class ModelConfig(Part):
+    """Which model is adapted."""
+
+    name: str
+    """A Hub name, a local folder, or `tiny`: the small Qwen3-VL that ships with vlmtune."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; the commit it resolved to is stored with every result."""
+
+    family: str | None = None
+    """The architecture: a file in `vlmtune/families`; null finds it by the checkpoint's `model_type`."""
+
+    min_pixels: PositiveInt | None = None
+    """Smallest image area; smaller images are enlarged. Null takes the checkpoint's own."""
+
+    max_pixels: PositiveInt | None = None
+    """Largest image area; larger images are shrunk, which is what image tokens cost. Null takes the checkpoint's own."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; `auto` takes a GPU where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's small files on local disk, and what they say about it. `source` and `commit` find the weights again."""
+
+    name: str
+    source: str
+    commit: str | None
+    folder: Path
+    family: Family
+    config_hash: str
+
+    def facts(self) -> dict[str, Any]:
+        """Identity, for manifests."""
+        return {"name": self.name, "commit": self.commit, "config_hash": self.config_hash, "family": self.family.name}
+
+
+def find_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Find a checkpoint and download its small files where they are not local; no weights, no torch.
+
+    Raises:
+        EnvironmentProblem: the Hub cannot be reached, or the model is gated.
+        ConfigError: no such model, or an architecture vlmtune does not know.
+        IntegrityError: a folder without config.json.
+    """
+    folder, commit = _small_files(config)
+    file = folder / "config.json"
+    if not file.is_file():
+        raise IntegrityError(f"{folder}: no config.json; model.name must be a Hub name or a folder with a checkpoint")
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    ignored = {"transformers_version", "dtype", "torch_dtype", "_name_or_path"}
+    kept = json.dumps({k: v for k, v in settings.items() if k not in ignored}, sort_keys=True)
+    return Checkpoint(
+        name=config.name,
+        source=config.name if commit else str(folder),
+        commit=commit,
+        folder=folder,
+        family=_family(config, settings.get("model_type")),
+        config_hash=hashlib.sha256(kept.encode()).hexdigest()[:16],
+    )
+
+
+def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
+    if config.name == TINY:
+        return Path(__file__).parent / "assets" / "tiny_qwen3_vl", None
+    if Path(config.name).is_dir():
+        return Path(config.name), None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+
+    try:
+        folder = snapshot_download(config.name, revision=config.revision, allow_patterns=["*.json", "*.jinja"])
+    except GatedRepoError:
+        raise EnvironmentProblem(
+            f"model {config.name!r} is gated: accept its terms on the Hub, then run `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise ConfigError(f"model {config.name!r} has no revision {config.revision!r}") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ConfigError(f"model {config.name!r} is neither a folder here nor a model on the Hub") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise EnvironmentProblem(
+            f"model {config.name!r} is not in the local cache and the Hub cannot be reached ({type(error).__name__}). "
+            "Check the network, or try the pipeline offline first: vlmtune demo, or USE_MOCK=True"
+        ) from None
+    return Path(folder), Path(folder).name
+
+
+def _family(config: ModelConfig, model_type: str | None) -> Family:
+    if config.family is not None:
+        return plugs.load("families", config.family).FAMILY
+    known = {name: plugs.load("families", name).FAMILY for name in plugs.available("families")}
+    for family in known.values():
+        if family.model_type == model_type:
+            return family
+    raise ConfigError(
+        f"model {config.name!r} is of type {model_type!r}; vlmtune knows {', '.join(known)}. "
+        "A new family is one file of facts: see docs/extending.md"
+    )
+
+
+def pick_device(config: ModelConfig) -> str:
+    """`cuda` or `cpu`.
+
+    Raises:
+        EnvironmentProblem: a GPU is asked for, or the model wants one, and none is there.
+    """
+    import torch
+
+    if torch.cuda.is_available() and config.device != "cpu":
+        return "cuda"
+    if config.device == "cuda" or (config.device == "auto" and config.name != TINY):
+        raise EnvironmentProblem(
+            f"no GPU is visible to torch {torch.__version__}; `vlmtune doctor` looks closer. "
+            "To run on the CPU all the same: --set model.device=cpu"
+        )
+    return "cpu"
+
+
+def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrainedModel":
+    """The model in evaluation mode, no gradients, on `device` in `precision` (bf16, fp16, fp32).
+
+    Raises:
+        EnvironmentProblem: the weights cannot be fetched, or memory does not suffice.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint.source, revision=checkpoint.commit, dtype=dtype, attn_implementation="sdpa"
+        )
+        model.to(device)
+    except torch.OutOfMemoryError:
+        raise EnvironmentProblem(f"{checkpoint.name} does not fit into this GPU's memory in {precision}") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
+    if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
+        torch.set_num_threads(1)
+    # A checkpoint's generation_config may ask for sampling; what decodes is the config's to say.
+    model.generation_config = type(model.generation_config)()
+    return model.requires_grad_(False).eval()
+
+
+def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """The model with an adapter, every weight of which has found its place.
+
+    PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are compared.
+
+    Raises:
+        IntegrityError: not an adapter folder, or an adapter of another model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file() or not (folder / "adapter_config.json").is_file():
+        raise IntegrityError(f"{folder}: not an adapter (needs adapter_config.json and adapter_model.safetensors)")
+    with safe_open(file, "pt") as weights:
+        given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+    except (RuntimeError, ValueError) as error:
+        raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
+    wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(adapted).items()}
+    odd = sorted(set(given.items()) ^ set(wanted.items()))
+    if odd:
+        raise IntegrityError(
+            f"{folder}: this adapter belongs to another model: {len(odd)} weights do not fit, first {odd[0][0]} "
+            f"{odd[0][1]}. Use the model it was trained on ({_base_of(folder)})"
+        )
+    return adapted.eval()
+
+
+def _base_of(folder: Path) -> str:
+    return json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or "not recorded"

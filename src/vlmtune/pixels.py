@@ -1,0 +1,113 @@
+"""Images as uint8 patches, the way the checkpoint's processor cuts them; normalised on the device.
+
+Equal, bit for bit, to the processor's torchvision backend (which is the oracle in the tests). uint8 is an eighth of the bytes
+of the processor's doubled fp32 frames: 0.59 MB instead of 4.72 MB for a 500x375 photo.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmtune.errors import ImageError, IntegrityError
+from vlmtune.families import Family, Grid, ImageLimits
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+
+def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageLimits:
+    """The image settings of a checkpoint's folder, with the user's own area limits where given.
+
+    Reads `processor_config.json` (its "image_processor") or `preprocessor_config.json`, with sizes in either of their
+    spellings.
+
+    Raises:
+        IntegrityError: neither file is there, or the sizes are missing.
+    """
+    settings = _processor_settings(folder)
+    size = settings.get("size") or {}
+    smallest = min_pixels or size.get("shortest_edge") or settings.get("min_pixels")
+    largest = max_pixels or size.get("longest_edge") or settings.get("max_pixels")
+    if not smallest or not largest:
+        raise IntegrityError(f"{folder}: the image processor names no sizes; set model.min_pixels and model.max_pixels")
+    return ImageLimits(
+        patch=settings["patch_size"],
+        merge=settings["merge_size"],
+        frames=settings["temporal_patch_size"],
+        min_pixels=smallest,
+        max_pixels=largest,
+        mean=tuple(settings["image_mean"]),
+        std=tuple(settings["image_std"]),
+    )
+
+
+def _processor_settings(folder: Path) -> dict[str, Any]:
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = folder / name
+        if file.is_file():
+            settings = json.loads(file.read_text(encoding="utf-8"))
+            settings = settings.get("image_processor", settings)
+            if "patch_size" in settings:
+                return settings
+    raise IntegrityError(f"{folder}: no processor_config.json or preprocessor_config.json with image settings")
+
+
+class Patcher:
+    """Cuts images for one checkpoint."""
+
+    def __init__(self, family: Family, limits: ImageLimits) -> None:
+        self._family = family
+        self.limits = limits
+
+    def grid(self, image: "Image") -> Grid:
+        """Patches an image becomes; needs its size only.
+
+        Raises:
+            ImageError: the sides are too unequal for the model.
+        """
+        width, height = image.size
+        try:
+            rows, columns = self._family.resized(height, width, self.limits)
+        except ValueError as error:
+            raise ImageError(str(error), "image") from None
+        return 1, rows // self.limits.patch, columns // self.limits.patch
+
+    def tokens(self, grid: Grid) -> int:
+        """Image tokens of a grid: patches are merged merge x merge."""
+        return grid[0] * grid[1] * grid[2] // self.limits.merge**2
+
+    def patches(self, image: "Image") -> "torch.Tensor":
+        """uint8 patches [rows * columns, 3, patch, patch] of an RGB image, in the merged order the tower expects."""
+        import numpy as np
+        import torch
+
+        _, rows, columns = self.grid(image)
+        size, merge = self.limits.patch, self.limits.merge
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if pixels.shape[1:] != (rows * size, columns * size):
+            # On uint8 as it is: the native kernel, which is what the processor's torchvision backend ends in.
+            pixels = torch.nn.functional.interpolate(
+                pixels[None], (rows * size, columns * size), mode="bicubic", align_corners=False, antialias=True
+            )[0]
+        blocks = pixels.reshape(3, rows // merge, merge, size, columns // merge, merge, size)
+        return blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, size, size).contiguous()
+
+    def normalised(self, patches: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
+        """Patches as the tower's input [n, 3 * frames * patch * patch], on the device the patches lie on.
+
+        A still image fills all frames of its patch. Mean and std are scaled to 0..255 once, as the processor does.
+        """
+        import torch
+
+        def scaled(values: tuple[float, ...]) -> torch.Tensor:
+            return (torch.tensor(values, device=patches.device) * 255.0).reshape(1, 3, 1, 1)
+
+        values = patches.to(torch.float32).sub_(scaled(self.limits.mean)).div_(scaled(self.limits.std))
+        frames = values.unsqueeze(2).expand(-1, -1, self.limits.frames, -1, -1)
+        return frames.reshape(len(patches), -1).to(dtype)
+
+    def facts(self) -> dict[str, Any]:
+        """The effective settings, for fingerprints and manifests."""
+        return {"family": self._family.name, "backend": "torch bicubic antialias uint8", **asdict(self.limits)}
