@@ -6,6 +6,7 @@ template or image sizes stays light.
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -193,7 +194,9 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     with safe_open(file, "pt") as weights:
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PEFT only warns of is an error below
+            adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
     wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(adapted).items()}

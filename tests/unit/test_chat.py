@@ -1,7 +1,7 @@
 """Rendering: golden against the processor's own `apply_chat_template`; the mask against what was said."""
 
 import pytest
-from conftest import assistant, picture, ref, user
+from pieces import assistant, picture, ref, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor

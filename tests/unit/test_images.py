@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import encoded, picture, ref
+from pieces import encoded, picture, ref
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import encoded, picture
+from pieces import encoded, picture
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,0 +1,55 @@
+"""Requests to outcomes. An engine is a file here with `Config` (extends `InferenceConfig`) and `open_engine`.
+
+`open_engine(config, model, inputs, precision, adapter) -> Engine`. An engine yields exactly one outcome per request, in any
+order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from vlmtune.plugs import Part
+from vlmtune.types import Outcome, Request
+
+
+class InferenceConfig(Part):
+    """How answers are decoded; the same for the untouched and the tuned model."""
+
+    engine: str = "hf"
+    """Who answers: a file in `vlmtune/engines`, or the dotted name of your own module."""
+
+    max_new_tokens: PositiveInt = 64
+    """Longest answer in tokens; an answer that reaches it is counted as cut off."""
+
+    temperature: NonNegativeFloat = 0.0
+    """0 decodes greedily, which is what a comparison wants; above 0 samples."""
+
+    top_p: PositiveFloat = 1.0
+    """Nucleus sampling; only with a temperature above 0."""
+
+    seed: int = 42
+    """Seed of sampling; greedy decoding uses none."""
+
+    precision: Literal["bf16", "fp16", "fp32"] | None = None
+    """Arithmetic of the model while answering; null takes training.precision."""
+
+
+class Engine(Protocol):
+    """Answers requests."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+        """One outcome per request, as they are ready."""
+
+    def effect(self, requests: Sequence[Request]) -> float | None:
+        """How much the adapter changes these requests' first logits; None where there is none to probe.
+
+        Raises:
+            IntegrityError: there is an adapter, and it changes nothing.
+        """
+
+    def facts(self) -> Mapping[str, Any]:
+        """What was run: checkpoint, adapter, precision, versions; goes into the manifest."""
+
+    def close(self) -> None:
+        """Free what was opened."""

@@ -1,0 +1,56 @@
+"""Answers instantly and deterministically, without a model: to try prompts, data and reports."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmtune.engines import InferenceConfig
+from vlmtune.types import Outcome, Prediction, Request
+
+if TYPE_CHECKING:
+    from vlmtune.inputs import Inputs
+    from vlmtune.models import ModelConfig
+
+WORDS = ("a", "picture", "of", "some", "thing", "red", "blue", "large", "small", "on", "the", "grass", "street")
+
+
+class Config(InferenceConfig):
+    """No model."""
+
+    engine: str = "mock"
+    """The engine."""
+
+
+def open_engine(
+    config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None = None
+) -> "MockEngine":
+    """Nothing is loaded; an adapter only changes which words come out."""
+    return MockEngine(config, str(adapter or ""))
+
+
+class MockEngine:
+    """Words drawn from a hash of the request."""
+
+    def __init__(self, config: Config, salt: str) -> None:
+        self._config = config
+        self._salt = salt
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+        """Eight words per request; a function of its id and texts."""
+        for request in requests:
+            asked = [part for turn in request.conversation for part in turn.content if isinstance(part, str)]
+            digest = hashlib.sha256("\0".join([self._salt, request.id, *asked]).encode()).digest()
+            words = [WORDS[byte % len(WORDS)] for byte in digest[: min(8, self._config.max_new_tokens)]]
+            yield Prediction(request.id, " ".join(words), "stop", len(words) + 1)
+
+    def effect(self, requests: Sequence[Request]) -> float | None:
+        """There is no model to probe."""
+        return None
+
+    def facts(self) -> Mapping[str, Any]:
+        """Says that no model answered."""
+        return {"device": "none", "precision": "none", "versions": {}}
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,33 @@
+"""What is asked and what counts. A task is a file here with `Config` (extends `TaskConfig`) and a value `TASK`.
+
+A task is three pure functions and its metrics: `ask` (example -> conversation that ends with a user turn), `teach`
+(example -> the text a perfect model would answer) and `read` (model text -> answer or Unparsed).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vlmtune.metrics import Metric
+from vlmtune.plugs import Part
+from vlmtune.types import Conversation, Example, Unparsed
+
+
+class TaskConfig(Part):
+    """What every task lets the user choose."""
+
+    name: str
+    """The task: a file in `vlmtune/tasks`, or the dotted name of your own module."""
+
+    system: str | None = None
+    """System prompt; null sends none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task's behaviour. The first metric is primary unless the config names another."""
+
+    ask: Callable[[Any, Example], Conversation]
+    teach: Callable[[Any, Example], str]
+    read: Callable[[Any, str], Any | Unparsed]
+    metrics: tuple[Metric, ...]

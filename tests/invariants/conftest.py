@@ -1,0 +1,45 @@
+"""Small training jobs on the embedded tiny model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pieces import TINY
+
+from vlmtune.data import Rows, scenes
+from vlmtune.inputs import Inputs
+from vlmtune.tasks import captioning
+from vlmtune.training.lessons import Lessons
+from vlmtune.training.loop import Job
+from vlmtune.training.settings import LoraConfig, TrainingConfig
+
+CAPTIONS = [f"caption_{n}" for n in range(5)]
+
+
+def scene_rows(split: str, count: int, target: str = "sample") -> Rows:
+    return scenes.open(scenes.Config(references=CAPTIONS, target=target, id="id"), split, count)
+
+
+@pytest.fixture
+def make_job(inputs: Inputs, tmp_path: Path) -> Callable[..., Job]:
+    def make(name: str = "run", rows: Rows | None = None, **settings: Any) -> Job:
+        lora = LoraConfig(dropout=settings.pop("dropout", 0.05))
+        chosen = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 2e-3, "precision": "fp32", **settings}
+        config = TrainingConfig(lora=lora, **chosen)
+        work = tmp_path / name / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        parts = (captioning.TASK, captioning.Config(), inputs, config)
+        return Job(
+            settings=config,
+            model=TINY,
+            inputs=inputs,
+            train=Lessons(rows or scene_rows("train", 40), *parts),
+            select=Lessons(scene_rows("validation", 4), *parts),
+            target="sample",
+            work=work,
+            adapter=tmp_path / name / "adapter",
+            log=lambda step, values: None,
+        )
+
+    return make
