@@ -1,11 +1,18 @@
-"""Pieces that tests build on: the tiny model's config, pictures, image references, turns."""
+"""Pieces that tests build on: the tiny model's config, pictures, image references, turns, prediction lines."""
 
 import io
+import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vlmtune.models import ModelConfig
+from vlmtune.predictions import Line
+from vlmtune.scoring import EvaluationConfig, StatisticsConfig
+from vlmtune.scoring.comparison import Comparison, Side, compare
+from vlmtune.tasks import captioning
 from vlmtune.types import ImageRef, Turn
 
 TINY = ModelConfig(name="tiny", device="cpu")
@@ -33,3 +40,24 @@ def user(*content: str | ImageRef) -> Turn:
 
 def assistant(text: str) -> Turn:
     return Turn("assistant", (text,))
+
+
+WORDS = "a the red blue green ball tree house car boat on grass street sand two three big small is are and near".split()
+QUICK = EvaluationConfig(statistics=StatisticsConfig(resamples=1000))
+
+
+def lines(count: int, noise: float, extra: int = 0, seed: int = 1) -> list[Line]:
+    """Answers that are the first reference with a share of words replaced, and `extra` words behind it."""
+    made = []
+    for n in range(count):
+        own, other = random.Random(n), random.Random(f"{seed}/{n}")
+        references = [" ".join(own.choice(WORDS) for _ in range(9)) for _ in range(3)]
+        words = [word if other.random() > noise else other.choice(WORDS) for word in references[0].split()]
+        text = " ".join([*words, *(other.choice(WORDS) for _ in range(extra))])
+        made.append(Line(f"row {n}", text, {"references": references}, finish_reason="stop", cluster=f"row {n}"))
+    return made
+
+
+def judged(a: Sequence[Line], b: Sequence[Line], evaluation: EvaluationConfig = QUICK, **more: Any) -> Comparison:
+    sides = (Side("base", a, more.get("manifest_a"), more.get("controls_a")), Side("tuned", b, more.get("manifest_b")))
+    return compare(*sides, captioning.TASK, captioning.Config(), evaluation)

@@ -75,6 +75,7 @@ class Answering:
         return replace(
             line,
             prediction=outcome.text,
+            answer=None if isinstance(answer, Unparsed) else answer,
             unparsed=answer.reason if isinstance(answer, Unparsed) else None,
             finish_reason=outcome.finish_reason,
             tokens=outcome.tokens,

@@ -70,6 +70,7 @@ BAD = {
     "not an object": ("[1]", "test.jsonl:2: a row must be a JSON object"),
     "empty caption": ('{"caption": "  "}', "row 1: column 'caption' is empty"),
     "number": ('{"caption": 3}', "row 1: column 'caption' must hold text"),
+    "surrogate": ('{"caption": "a\\ud800b"}', "holds half a surrogate pair"),
     "nul": ('{"caption": "a\\u0000b"}', "holds a NUL character"),
 }
 
@@ -153,4 +154,4 @@ def test_any_file_is_rows_or_a_named_error(tmp_path_factory: pytest.TempPathFact
 
 def test_default_splits_are_the_usual_file_names() -> None:
     assert jsonl.Config(path="x").splits == Splits(train="train.jsonl", select="validation.jsonl", test="test.jsonl")
-    assert DatasetConfig().splits.select == "validation"
+    assert DatasetConfig(source="hub").splits.select == "validation"

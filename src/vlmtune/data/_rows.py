@@ -173,6 +173,8 @@ def _text(value: Any, column: str, at: str) -> str:
         raise DataError(f"{at}: column {column!r} must hold text (got {type(value).__name__})")
     if "\0" in value:
         raise DataError(f"{at}: column {column!r} holds a NUL character; repair the row")
+    if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise DataError(f"{at}: column {column!r} holds half a surrogate pair, which is no character; repair the row")
     if not value.strip():
         raise DataError(f"{at}: column {column!r} is empty; repair or remove the row")
     return value

@@ -1,0 +1,42 @@
+"""Prediction lines to a Score, two Scores to a Comparison. Pure numpy; never sees a model.
+
+`score.score` measures one side, `comparison.compare` two of them, paired; `resampling` holds the statistics, `pairing`
+finds which rows belong together, `traits` counts what a score hides, `controls` asks what else could explain a gain.
+"""
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from vlmtune.data import SplitRole
+from vlmtune.plugs import Part
+
+
+class StatisticsConfig(Part):
+    """How differences are judged."""
+
+    resamples: PositiveInt = 10_000
+    """Bootstrap resamples and random exchanges."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Level of the confidence intervals."""
+
+    seed: int = 0
+    """Seed of the resampling."""
+
+
+class EvaluationConfig(Part):
+    """What is measured, and on which rows."""
+
+    split: SplitRole = "test"
+    """Role of the rows both models answer."""
+
+    metrics: list[str] | None = None
+    """Names of the task's metrics to report; null reports all of them."""
+
+    primary: str | None = None
+    """The metric the verdict is about; null takes the task's first."""
+
+    image_control_rows: NonNegativeInt = 100
+    """Rows answered again with exchanged images, to see whether the model looks; 0 leaves the control out."""
+
+    statistics: StatisticsConfig = StatisticsConfig()
+    """How differences are judged."""

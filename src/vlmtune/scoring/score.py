@@ -1,0 +1,122 @@
+"""One side measured: a task's metrics over prediction lines, with the counts that belong beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlmtune.errors import ConfigError, DataError
+from vlmtune.metrics import Metric, Stats
+from vlmtune.plugs import Part, closest
+from vlmtune.predictions import Line
+from vlmtune.scoring import traits
+from vlmtune.tasks import Task
+from vlmtune.types import Unparsed
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Metrics of one prediction file. A value is None where nothing was answered."""
+
+    metrics: Mapping[str, float | None]
+    signatures: Mapping[str, str]
+    rows: Mapping[str, int]
+    lengths: Mapping[str, Mapping[str, float]]
+    shares: Mapping[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `vlmtune score --json` prints them."""
+        return {
+            "schema_version": 1,
+            "metrics": dict(self.metrics),
+            "signatures": dict(self.signatures),
+            "rows": dict(self.rows),
+            "lengths": {name: dict(values) for name, values in self.lengths.items()},
+            "shares": dict(self.shares),
+        }
+
+
+def score(lines: Sequence[Line], task: Task, config: Part, names: Sequence[str] | None = None) -> Score:
+    """Measure one side.
+
+    Args:
+        lines: all rows asked; failed ones are counted and stay out of the score.
+        task: whose reading of answers and metrics apply.
+        config: the task's configuration.
+        names: metrics to report; None reports every one the rows have the truth for.
+
+    Raises:
+        DataError: no rows, or no row that a metric could be computed from.
+        ConfigError: the task has no metric of a given name.
+    """
+    metrics = choose(task, names, lines)
+    answered = [line for line in lines if line.prediction is not None]
+    values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
+    for metric in metrics if answered else []:
+        stats = measure(metric, answered, task, config)
+        values[metric.name] = summary(metric, stats)
+    return Score(
+        metrics=values,
+        signatures={metric.name: signature(metric, lines) for metric in metrics},
+        rows={
+            "asked": len(lines),
+            "answered": len(answered),
+            "failed": len(lines) - len(answered),
+            "unparsed": sum(line.unparsed is not None for line in answered),
+            "cut_off": sum(line.finish_reason == "length" for line in answered),
+        },
+        lengths={
+            "answers": traits.lengths([line.prediction or "" for line in answered]),
+            "references": traits.lengths([text for line in lines for text in line.references]),
+        },
+        shares=traits.shares(lines),
+    )
+
+
+def choose(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> list[Metric]:
+    """The metrics to report: those named, else all whose truth every row has.
+
+    Raises:
+        DataError: no rows; or a row lacks what a named metric, or every metric, compares with.
+        ConfigError: no metric of that name.
+    """
+    if not lines:
+        raise DataError("there are no rows to score")
+    known = {metric.name: metric for metric in task.metrics}
+    for name in names or ():
+        if name not in known:
+            nearest = closest(name, list(known))
+            hint = f"; did you mean {nearest!r}?" if nearest else ""
+            raise ConfigError(f"the task has no metric {name!r}; there are: {', '.join(known)}{hint}")
+    wanted = [known[name] for name in names] if names else list(task.metrics)
+    kept = [metric for metric in wanted if all(line.truth.get(metric.truth) for line in lines)]
+    lacking = [metric for metric in wanted if metric not in kept]
+    if lacking and (names or not kept):
+        metric = lacking[0]
+        n, line = next((n, line) for n, line in enumerate(lines, start=1) if not line.truth.get(metric.truth))
+        row = f"row {line.id!r}" if line.id is not None else f"row {n}"
+        raise DataError(f"{row} has no {metric.truth!r}, which {metric.name} compares with")
+    return kept
+
+
+def measure(metric: Metric, lines: Sequence[Line], task: Task, config: Part) -> Stats:
+    """Sufficient statistics [rows, k]; a line without a prediction counts as the worst answer."""
+    return metric.measure(read_answers(lines, task, config), [line.truth[metric.truth] for line in lines])
+
+
+def read_answers(lines: Sequence[Line], task: Task, config: Part) -> list[Any]:
+    """What the task reads from each prediction; None where there is none or it cannot be read."""
+    read = [None if line.prediction is None else task.read(config, line.prediction) for line in lines]
+    return [None if isinstance(answer, Unparsed) else answer for answer in read]
+
+
+def signature(metric: Metric, lines: Sequence[Line]) -> str:
+    """The metric's signature with the number of references per row ("var" where it varies)."""
+    counts = {len(line.references) for line in lines}
+    return metric.signature.format(nrefs=counts.pop() if len(counts) == 1 else "var")
+
+
+def summary(metric: Metric, stats: Stats) -> float:
+    """The score of rows [N, k]."""
+    return float(np.asarray(metric.summarise(stats.sum(axis=0))))
