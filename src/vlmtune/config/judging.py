@@ -1,0 +1,106 @@
+"""Values that are right by themselves and wrong together. Judges and never edits; `composed` calls it.
+
+Each judge takes a block, and for `evaluation` the blocks before it, and returns it unchanged.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationInfo
+from pydantic_core import InitErrorDetails
+
+from vlmtune import plugs
+from vlmtune.config.mistakes import judgement, one_of, refuse
+from vlmtune.config.tree import Steps
+from vlmtune.data import DatasetConfig
+from vlmtune.engines import InferenceConfig
+from vlmtune.metrics import Metric
+from vlmtune.models import ModelConfig
+from vlmtune.runs import OutputConfig
+from vlmtune.scoring import EvaluationConfig
+
+REPORT_ENDINGS = (".html", ".htm", ".json")
+
+
+def model(block: ModelConfig) -> ModelConfig:
+    """Image sizes leave room between them."""
+    smallest, largest = block.min_pixels, block.max_pixels
+    if smallest is not None and largest is not None and smallest > largest:
+        refuse("model", [judgement("{0} is larger than {1}", "min_pixels", "max_pixels")])
+    return block
+
+
+def dataset(block: DatasetConfig) -> DatasetConfig:
+    """A target that is one of the references needs references."""
+    if block.target in ("each", "sample") and not block.references:
+        said = f"{{0}} {block.target!r} teaches references, but {{1}} names no column"
+        refuse("dataset", [judgement(said, "target", "references")])
+    return block
+
+
+def inference(block: InferenceConfig) -> InferenceConfig:
+    """Greedy decoding ignores what shapes sampling."""
+    if block.temperature == 0 and block.top_p < 1:
+        said = "{0} has no effect while {1} is 0; set a temperature, or leave top_p out"
+        refuse("inference", [judgement(said, "top_p", "temperature")])
+    return block
+
+
+def evaluation(block: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
+    """The task has the metrics, and the dataset what they compare with. Not judged where task or dataset are wrong."""
+    if {"task", "dataset"} <= info.data.keys():
+        task = plugs.load("tasks", info.data["task"].name).TASK
+        known = {metric.name: metric for metric in task.metrics}
+        refuse("evaluation", list(_metrics(block, known, info.data["dataset"])))
+    return block
+
+
+def _metrics(block: EvaluationConfig, known: dict[str, Metric], rows: DatasetConfig) -> Iterator[InitErrorDetails]:
+    asked: list[tuple[Steps, str]] = [(("metrics", n), name) for n, name in enumerate(block.metrics or [])]
+    asked += [(("primary",), block.primary)] if block.primary is not None else []
+    for loc, name in asked:
+        if name not in known:
+            yield judgement(one_of(repr(name), list(known)), loc=loc, value=name)
+        elif not _has_truth(rows, known[name].truth):
+            column = f"dataset.{known[name].truth}"
+            yield judgement(f"is {name!r}, which compares with {column}; name its column there", loc=loc, value=name)
+    if block.metrics and block.primary in known and block.primary not in block.metrics:
+        yield judgement(f"{{0}} {block.primary!r} is not among {{1}}", "primary", "metrics")
+
+
+def _has_truth(rows: DatasetConfig, truth: str) -> bool:
+    """Whether the dataset block names where a metric's truth stands; a truth it has no key for is not judged."""
+    if truth == "references" and rows.messages is not None:
+        return True
+    return truth not in type(rows).model_fields or bool(getattr(rows, truth))
+
+
+def output(block: OutputConfig) -> OutputConfig:
+    """Every result has a place of its own, and pages have an ending that says what they are."""
+    refuse("output", list(_names(block)))
+    return block
+
+
+def _names(block: OutputConfig) -> Iterator[InitErrorDetails]:
+    seen: dict[str, str] = {}
+    for key in type(block).model_fields:
+        if key == "dir":
+            continue
+        for place in _places(key, block):
+            if place == os.path.normpath(block.dir):
+                yield judgement("must name something in output.dir", loc=(key,), value=getattr(block, key))
+            elif place in seen and seen[place] != key:
+                yield judgement(f"{{0}} and {{1}} would both write {place}", key, seen[place])
+                break
+            seen.setdefault(place, key)
+    for key in ("comparison", "report"):
+        if Path(getattr(block, key)).suffix not in REPORT_ENDINGS:
+            yield judgement("must end in .html or .json", loc=(key,), value=getattr(block, key))
+
+
+def _places(key: str, block: OutputConfig) -> list[str]:
+    """What one name makes: the file itself and, for answers, the files beside it."""
+    path = block.path(getattr(block, key))
+    beside = ("manifest", "controls") if key in ("baseline", "tuned") else ()
+    return [os.path.normpath(p) for p in (path, *(path.with_name(f"{path.stem}.{kind}.json") for kind in beside))]
