@@ -199,7 +199,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
             adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
-    wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(adapted).items()}
+    wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
     odd = sorted(set(given.items()) ^ set(wanted.items()))
     if odd:
         raise IntegrityError(

@@ -96,7 +96,8 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(model).items()}
+    # Embeddings are never trained; asked to find that out by itself, PEFT would look the base up on the Hub.
+    weights = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors writes for its owner alone; adapters are shared
     config = model.peft_config["default"]

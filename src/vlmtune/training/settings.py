@@ -16,7 +16,7 @@ class LoraConfig(Part):
     alpha: PositiveFloat = 32
     """Numerator of the adapter scale alpha / rank."""
 
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input while training."""
 
     target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -47,7 +47,7 @@ class TrainingConfig(Part):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up."""
 
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from 0."""
 
     weight_decay: NonNegativeFloat = 0.01

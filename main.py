@@ -1,0 +1,70 @@
+"""The classic entry point: python main.py --mode baseline|train|eval --config flickr8k_captioning.yaml.
+
+USE_MOCK=True runs all three modes for real on a laptop's CPU, on the embedded tiny Qwen3-VL and drawn scenes.
+"""
+
+import argparse
+import os
+import sys
+
+MOCK_BLOCKS = {
+    "model": {"name": "tiny", "device": "cpu"},
+    "dataset": {
+        "source": "scenes",
+        "references": ["caption_0", "caption_1", "caption_2", "caption_3", "caption_4"],
+        "target": "caption_0",
+        "id": "id",
+    },
+}
+"""Blocks that replace the config's own under USE_MOCK."""
+
+MOCK_KEYS = {"training": {"precision": "fp32", "learning_rate": 2e-3, "epochs": 2}}
+"""Keys that are laid over it: at the classic 2e-4 the tiny model gets worse."""
+
+
+def use_mock() -> bool:
+    """The one place that reads USE_MOCK; unset means False."""
+    value = os.environ.get("USE_MOCK", "False").strip().lower()
+    if value not in ("true", "1", "yes", "false", "0", "no", ""):
+        sys.exit(f"error: USE_MOCK must be True or False (got {value!r})")
+    return value in ("true", "1", "yes")
+
+
+def run(mode: str, name: str, mock: bool) -> None:
+    """One mode of one config, printed as the vlmtune command prints it."""
+    from vlmtune.cli import print_comparison, print_score
+    from vlmtune.config import load
+    from vlmtune.pipeline import working
+
+    if mock:
+        print("USE_MOCK=True: the tiny embedded model on drawn scenes, on the CPU; results are marked as mock")
+    config = load(name, overrides=[MOCK_KEYS] if mock else [], replaced=MOCK_BLOCKS if mock else {}).config
+    with working(config, mock=mock) as session:
+        if mode == "baseline":
+            print_score(session.score(session.predict()))
+        elif mode == "train":
+            print(f"adapter: {session.train()}")
+        else:
+            print_score(session.score(session.predict(session.adapter_path())))
+            if config.output.path(config.output.baseline).is_file():
+                print_comparison(session.compare())
+
+
+def main() -> None:
+    """Parse, run, end with the exit code of the command table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mode", required=True, choices=["baseline", "train", "eval"])
+    parser.add_argument("--config", required=True, help="a file, or the name of a config in configs/")
+    arguments = parser.parse_args()
+    try:
+        from vlmtune.cli import ending
+    except ModuleNotFoundError as missing:
+        sys.exit(
+            f"error: {missing.name} is not installed in {sys.executable}. Run `make install` on a laptop or "
+            "`bash setup_gpu_env.sh` on a GPU machine, then: uv run python main.py …"
+        )
+    ending(lambda: run(arguments.mode, arguments.config, use_mock()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Looking before leaping: checks of the machine, and later of data and plans."""
