@@ -10,6 +10,9 @@ from pathlib import Path
 from commands import ROOT
 
 PACKAGE = ROOT / "src" / "vlmtune"
+HEAVY = {"torch", "torchvision", "transformers", "peft", "datasets", "accelerate", "wandb"}
+"""Packages whose import takes seconds."""
+
 NOT_OURS = {".venv", ".bootstrap", ".git", "outputs", "wandb", "dist", "build", "__pycache__", "uv.lock"}
 
 

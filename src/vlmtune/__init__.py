@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlmtune.comparing import compare_files as compare
     from vlmtune.comparing import score_file as score
-    from vlmtune.config import load as load_config
+    from vlmtune.config import load_config
     from vlmtune.pipeline import predict, run, train
 
 __all__ = ["compare", "load_config", "predict", "run", "score", "train"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_config": ("vlmtune.config", "load"),
+    "load_config": ("vlmtune.config", "load_config"),
     "train": ("vlmtune.pipeline", "train"),
     "predict": ("vlmtune.pipeline", "predict"),
     "run": ("vlmtune.pipeline", "run"),

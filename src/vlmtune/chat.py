@@ -1,8 +1,8 @@
 """A conversation as token ids with a loss mask and image slots: one renderer for training and inference, no torch.
 
-Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where the template hands
-the word to the assistant, and the pieces are tokenized apart: so a lesson begins, token for token, with the prompt
-that inference sends, and the mask is made while rendering, never searched for in the ids.
+Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where the template
+hands the word to the assistant, and the pieces are tokenized apart: so a lesson begins, token for token, with the
+prompt that inference sends, and the mask is made while rendering, never searched for in the ids.
 """
 
 import json

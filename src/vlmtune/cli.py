@@ -33,7 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-config_app = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True, rich_markup_mode=None)
+config_app = typer.Typer(
+    help="Look at a configuration without running it.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(config_app, name="config")
 
 ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
@@ -52,7 +54,9 @@ def demo(sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto") -
 
 
 @app.command()
-def run(config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False) -> None:
+def run(
+    config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
+) -> None:
     """Baseline, training, evaluation and comparison of a config; finished steps are skipped."""
     _set_offline(offline)
     _run(config, sets, as_json, progress)
@@ -61,7 +65,9 @@ def run(config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress:
 @app.command()
 def predict(
     config: ConfigArg,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without one the untouched model answers.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder; without one the untouched model answers.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Role of the rows: train, select or test.")] = None,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -81,7 +87,9 @@ def predict(
 
 
 @app.command()
-def train(config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False) -> None:
+def train(
+    config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
+) -> None:
     """LoRA training; the same command resumes an interrupted run."""
     from vlmtune.pipeline import working
 
@@ -96,8 +104,12 @@ def train(config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progres
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A", help="Prediction file of the reference side.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Prediction file of the side that is judged.")],
-    task: Annotated[str | None, typer.Option(help="Task whose metrics apply; found in the manifests by default.")] = None,
-    report: Annotated[Path | None, typer.Option("-o", "--output", help="Write a page (.html) or the JSON (.json).")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task whose metrics apply; found in the manifests by default.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a page (.html) or the JSON (.json).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare any two prediction files: paired, with confidence intervals."""
@@ -205,11 +217,15 @@ def _next(command: str) -> None:
 
 def _set_offline(offline: bool) -> None:
     if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        from vlmtune.hub import go_offline
+
+        go_offline()
 
 
 def main() -> NoReturn:
     """The `vlmtune` command."""
+    # As with `python -m vlmtune`: your own plugs may lie in the folder you stand in.
+    sys.path.insert(0, os.getcwd())
     ending(lambda: app(standalone_mode=False))
 
 

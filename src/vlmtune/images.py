@@ -24,8 +24,9 @@ MAX_PIXELS = 50_000_000
 def decode_rgb(ref: ImageRef) -> "Image":
     """Decode one image.
 
-    The EXIF orientation is applied, 16-bit grey is scaled to 8 (not cut), transparency is laid on white, of an animation
-    the first frame is taken. Formats outside `FORMATS` and more than `MAX_PIXELS` pixels are refused before decoding.
+    The EXIF orientation is applied, 16-bit grey is scaled to 8 (not cut), transparency is laid on white, of an
+    animation the first frame is taken. Formats outside `FORMATS` and more than `MAX_PIXELS` pixels are refused before
+    decoding.
 
     Returns:
         An image of mode "RGB".

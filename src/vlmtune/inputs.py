@@ -123,7 +123,10 @@ def collate(
 
     Args:
         batch: B encoded conversations; some may have no image.
+        inputs: what encoded them.
         side: where the padding stands: left to generate, right to train.
+        device: where the tensors are made, and the pixels normalised.
+        dtype: of the pixels.
 
     Returns:
         input_ids, attention_mask, mm_token_type_ids [B, T]; with any image also pixel_values [patches, values] and

@@ -43,7 +43,7 @@ class ModelConfig(Part):
     """Smallest image area; smaller images are enlarged. Null takes the checkpoint's own."""
 
     max_pixels: PositiveInt | None = None
-    """Largest image area; larger images are shrunk, which is what image tokens cost. Null takes the checkpoint's own."""
+    """Largest image area; larger images are shrunk. It bounds an image's tokens. Null takes the checkpoint's own."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` takes a GPU where there is one."""
@@ -96,8 +96,14 @@ def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
     if Path(config.name).is_dir():
         return Path(config.name), None
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         folder = snapshot_download(config.name, revision=config.revision, allow_patterns=["*.json", "*.jinja"])
@@ -180,7 +186,8 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """The model with an adapter, every weight of which has found its place.
 
-    PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are compared.
+    PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are
+    compared.
 
     Raises:
         IntegrityError: not an adapter folder, or an adapter of another model.
@@ -199,7 +206,10 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
             adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
-    wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()}
+    wanted = {
+        name: tuple(value.shape)
+        for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+    }
     odd = sorted(set(given.items()) ^ set(wanted.items()))
     if odd:
         raise IntegrityError(

@@ -20,8 +20,9 @@ from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import write_atomic, write_json
+from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inputs import Inputs
-from vlmtune.models import find_checkpoint
+from vlmtune.models import TINY, find_checkpoint
 from vlmtune.predictions import read
 from vlmtune.progress import Progress, Silent, Style, open_progress
 from vlmtune.runs import Origin, RunFolder, differences, hash_files, read_manifest
@@ -84,7 +85,11 @@ class Session:
         train_rows, select_rows = self.rows("train"), self.rows("select")
         settings = config.training.model_dump(mode="json", exclude={"log_every_steps", "save_every_steps"})
         origin = self._origin(
-            dataset={"train": _rows_facts(train_rows), "select": _rows_facts(select_rows), "target": config.dataset.target},
+            dataset={
+                "train": _rows_facts(train_rows),
+                "select": _rows_facts(select_rows),
+                "target": config.dataset.target,
+            },
             training=settings,
         )
         if self.folder.finished(artifact, origin) is not None:
@@ -225,6 +230,13 @@ def _rows_facts(rows: Rows) -> dict[str, Any]:
     return {"rows": len(rows), "fingerprint": rows.fingerprint}
 
 
+def _needs_hub(config: Config) -> bool:
+    """Whether the model or the dataset is named as on the Hub."""
+    dataset = config.dataset.model_dump()
+    named = [config.model.name] + [dataset["path"]] * (dataset["source"] == "hub")
+    return any(name != TINY and not Path(name).exists() for name in named)
+
+
 @contextmanager
 def working(config: Config, progress: Style = "auto", mock: bool = False) -> Iterator[Session]:
     """A session that owns its run folder until the block ends, and stops at a safe point when a signal comes.
@@ -232,8 +244,11 @@ def working(config: Config, progress: Style = "auto", mock: bool = False) -> Ite
     Raises:
         FolderLocked: a live process works in the folder.
     """
+    shown = open_progress(progress)
+    if _needs_hub(config):
+        go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
-        session = Session(config, open_progress(progress), stop, mock)
+        session = Session(config, shown, stop, mock)
         with session.folder.locked():
             yield session
 

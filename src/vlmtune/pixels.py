@@ -1,7 +1,7 @@
 """Images as uint8 patches, the way the checkpoint's processor cuts them; normalised on the device.
 
-Equal, bit for bit, to the processor's torchvision backend (which is the oracle in the tests). uint8 is an eighth of the bytes
-of the processor's doubled fp32 frames: 0.59 MB instead of 4.72 MB for a 500x375 photo.
+Equal, bit for bit, to the processor's torchvision backend (which is the oracle in the tests). uint8 is an eighth of the
+bytes of the processor's doubled fp32 frames: 0.59 MB instead of 4.72 MB for a 500x375 photo.
 """
 
 import json

@@ -17,7 +17,9 @@ from vlmtune.errors import ConfigError
 class Part(BaseModel):
     """Base of every config: frozen, unknown keys forbidden, each field documented by the string under it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class UnknownPlug(ConfigError):
@@ -50,6 +52,8 @@ def load(folder: str, name: str) -> ModuleType:
     Raises:
         UnknownPlug: neither shipped nor importable under its dotted name.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UnknownPlug(folder, name)
     if "." not in name:
         if name not in available(folder):
             raise UnknownPlug(folder, name)

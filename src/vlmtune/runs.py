@@ -1,8 +1,8 @@
 """The run folder: what a step made is written once, atomically, with its manifest last.
 
-An artifact is a file (its manifest beside it, `<stem>.manifest.json`) or a folder (its manifest inside, `vlmtune.json`).
-A manifest says what the artifact was made from; an artifact made from something else is never overwritten. Work in
-progress lives in `.vlmtune/`, under the hash of what it is made from.
+An artifact is a file (its manifest beside it, `<stem>.manifest.json`) or a folder (its manifest inside,
+`vlmtune.json`). A manifest says what the artifact was made from; an artifact made from something else is never
+overwritten. Work in progress lives in `.vlmtune/`, under the hash of what it is made from.
 """
 
 import fcntl
@@ -106,8 +106,10 @@ class RunFolder:
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             stream.flush()
-            yield
-            stream.truncate(0)
+            try:
+                yield
+            finally:
+                stream.truncate(0)
 
     def finished(self, artifact: Path, origin: Origin) -> dict[str, Any] | None:
         """The manifest of an artifact that is already made from `origin`; None where it is still to be made.
@@ -137,7 +139,7 @@ class RunFolder:
         )
 
     def start(self, artifact: Path, origin: Origin) -> Path:
-        """Note that an artifact is being made; what a crash leaves of it may be overwritten. Returns its work folder."""
+        """Note that an artifact is being made; what a crash leaves may be overwritten. Returns its work folder."""
         work = self.work(artifact, origin)
         work.mkdir(parents=True, exist_ok=True)
         write_json(self._started(artifact), {"origin": origin.parts})
@@ -146,7 +148,13 @@ class RunFolder:
     def publish(self, artifact: Path, origin: Origin, facts: Mapping[str, Any]) -> dict[str, Any]:
         """The artifact is whole: write its manifest, and forget that it was in the making."""
         faults.hit("manifest.before")
-        manifest = {"schema_version": 1, "artifact": artifact.name, "mock": origin.mock, "origin": origin.parts, **facts}
+        manifest = {
+            "schema_version": 1,
+            "artifact": artifact.name,
+            "mock": origin.mock,
+            "origin": origin.parts,
+            **facts,
+        }
         write_json(manifest_path(artifact), manifest)
         faults.hit("manifest.after")
         self._started(artifact).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Listen for SIGINT and SIGTERM; a second Ctrl-C stops at once. Only in the main thread, where Python has signals."""
+    """Listen for SIGINT and SIGTERM; a second Ctrl-C stops at once. Only in the main thread: Python has them there."""
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:

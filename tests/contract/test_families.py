@@ -79,7 +79,9 @@ def make_qwen2_5_vl(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=plugs.available("families"))
-def family_inputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelConfig, Inputs]:
+def family_inputs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ModelConfig, Inputs]:
     name = "tiny"
     if request.param != "qwen3_vl":
         folder = tmp_path_factory.mktemp(request.param)

@@ -44,7 +44,8 @@ def test_without_mock_and_network_one_message_names_the_cause(folder: Path) -> N
     ended = classic(folder, "baseline", USE_MOCK="False", HF_HUB_OFFLINE="1", HF_HOME=str(folder / "empty"))
     assert ended.returncode == 4
     (message,) = (line for line in ended.stderr.splitlines() if line.startswith("error:"))
-    assert "'Qwen/Qwen3-VL-8B-Instruct' is not in the local cache and the Hub cannot be reached" in message
+    assert "'jxie/flickr8k' is not in the local cache and the Hub cannot be reached" in message
+    assert "USE_MOCK=True" in message, "what to do"
     assert "Traceback" not in ended.stderr
 
 

@@ -59,7 +59,9 @@ def mixed_requests() -> list[Request]:
     return [Request(f"r{n}", conversation) for n, conversation in enumerate(asked)]
 
 
-def answers(inputs: Inputs, requests: Sequence[Request], batch_size: int, adapter: Path | None = None) -> dict[str, Outcome]:
+def answers(
+    inputs: Inputs, requests: Sequence[Request], batch_size: int, adapter: Path | None = None
+) -> dict[str, Outcome]:
     config = hf.Config(batch_size=batch_size, max_new_tokens=24)
     engine = hf.open_engine(config, TINY, inputs, "fp32", adapter)
     return {outcome.id: outcome for outcome in engine.answer(requests)}
@@ -87,7 +89,10 @@ def test_plain_transformers_and_peft_give_the_same_tokens(inputs: Inputs, adapte
     ours, untouched = answers(inputs, asked, 4, adapter), answers(inputs, asked, 4)
     assert ours != untouched
     for example in examples:
-        content = [{"type": "image", "image": example.images[0].read()}, {"type": "text", "text": captioning.Config().prompt}]
+        content = [
+            {"type": "image", "image": example.images[0].read()},
+            {"type": "text", "text": captioning.Config().prompt},
+        ]
         made = processor.apply_chat_template(
             [[{"role": "user", "content": content}]],
             tokenize=True,
@@ -137,7 +142,7 @@ def test_an_adapter_of_another_model_is_refused(damage: str, inputs: Inputs, ada
     elif damage == "other rank":
         weights = {name: value[:4] if "lora_A" in name else value for name, value in weights.items()}
     else:
-        weights.pop(sorted(weights)[0])
+        weights.pop(min(weights))
     save_file(weights, other / "adapter_model.safetensors")
     with pytest.raises(IntegrityError, match=r"does not fit|belongs to another model"):
         hf.open_engine(hf.Config(), TINY, inputs, "fp32", other)

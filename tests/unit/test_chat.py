@@ -1,9 +1,9 @@
 """Rendering: golden against the processor's own `apply_chat_template`; the mask against what was said."""
 
 import pytest
-from pieces import assistant, picture, ref, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pieces import assistant, picture, ref, user
 from transformers import AutoProcessor
 
 from vlmtune.chat import Renderer
@@ -55,13 +55,13 @@ def test_prompt_equals_the_processor(name: str, inputs: Inputs, processor: AutoP
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_lesson_equals_the_processor_up_to_the_end_of_turn(
-    name: str, inputs: Inputs, processor: AutoProcessor
-) -> None:
+def test_lesson_equals_the_processor_up_to_the_end_of_turn(name: str, inputs: Inputs, processor: AutoProcessor) -> None:
     ids = list(inputs.lesson(SHAPES[name], "all", 4096).rendered.ids)
     whole = golden(processor, SHAPES[name], asks=False)
     assert whole[: len(ids)] == ids
-    assert inputs.renderer.text(whole[len(ids) :]) == "\n", "only the template's newline after the end of turn is left out"
+    assert inputs.renderer.text(whole[len(ids) :]) == "\n", (
+        "only the template's newline after the end of turn is left out"
+    )
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -218,10 +218,10 @@ print([m for m in ("torch", "transformers", "datasets", "sacrebleu", "tokenizers
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ("training:\n  lorra: {}", "7:1|unknown key 'training.lorra'; did you mean 'lora'?"),
-        ("training:\n  top_p: 1", "7:1|unknown key 'training.top_p'; did you mean 'inference.top_p'?"),
-        ("report:\n  zzz: 1", "7:1|unknown key 'report.zzz'; there are: examples"),
-        ("epochs: 1", "-|unknown key 'epochs'; did you mean 'training.epochs'?"),
+        ("training:\n  lorra: {}", "k|unknown key 'training.lorra'; did you mean 'lora'?"),
+        ("training:\n  top_p: 1", "k|unknown key 'training.top_p'; did you mean 'inference.top_p'?"),
+        ("report:\n  zzz: 1", "k|unknown key 'report.zzz'; there are: examples"),
+        ("epochs: 1", "k|unknown key 'epochs'; did you mean 'training.epochs'?"),
         ("training:\n  schedule: cosin", "v|training.schedule must be one of cosine, linear, constant (got 'cosin'); "
          "did you mean 'cosine'?"),
         ("schema_version: 2", "v|schema_version must be 1 (got 2)"),
@@ -240,9 +240,12 @@ print([m for m in ("torch", "transformers", "datasets", "sacrebleu", "tokenizers
         ("output:\n  dir: [a]", "v|output.dir must be text (got a list)"),
         ("evaluation:\n  metrics: bleu", "v|evaluation.metrics must be a list (got 'bleu'); write [bleu]"),
         ("training:\n  lora: 16", "v|training.lora must be a block of keys (got 16)"),
+        ("tracking:\n  - to: wandb\n    projct: x", "k|unknown key 'tracking[0].projct'; did you mean 'project'?"),
         ("tracking: wandb", "v|tracking must be a list (got 'wandb')"),
         ("tracking: [wandb]", "v+1|tracking[0] must be a block of keys (got 'wandb')"),
         ("inference:\n  engine: zzz", f"v|inference.engine must be {ENGINES} (got 'zzz')"),
+        ("inference:\n  max_new_tokens: '5'", "v|inference.max_new_tokens must be a whole number (got '5'); leave the "
+         "quotes out"),
         ("inference:\n  engine: 5", "v|inference.engine must be text (got 5); put it in quotes"),
         ("inference: hf", "v|inference must be a block of keys (got 'hf')"),
     ],
@@ -390,7 +393,7 @@ def test_extends_that_leads_nowhere(write: Write) -> None:
         "a.yaml:7:30: extends takes the name of a file, or a list of them",
         "b.yaml:1:10: extends goes in a circle: a.yaml -> b.yaml -> a.yaml",
     ]
-    assert "circle: c.yaml -> c.yaml" in mistakes(write(BASE + "extends: c.yaml\n"))[0]
+    assert mistakes(write(BASE + "extends: c.yaml\n")) == ["c.yaml:7:10: extends goes in a circle: c.yaml -> c.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -510,6 +513,8 @@ def test_names(write: Write, tmp_path: Path) -> None:
     (line,) = said("flikr8k_captioning.yaml")
     assert all(file.stem in line for file in (ROOT / "configs").glob("*.yaml"))
     assert line.endswith("; did you mean 'flickr8k_captioning'?")
+    assert "neither a file nor" in said("x" * 5000)[0]
+    assert "there is no file" in mistakes(write(BASE + f"extends: {'y' * 5000}\n"))[0]
     assert said("configs") == ["configs is a folder; name one of its files"]
     outside = tmp_path.parent / "outside.yaml"
     outside.write_text("model: 1\n")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from pieces import encoded, picture, ref
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import encoded, picture, ref
 from PIL import Image
 
 from vlmtune import images

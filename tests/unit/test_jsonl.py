@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pieces import encoded, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import encoded, picture
 
 from vlmtune.data import DatasetConfig, Splits, jsonl
 from vlmtune.errors import DataError

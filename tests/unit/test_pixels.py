@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pieces import picture
 from hypothesis import given
 from hypothesis import strategies as st
+from pieces import picture
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
 from vlmtune.errors import ImageError, IntegrityError
@@ -23,7 +23,8 @@ LIMITS = {
 }
 SIZES = [
     (500, 375), (375, 500), (333, 500), (640, 480), (128, 128), (96, 96), (31, 31), (33, 65), (1, 150), (1000, 20),
-    (257, 255), (16, 16), (448, 448), (1024, 64), (100, 100), (511, 513), (64, 500), (300, 200), (77, 91), (500, 281), (224, 224),
+    (257, 255), (16, 16), (448, 448), (1024, 64), (100, 100), (511, 513), (64, 500), (300, 200), (77, 91), (500, 281),
+    (224, 224),
 ]  # fmt: skip
 
 
@@ -67,7 +68,10 @@ def test_too_narrow_an_image_is_named() -> None:
     [
         ("preprocessor_config.json", '{"min_pixels": 3136, "max_pixels": 12845056, %s}'),
         ("preprocessor_config.json", '{"size": {"shortest_edge": 3136, "longest_edge": 12845056}, %s}'),
-        ("processor_config.json", '{"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, %s}}'),
+        (
+            "processor_config.json",
+            '{"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, %s}}',
+        ),
     ],
 )
 def test_both_spellings_of_sizes_are_read(tmp_path, name: str, content: str) -> None:  # type: ignore[no-untyped-def]

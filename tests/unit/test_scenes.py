@@ -23,7 +23,8 @@ def test_splits_share_no_picture() -> None:
         for split in scenes.SIZES
     }
     assert [len(hashes) for hashes in seen.values()] == [60, 60, 60]
-    assert not seen["train"] & seen["test"] and not seen["train"] & seen["validation"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["validation"]
 
 
 def test_boxes_and_phrases_fit_the_picture() -> None:

@@ -45,7 +45,9 @@ def render(found: dict[str, Any]) -> str:
     if torch["gpus"]:
         lines += [f"  gpu           {gpu['name']}, {gpu['memory_gb']} GB" for gpu in torch["gpus"]]
     elif found["driver"]:
-        lines.append(f"! gpu           driver {found['driver']} sees one, but torch (CUDA {torch['cuda']}) cannot use it")
+        lines.append(
+            f"! gpu           driver {found['driver']} sees one, but torch (CUDA {torch['cuda']}) cannot use it"
+        )
     else:
         lines.append("  gpu           none: `vlmtune demo` and USE_MOCK=True run on the CPU; an 8B model wants a GPU")
     lines.append(f"  memory        {found['memory_gb']} GB")

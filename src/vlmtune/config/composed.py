@@ -153,13 +153,14 @@ def json_schema() -> dict[str, Any]:
 def fields_at(path: Steps, plain: Any) -> Fields:
     """Keys that the block at a path may have, with the first sentence about each; none where no block can be."""
     part: type[Part] | None = Config
+    field: FieldInfo | None = None
     for step in path:
         if isinstance(step, int):
             plain = plain[step] if isinstance(plain, list) else None
         else:
             plain = plain.get(step) if isinstance(plain, dict) else None
             field = part.model_fields.get(step) if part is not None else None
-            part = _part(field, plain) if field is not None else None
+        part = _part(field, plain) if field is not None else None
     fields = part.model_fields if part is not None else {}
     return {key: (field.description or "").split(". ")[0].rstrip(".") for key, field in fields.items()}
 

@@ -73,14 +73,14 @@ def find(name: str) -> Path:
     Raises:
         ConfigError: there is none; lists those that exist.
     """
-    if Path(name).is_file():
+    if _is_file(Path(name)):
         return Path(name)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112  see _is_file
         raise ConfigError(f"{name} is a folder; name one of its files")
     folders = [Path("configs"), shipped()]
     for folder in folders:
         for file in (folder / name, folder / f"{name}.yaml"):
-            if file.is_file():
+            if _is_file(file):
                 return file
     known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     nearest = plugs.closest(Path(name).name.removesuffix(".yaml"), known)
@@ -88,6 +88,11 @@ def find(name: str) -> Path:
         f"no config {name!r}: it is neither a file nor a name in configs/; there are: {', '.join(known)}"
         + (f"; did you mean {nearest!r}?" if nearest else "")
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Unlike `Path.is_file`, False for what cannot be a file's name or may not be looked at, too."""
+    return os.path.isfile(path)  # noqa: PTH113
 
 
 def shipped() -> Path:
@@ -98,6 +103,11 @@ def shipped() -> Path:
 
 def _children(node: Node) -> dict[str, Node]:
     return node.value if isinstance(node.value, dict) else {}
+
+
+def load_config(name: str | os.PathLike[str], overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
+    """A configuration by its file or name; `load` also tells where each value comes from. Same errors."""
+    return load(name, overrides).config
 
 
 def _with_bases(file: Path, above: tuple[Path, ...]) -> tuple[Node, list[Mistake]]:
@@ -114,7 +124,7 @@ def _with_bases(file: Path, above: tuple[Path, ...]) -> tuple[Node, list[Mistake
         base = file.parent / node.value if isinstance(node.value, str) else None
         if base is None:
             mistakes.append(Mistake(node.at, "extends takes the name of a file, or a list of them"))
-        elif not base.is_file():
+        elif not _is_file(base):
             mistakes.append(Mistake(node.at, f"extends: there is no file {shown(base)}"))
         elif base.resolve() in above:
             circle = [*above[above.index(base.resolve()) :], base.resolve()]

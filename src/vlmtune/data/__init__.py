@@ -1,7 +1,7 @@
 """Where rows come from. A source is a file here with `Config` and `open(config, split) -> Rows`.
 
-`Config` extends `DatasetConfig`: the columns of the source are mapped to roles in YAML, so a new dataset is one block of
-configuration. `split` is the source's own name of a split; `limit` cuts it in dataset order.
+`Config` extends `DatasetConfig`: the columns of the source are mapped to roles in YAML, so a new dataset is one block
+of configuration. `split` is the source's own name of a split; `limit` cuts it in dataset order.
 """
 
 from collections.abc import Iterator
@@ -43,6 +43,9 @@ class Limits(Part):
 
 class DatasetConfig(Part):
     """Columns of a source mapped to roles; every source adds where it finds its rows."""
+
+    source: str
+    """What reads the dataset: a file in `vlmtune/data`, or the dotted name of your own module."""
 
     image: str | list[str] | None = "image"
     """Column with the image, or several columns, one image each; null for text-only rows."""

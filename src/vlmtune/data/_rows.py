@@ -143,7 +143,7 @@ class MappedRows:
 
 
 def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
-    """(config key, column) of every column the config names; the image columns only where no conversation has its own."""
+    """(config key, column) of every column the config names; image columns only where no conversation has its own."""
     named: list[tuple[str, str]] = []
     if config.images is None:
         images = [config.image] if isinstance(config.image, str) else config.image or []

@@ -85,7 +85,7 @@ def be(group: Group) -> str:
 
 
 def noun_phrase(group: Group, *, color: bool = True, size: bool = False, amount: str | None = None) -> str:
-    """ "a big red ball", "two blue boxes"; `amount` replaces the number of several icons."""
+    """Like "a big red ball" or "two blue boxes"; `amount` replaces the number of several icons."""
     words = (group.size if size else None, group.color if color else None, name(group))
     phrase = " ".join(word for word in words if word)
     if len(group.icons) == 1:

@@ -92,7 +92,7 @@ def _image(value: Any, where: str, folder: Path) -> ImageRef:
     if len(value) >= BASE64_FROM and not set(value) - _BASE64:
         return ImageRef(where, lambda: _from_base64(value))
     root = os.path.realpath(folder)
-    path = os.path.realpath(os.path.join(root, value))
+    path = os.path.realpath(Path(root, value))
     if os.path.commonpath([root, path]) != root:
         raise DataError(f"{where}: {value} lies outside {folder}; image paths must stay inside the dataset's folder")
     return ImageRef(f"{where} ({value})", lambda: Path(path).read_bytes())

@@ -1,13 +1,13 @@
 """Requests to outcomes. An engine is a file here with `Config` (extends `InferenceConfig`) and `open_engine`.
 
-`open_engine(config, model, inputs, precision, adapter) -> Engine`. An engine yields exactly one outcome per request, in any
-order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
+`open_engine(config, model, inputs, precision, adapter) -> Engine`. An engine yields exactly one outcome per request, in
+any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from vlmtune.plugs import Part
 from vlmtune.types import Outcome, Request
@@ -25,7 +25,7 @@ class InferenceConfig(Part):
     temperature: NonNegativeFloat = 0.0
     """0 decodes greedily, which is what a comparison wants; above 0 samples."""
 
-    top_p: PositiveFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling; only with a temperature above 0."""
 
     seed: int = 42

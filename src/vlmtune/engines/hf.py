@@ -42,9 +42,7 @@ def open_engine(
 class HfEngine:
     """One loaded model."""
 
-    def __init__(
-        self, config: Config, inputs: Inputs, model: Any, device: str, precision: str, adapted: bool
-    ) -> None:
+    def __init__(self, config: Config, inputs: Inputs, model: Any, device: str, precision: str, adapted: bool) -> None:
         self._config = config
         self._inputs = inputs
         self._model = model

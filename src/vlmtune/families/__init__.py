@@ -1,7 +1,7 @@
 """Facts about a model family, as data. A family is a file here with a value `FAMILY`.
 
-Everything that differs between architectures stands in a `Family`; a test for a family's name elsewhere in the code is a
-missing field here.
+Everything that differs between architectures stands in a `Family`; a test for a family's name elsewhere in the code is
+a missing field here.
 """
 
 from collections.abc import Callable
@@ -46,4 +46,3 @@ class Family:
     tower: str
     resized: Callable[[int, int, ImageLimits], tuple[int, int]]
     boxes: str
-

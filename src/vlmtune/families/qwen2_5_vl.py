@@ -1,6 +1,7 @@
 """Qwen2.5-VL: window attention in the tower, boxes in pixels of the resized image.
 
-Its tower has layers named like the language model's (`gate_proj`, `up_proj`, `down_proj`): adapters are aimed by prefix.
+Its tower has layers named like the language model's (`gate_proj`, `up_proj`, `down_proj`): adapters are aimed by
+prefix.
 """
 
 from vlmtune.families import Family

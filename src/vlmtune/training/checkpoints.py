@@ -1,7 +1,7 @@
 """The state of a run after an optimizer step, on disk: weights, optimizer moments, position. Safetensors and JSON only.
 
-A checkpoint is a folder `step-000050` that counts once its `complete.json` is there with the hashes of the others; it is
-written under another name and renamed last. A crash at any moment leaves the newest complete one.
+A checkpoint is a folder `step-000050` that counts once its `complete.json` is there with the hashes of the others; it
+is written under another name and renamed last. A crash at any moment leaves the newest complete one.
 """
 
 import hashlib

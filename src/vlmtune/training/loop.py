@@ -1,7 +1,7 @@
 """The training loop: batches of visits, gradients over the global batch, one optimizer step, curves, checkpoints.
 
-The loss of a step is the sum of all supervised tokens' losses over their number in the whole global batch, however it is cut
-into micro-batches. Everything random is a function of (seed, step, micro-batch): a resumed run is the same run.
+The loss of a step is the sum of all supervised tokens' losses over their number in the whole global batch, however it
+is cut into micro-batches. Everything random is a function of (seed, step, micro-batch): a resumed run is the same run.
 """
 
 import json

@@ -90,14 +90,18 @@ def check_first_gradients(model: "PeftModel") -> None:
 def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | None) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json`: the same bytes for the same weights.
 
-    PEFT writes `target_modules` in the order of a set and the base by the path it happened to lie at; both are put right.
+    PEFT writes `target_modules` in the order of a set and the base by the path it happened to lie at; both are put
+    right.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     # Embeddings are never trained; asked to find that out by itself, PEFT would look the base up on the Hub.
-    weights = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    weights = {
+        name: value.detach().cpu().contiguous()
+        for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors writes for its owner alone; adapters are shared
     config = model.peft_config["default"]

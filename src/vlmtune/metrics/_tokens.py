@@ -1,0 +1,106 @@
+"""Words of a caption as COCO's evaluation sees them; no other metric's tokens (BLEU's 13a rules stand in `ngrams`).
+
+COCO scores run on the output of Stanford's PTBTokenizer (CoreNLP 3.4.1, `-lowerCase`, then seventeen punctuation tokens
+dropped), a Java program. `words` follows the same Penn Treebank conventions: clitics stand alone ("do n't", "dog 's"),
+abbreviations keep their period, other periods end a sentence wherever it stands, "(" becomes "-lrb-" and stays, since
+the official list of punctuation names it in capitals. Typographic quotes, dashes and brackets are mapped to their plain
+forms first, and white space of any kind is one space: in the Java path a carriage return or U+2028 inside a caption
+starts a new line, and shifts every later caption to the wrong image.
+
+Left out on purpose: smileys (":)" is one token there), telephone numbers, currencies beyond three, "what?yes" as one word,
+and that a single letter at the end of a caption ("plan B.") keeps its period unless the *next* caption begins with "A" or
+"The". Against the Java program: equal on all 41,460 captions of Flickr8k's and COCO's example files, on 20,000 with their
+punctuation attached and on 10,000 of two sentences.
+"""
+
+import re
+from functools import lru_cache
+
+Words = tuple[str, ...]
+
+SIGNATURE = "tok:ptb-coco-1"
+"""How signatures name this tokenizer; the number rises when any text is split in another way."""
+
+_DROPPED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+"""The official list, as far as it can occur; `"` is there as `` and ''. "!!" and "?!" are tokens that stay."""
+
+_RENAMED = {
+    "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
+    "£": "#", "€": "$", "¢": "cents",
+}  # fmt: skip
+
+_FUSED = {
+    "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
+    "gimme": ("gim", "me"), "lemme": ("lem", "me"), "'tis": ("'t", "is"), "'twas": ("'t", "was"),
+}  # fmt: skip
+
+_PLAIN = str.maketrans(
+    dict.fromkeys("‘’‚‛‹›", "'")
+    | dict.fromkeys("“”‟«»", '"')
+    | dict.fromkeys("–—―", " -- ")
+    | dict.fromkeys("\u2010\u2011", "-")
+    | {"…": " ... ", "½": " 1/2 ", "¼": " 1/4 ", "¾": " 3/4 ", "\xad": None}
+)
+_UNSEEN = re.compile("[\0-\x1f\x7f\u200b-\u200f\ufeff\ufffd-\U0010ffff]+")
+"""What Java cannot tokenize and leaves out: control characters, joiners, everything beyond the first 65,536, emoji too."""
+
+_ANY_CASE = (
+    "jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu(?:rs)? fri ala ariz calif colo conn ct dak fla ga "
+    "ind kans? ky md mich minn mo mont neb nev okla penn tenn va vt wisc? wyo jr sr bros blvd rd esq inc cos? corp ltd "
+    "plc rt bancorp dept bhd assn univ intl sys ph mrs? ms drs? profs? sens? reps? attys? lt col gen messrs govs? adm "
+    "rev maj sgt cpl pvt mt capt ste? ave pres lieut hon brig co?mdr pfc spc supts? det etc al seq vs cf tel est ext "
+    "sq ft"
+).replace(" ", "|")
+_STARTERS = (
+    "The|A|An|In|It|There|This|That|These|He|She|They|We|You|At|One|Some|However|But|So|Her|Their|Our|What|When|If|As|"
+    "While|After"
+)
+_CAPITAL = "Del|Ill|La|Mass|Miss|Ore|Pa|Tex|Wash|Ark|Az"
+_LETTER = r"[^\W\d_]"
+_WORD = (
+    r"(?-i:[^\s\0-/:-@\[-`{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65])"
+)
+"""A letter, digit or mark of any script: all but white space, ASCII punctuation and the blocks of symbols. Regarding case,
+or else U+212A, the Kelvin sign, would shut out every "k"."""
+
+_TOKEN = re.compile(
+    rf"""
+      [a-z]+(?!\S)                                              # most words; the rest looks closer
+    | </?[a-z][^<>]*>                                           # a tag
+    | (?:https?://|www\.)\S*[^\s.,;:!?'")\]}}>]                 # an address
+    | \w[\w.+-]*@[\w-]+(?:\.[\w-]+)+                              # a mail address
+    | [@\#][a-z_]+                                              # @name, #topic
+    | (?:{_ANY_CASE}|(?-i:{_CAPITAL}))\.(?!\w)                  # an abbreviation
+    | (?:nos?|prop|ca|figs?|pp?)\.(?=\ ?\d)                     # one that needs a number
+    | (?:ph|m|d|b)\.[das]\.                                     # Ph.D.
+    | {_LETTER}(?:\.{_LETTER})+\.(?!\w)                         # a.m.
+    | {_LETTER}\.(?!\w|$|\ (?-i:{_STARTERS})\b)                 # J. Smith, but: plan B. The
+    | (?-i:[A-Z]+(?:&[A-Z]+)+)                                  # AT&T
+    | c(?:\+\+|\#) | us\$
+    | {_WORD}+?(?=n't(?!\w)) | n't(?!\w)                        # do n't
+    | '(?:s|m|d|re|ve|ll)(?!\w)                                 # dog 's
+    | y'(?=all) | ol' | ma'am | 'n' | '(?:n|em|cause|til|tis|twas)(?!\w) | (?<!\w)'\d\ds?(?!\w)
+    | (?:[dljo]|qu)'{_LETTER}+                                  # o'clock, O'Brien
+    | [+-]?\d+(?:[.,:]\d+)+(?:-{_WORD}+)* | [+-]\d+ | \.\d+     # 1,000.5, 7:30, -5
+    | {_LETTER}+(?:\.{_LETTER}+)+                               # no space behind a period: one word in Java, too
+    | {_WORD}+(?:[-_]{_WORD}+)*(?:/{_WORD}+(?:[-_]{_WORD}+)*){{0,2}}    # t-shirt, and/or, 1/2-inch
+    | \.\.\. | --+ | [!?]+ | \*+ | _+ | '' | `` | \S
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=2**17)
+def words(text: str) -> Words:
+    """Tokens of a caption, lower-cased, without punctuation; possibly none."""
+    text = " ".join(text.split())
+    if not text.isascii():
+        text = " ".join(_UNSEEN.sub(" ", text.translate(_PLAIN)).split())
+    found: list[str] = []
+    for token in _TOKEN.findall(text.replace("&amp;", "&")):
+        low = token.lower()
+        if low in _FUSED:
+            found += _FUSED[low]
+        elif low not in _DROPPED and not low.startswith("--"):
+            found.append(_RENAMED.get(low, low))
+    return tuple(found)
