@@ -5,12 +5,11 @@ commands, so that `--help` and the checks stay instant.
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from vlmtune.scoring.comparison import Comparison
     from vlmtune.scoring.score import Score
 
-_UsageError: type[BaseException] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Root of what the parser raises; typer does not name it publicly."""
 
 app = typer.Typer(
@@ -225,7 +224,7 @@ def _set_offline(offline: bool) -> None:
 def main() -> NoReturn:
     """The `vlmtune` command."""
     # As with `python -m vlmtune`: your own plugs may lie in the folder you stand in.
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     ending(lambda: app(standalone_mode=False))
 
 

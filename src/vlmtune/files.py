@@ -30,6 +30,18 @@ def write_atomic(path: Path, text: str) -> None:
         fsync_folder(path.parent)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """A whole file of bytes, flushed to disk; for files in a folder that is renamed or published last.
+
+    Raises:
+        EnvironmentProblem: the disk is full.
+    """
+    with disk_full_named(path, len(data)), path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def write_json(path: Path, value: Any) -> None:
     """A JSON file, indented, with a newline at its end."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -125,8 +125,9 @@ def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
 
 def _family(config: ModelConfig, model_type: str | None) -> Family:
     if config.family is not None:
-        return plugs.load("families", config.family).FAMILY
-    known = {name: plugs.load("families", name).FAMILY for name in plugs.available("families")}
+        named: Family = plugs.load("families", config.family).FAMILY
+        return named
+    known: dict[str, Family] = {name: plugs.load("families", name).FAMILY for name in plugs.available("families")}
     for family in known.values():
         if family.model_type == model_type:
             return family
@@ -168,10 +169,10 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     logging.disable_progress_bar()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
             checkpoint.source, revision=checkpoint.commit, dtype=dtype, attn_implementation="sdpa"
         )
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     except torch.OutOfMemoryError:
         raise EnvironmentProblem(f"{checkpoint.name} does not fit into this GPU's memory in {precision}") from None
     except OSError as error:
@@ -180,7 +181,9 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         torch.set_num_threads(1)
     # A checkpoint's generation_config may ask for sampling; what decodes is the config's to say.
     model.generation_config = type(model.generation_config)()
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False)
+    model.eval()
+    return model
 
 
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":

@@ -6,7 +6,7 @@ API; the command line calls the same `Session`.
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,11 @@ class Session:
             return artifact
         work = self.folder.start(artifact, origin)
         trackers = self._trackers(work)
+
+        def mirror(step: int, values: Mapping[str, float]) -> None:
+            for tracker in trackers:
+                tracker.log(step, values)
+
         parts = (self.task, config.task, self.inputs, config.training)
         job = Job(
             settings=config.training,
@@ -107,7 +112,7 @@ class Session:
             target=config.dataset.target,
             work=work,
             adapter=artifact,
-            log=lambda step, values: [tracker.log(step, values) for tracker in trackers],
+            log=mirror,
         )
         facts = train(job, self.progress, self.stop)
         curve = [json.loads(line) for line in (work / "curve.jsonl").read_text().splitlines()]
@@ -179,8 +184,8 @@ class Session:
                 raise ConfigError(f"{file} is not there yet; run the {step} step first")
         sides = read_side(before), read_side(after)
         comparison = compare_sides(*sides, self.task, self.config.task, self.config.evaluation)
-        for file in (output.comparison, output.report):
-            write_comparison(comparison, output.path(file), [before, after], self.config.report)
+        for name in (output.comparison, output.report):
+            write_comparison(comparison, output.path(name), [before, after], self.config.report)
         return comparison
 
     def run(self) -> Comparison:
@@ -232,8 +237,9 @@ def _rows_facts(rows: Rows) -> dict[str, Any]:
 
 def _needs_hub(config: Config) -> bool:
     """Whether the model or the dataset is named as on the Hub."""
-    dataset = config.dataset.model_dump()
-    named = [config.model.name] + [dataset["path"]] * (dataset["source"] == "hub")
+    named = [config.model.name]
+    if config.dataset.source == "hub":
+        named.append(config.dataset.model_dump()["path"])
     return any(name != TINY and not Path(name).exists() for name in named)
 
 

@@ -47,7 +47,7 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
     for name in ("processor_config.json", "preprocessor_config.json"):
         file = folder / name
         if file.is_file():
-            settings = json.loads(file.read_text(encoding="utf-8"))
+            settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             settings = settings.get("image_processor", settings)
             if "patch_size" in settings:
                 return settings

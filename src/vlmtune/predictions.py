@@ -17,8 +17,8 @@ class Line:
     """One row's outcome.
 
     `prediction` is the model's raw text, None where `failure` ({"stage", "reason"}) says why there is none. `truth` is
-    what metrics compare with, by name; "references" is always there. `answer` is what the task read from the prediction,
-    `unparsed` why it could not. `image` is the sha256 of the first image's pixels.
+    what metrics compare with, by name; "references" is always there. `answer` is what the task read from the
+    prediction, `unparsed` why it could not. `image` is the sha256 of the first image's pixels.
     """
 
     id: str | None

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
@@ -130,5 +130,5 @@ def open_progress(style: Style) -> Progress:
     """The listener of that style; `auto` takes rich in a terminal and plain elsewhere."""
     if style == "auto":
         style = "rich" if sys.stderr.isatty() else "plain"
-    listener: Listener = {"rich": Rich, "plain": Plain, "jsonl": Jsonl, "none": Silent}[style]()
-    return Progress(listener)
+    listeners: dict[Style, Callable[[], Listener]] = {"rich": Rich, "plain": Plain, "jsonl": Jsonl, "none": Silent}
+    return Progress(listeners[style]())

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from commands import vlmtune
+from commands import warm_vlmtune as vlmtune
 
 SMALL = [
     "demo.yaml",

@@ -12,6 +12,7 @@ from vlmtune.scoring.score import score
 from vlmtune.scoring.traits import repeats_itself
 from vlmtune.tasks import captioning
 
+
 def test_better_worse_and_equal() -> None:
     poor, good, same = lines(60, 0.7), lines(60, 0.2), lines(60, 0.7, seed=2)
     assert judged(poor, good).status == "improved"

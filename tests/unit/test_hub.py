@@ -22,7 +22,7 @@ class Notes(Silent):
 @pytest.fixture
 def server() -> Iterator[str]:
     class Refusing(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_HEAD(self) -> None:
             self.send_response(401)
             self.end_headers()
 
@@ -44,7 +44,9 @@ def test_a_dead_endpoint_turns_offline_mode_on_and_says_so(monkeypatch: pytest.M
     notes = Notes()
     hub.go_offline_if_unreachable(Progress(notes))
     assert hub.os.environ[hub.OFFLINE] == "1"
-    assert notes.texts == [f"{address} cannot be reached ([Errno 111] Connection refused); looking in the local cache only"]
+    assert notes.texts == [
+        f"{address} cannot be reached ([Errno 111] Connection refused); looking in the local cache only"
+    ]
 
 
 def test_an_answer_keeps_it_off(monkeypatch: pytest.MonkeyPatch, server: str) -> None:

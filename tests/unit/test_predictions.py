@@ -13,7 +13,18 @@ WriteJsonl = Callable[..., Path]
 
 def test_a_line_survives_the_file(tmp_path: Path) -> None:
     lines = [
-        Line("1", "A red\u2028ball \n.", {"references": ["a", "b"], "keywords": ["red"]}, None, "A red ball", None, "stop", 7, "ff", "c"),
+        Line(
+            "1",
+            "A red\u2028ball \n.",
+            {"references": ["a", "b"], "keywords": ["red"]},
+            None,
+            "A red ball",
+            None,
+            "stop",
+            7,
+            "ff",
+            "c",
+        ),
         Line("2", None, {"references": ["a"]}, {"stage": "image", "reason": "empty"}, cluster="c", meta={"k": [1]}),
         Line("3", "?", {"references": ["a"], "boxes": [[1, 2, 3, 4]]}, unparsed="no box"),
     ]

@@ -11,7 +11,14 @@ from pieces import QUICK, judged, lines
 from vlmtune.predictions import Line
 from vlmtune.report import ReportConfig, page, text
 
-HOSTILE = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "</style><b>", "&lt;b&gt;", "\u202ertl"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{ 7 * 7 }}",
+    "</style><b>",
+    "&lt;b&gt;",
+    "\u202ertl",
+]
 
 
 def test_numbers_on_page_and_in_text_are_the_comparison_s() -> None:

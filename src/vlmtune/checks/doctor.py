@@ -41,7 +41,8 @@ def render(found: dict[str, Any]) -> str:
     torch = found["torch"]
     lines = [f"  python        {found['python']}  ({found['executable']})"]
     for name, version in found["packages"].items():
-        lines.append(f"{' ' if version else '!'} {name:<13} {version or 'missing: run make install'}")
+        build = f" (CUDA {torch['cuda'] or 'none'})" if version and name == "torch" else ""
+        lines.append(f"{' ' if version else '!'} {name:<13} {version or 'missing: run make install'}{build}")
     if torch["gpus"]:
         lines += [f"  gpu           {gpu['name']}, {gpu['memory_gb']} GB" for gpu in torch["gpus"]]
     elif found["driver"]:

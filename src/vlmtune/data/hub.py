@@ -69,6 +69,5 @@ def _short(error: BaseException) -> str:
 
 def _image(value: Any, where: str) -> ImageRef:
     if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
-        data, path = value.get("bytes"), value.get("path")
-        return ImageRef(where, lambda: data or Path(path).read_bytes())
+        return ImageRef(where, lambda: value.get("bytes") or Path(value["path"]).read_bytes())
     raise DataError(f"{where}: not an image column; set dataset.image to one (got {type(value).__name__})")

@@ -33,7 +33,7 @@ def open_engine(
         IntegrityError: the adapter does not fit the model.
     """
     device = pick_device(model)
-    loaded = load_model(inputs.checkpoint, device, precision)
+    loaded: Any = load_model(inputs.checkpoint, device, precision)
     if adapter is not None:
         loaded = attach_adapter(loaded, adapter)
     return HfEngine(config, inputs, loaded, device, precision, adapted=adapter is not None)
@@ -82,7 +82,7 @@ class HfEngine:
             tuned = self._model(**tensors, use_cache=False, logits_to_keep=1).logits
             with self._model.disable_adapter():
                 base = self._model(**tensors, use_cache=False, logits_to_keep=1).logits
-        change = (tuned.float() - base.float()).abs().max().item()
+        change: float = (tuned.float() - base.float()).abs().max().item()
         if change == 0:
             raise IntegrityError(
                 "the adapter loads but changes nothing: base and tuned logits are equal. It was trained on another "

@@ -25,8 +25,9 @@ def render(plain: Mapping[str, Any]) -> str:
     parts += control_lines(plain)
     rows = plain["rows"]
     parts.append(
-        f"rows: {rows['a']} and {rows['b']}, paired {rows['paired']} by {plain['paired_by']}, compared {rows['compared']}, "
-        f"failed {rows['failed_a']} and {rows['failed_b']}, only in one file {rows['only_a']} and {rows['only_b']}"
+        f"rows: {rows['a']} and {rows['b']}, paired {rows['paired']} by {plain['paired_by']}, compared "
+        f"{rows['compared']}, failed {rows['failed_a']} and {rows['failed_b']}, only in one file {rows['only_a']} "
+        f"and {rows['only_b']}"
     )
     return "\n".join(parts)
 
@@ -79,5 +80,8 @@ def control_lines(plain: Mapping[str, Any]) -> list[str]:
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-            for row in rows]  # fmt: skip
+    lines = []
+    for row in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
+    return lines

@@ -100,7 +100,7 @@ def compare(a: Side, b: Side, task: Task, task_config: Part, evaluation: Evaluat
         },
         "shares": {"a": dict(traits.shares(paired.a)), "b": dict(traits.shares(paired.b))},
         "settings": {"a": dict(a.origin), "b": dict(b.origin)},
-        "controls": _controls(a, b, primary, paired, task, task_config, evaluation),
+        "controls": _controls((a, b), primary, paired, task, task_config, evaluation),
         "statistics": evaluation.statistics.model_dump(),
     }
     reasons = _reasons(rows)
@@ -141,9 +141,7 @@ def _answered(a: Side, b: Side, rows: Sequence[tuple[int, int]]) -> _Paired:
     return _Paired(tuple(x for x, _ in kept), tuple(y for _, y in kept), groups)
 
 
-def _row_counts(
-    a: Side, b: Side, pairs: Pairs, evidence: Sequence[tuple[int, int]], paired: _Paired
-) -> dict[str, int]:
+def _row_counts(a: Side, b: Side, pairs: Pairs, evidence: Sequence[tuple[int, int]], paired: _Paired) -> dict[str, int]:
     return {
         "a": len(a.lines),
         "b": len(b.lines),
@@ -164,7 +162,9 @@ def _judged(
     """One entry per metric, the primary first; `ci`, `p` and `detectable` are None with too few groups."""
     statistics, primary = evaluation.statistics, _primary(metrics, evaluation)
     ordered = [primary, *(metric for metric in metrics if metric is not primary)]
-    sides = [[by_group(measure(m, lines, task, config), paired.groups) for m in ordered] for lines in (paired.a, paired.b)]
+    sides = [
+        [by_group(measure(m, lines, task, config), paired.groups) for m in ordered] for lines in (paired.a, paired.b)
+    ]
     resamples = Resamples(len(sides[0][0]), statistics.resamples, statistics.seed)
     drawn = resamples.bootstrap([*sides[0], *sides[1]])
     entries = []
@@ -188,8 +188,9 @@ def _exchanged(metric: Metric, resamples: Resamples, a: Stats, b: Stats) -> Stat
 
 
 def _controls(
-    a: Side, b: Side, primary: Metric, paired: _Paired, task: Task, config: Part, evaluation: EvaluationConfig
+    sides: tuple[Side, Side], primary: Metric, paired: _Paired, task: Task, config: Part, evaluation: EvaluationConfig
 ) -> dict[str, Any]:
+    a, b = sides
     parts = (primary, task, config, evaluation.statistics)
     images = {"a": controls.image_control(a.controls, paired.a, *parts)}
     images["b"] = controls.image_control(b.controls, paired.b, *parts)
@@ -227,8 +228,8 @@ def _warnings(a: Side, b: Side, pairs: Pairs, status: Status, facts: Mapping[str
     """What would change the reader's mind, the weightiest first."""
     rows, found = facts["rows"], []
     if a.origin and b.origin:
-        made = [{key: value for key, value in side.origin.items() if key != "adapter"} for side in (a, b)]
-        found += [f"the two sides were not made alike: {line}" for line in differences(*made)[:5]]
+        one, other = ({key: value for key, value in side.origin.items() if key != "adapter"} for side in (a, b))
+        found += [f"the two sides were not made alike: {line}" for line in differences(one, other)[:5]]
     length, image = facts["controls"]["length"], facts["controls"]["image"]
     if status == "improved" and length and length["explains"]:
         found.append(
@@ -266,7 +267,8 @@ def _verdict(status: Status, reasons: Sequence[str], facts: Mapping[str, Any]) -
         largest = max(abs(low), abs(high))
         return (
             f"No difference shown in {name} on {count}: {result['a']:.4f} and {result['b']:.4f}, change "
-            f"{result['delta']:+.4f} ({level} {low:+.4f} to {high:+.4f}); a change larger than {largest:.4f} is excluded."
+            f"{result['delta']:+.4f} ({level} {low:+.4f} to {high:+.4f}); a change larger than {largest:.4f} is "
+            "excluded."
         )
     word = "Improved" if status == "improved" else "Worse"
     length = facts["controls"]["length"]

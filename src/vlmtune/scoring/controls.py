@@ -31,7 +31,12 @@ def cut_like(before: Sequence[str], after: Sequence[str]) -> list[str]:
 
 
 def length_control(
-    before: Sequence[Line], after: Sequence[Line], metric: Metric, task: Task, config: Part, statistics: StatisticsConfig
+    before: Sequence[Line],
+    after: Sequence[Line],
+    metric: Metric,
+    task: Task,
+    config: Part,
+    statistics: StatisticsConfig,
 ) -> dict[str, Any] | None:
     """The gain that is left when the baseline's answers are as short as the tuned ones.
 
@@ -59,8 +64,8 @@ def image_control(
     """What exchanged images cost one side, on the rows that were answered both ways.
 
     Returns:
-        {"rows", "own", "exchanged", "drop", "ci", "kept"} (`kept` = exchanged / own, None where own is 0); None where the
-        control was not run or has too few rows.
+        {"rows", "own", "exchanged", "drop", "ci", "kept"} (`kept` = exchanged / own, None where own is 0); None where
+        the control was not run or has too few rows.
     """
     swapped = {line["id"]: line for line in ((controls or {}).get("image") or {}).get("lines", [])}
     own = [line for line in lines if line.id in swapped and line.prediction is not None]
@@ -71,7 +76,11 @@ def image_control(
     a, b = (measure(metric, some, task, config) for some in (other, own))
     ci = _interval(metric, a, b, [group_of(n, line) for n, line in enumerate(own)], statistics)
     kept = summary(metric, a) / summary(metric, b) if summary(metric, b) else None
-    values = {"own": summary(metric, b), "exchanged": summary(metric, a), "drop": summary(metric, b) - summary(metric, a)}
+    values = {
+        "own": summary(metric, b),
+        "exchanged": summary(metric, a),
+        "drop": summary(metric, b) - summary(metric, a),
+    }
     return {"rows": len(own), **values, "ci": ci, "kept": kept}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmtune import faults
-from vlmtune.files import fsync_folder, write_atomic
+from vlmtune.files import disk_full_named, fsync_folder, write_atomic, write_bytes
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
@@ -26,33 +26,42 @@ def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Op
     """Publish the state after `step` optimizer steps and forget all but the newest `KEPT`.
 
     Raises:
-        OSError: the disk is full; older checkpoints are untouched.
+        EnvironmentProblem: the disk is full; older checkpoints are untouched.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    building = folder / f"building-{step:06d}"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
     weights = trainable(model)
-    save_file({name: value.detach().cpu() for name, value in weights.items()}, building / "weights.safetensors")
+    with disk_full_named(folder, 3 * sum(value.nbytes for value in weights.values())):
+        building = folder / f"building-{step:06d}"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        _write(building, step, weights, optimizer)
+        target = folder / f"step-{step:06d}"
+        shutil.rmtree(target, ignore_errors=True)
+        building.rename(target)
+        fsync_folder(folder)
+        faults.hit("checkpoint.published")
+    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def _write(
+    building: Path, step: int, weights: "dict[str, torch.nn.Parameter]", optimizer: "torch.optim.Optimizer"
+) -> None:
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    write_bytes(
+        building / "weights.safetensors", to_bytes({name: value.detach().cpu() for name, value in weights.items()})
+    )
     faults.hit("checkpoint.weights")
     states = {name: optimizer.state[value] for name, value in weights.items()}
     moments = {f"{kind}.{name}": state[kind].cpu() for name, state in states.items() for kind in MOMENTS}
-    save_file(moments, building / "moments.safetensors")
+    write_bytes(building / "moments.safetensors", to_bytes(moments))
     faults.hit("checkpoint.moments")
     taken = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
     hashes = {file.name: _hash(file) for file in sorted(building.iterdir())}
     complete = {"step": step, "optimizer_steps": max(taken), "files": hashes}
     write_atomic(building / "complete.json", json.dumps(complete, indent=2))
     faults.hit("checkpoint.complete")
-    target = folder / f"step-{step:06d}"
-    shutil.rmtree(target, ignore_errors=True)
-    building.rename(target)
-    fsync_folder(folder)
-    faults.hit("checkpoint.published")
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
 
 
 def newest(folder: Path) -> Path | None:

@@ -1,7 +1,6 @@
 """Putting a LoRA adapter into a model, and writing it so that plain PEFT loads it."""
 
 import json
-import os
 import re
 import warnings
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family
+from vlmtune.files import write_bytes
 from vlmtune.plugs import closest
 from vlmtune.training.settings import LoraConfig
 
@@ -30,7 +30,7 @@ def add_adapter(model: "PreTrainedModel", settings: LoraConfig, family: Family, 
     torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings, family),
         bias="none",
@@ -94,16 +94,13 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     right.
     """
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+    from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
     # Embeddings are never trained; asked to find that out by itself, PEFT would look the base up on the Hub.
-    weights = {
-        name: value.detach().cpu().contiguous()
-        for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()
-    }
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors writes for its owner alone; adapters are shared
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_bytes(folder / "adapter_model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -112,4 +109,4 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     written |= {"base_model_name_or_path": base, "revision": revision}
     if isinstance(written["target_modules"], list):
         written["target_modules"] = sorted(written["target_modules"])
-    file.write_text(json.dumps(written, indent=2, sort_keys=True) + os.linesep)
+    write_bytes(file, (json.dumps(written, indent=2, sort_keys=True) + "\n").encode())

@@ -1,0 +1,45 @@
+# A fresh machine needs python3 (3.11 or newer), git and make; uv and everything else is fetched on first use, about 3 GB.
+
+PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+UV := $(shell command -v uv 2>/dev/null)
+ifeq ($(UV),)
+UV := .bootstrap/bin/uv
+endif
+
+.PHONY: help install demo test check bench docs
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+
+install: $(STAMP) ## .venv with all that vlmtune and its tests need
+
+demo: $(STAMP) ## the whole story on a tiny model and drawn pictures, on the CPU
+	$(PYTHON) -m vlmtune demo
+
+test: $(STAMP) ## all tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs --durations=10
+
+check: $(STAMP) ## lint, format, types
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+bench: $(STAMP) ## whatever benchmarks/ measures
+	@for file in benchmarks/*.py; do \
+	  if [ -e "$$file" ]; then echo "$$file"; $(PYTHON) "$$file" || exit 1; else echo "no benchmarks yet"; fi; \
+	done
+
+docs: $(STAMP) ## write docs/config.md and schemas/ anew from the code
+	$(PYTHON) scripts/make_docs.py
+
+# Installing again is due when the stamp is older than what says what to install.
+$(STAMP): pyproject.toml | $(UV)
+	$(UV) sync
+	@touch $@
+
+.bootstrap/bin/uv:
+	@echo "uv is missing: installing it into .bootstrap"
+	@{ python3 -m venv .bootstrap && .bootstrap/bin/python -m pip install --quiet uv; } \
+	  || python3 -m pip install --quiet --target .bootstrap uv \
+	  || { echo "error: uv could not be installed; python3 3.11 or newer with venv or pip is needed" >&2; exit 1; }

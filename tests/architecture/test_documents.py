@@ -1,0 +1,175 @@
+"""What README and docs tell the reader to type works: commands are parsed by the real parsers, and run where they need
+neither a GPU, a network nor minutes; YAML examples are valid configs; Python examples name what exists.
+
+Commands stand in fences marked `bash`, or `console` behind "$ ".
+"""
+
+import ast
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from commands import ROOT, vlmtune
+from pieces import lines
+
+import vlmtune as package
+from vlmtune.cli import app
+from vlmtune.config import load
+from vlmtune.config.loading import shipped
+
+OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "vllm", "wandb"}
+"""Programs that are not ours; their commands are believed."""
+
+QUICK = {"score", "compare", "config"}
+"""Verbs of vlmtune that are run for real. Others need a model; end-to-end tests cover them."""
+
+MODES = ("baseline", "train", "eval")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def fences(*languages: str) -> Iterator[tuple[str, str, str]]:
+    """(place, language, text) of the fenced blocks of all documents."""
+    for file in DOCUMENTS:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        for found in re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            if found[1] in languages:
+                line = text.count("\n", 0, found.start()) + 1
+                yield f"{file.relative_to(ROOT)}:{line}", found[1], found[2]
+
+
+def commands() -> Iterator[Any]:
+    """Every command of every document as its words, without what its output is piped into."""
+    seen: set[str] = set()
+    for place, language, text in fences("bash", "console"):
+        for line in text.replace("\\\n", " ").splitlines():
+            if language == "console" and not line.startswith("$ "):
+                continue
+            words: list[str] = []
+            piped = False
+            for word in [*shlex.split(line.removeprefix("$ "), comments=True), ";"]:
+                if word not in (";", "&&", "||", "|"):
+                    words.append(word)
+                    continue
+                said = shlex.join(words)
+                if words and not piped and said not in seen:
+                    seen.add(said)
+                    yield pytest.param(words, id=f"{place} {said}")
+                words, piped = [], word == "|"
+
+
+def bare(words: list[str]) -> list[str]:
+    """Without variables and `uv run` in front, and without where the output goes."""
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    if words[:2] == ["uv", "run"]:
+        words = words[2:]
+    return words[: words.index(">")] if ">" in words else words
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    return tmp_path
+
+
+def stand_in(folder: Path, words: list[str]) -> None:
+    """Prediction files and configs that an example talks about and that are not there."""
+    for number, word in enumerate(words):
+        file, isolated = folder / word, not Path(word).is_absolute() and ".." not in word
+        if isolated and word.endswith(".jsonl"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            text = "".join(line.to_json() + "\n" for line in lines(30, 0.6 - 0.1 * number))
+            file.write_text(text, encoding="utf-8")
+        elif isolated and word.endswith(".yaml") and not (folder / "configs" / word).exists() and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shipped() / "demo.yaml", file)
+
+
+def parsed(words: list[str]) -> list[str]:
+    """The verb of a `vlmtune` command, its options and arguments read by the real parser; nothing is run."""
+    command: Any = typer.main.get_command(app)
+    verb: list[str] = []
+    context = command.make_context("vlmtune", list(words))
+    while hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(context, list(words))
+        verb.append(name)
+        context = command.make_context(name, list(words), parent=context)
+    return verb
+
+
+def classic(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """What main.py's own parser makes of the words: mode and config."""
+    spec = importlib.util.spec_from_file_location("classic_main", ROOT / "main.py")
+    assert spec is not None
+    assert spec.loader is not None
+    main = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main)
+    called: list[tuple[str, str]] = []
+    monkeypatch.setattr(main, "run", lambda mode, name, mock: called.append((mode, name)))
+    monkeypatch.setattr(sys, "argv", ["main.py", *words])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code in (0, None)
+    return called[0]
+
+
+@pytest.mark.parametrize("words", list(commands()))
+def test_a_command_works_as_written(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *rest = bare(words)
+    if program == "vlmtune":
+        if "--help" in rest or parsed(rest)[0] in QUICK:
+            stand_in(folder, rest)
+            ended = vlmtune(*rest, cwd=folder)
+            assert ended.returncode == 0, ended.stderr
+    elif program == "python" and rest[0] == "main.py":
+        assert load(classic(rest[1:], monkeypatch)[1]).config
+    elif program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(rest) <= set(targets)
+    elif program in ("python", "bash") and rest[0] != "-m":
+        assert (ROOT / rest[0]).is_file()
+        if program == "bash":
+            assert subprocess.run(["bash", "-n", rest[0]], cwd=ROOT, check=False).returncode == 0
+    elif program == "pytest" or rest[:2] == ["-m", "pytest"]:
+        assert all((ROOT / word.split("::")[0]).exists() for word in rest if word.startswith("tests"))
+    else:
+        assert program in OTHERS or [program, *rest[:1]] in (["uv", "sync"], ["uv", "pip"]), (
+            "teach this test the program"
+        )
+
+
+def test_the_readme_shows_the_ways_in() -> None:
+    said = [shlex.join(param.values[0]) for param in commands() if str(param.id).startswith("README.md")]
+    classic = [f"uv run python main.py --mode {mode} --config flickr8k_captioning.yaml" for mode in MODES]
+    assert {"make demo", "bash setup_gpu_env.sh", *classic} <= set(said)
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, id=place) for place, _, text in fences("yaml")] or [pytest.param("", id="none")]
+)
+def test_a_yaml_example_is_a_valid_config(text: str, tmp_path: Path) -> None:
+    base = "" if re.search(r"^extends:", text, re.MULTILINE) else f"extends: {shipped() / 'demo.yaml'}\n"
+    file = tmp_path / "example.yaml"
+    file.write_text(base + text, encoding="utf-8")
+    assert load(str(file)).config
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, id=place) for place, _, text in fences("python")] or [pytest.param("", id="none")]
+)
+def test_a_python_example_names_what_exists(text: str) -> None:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vlmtune":
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "vlmtune":
+            assert hasattr(package, node.attr)

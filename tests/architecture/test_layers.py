@@ -1,0 +1,135 @@
+"""Imports run one way. This table is the only one; docs/architecture.md shows it, and a test here compares.
+
+Imports inside functions count, and so do those under TYPE_CHECKING: whoever reads a file must know what they name.
+"""
+
+import re
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+
+import pytest
+from commands import ROOT
+from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
+
+LAYERS = (
+    "types errors faults",
+    "plugs files signals progress images",
+    "runs predictions hub",
+    "data families metrics tracking",
+    "chat pixels models tasks",
+    "inputs",
+    "training engines scoring",
+    "answering report",
+    "config comparing",
+    "checks",
+    "pipeline",
+    "cli",
+    "__main__ __init__",
+)
+"""From the bottom up. A unit (a file or folder of src/vlmtune) imports only from layers below its own."""
+
+LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units.split()}
+PLUG_FOLDERS = ("data", "tasks", "metrics", "families", "engines", "tracking")
+MODEL = {"vlmtune.models", "vlmtune.inputs", "vlmtune.training", "vlmtune.engines", "torch", "transformers", "peft"}
+
+
+def edges() -> Iterator[tuple[Module, Import, Module]]:
+    """Every import of one of our modules by another."""
+    for module in modules().values():
+        for found in module.imports:
+            if found.module in modules() and found.module != module.name:
+                yield module, found, modules()[found.module]
+
+
+def is_plug(module: Module) -> bool:
+    """A file of a plug folder that is neither its contract (__init__) nor a shared part (_name)."""
+    return module.unit in PLUG_FOLDERS and not module.is_package and not module.name.split(".")[-1].startswith("_")
+
+
+def test_every_unit_stands_in_exactly_one_layer() -> None:
+    assert sorted(" ".join(LAYERS).split()) == sorted({module.unit for module in modules().values()})
+
+
+def test_imports_go_down() -> None:
+    assert [
+        f"{module.where}:{found.line} imports {found.module}, which is not below {module.unit}"
+        for module, found, target in edges()
+        if module.unit != target.unit and LAYER[target.unit] >= LAYER[module.unit]
+    ] == []
+
+
+def test_no_cycle_inside_a_folder() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, found, target in edges():
+        if found.runs:
+            graph.setdefault(module.name, set()).add(target.name)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as cycle:
+        pytest.fail(" -> ".join(reversed(cycle.args[1])))
+
+
+def test_plugs_do_not_know_each_other() -> None:
+    assert [
+        f"{module.where}:{found.line} imports {found.module}; what plugs share stands in a file named _…"
+        for module, found, target in edges()
+        if module.unit in PLUG_FOLDERS and module.unit == target.unit and is_plug(target)
+    ] == []
+
+
+def test_plugs_are_found_by_name() -> None:
+    """A task names its metrics by importing them; apart from that only `plugs.load` knows which plugs there are."""
+    assert [
+        f"{module.where}:{found.line} imports {found.module}; use plugs.load"
+        for module, found, target in edges()
+        if is_plug(target) and module.unit != target.unit and (module.unit, target.unit) != ("tasks", "metrics")
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("start", "never"),
+    [
+        ("training", {"vlmtune.engines"}),
+        ("engines", {"vlmtune.training"}),
+        ("metrics", MODEL),
+        ("predictions", MODEL),
+        ("scoring", MODEL),
+        ("report", MODEL),
+        ("comparing", MODEL),
+    ],
+)
+def test_these_never_meet(start: str, never: set[str]) -> None:
+    """Not even by way of others. An adapter crosses as a folder on disk; a report is built anywhere, without torch."""
+    assert [
+        " -> ".join(way)
+        for module in modules().values()
+        if module.unit == start
+        for target, way in reachable(module.name).items()
+        if any(target == name or target.startswith(f"{name}.") for name in never)
+    ] == []
+
+
+def test_nothing_heavy_is_imported_at_the_start_of_a_file() -> None:
+    assert [
+        f"{module.where}:{found.line} imports {found.module}; import it in the function that needs it"
+        for module in modules().values()
+        for found in module.imports
+        if found.at_start and found.runs and found.module.split(".")[0] in HEAVY
+    ] == []
+
+
+def test_the_document_shows_this_table() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^ ?(\d+)  (\S.*)$", text, re.MULTILINE)
+    assert [(int(number), units.split()) for number, units in reversed(shown)] == [
+        (number, units.split()) for number, units in enumerate(LAYERS)
+    ]
+
+
+def test_the_document_shows_the_tree() -> None:
+    """Every unit is named, and whatever is named is there."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    shown = re.findall(r"^(  )?([\w./]+) +\S", text, re.MULTILINE)
+    assert [name for inner, name in shown if not (PACKAGE / name if inner else ROOT / name).exists()] == []
+    named = {name.rstrip("/").removesuffix(".py") for inner, name in shown if inner} | {"__init__", "__main__"}
+    assert {module.unit for module in modules().values()} <= named

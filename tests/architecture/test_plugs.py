@@ -1,0 +1,134 @@
+"""Every file in a plug folder meets its folder's contract. Plugs are loaded by name, so no type checker sees this."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sources import modules
+
+from vlmtune import metrics, plugs
+from vlmtune.config import load
+from vlmtune.config.loading import shipped
+from vlmtune.data import DatasetConfig, Rows
+from vlmtune.engines import Engine, InferenceConfig
+from vlmtune.families import Family
+from vlmtune.metrics import Metric
+from vlmtune.plugs import Part
+from vlmtune.tasks import Task, TaskConfig
+from vlmtune.tracking import Tracker, TrackerConfig
+
+CONFIGURED = {
+    "data": (DatasetConfig, "source"),
+    "tasks": (TaskConfig, "name"),
+    "engines": (InferenceConfig, "engine"),
+    "tracking": (TrackerConfig, "to"),
+}
+"""Folders whose plugs have a Config: what it extends, and its key that names the plug."""
+
+OPENED = {
+    "data": ("open", ["config", "split", "limit"], Rows),
+    "engines": ("open_engine", ["config", "model", "inputs", "precision", "adapter"], Engine),
+    "tracking": ("open_tracker", ["config", "facts"], Tracker),
+}
+"""Folders whose plugs are opened: by which function, its parameters, the protocol of what it returns."""
+
+
+def every(*folders: str) -> list[Any]:
+    return [pytest.param(folder, name, id=f"{folder}/{name}") for folder in folders for name in plugs.available(folder)]
+
+
+@pytest.mark.parametrize(("folder", "name"), every(*CONFIGURED))
+def test_a_plug_has_a_config_that_names_it(folder: str, name: str) -> None:
+    base, key = CONFIGURED[folder]
+    config = plugs.load(folder, name).Config
+    assert issubclass(config, base)
+    assert config is not base
+    assert config.model_fields[key].default == name
+
+
+@pytest.mark.parametrize(("folder", "name"), every(*OPENED))
+def test_a_plug_opens_what_its_folder_promises(folder: str, name: str) -> None:
+    opener, parameters, protocol = OPENED[folder]
+    plug = plugs.load(folder, name)
+    signature = inspect.signature(getattr(plug, opener))
+    assert list(signature.parameters) == parameters
+    opened = returned(plug, signature.return_annotation)
+    promised = [name for name, _ in inspect.getmembers(protocol) if name in vars(protocol) and called(name)]
+    assert promised
+    for method in promised:
+        assert hasattr(opened, method), method
+        if callable(getattr(protocol, method)):
+            theirs, ours = (list(inspect.signature(getattr(kind, method)).parameters) for kind in (protocol, opened))
+            assert ours == theirs, method
+
+
+def called(name: str) -> bool:
+    return not name.startswith("_") or name in ("__len__", "__getitem__", "__iter__")
+
+
+def returned(plug: ModuleType, annotation: Any) -> Any:
+    return getattr(plug, annotation) if isinstance(annotation, str) else annotation
+
+
+@pytest.mark.parametrize("name", plugs.available("tasks"))
+def test_a_task_is_a_value_with_metrics(name: str) -> None:
+    task = plugs.load("tasks", name).TASK
+    assert isinstance(task, Task)
+    assert task.metrics
+    assert all(isinstance(metric, Metric) for metric in task.metrics)
+
+
+@pytest.mark.parametrize("name", plugs.available("families"))
+def test_a_family_is_a_value_with_its_own_name(name: str) -> None:
+    family = plugs.load("families", name).FAMILY
+    assert isinstance(family, Family)
+    assert family.name == name
+
+
+def defined() -> Iterator[tuple[str, str, Metric]]:
+    """(file, name, metric) of every metric there is."""
+    for file in plugs.available("metrics"):
+        for name, value in vars(plugs.load("metrics", file)).items():
+            if isinstance(value, Metric):
+                yield file, name, value
+
+
+def test_a_metric_is_found_by_its_name_wherever_it_stands() -> None:
+    found = list(defined())
+    assert {file for file, _, _ in found} == set(plugs.available("metrics")), "a file without a metric"
+    assert [metric.name for _, name, metric in found if name != metric.name] == []
+    assert all(getattr(metrics, metric.name) is metric for _, _, metric in found), "two metrics of one name"
+
+
+def parts() -> list[type[Part]]:
+    """Every config class of the package."""
+    for name in modules():
+        if name != "vlmtune.__main__":
+            importlib.import_module(name)
+    known: dict[str, type[Part]] = {}
+    waiting = Part.__subclasses__()
+    while waiting:
+        part = waiting.pop()
+        waiting += part.__subclasses__()
+        if part.__module__.startswith("vlmtune.") and "[" not in part.__name__:
+            known[f"{part.__module__}.{part.__qualname__}"] = part
+    return [known[name] for name in sorted(known)]
+
+
+def test_every_field_of_every_config_is_documented() -> None:
+    assert len(parts()) > 10
+    assert [
+        f"{part.__module__}.{part.__qualname__}.{name}"
+        for part in parts()
+        for name, field in part.model_fields.items()
+        if not (field.description or "").strip()
+    ] == []
+    assert [part for part in parts() if not part.__doc__] == []
+
+
+@pytest.mark.parametrize("file", sorted(shipped().rglob("*.yaml")), ids=lambda file: file.name)
+def test_every_shipped_config_loads(file: Any) -> None:
+    assert load(str(file)).config

@@ -1,0 +1,14 @@
+"""What a command imports on its way to a model; imported once by the parent of forked children."""
+
+import datasets  # noqa: F401
+import peft  # noqa: F401
+import torch
+from transformers import AutoModelForImageTextToText  # noqa: F401
+from transformers.models.qwen3_vl import modeling_qwen3_vl  # noqa: F401
+
+import vlmtune.cli
+import vlmtune.engines.hf
+import vlmtune.pipeline
+import vlmtune.training.loop  # noqa: F401
+
+torch.set_num_threads(1)
