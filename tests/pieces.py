@@ -10,6 +10,7 @@ from PIL import Image
 
 from vlmtune.models import ModelConfig
 from vlmtune.predictions import Line
+from vlmtune.progress import Silent
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, Side, compare
 from vlmtune.tasks import captioning
@@ -40,6 +41,16 @@ def user(*content: str | ImageRef) -> Turn:
 
 def assistant(text: str) -> Turn:
     return Turn("assistant", (text,))
+
+
+class Notes(Silent):
+    """A listener that keeps what was said once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 WORDS = "a the red blue green ball tree house car boat on grass street sand two three big small is are and near".split()

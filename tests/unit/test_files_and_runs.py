@@ -6,20 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from pieces import Notes
 
 from vlmtune import faults
 from vlmtune.errors import EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import append_lines, read_whole_lines, write_atomic
-from vlmtune.progress import Progress, Silent
+from vlmtune.progress import Progress
 from vlmtune.runs import Origin, RunFolder, differences
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture

@@ -6,17 +6,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from pieces import Notes
 
 from vlmtune import hub
-from vlmtune.progress import Progress, Silent
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
+from vlmtune.progress import Progress
 
 
 @pytest.fixture
