@@ -13,7 +13,21 @@ PACKAGE = ROOT / "src" / "vlmtune"
 HEAVY = {"torch", "torchvision", "transformers", "peft", "datasets", "accelerate", "wandb"}
 """Packages whose import takes seconds."""
 
-NOT_OURS = {".venv", ".bootstrap", ".git", "outputs", "wandb", "dist", "build", "__pycache__", "uv.lock"}
+NOT_OURS = {
+    ".venv",
+    ".bootstrap",
+    ".git",
+    ".hypothesis",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    "outputs",
+    "wandb",
+    "dist",
+    "build",
+    "__pycache__",
+    "uv.lock",
+}
 
 
 @dataclass(frozen=True)

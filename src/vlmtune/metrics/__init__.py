@@ -24,8 +24,10 @@ Stats = NDArray[np.float64]
 class Metric:
     """A metric's definition.
 
-    `truth` names what `measure` compares with (a key of `Example.truth` and of a prediction line). `signature` says
-    which of the many definitions of that name this is; "{nrefs}" in it becomes the number of references per row.
+    `truth` names what `measure` compares with (a key of `Example.truth` and of a prediction line): "references", a list
+    of texts; "keywords", a list of words; "label", a text; "class", {"label": text, "labels": list of texts}; "boxes",
+    a list of [x1, y1, x2, y2] from 0 to 1000; "record", a JSON object. `signature` says which of the many definitions
+    of that name this is; "{nrefs}" in it becomes the number of references per row.
     """
 
     name: str
@@ -35,7 +37,10 @@ class Metric:
     truth: str = "references"
     higher_is_better: bool = True
     scale: float = 1.0
-    """The best possible score: 1, or 100 where the field's definition says so."""
+    """Where the scale ends: at 1, or at 100 or 10 where the field's definition says so. Error rates may exceed it."""
+
+    binary: bool = False
+    """Whether every row scores 0 or 1, so that exact tests for shares apply."""
 
 
 def __getattr__(name: str) -> Metric:

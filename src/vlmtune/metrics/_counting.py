@@ -1,8 +1,8 @@
 """n-grams of answers and their references, counted for a whole set at once.
 
 Knows sequences of symbols; nothing of words, characters or scores. Sorted arrays stand where one hash table per text
-would: 30,000 captions are counted in a third of a second. Letters: N rows, Q references of all rows together, S symbols
-of all texts together, E entries (one per text and distinct n-gram in it).
+would: 30,000 captions are counted in 0.2 CPU-seconds. Letters: N rows, Q references of all rows together, S symbols of
+all texts together, E entries (one per text and distinct n-gram in it).
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Symbols [S] of the N answers, then of the Q references; `owner` [Q] is the row of each reference."""
+    """Symbols [S] of the N answers, then of the Q references; `owner` [Q] is the row of each reference, ascending."""
 
     symbols: Ints
     lengths: Ints
@@ -75,12 +75,12 @@ class Texts:
                 start, ngram = start[whole], ngram[whole]
                 longer, ngram = np.unique(ngram * len(kinds) + single[start + length - 1], return_inverse=True)
                 distinct = len(longer)
-            yield self._counted(text[start], ngram, distinct)
+            yield self._counted(text[start], ngram, max(distinct, 1))
 
     def _counted(self, text: Ints, ngram: Ints, distinct: int) -> Order:
         key, count = np.unique(text * distinct + ngram, return_counts=True)
         first = int(np.searchsorted(key, self.rows * distinct))
-        whose, what = np.divmod(key, max(distinct, 1))
+        whose, what = np.divmod(key, distinct)
         references = Counts(whose[first:] - self.rows, what[first:], count[first:])
         wanted = self.owner[references.text] * distinct + references.ngram
         at = np.searchsorted(key[:first], wanted)
@@ -88,25 +88,46 @@ class Texts:
         return Order(Counts(whose[:first], what[:first], count[:first]), references, distinct, at, shared)
 
 
-def texts(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Texts:
-    """Number the symbols (words of a tuple, or characters of a string) of N answers and of each row's references."""
+def numbered(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Texts:
+    """Number the symbols of N answers and of each row's references.
+
+    Args:
+        answers: N texts: tuples of words, or strings, whose symbols are characters.
+        references: one or more texts of the same kind for each row.
+    """
+    each = [len(texts) for _, texts in zip(answers, references, strict=True)]
     everything = [*answers, *chain.from_iterable(references)]
     numbers: dict[str, int] = {}
     symbols = (numbers.setdefault(symbol, len(numbers)) for symbol in chain.from_iterable(everything))
-    owner = np.repeat(np.arange(len(answers)), [len(texts) for texts in references])
+    owner = np.repeat(np.arange(len(answers)), np.array(each, dtype=np.int64))
     lengths = np.fromiter(map(len, everything), np.int64, len(everything))
     return Texts(np.fromiter(symbols, np.int64, int(lengths.sum())), lengths, owner)
 
 
-def matches(order: Order, rows: int) -> Floats:
-    """n-grams of each answer that a reference of its row has [rows]: at most as many as the richest reference has."""
-    most = np.zeros(len(order.answers.text), np.int64)
-    np.maximum.at(most, order.at[order.shared], order.references.count[order.shared])
-    return np.bincount(order.answers.text, np.minimum(most, order.answers.count), rows)
+def clipped(texts: Texts, orders: Sequence[Order]) -> Floats:
+    """What BLEU adds up, for n-grams of 1 … K symbols [N, 2K].
+
+    First the n-grams of each answer that its references have, each at most as often as the reference richest in it has
+    it; then all n-grams of each answer.
+    """
+    columns = []
+    for order in orders:
+        most = np.zeros(len(order.answers.text), np.int64)
+        np.maximum.at(most, order.at[order.shared], order.references.count[order.shared])
+        columns.append(np.bincount(order.answers.text, np.minimum(most, order.answers.count), texts.rows))
+    columns += [np.maximum(texts.answer_lengths - shorter, 0).astype(np.float64) for shorter in range(len(orders))]
+    return np.stack(columns, axis=1)
 
 
-def best_length(texts: Texts, distance: Ints) -> Ints:
-    """Length of each row's nearest reference [rows] (of equally near ones, the shorter), by `distance` [Q]."""
-    order = np.lexsort((texts.reference_lengths, distance, texts.owner))
-    _, first = np.unique(texts.owner[order], return_index=True)
-    return texts.reference_lengths[order[first]]
+def first_of_row(owner: Ints, *keys: NDArray[np.generic]) -> Ints:
+    """The reference of each row [N] that is first by `keys` (each [Q], ascending), then by its place."""
+    order = np.lexsort((*reversed(keys), owner))
+    _, first = np.unique(owner[order], return_index=True)
+    return order[first]
+
+
+def closest_length(texts: Texts) -> Ints:
+    """Length of each row's reference nearest in length to the answer [N]; of two equally near, the shorter."""
+    lengths = texts.reference_lengths
+    away = np.abs(lengths - texts.answer_lengths[texts.owner])
+    return lengths[first_of_row(texts.owner, away, lengths)]

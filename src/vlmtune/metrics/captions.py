@@ -1,32 +1,148 @@
-"""What a caption says: the share of the things it had to name."""
+"""What a caption says: COCO's metrics, and the share of the things it had to name.
+
+BLEU-1..4, CIDEr-D and ROUGE-L are those of COCO's evaluation (github.com/tylin/coco-caption; pycocoevalcap on PyPI), on
+the tokens of `_tokens.words`: lower-cased, punctuation dropped. BLEU on other tokens stands in `ngrams`. Truth:
+`references`, one or more texts; `keyword_recall` alone compares with `keywords`.
+"""
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
+from vlmtune.metrics._counting import Floats, Ints, Order, Texts, clipped, closest_length, numbered
+from vlmtune.metrics._ratios import per_row, ratio
+from vlmtune.metrics._tokens import SIGNATURE as TOKENS
+from vlmtune.metrics._tokens import Words, words
+
+ORDERS = 4
+SIGMA = 6.0
+"""CIDEr-D: standard deviation, in words, of the Gaussian that punishes another length."""
+
+BETA = 1.2
+"""ROUGE-L: weight of recall."""
+
+_SIGNATURE = f"coco-caption|nrefs:{{nrefs}}|case:lower|{TOKENS}"
+
+Answers = Sequence[str | None]
+References = Sequence[Sequence[str]]
 
 
-def _measure(answers: Sequence[str | None], keywords: Sequence[Sequence[str]]) -> Stats:
-    """Stats: keywords named, keywords asked for. Alternatives of a keyword are separated by "|"; whole words, any case."""
+# Five metrics ask for the same rows one after the other, for one side of a comparison, then the other.
+@lru_cache(maxsize=2)
+def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
+    """What BLEU adds up [N, 9] (matches and n-grams of orders 1-4, closest reference length); CIDEr-D of rows [N]."""
+    texts = numbered([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
+    orders = list(texts.orders(ORDERS))
+    stats = np.column_stack([clipped(texts, orders), closest_length(texts)])
+    stats.setflags(write=False)
+    return stats, _cider_d(texts, orders)
+
+
+def _cider_d(texts: Texts, orders: Sequence[Order]) -> Floats:
+    """10 x the mean, over orders and references, of clipped cosines of tf-idf vectors, weighted by length [N]."""
+    owner, alike = texts.owner, np.zeros(len(texts.owner))
+    for order in orders:
+        answers, references, shared = order.answers, order.references, order.shared
+        idf = np.log(max(texts.rows, 1)) - np.log(np.maximum(_rows_with(order, owner), 1))
+        answer, reference = answers.count * idf[answers.ngram], references.count * idf[references.ngram]
+        common = np.minimum(answer[order.at[shared]], reference[shared]) * reference[shared]
+        dot = np.bincount(references.text[shared], common, len(owner))
+        long = np.sqrt(np.bincount(answers.text, answer**2, texts.rows))[owner]
+        long = long * np.sqrt(np.bincount(references.text, reference**2, len(owner)))
+        alike += dot / np.where(long > 0, long, 1)
+    apart = texts.answer_lengths[owner] - texts.reference_lengths
+    alike *= np.exp(-(apart**2) / (2 * SIGMA**2))
+    return 10 / len(orders) * np.bincount(owner, alike, texts.rows) / np.bincount(owner, minlength=texts.rows)
+
+
+def _rows_with(order: Order, owner: Ints) -> Ints:
+    """In how many rows a reference has the n-gram [distinct]: CIDEr's document frequency."""
+    references = order.references
+    places = np.unique(owner[references.text] * order.distinct + references.ngram)
+    return np.bincount(places % order.distinct, minlength=order.distinct)
+
+
+def _measure_bleu(answers: Answers, references: References) -> Stats:
+    return _compared(tuple(answers), tuple(map(tuple, references)))[0]
+
+
+def _bleu(order: int) -> Metric:
+    def summarise(sums: Stats) -> Stats:
+        # The two constants stand in the official script against division by zero. They show in single short rows only.
+        tiny, small = 1e-15, 1e-9
+        matches, possible = sums[..., :order], sums[..., ORDERS : ORDERS + order]
+        product = ((matches + tiny) / (possible + small)).prod(axis=-1)
+        long = (sums[..., ORDERS] + tiny) / (sums[..., -1] + small)
+        score: Stats = product ** (1 / order) * np.exp(1 - 1 / np.minimum(long, 1))
+        return score
+
+    return Metric(
+        name=f"bleu_{order}",
+        measure=_measure_bleu,
+        summarise=summarise,
+        signature=f"{_SIGNATURE}|order:{order}|smooth:none|reference length:closest",
+    )
+
+
+bleu_1, bleu_2, bleu_3, bleu_4 = (_bleu(order) for order in range(1, ORDERS + 1))
+
+
+cider_d = Metric(
+    name="cider_d",
+    measure=lambda answers, references: per_row(_compared(tuple(answers), tuple(map(tuple, references)))[1]),
+    summarise=ratio,
+    signature=f"{_SIGNATURE}|order:4|sigma:6|idf:references of the evaluated rows|0..10",
+    scale=10.0,
+)
+"""CIDEr-D (Vedantam et al. 2015). How rare an n-gram is comes from the references of the rows given to `measure`, once:
+a resample draws rows, not another idf. One row alone is always 0: its n-grams are in every row there is."""
+
+
+def _rouge_l(answer: Words, references: Sequence[Words]) -> float:
+    from rapidfuzz.distance import LCSseq
+
+    # The official script splits at single spaces, so that a text without words is one empty word.
+    said, texts = answer or ("",), [reference or ("",) for reference in references]
+    common = [LCSseq.similarity(said, text) for text in texts]
+    precision = max(common) / len(said)
+    recall = max(length / len(text) for length, text in zip(common, texts, strict=True))
+    return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if max(common) else 0.0
+
+
+def _measure_rouge_l(answers: Answers, references: References) -> Stats:
+    return per_row(
+        0.0 if answer is None else _rouge_l(words(answer), [*map(words, row)])
+        for answer, row in zip(answers, references, strict=True)
+    )
+
+
+rouge_l = Metric(
+    name="rouge_l",
+    measure=_measure_rouge_l,
+    summarise=ratio,
+    signature=f"{_SIGNATURE}|beta:1.2",
+)
+"""ROUGE-L (Lin and Och 2004): F-score of the longest common subsequence; precision and recall each from the reference
+that is best for it."""
+
+
+def _measure_keywords(answers: Answers, keywords: References) -> Stats:
+    """Stats: keywords named, keywords asked for. "|" separates alternatives of a keyword; whole words, any case."""
     rows = []
     for answer, asked in zip(answers, keywords, strict=True):
-        words = re.findall(r"\w+", (answer or "").lower())
-        said = f" {' '.join(words)} "
+        said = " ".join(["", *re.findall(r"\w+", (answer or "").lower()), ""])
         named = sum(any(f" {way.lower()} " in said for way in keyword.split("|")) for keyword in asked)
         rows.append((named, len(asked)))
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
-def _share(sums: Stats) -> Stats:
-    return sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)
-
-
 keyword_recall = Metric(
     name="keyword_recall",
-    measure=_measure,
-    summarise=_share,
+    measure=_measure_keywords,
+    summarise=ratio,
     signature="whole words|case:lower|micro",
     truth="keywords",
 )

@@ -1,20 +1,21 @@
-"""BLEU in the field's two definitions, from one count of n-grams.
+"""Metrics of machine translation: n-grams of an answer that its references have. Case counts, and so does punctuation.
 
-`bleu` is what fine-tuning scripts report (`evaluate`'s bleu, after tensorflow/nmt): shortest reference, no smoothing, 0..1.
-`sacrebleu` is the machine translation community's: closest reference, exponential smoothing, 0..100. Both keep case and
-split words with mteval's 13a rules. Columns of their stats: matches of orders 1-4, n-grams of orders 1-4, reference
-length.
+`bleu` is what fine-tuning scripts report (`evaluate`'s bleu, after tensorflow/nmt): shortest reference, no smoothing,
+0..1. `sacrebleu` is the machine translation community's: closest reference, exponential smoothing, 0..100. Both split
+words with mteval's 13a rules. `chrf` compares characters. COCO's BLEU, on other tokens, stands in `captions`. Truth:
+`references`, one or more texts.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
+from vlmtune.metrics._counting import Order, Texts, clipped, closest_length, first_of_row, numbered
 
 ORDERS = 4
+CHARACTERS = 6
 Words = tuple[str, ...]
 
 
@@ -31,41 +32,19 @@ def _words(text: str) -> Words:
     return tuple(_tokenizer_13a()(text.rstrip()).split())
 
 
-def count_ngrams(words: Words) -> Counter[Words]:
-    """How often each n-gram of orders 1 to 4 occurs."""
-    return Counter(words[i : i + n] for n in range(1, ORDERS + 1) for i in range(len(words) - n + 1))
+# Both definitions of BLEU ask for the same rows one after the other, for one side of a comparison, then the other.
+@lru_cache(maxsize=2)
+def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
+    """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
+    texts = numbered([_words(answer or "") for answer in answers], [[*map(_words, row)] for row in references])
+    shortest = texts.reference_lengths[first_of_row(texts.owner, texts.reference_lengths)]
+    return np.column_stack([clipped(texts, list(texts.orders(ORDERS))), closest_length(texts), shortest])
 
 
-@lru_cache(maxsize=2**17)
-def _counts(answer: str, references: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Clipped matches and n-grams per order, then lengths of the references."""
-    known: Counter[Words] = Counter()
-    for reference in references:
-        known |= count_ngrams(_words(reference))
-    words = _words(answer)
-    matches = [0] * ORDERS
-    for ngram, count in count_ngrams(words).items():
-        matches[len(ngram) - 1] += min(count, known[ngram])
-    possible = [max(0, len(words) - n) for n in range(ORDERS)]
-    return (*matches, *possible), tuple(len(_words(reference)) for reference in references)
-
-
-def _measure(
-    answers: Sequence[str | None], references: Sequence[Sequence[str]], length: Callable[[int, tuple[int, ...]], int]
-) -> Stats:
-    rows = []
-    for answer, texts in zip(answers, references, strict=True):
-        counts, lengths = _counts(answer or "", tuple(texts))
-        rows.append((*counts, length(counts[ORDERS], lengths)))
-    return np.array(rows, dtype=np.float64).reshape(-1, 2 * ORDERS + 1)
-
-
-def _shortest(answer: int, references: tuple[int, ...]) -> int:
-    return min(references)
-
-
-def _closest(answer: int, references: tuple[int, ...]) -> int:
-    return min(references, key=lambda length: (abs(length - answer), length))
+def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:
+    """Stats [N, 9]: matches of orders 1-4, n-grams of orders 1-4, length of one reference (a column of `_compared`)."""
+    compared = _compared(tuple(answers), tuple(map(tuple, references)))
+    return compared[:, [*range(2 * ORDERS), length]]
 
 
 def _brevity(answer: Stats, reference: Stats) -> Stats:
@@ -94,16 +73,62 @@ def _sacrebleu(sums: Stats) -> Stats:
     return 100 * np.where(matches.any(axis=-1), score, 0.0)
 
 
+def _measure_chrf(answers: Sequence[str | None], references: Sequence[Sequence[str]]) -> Stats:
+    """Stats [N, 18]: per order 1-6, n-grams of the answer, of its best reference, of both.
+
+    An order that the reference is too short for counts no n-grams of the answer either (sacrebleu's "effective order").
+    """
+    texts = numbered(
+        ["".join((answer or "").split()) for answer in answers],
+        [["".join(text.split()) for text in row] for row in references],
+    )
+    stats = np.concatenate([_chrf_columns(texts, order, n) for n, order in enumerate(texts.orders(CHARACTERS))], axis=1)
+    return stats[first_of_row(texts.owner, -_chrf(stats))]
+
+
+def _chrf_columns(texts: Texts, order: Order, shorter: int) -> Stats:
+    """n-grams of answer, reference and both, for each reference [Q, 3]."""
+    of_reference = np.maximum(texts.reference_lengths - shorter, 0)
+    of_answer = np.maximum(texts.answer_lengths[texts.owner] - shorter, 0)
+    kept = order.shared
+    common = np.minimum(order.answers.count[order.at[kept]], order.references.count[kept])
+    both = np.bincount(order.references.text[kept], common, len(texts.owner))
+    return np.stack([np.where(of_reference > 0, of_answer, 0), of_reference, both], axis=1).astype(np.float64)
+
+
+def _chrf(sums: Stats) -> Stats:
+    # Added up order by order as sacrebleu does: which of two equally good references is best hangs on the last bit.
+    precision = recall = orders = np.zeros(sums.shape[:-1])
+    for n in range(0, 3 * CHARACTERS, 3):
+        answer, reference, both = sums[..., n], sums[..., n + 1], sums[..., n + 2]
+        counts = (answer > 0) & (reference > 0)
+        precision = precision + np.where(counts, both / np.where(counts, answer, 1), 0.0)
+        recall = recall + np.where(counts, both / np.where(counts, reference, 1), 0.0)
+        orders = orders + counts
+    precision, recall = precision / np.maximum(orders, 1), recall / np.maximum(orders, 1)
+    either = precision + recall > 0
+    return 100 * np.where(either, 5 * precision * recall / np.where(either, 4 * precision + recall, 1), 0.0)
+
+
 bleu = Metric(
     name="bleu",
-    measure=lambda answers, references: _measure(answers, references, _shortest),
+    measure=lambda answers, references: _measure(answers, references, 2 * ORDERS + 1),
     summarise=_bleu,
     signature="nrefs:{nrefs}|case:mixed|tok:13a|order:4|smooth:none|reference length:shortest (as in evaluate)",
 )
 sacrebleu = Metric(
     name="sacrebleu",
-    measure=lambda answers, references: _measure(answers, references, _closest),
+    measure=lambda answers, references: _measure(answers, references, 2 * ORDERS),
     summarise=_sacrebleu,
     signature="nrefs:{nrefs}|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
     scale=100.0,
 )
+chrf = Metric(
+    name="chrf",
+    measure=_measure_chrf,
+    summarise=_chrf,
+    signature="nrefs:{nrefs}|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0",
+    scale=100.0,
+)
+"""chrF2 (Popović 2015; beta 2) as sacrebleu computes it: F-score of the mean precision and mean recall of character
+n-grams, orders 1-6, white space removed, counts added up over rows; a row counts its best reference."""

@@ -1,0 +1,83 @@
+"""Structured answers: JSON objects compared field by field. Truth: `record`, the object that should come out.
+
+Records are read as Donut does (JSONParseEvaluator of github.com/clovaai/donut): values are stripped texts, so 1 is "1";
+null and what holds nothing is no field; a single value is a list of one; keys count as they are. Donut also drops 0,
+false, "" and whatever stands beside plain values in one list. Here they are fields: a model that writes 0 where 0 is
+right has found something.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlmtune.metrics import Metric, Stats
+from vlmtune.metrics._ratios import per_row, ratio
+
+Record = Mapping[str, Any]
+Path = tuple[str | int, ...]
+
+
+def _leaves(record: Record) -> Iterator[tuple[Path, str]]:
+    """Every value with the keys and list positions that lead to it. Not recursive: a model may nest without end."""
+    waiting: list[tuple[Path, Any]] = [((), record)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, Mapping):
+            children = ((key, child if isinstance(child, list) else [child]) for key, child in value.items())
+            waiting += [((*path, key), child) for key, child in children]
+        elif isinstance(value, list):
+            waiting += [((*path, n), child) for n, child in enumerate(item for item in value if item is not None)]
+        else:
+            yield path, str(value).strip()
+
+
+def _fields(record: Record) -> Counter[tuple[str, str]]:
+    """(dotted keys, value) of every value; positions in lists do not count."""
+    return Counter((".".join(key for key in path if isinstance(key, str)), value) for path, value in _leaves(record))
+
+
+def _measure_field_f1(answers: Sequence[Record | None], records: Sequence[Record]) -> Stats:
+    """Stats [N, 2]: fields found, fields missing or made up."""
+    rows = []
+    for answer, record in zip(answers, records, strict=True):
+        said, true = _fields(answer or {}), _fields(record)
+        found = (said & true).total()
+        wrong = said.total() + true.total() - 2 * found
+        # An answer nobody could read is never right, not even where there is nothing to find.
+        rows.append((found, max(wrong, 1) if answer is None else wrong))
+    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+
+
+def _f1(sums: Stats) -> Stats:
+    all_fields = sums[..., 0] + sums[..., 1] / 2
+    return np.where(all_fields > 0, sums[..., 0] / np.where(all_fields > 0, all_fields, 1), 1.0)
+
+
+field_f1 = Metric(
+    name="field_f1",
+    measure=_measure_field_f1,
+    summarise=_f1,
+    signature="micro over (path, value)|list order ignored|null dropped|norm:donut|0, false and empty text count",
+    truth="record",
+)
+"""F1 over the fields of all rows, a field being (dotted keys, value), each as often as it occurs. With nothing to find
+and nothing made up it is 1."""
+
+
+def _measure_match(answers: Sequence[Record | None], records: Sequence[Record]) -> Stats:
+    pairs = zip(answers, records, strict=True)
+    return per_row(
+        float(answer is not None and dict(_leaves(answer)) == dict(_leaves(record))) for answer, record in pairs
+    )
+
+
+record_match = Metric(
+    name="record_match",
+    measure=_measure_match,
+    summarise=ratio,
+    signature="list order counts|null dropped|norm:donut|0, false and empty text count",
+    truth="record",
+)
+"""Share of rows whose record is right as a whole: every value at its place, in lists too, and nothing else."""

@@ -1,0 +1,57 @@
+"""IoU equals torchvision's box_iou on boxes with an area, and is 0 without one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measuring import VECTORS, score, values
+from torchvision.ops import box_iou
+
+from vlmtune.metrics import acc_at_05, mean_iou
+from vlmtune.metrics.boxes import iou
+
+CORNER = st.one_of(st.integers(0, 1000), st.floats(0, 1000, allow_nan=False))
+BOX = st.tuples(CORNER, CORNER, CORNER, CORNER)
+CASES = VECTORS["grounding_iou"]["vectors"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"])
+def test_official_values(case: dict[str, Any]) -> None:
+    """`torchvision`, and 0 where it divides 0 by 0. The variants that add a pixel to a side or compare pixel sets are
+    other definitions."""
+    assert score(mean_iou, [[case["pred"]]], [[case["gt"]]]) == pytest.approx(case["torchvision"] or 0, abs=1e-12)
+    assert score(acc_at_05, [[case["pred"]]], [[case["gt"]]]) == case["acc_at_0.5"]
+
+
+@settings(deadline=None)
+@given(BOX, BOX)
+def test_torchvision_agrees(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+    boxes = [(min(x, u), min(y, v), max(x, u), max(y, v)) for x, y, u, v in (a, b)]
+    found = float(iou(np.array(boxes[0], dtype=float), np.array(boxes[1], dtype=float)))
+    official = float(box_iou(*(torch.tensor([box], dtype=torch.float64) for box in boxes)))
+    assert found == pytest.approx(0 if np.isnan(official) else official, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [[10, 10, 0, 0], [10, 0, 0, 10], [5, 0, 5, 10], [5, 5, 5, 5], [0, 0, float("nan"), 9], [0, 0, float("inf"), 9]],
+    ids=str,
+)
+def test_a_box_that_covers_nothing_meets_nothing(box: list[float]) -> None:
+    for other in (box, [0, 0, 10, 10]):
+        assert values(mean_iou, [[box], [other]], [[other], [box]]) == [0, 0]
+
+
+def test_half_is_enough_and_a_little_less_is_not() -> None:
+    true = [[0, 0, 1000, 1000]]
+    assert values(acc_at_05, [[[0, 0, 1000, 500]], [[0, 0, 1000, 499]]], [true, true]) == [1, 0]
+
+
+def test_the_first_box_counts_against_the_true_box_it_fits_best() -> None:
+    true = [[0, 0, 10, 10], [20, 20, 30, 30]]
+    said = [[[20, 20, 30, 30], [0, 0, 10, 10]], [[90, 90, 99, 99], [0, 0, 10, 10]], [], None]
+    assert values(mean_iou, said, [true] * 4) == [1, 0, 0, 0]
+    assert score(acc_at_05, said, [true] * 4) == 0.25

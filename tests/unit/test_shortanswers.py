@@ -1,0 +1,74 @@
+"""Short answers score as in the official scripts, executed: vectors of both files."""
+
+from typing import Any
+
+import pytest
+from measuring import MORE, VECTORS, score, values
+
+from vlmtune.metrics import anls, exact_match, relaxed_accuracy, vqa_accuracy
+from vlmtune.metrics.shortanswers import normalise_vqa
+
+Case = dict[str, Any]
+
+
+def said(case: Case) -> str:
+    return f"{case['pred']!r:.30}"
+
+
+@pytest.mark.parametrize("case", [*VECTORS["vqa_accuracy"]["vectors"], *MORE["vqa_accuracy"]], ids=said)
+def test_vqa_accuracy(case: Case) -> None:
+    assert score(vqa_accuracy, [case["pred"]], [case["answers"]]) == pytest.approx(case["value"], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "case", [*VECTORS["vqa_normalise"]["vectors"], *MORE["vqa_normalise"]], ids=lambda c: c["in"][:30]
+)
+def test_vqa_normalisation(case: Case) -> None:
+    assert normalise_vqa(case["in"]) == case["out"]
+
+
+def test_references_that_all_agree_are_not_normalised() -> None:
+    assert score(vqa_accuracy, ["Yes"], [["yes"] * 10]) == 0
+    assert score(vqa_accuracy, ["Yes"], [["yes"] * 9 + ["Yes"]]) == 1
+    assert score(vqa_accuracy, [" two\n"], [["two"] * 10]) == 1
+
+
+def test_vqa_accuracy_with_few_references_stays_low_as_the_official_one_does() -> None:
+    few = [score(vqa_accuracy, ["red"], [["red"] * count]) for count in (1, 2, 3, 4)]
+    assert few == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+@pytest.mark.parametrize("case", VECTORS["exact_match"]["vectors"], ids=said)
+def test_exact_match(case: Case) -> None:
+    """`strip_lower` of the three variants; raw equality and SQuAD's without articles are other metrics."""
+    assert score(exact_match, [case["pred"]], [case["refs"]]) == case["strip_lower"]
+
+
+def test_exact_match_accepts_any_reference() -> None:
+    assert values(exact_match, ["B ", "c"], [["a", " b"], ["a", "b"]]) == [1, 0]
+
+
+@pytest.mark.parametrize("case", [*VECTORS["relaxed_accuracy"]["vectors"], *MORE["relaxed_accuracy"]])
+def test_relaxed_accuracy(case: Case) -> None:
+    """`value`, not `qwen`: there, target and prediction are exchanged, so that 5 % is taken of the prediction."""
+    assert score(relaxed_accuracy, [case["pred"]], [[case["target"]]]) == case["value"]
+
+
+@pytest.mark.parametrize("case", [{**c, "value": c["official_rrc"]} for c in VECTORS["anls"]["vectors"]], ids=said)
+def test_anls_vectors(case: Case) -> None:
+    """`official_rrc`: the paper's equation and two libraries drop a similarity of exactly 0.5, the script counts it."""
+    assert score(anls, [case["pred"]], [case["answers"]]) == pytest.approx(case["value"], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", MORE["anls"], ids=said)
+def test_anls_is_the_official_script_s(case: Case) -> None:
+    assert score(anls, [case["pred"]], [case["answers"]]) == pytest.approx(case["value"], abs=1e-12)
+
+
+def test_a_half_counts() -> None:
+    assert values(anls, ["abcd", "abc", ""], [["abxy"], ["axyz"], [""]]) == [0.5, 0, 1]
+
+
+@pytest.mark.parametrize("metric", [vqa_accuracy, exact_match, anls, relaxed_accuracy], ids=lambda m: m.name)
+def test_an_answer_nobody_could_read_is_wrong_even_where_the_reference_is_empty(metric: Any) -> None:
+    assert values(metric, [None, ""], [[""] * 10] * 2) == [0, 1]
