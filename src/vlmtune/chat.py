@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmtune.errors import DataError, IntegrityError
 from vlmtune.families import Family
+from vlmtune.files import read_json
 from vlmtune.types import Conversation, ImageRef, Turn
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _template_text(folder: Path) -> str:
         return plain.read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
         file = folder / name
-        found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+        found = read_json(file).get("chat_template") if file.is_file() else None
         if isinstance(found, str):
             return found
     raise IntegrityError(f"{folder}: no chat template; use an instruction-tuned checkpoint")

@@ -5,7 +5,6 @@ construction. Torch is imported when pixels are first cut.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vlmtune.chat import Rendered, Renderer, images_of
 from vlmtune.errors import ExampleTooLong
 from vlmtune.families import Grid
+from vlmtune.files import read_json
 from vlmtune.images import decode_rgb
 from vlmtune.models import Checkpoint, ModelConfig
 from vlmtune.pixels import Patcher, load_limits
@@ -26,12 +26,20 @@ CACHE_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image as the model reads it: uint8 patches [n, 3, patch, patch], their grid, and the hash of both."""
+
+    patches: "torch.Tensor"
+    grid: Grid
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """A rendered conversation with the patches of its images (uint8, one tensor an image)."""
+    """A rendered conversation with its images."""
 
     rendered: Rendered
-    patches: "tuple[torch.Tensor, ...]"
-    grids: tuple[Grid, ...]
+    pictures: tuple[Picture, ...]
 
     def __len__(self) -> int:
         return len(self.rendered)
@@ -50,16 +58,17 @@ class Inputs:
         self.checkpoint = checkpoint
         self.patcher = Patcher(checkpoint.family, limits)
         self.renderer = Renderer.load(checkpoint.folder, checkpoint.family)
-        self._cache: dict[str, tuple[torch.Tensor, Grid]] = {}
+        self._cache: dict[str, Picture] = {}
         self._room = CACHE_BYTES
-        settings = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        self.longest: int = settings["text_config"]["max_position_embeddings"]
+        settings = read_json(checkpoint.folder / "config.json")
+        # Checkpoints of Qwen2.5-VL keep the language model's settings at the top.
+        self.longest: int = settings.get("text_config", settings)["max_position_embeddings"]
 
     @property
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer: the end of turn, and what the checkpoint itself stops at."""
         file = self.checkpoint.folder / "generation_config.json"
-        known = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+        known = read_json(file).get("eos_token_id") if file.is_file() else None
         more = known if isinstance(known, list) else [known] if known is not None else []
         return list(dict.fromkeys([self.renderer.end_id, *more]))
 
@@ -70,15 +79,15 @@ class Inputs:
             ImageError, DataError: an image or text of it cannot be used.
             ExampleTooLong: more tokens than the model has positions for.
         """
-        patches, grids = self._images(conversation)
-        encoded = Encoded(self.renderer.prompt(conversation, self._counts(grids)), patches, grids)
+        pictures = self._pictures(conversation)
+        encoded = Encoded(self.renderer.prompt(conversation, self._counts(pictures)), pictures)
         return _within(encoded, self.longest, "the model has positions for")
 
     def lesson(self, conversation: Conversation, trained_turns: Literal["all", "last"], max_tokens: int) -> Encoded:
         """A conversation that ends with the answer to learn; same errors as `prompt`."""
-        patches, grids = self._images(conversation)
-        rendered = self.renderer.lesson(conversation, self._counts(grids), trained_turns)
-        return _within(Encoded(rendered, patches, grids), min(max_tokens, self.longest), "training.max_tokens")
+        pictures = self._pictures(conversation)
+        rendered = self.renderer.lesson(conversation, self._counts(pictures), trained_turns)
+        return _within(Encoded(rendered, pictures), min(max_tokens, self.longest), "training.max_tokens")
 
     def facts(self) -> dict[str, Any]:
         """What happens to an image and a text before the model sees them; stored with adapter and answers."""
@@ -89,20 +98,21 @@ class Inputs:
             "tokenizer": hashlib.sha256(tokenizer).hexdigest()[:16],
         }
 
-    def _counts(self, grids: Sequence[Grid]) -> list[int]:
-        return [self.patcher.tokens(grid) for grid in grids]
+    def _counts(self, pictures: Sequence[Picture]) -> list[int]:
+        return [self.patcher.tokens(picture.grid) for picture in pictures]
 
-    def _images(self, conversation: Conversation) -> "tuple[tuple[torch.Tensor, ...], tuple[Grid, ...]]":
-        pairs = [self._image(ref) for ref in images_of(conversation)]
-        return tuple(patches for patches, _ in pairs), tuple(grid for _, grid in pairs)
+    def _pictures(self, conversation: Conversation) -> tuple[Picture, ...]:
+        return tuple(self._picture(ref) for ref in images_of(conversation))
 
-    def _image(self, ref: ImageRef) -> "tuple[torch.Tensor, Grid]":
+    def _picture(self, ref: ImageRef) -> Picture:
         if ref.where in self._cache:
             return self._cache[ref.where]
         image = decode_rgb(ref)
-        made = self.patcher.patches(image), self.patcher.grid(image)
-        if made[0].nbytes <= self._room:
-            self._room -= made[0].nbytes
+        patches, grid = self.patcher.patches(image), self.patcher.grid(image)
+        digest = hashlib.blake2b(patches.numpy().data, digest_size=16, key=repr(grid).encode()).digest()
+        made = Picture(patches, grid, digest)
+        if patches.nbytes <= self._room:
+            self._room -= patches.nbytes
             self._cache[ref.where] = made
         return made
 
@@ -147,8 +157,20 @@ def collate(
         "mm_token_type_ids": ((ids == inputs.renderer.image_id) & (mask == 1)).int(),
     }
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    patches = [patch for item in batch for patch in item.patches]
-    if patches:
-        tensors["pixel_values"] = inputs.patcher.normalised(torch.cat(patches).to(device), dtype)
-        tensors["image_grid_thw"] = torch.tensor([g for item in batch for g in item.grids], device=device)
+    tensors |= picture_tensors([picture for item in batch for picture in item.pictures], inputs, device, dtype)
     return tensors
+
+
+def picture_tensors(
+    pictures: Sequence[Picture], inputs: Inputs, device: str, dtype: "torch.dtype"
+) -> "dict[str, torch.Tensor]":
+    """pixel_values [patches, values] and image_grid_thw [images, 3]; empty without images."""
+    import torch
+
+    if not pictures:
+        return {}
+    patches = torch.cat([picture.patches for picture in pictures]).to(device)
+    return {
+        "pixel_values": inputs.patcher.normalised(patches, dtype),
+        "image_grid_thw": torch.tensor([picture.grid for picture in pictures], device=device),
+    }

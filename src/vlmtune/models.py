@@ -16,7 +16,9 @@ from pydantic import PositiveInt
 from vlmtune import plugs
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
+from vlmtune.files import read_json
 from vlmtune.plugs import Part
+from vlmtune.tower import quicken
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -77,7 +79,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     file = folder / "config.json"
     if not file.is_file():
         raise IntegrityError(f"{folder}: no config.json; model.name must be a Hub name or a folder with a checkpoint")
-    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(file)
     ignored = {"transformers_version", "dtype", "torch_dtype", "_name_or_path"}
     kept = json.dumps({k: v for k, v in settings.items() if k not in ignored}, sort_keys=True)
     return Checkpoint(
@@ -160,37 +162,55 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
 
     Raises:
         EnvironmentProblem: the weights cannot be fetched, or memory does not suffice.
+        IntegrityError: weights are damaged, missing, or of another architecture.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it only warns of, weights that are missing, is an error below
+    if checkpoint.commit is None:
+        logging.disable_progress_bar()  # a download shows its bar; reading local files needs none
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     try:
-        model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
-            checkpoint.source, revision=checkpoint.commit, dtype=dtype, attn_implementation="sdpa"
+        loading: Any = AutoModelForImageTextToText.from_pretrained
+        model, found = loading(
+            checkpoint.source,
+            revision=checkpoint.commit,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            device_map=None if device == "cpu" else {"": device},  # a GPU is filled without a copy in main memory
+            output_loading_info=True,
         )
-        model.to(device)  # type: ignore[arg-type]  # its decorator hides the signature
     except torch.OutOfMemoryError:
         raise EnvironmentProblem(f"{checkpoint.name} does not fit into this GPU's memory in {precision}") from None
     except OSError as error:
         raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {str(error).splitlines()[0]}") from None
+    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if lacking:
+        raise IntegrityError(
+            f"{checkpoint.name}: {len(lacking)} weights are missing or of another shape, first {lacking[0]}; fetch the "
+            "checkpoint again, or set model.family to its architecture"
+        )
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
     # A checkpoint's generation_config may ask for sampling; what decodes is the config's to say.
     model.generation_config = type(model.generation_config)()
+    quicken(model, checkpoint.family)
     model.requires_grad_(False)
     model.eval()
-    return model
+    made: PreTrainedModel = model
+    return made
 
 
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """The model with an adapter, every weight of which has found its place.
 
     PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are
-    compared.
+    compared. Its weights stay fp32, as they were trained, whatever the precision of the model.
 
     Raises:
         IntegrityError: not an adapter folder, or an adapter of another model.
@@ -206,7 +226,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PEFT only warns of is an error below
-            adapted = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+            adapted = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
     wanted = {
@@ -223,4 +243,4 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
 
 
 def _base_of(folder: Path) -> str:
-    return json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or "not recorded"
+    return read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "not recorded"

@@ -1,18 +1,23 @@
 """Every model family, on a small checkpoint of it: same ids and pixels as its processor, answers, a trained adapter."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pieces import assistant, picture, ref, user
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from vlmtune import plugs
 from vlmtune.engines import hf
 from vlmtune.inputs import Inputs, collate
 from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
-from vlmtune.training.loop import summed_loss
+from vlmtune.tower import GRIDS
+from vlmtune.training.attention import use_segments
 from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapter, trainable
+from vlmtune.training.losses import token_losses
+from vlmtune.training.segments import Layout, rows_of
 from vlmtune.training.settings import LoraConfig
 from vlmtune.types import Prediction, Request
 
@@ -76,6 +81,10 @@ def make_qwen2_5_vl(folder: Path) -> None:
         vision_end_token_id=starts["vision_end"],
     )
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    # The published checkpoints keep the language model's settings at the top.
+    settings = json.loads((folder / "config.json").read_text())
+    language = settings.pop("text_config")
+    (folder / "config.json").write_text(json.dumps({**language, **settings}))
 
 
 @pytest.fixture(scope="module", params=plugs.available("families"))
@@ -130,20 +139,67 @@ def test_answers_do_not_depend_on_company(family_inputs: tuple[ModelConfig, Inpu
     assert len({o.text for o in alone.values() if isinstance(o, Prediction)}) == 3
 
 
+def test_positions_equal_the_model_s_own(family_inputs: tuple[ModelConfig, Inputs], model: PreTrainedModel) -> None:
+    inputs = family_inputs[1]
+    pictures = [ref(picture(*size), str(size)) for size in ((128, 96), (70, 100), (64, 64), (300, 90), (96, 160))]
+    talks = [
+        (user(pictures[0], "What?"),),
+        (user("First", pictures[1], "and", pictures[2], pictures[3], "then"), assistant("Yes ."), user(pictures[4])),
+        (user("No picture at all."),),
+        (user("Look", *pictures),),
+    ]
+    for talk in talks:
+        tensors = collate([inputs.prompt(talk)], inputs, "left", "cpu", torch.float32)
+        tensors.pop("pixel_values", None)
+        theirs, _ = model.model.get_rope_index(**tensors)
+        grids = [tuple(grid) for grid in tensors.get("image_grid_thw", torch.empty(0, 3)).int().tolist()]
+        ids, merge = tensors["input_ids"][0].tolist(), inputs.patcher.limits.merge
+        ours = inputs.checkpoint.family.positions(ids, inputs.renderer.image_id, grids, merge)
+        assert torch.equal(torch.from_numpy(ours), theirs[:, 0])
+
+
+def test_the_quickened_tower_sees_the_same(family_inputs: tuple[ModelConfig, Inputs], model: PreTrainedModel) -> None:
+    """Linear patches and images of equal size attended together, against the tower as transformers has it."""
+    inputs = family_inputs[1]
+    plain = AutoModelForImageTextToText.from_pretrained(str(inputs.checkpoint.folder), dtype=torch.float32).eval()
+    assert model.model.visual.config._attn_implementation == GRIDS
+    assert plain.model.visual.config._attn_implementation != GRIDS
+    sizes = [(128, 96), (70, 100), (128, 96), (64, 64), (96, 128), (128, 96), (100, 70)]
+    talk = (user(*[ref(picture(*size, seed=n), str(n)) for n, size in enumerate(sizes)]),)
+    tensors = collate([inputs.prompt(talk)], inputs, "left", "cpu", torch.float32)
+    with torch.no_grad():
+        seen = [
+            each.model.visual(tensors["pixel_values"], grid_thw=tensors["image_grid_thw"]).pooler_output
+            for each in (plain, model)
+        ]
+        cut = [each.model.visual.patch_embed(tensors["pixel_values"]) for each in (plain, model)]
+    assert (cut[0] - cut[1]).norm() <= 1e-5 * cut[0].norm()
+    assert (seen[0] - seen[1]).norm() <= 1e-5 * seen[0].norm()
+
+
 def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
     family_inputs: tuple[ModelConfig, Inputs], tmp_path: Path
 ) -> None:
     inputs = family_inputs[1]
-    adapted = add_adapter(
-        load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(dropout=0.0), inputs.checkpoint.family, 0
-    )
+    family = inputs.checkpoint.family
+    base, again = (load_model(inputs.checkpoint, "cpu", "fp32") for _ in range(2))
+    use_segments(base, family)
+    use_segments(again, family)
+    adapted = add_adapter(base, LoraConfig(dropout=0.0), family, 0)
     assert all("language_model" in name for name in trainable(adapted))
-    lessons = [inputs.lesson((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)]
+    layout = Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    answers = ("A red ball .", "Two cars on the street .")
+    lessons = [inputs.lesson((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
+    (row,) = rows_of(lessons, layout, 2048)
+
+    def loss_of(model: Any) -> torch.Tensor:
+        return token_losses(model.base_model.model, row, inputs, "cpu").sum()
+
     weights = list(trainable(adapted).values())
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
     losses = []
     for _ in range(4):
-        loss = summed_loss(adapted.base_model.model, lessons, inputs, "cpu")
+        loss = loss_of(adapted)
         loss.backward()
         check_first_gradients(adapted)
         optimizer.step()
@@ -151,8 +207,5 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     save_adapter(adapted, tmp_path, "test", None)
-    again = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), tmp_path)
     with torch.no_grad():
-        before = summed_loss(adapted.eval().base_model.model, lessons, inputs, "cpu")
-        after = summed_loss(again.base_model.model, lessons, inputs, "cpu")
-    assert torch.equal(before, after)
+        assert torch.equal(loss_of(adapted.eval()), loss_of(attach_adapter(again, tmp_path)))

@@ -25,7 +25,7 @@ def scene_rows(split: str, count: int, target: str = "sample") -> Rows:
 def make_job(inputs: Inputs, tmp_path: Path) -> Callable[..., Job]:
     def make(name: str = "run", rows: Rows | None = None, **settings: Any) -> Job:
         lora = LoraConfig(dropout=settings.pop("dropout", 0.05))
-        chosen = {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 2e-3, "precision": "fp32", **settings}
+        chosen = {"batch_size": 8, "learning_rate": 2e-3, "precision": "fp32", **settings}
         config = TrainingConfig(lora=lora, **chosen)
         work = tmp_path / name / "work"
         work.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from vlmtune.answering import Answering, exchanged
 from vlmtune.data import scenes
 from vlmtune.engines import hf
-from vlmtune.errors import IntegrityError, Interrupted
-from vlmtune.inputs import Inputs
-from vlmtune.models import load_model
+from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
+from vlmtune.inputs import Inputs, collate
+from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
@@ -105,6 +106,70 @@ def test_plain_transformers_and_peft_give_the_same_tokens(inputs: Inputs, adapte
         assert isinstance(answer, Prediction)
         assert processor.decode(ids, skip_special_tokens=True) == answer.text
         assert len(ids) == answer.tokens
+
+
+def test_an_adapter_stays_fp32_on_a_model_in_half_precision(inputs: Inputs, adapter: Path) -> None:
+    """As it was trained, and as plain PEFT loads it: the same logits, to the bit."""
+    from peft import PeftModel
+
+    encoded = [inputs.prompt(captioning.TASK.ask(captioning.Config(), example)) for example in scene_examples(2)]
+    tensors = collate(encoded, inputs, "left", "cpu", torch.bfloat16)
+    ours = attach_adapter(load_model(inputs.checkpoint, "cpu", "bf16"), adapter)
+    plain = PeftModel.from_pretrained(load_model(inputs.checkpoint, "cpu", "bf16"), str(adapter)).eval()
+    kinds = {p.dtype for name, p in ours.named_parameters() if "lora_" in name}
+    assert kinds == {torch.float32}
+    with torch.no_grad():
+        assert torch.equal(ours(**tensors).logits, plain(**tensors).logits)
+
+
+def test_samples_do_not_depend_on_company_and_differ_between_requests(inputs: Inputs) -> None:
+    image = ref(picture(128, 128), "one")
+    requests = [Request(f"r{n}", (user(image, "Describe this image."),)) for n in range(6)]
+
+    def sampled(some: Sequence[Request], batch_size: int) -> dict[str, Outcome]:
+        config = hf.Config(batch_size=batch_size, max_new_tokens=24, temperature=2.0)
+        return {o.id: o for o in hf.open_engine(config, TINY, inputs, "fp32").answer(some)}
+
+    together = sampled(requests, 4)
+    assert len({o.text for o in together.values() if isinstance(o, Prediction)}) > 3
+    assert sampled(requests[::-1][:4], 2) == {k: v for k, v in together.items() if k > "r1"}
+
+
+def test_too_little_memory_halves_the_batch_after_the_failed_one_is_gone(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, left = hf.HfEngine._generate, []
+
+    def small_card(engine: hf.HfEngine, some: Sequence[Request]) -> list[Outcome]:
+        assert not [1 for tensor in left if tensor() is not None], "what did not fit is still held"
+        held = torch.zeros(10)
+        left.append(weakref.ref(held))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError
+        del held
+        return real(engine, some)
+
+    requests = mixed_requests()[:6]
+    whole = answers(inputs, requests, 6)
+    monkeypatch.setattr(hf.HfEngine, "_generate", small_card)
+    assert answers(inputs, requests, 6) == whole
+    monkeypatch.setattr(hf.HfEngine, "_generate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(EnvironmentProblem, match="one request alone does not fit .* --set model.max_pixels"):
+        answers(inputs, requests, 6)
+
+
+@pytest.mark.parametrize("damage", ["missing weight", "torn file"])
+def test_damaged_weights_are_refused(damage: str, inputs: Inputs, tmp_path: Path) -> None:
+    folder = shutil.copytree(inputs.checkpoint.folder, tmp_path / "damaged")
+    file = folder / "model.safetensors"
+    if damage == "torn file":
+        file.write_bytes(file.read_bytes()[:-1000])
+    else:
+        weights = load_file(file)
+        del weights["model.language_model.layers.0.self_attn.q_proj.weight"]
+        save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(IntegrityError, match="layers.0.self_attn.q_proj|damaged"):
+        load_model(find_checkpoint(ModelConfig(name=str(folder))), "cpu", "fp32")
 
 
 def test_bad_rows_fail_alone(inputs: Inputs) -> None:

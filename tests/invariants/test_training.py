@@ -1,6 +1,7 @@
-"""What must not change the result of training: micro-batches, interruption. And what must stop it."""
+"""What must not change the result of training: interruption, too little memory. And what must stop it."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 from pieces import TINY
+from safetensors.torch import load_file
 
-from vlmtune.errors import ConfigError, DataError, Diverged, IntegrityError, Interrupted
+from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem, IntegrityError, Interrupted
 from vlmtune.models import load_model
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints, loop
 from vlmtune.training.lora import add_adapter, check_first_gradients, trainable
 from vlmtune.training.settings import LoraConfig, TrainingConfig
-from vlmtune.training.visits import Visit, plan
+from vlmtune.training.visits import plan
 
 MakeJob = Callable[..., loop.Job]
 QUIET = Progress(Silent())
@@ -49,42 +51,6 @@ def seen(job: loop.Job) -> Any:
     return model
 
 
-def gradients(job: loop.Job, micro: int) -> Mapping[str, torch.Tensor]:
-    model = seen(job)
-    visits = [Visit(row, row % 5, 0) for row in range(8)]
-    lessons = [job.train.encode(visit) for visit in visits]
-    supervised = sum(lesson.rendered.supervised for lesson in lessons)
-    for start in range(0, 8, micro):
-        part = lessons[start : start + micro]
-        (loop.summed_loss(model.base_model.model, part, job.inputs, "cpu") / supervised).backward()
-    return {name: weight.grad for name, weight in trainable(model).items()}  # type: ignore[misc]
-
-
-def test_micro_batches_do_not_change_the_gradient(make_job: MakeJob) -> None:
-    job = make_job(dropout=0.0)
-    lengths = {job.train.encode(Visit(row, row % 5, 0)).rendered.supervised for row in range(8)}
-    assert len(lengths) > 2, "captions of equal length could not show a loss averaged per micro-batch"
-    whole = gradients(job, 8)
-    for micro in (1, 2, 4):
-        for name, grad in gradients(job, micro).items():
-            assert (grad - whole[name]).norm() <= 1e-5 * whole[name].norm(), f"micro-batches of {micro}: {name}"
-
-
-def test_the_loss_is_what_the_model_itself_computes(make_job: MakeJob) -> None:
-    """Against the head at all positions and labels made by hand, one lesson at a time."""
-    job = make_job(dropout=0.0)
-    model, total = seen(job), 0.0
-    lessons = [job.train.encode(Visit(row, 0, 0)) for row in range(3)]
-    for lesson in lessons:
-        tensors = loop.collate([lesson], job.inputs, "right", "cpu", torch.float32)
-        learnt = torch.tensor([lesson.rendered.trained])
-        labels = tensors["input_ids"].masked_fill(~learnt, -100)
-        with torch.no_grad():
-            total += model(**tensors, labels=labels, use_cache=False).loss.item() * lesson.rendered.supervised
-    together = loop.summed_loss(model.base_model.model, lessons, job.inputs, "cpu").item()
-    assert together == pytest.approx(total, rel=1e-5)
-
-
 @pytest.mark.parametrize("questions", [45, 47], ids=["between checkpoints", "later"])
 def test_interrupted_and_resumed_equals_uninterrupted(make_job: MakeJob, questions: int) -> None:
     straight = make_job("straight", epochs=2, save_every_steps=3)
@@ -103,12 +69,12 @@ def test_a_damaged_checkpoint_is_passed_over(make_job: MakeJob) -> None:
     loop.train(job, QUIET, StopRequest())
     newest = checkpoints.newest(job.work)
     assert newest is not None
-    assert newest.name == "step-000009"
+    assert newest.name == "step-000010"
     weights = newest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     older = checkpoints.newest(job.work)
     assert older is not None
-    assert older.name == "step-000006"
+    assert older.name == "step-000009"
 
 
 def test_order_depends_on_seed_and_epoch_alone(make_job: MakeJob) -> None:
@@ -124,14 +90,53 @@ def test_order_depends_on_seed_and_epoch_alone(make_job: MakeJob) -> None:
     assert sorted((v.row, v.choice) for batch in each for v in batch) == [(r, c) for r in range(40) for c in range(5)]
 
 
+def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same global batches, so the same adapter up to the order in which gradients are added."""
+    roomy = make_job("roomy", dropout=0.0)
+    loop.train(roomy, QUIET, StopRequest())
+    real = loop.token_losses
+
+    def small_card(model: Any, row: Any, *more: Any) -> torch.Tensor:
+        if len(row) > 250:
+            raise torch.OutOfMemoryError
+        return real(model, row, *more)
+
+    tight = make_job("tight", dropout=0.0, row_tokens=2048)
+    monkeypatch.setattr(loop._Trainer, "_check_rows", lambda self: None)
+    monkeypatch.setattr(loop, "token_losses", small_card)
+    facts = loop.train(tight, QUIET, StopRequest())
+    assert facts["row_tokens"] <= 250
+    for name, weight in load_file(tight.adapter / "adapter_model.safetensors").items():
+        other = load_file(roomy.adapter / "adapter_model.safetensors")[name]
+        assert (weight - other).norm() <= 1e-3 * other.norm(), name
+    impossible = make_job("impossible")
+    monkeypatch.setattr(loop, "token_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(EnvironmentProblem, match="one example alone does not fit .* --set model.max_pixels"):
+        loop.train(impossible, QUIET, StopRequest())
+
+
+def test_every_visit_is_logged_once_with_its_own_loss(make_job: MakeJob) -> None:
+    job = make_job(epochs=2, save_every_steps=3, dropout=0.0)
+    with pytest.raises(Interrupted):
+        loop.train(job, QUIET, StopAfter(45))
+    loop.train(job, QUIET, StopRequest())
+    visits = [json.loads(line) for line in (job.work / "visits.jsonl").read_text().splitlines()]
+    met = [(visit["epoch"], visit["id"]) for visit in visits]
+    assert sorted(met) == sorted((epoch, job.train.rows.id(n)) for epoch in (0, 1) for n in range(40))
+    curve = [json.loads(line) for line in (job.work / "curve.jsonl").read_text().splitlines()]
+    first = [visit for visit in visits if visit["step"] == 1]
+    mean = sum(visit["loss"] * visit["tokens"] for visit in first) / sum(visit["tokens"] for visit in first)
+    assert mean == pytest.approx(curve[0]["loss"], rel=1e-5)
+
+
 def test_nan_stops_before_the_optimizer_step(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = loop.summed_loss, []
+    real, calls = loop.token_losses, []
 
     def poisoned(*args: Any) -> torch.Tensor:
         calls.append(1)
-        return real(*args) * (float("nan") if len(calls) == 9 else 1.0)
+        return real(*args) * (float("nan") if len(calls) == 6 else 1.0)  # the first call tries the rows
 
-    monkeypatch.setattr(loop, "summed_loss", poisoned)
+    monkeypatch.setattr(loop, "token_losses", poisoned)
     job = make_job(epochs=2, save_every_steps=2)
     with pytest.raises(Diverged, match=r"step 5: loss nan"):
         loop.train(job, QUIET, StopRequest())

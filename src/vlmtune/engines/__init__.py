@@ -4,7 +4,7 @@
 any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -38,8 +38,8 @@ class InferenceConfig(Part):
 class Engine(Protocol):
     """Answers requests."""
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
-        """One outcome per request, as they are ready."""
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """One outcome per request, as they are ready. Taking a request may raise: the user wants to stop."""
 
     def effect(self, requests: Sequence[Request]) -> float | None:
         """How much the adapter changes these requests' first logits; None where there is none to probe.

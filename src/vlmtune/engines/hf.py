@@ -1,6 +1,8 @@
 """Answers with transformers, in this process: batches of like length, padded on the left, greedy by default."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ class HfEngine:
         self._precision = precision
         self._adapted = adapted
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Answers, longest prompts first: what does not fit into memory shows at once."""
         ready: list[tuple[int, Request]] = []
         for request in requests:
@@ -61,8 +63,10 @@ class HfEngine:
                 ready.append((len(encoded), request))
         ready.sort(key=lambda pair: (-pair[0], pair[1].id))
         ordered = [request for _, request in ready]
-        for start in range(0, len(ordered), self._config.batch_size):
-            yield from self._batch(ordered[start : start + self._config.batch_size])
+        # Samples are drawn one by one, each with a seed of its own: then no answer depends on its company.
+        size = 1 if self._config.temperature > 0 else self._config.batch_size
+        for start in range(0, len(ordered), size):
+            yield from self._batch(ordered[start : start + size])
 
     def effect(self, requests: Sequence[Request]) -> float | None:
         """Largest change the adapter makes to a first-token logit of these requests; None without an adapter.
@@ -117,18 +121,22 @@ class HfEngine:
     def _batch(self, requests: Sequence[Request]) -> Iterator[Outcome]:
         import torch
 
-        try:
-            yield from self._generate(requests)
-        except torch.OutOfMemoryError:
-            if len(requests) == 1:
-                raise EnvironmentProblem(
-                    "one request alone does not fit into this GPU's memory. Try one of: "
-                    "--set model.max_pixels=401408, --set inference.precision=bf16, --set inference.max_new_tokens=32"
-                ) from None
-            torch.cuda.empty_cache()
-            half = len(requests) // 2
-            yield from self._batch(requests[:half])
-            yield from self._batch(requests[half:])
+        made: list[Outcome] | None = None
+        with contextlib.suppress(torch.OutOfMemoryError):
+            made = self._generate(requests)
+        if made is not None:
+            yield from made
+            return
+        # Out here the failed batch is really gone: inside `except` its traceback would keep it alive.
+        if len(requests) == 1:
+            raise EnvironmentProblem(
+                "one request alone does not fit into this GPU's memory. Try one of: "
+                "--set model.max_pixels=401408, --set inference.precision=bf16, --set inference.max_new_tokens=32"
+            )
+        torch.cuda.empty_cache()
+        half = len(requests) // 2
+        yield from self._batch(requests[:half])
+        yield from self._batch(requests[half:])
 
     def _generate(self, requests: Sequence[Request]) -> list[Outcome]:
         import torch
@@ -136,12 +144,15 @@ class HfEngine:
         encoded = [self._inputs.prompt(request.conversation) for request in requests]
         tensors = collate(encoded, self._inputs, "left", self._device, self._model.dtype)
         sampled = self._config.temperature > 0
-        decoding = {"temperature": self._config.temperature, "top_p": self._config.top_p} if sampled else {}
+        # top_k=0: transformers would otherwise keep the 50 likeliest tokens alone, unasked.
+        drawn = {"temperature": self._config.temperature, "top_p": self._config.top_p, "top_k": 0}
+        decoding = drawn if sampled else {}
         stops = self._inputs.stop_ids
         # A batch without images would otherwise decode with the positions of the batch before it.
         (self._model.base_model.model if self._adapted else self._model).base_model.rope_deltas = None
         with torch.inference_mode():
-            torch.manual_seed(self._config.seed)
+            if sampled:
+                torch.manual_seed(_seed(self._config.seed, requests[0].id))
             made = self._model.generate(
                 **tensors,
                 max_new_tokens=self._config.max_new_tokens,
@@ -162,3 +173,7 @@ class HfEngine:
             finish_reason="length" if end is None else "stop",
             tokens=len(kept) + (end is not None),
         )
+
+
+def _seed(seed: int, request: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{request}".encode()).digest()[:8], "big") >> 1

@@ -1,7 +1,7 @@
 """Answers instantly and deterministically, without a model: to try prompts, data and reports."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class MockEngine:
         self._config = config
         self._salt = salt
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """Eight words per request; a function of its id and texts."""
         for request in requests:
             asked = [part for turn in request.conversation for part in turn.content if isinstance(part, str)]

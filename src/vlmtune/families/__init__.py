@@ -4,8 +4,11 @@ Everything that differs between architectures stands in a `Family`; a test for a
 a missing field here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 Grid = tuple[int, int, int]
 """Patches of one image: (time, rows, columns); time is 1 for a picture."""
@@ -33,9 +36,9 @@ class ImageLimits:
 class Family:
     """One architecture.
 
-    `resized(height, width, limits) -> (height, width)` is the processor's size rule; `language` and `tower` are the
-    module prefixes of the language model and the vision tower; `boxes` is the convention of boxes in prompts and
-    answers.
+    `resized(height, width, limits) -> (height, width)` is the processor's size rule. `positions(ids, image_token,
+    grids, merge) -> [3, T]` counts rotary positions. `language` and `tower` are the module prefixes of the language
+    model and the vision tower. `boxes` is the convention of boxes in prompts and answers.
     """
 
     name: str
@@ -45,4 +48,5 @@ class Family:
     language: str
     tower: str
     resized: Callable[[int, int, ImageLimits], tuple[int, int]]
+    positions: Callable[[Sequence[int], int, Sequence[Grid], int], NDArray[np.int64]]
     boxes: str

@@ -5,6 +5,7 @@ prefix.
 """
 
 from vlmtune.families import Family
+from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._smart_resize import smart_resize
 
 FAMILY = Family(
@@ -15,5 +16,6 @@ FAMILY = Family(
     language="model.language_model",
     tower="model.visual",
     resized=smart_resize,
+    positions=mrope_positions,
     boxes="resized_pixels",
 )

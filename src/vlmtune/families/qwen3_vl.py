@@ -1,6 +1,7 @@
 """Qwen3-VL: deepstack vision features, interleaved M-RoPE, boxes on a 0..1000 scale."""
 
 from vlmtune.families import Family
+from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._smart_resize import smart_resize
 
 FAMILY = Family(
@@ -11,5 +12,6 @@ FAMILY = Family(
     language="model.language_model",
     tower="model.visual",
     resized=smart_resize,
+    positions=mrope_positions,
     boxes="norm1000",
 )

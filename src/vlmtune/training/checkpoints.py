@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmtune import faults
-from vlmtune.files import disk_full_named, fsync_folder, write_atomic, write_bytes
+from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_bytes
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Op
         EnvironmentProblem: the disk is full; older checkpoints are untouched.
     """
     weights = trainable(model)
-    with disk_full_named(folder, 3 * sum(value.nbytes for value in weights.values())):
+    with os_errors_named(folder, 3 * sum(value.nbytes for value in weights.values())):
         building = folder / f"building-{step:06d}"
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -74,7 +74,7 @@ def restore(checkpoint: Path, model: "PeftModel", optimizer: "torch.optim.Optimi
     import torch
     from safetensors.torch import load_file
 
-    complete = json.loads((checkpoint / "complete.json").read_text())
+    complete = read_json(checkpoint / "complete.json")
     weights, moments = load_file(checkpoint / "weights.safetensors"), load_file(checkpoint / "moments.safetensors")
     for name, parameter in trainable(model).items():
         parameter.data.copy_(weights[name])

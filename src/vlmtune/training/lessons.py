@@ -13,6 +13,9 @@ from vlmtune.training.settings import TrainingConfig
 from vlmtune.training.visits import Visit
 from vlmtune.types import Example, Turn
 
+MOST_NAMED = 10
+"""Bad rows named at once; looking for more would only delay the message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
@@ -48,18 +51,27 @@ class Lessons:
             (tokens, supervised tokens) over one pass with each row's first target.
 
         Raises:
-            DataError: the first row that cannot be taught.
+            DataError: names the rows that cannot be taught, the first `MOST_NAMED` of them.
         """
         tokens = supervised = 0
+        bad: list[DataError] = []
         with progress.step(f"check {name} rows", len(self.rows)) as step:
             for row in range(len(self.rows)):
-                for choice in range(self.rows.choices(row)):
-                    encoded = self.encode(Visit(row, choice, 0))
-                    if choice == 0:
-                        tokens += len(encoded)
-                        supervised += encoded.rendered.supervised
+                try:
+                    encoded = [self.encode(Visit(row, choice, 0)) for choice in range(self.rows.choices(row))]
+                    tokens += len(encoded[0])
+                    supervised += encoded[0].rendered.supervised
+                except DataError as error:
+                    bad.append(error)
+                    if len(bad) == MOST_NAMED:
+                        break
                 step.advance()
                 stop.obey("nothing was trained yet")
+        if len(bad) == 1:
+            raise bad[0]
+        if bad:
+            count = f"at least {MOST_NAMED}" if len(bad) == MOST_NAMED else str(len(bad))
+            raise DataError(f"{count} {name} rows cannot be taught:\n" + "\n".join(f"  {error}" for error in bad))
         return tokens, supervised
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family
-from vlmtune.files import write_bytes
+from vlmtune.files import os_errors_named, read_json, write_bytes
 from vlmtune.plugs import closest
 from vlmtune.training.settings import LoraConfig
 
@@ -103,9 +103,10 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     write_bytes(folder / "adapter_model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True
-    config.save_pretrained(str(folder))
+    with os_errors_named(folder):
+        config.save_pretrained(str(folder))
     file = folder / "adapter_config.json"
-    written: dict[str, Any] = json.loads(file.read_text())
+    written: dict[str, Any] = read_json(file)
     written |= {"base_model_name_or_path": base, "revision": revision}
     if isinstance(written["target_modules"], list):
         written["target_modules"] = sorted(written["target_modules"])

@@ -37,9 +37,10 @@ class TrainingConfig(Part):
     batch_size: PositiveInt = 8
     """Answers per optimizer step (the global batch)."""
 
-    micro_batch_size: PositiveInt = 2
-    """Answers per forward pass; gradients accumulate over batch_size / micro_batch_size of them. Changes memory and
-    speed, never the result beyond rounding."""
+    row_tokens: PositiveInt = 2048
+    """Most tokens in one forward pass. Examples are packed into rows of this length, those about the same pictures
+    behind one prefix. Changes memory and speed, never the result beyond rounding; halves by itself where memory does
+    not suffice."""
 
     learning_rate: PositiveFloat = 2e-4
     """Peak learning rate of AdamW."""
