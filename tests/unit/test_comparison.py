@@ -1,16 +1,49 @@
 """A comparison: what it concludes, what it refuses, what it says beside the numbers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from pieces import QUICK, judged, lines
 
 from vlmtune.errors import ConfigError, DataError, IntegrityError
+from vlmtune.metrics import Metric
+from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig
+from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.controls import cut_like
+from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.exact import holm
 from vlmtune.scoring.score import score
 from vlmtune.scoring.traits import repeats_itself
-from vlmtune.tasks import captioning
+from vlmtune.tasks import Task, captioning
+
+
+def _hits(answers: Sequence[Any], truths: Sequence[Any]) -> np.ndarray:
+    return np.array([[float(answer == truth[0]), 1.0] for answer, truth in zip(answers, truths, strict=True)])
+
+
+RIGHT = Metric(
+    name="right",
+    measure=_hits,
+    summarise=lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1),
+    signature="the first reference",
+    binary=True,
+)
+SHARE = replace(RIGHT, name="share", binary=False)
+
+
+def right_or_wrong(count: int, share: float, seed: int) -> list[Line]:
+    rng = np.random.default_rng(seed)
+    return [Line(str(n), "yes" if rng.random() < share else "no", {"references": ["yes"]}) for n in range(count)]
+
+
+def asked(a: Sequence[Line], *b: Sequence[Line], metrics: tuple[Metric, ...] = (RIGHT, SHARE)) -> Comparison:
+    task: Task = replace(captioning.TASK, metrics=metrics)
+    sides = [Side(name, side) for name, side in zip("abcde", (a, *b), strict=False)]
+    return compare(sides[0], sides[1], task, captioning.Config(), QUICK, sides[2:])
 
 
 def test_better_worse_and_equal() -> None:
@@ -67,8 +100,26 @@ def test_rows_that_chose_the_checkpoint_are_no_evidence() -> None:
     comparison = judged(a, b, manifest_b=chosen)
     assert comparison.facts["rows"]["compared"] == 60
     assert comparison.facts["metrics"] == judged(a[40:], b[40:]).facts["metrics"]
+    assert "40 rows were left out: they chose the checkpoint or a setting" in comparison.facts["warnings"]
+
+
+def test_a_split_that_chose_the_checkpoint_as_a_whole_is_shown_and_concludes_nothing() -> None:
+    a, b = lines(100, 0.5), lines(100, 0.3)
     everything = {"selection_ids": [line.id for line in a], "mock": False}
-    assert judged(a, b, manifest_b=everything).status == "inconclusive"
+    comparison = judged(a, b, manifest_b=everything)
+    assert comparison.status == "inconclusive"
+    assert "every paired row was used to choose the checkpoint" in comparison.verdict
+    assert comparison.facts["metrics"] == judged(a, b).facts["metrics"], "the numbers are shown all the same"
+    warned = [warning for warning in comparison.facts["warnings"] if "the split compared is, as a whole" in warning]
+    assert len(warned) == 1
+    assert "flatter tuned; compare on rows that chose nothing (dataset.splits.test)" in warned[0]
+
+
+def test_rows_paired_by_references_know_who_chose_them_by_their_own_id() -> None:
+    a, b = lines(60, 0.5), [replace(line, id=f"mine {n}") for n, line in enumerate(lines(60, 0.3))]
+    chosen = {"selection_ids": [f"mine {n}" for n in range(20)], "mock": False}
+    comparison = judged(a, b, manifest_b=chosen)
+    assert (comparison.facts["paired_by"], comparison.facts["rows"]["selection"]) == ("order", 20)
 
 
 def test_a_gain_by_shorter_answers_alone_is_called_that() -> None:
@@ -145,7 +196,7 @@ def test_what_cannot_be_compared_is_named() -> None:
 def test_the_primary_metric_comes_first() -> None:
     some = lines(30, 0.5)
     comparison = judged(some, some, QUICK.model_copy(update={"primary": "sacrebleu"}))
-    assert [metric["name"] for metric in comparison.facts["metrics"]] == ["sacrebleu", "bleu"]
+    assert [metric["name"] for metric in comparison.facts["metrics"]][:2] == ["sacrebleu", "bleu"]
 
 
 @pytest.mark.parametrize(
@@ -160,3 +211,126 @@ def test_the_primary_metric_comes_first() -> None:
 )
 def test_loops_are_found(text: str, found: bool) -> None:
     assert repeats_itself(text) is found
+
+
+def test_a_metric_of_right_and_wrong_has_exact_tests() -> None:
+    a, b = right_or_wrong(90, 0.5, 1), right_or_wrong(90, 0.62, 2)
+    found, share = asked(a, b).facts["metrics"]
+    only = [
+        sum(x.prediction == "yes" != y.prediction for x, y in zip(*sides, strict=True)) for sides in ((a, b), (b, a))
+    ]
+    assert (found["mcnemar"]["only_a"], found["mcnemar"]["only_b"]) == tuple(only)
+    assert 0.005 < found["mcnemar"]["p"] < 0.6
+    assert found["p"] == pytest.approx(found["mcnemar"]["p"], abs=0.04), "the random exchange estimates the same"
+    for side in ("a", "b"):
+        low, high = found["rate_ci"][side]
+        assert low < found[side] < high
+    assert (share["mcnemar"], share["rate_ci"]) == (None, None), "only metrics that say so"
+
+
+def test_rows_of_one_group_or_several_seeds_have_no_exact_test() -> None:
+    a, b = (
+        [replace(line, cluster=f"c{n // 2}") for n, line in enumerate(right_or_wrong(90, share, 3))]
+        for share in (0.5, 0.7)
+    )
+    assert asked(a, b).facts["metrics"][0]["mcnemar"] is None
+    task = replace(captioning.TASK, metrics=(RIGHT,))
+    seeds = tuple(Side(f"s{n}", right_or_wrong(90, 0.6, n)) for n in range(2))
+    found = compare(Side("a", right_or_wrong(90, 0.5, 9)), seeds, task, captioning.Config(), QUICK)
+    assert found.facts["metrics"][0]["mcnemar"] is None
+
+
+def test_one_side_s_share_has_an_interval() -> None:
+    task, some = replace(captioning.TASK, metrics=(RIGHT, SHARE)), right_or_wrong(50, 0.5, 1)
+    found = score(some, task, captioning.Config())
+    assert set(found.intervals) == {"right"}
+    low, high = found.intervals["right"]
+    assert 0 < low < found.metrics["right"] < high < 1
+    grouped = [replace(line, cluster="all") for line in some]
+    assert score(grouped, task, captioning.Config()).intervals == {}
+
+
+def test_failures_counted_as_worst_answers_stand_beside() -> None:
+    a, b = right_or_wrong(100, 0.5, 1), right_or_wrong(100, 0.6, 2)
+    assert asked(a, b).facts["metrics"][0]["failures_as_worst"] is None
+    lost = [replace(line, prediction=None, failure={"stage": "engine", "reason": "x"}) for line in b[:3]]
+    entry = asked(a, [*lost, *b[3:]]).facts["metrics"][0]
+    wrong = [*(replace(line, prediction="no") for line in b[:3]), *b[3:]]
+    expected = asked(a, wrong).facts["metrics"][0]
+    assert entry["failures_as_worst"] == {key: expected[key] for key in ("a", "b", "delta", "ci")}
+    assert entry["delta"] == asked(a[3:], b[3:]).facts["metrics"][0]["delta"]
+
+
+def test_failures_that_decide_are_said() -> None:
+    a = right_or_wrong(200, 1, 1)
+    b = [*(replace(line, prediction=None) for line in a[:9]), *a[9:]]
+    comparison = asked(a, b)
+    assert comparison.status == "no_difference"
+    assert comparison.facts["warnings"][0].startswith(
+        "failures decide: counted as worst answers, right changes by -0.045"
+    )
+
+
+def test_all_but_the_primary_metric_are_corrected_for_their_number() -> None:
+    a, b = right_or_wrong(90, 0.5, 1), right_or_wrong(90, 0.62, 2)
+    more = tuple(replace(SHARE, name=f"share {n}") for n in range(3))
+    entries = asked(a, b, metrics=(RIGHT, *more)).facts["metrics"]
+    assert entries[0]["p_adjusted"] == entries[0]["p"]
+    assert [entry["p_adjusted"] for entry in entries[1:]] == holm([entry["p"] for entry in entries[1:]])
+    assert entries[1]["p_adjusted"] == pytest.approx(3 * entries[1]["p"])
+
+
+def test_others_say_what_they_would_say_alone() -> None:
+    a, b, c, d = lines(60, 0.7), lines(60, 0.2), lines(50, 0.7, seed=2), lines(60, 0.9)
+    together = asked(a, b, c, d, metrics=captioning.TASK.metrics[:1])
+    plain = together.to_json(examples=False)
+    assert [other["status"] for other in plain["others"]] == ["no_difference", "worse"]
+    assert [other["names"]["b"] for other in plain["others"]] == ["c", "d"]
+    assert all(set(other) == set(plain) for other in plain["others"])
+    assert [other["rows"]["compared"] for other in plain["others"]] == [50, 60]
+    for system, lines_of in zip((plain, *plain["others"]), (b, c, d), strict=True):
+        alone = asked(a, lines_of, metrics=captioning.TASK.metrics[:1]).to_json(examples=False)
+        for key in ("status", "rows", "lengths", "controls"):
+            assert system[key] == alone[key], key
+        assert {**system["metrics"][0], "p_adjusted": None} == {**alone["metrics"][0], "p_adjusted": None}
+    raw = [system["metrics"][0]["p"] for system in (plain, *plain["others"])]
+    assert [system["metrics"][0]["p_adjusted"] for system in (plain, *plain["others"])] == holm(raw)
+
+
+def test_a_gain_that_does_not_survive_several_systems_is_said() -> None:
+    a = [Line(str(n), "yes" if n < 50 else "no", {"references": ["yes"]}) for n in range(100)]
+    b = [replace(line, prediction="yes" if 4 <= n < 65 else "no") for n, line in enumerate(a)]
+    alone = asked(a, b)
+    assert alone.status == "improved"
+    assert 0.01 < alone.facts["metrics"][0]["p"] < 0.05
+    assert not any("Holm" in warning for warning in alone.facts["warnings"])
+    several = asked(a, b, *(right_or_wrong(100, 0.5, n) for n in (21, 22, 23)), metrics=(RIGHT,))
+    assert several.facts["warnings"][0].startswith(
+        "several systems were compared: after Holm's correction right has p ="
+    )
+
+
+def test_rows_that_got_worse_come_worst_first() -> None:
+    a, b = lines(60, 0.4), lines(60, 0.4, seed=2)
+    comparison = judged(a, b)
+    worse = comparison.regressions()
+    gains = [row["gain"] for row in worse]
+    assert gains == sorted(gains)
+    assert len(worse) == sum(example["gain"] < 0 for example in comparison.examples) > 5
+    assert judged(a, a).regressions() == []
+    errors = replace(SHARE, name="errors", higher_is_better=False)
+    wrong = asked(right_or_wrong(40, 0.5, 1), right_or_wrong(40, 0.5, 2), metrics=(errors,)).regressions()
+    assert wrong
+    assert all(row["gain"] > 0 for row in wrong)
+
+
+def test_sampled_answers_are_said() -> None:
+    some = lines(30, 0.5)
+    made = {"mock": False, "origin": {"inference": {"temperature": 0.7}}}
+    warnings = judged(some, some, manifest_a=made, manifest_b=made).facts["warnings"]
+    assert warnings == ["answers were sampled, so asking again gives others: base, tuned; temperature 0 does not"]
+
+
+def test_the_detectable_difference_is_2_8_standard_errors() -> None:
+    entry = judged(lines(80, 0.5), lines(80, 0.4)).facts["metrics"][0]
+    assert entry["detectable"] == pytest.approx(2.8016 / 3.92 * (entry["ci"][1] - entry["ci"][0]), rel=0.05)

@@ -1,5 +1,7 @@
 """Rows are paired with themselves or left out, never with a neighbour."""
 
+from dataclasses import replace
+
 from vlmtune.predictions import Line
 from vlmtune.scoring.pairing import pair
 
@@ -19,7 +21,7 @@ def test_ids_win_over_order() -> None:
 def test_one_id_with_other_references_is_left_out_and_said() -> None:
     found = pair(lines("p", "q", ids=True), lines("p", "changed", ids=True), TRUTHS)
     assert found.rows == ((0, 0),)
-    assert "1 rows have the same id but other references" in found.notes[0]
+    assert "1 rows have the same id but another image or other references" in found.notes[0]
 
 
 def test_a_key_no_metric_uses_does_not_matter() -> None:
@@ -47,11 +49,18 @@ def test_ids_of_another_kind_fall_back_to_references() -> None:
     assert (found.by, found.rows) == ("references", ((0, 1), (1, 0)))
 
 
-def test_equal_references_pair_only_where_they_stand_equally_often() -> None:
-    found = pair(lines("same", "same", "q"), lines("q", "same"), TRUTHS)
+def test_references_that_stand_in_several_rows_pair_nobody() -> None:
+    found = pair(lines("same", "same", "q"), lines("q", "same", "same"), TRUTHS)
     assert found.rows == ((2, 0),)
-    assert any("2 rows were left out" in note for note in found.notes)
-    assert pair(lines("same", "p", "same"), lines("p", "same", "same"), TRUTHS).rows == ((0, 1), (1, 0), (2, 2))
+    assert any("2 rows were left out: their references stand in several rows" in note for note in found.notes)
+
+
+def test_another_image_is_another_row() -> None:
+    one, other = ([replace(line, image=image) for line in lines("yes", "no", ids=True)] for image in ("x", "y"))
+    assert pair(one, other, TRUTHS).rows == ()
+    assert "another image" in pair(one, [other[0], one[1]], TRUTHS).notes[0]
+    apart = [replace(line, id=f"{line.id} of b") for line in other]
+    assert pair(one, apart, TRUTHS).rows == ()
 
 
 def test_nothing_in_common() -> None:

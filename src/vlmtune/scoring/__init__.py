@@ -1,7 +1,9 @@
-"""Prediction lines to a Score, two Scores to a Comparison. Pure numpy; never sees a model.
+"""Prediction lines to a Score, two or more sides to a Comparison. Pure numpy; never sees a model.
 
-`score.score` measures one side, `comparison.compare` two of them, paired; `resampling` holds the statistics, `pairing`
-finds which rows belong together, `traits` counts what a score hides, `controls` asks what else could explain a gain.
+`score.score` measures one side, `comparison.compare` several, paired. `evidence` and `pairing` find the rows that
+count; `judgement` turns them into numbers by way of `resampling`, `seeds` and `exact`; `slices` and `controls` look
+closer, `traits` counts what a score hides; `verdict` and `warnings` say it in words, `examples` row by row; `gates` is
+`--fail-on`.
 """
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -34,6 +36,9 @@ class EvaluationConfig(Part):
 
     primary: str | None = None
     """The metric the verdict is about; null takes the task's first."""
+
+    slices: list[str] = []
+    """Metadata columns (of `dataset.meta`): the primary metric is also shown for every value of each. Descriptive."""
 
     image_control_rows: NonNegativeInt = 100
     """Rows answered again with exchanged images, to see whether the model looks; 0 leaves the control out."""

@@ -4,15 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from vlmtune.metrics import Metric
-from vlmtune.plugs import Part
 from vlmtune.predictions import Line
-from vlmtune.scoring import StatisticsConfig
-from vlmtune.scoring.resampling import FEWEST_GROUPS, Resamples, by_group
-from vlmtune.scoring.score import measure, summary
-from vlmtune.tasks import Task
+from vlmtune.scoring.evidence import Rows
+from vlmtune.scoring.judgement import Terms, weigh
 
 
 def cut_like(before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -30,73 +25,53 @@ def cut_like(before: Sequence[str], after: Sequence[str]) -> list[str]:
     return cut
 
 
-def length_control(
-    before: Sequence[Line],
-    after: Sequence[Line],
-    metric: Metric,
-    task: Task,
-    config: Part,
-    statistics: StatisticsConfig,
-) -> dict[str, Any] | None:
+def length_control(rows: Rows, metric: Metric, terms: Terms) -> dict[str, Any] | None:
     """The gain that is left when the baseline's answers are as short as the tuned ones.
+
+    Every file of side B meets its own cut copy of side A's first file.
 
     Returns:
         {"a_cut", "delta", "ci", "explains"}; None where no answer had to be cut, or with too few groups.
     """
+    before = rows.a[0]
     texts = [line.prediction or "" for line in before]
-    cut = cut_like(texts, [line.prediction or "" for line in after])
-    if cut == texts:
+    copies = [cut_like(texts, [line.prediction or "" for line in after]) for after in rows.b]
+    if all(copy == texts for copy in copies):
         return None
-    shortened = [replace(line, prediction=text) for line, text in zip(before, cut, strict=True)]
-    a, b = (measure(metric, lines, task, config) for lines in (shortened, after))
-    ci = _interval(metric, a, b, [group_of(n, line) for n, line in enumerate(after)], statistics)
-    if ci is None:
+    shortened = [
+        tuple(replace(line, prediction=text) for line, text in zip(before, copy, strict=True)) for copy in copies
+    ]
+    found = weigh([terms.measured(metric, shortened, rows.b)], rows.groups, terms.statistics)[0].values()
+    if found["ci"] is None:
         return None
-    gain = summary(metric, b) - summary(metric, a)
     sign = 1 if metric.higher_is_better else -1
-    return {"a_cut": summary(metric, a), "delta": gain, "ci": ci, "explains": min(sign * ci[0], sign * ci[1]) <= 0}
+    explains = min(sign * found["ci"][0], sign * found["ci"][1]) <= 0
+    return {"a_cut": found["a"], "delta": found["delta"], "ci": found["ci"], "explains": explains}
 
 
 def image_control(
-    controls: Mapping[str, Any] | None, lines: Sequence[Line], metric: Metric, task: Task, config: Part,
-    statistics: StatisticsConfig,
-) -> dict[str, Any] | None:  # fmt: skip
-    """What exchanged images cost one side, on the rows that were answered both ways.
+    controls: Mapping[str, Any] | None, lines: Sequence[Line], groups: Sequence[str], metric: Metric, terms: Terms
+) -> dict[str, Any] | None:
+    """What exchanged images cost one file, on the rows that were answered both ways.
 
     Returns:
         {"rows", "own", "exchanged", "drop", "ci", "kept"} (`kept` = exchanged / own, None where own is 0); None where
         the control was not run or has too few rows.
     """
     swapped = {line["id"]: line for line in ((controls or {}).get("image") or {}).get("lines", [])}
-    own = [line for line in lines if line.id in swapped and line.prediction is not None]
-    own = [line for line in own if swapped[line.id]["prediction"] is not None]
-    other = [replace(line, prediction=swapped[line.id]["prediction"]) for line in own]
-    if not own:
+    both = [n for n, line in enumerate(lines) if line.id in swapped and swapped[line.id]["prediction"] is not None]
+    if not both:
         return None
-    a, b = (measure(metric, some, task, config) for some in (other, own))
-    ci = _interval(metric, a, b, [group_of(n, line) for n, line in enumerate(own)], statistics)
-    kept = summary(metric, a) / summary(metric, b) if summary(metric, b) else None
-    values = {
-        "own": summary(metric, b),
-        "exchanged": summary(metric, a),
-        "drop": summary(metric, b) - summary(metric, a),
+    own = tuple(lines[n] for n in both)
+    other = tuple(replace(line, prediction=swapped[line.id]["prediction"]) for line in own)
+    measured = terms.measured(metric, [other], [own])
+    found = weigh([measured], [groups[n] for n in both], terms.statistics)[0].values()
+    kept = found["a"] / found["b"] if found["b"] else None
+    return {
+        "rows": len(own),
+        "own": found["b"],
+        "exchanged": found["a"],
+        "drop": found["delta"],
+        "ci": found["ci"],
+        "kept": kept,
     }
-    return {"rows": len(own), **values, "ci": ci, "kept": kept}
-
-
-def group_of(number: int, line: Line) -> str:
-    """What a row is resampled with: its cluster, else itself."""
-    return line.cluster if line.cluster is not None else line.id or f"row {number}"
-
-
-def _interval(
-    metric: Metric, a: Any, b: Any, groups: Sequence[str], statistics: StatisticsConfig
-) -> list[float] | None:
-    """Percentile interval of b - a; None with too few groups."""
-    sides = [by_group(stats, groups) for stats in (a, b)]
-    if len(sides[0]) < FEWEST_GROUPS:
-        return None
-    resamples = Resamples(len(sides[0]), statistics.resamples, statistics.seed)
-    before, after = (metric.summarise(sums) for sums in resamples.bootstrap(sides))
-    levels = [(1 - statistics.confidence) / 2, (1 + statistics.confidence) / 2]
-    return [float(value) for value in np.quantile(after - before, levels)]

@@ -11,15 +11,20 @@ from vlmtune.metrics import Metric, Stats
 from vlmtune.plugs import Part, closest
 from vlmtune.predictions import Line
 from vlmtune.scoring import traits
+from vlmtune.scoring.exact import wilson
 from vlmtune.tasks import Task
 from vlmtune.types import Unparsed
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Metrics of one prediction file. A value is None where nothing was answered."""
+    """Metrics of one prediction file. A value is None where nothing was answered.
+
+    `intervals` holds Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent.
+    """
 
     metrics: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float]]
     signatures: Mapping[str, str]
     rows: Mapping[str, int]
     lengths: Mapping[str, Mapping[str, float]]
@@ -30,6 +35,7 @@ class Score:
         return {
             "schema_version": 1,
             "metrics": dict(self.metrics),
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "signatures": dict(self.signatures),
             "rows": dict(self.rows),
             "lengths": {name: dict(values) for name, values in self.lengths.items()},
@@ -53,11 +59,17 @@ def score(lines: Sequence[Line], task: Task, config: Part, names: Sequence[str] 
     metrics = choose(task, names, lines)
     answered = [line for line in lines if line.prediction is not None]
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
+    intervals: dict[str, tuple[float, float]] = {}
+    clusters = [line.cluster for line in answered if line.cluster is not None]
     for metric in metrics if answered else []:
         stats = measure(metric, answered, task, config)
         values[metric.name] = summary(metric, stats)
+        if metric.binary and len(set(clusters)) == len(clusters):
+            hits = int(np.count_nonzero(np.asarray(metric.summarise(stats)) > 0.5))
+            intervals[metric.name] = wilson(hits, len(answered), 0.95)
     return Score(
         metrics=values,
+        intervals=intervals,
         signatures={metric.name: signature(metric, lines) for metric in metrics},
         rows={
             "asked": len(lines),

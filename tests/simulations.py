@@ -1,0 +1,117 @@
+"""Comparisons of made-up scores whose truth is known: how often does an interval exclude 0, a difference get found?
+
+Every row's prediction is its score, written as a number; a comparison takes the same way as real files do. Used by
+tests/unit/test_calibration.py and, with more trials, by benchmarks/calibration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmtune.metrics import Metric
+from vlmtune.predictions import Line
+from vlmtune.scoring import EvaluationConfig, StatisticsConfig
+from vlmtune.scoring.comparison import Comparison, compare
+from vlmtune.scoring.evidence import Side
+from vlmtune.tasks import Task, TaskConfig
+
+Scores = NDArray[np.float64]
+MEAN = Metric(
+    name="mean",
+    measure=lambda answers, truths: np.array([[float(answer), 1.0] for answer in answers]),
+    summarise=lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1),
+    signature="mean of the numbers",
+)
+TASK = Task(ask=lambda c, e: (), teach=lambda c, e: "", read=lambda c, text: text, metrics=(MEAN,))
+
+
+def compared(
+    a: Sequence[Scores], b: Sequence[Scores], rows_per_group: int = 1, seed: int = 0, **manifest: object
+) -> Comparison:
+    """Compare sides of one or several files, each given as its rows' scores [N]."""
+    evaluation = EvaluationConfig(statistics=StatisticsConfig(resamples=600, seed=seed))
+    sides = []
+    for name, files in (("a", a), ("b", b)):
+        made = [
+            [
+                Line(f"{n}", repr(float(value)), {"references": [f"{n}"]}, cluster=f"g{n // rows_per_group}")
+                for n, value in enumerate(scores)
+            ]
+            for scores in files
+        ]
+        beside = {"mock": False, **manifest} if name == "b" and manifest else None
+        sides.append(tuple(Side(f"{name}{k}", lines, beside) for k, lines in enumerate(made)))
+    return compare(sides[0], sides[1], TASK, TaskConfig(name="simulated"), evaluation)
+
+
+@dataclass(frozen=True)
+class World:
+    """How scores come about: a row's difficulty, which both sides share, and what is each side's own.
+
+    `own` is the spread of what a side does on a row, `cluster` on a group of rows, `seed` on all rows alike, a training
+    seed's luck. Spreads are skewed as scores are: exponential, not normal, but for the seed's.
+    """
+
+    groups: int = 80
+    rows_per_group: int = 1
+    own: float = 1.0
+    cluster: float = 0.0
+    seed: float = 0.0
+    seeds: int = 1
+
+    def draw(self, rng: np.random.Generator, effect: float = 0.0) -> tuple[list[Scores], list[Scores]]:
+        """The files of both sides; B's scores are higher by `effect`."""
+        rows = self.groups * self.rows_per_group
+        difficulty = rng.exponential(1, rows)
+        sides = []
+        for shift in (0.0, effect):
+            # One side's liking for a group is the same whichever seed it was trained with.
+            liking = np.repeat(rng.exponential(self.cluster or 0, self.groups), self.rows_per_group)
+            sides.append(
+                [
+                    difficulty + liking + rng.exponential(self.own, rows) + rng.normal(0, self.seed) + shift
+                    for _ in range(self.seeds)
+                ]
+            )
+        return sides[0], sides[1]
+
+
+def under_the_null(world: World, trials: int, seed: int) -> dict[str, float]:
+    """Shares of comparisons without a true difference in which the interval excludes 0, and p is below 0.05."""
+    excluded = significant = 0
+    for trial in range(trials):
+        rng = np.random.default_rng([seed, trial])
+        entry = compared(*world.draw(rng), world.rows_per_group, seed=trial).facts["metrics"][0]
+        excluded += not entry["ci"][0] <= 0 <= entry["ci"][1]
+        significant += entry["p"] is not None and entry["p"] < 0.05
+    return {"excluded": excluded / trials, "significant": significant / trials}
+
+
+def power(world: World, trials: int, seed: int) -> float:
+    """Share of comparisons that find a true difference as large as a first comparison printed as detectable."""
+    found = 0
+    for trial in range(trials):
+        rng = np.random.default_rng([seed, trial])
+        printed = compared(*world.draw(rng), world.rows_per_group, seed=trial).facts["metrics"][0]["detectable"]
+        found += compared(*world.draw(rng, printed), world.rows_per_group, seed=trial).status == "improved"
+    return found / trials
+
+
+def best_of(checkpoints: int, world: World, trials: int, seed: int, told: bool) -> dict[str, float]:
+    """Shares of each status when the best of equal checkpoints is compared on the rows that chose it.
+
+    `told`: whether the manifest says which rows chose it.
+    """
+    counts: dict[str, int] = {}
+    for trial in range(trials):
+        rng = np.random.default_rng([seed, trial])
+        rows = world.groups * world.rows_per_group
+        difficulty = rng.exponential(1, rows)
+        files = [difficulty + rng.exponential(world.own, rows) for _ in range(checkpoints + 1)]
+        best = max(files[1:], key=lambda scores: float(scores.mean()))
+        chosen = {"selection_ids": [f"{n}" for n in range(rows)]} if told else {}
+        status = compared(files[:1], [best], seed=trial, **chosen).status
+        counts[status] = counts.get(status, 0) + 1
+    return {status: count / trials for status, count in counts.items()}
