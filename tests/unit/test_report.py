@@ -1,79 +1,194 @@
-"""The page and the text say what the comparison says, and text of rows stays text."""
+"""The page and the text say what the comparison says; the same input gives the same bytes; text of rows stays text."""
 
 import base64
 import hashlib
+import json
 import re
 from html import unescape
+from typing import Any
 
 import pytest
-from pieces import QUICK, judged, lines
+from pages import HOSTILE, PICTURE, boxed, captions, endings, failing, hostile, labelled
+from pieces import judged, lines
 
-from vlmtune.predictions import Line
-from vlmtune.report import ReportConfig, page, text
+from vlmtune.report import ReportConfig, markdown, page, payload, rows, text
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "{{ 7 * 7 }}",
-    "</style><b>",
-    "&lt;b&gt;",
-    "\u202ertl",
-]
+STATES = {"captions": captions, "labels": labelled, "boxes": boxed, "hostile": hostile}
 
 
-def test_numbers_on_page_and_in_text_are_the_comparison_s() -> None:
-    plain = judged(lines(60, 0.6), lines(50, 0.2)).to_json()
-    html, plain_text = page.render(plain, {}, ReportConfig()), text.render(plain)
+def rendered(plain: dict[str, Any], config: ReportConfig | None = None) -> str:
+    return page.render(plain, PICTURE, config or ReportConfig())
+
+
+def carried(html: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found is not None
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_numbers_on_page_and_in_texts_are_the_comparison_s(state: str) -> None:
+    plain = STATES[state]()
+    html, said, marked = rendered(plain), text.render(plain), markdown.render(plain)
     assert plain["verdict"] in unescape(html)
     for metric in plain["metrics"]:
-        digits = 4 if metric["scale"] == 1 else 2
+        digits = {1: 4, 10: 3, 100: 2}[metric["scale"]]
         for value in (metric["a"], metric["b"]):
             assert f">{value:.{digits}f}<" in html
-            assert f" {value:.{digits}f} " in plain_text
+            assert f" {value:.{digits}f} " in said
+            assert f"| {value:.{digits}f} |" in marked
+        for value in (metric["delta"], *metric["ci"]):
+            assert f"{value:+.{digits}f}" in html
+            assert f"{value:+.{digits}f}" in said
+            assert f"{value:+.{digits}f}" in marked
     for warning in plain["warnings"]:
         assert warning in unescape(html)
-        assert f"! {warning}" in plain_text
+        assert f"! {warning}" in said
 
 
-def test_the_same_comparison_gives_the_same_bytes() -> None:
-    plain = judged(lines(40, 0.6), lines(40, 0.2)).to_json()
-    picture = {"ff": b"webp"}
-    assert page.render(plain, picture, ReportConfig()) == page.render(plain, picture, ReportConfig())
+@pytest.mark.parametrize("state", STATES)
+def test_the_same_comparison_gives_the_same_bytes(state: str) -> None:
+    again = json.loads(json.dumps(STATES[state]()))
+    assert rendered(STATES[state]()) == rendered(again)
 
 
-def test_the_style_s_hash_is_the_one_the_policy_allows() -> None:
-    html = page.render(judged(lines(40, 0.6), lines(40, 0.2)).to_json(), {}, ReportConfig())
-    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
-    assert style is not None
-    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert f"style-src 'sha256-{digest}'" in unescape(html)
-    assert "default-src 'none'" in unescape(html)
+def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
+    html = rendered(captions())
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', html)
+    assert policy is not None
+    allowed = dict(part.strip().split(" ", 1) for part in policy[1].split(";"))
+    for kind in ("script", "style"):
+        content = re.search(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert allowed[f"{kind}-src"] == f"'sha256-{digest}'"
+    assert (allowed["default-src"], allowed["img-src"]) == ("'none'", "data: blob:")
 
 
-@pytest.mark.parametrize("nasty", HOSTILE)
-def test_hostile_text_is_only_text(nasty: str) -> None:
-    rows = [Line(f"{nasty}{n}", nasty, {"references": [nasty]}, image=nasty) for n in range(25)]
-    html = page.render(judged(rows, rows).to_json(), {}, ReportConfig())
-    assert nasty in unescape(html)
-    harmless = page.render(judged(plain_rows := lines(25, 0.5), plain_rows).to_json(), {}, ReportConfig())
-    for tag in ("<script", "<img", "<b>", "onerror=alert(1)>"):
-        assert html.count(tag) == harmless.count(tag)
+def test_the_script_is_small_and_sets_text_alone() -> None:
+    script = "".join((page.FOLDER / name).read_text(encoding="utf-8") for name in page.SCRIPTS)
+    assert len(script.encode()) < 60_000
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+        "Function(",
+        "fetch(",
+        "import(",
+    ):
+        assert way not in script
 
 
-def test_every_ending_gives_a_page() -> None:
-    good = lines(30, 0.1)
-    failed = [Line(line.id, None, line.truth, {"stage": "engine", "reason": "x"}) for line in good]
-    for b in (good, failed, good[:1]):
-        plain = judged(good, b, QUICK).to_json()
-        assert plain["verdict"] in unescape(page.render(plain, {}, ReportConfig()))
-        assert plain["verdict"] in text.render(plain)
+def test_hostile_text_adds_no_element() -> None:
+    html, harmless = rendered(hostile()), rendered(judged(lines(34, 0.5), lines(34, 0.2)).to_json())
+    for tag in ("<script", "</script", "<img", "<b>", "<!--", 'onerror="'):
+        assert html.count(tag) == harmless.count(tag), tag
 
 
-def test_gains_losses_and_the_rest_are_shown_once() -> None:
-    plain = judged(lines(90, 0.5), lines(90, 0.5, seed=9)).to_json()
-    html = page.render(plain, {}, ReportConfig(examples=30))
-    shown = re.findall(r'<p class="row">(row \d+) ·', html)
-    assert len(shown) == len(set(shown)) == 30
+def test_the_script_gets_every_row_as_it_is() -> None:
+    plain = hostile()
+    data = carried(rendered(plain))
+    assert [(row["i"], row["a"], row["b"]) for row in data["rows"]] == [
+        (example["id"], example["a"], example["b"]) for example in plain["examples"]
+    ]
+
+
+@pytest.mark.parametrize("name", ["one row", "all ties", "one side all failed", "no rows"])
+def test_every_ending_gives_a_sentence(name: str) -> None:
+    plain = endings()[name]
+    html = unescape(rendered(plain))
+    assert plain["verdict"] in html
+    assert plain["verdict"] in text.render(plain)
+    assert markdown.escaped(plain["verdict"]) in markdown.render(plain)
+    said = {
+        "all ties": "No row scores differently on the two sides.",
+        "one side all failed": "No row was answered on both sides",
+        "no rows": "There is no row to show.",
+    }
+    assert said.get(name, "") in html
+
+
+def test_rows_that_matter_have_their_picture() -> None:
+    before = lines(90, 0.5)
+    after = [
+        line if n % 3 else other for n, (line, other) in enumerate(zip(before, lines(90, 0.5, seed=9), strict=True))
+    ]
+    after = failing(after, 20)
+    named = [[type(line)(**{**_fields(line), "image": line.id}) for line in some] for some in (before, after)]
+    plain = judged(*named).to_json()
     gains = {example["id"]: example["gain"] for example in plain["examples"]}
-    assert gains[shown[0]] == max(gains.values())
-    assert gains[shown[10]] == min(gains.values())
+    chosen = rows.pictured(plain, 2)
+    known = {name: gain for name, gain in gains.items() if gain is not None}
+    assert {max(known, key=known.__getitem__), min(known, key=known.__getitem__)} <= set(chosen)
+    assert {name for name, gain in gains.items() if gain is None} <= set(chosen)
+    assert chosen == rows.pictured(plain, 2)
+    assert len(chosen) < len(rows.pictured(plain, 200)) == 90
+
+
+def _fields(line: Any) -> dict[str, Any]:
+    return {name: getattr(line, name) for name in line.__dataclass_fields__}
+
+
+def test_too_much_text_is_shortened_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = hostile()
+    html = rendered(plain)
+    assert "Texts longer than" not in html
+    assert max(len(row["a"]) for row in carried(html)["rows"]) == len(HOSTILE[-1])
+    monkeypatch.setattr(payload, "_ROWS", 60_000)
+    html = rendered(plain)
+    texts = [row["a"] for row in carried(html)["rows"]]
+    assert (len(texts), max(map(len, texts)) < 5_100) == (len(plain["examples"]), True)
+    assert "more characters in the JSON]" in texts[len(HOSTILE) - 1]
+    assert "Texts longer than 5000 characters" in html
+
+
+def test_too_many_rows_leave_those_that_changed_least_out_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = captions(60)
+    monkeypatch.setattr(payload, "_ROWS", 10_000)
+    html = rendered(plain)
+    kept = [row["i"] for row in carried(html)["rows"]]
+    changes = {example["id"]: abs(example["deltas"]["bleu"]) for example in plain["examples"]}
+    left_out = [name for name in changes if name not in kept]
+    assert 0 < len(kept) < 60
+    assert min(changes[name] for name in kept) >= max(changes[name] for name in left_out)
+    assert f"carries the {len(kept)} rows that changed most; the other {len(left_out)} stand in the JSON" in html
+
+
+def test_pictures_stop_where_the_page_would_get_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "_PICTURES", 20)
+    assert list(payload.encoded(["a", "b", "c"], dict.fromkeys("abc", b"123456"))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "said"),
+    [(0.03125, 4, "0.0313"), (-0.03125, 4, "-0.0313"), (-0.00001, 4, "0.0000"), (2.5, 0, "3"), (1e-7, 2, "0.00")],
+)
+def test_numbers_are_written_as_the_browser_does(value: float, digits: int, said: str) -> None:
+    assert text.fixed(value, digits) == said
+
+
+def test_training_slices_and_further_runs_are_shown_where_there_are_any() -> None:
+    html = rendered(labelled())
+    for said in (
+        "Learning curve",
+        "light = night",
+        "Further runs against the same A",
+        "out of memory",
+        "56e7f7648d9946be",
+    ):
+        assert said in html
+    bare = rendered(captions())
+    for said in ("Learning curve", "By slice", "Further runs", "Failures</h2>"):
+        assert said not in bare
+
+
+def test_the_commands_name_the_files_and_metrics() -> None:
+    html = unescape(rendered(labelled()))
+    assert (
+        "vlmtune compare base.jsonl tuned.jsonl other.jsonl --task classification --slice light -o report.html" in html
+    )
+    assert "vlmtune score tuned.jsonl --task classification --metrics accuracy,macro_f1" in html

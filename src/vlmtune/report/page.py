@@ -1,6 +1,8 @@
-"""A comparison as one page: a single file that needs no network, no script and no other file.
+"""A comparison as one page: a single file that needs no network and no other file, and reads without its script.
 
-A pure function of the comparison and the pictures: the same input gives the same bytes. Text of rows is only ever text.
+A pure function of the comparison and the pictures: the same input gives the same bytes. Text of rows is only ever text:
+the template escapes it, the script sets it as text, and the page's policy runs nothing but the script and style it
+was made with.
 """
 
 import base64
@@ -9,11 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmtune.report import ReportConfig, charts, text
+from vlmtune.report import ReportConfig, changes, charts, curves, payload, provenance, rows, text
 
-Example = Mapping[str, Any]
+FOLDER = Path(__file__).parent
 STATUSES = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
 """Colour of the verdict."""
+
+SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
+"""Parts of the page's one script, in their order."""
+
+
+def wanted(plain: Mapping[str, Any], config: ReportConfig) -> list[str]:
+    """Hashes of the images whose thumbnails `render` has a use for."""
+    return rows.pictured(plain, config.examples)
 
 
 def render(plain: Mapping[str, Any], pictures: Mapping[str, bytes], config: ReportConfig) -> str:
@@ -27,48 +37,104 @@ def render(plain: Mapping[str, Any], pictures: Mapping[str, bytes], config: Repo
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    groups = [(title, some) for title, some in _chosen(plain["examples"], config.examples) if some]
+    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    script = "".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    environment.filters |= {"svg": lambda figure: Markup(figure.svg), "fixed": text.fixed, "signed": text.signed}
     return environment.get_template("page.html.jinja").render(
         plain=plain,
         tone=STATUSES[plain["status"]],
         style=Markup(style),
-        style_hash=f"sha256-{digest}",
-        forest=Markup(charts.forest(plain["metrics"])),
-        metrics=text.metric_rows(plain),
-        answers=text.answer_rows(plain),
-        controls=text.control_lines(plain),
-        groups=groups,
-        shown=sum(len(some) for _, some in groups),
-        pictures={key: base64.b64encode(data).decode() for key, data in pictures.items()},
-        facts=_flat(plain["settings"]),
+        style_hash=_hash(style),
+        script=Markup(script),
+        script_hash=_hash(script),
+        **_numbers(plain),
+        **_gallery(plain, pictures, config),
+        **_making(plain),
     )
 
 
-def _chosen(examples: Sequence[Example], most: int) -> list[tuple[str, list[Example]]]:
-    """The largest gains and losses, and rows evenly spaced over the rest in dataset order; each row once."""
-    ranked = sorted(range(len(examples)), key=lambda n: (-examples[n]["gain"], n))
-    third = max(1, most // 3)
-    gains = [n for n in ranked[:third] if examples[n]["gain"] > 0]
-    losses = [n for n in reversed(ranked[-third:]) if examples[n]["gain"] < 0 and n not in gains]
-    rest = [n for n in range(len(examples)) if n not in {*gains, *losses}]
-    room = max(0, most - len(gains) - len(losses))
-    spaced = [rest[k * len(rest) // room] for k in range(room)] if len(rest) > room else rest
-    named = [("Largest gains", gains), ("Largest losses", losses), ("Across the dataset", spaced)]
-    return [(title, [examples[n] for n in numbers]) for title, numbers in named]
+def _hash(content: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
-def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted path, value) rows; what is None is left out."""
-    if isinstance(value, Mapping):
-        return [row for key, item in value.items() for row in _flat(item, f"{path}.{key}" if path else key)]
-    return [] if value is None else [(path, str(value))]
+def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores, their drawings, and what stands beside them."""
+    found = rows.columns(plain)
+    examples = plain["examples"]
+    return {
+        "primary": plain["metrics"][0] if plain["metrics"] else None,
+        "precision": text.precision,
+        "level": f"{plain['statistics']['confidence']:.0%}",
+        "metrics": text.metric_rows(plain),
+        "forest": charts.forest(plain["metrics"]),
+        "further": [line for line in text.metric_lines(plain) if line],
+        "answers": text.answer_rows(plain),
+        "controls": text.control_lines(plain),
+        "changes": [(column, _drawn(column, examples)) for column in found],
+        "slices": text.slice_rows(plain),
+        "slice_forest": changes.slices(plain),
+        "systems": [row[:-1] for row in text.system_rows(plain)],
+        "system_forest": changes.systems(plain),
+        "others": [(other, text.metric_rows(other)) for other in plain["others"]],
+        "statuses": STATUSES,
+    }
+
+
+def _drawn(column: rows.Column, examples: Sequence[rows.Example]) -> dict[str, charts.Figure | None]:
+    return {
+        "outcomes": changes.outcomes(column, examples),
+        "histogram": changes.histogram(column, examples),
+        "scatter": changes.scatter(column, examples),
+    }
+
+
+def _gallery(plain: Mapping[str, Any], pictures: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
+    """Rows for the script, and the first cards for readers without one."""
+    from markupsafe import Markup
+
+    found, examples = rows.columns(plain), plain["examples"]
+    images = payload.encoded(wanted(plain, config), pictures)
+    carried = payload.carried(examples, found, images)
+    first = rows.in_order(examples, found[0] if found else None)[: rows.FIRST]
+    return {
+        "columns": found,
+        "images": images,
+        "cards": [(rows.name(examples[n], n), payload.card(examples[n]), _tone(examples[n], found)) for n in first],
+        "limit": carried.limit,
+        "left_out": carried.left_out,
+        "expected": rows.expected,
+        "failures": rows.failures,
+        "meta": rows.meta,
+        "question": rows.question,
+        "flag_names": {"cut_off": "cut off", "unparsed": "unreadable", "repeating": "repeats itself"},
+        "data": Markup(carried.data),
+    }
+
+
+def _tone(example: Mapping[str, Any], found: Sequence[rows.Column]) -> tuple[str, str]:
+    """(colour, words) of a row's outcome."""
+    good = found[0].good(example) if found else None
+    if good is None:
+        return "bad", "failed"
+    return ("good", "B better") if good > 0 else ("bad", "B worse") if good < 0 else ("even", "alike")
+
+
+def _making(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """How it was made and how to make it again."""
+    differ, alike = provenance.settings(plain)
+    return {
+        "curve": curves.learning(plain.get("training")),
+        "training": provenance.training(plain),
+        "differ": differ,
+        "alike": alike,
+        "failed": provenance.failed(plain["examples"]),
+        "commands": provenance.commands(plain),
+        "row_names": provenance.ROW_NAMES,
+    }

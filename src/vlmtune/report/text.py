@@ -1,6 +1,8 @@
-"""A comparison as plain text for the terminal."""
+"""A comparison as plain text for the terminal, and how numbers are written everywhere."""
 
+import math
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 TRAITS = {
@@ -13,15 +15,38 @@ TRAITS = {
 """Names of the shares for people."""
 
 
+def precision(entry: Mapping[str, Any]) -> int:
+    """Decimals of a metric's numbers: 4 on a scale to 1, 3 to 10, 2 to 100."""
+    return max(0, 4 - round(math.log10(entry["scale"])))
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with that many decimals. Halves go up, as in the browser: both must write the same."""
+    return f"{Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP) + 0:.{digits}f}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A change: with its sign, but for what rounds to 0 from below."""
+    text = fixed(value, digits)
+    return text if text.startswith("-") else f"+{text}"
+
+
 def render(plain: Mapping[str, Any]) -> str:
     """The verdict, what would change the reader's mind, the numbers.
 
     Args:
         plain: a comparison as `Comparison.to_json` gives it; examples are not needed.
     """
-    parts = [plain["verdict"], *(f"! {warning}" for warning in plain["warnings"]), ""]
+    names = plain["names"]
+    parts = [plain["verdict"], *(f"! {warning}" for warning in plain["warnings"])]
+    parts += ["", f"A is {names['a']}, B is {names['b']}"]
     parts += _table(metric_rows(plain))
-    parts += ["", *_table(answer_rows(plain)), ""]
+    parts += ["", *metric_lines(plain)]
+    for other in plain["others"]:
+        parts += [f"{other['names']['b']}: {other['verdict']}", *(f"! {warning}" for warning in other["warnings"])]
+    for rows_of in (system_rows(plain), slice_rows(plain)):
+        parts += [*_table(rows_of), ""] if rows_of else []
+    parts += [*_table(answer_rows(plain)), ""]
     parts += control_lines(plain)
     rows = plain["rows"]
     parts.append(
@@ -33,16 +58,69 @@ def render(plain: Mapping[str, Any]) -> str:
 
 
 def metric_rows(plain: Mapping[str, Any]) -> list[list[str]]:
-    """The metric table as texts, header first."""
+    """The metric table as texts, header first; adjusted p-values where several metrics were tested."""
+    adjusted = any(entry.get("p_adjusted") is not None for entry in plain["metrics"])
     level = f"{plain['statistics']['confidence']:.0%} CI"
-    rows = [["metric", "A", "B", "change", level, "p"]]
+    rows = [["metric", "A", "B", "change", level, "p", *(["p (Holm)"] if adjusted else [])]]
     for entry in plain["metrics"]:
-        digits = 4 if entry["scale"] == 1 else 2
-        ci = "-" if entry["ci"] is None else f"{entry['ci'][0]:+.{digits}f} to {entry['ci'][1]:+.{digits}f}"
-        p = "-" if entry["p"] is None else f"{entry['p']:.4f}"
-        values = [f"{entry[key]:.{digits}f}" for key in ("a", "b")]
-        rows.append([entry["name"], *values, f"{entry['delta']:+.{digits}f}", ci, p])
+        digits = precision(entry)
+        ci = "-" if entry["ci"] is None else " to ".join(signed(end, digits) for end in entry["ci"])
+        chances = [entry["p"], *([entry.get("p_adjusted")] if adjusted else [])]
+        p = ["-" if chance is None else fixed(chance, 4) for chance in chances]
+        values = [fixed(entry[key], digits) for key in ("a", "b")]
+        rows.append([entry["name"], *values, signed(entry["delta"], digits), ci, *p])
     return rows
+
+
+def metric_lines(plain: Mapping[str, Any]) -> list[str]:
+    """What else is known about the metrics, as sentences: power, seeds, failures, exact tests; a blank line behind."""
+    lines = []
+    for number, entry in enumerate(plain["metrics"]):
+        name, digits = entry["name"], precision(entry)
+        if number == 0 and entry["detectable"]:
+            size = fixed(entry["detectable"], digits)
+            lines.append(f"power: a difference of {size} in {name} would have been found 4 times in 5")
+        if entry["seeds"]:
+            each = (", ".join(fixed(score, digits) for score in entry["seeds"][side]) for side in ("a", "b"))
+            lines.append("{} by seed: A {}; B {}".format(name, *each))
+        if entry["failures_as_worst"]:
+            worst = entry["failures_as_worst"]
+            change = f"{signed(worst['delta'], digits)} ({_span(worst['ci'], digits)})"
+            lines.append(f"{name} with failures counted as worst answers: {change}")
+        if entry["mcnemar"]:
+            exact, rates = entry["mcnemar"], (entry["rate_ci"][side] for side in ("a", "b"))
+            lines.append(
+                f"{name}: only A right on {exact['only_a']} rows, only B on {exact['only_b']}, McNemar's exact p "
+                f"{'≤ 0.0001' if exact['p'] <= 0.0001 else '= ' + fixed(exact['p'], 4)}; "
+                + "A alone {} to {}, B alone {} to {} (Wilson)".format(
+                    *(fixed(end, digits) for rate in rates for end in rate)
+                )
+            )
+    return [*lines, ""] if lines else []
+
+
+def system_rows(plain: Mapping[str, Any]) -> list[list[str]]:
+    """Every side compared with A in the primary metric, header first; empty where there is only B."""
+    level = f"{plain['statistics']['confidence']:.0%} CI"
+    rows = [[f"{plain['primary']} against {plain['names']['a']}", "rows", "A", "B", "change", level, "p (Holm)", ""]]
+    for system in (plain, *plain["others"]):
+        for entry in system["metrics"][:1]:
+            digits, p = precision(entry), entry["p_adjusted"]
+            values = [fixed(entry["a"], digits), fixed(entry["b"], digits), signed(entry["delta"], digits)]
+            numbers = [*values, _span(entry["ci"], digits), "-" if p is None else fixed(p, 4)]
+            rows.append([system["names"]["b"], str(system["rows"]["compared"]), *numbers, system["status"]])
+    return rows if plain["others"] else []
+
+
+def slice_rows(plain: Mapping[str, Any]) -> list[list[str]]:
+    """The primary metric by values of metadata columns, header first; empty where no column was asked for."""
+    level = f"{plain['statistics']['confidence']:.0%} CI"
+    rows = [[f"{plain['primary']} where (descriptive)", "rows", "A", "B", "change", level]]
+    for part in plain["slices"]:
+        digits = precision(plain["metrics"][0])
+        values = [fixed(part["a"], digits), fixed(part["b"], digits), signed(part["delta"], digits)]
+        rows.append([f"{part['column']} = {part['value']}", str(part["rows"]), *values, _span(part["ci"], digits)])
+    return rows if plain["slices"] else []
 
 
 def answer_rows(plain: Mapping[str, Any]) -> list[list[str]]:
@@ -76,6 +154,10 @@ def control_lines(plain: Mapping[str, Any]) -> list[str]:
     if effect is not None:
         lines.append(f"effect: the adapter moves first-token logits by up to {effect['max_logit_difference']:.3g}")
     return lines
+
+
+def _span(ci: Sequence[float] | None, digits: int) -> str:
+    return "-" if ci is None else " to ".join(signed(end, digits) for end in ci)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,207 @@
+/* The rows: numbers of a row, which rows are shown in which order, and a row as a card. Texts are only ever set as text. */
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const ROWS = DATA.rows.map((row, n) => Object.assign(row, { n }));
+const PER_PAGE = 50;
+const LONG = 250;
+const FLAGS = { cut_off: "cut off", unparsed: "unreadable", repeating: "repeats itself" };
+
+const delta = (row, metric) => (row.d ? row.d[metric] : null);
+const score = (row, side, metric) => (row.s ? row.s[side][metric] : null);
+const size = (text) => (text === null ? 0 : text.length);
+
+/* How much better B is in this row; null where that cannot be said. */
+function gain(row, metric) {
+  const change = delta(row, metric);
+  return change === null ? null : change * DATA.metrics[metric].sign;
+}
+
+function bothWrong(row, metric) {
+  if (!row.s) return false;
+  const wrong = DATA.metrics[metric].sign > 0 ? (value) => value <= 0 : (value) => value >= 1;
+  return [0, 1].every((side) => score(row, side, metric) !== null && wrong(score(row, side, metric)));
+}
+
+const KINDS = [
+  ["all", "All", () => true],
+  ["wins", "Wins", (row, metric) => gain(row, metric) !== null && gain(row, metric) > 0],
+  ["losses", "Losses", (row, metric) => gain(row, metric) !== null && gain(row, metric) < 0],
+  ["ties", "Ties", (row, metric) => gain(row, metric) === 0],
+  ["changed", "Changed", (row) => row.a !== row.b],
+  ["wrong", "Both wrong", bothWrong],
+  ["failed", "Failed", (row) => row.e !== undefined],
+  ["flagged", "Flagged", (row) => row.f !== undefined],
+];
+
+const SORTS = [
+  ["size", "largest change", (row, metric) => absolute(gain(row, metric)), -1],
+  ["gain", "largest gain", gain, -1],
+  ["loss", "largest loss", gain, 1],
+  ["a-low", "score of A, lowest first", (row, metric) => score(row, 0, metric), 1],
+  ["a-high", "score of A, highest first", (row, metric) => score(row, 0, metric), -1],
+  ["b-low", "score of B, lowest first", (row, metric) => score(row, 1, metric), 1],
+  ["b-high", "score of B, highest first", (row, metric) => score(row, 1, metric), -1],
+  ["long", "length of B, longest first", (row) => size(row.b), -1],
+  ["short", "length of B, shortest first", (row) => size(row.b), 1],
+  ["data", "place in the dataset", (row) => row.n, 1],
+];
+
+const absolute = (value) => (value === null ? null : Math.abs(value));
+
+/* Rows ordered by one of SORTS; rows without such a number come last, equal ones stay in the dataset's order. */
+function ordered(rows, sort, metric) {
+  const [, , key, way] = SORTS.find(([name]) => name === sort);
+  const keyed = rows.map((row) => [key(row, metric), row]);
+  keyed.sort(([x, one], [y, other]) => {
+    if (x === null || y === null) return (x === null) - (y === null) || one.n - other.n;
+    return (x - y) * way || one.n - other.n;
+  });
+  return keyed.map(([, row]) => row);
+}
+
+/* Rows whose id, answers or expected texts hold all of the searched text. */
+function searched(rows, text) {
+  const wanted = text.trim().toLowerCase();
+  return wanted === "" ? rows : rows.filter((row) => haystack(row).includes(wanted));
+}
+
+function haystack(row) {
+  if (row.hay === undefined) row.hay = [row.i, row.q, row.a, row.b, ...row.r, ...(row.m || [])].join("\n").toLowerCase();
+  return row.hay;
+}
+
+function element(tag, kind, ...content) {
+  const made = document.createElement(tag);
+  if (kind) made.className = kind;
+  made.append(...content);
+  return made;
+}
+
+function drawn(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function written(value, digits, sign) {
+  if (value === null) return "";
+  const text = value.toFixed(digits).replace(/^-(0(\.0*)?)$/, "$1");
+  return sign && !text.startsWith("-") ? `+${text}` : text;
+}
+
+const tone = (value) => (value === null || value === 0 ? "even" : value > 0 ? "good" : "bad");
+
+function outcome(row, metric) {
+  const better = gain(row, metric);
+  if (row.e !== undefined) return element("span", "pill bad", "failed");
+  if (better === null) return "";
+  return element("span", `pill ${tone(better)}`, better > 0 ? "B better" : better < 0 ? "B worse" : "alike");
+}
+
+function picture(row) {
+  const place = element("div", "picture");
+  if (row.h === undefined) return place;
+  const image = document.createElement("img");
+  image.src = `data:image/webp;base64,${DATA.images[row.h]}`;
+  image.alt = `Picture of ${row.i}`;
+  image.decoding = "async";
+  const frame = element("div", "frame", image);
+  if (row.x) frame.append(boxes(row.x));
+  place.append(frame);
+  if (row.x) place.append(boxLegend(row.x));
+  return place;
+}
+
+function boxes(found) {
+  const svg = drawn("svg", { class: "boxes", viewBox: "0 0 1000 1000", preserveAspectRatio: "none", "aria-hidden": "true" });
+  for (const kind of ["references", "a", "b"]) {
+    for (const [left, top, right, bottom] of found[kind]) {
+      const place = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
+      svg.append(drawn("rect", { class: `box-${kind}`, ...place }));
+    }
+  }
+  return svg;
+}
+
+function boxLegend(found) {
+  const names = { references: "true", a: "A", b: "B" };
+  const shown = Object.keys(names).filter((kind) => found[kind].length > 0);
+  return element("p", "legend", ...shown.map((kind) => element("span", `key-${kind}`, names[kind])));
+}
+
+function answer(side, text, pieces, flags) {
+  const said = element("div", "said");
+  if (text === null) said.append(element("p", "none", "no answer"));
+  else if (text.trim() === "") said.append(element("p", "none", "(empty)"));
+  else {
+    const line = element("p", "", ...pieces.map(([piece, same]) => (same ? piece : element(side === "a" ? "del" : "ins", "", piece))));
+    line.dir = "auto";
+    said.append(scrollable(line, text.length));
+  }
+  for (const flag of flags.filter((name) => name !== "failed")) said.append(element("span", "flag", FLAGS[flag] || flag), " ");
+  return element("div", `answer ${side}`, element("b", "tag", side.toUpperCase()), said);
+}
+
+function scores(row, metric) {
+  const head = element("tr", "", ...["metric", "A", "B", "change"].map((name) => headCell(name, "col")));
+  head.firstChild.replaceChildren(element("span", "unseen", "metric"));
+  const lines = DATA.metrics.map((about, n) => {
+    const numbers = [0, 1].map((side) => element("td", "", written(score(row, side, n), about.digits, false)));
+    const change = element("td", tone(gain(row, n)), written(delta(row, n), about.digits, true));
+    return element("tr", n === metric ? "chosen" : "", headCell(about.name, "row"), ...numbers, change);
+  });
+  return element("table", "scores", element("thead", "", head), element("tbody", "", ...lines));
+}
+
+function headCell(text, scope) {
+  const cell = element("th", "", text);
+  cell.scope = scope;
+  return cell;
+}
+
+/* A long text scrolls in its own box, which the keyboard must reach. */
+function scrollable(made, length) {
+  if (length > LONG) made.tabIndex = 0;
+  return made;
+}
+
+function expected(row) {
+  if (row.r.length === 0) return "";
+  const list = element("ul", "expected");
+  list.setAttribute("aria-label", "References");
+  for (const text of row.r) {
+    const line = element("li", "", text);
+    line.dir = "auto";
+    list.append(line);
+  }
+  return scrollable(list, row.r.join(" ").length);
+}
+
+function asked(row) {
+  if (row.q === undefined) return "";
+  const line = element("p", "question", row.q);
+  line.dir = "auto";
+  return line;
+}
+
+/* One row as a card; `link` is the address of this very row. */
+function card(row, metric, link) {
+  const name = element("a", "id", row.i);
+  name.href = link;
+  const pieces = row.a === null || row.b === null ? [[[row.a || "", true]], [[row.b || "", true]]] : wordDiff(row.a, row.b);
+  const flags = row.f || [[], []];
+  const texts = element(
+    "div",
+    "texts",
+    element("h3", "", name, " ", outcome(row, metric)),
+    asked(row),
+    answer("a", row.a, pieces[0], flags[0]),
+    answer("b", row.b, pieces[1], flags[1]),
+    ...(row.e || []).map(([side, reason]) => element("p", "failure", `${side} failed, ${reason}`)),
+    expected(row),
+    ...(row.m || []).flatMap((remark) => [element("span", "remark", remark), " "])
+  );
+  const made = element("article", "card", picture(row), texts, ...(row.s ? [scores(row, metric)] : []));
+  made.tabIndex = -1;
+  return made;
+}

@@ -1,0 +1,114 @@
+"""Drawings: well-formed, bounded, named, with tables whose numbers are those of the rows."""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pages import boxed, captions, curve, labelled
+
+from vlmtune.report import changes, charts, curves, rows
+from vlmtune.report.charts import WIDTH, Figure
+
+STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
+
+
+def drawn(plain: dict[str, Any]) -> list[Figure]:
+    figures = [
+        charts.forest(plain["metrics"]),
+        changes.slices(plain),
+        changes.systems(plain),
+        curves.learning(plain.get("training")),
+    ]
+    for column in rows.columns(plain):
+        figures += [draw(column, plain["examples"]) for draw in (changes.outcomes, changes.histogram, changes.scatter)]
+    return [figure for figure in figures if figure is not None]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_drawing_is_well_formed_named_and_within_its_frame(state: str) -> None:
+    figures = drawn(STATES[state]())
+    assert len({figure.name for figure in figures}) == len(figures) >= 3
+    for figure in figures:
+        svg = ElementTree.fromstring(figure.svg)
+        assert [part.tag for part in svg[:2]] == ["title", "desc"]
+        assert svg.get("aria-labelledby") == f"{svg[0].get('id')} {svg[1].get('id')}"
+        assert len({len(row) for row in figure.table}) == 1
+        for part in svg.iter():
+            assert part.get("style") is None
+            for name, most in (("x", WIDTH), ("x1", WIDTH), ("x2", WIDTH), ("cx", WIDTH), ("y", figure.height)):
+                assert 0 <= float(part.get(name, 0)) <= most, ElementTree.tostring(part)
+
+
+def test_names_are_text() -> None:
+    entry = captions()["metrics"][0] | {"name": "<script>&"}
+    figure = charts.forest([entry])
+    assert figure is not None
+    assert [part.text for part in ElementTree.fromstring(figure.svg).iter("text")][-2] == "<script>&"
+
+
+def test_outcomes_count_rows() -> None:
+    plain = captions()
+    column = rows.columns(plain)[0]
+    counts = {row[0]: int(row[1]) for row in changes.outcomes(column, plain["examples"]).table[1:]}
+    gains = [example["gain"] for example in plain["examples"]]
+    assert counts["B better"] == sum(round(gain, 9) > 0 for gain in gains)
+    assert sum(counts.values()) == len(gains)
+    plain = labelled()
+    right = [
+        tuple(example["scores"][side]["accuracy"] for side in "ab")
+        for example in plain["examples"]
+        if example["scores"]
+    ]
+    table = changes.outcomes(rows.columns(plain)[0], plain["examples"]).table
+    assert [int(row[1]) for row in table[1:]] == [right.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0))]
+
+
+def test_histogram_and_scatter_hold_every_row_once() -> None:
+    plain = captions(200)
+    column = rows.columns(plain)[0]
+    histogram, scatter = changes.histogram(column, plain["examples"]), changes.scatter(column, plain["examples"])
+    assert histogram is not None
+    assert scatter is not None
+    assert sum(int(row[1]) for row in histogram.table[1:]) == 200
+    assert sum(int(cell) for row in scatter.table[1:] for cell in row[1:]) == 200
+
+
+def test_where_lower_is_better_a_fall_is_good() -> None:
+    plain = captions(60)
+    better = rows.columns(plain)[0]
+    error = replace(better, higher_is_better=False)
+    tables = [changes.outcomes(column, plain["examples"]).table for column in (better, error)]
+    assert (tables[0][1][1], tables[0][3][1]) == (tables[1][3][1], tables[1][1][1])
+    for draw in (changes.histogram, changes.scatter):
+        drawings = [draw(column, plain["examples"]) for column in (better, error)]
+        assert drawings[0] is not None
+        assert drawings[1] is not None
+        swapped = drawings[0].shapes.replace("good", "x").replace("bad", "good").replace("x", "bad")
+        assert swapped.count("good") == drawings[1].shapes.count("good") > 0
+
+
+def test_no_change_no_histogram_and_no_curve_no_figure() -> None:
+    same = captions(30, 0.2, 0.2)
+    for example in same["examples"]:
+        example["deltas"] = dict.fromkeys(example["deltas"], 0.0)
+    assert changes.histogram(rows.columns(same)[0], same["examples"]) is None
+    assert curves.learning(None) is None
+    assert curves.learning({"curve": []}) is None
+    assert charts.forest([]) is None
+
+
+def test_the_curve_marks_resumed_and_taken_steps() -> None:
+    figure = curves.learning({"curve": curve(60), "resumed_at": [20, 30], "chosen_step": 40})
+    assert figure is not None
+    assert figure.svg.count(">resumed<") == 2
+    assert figure.svg.count(">taken<") == 1
+    assert figure.table[0] == ["step", "loss", "select loss"]
+    assert [row[1] for row in figure.table[1:4]] == [f"{point['loss']:.4f}" for point in curve(60)[:3]]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.02), (0, 4999), (1e-7, 3e-7), (5, 5)])
+def test_ticks_are_few_and_inside(low: float, high: float) -> None:
+    found = charts.ticks(low, high)
+    assert 1 <= len(found) <= 6
+    assert all(low - 1e-12 <= tick <= high + 1e-12 for tick in found)
