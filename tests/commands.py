@@ -3,13 +3,17 @@
 Importing torch and transformers costs a process 12 CPU-seconds; a forked child has them for nothing.
 """
 
+import functools
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 Ended = subprocess.CompletedProcess[str]
 ROOT = Path(__file__).parents[1]
@@ -31,6 +35,7 @@ def vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
 
 def warm_vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
     """`vlmtune WORDS…` in a child of a warm parent."""
+    _start_parent()
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stdout", Path(folder) / "stderr"
         child = _SERVER.Process(target=_call, args=(words, cwd, environment, *said))
@@ -41,9 +46,18 @@ def warm_vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
         return Ended(words, -1 if code is None else code, *(file.read_text() for file in said))
 
 
+@functools.cache
+def _start_parent() -> None:
+    """The parent passes over what it cannot import without a word, and it does not know this folder by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+
+
 def _call(words: tuple[str, ...], cwd: Path, environment: dict[str, str], stdout: Path, stderr: Path) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    assert "warm" in sys.modules, "this child's parent is cold"
     os.chdir(cwd)
     os.environ.update(environment)
     sys.argv = ["vlmtune", *words]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmtune import plugs
 from vlmtune.answering import Answering, exchanged
@@ -19,23 +19,29 @@ from vlmtune.config import Config, config_json
 from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
-from vlmtune.files import write_atomic, write_json
+from vlmtune.files import read_json, read_whole_lines, write_bytes, write_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inputs import Inputs
 from vlmtune.models import TINY, find_checkpoint
-from vlmtune.predictions import read
+from vlmtune.predictions import Line, read
 from vlmtune.progress import Progress, Silent, Style, open_progress
-from vlmtune.runs import Origin, RunFolder, differences, hash_files, read_manifest
+from vlmtune.runs import Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.scoring.comparison import Comparison
 from vlmtune.scoring.comparison import compare as compare_sides
-from vlmtune.scoring.score import Score
+from vlmtune.scoring.score import Score, choose
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task
 from vlmtune.tracking._guarded import Guarded
 from vlmtune.types import Example
 
+if TYPE_CHECKING:
+    from vlmtune.training.lessons import Lessons
+
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+CHANGE_NO_ADAPTER = {"evaluate_every_steps", "log_every_steps", "save_every_steps", "row_tokens"}
+"""Keys of `training` that change what is seen on the way, memory and speed, and not the adapter."""
+
 PROBED = 4
 """Requests on which an adapter must change something."""
 
@@ -78,12 +84,11 @@ class Session:
 
     def train(self) -> Path:
         """Train the adapter, or find it trained; returns its folder."""
-        from vlmtune.training.lessons import Lessons
         from vlmtune.training.loop import Job, train
 
         config, artifact = self.config, self.adapter_path()
         train_rows, select_rows = self.rows("train"), self.rows("select")
-        settings = config.training.model_dump(mode="json", exclude={"log_every_steps", "save_every_steps"})
+        settings = config.training.model_dump(mode="json", exclude=CHANGE_NO_ADAPTER)
         origin = self._origin(
             dataset={
                 "train": _rows_facts(train_rows),
@@ -92,41 +97,55 @@ class Session:
             },
             training=settings,
         )
-        if self.folder.finished(artifact, origin) is not None:
+        if self.folder.finished(artifact, origin, above=self._conclusions()) is not None:
             self.progress.note(f"adapter: {artifact} is finished")
             return artifact
-        work = self.folder.start(artifact, origin)
-        trackers = self._trackers(work)
+        work = self.folder.work(artifact, origin)
+        built = work / "adapter"
+        trackers = self._trackers()
 
         def mirror(step: int, values: Mapping[str, float]) -> None:
             for tracker in trackers:
                 tracker.log(step, values)
 
-        parts = (self.task, config.task, self.inputs, config.training)
         job = Job(
             settings=config.training,
             model=config.model,
             inputs=self.inputs,
-            train=Lessons(train_rows, *parts),
-            select=Lessons(select_rows, *parts),
+            train=self._lessons(train_rows),
+            select=self._lessons(select_rows),
             target=config.dataset.target,
             work=work,
-            adapter=artifact,
+            adapter=built,
             log=mirror,
         )
         facts = train(job, self.progress, self.stop)
-        curve = [json.loads(line) for line in (work / "curve.jsonl").read_text().splitlines()]
-        self.folder.publish(artifact, origin, {**facts, "curve": curve, "selection_ids": []})
+        curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
+        # A copy: a run that goes on after a crash here finds its lines where they were.
+        write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
+        self.folder.publish(artifact, origin, {**facts, "curve": curve, "selection_ids": []}, built)
         for tracker in trackers:
             tracker.finish(facts)
         return artifact
 
+    def _lessons(self, rows: Rows) -> "Lessons":
+        from vlmtune.training.lessons import Lessons
+
+        return Lessons(rows, self.task, self.config.task, self.inputs, self.config.training)
+
     def predict(self, adapter: Path | None = None, role: SplitRole | None = None) -> Path:
-        """Answers of the untouched model, or of the model with an adapter: a prediction file and its score."""
+        """Answers of the untouched model, or of the model with an adapter: a prediction file and its score.
+
+        Raises:
+            DataError: a row lacks what a metric compares with; before a model is loaded.
+        """
         config = self.config
         artifact = config.output.path(config.output.baseline if adapter is None else config.output.tuned)
+        above = self._conclusions()
+        for file in map(config.output.path, (config.output.baseline, config.output.tuned)):
+            self.folder.keep_apart(file, self.mock, [*self._beside(file), *above])
         if role not in (None, config.evaluation.split):
-            artifact = artifact.with_name(f"{artifact.stem}.{role}{artifact.suffix}")
+            artifact, above = artifact.with_name(f"{artifact.stem}.{role}{artifact.suffix}"), []
         rows = self.rows(role or config.evaluation.split)
         precision = config.inference.precision or config.training.precision
         origin = self._origin(
@@ -135,14 +154,19 @@ class Session:
             inference=config.inference.model_dump(mode="json", exclude={"batch_size"}) | {"precision": precision},
             image_control_rows=config.evaluation.image_control_rows,
         )
-        if self.folder.finished(artifact, origin) is not None:
+        if self.folder.finished(artifact, origin, self._beside(artifact), above) is not None:
             self.progress.note(f"{artifact} is finished")
+            if not self._metrics_path(artifact).is_file():
+                self._write_score(artifact)
             return artifact
+        examples = list(rows)
+        asked = [Line(row.id, None, self.task.truth(config.task, row)) for row in examples]
+        choose(self.task, config.evaluation.metrics, asked)
         engine = plugs.load("engines", config.inference.engine).open_engine(
             config.inference, config.model, self.inputs, precision, adapter
         )
         try:
-            facts = self._answer(engine, list(rows), artifact, self.folder.start(artifact, origin))
+            facts = self._answer(engine, examples, artifact, self.folder.work(artifact, origin))
         finally:
             engine.close()
         chosen = (read_manifest(adapter) or {}).get("selection_ids", []) if adapter is not None else []
@@ -155,41 +179,70 @@ class Session:
 
     def _answer(self, engine: Engine, examples: list[Example], artifact: Path, work: Path) -> dict[str, Any]:
         """Ask everything, write answers, controls and score; returns the engine's facts."""
-        name, output = artifact.stem, self.config.output
+        name = artifact.stem
         answering = Answering(self.task, self.config.task, artifact.parent / "pictures", self.progress, self.stop)
         effect = engine.effect([answering.request(example) for example in examples[:PROBED]])
         lines = answering.answer(name, engine, examples, work / "answers.jsonl")
+        failed = [f"row {line.id} was not answered: {line.failure['reason']}" for line in lines if line.failure]
+        for said in [*failed[:3], *([f"and {len(failed) - 3} more; all stand in {artifact}"] * (len(failed) > 3))]:
+            self.progress.note(said)
         swapped = exchanged(examples, self.config.evaluation.image_control_rows)
         control = answering.answer(f"{name}, other images", engine, swapped, work / "exchanged.jsonl")
-        write_atomic(artifact, "".join(line.to_json() + "\n" for line in lines))
+        self.folder.write(artifact, "".join(line.to_json() + "\n" for line in lines))
         controls = {
             "schema_version": 1,
             "image": {"lines": [json.loads(line.to_json()) for line in control]} if control else None,
             "effect": {"max_logit_difference": effect} if effect is not None else None,
         }
-        write_json(artifact.with_name(f"{name}.controls.json"), controls)
-        known = {output.baseline: output.baseline_metrics, output.tuned: output.tuned_metrics}
-        metrics = known.get(artifact.name, f"{name}.metrics.json")
-        plain = self.score(artifact).to_json()
-        # The scores stand at the top, too: scripts look for `bleu` there.
-        write_json(output.path(metrics), {**plain["metrics"], **plain, "mock": self.mock})
+        write_json(controls_path(artifact), controls)
+        self._write_score(artifact)
         return dict(engine.facts())
 
+    def _write_score(self, artifact: Path) -> None:
+        plain = self.score(artifact).to_json()
+        # The scores stand at the top, too: scripts look for `bleu` there.
+        write_json(self._metrics_path(artifact), {**plain["metrics"], **plain, "mock": self.mock})
+
+    def _metrics_path(self, artifact: Path) -> Path:
+        output = self.config.output
+        known = {output.baseline: output.baseline_metrics, output.tuned: output.tuned_metrics}
+        return output.path(known.get(artifact.name, f"{artifact.stem}.metrics.json"))
+
+    def _beside(self, artifact: Path) -> list[Path]:
+        """What is made from one prediction file alone."""
+        return [controls_path(artifact), self._metrics_path(artifact)]
+
+    def _conclusions(self) -> list[Path]:
+        """What is made from both prediction files."""
+        return [self.config.output.path(name) for name in (self.config.output.comparison, self.config.output.report)]
+
     def compare(self) -> Comparison:
-        """Both prediction files of this run, compared; writes `compare.json` and the page."""
+        """Both prediction files of this run, compared; writes `compare.json` and the page.
+
+        Raises:
+            ConfigError: one of them is missing, or was made by the other kind of run (mock or real).
+        """
         output = self.config.output
         before, after = output.path(output.baseline), output.path(output.tuned)
         for file, step in ((before, "baseline"), (after, "eval")):
             if not file.is_file():
                 raise ConfigError(f"{file} is not there yet; run the {step} step first")
+            made = read_manifest(file)
+            if made is not None and made["mock"] != self.mock:
+                kind = "mock" if made["mock"] else "real"
+                raise ConfigError(f"{file} came from a {kind} run; run the {step} step of this one first")
         sides = read_side(before), read_side(after)
         comparison = compare_sides(*sides, self.task, self.config.task, self.config.evaluation)
-        for name in (output.comparison, output.report):
-            write_comparison(comparison, output.path(name), [before, after], self.config.report)
+        for file in self._conclusions():
+            write_comparison(comparison, file, [before, after], self.config.report)
         return comparison
 
     def run(self) -> Comparison:
-        """Baseline, training, evaluation, comparison."""
+        """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
+        if not self.adapter_path().exists():
+            roles: tuple[SplitRole, ...] = ("train", "select")
+            for role in roles:
+                self._lessons(self.rows(role)).check(role, self.progress, self.stop)
         self.predict()
         adapter = self.train()
         self.predict(adapter)
@@ -205,30 +258,47 @@ class Session:
         return Origin(json.loads(json.dumps({**common, **parts})), self.mock)
 
     def _adapter_hash(self, adapter: Path | None) -> str | None:
-        """Hash of the adapter's files, after its manifest was found to fit this model and its preprocessing."""
+        """Hash of the adapter's files, after its manifest was found to fit this model and its preprocessing.
+
+        The same checkpoint may have another name, a commit may change nothing but a README: both are only noted.
+
+        Raises:
+            IntegrityError: not an adapter, or one of another architecture or preprocessing.
+        """
         if adapter is None:
             return None
         missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
         if missing:
-            raise IntegrityError(f"{adapter}: not an adapter folder (no {missing[0]}); run the train step first")
+            hint = "; run the train step first" if adapter == self.adapter_path() else ""
+            kind = f"not an adapter folder (no {missing[0]})" if adapter.is_dir() else "no such folder"
+            raise IntegrityError(f"{adapter}: {kind}{hint}")
         manifest = read_manifest(adapter)
         if manifest is not None:
-            made = {key: manifest["origin"][key] for key in ("model", "preprocessing")}
-            here = self._origin().parts
-            unlike = differences(made, {key: here[key] for key in made})
+            made, here = manifest["origin"], self._origin().parts
+            unlike = differences(_must_fit(made), _must_fit(here))
             if unlike:
                 raise IntegrityError(
                     f"{adapter} was trained on another model or with other preprocessing:\n  " + "\n  ".join(unlike)
                 )
+            for line in differences(made.get("model"), here["model"], "model"):
+                self.progress.note(f"{adapter} fits, though {line}")
+        elif (base := read_json(adapter / ADAPTER_FILES[0]).get("base_model_name_or_path")) != self.config.model.name:
+            self.progress.note(f"{adapter} says it was trained on {base!r}; this is {self.config.model.name!r}")
         return hash_files(adapter, ADAPTER_FILES)
 
-    def _trackers(self, work: Path) -> list[Guarded]:
-        facts = {"config": config_json(self.config), "dir": str(work)}
+    def _trackers(self) -> list[Guarded]:
+        facts = {"config": config_json(self.config), "dir": str(self.folder.root)}
         opened = []
         for config in self.config.tracking:
             plug = plugs.load("tracking", config.to)
             opened.append(Guarded(config.to, functools.partial(plug.open_tracker, config, facts), self.progress))
         return opened
+
+
+def _must_fit(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter and the model it is put on must share."""
+    model = origin.get("model") or {}
+    return {key: model.get(key) for key in ("family", "config_hash")} | {"preprocessing": origin.get("preprocessing")}
 
 
 def _rows_facts(rows: Rows) -> dict[str, Any]:

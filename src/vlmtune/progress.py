@@ -21,6 +21,9 @@ class Listener(Protocol):
     def at(self, step: str, done: int, total: int, facts: Facts) -> None:
         """`done` of `total` parts of a step; the first call has done = 0, the last done = total."""
 
+    def end(self, step: str) -> None:
+        """The step is over: it reached its total, or an exception left it."""
+
 
 class Progress:
     """What steps report to."""
@@ -34,8 +37,11 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, total: int) -> Iterator["Step"]:
-        """A part of the work with a known size."""
-        yield Step(name, total, self._listener)
+        """A part of the work with a known size. The listener hears of its end however it ends."""
+        try:
+            yield Step(name, total, self._listener)
+        finally:
+            self._listener.end(name)
 
 
 class Step:
@@ -60,6 +66,9 @@ class Silent:
     def at(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Nothing."""
 
+    def end(self, step: str) -> None:
+        """Nothing."""
+
 
 class Plain:
     """One line per 5 % or 30 s, for logs."""
@@ -80,6 +89,9 @@ class Plain:
             self._shown = (step, done, now)
             print(f"{step}: {done}/{total}{_facts(facts)}", file=sys.stderr, flush=True)
 
+    def end(self, step: str) -> None:
+        """Nothing: its last line is out."""
+
 
 class Jsonl:
     """One JSON object per event, for programs."""
@@ -91,6 +103,9 @@ class Jsonl:
     def at(self, step: str, done: int, total: int, facts: Facts) -> None:
         """{"step": …, "done": …, "total": …, …}"""
         print(json.dumps({"step": step, "done": done, "total": total, **facts}), file=sys.stderr, flush=True)
+
+    def end(self, step: str) -> None:
+        """Nothing: its last event is out."""
 
 
 class Rich:
@@ -112,11 +127,14 @@ class Rich:
 
     def at(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Move the bar."""
-        if done == 0 or step not in self._tasks:
+        if step not in self._tasks:
             self._tasks[step] = self._bars.add_task(step, total=total, facts="")
             self._bars.start()
         self._bars.update(self._tasks[step], completed=done, facts=_facts(facts))
-        if done >= total:
+
+    def end(self, step: str) -> None:
+        """Leave the bar as it stands, and give the terminal back: what is printed next would be overwritten."""
+        if step in self._tasks:
             self._bars.refresh()
             self._bars.stop()
             self._bars.remove_task(self._tasks.pop(step))

@@ -2,7 +2,7 @@
 
 An artifact is a file (its manifest beside it, `<stem>.manifest.json`) or a folder (its manifest inside,
 `vlmtune.json`). A manifest says what the artifact was made from; an artifact made from something else is never
-overwritten. Work in progress lives in `.vlmtune/`, under the hash of what it is made from.
+overwritten. Work in progress lies in `.vlmtune/`, under the hash of what it is made from, until the artifact is whole.
 """
 
 import fcntl
@@ -11,21 +11,23 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vlmtune import faults
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
-from vlmtune.files import write_json
+from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_json
 from vlmtune.plugs import Part
 from vlmtune.progress import Progress
 
+MANIFEST_VERSION = 1
+
 
 class OutputConfig(Part):
-    """Where results are written. The file names are those of the classic scripts."""
+    """Where results are written: one folder, and plain names in it, by default those of the classic scripts."""
 
     dir: str = "outputs"
     """Folder of the run."""
@@ -65,22 +67,19 @@ class Origin:
 
     @property
     def key(self) -> str:
-        """Short hash of the parts."""
-        return hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()[:12]
+        """Short hash; what mock and real runs have in the making never meets."""
+        return hashlib.sha256(json.dumps([self.parts, self.mock], sort_keys=True).encode()).hexdigest()[:12]
 
 
 class RunFolder:
     """One folder of results."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
-        if root.exists() and not root.is_dir():
-            raise ConfigError(f"output.dir {root} is a file; choose a folder with --set output.dir=…")
+        with os_errors_named(root):
+            if root.exists() and not root.is_dir():
+                raise ConfigError(f"output.dir {root} is a file; choose a folder with --set output.dir=…")
         self.root = root
         self._progress = progress
-
-    def work(self, artifact: Path, origin: Origin) -> Path:
-        """Folder for the work in progress of an artifact made from `origin`."""
-        return self.root / ".vlmtune" / f"{artifact.stem}-{origin.key}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -88,93 +87,171 @@ class RunFolder:
 
         Raises:
             FolderLocked: a live process holds it.
+            EnvironmentProblem, ConfigError: the folder cannot be made or written.
         """
         file = self.root / ".vlmtune" / "lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                stream.seek(0)
-                raise FolderLocked(
-                    f"{self.root} is in use by {stream.read().strip() or 'another process'}. Wait for it, stop it, or "
-                    "choose another folder with --set output.dir=…"
-                ) from None
-            stream.seek(0)
-            if left := stream.read().strip():
-                self._progress.note(f"{left} ended without finishing; going on from what it saved")
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            stream.flush()
+        with os_errors_named(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stream = file.open("a+", errors="replace")
+        with stream:
+            with os_errors_named(file):
+                self._take(stream)
             try:
                 yield
             finally:
                 stream.truncate(0)
 
-    def finished(self, artifact: Path, origin: Origin) -> dict[str, Any] | None:
+    def _take(self, stream: TextIO) -> None:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise FolderLocked(
+                f"{self.root} is in use by {stream.read().strip() or 'another process'}. Wait for it, stop it, or "
+                "choose another folder with --set output.dir=…"
+            ) from None
+        stream.seek(0)
+        if left := stream.read().strip():
+            self._progress.note(f"{left} ended without finishing; going on from what it saved")
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+
+    def finished(
+        self, artifact: Path, origin: Origin, beside: Sequence[Path] = (), above: Sequence[Path] = ()
+    ) -> dict[str, Any] | None:
         """The manifest of an artifact that is already made from `origin`; None where it is still to be made.
 
-        What mock and real runs left is kept apart: an artifact of the other kind is moved aside with a notice.
+        What the other kind of run left (mock or real) is moved aside first, see `keep_apart`. Without a manifest,
+        whatever has the name of the artifact or of a file `beside` it is refused, unless a crash of ours left it: the
+        artifact has the bytes that were about to be written, a file beside it the fields that only vlmtune writes.
+        Files `above` are made again at any time and not looked at.
+
+        Args:
+            artifact: file or folder.
+            origin: what it would be made from now.
+            beside: files made from this artifact alone (controls, scores).
+            above: files made from it and from others (comparison, page).
 
         Raises:
             IntegrityError: something else is there: from another config (the differences are named), or not ours.
         """
+        self.keep_apart(artifact, origin.mock, (*beside, *above))
         manifest = read_manifest(artifact)
         if manifest is None:
-            if artifact.exists() and not self._started(artifact).exists():
-                raise IntegrityError(
-                    f"{artifact} is there, but vlmtune did not make it (no manifest). Move it away, or choose another "
-                    "folder with --set output.dir=…"
-                )
+            self._refuse_foreign(artifact)
+            for file in beside:
+                if file.exists() and not _is_derived(file):
+                    raise _foreign(file)
             return None
-        if not artifact.exists() or manifest["origin"] == json.loads(json.dumps(origin.parts)):
-            return manifest if artifact.exists() else None
-        if manifest["mock"] != origin.mock:
-            self._move_aside(artifact, "mock" if manifest["mock"] else "real")
+        if not artifact.exists():
+            manifest_path(artifact).unlink()
             return None
+        if manifest["origin"] == json.loads(json.dumps(origin.parts)):
+            self._forget(artifact, origin)
+            return manifest
         raise IntegrityError(
             f"{artifact} was made from another configuration; nothing was overwritten:\n"
             + "\n".join(f"  {line}" for line in differences(manifest["origin"], origin.parts)[:12])
             + "\nChoose another folder with --set output.dir=…, or move the old results away"
         )
 
-    def start(self, artifact: Path, origin: Origin) -> Path:
-        """Note that an artifact is being made; what a crash leaves may be overwritten. Returns its work folder."""
-        work = self.work(artifact, origin)
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(self._started(artifact), {"origin": origin.parts})
+    def keep_apart(self, artifact: Path, mock: bool, companions: Sequence[Path] = ()) -> None:
+        """Move an artifact that the other kind of run made, mock or real, aside together with its companions."""
+        manifest = read_manifest(artifact)
+        if manifest is None or manifest["mock"] == mock:
+            return
+        kind = "mock" if manifest["mock"] else "real"
+        aside = _free(artifact, kind)
+        moves = {file: _free(file, kind) for file in companions} | {artifact: aside}
+        if not artifact.is_dir():
+            moves |= {path(artifact): path(aside) for path in (controls_path, manifest_path)}
+        moved = {old: new for old, new in moves.items() if old.exists()}
+        for old, new in moved.items():
+            with os_errors_named(old):
+                old.rename(new)
+        names = ", ".join(new.name for new in moved.values())
+        self._progress.note(f"{artifact} came from a {kind} run and is kept, with what belongs to it: {names}")
+
+    def work(self, artifact: Path, origin: Origin) -> Path:
+        """Folder for the work in progress of an artifact; gone when the artifact is published."""
+        work = self._work(artifact, origin)
+        with os_errors_named(work):
+            work.mkdir(parents=True, exist_ok=True)
         return work
 
-    def publish(self, artifact: Path, origin: Origin, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """The artifact is whole: write its manifest, and forget that it was in the making."""
+    def write(self, artifact: Path, text: str) -> None:
+        """Write the file of an artifact; its manifest is to follow.
+
+        Which bytes are about to be written is noted right before: what a crash leaves is known by them, and a file that
+        somebody else put there in the meantime is not.
+
+        Raises:
+            IntegrityError: such a file is there.
+        """
+        self._refuse_foreign(artifact)
+        with os_errors_named(artifact):
+            artifact.unlink(missing_ok=True)
+            write_json(self._note(artifact), {"sha256": hashlib.sha256(text.encode()).hexdigest()})
+            write_atomic(artifact, text)
+
+    def publish(
+        self, artifact: Path, origin: Origin, facts: Mapping[str, Any], built: Path | None = None
+    ) -> dict[str, Any]:
+        """The artifact is whole: write its manifest, and forget the work that led to it.
+
+        Args:
+            artifact: a file that `write` wrote, or the folder that `built` becomes.
+            origin: what it was made from.
+            facts: what else its manifest says.
+            built: a folder in `work`; renamed to the artifact with its manifest in it: that is there whole, or not.
+
+        Raises:
+            IntegrityError: something that vlmtune did not make has the folder's name by now.
+        """
         faults.hit("manifest.before")
         manifest = {
-            "schema_version": 1,
+            "schema_version": MANIFEST_VERSION,
             "artifact": artifact.name,
             "mock": origin.mock,
             "origin": origin.parts,
             **facts,
         }
-        write_json(manifest_path(artifact), manifest)
+        if built is None:
+            write_json(manifest_path(artifact), manifest)
+        else:
+            write_json(manifest_path(built), manifest)
+            self._refuse_foreign(artifact)
+            with os_errors_named(artifact):
+                built.rename(artifact)
+                fsync_folder(artifact.parent)
         faults.hit("manifest.after")
-        self._started(artifact).unlink(missing_ok=True)
+        self._forget(artifact, origin)
         return manifest
 
-    def _started(self, artifact: Path) -> Path:
-        return self.root / ".vlmtune" / f"{artifact.name}.started.json"
+    def _forget(self, artifact: Path, origin: Origin) -> None:
+        """Away with checkpoints and answers: who deletes the artifact wants it made anew, not put together again."""
+        with os_errors_named(self.root):
+            self._note(artifact).unlink(missing_ok=True)
+            work = self._work(artifact, origin)
+            if work.is_dir():
+                shutil.rmtree(work)
 
-    def _move_aside(self, artifact: Path, kind: str) -> None:
-        aside = artifact.with_name(f"{artifact.stem}.{kind}{artifact.suffix}")
-        count = 1
-        while aside.exists():
-            count += 1
-            aside = artifact.with_name(f"{artifact.stem}.{kind}-{count}{artifact.suffix}")
-        companions = [(manifest_path(artifact), manifest_path(aside)), (_sidecar(artifact), _sidecar(aside))]
-        shutil.move(artifact, aside)
-        for old, new in companions:
-            if old.exists():
-                shutil.move(old, new)
-        self._progress.note(f"{artifact} came from a {kind} run and is kept as {aside.name}")
+    def _work(self, artifact: Path, origin: Origin) -> Path:
+        return self.root / ".vlmtune" / f"{artifact.stem}-{origin.key}"
+
+    def _note(self, artifact: Path) -> Path:
+        return self.root / ".vlmtune" / f"{artifact.name}.writing.json"
+
+    def _refuse_foreign(self, artifact: Path) -> None:
+        if not artifact.exists():
+            return
+        note = self._note(artifact)
+        if artifact.is_file() and note.is_file():
+            with os_errors_named(artifact):
+                if read_json(note).get("sha256") == hashlib.sha256(artifact.read_bytes()).hexdigest():
+                    return
+        raise _foreign(artifact)
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -182,7 +259,8 @@ def manifest_path(artifact: Path) -> Path:
     return artifact / "vlmtune.json" if artifact.is_dir() else artifact.with_name(f"{artifact.stem}.manifest.json")
 
 
-def _sidecar(artifact: Path) -> Path:
+def controls_path(artifact: Path) -> Path:
+    """Where the controls of a prediction file lie."""
     return artifact.with_name(f"{artifact.stem}.controls.json")
 
 
@@ -190,16 +268,46 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
     """The manifest of an artifact, None where it has none.
 
     Raises:
-        IntegrityError: the manifest cannot be read.
+        IntegrityError: the manifest cannot be read, or another version of vlmtune wrote it.
     """
     file = manifest_path(artifact)
     if not file.is_file():
         return None
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise IntegrityError(f"{file}: not JSON ({error}); move it away together with {artifact.name}") from None
+    manifest: dict[str, Any] = read_json(file)
+    version = manifest.get("schema_version")
+    if version != MANIFEST_VERSION:
+        raise IntegrityError(
+            f"{file}: a manifest of version {version!r}, this vlmtune reads version {MANIFEST_VERSION}; use the one "
+            f"that wrote it, or move it away together with {artifact.name}"
+        )
+    if not isinstance(manifest.get("origin"), dict) or not isinstance(manifest.get("mock"), bool):
+        raise IntegrityError(f"{file}: not a manifest of vlmtune; move it away together with {artifact.name}")
     return manifest
+
+
+def _is_derived(file: Path) -> bool:
+    """Whether only vlmtune writes such a file: controls and scores have these fields, a classic script's have not."""
+    try:
+        found = read_json(file)
+    except IntegrityError:
+        return False
+    return "schema_version" in found and bool({"mock", "effect"} & found.keys())
+
+
+def _foreign(file: Path) -> IntegrityError:
+    return IntegrityError(
+        f"{file} is there, but vlmtune did not make it (no manifest). Move it away, or choose another folder with "
+        "--set output.dir=…"
+    )
+
+
+def _free(file: Path, kind: str) -> Path:
+    """A name beside a file that says which kind of run it came from, and that nobody has."""
+    aside, count = file.with_name(f"{file.stem}.{kind}{file.suffix}"), 1
+    while aside.exists():
+        count += 1
+        aside = file.with_name(f"{file.stem}.{kind}-{count}{file.suffix}")
+    return aside
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -221,5 +329,6 @@ def hash_files(folder: Path, names: list[str]) -> str:
     """Hash over some files of a folder."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+        with os_errors_named(folder / name):
+            digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return digest.hexdigest()[:16]

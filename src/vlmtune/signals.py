@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a request to stop at the next safe point, instead of an exception anywhere."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,8 +32,15 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Listen for SIGINT and SIGTERM; a second Ctrl-C stops at once. Only in the main thread: Python has them there."""
+    """Listen for SIGINT and SIGTERM; a second Ctrl-C stops at once.
+
+    Python delivers signals to the main thread, and only there may handlers be set: in any other thread nobody listens,
+    and whoever started the thread decides what a signal means.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if request.received is not None and number == signal.SIGINT:

@@ -18,7 +18,7 @@ dataset:
   path: rows
   references: [caption]
 task: {name: captioning}
-training: {precision: fp32, batch_size: 4, micro_batch_size: 4}
+training: {precision: fp32, batch_size: 4}
 output: {dir: out}
 """
 
@@ -27,6 +27,7 @@ output: {dir: out}
 def folder(tmp_path: Path) -> Path:
     """A config and a small dataset of four pictures per split that works as it is."""
     (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "answers.jsonl").write_text('{"prediction": "a", "references": ["a"]}\n', encoding="utf-8")
     (tmp_path / "rows").mkdir()
     for split in ("train", "validation", "test"):
         for n in range(4):
@@ -105,10 +106,10 @@ def test_an_unreadable_image_at_prediction_fails_alone(folder: Path) -> None:
         (["train", "c.yaml", "--set", "training.lorra.rank=4"], 2, "did you mean 'lora'?"),
         (["train", "c.yaml", "--set", "training.epochs=many"], 2, "--set training.epochs=many"),
         (["train", "none.yaml"], 2, "none.yaml"),
-        (["predict", "c.yaml", "--adapter", "nowhere"], 9, "nowhere: not an adapter folder"),
+        (["predict", "c.yaml", "--adapter", "nowhere"], 9, "nowhere: no such folder"),
         (["predict", "c.yaml", "--split", "tset"], 2, "--split must be train, select or test (got 'tset')"),
         (["compare", "a.jsonl", "b.jsonl"], 3, "a.jsonl: no such prediction file"),
-        (["score", "a.jsonl", "--task", "captoning"], 2, "did you mean 'captioning'?"),
+        (["score", "answers.jsonl", "--task", "captoning"], 2, "did you mean 'captioning'?"),
         (["train", "c.yaml", "--set", "model.device=cuda"], 4, "no GPU is visible"),
         (["train", "c.yaml", "--set", "training.lora.target_modules=[q_porj]"], 2, "did you mean 'q_proj'?"),
         (["trian"], 2, "See: vlmtune --help"),
@@ -164,3 +165,45 @@ def test_python_and_command_line_make_the_same_files(folder: Path) -> None:
     assert comparison.status == "inconclusive"
     for name in ("lora/adapter_model.safetensors", "lora_predictions.jsonl", "compare.json", "report.html"):
         assert (folder / "out" / name).read_bytes() == (folder / "again" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("report", "code", "said"),
+    [
+        ("/dev/null/x.html", 2, "/dev/null/x.html: Not a directory"),
+        ("/proc/nowhere/x.html", 2, "/proc/nowhere/x.html: No such file or directory"),
+        ("n" * 300 + ".json", 2, "File name too long"),
+    ],
+)
+def test_a_report_that_cannot_be_written(report: str, code: int, said: str, folder: Path) -> None:
+    predictions(folder, "a.jsonl")
+    refused(warm_vlmtune("compare", "a.jsonl", "a.jsonl", "-o", report, cwd=folder), code, said)
+
+
+def predictions(folder: Path, name: str, task: str | None = None) -> None:
+    lines = [{"id": str(n), "prediction": f"a red ball {n}", "references": [f"a red ball {n}"]} for n in range(4)]
+    (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    if task is not None:
+        manifest = {"schema_version": 1, "mock": False, "origin": {"task": {"name": task}}}
+        (folder / name).with_suffix(".manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_manifest_never_chooses_which_code_runs(folder: Path) -> None:
+    (folder / "planted.py").write_text(
+        "from pathlib import Path\nPath('it_ran').touch()\nfrom vlmtune.tasks.captioning import *\n", encoding="utf-8"
+    )
+    (folder / "planted").mkdir()
+    (folder / "planted.py").rename(folder / "planted/task.py")
+    predictions(folder, "a.jsonl", "planted.task")
+    refused(warm_vlmtune("compare", "a.jsonl", "a.jsonl", cwd=folder), 2, "name it yourself with --task to use it")
+    assert not (folder / "it_ran").exists()
+    asked = warm_vlmtune("compare", "a.jsonl", "a.jsonl", "--task", "planted.task", cwd=folder)
+    assert asked.returncode == 0, asked.stderr
+    assert (folder / "it_ran").exists()
+
+
+@pytest.mark.parametrize("name", ["a.manifest.json", "a.controls.json"])
+def test_a_damaged_file_beside_the_answers(name: str, folder: Path) -> None:
+    predictions(folder, "a.jsonl", "captioning")
+    (folder / name).write_text('{"schema_version": 1, ')
+    refused(warm_vlmtune("compare", "a.jsonl", "a.jsonl", cwd=folder), 9, f"{name}: not JSON", "restore it")

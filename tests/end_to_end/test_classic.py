@@ -38,6 +38,8 @@ def test_three_modes_leave_the_four_artifacts(folder: Path) -> None:
     assert (folder / "outputs/flickr8k_qwen3vl_lora/adapter_config.json").is_file()
     assert (folder / "outputs/flickr8k_qwen3vl_lora/adapter_model.safetensors").is_file()
     assert "Improved: bleu" in said["eval"].stdout
+    assert "! made with USE_MOCK" in said["eval"].stdout
+    assert "made with USE_MOCK" in (folder / "outputs/report.html").read_text(), "a page is sent around"
 
 
 def test_without_mock_and_network_one_message_names_the_cause(folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_page_and_screen_say_all_three(demo: Demo, comparison: dict[str, Any]) -
         assert comparison["verdict"] in text
         assert f"{comparison['shares']['b']['ended']:.1%}" in text
         assert f"{image['exchanged']:.4f}, {image['kept']:.0%} of itself" in text
-    assert page.count("data:image/webp;base64,") >= 50
+    assert page.count("data:image/webp;base64,") >= 20, "the first rows show their picture without the script"
 
 
 def test_a_second_run_does_nothing_again(demo: Demo) -> None:

@@ -1,52 +1,107 @@
-"""Ctrl-C, SIGTERM, kill and a full disk at any moment: the same command goes on, and ends in the same bytes."""
+"""A kill at every fault point, Ctrl-C, SIGTERM, a full disk: the same command goes on, and ends in the same bytes."""
 
 import hashlib
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from commands import warm_vlmtune as vlmtune
+from commands import warm_vlmtune
+from sources import PACKAGE
 
 SMALL = [
     "demo.yaml",
-    *("--set", "dataset.limit={train: 48, select: 8, test: 24}", "--set", "evaluation.image_control_rows=8"),
-    *("--set", "training.epochs=1", "--set", "training.batch_size=8", "--set", "training.micro_batch_size=8"),
-    *("--set", "training.save_every_steps=2", "--set", "output.dir=out", "--progress", "plain"),
+    *("--set", "dataset.limit={train: 12, select: 4, test: 6}", "--set", "evaluation.image_control_rows=2"),
+    *("--set", "evaluation.statistics.resamples=100", "--set", "inference.max_new_tokens=6"),
+    *("--set", "training.epochs=1", "--set", "training.batch_size=4", "--set", "training.log_every_steps=1"),
+    *("--set", "training.save_every_steps=1", "--set", "output.dir=out", "--progress", "plain"),
 ]
-ADAPTER = "out/lora/adapter_model.safetensors"
+"""Three optimizer steps, a checkpoint after each, the last one included."""
+
+STEPS = ("predict", "train", "run")
+"""In this order each finds what it needs: `run` has only the tuned answers and the comparison left to make."""
+
+KILLED = {
+    "checkpoint.weights": ["train:2"],
+    "checkpoint.moments": ["train:3"],
+    "checkpoint.complete": ["train:2"],
+    "checkpoint.published": ["train:1", "train:3"],
+    "file.written": ["predict:1", "predict:8", "train:2", "run:5"],
+    "file.appended": ["predict:1", "predict:2", "train:4", "run:1"],
+    "manifest.before": ["predict:1", "train:1", "run:1"],
+    "manifest.after": ["predict:1", "train:1", "run:1"],
+}
+"""Every fault point of the source: where it is killed, as step:n-th hit."""
+
+ASKED = [
+    ("train", "checkpoint.weights:int", 130),
+    ("train", "checkpoint.moments:term:2", 75),
+    ("predict", "file.appended:int", 130),
+    ("train", "checkpoint.published:full:2", 4),
+]
 
 
-def digest(folder: Path) -> dict[str, str]:
-    names = [ADAPTER, "out/lora/adapter_config.json", "out/baseline_predictions.jsonl", "out/lora_predictions.jsonl"]
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+def state(folder: Path) -> dict[str, str]:
+    """Every result with its hash: adapter, curve, visits, answers, controls, scores, pictures, comparison, page."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and ".vlmtune" not in file.parts:
+            data = file.read_bytes()
+            if file.name == "vlmtune.json":
+                manifest = json.loads(data)
+                assert manifest["curve"][-1].keys() == {"step", "select_loss"}
+                del manifest["seconds_since_start_or_resume"]
+                data = json.dumps(manifest).encode()
+            found[str(file.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = vlmtune("run", *SMALL, cwd=folder)
-    assert ended.returncode == 0, ended.stderr
-    return digest(folder)
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copies of an undisturbed run: `predict`, `train`, `run` as each left them, `before <step>` as it found them."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    (root / "before predict").mkdir()
+    for step, following in zip(STEPS, (*STEPS[1:], None), strict=True):
+        shutil.copytree(root / f"before {step}", root / step)
+        ended = warm_vlmtune(step, *SMALL, cwd=root / step)
+        assert ended.returncode == 0, ended.stderr
+        if following:
+            shutil.copytree(root / step, root / f"before {following}")
+    return root
 
 
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [
-        ("checkpoint.weights:int", 130),
-        ("checkpoint.moments:term:2", 75),
-        ("checkpoint.complete:kill", -9),
-        ("checkpoint.published:full", 4),
-        ("file.appended:int:1", 130),
-        ("manifest.before:kill:2", -9),
-    ],
-)
-def test_the_same_command_ends_in_the_same_bytes(
-    fault: str, code: int, tmp_path: Path, undisturbed: dict[str, str]
-) -> None:
-    stopped = vlmtune("run", *SMALL, cwd=tmp_path, VLMTUNE_FAULT=fault)
+def stop_and_go_on(step: str, fault: str, code: int, folder: Path, stages: Path) -> str:
+    """Let a step end early, give its command again, compare; returns what was said at the early end."""
+    here = folder / "here"
+    shutil.copytree(stages / f"before {step}", here)
+    stopped = warm_vlmtune(step, *SMALL, cwd=here, VLMTUNE_FAULT=fault)
     assert stopped.returncode == code, stopped.stderr
     assert "Traceback" not in stopped.stderr
-    if code in (75, 130):
-        assert "Run the same command again to go on" in stopped.stderr
-    again = vlmtune("run", *SMALL, cwd=tmp_path)
+    again = warm_vlmtune(step, *SMALL, cwd=here)
     assert again.returncode == 0, again.stderr
-    assert digest(tmp_path) == undisturbed
+    assert state(here) == state(stages / step)
+    assert sorted(path.name for path in (here / "out/.vlmtune").iterdir()) == ["lock"]
+    return stopped.stderr
+
+
+def test_every_fault_point_has_its_crash() -> None:
+    source = "".join(file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
+    assert set(re.findall(r"faults\.hit\(\"([^\"]+)\"\)", source)) == set(KILLED)
+    assert source.count("faults.hit(") == len(re.findall(r"faults\.hit\(\"[^\"]+\"\)", source))
+
+
+@pytest.mark.parametrize(("point", "where"), [(point, where) for point in KILLED for where in KILLED[point]])
+def test_killed_at_any_point_the_same_command_ends_in_the_same_bytes(
+    point: str, where: str, tmp_path: Path, stages: Path
+) -> None:
+    step, count = where.split(":")
+    stop_and_go_on(step, f"{point}:kill:{count}", -9, tmp_path, stages)
+
+
+@pytest.mark.parametrize(("step", "fault", "code"), ASKED)
+def test_stopped_in_an_orderly_way_it_says_how_to_go_on(
+    step: str, fault: str, code: int, tmp_path: Path, stages: Path
+) -> None:
+    said = stop_and_go_on(step, fault, code, tmp_path, stages)
+    assert ("run the same command again" if code == 4 else "Run the same command again to go on") in said

@@ -1,18 +1,32 @@
 """The run folder: nothing torn, nothing overwritten, mock and real kept apart, one process at a time."""
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from pieces import Notes
+from pieces import Notes, picture, ref
 
 from vlmtune import faults
-from vlmtune.errors import EnvironmentProblem, FolderLocked, IntegrityError
-from vlmtune.files import append_lines, read_whole_lines, write_atomic
-from vlmtune.progress import Progress
+from vlmtune.answering import Answering
+from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
+from vlmtune.files import append_lines, read_json, read_whole_lines, write_atomic, write_json
+from vlmtune.progress import Progress, Silent
 from vlmtune.runs import Origin, RunFolder, differences
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import captioning
+from vlmtune.types import Example
+
+
+@pytest.fixture(autouse=True)
+def hits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test counts its own hits of fault points."""
+    monkeypatch.setattr(faults, "_hits", Counter())
 
 
 @pytest.fixture
@@ -26,9 +40,16 @@ def folder(tmp_path: Path, notes: Notes) -> RunFolder:
 
 
 def make(folder: RunFolder, artifact: Path, origin: Origin, text: str = "result") -> None:
-    folder.start(artifact, origin)
-    write_atomic(artifact, text)
+    folder.work(artifact, origin)
+    folder.write(artifact, text)
     folder.publish(artifact, origin, {"rows": 3})
+
+
+def make_folder(folder: RunFolder, artifact: Path, origin: Origin) -> None:
+    built = folder.work(artifact, origin) / "built"
+    built.mkdir()
+    (built / "weights").write_text("result")
+    folder.publish(artifact, origin, {}, built)
 
 
 def test_finished_work_is_found_again(folder: RunFolder) -> None:
@@ -56,27 +77,125 @@ def test_foreign_file_is_refused(folder: RunFolder) -> None:
     assert artifact.read_text() == "mine"
 
 
-def test_crash_between_artifact_and_manifest_is_done_again(folder: RunFolder) -> None:
+def test_what_a_crash_left_without_a_manifest_is_done_again(folder: RunFolder, notes: Notes) -> None:
     artifact, origin = folder.root / "a.jsonl", Origin({})
-    folder.start(artifact, origin)
-    write_atomic(artifact, "whole, but its manifest never came")
-    assert folder.finished(artifact, origin) is None
+    folder.write(artifact, "whole, but its manifest never came")
+    again = RunFolder(folder.root, Progress(notes))
+    assert again.finished(artifact, origin) is None
+    make(again, artifact, origin, "other bytes this time")
+    assert artifact.read_text() == "other bytes this time"
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_mock_and_real_results_are_kept_apart(folder: RunFolder, notes: Notes, kind: str) -> None:
-    artifact, mock = folder.root / ("a.jsonl" if kind == "file" else "adapter"), Origin({"model": "tiny"}, mock=True)
-    folder.start(artifact, mock)
-    if kind == "folder":
-        artifact.mkdir()
-    target = artifact if kind == "file" else artifact / "weights"
-    write_atomic(target, "mock")
-    folder.publish(artifact, mock, {})
-    assert folder.finished(artifact, Origin({"model": "8B"})) is None
-    aside = folder.root / ("a.mock.jsonl" if kind == "file" else "adapter.mock")
+@pytest.mark.parametrize("step", ["failed", "crashed before", "crashed after"])
+def test_a_file_put_there_after_a_failed_step_is_not_ours(folder: RunFolder, step: str) -> None:
+    artifact, origin = folder.root / "a.jsonl", Origin({})
+    folder.work(artifact, origin)
+    if step != "failed":
+        folder.write(artifact, "half a step")
+        artifact.unlink()
+    if step == "crashed after":
+        artifact.write_text("half a step")
+        assert folder.finished(artifact, origin) is None
+    artifact.write_text("mine")
+    for attempt in (lambda: folder.finished(artifact, origin), lambda: folder.write(artifact, "theirs")):
+        with pytest.raises(IntegrityError, match="vlmtune did not make it"):
+            attempt()
+    assert artifact.read_text() == "mine"
+
+
+def test_a_folder_is_there_whole_or_not_at_all(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, origin = folder.root / "adapter", Origin({})
+    built = folder.work(artifact, origin) / "built"
+    built.mkdir()
+    monkeypatch.setenv(faults.ARMED, "file.written:full")
+    with pytest.raises(EnvironmentProblem):
+        folder.publish(artifact, origin, {}, built)
+    monkeypatch.delenv(faults.ARMED)
     assert not artifact.exists()
-    assert (aside if kind == "file" else aside / "weights").read_text() == "mock"
-    assert aside.name in notes.texts[0]
+    artifact.mkdir()
+    (artifact / "mine").write_text("mine")
+    with pytest.raises(IntegrityError, match="vlmtune did not make it"):
+        folder.publish(artifact, origin, {}, built)
+    assert [file.name for file in artifact.iterdir()] == ["mine"]
+
+
+def test_a_published_result_leaves_no_work_from_which_it_could_come_back(folder: RunFolder) -> None:
+    artifact, origin = folder.root / "a.jsonl", Origin({"seed": 1})
+    (folder.work(artifact, origin) / "answers.jsonl").write_text("old answers")
+    make(folder, artifact, origin)
+    assert list((folder.root / ".vlmtune").iterdir()) == []
+    (folder.work(artifact, origin) / "answers.jsonl").write_text("left by a crash right after publishing")
+    assert folder.finished(artifact, origin) is not None
+    assert list((folder.root / ".vlmtune").iterdir()) == []
+    artifact.unlink()
+    assert folder.finished(artifact, origin) is None
+    assert list(folder.work(artifact, origin).iterdir()) == []
+    make(folder, artifact, origin, "made anew")
+
+
+@pytest.mark.parametrize("other", [{"model": "8B"}, {"model": "tiny"}], ids=["other origin", "equal origin"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_mock_and_real_results_are_kept_apart(
+    folder: RunFolder, notes: Notes, kind: str, other: dict[str, str]
+) -> None:
+    mock = Origin({"model": "tiny"}, mock=True)
+    if kind == "file":
+        artifact = folder.root / "a.jsonl"
+        make(folder, artifact, mock)
+    else:
+        artifact = folder.root / "adapter"
+        make_folder(folder, artifact, mock)
+    for name in ("a.controls.json", "metrics.json", "compare.json", "report.html", "other.json"):
+        write_json(folder.root / name, {"schema_version": 1, "mock": True})
+    beside = [folder.root / "a.controls.json", folder.root / "metrics.json"] if kind == "file" else []
+    above = [folder.root / "compare.json", folder.root / "report.html"]
+    assert folder.finished(artifact, Origin(other), beside, above) is None
+    left = {file.name for file in folder.root.iterdir()}
+    if kind == "file":
+        assert left == {
+            ".vlmtune", "a.mock.jsonl", "a.mock.manifest.json", "a.mock.controls.json", "metrics.mock.json",
+            "compare.mock.json", "report.mock.html", "other.json",
+        }  # fmt: skip
+    else:
+        assert left - {"a.controls.json", "metrics.json", "other.json"} == {
+            ".vlmtune", "adapter.mock", "compare.mock.json", "report.mock.html",
+        }  # fmt: skip
+        assert (folder.root / "adapter.mock/weights").read_text() == "result"
+    assert f"{artifact} came from a mock run and is kept" in notes.texts[0]
+    assert folder.work(artifact, mock) != folder.work(artifact, Origin(mock.parts))
+
+
+def test_the_metrics_of_a_classic_script_are_not_overwritten(folder: RunFolder) -> None:
+    artifact, metrics, origin = folder.root / "a.jsonl", folder.root / "metrics.json", Origin({})
+    for foreign in ('{"bleu": 0.1}', "[]", "no JSON"):
+        metrics.write_text(foreign)
+        with pytest.raises(IntegrityError, match=r"metrics.json is there, but vlmtune did not make it"):
+            folder.finished(artifact, origin, [metrics])
+    write_json(metrics, {"bleu": 0.1, "schema_version": 1, "mock": False})
+    assert folder.finished(artifact, origin, [metrics]) is None
+    make(folder, artifact, origin)
+    metrics.write_text("whatever it is, the answers are finished")
+    assert folder.finished(artifact, origin, [metrics]) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema_version": 1', r"a.manifest.json: not JSON \("),
+        ("\udcff", "a.manifest.json: not JSON"),
+        ("[" * 100_000, "a.manifest.json: not JSON"),
+        ("[]", "a.manifest.json: holds list where an object belongs"),
+        ('{"schema_version": 2, "origin": {}, "mock": false}', "a manifest of version 2, this vlmtune reads version 1"),
+        ("{}", "a manifest of version None"),
+        ('{"schema_version": 1, "origin": [], "mock": false}', "not a manifest of vlmtune"),
+    ],
+)
+def test_an_unreadable_manifest_is_named(folder: RunFolder, text: str, said: str) -> None:
+    artifact = folder.root / "a.jsonl"
+    artifact.write_text("answers")
+    (folder.root / "a.manifest.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(IntegrityError, match=f"{said}.*move it away"):
+        folder.finished(artifact, Origin({}))
 
 
 def test_a_live_process_keeps_the_folder_and_a_dead_one_does_not(folder: RunFolder, notes: Notes) -> None:
@@ -116,6 +235,72 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(EnvironmentProblem, match=r"no space left for .*a.json \(3 bytes\)"):
         write_atomic(file, "new")
     assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (errno.EDQUOT, EnvironmentProblem),
+        (errno.EACCES, EnvironmentProblem),
+        (errno.EROFS, EnvironmentProblem),
+        (errno.EIO, EnvironmentProblem),
+        (errno.ENOTDIR, ConfigError),
+        (errno.ENAMETOOLONG, ConfigError),
+    ],
+    ids=lambda value: errno.errorcode[value] if isinstance(value, int) else "",
+)
+def test_what_the_system_refuses_is_named_with_its_path(
+    code: int, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *words: object, **more: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    folder = RunFolder(tmp_path / "out", Progress(Silent()))
+    (tmp_path / "there").write_text("old\n")
+    for name in ("open", "read_bytes"):
+        monkeypatch.setattr(Path, name, refuse)
+
+    def enter() -> None:
+        with folder.locked():
+            pass
+
+    for attempt, path in (
+        (lambda: write_atomic(tmp_path / "a.json", "new"), "a.json"),
+        (lambda: write_atomic(tmp_path / "a.webp", b"new"), "a.webp"),
+        (lambda: append_lines(tmp_path / "a.jsonl", ["new"]), "a.jsonl"),
+        (lambda: read_whole_lines(tmp_path / "there"), "there"),
+        (lambda: read_json(tmp_path / "there"), "there"),
+        (enter, "out/.vlmtune/lock"),
+    ):
+        with pytest.raises(error, match=re.escape(str(tmp_path / path))):
+            attempt()
+
+
+def test_a_folder_whose_way_is_a_file_or_whose_name_is_too_long(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name in ("file/out", "n" * 300):
+        with (
+            pytest.raises(ConfigError, match="--set output.dir=…"),
+            RunFolder(tmp_path / name, Progress(Silent())).locked(),
+        ):
+            pass
+        with pytest.raises(ConfigError, match=name[:20]):
+            write_atomic(tmp_path / name / "report.html", "page")
+
+
+def test_a_torn_picture_never_has_the_name_of_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = Answering(
+        captioning.TASK, captioning.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest()
+    )
+    image = picture(40, 40)
+    example = Example("1", (ref(image),), None, {"references": ["a"]}, "1")
+    monkeypatch.setenv(faults.ARMED, "file.written:full")
+    with pytest.raises(EnvironmentProblem, match=r"no space left for .*pictures.*\.webp"):
+        answering._picture(example)
+    assert list((tmp_path / "pictures").glob("*.webp")) == []
+    monkeypatch.delenv(faults.ARMED)
+    digest = answering._picture(example)
+    assert [file.name for file in (tmp_path / "pictures").glob("*.webp")] == [f"{digest[:16]}.webp"]
 
 
 def test_differences_name_dotted_paths() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlmtune.progress import Style, open_progress
+from vlmtune.progress import Progress, Rich, Silent, Style, open_progress
 
 
 def advance(style: Style, total: int) -> None:
@@ -37,3 +37,36 @@ def test_other_styles_keep_stdout_clean(style: Style, capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert shown.out == ""
     assert (shown.err == "") == (style == "none")
+
+
+class Stops(Silent):
+    """Keeps which steps ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def end(self, step: str) -> None:
+        self.ended.append(step)
+
+
+def test_a_step_ends_even_when_an_exception_leaves_it() -> None:
+    listener = Stops()
+    with pytest.raises(ZeroDivisionError), Progress(listener).step("train", 3) as step:
+        step.advance(1 // 0)
+    assert listener.ended == ["train"]
+
+
+def test_the_live_display_is_gone_when_an_error_is_printed() -> None:
+    rich = Rich()
+
+    def fail() -> None:
+        with Progress(rich).step("train", 3) as step:
+            step.advance(0)
+            assert len(rich._bars.tasks) == 1
+            assert rich._bars.live.is_started
+            step.advance(1 // 0)
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not rich._bars.live.is_started
+    assert rich._bars.tasks == []

@@ -1,0 +1,225 @@
+"""The steps around engine and training, on an engine without a model: what is kept, redone, moved aside, refused."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pieces import Notes
+
+from vlmtune.answering import Answering
+from vlmtune.config import load
+from vlmtune.engines import mock
+from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
+from vlmtune.files import write_json
+from vlmtune.pipeline import Session
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import captioning
+from vlmtune.types import Example, Failure, Outcome, Request
+
+CONFIG = """\
+model: {name: tiny, device: cpu}
+dataset:
+  source: scenes
+  references: [caption_0, caption_1]
+  keywords: keywords
+  id: id
+  limit: {train: 8, select: 4, test: 6}
+task: {name: captioning}
+inference: {engine: mock}
+evaluation: {image_control_rows: 4, statistics: {resamples: 100}}
+"""
+Begin = Callable[..., Session]
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """A session in a folder of its own; what it says once is in its listener's `texts`."""
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def begin(*sets: str, mock: bool = False, notes: Notes | None = None) -> Session:
+        return Session(load("c.yaml", ["output.dir=out", *sets]).config, Progress(notes or Notes()), mock=mock)
+
+    return begin
+
+
+def adapter(folder: Path, origin: dict[str, Any]) -> Path:
+    """Files that look like an adapter, as far as the pipeline looks."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": origin})
+    return folder
+
+
+def names() -> set[str]:
+    return {file.name for file in Path("out").iterdir()} - {".vlmtune", "pictures"}
+
+
+class Flaky:
+    """An engine whose requests fail until it is told otherwise."""
+
+    def __init__(self, failing: set[int]) -> None:
+        self.failing, self.asked = failing, 0
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        plain = mock.open_engine(mock.Config(), None, None, "fp32")  # type: ignore[arg-type]
+        for number, request in enumerate(requests):
+            self.asked += 1
+            if number in self.failing:
+                yield Failure(request.id, "engine", "out of luck")
+            else:
+                yield from plain.answer([request])
+
+
+EXAMPLES = [Example(f"row {n}", (), None, {"references": ["a"]}, f"row {n}") for n in range(40)]
+
+
+def answering(folder: Path, stop: StopRequest | None = None) -> Answering:
+    return Answering(
+        captioning.TASK, captioning.Config(), folder / "pictures", Progress(Silent()), stop or StopRequest()
+    )
+
+
+def test_what_failed_before_an_interruption_is_asked_again(tmp_path: Path) -> None:
+    partial, engine = tmp_path / "answers.jsonl", Flaky({3, 5})
+    lines = answering(tmp_path).answer("rows", engine, EXAMPLES, partial)  # type: ignore[arg-type]
+    assert [line.id for line in lines if line.failure] == ["row 3", "row 5"]
+    engine.failing, engine.asked = set(), 0
+    again = answering(tmp_path).answer("rows", engine, EXAMPLES, partial)  # type: ignore[arg-type]
+    assert engine.asked == 2
+    assert [line.id for line in again] == [example.id for example in EXAMPLES]
+    assert not any(line.failure for line in again)
+    assert [again[n] for n in (0, 39)] == [lines[n] for n in (0, 39)]
+    assert len(partial.read_text().splitlines()) == 40
+
+
+def test_an_engine_that_prepares_all_requests_first_is_stopped_while_it_does(tmp_path: Path) -> None:
+    stop, taken = StopRequest(), []
+
+    class Eager(Flaky):
+        def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+            for request in requests:
+                taken.append(request)
+                if len(taken) == 5:
+                    stop.received = 2
+            yield from super().answer(taken)
+
+    with pytest.raises(Interrupted, match="0 of 40 answers are saved"):
+        answering(tmp_path, stop).answer("rows", Eager(set()), EXAMPLES, tmp_path / "answers.jsonl")  # type: ignore[arg-type]
+    assert len(taken) == 5
+
+
+def test_a_deleted_result_is_made_anew(begin: Begin) -> None:
+    file = begin().predict()
+    whole, metrics = file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()
+    assert [path.name for path in Path("out/.vlmtune").iterdir()] == []
+    for gone in (["baseline_predictions.jsonl"], ["metrics_baseline.json"], sorted(names())):
+        for name in gone:
+            Path("out", name).unlink()
+        notes = Notes()
+        assert begin(notes=notes).predict() == file
+        assert (file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()) == (whole, metrics)
+        assert not any("answers are there already" in text for text in notes.texts)
+    Path("out/baseline_predictions.jsonl").unlink()
+    Path("out/baseline_predictions.manifest.json").unlink()
+    Path("out/metrics_baseline.json").write_text('{"bleu": 0.1}')
+    with pytest.raises(IntegrityError, match=r"metrics_baseline.json is there, but vlmtune did not make it"):
+        begin().predict()
+
+
+def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
+    tuned = adapter(Path("tuned"), begin()._origin().parts)
+    session = begin(mock=True)
+    session.predict()
+    session.predict(tuned)
+    session.compare()
+    ours = names()
+    assert {"compare.json", "report.html", "metrics_lora.json", "lora_predictions.controls.json"} <= ours
+    begin().predict()
+    left = names()
+    assert {name for name in left if ".mock." not in name} == {
+        "baseline_predictions.jsonl", "baseline_predictions.manifest.json", "baseline_predictions.controls.json",
+        "metrics_baseline.json",
+    }  # fmt: skip
+    assert len(left) == len(ours) + 4
+    for name in left:
+        if name.startswith("metrics"):
+            assert json.loads(Path("out", name).read_text())["mock"] == (".mock." in name)
+    Path("out/lora_predictions.mock.jsonl").rename("out/lora_predictions.jsonl")
+    Path("out/lora_predictions.mock.manifest.json").rename("out/lora_predictions.manifest.json")
+    with pytest.raises(ConfigError, match="lora_predictions.jsonl came from a mock run; run the eval step"):
+        begin().compare()
+
+
+def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*words: object) -> None:
+        pytest.fail("the engine was opened")
+
+    session = begin()
+    rows = [replace(row, truth={**row.truth, "references": [] if n == 3 else ["a"]}) for n, row in
+            enumerate(session.rows("test"))]  # fmt: skip
+
+    class Rows(list[Example]):
+        fingerprint = "rows"
+
+    monkeypatch.setattr(mock, "open_engine", never)
+    monkeypatch.setattr(Session, "rows", lambda self, role: Rows(rows))
+    with pytest.raises(DataError, match=r"row 'test-00003' has no 'references', which bleu compares with"):
+        begin("evaluation.metrics=[bleu]").predict()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"model": {"name": "Org/Same"}}, "model.name: \"Org/Same\" there, \"tiny\" here"),
+        ({"model": {"commit": "abc"}}, "model.commit: \"abc\" there, null here"),
+    ],
+)  # fmt: skip
+def test_the_same_checkpoint_under_another_name_is_only_noted(begin: Begin, changed: dict[str, Any], said: str) -> None:
+    parts, notes = begin()._origin().parts, Notes()
+    folder = adapter(Path("tuned"), {**parts, "model": {**parts["model"], **changed["model"]}})
+    begin(notes=notes).predict(folder)
+    assert f"tuned fits, though {said}" in notes.texts
+
+
+@pytest.mark.parametrize(("block", "key"), [("model", "config_hash"), ("model", "family"), ("preprocessing", "pixels")])
+def test_another_architecture_or_preprocessing_is_refused(begin: Begin, block: str, key: str) -> None:
+    parts = begin()._origin().parts
+    folder = adapter(Path("tuned"), {**parts, block: {**parts[block], key: "other"}})
+    with pytest.raises(
+        IntegrityError, match=f'trained on another model or with other preprocessing:\n.*{key}.*"other"'
+    ):
+        begin().predict(folder)
+
+
+def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
+    """As much of a training run as the pipeline sees."""
+    job.adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (job.adapter / name).write_text("{}")
+    (job.work / "curve.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    (job.work / "visits.jsonl").write_text('{"step": 1, "id": "train-00000"}\n')
+    (job.work / "step-000001").mkdir()
+    return {"steps": 1}
+
+
+def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmtune.training.loop.train", trained)
+    folder = begin().train()
+    manifest = json.loads((folder / "vlmtune.json").read_text())
+    assert manifest["curve"] == [{"step": 1, "loss": 2.0}]
+    assert (folder / "visits.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
+    assert list(Path("out/.vlmtune").iterdir()) == []
+    notes = Notes()
+    sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "row_tokens=512"]
+    assert begin(*(f"training.{one}" for one in sets), notes=notes).train() == folder
+    assert notes.texts == ["adapter: out/lora is finished"]
+    with pytest.raises(IntegrityError, match="training.epochs: 1 there, 2 here"):
+        begin("training.epochs=2").train()
