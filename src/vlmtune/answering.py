@@ -4,14 +4,14 @@ Answers are appended to a partial file; an interrupted run asks only for the res
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmtune.engines import Engine
 from vlmtune.errors import ImageError
-from vlmtune.files import append_lines, read_whole_lines
+from vlmtune.files import append_lines, read_whole_lines, write_atomic
 from vlmtune.images import decode_rgb, pixel_hash, thumbnail
 from vlmtune.plugs import Part
 from vlmtune.predictions import Line, read
@@ -39,34 +39,51 @@ class Answering:
         return Request(example.id, self.task.ask(self.task_config, example))
 
     def answer(self, name: str, engine: Engine, examples: Sequence[Example], partial: Path) -> list[Line]:
-        """One line per example, in their order.
+        """One line per example, in their order. What failed before an interruption is asked again.
 
         Raises:
             Interrupted, Terminated: a signal came; what was answered is in `partial`.
         """
-        read_whole_lines(partial)
-        done = {line.id: line for line in read(partial)} if partial.is_file() else {}
+        done = self._answered(partial)
         left = {example.id: example for example in examples if example.id not in done}
         if done and left:
             self.progress.note(f"{len(done)} of {len(examples)} answers are there already; asking for the rest")
         with self.progress.step(name, len(examples)) as step:
             step.advance(len(done))
-            outcomes = engine.answer([self.request(example) for example in left.values()])
+            outcomes = engine.answer(self._requests(left.values(), done, len(examples)))
             for some in _grouped(outcomes, KEPT_AT_ONCE):
                 lines = [self._line(left[outcome.id], outcome) for outcome in some]
                 append_lines(partial, [line.to_json() for line in lines])
                 done |= {line.id: line for line in lines}
                 step.advance(len(lines))
-                self.stop.obey(f"{len(done)} of {len(examples)} answers are saved")
+                self.stop.obey(_saved(done, len(examples)))
         return [done[example.id] for example in examples]
 
+    def _answered(self, partial: Path) -> dict[str | None, Line]:
+        """What an interrupted run left, by id; its failures are cut out of the file, so that they are not permanent."""
+        read_whole_lines(partial)
+        found = read(partial) if partial.is_file() else []
+        kept = [line for line in found if line.failure is None]
+        if len(kept) < len(found):
+            self.progress.note(f"{len(found) - len(kept)} requests failed before and are asked again")
+            write_atomic(partial, "".join(line.to_json() + "\n" for line in kept))
+        return {line.id: line for line in kept}
+
+    def _requests(self, examples: Iterable[Example], done: Sized, total: int) -> Iterator[Request]:
+        """One at a time: an engine that prepares many requests before it answers the first can be stopped meanwhile."""
+        for example in examples:
+            self.stop.obey(_saved(done, total))
+            yield self.request(example)
+
     def _line(self, example: Example, outcome: Outcome) -> Line:
+        picture = self._picture(example)
         line = Line(
             id=example.id,
             prediction=None,
-            truth=example.truth,
-            image=self._picture(example),
-            cluster=example.cluster,
+            truth=self.task.truth(self.task_config, example),
+            image=picture,
+            # Without a group of its own a row belongs to its picture: questions about one image are not independent.
+            cluster=example.cluster or picture or example.id,
             meta=example.meta,
         )
         if not isinstance(outcome, Prediction):
@@ -92,24 +109,39 @@ class Answering:
         digest = pixel_hash(image)
         file = self.pictures / f"{digest[:16]}.webp"
         if not file.is_file():
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(thumbnail(image))
+            write_atomic(file, thumbnail(image))
         return digest
 
 
 def exchanged(examples: Sequence[Example], count: int) -> list[Example]:
-    """Up to `count` examples, each with the images of another: a derangement, so none keeps its own picture.
+    """Up to `count` examples, each with the images of another: a derangement by the pixels of the first image.
 
-    Rows are chosen by a hash of their id, among those with images, one per cluster; each takes the images of the next.
+    Rows are tried in the order of a hash of their id. One per picture and group is chosen, whose first image can be
+    read; each takes the images of the next, so none gets a picture equal to its own first one, whatever file it is in.
     """
-    chosen: dict[str, Example] = {}
+    rows: list[Example] = []
+    taken: set[str] = set()
     for example in sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest()):
-        if example.images and len(chosen) < count:
-            chosen.setdefault(example.cluster, example)
-    rows = list(chosen.values())
+        if len(rows) == count:
+            break
+        group = f"group {example.cluster}" if example.cluster is not None else None
+        if not example.images or group in taken:
+            continue
+        picture = _pixels(example.images[0])
+        if picture is None or picture in taken:
+            continue
+        taken |= {picture, group} if group is not None else {picture}
+        rows.append(example)
     if len(rows) < 2:
         return []
     return [_with_images(row, other.images) for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
+
+
+def _pixels(ref: ImageRef) -> str | None:
+    try:
+        return pixel_hash(decode_rgb(ref))
+    except ImageError:
+        return None
 
 
 def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
@@ -122,6 +154,10 @@ def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
 
     turns = tuple(turn(old) for old in example.turns) if example.turns is not None else None
     return replace(example, images=tuple(own), turns=turns)
+
+
+def _saved(done: Sized, total: int) -> str:
+    return f"{len(done)} of {total} answers are saved"
 
 
 def _grouped(outcomes: Iterator[Outcome], size: int) -> Iterator[list[Any]]:

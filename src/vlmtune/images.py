@@ -7,7 +7,7 @@ an image's pixels, and thumbnails.
 import hashlib
 import io
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +25,8 @@ def decode_rgb(ref: ImageRef) -> "Image":
     """Decode one image.
 
     The EXIF orientation is applied, 16-bit grey is scaled to 8 (not cut), transparency is laid on white, of an
-    animation the first frame is taken. Formats outside `FORMATS` and more than `MAX_PIXELS` pixels are refused before
-    decoding.
+    animation the first frame is taken. Floating-point grey must be on the scale 0 to 255. Formats outside `FORMATS` and
+    more than `MAX_PIXELS` pixels are refused before decoding.
 
     Returns:
         An image of mode "RGB".
@@ -39,7 +39,7 @@ def decode_rgb(ref: ImageRef) -> "Image":
     try:
         data = ref.read()
         if isinstance(data, Image.Image):
-            return data if data.mode == "RGB" else _rgb(data)
+            return data if data.mode == "RGB" else _rgb(data, ref.where)
         if not data:
             raise ImageError("the file is empty", ref.where)
         with warnings.catch_warnings():
@@ -47,12 +47,13 @@ def decode_rgb(ref: ImageRef) -> "Image":
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _refuse_size(image, ref.where)
                 image.load()
-                return _rgb(image)
+                return _rgb(image, ref.where)
     except UnidentifiedImageError:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS).lower()})", ref.where) from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), ref.where) from None
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+    # TypeError: PIL's TIFF reader, where a tag that must be an integer is declared as something else.
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, TypeError) as error:
         raise ImageError(f"cannot be decoded: {error}", ref.where) from None
 
 
@@ -62,12 +63,25 @@ def _refuse_size(image: "Image", where: str) -> None:
         raise ImageError(f"{width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} million", where)
 
 
-def _rgb(image: "Image") -> "Image":
+def _refuse_scale(values: np.ndarray[Any, np.dtype[np.float64]], where: str) -> None:
+    """Of floating-point pixels nothing says which value is white; a picture from 0 to 1 would turn black."""
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    if not (low >= 0 and 1 < high <= 255):
+        raise ImageError(
+            f"floating-point pixels from {low:g} to {high:g}; they must be 0 to 255, some above 1: store it with 8 or "
+            "16 bits",
+            where,
+        )
+
+
+def _rgb(image: "Image", where: str) -> "Image":
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
+        if image.mode == "F":
+            _refuse_scale(values, where)
         # 65535 / 255 = 257: PIL's own conversion clips at 255 and keeps 17 of 4096 grey levels.
         scaled = np.clip(np.rint(values / 257 if values.max(initial=0) > 255 else values), 0, 255)
         return Image.fromarray(scaled.astype(np.uint8), "L").convert("RGB")

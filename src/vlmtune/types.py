@@ -11,7 +11,8 @@ Role = Literal["system", "user", "assistant"]
 class ImageRef:
     """An image not read yet.
 
-    `where` names it for messages ("photos/12.jpg", "row 7, column 'image'"); `read` returns encoded bytes, or a
+    `where` names it for messages ("photos/12.jpg", "row 7, column 'image'") and must differ for every image of a
+    dataset, splits included: what was made from an image is kept under this name. `read` returns encoded bytes, or a
     `PIL.Image.Image` where a source draws its images. Only `images.decode_rgb` calls `read`.
     """
 
@@ -36,14 +37,15 @@ class Example:
 
     `turns` is set where the row brings its own conversation; otherwise the task writes one. `target` is what training
     teaches, None where the split has none. `truth` holds what metrics compare an answer with, by name: "references"
-    always, "keywords", "labels", "boxes" where the data has them. Rows with the same `cluster` are not independent.
+    always, "keywords", "labels", "boxes" where the data has them. Rows with the same `cluster` are not independent;
+    None where the data names no group: then rows that show the same first picture belong together.
     """
 
     id: str
     images: tuple[ImageRef, ...]
     target: str | None
     truth: Mapping[str, Any]
-    cluster: str
+    cluster: str | None = None
     question: str | None = None
     turns: Conversation | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)

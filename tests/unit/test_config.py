@@ -323,13 +323,22 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
          ["9:12: evaluation.primary 'sacrebleu' is not among evaluation.metrics (evaluation.metrics: line 8)"]),
         ("evaluation: {primary: keyword_recall}",
          ["7:23: evaluation.primary is 'keyword_recall', which compares with dataset.keywords; name its column there"]),
-        ("output:\n  tuned: a.jsonl\n  baseline: ./a.jsonl",
+        ("evaluation: {slices: [light]}",
+         ["7:23: evaluation.slices[0] is 'light', which dataset.meta does not carry along; name it there, too"]),
+        ("output:\n  tuned: a.jsonl\n  baseline: a.jsonl",
          ["8:10: output.tuned and output.baseline would both write outputs/a.jsonl (output.baseline: line 9)"]),
         ("output: {tuned: 'baseline_predictions.json{0}'}",
          ["7:17: output.tuned and output.baseline would both write outputs/baseline_predictions.manifest.json "
           "(output.baseline is the default)"]),
         ("output: {report: report.pdf, adapter: .}",
-         ["7:18: output.report must end in .html or .json", "7:39: output.adapter must name something in output.dir"]),
+         ["7:18: output.report must end in .html or .json",
+          "7:39: output.adapter must be a plain name of something in output.dir (got '.')"]),
+        ("output:\n  dir: /a/b/../c\n  baseline: /etc/x.jsonl\n  tuned: ../x.jsonl\n  comparison: a/b.json\n"
+         "  report: a\\b.html",
+         ["9:13: output.baseline must be a plain name of something in output.dir (got '/etc/x.jsonl')",
+          "10:10: output.tuned must be a plain name of something in output.dir (got '../x.jsonl')",
+          "11:15: output.comparison must be a plain name of something in output.dir (got 'a/b.json')",
+          "12:11: output.report must be a plain name of something in output.dir (got 'a\\\\b.html')"]),
     ],
 )  # fmt: skip
 def test_contradictions_name_both_places(write: Write, block: str, lines: list[str]) -> None:
@@ -487,7 +496,7 @@ def test_shipped_configs(file: Path, write: Write) -> None:
 def test_the_classic_values() -> None:
     config = load(CLASSIC).config
     training, output = config.training, config.output
-    assert (training.batch_size, training.micro_batch_size, training.epochs) == (8, 2, 1)
+    assert (training.batch_size, training.epochs) == (8, 1)
     assert (training.learning_rate, training.warmup_ratio, training.weight_decay) == (2e-4, 0.03, 0.01)
     assert (training.max_grad_norm, training.seed) == (1.0, 42)
     assert config_json(config)["task"]["prompt"] == "Describe this image in one concise, informative sentence."

@@ -104,7 +104,7 @@ TYPES = {
 KNOWN = {
     "$ref", "$defs", "$schema", "title", "description", "default", "type", "properties", "required", "items",
     "additionalProperties", "anyOf", "oneOf", "const", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum",
-    "exclusiveMaximum",
+    "exclusiveMaximum", "minItems",
 }  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def _inside(value: Any, shape: dict[str, Any]) -> bool:
             and all(fits(value[key], known[key]) for key in known.keys() & value.keys())
         )
     if isinstance(value, list):
-        return all(fits(item, shape.get("items", {})) for item in value)
+        return len(value) >= shape.get("minItems", 0) and all(fits(item, shape.get("items", {})) for item in value)
     if isinstance(value, str):
         return re.search(shape.get("pattern", ""), value) is not None
     if isinstance(value, int | float):

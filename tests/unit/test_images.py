@@ -33,6 +33,29 @@ def test_sixteen_bit_grey_is_scaled_not_cut() -> None:
     assert decoded[0, :, 0].tolist() == [0, 1, 100, 255]
 
 
+def floats(*values: float) -> bytes:
+    return encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
+
+
+def test_floating_point_grey_between_0_and_255_keeps_its_values() -> None:
+    assert np.asarray(decode_rgb(ref(floats(0, 1.4, 100.6, 255))))[0, :, 0].tolist() == [0, 1, 101, 255]
+
+
+@pytest.mark.parametrize(
+    "values", [(0, 0.5, 1), (0, 0), (-1, 200), (0, 255.5), (0, 65535), (5, float("nan")), (5, float("inf"))]
+)
+def test_floating_point_grey_on_another_scale_is_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(ImageError, match="floating-point pixels .* must be 0 to 255"):
+        decode_rgb(ref(floats(*values)))
+
+
+def test_a_tiff_whose_offsets_are_no_integers_is_named() -> None:
+    data = floats(9, 9, 9, 9)
+    entry = data.index(b"\x11\x01\x04\x00")  # StripOffsets as unsigned integers ...
+    with pytest.raises(ImageError, match="cannot be decoded: .*integer"):
+        decode_rgb(ref(data[: entry + 2] + b"\x0c" + data[entry + 3 :]))  # ... declared as doubles
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_lies_on_white(mode: str) -> None:
     image = Image.new(mode, (2, 1), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))

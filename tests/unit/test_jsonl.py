@@ -1,8 +1,10 @@
 """JSONL rows: columns to roles, chat rows, images by path and base64, and every way in which a file can be wrong."""
 
 import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pieces import encoded, picture
 
 from vlmtune.data import DatasetConfig, Splits, jsonl
+from vlmtune.data._rows import MappedRows, Records
 from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb
 from vlmtune.types import ImageRef, Turn
@@ -65,6 +68,56 @@ def test_images_nobody_places_stand_before_the_first_question(tmp_path: Path, wr
     assert example.turns == (Turn("user", (example.images[0], "What?")),)
 
 
+def test_without_a_group_there_is_no_cluster(tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"caption": "a"})
+    assert jsonl.open(config(tmp_path), "t.jsonl")[0].cluster is None
+
+
+@pytest.mark.parametrize("key", ["id", "group"])
+@pytest.mark.parametrize("value", ["null", '""', "NaN", "[1]", '{"a": 1}', '"\\ud800"'])
+def test_what_names_no_row_or_group_is_refused(key: str, value: str, tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", '{"caption": "a", "who": 1.5}', f'{{"caption": "b", "who": {value}}}')
+    with pytest.raises(DataError, match=f"t.jsonl, row 1: dataset.{key} names column 'who', which"):
+        list(jsonl.open(config(tmp_path, **{key: "who"}), "t.jsonl"))
+
+
+@pytest.mark.parametrize("value", ["ball", None, [["ball"]], ["ball", None], 3])
+def test_keywords_are_a_list_of_texts(value: object, tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"caption": "a", "words": ["ball"]}, {"caption": "b", "words": value})
+    with pytest.raises(DataError, match="t.jsonl, row 1: column 'words' must hold"):
+        list(jsonl.open(config(tmp_path, keywords="words"), "t.jsonl"))
+
+
+IMAGE, ASK = {"type": "image"}, {"role": "user", "content": "What?"}
+BAD_TALK = {
+    "image in the answer": (
+        [ASK, {"role": "assistant", "content": ["A.", IMAGE]}],
+        ["a.png"],
+        "message 1: an assistant",
+    ),
+    "image in an earlier answer": (
+        [ASK, {"role": "assistant", "content": [IMAGE]}, ASK],
+        ["a.png"],
+        "an assistant turn",
+    ),
+    "null content": ([{"role": "user", "content": None}], [], "message 0: content must be text or a list of parts"),
+    "number": ([{"role": "user", "content": 3}], [], "content must be text or a list of parts"),
+    "part without a list": ([{"role": "user", "content": IMAGE}], ["a.png"], "content must be text or a list of parts"),
+    "text for a list": ([ASK], "0.png", "row 0: column 'images' must hold a list of images"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TALK)
+def test_bad_conversations_are_named(name: str, tmp_path: Path, write_jsonl: Write) -> None:
+    talk, images, message = BAD_TALK[name]
+    for turn in talk:
+        if isinstance(turn["content"], list):
+            turn["content"] = [{"type": "text", "text": p} if isinstance(p, str) else p for p in turn["content"]]
+    write_jsonl("t.jsonl", {"m": talk, "images": images})
+    with pytest.raises(DataError, match=message):
+        list(jsonl.open(config(tmp_path, references=[], messages="m", images="images"), "t.jsonl"))
+
+
 BAD = {
     "not json": ("{oops", "test.jsonl:2: not JSON"),
     "not an object": ("[1]", "test.jsonl:2: a row must be a JSON object"),
@@ -100,6 +153,87 @@ def test_missing_things_name_what_is_there(tmp_path: Path, write_jsonl: Write) -
         jsonl.open(config(tmp_path), "empty.jsonl")
 
 
+def test_a_later_row_without_a_column_is_named(tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"caption": "a", "x": 1}, {"title": "b"})
+    for keys in ({}, {"id": "x"}, {"references": [], "meta": ["x"]}):
+        with pytest.raises(DataError, match=r"t.jsonl, row 1: no column '(caption|x)'; the row has: title"):
+            list(jsonl.open(config(tmp_path, **keys), "t.jsonl"))
+
+
+@pytest.mark.parametrize("value", ["NaN", '["\\ud800"]'])
+def test_metadata_that_json_cannot_hold_is_named(value: str, tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", f'{{"caption": "a", "x": {value}}}')
+    with pytest.raises(DataError, match="row 0: column 'x' .* JSON cannot hold"):
+        list(jsonl.open(config(tmp_path, meta=["x"]), "t.jsonl"))
+
+
+@pytest.mark.parametrize("keys", [{}, {"id": "n"}], ids=["content ids", "id column"])
+def test_a_record_is_read_once(
+    keys: dict[str, str], tmp_path: Path, write_jsonl: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl("t.jsonl", *({"caption": f"c{n}", "more": ["x"], "n": n} for n in range(5)))
+    real, read = jsonl._Lines.read, []
+
+    def counted(lines: Any, index: int) -> dict[str, Any]:
+        read.append(index)
+        return real(lines, index)
+
+    monkeypatch.setattr(jsonl._Lines, "read", counted)
+    rows = jsonl.open(config(tmp_path, references=["caption", "more"], target="sample", **keys), "t.jsonl")
+    assert rows.fingerprint == rows.fingerprint
+    assert read == [0, *range(5)], "the first one to know its columns, then each once for id and fingerprint"
+    read.clear()
+    assert rows[3].target == "c3"
+    assert read == [3]
+    assert rows.taught(4, 1).target == "x"
+    assert read == [3, 4]
+    assert [rows.choices(n) for n in (1, 1, 1)] == [2, 2, 2]
+    assert read == [3, 4, 1]
+
+
+def test_the_fingerprint_sees_into_image_files_and_the_ids_do_not(tmp_path: Path, write_jsonl: Write) -> None:
+    seen, ids = [], set()
+    write_jsonl("t.jsonl", {"caption": "a", "image": "a.png"}, {"caption": "b", "image": "a.png"})
+    body = bytes(20_000)
+    for content in (None, body, body + b"x", b"y" + body[1:], body[:-1] + b"y", body):
+        if content is not None:
+            (tmp_path / "a.png").write_bytes(content)
+        rows = jsonl.open(config(tmp_path, image="image"), "t.jsonl")
+        seen.append(rows.fingerprint)
+        ids.add(tuple(rows.id(n) for n in range(2)))
+    assert len(set(seen)) == 5
+    assert seen[1] == seen[5]
+    assert len(ids) == 1
+
+
+def test_content_ids_stay_what_they_were(tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"caption": "a", "image": "a.png", "n": [1, None, 2.5]})
+    assert jsonl.open(config(tmp_path, image="image", meta=["n"]), "t.jsonl")[0].id == "35f2f6976783a367"
+
+
+@pytest.mark.parametrize("target", ["each", "sample"])
+def test_a_row_without_references_to_choose_from_is_named(target: str, tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"captions": ["a"]}, {"captions": []})
+    rows = jsonl.open(config(tmp_path, references=["captions"], target=target), "t.jsonl")
+    with pytest.raises(DataError, match="t.jsonl, row 1: no reference to teach"):
+        [rows.choices(n) for n in range(2)]
+
+
+def test_the_answer_of_a_conversation_can_be_chosen(tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"m": [ASK, {"role": "assistant", "content": "A ball."}]})
+    rows = jsonl.open(config(tmp_path, references=[], messages="m", target="sample"), "t.jsonl")
+    assert (rows.choices(0), rows.taught(0, 0).target) == (1, "A ball.")
+
+
+def test_a_source_must_not_give_two_images_one_name() -> None:
+    def nameless(value: Any, where: str) -> ImageRef:
+        return ImageRef("image", lambda: PNG)
+
+    rows = MappedRows(DatasetConfig(source="own"), Records("own [test]", 1, lambda n: {"image": n}, nameless))
+    with pytest.raises(DataError, match=r"own \[test\], row 0, column 'image': .*named this image 'image'"):
+        rows[0]
+
+
 def test_ids_given_twice_are_refused_and_equal_content_gets_a_number(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("test.jsonl", {"caption": "a", "n": 1}, {"caption": "a", "n": 1}, {"caption": "b", "n": 2})
     with pytest.raises(DataError, match="id '1' stands in rows 0 and 1"):
@@ -123,8 +257,6 @@ def test_images_outside_the_folder_are_refused(path: str, tmp_path: Path) -> Non
     folder.mkdir()
     (tmp_path / "outside.png").write_bytes(PNG)
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
-    import json
-
     (folder / "test.jsonl").write_text(json.dumps({"caption": "x", "image": path}))
     with pytest.raises(DataError):
         jsonl.open(config(folder, image="image"), "test.jsonl")[0]

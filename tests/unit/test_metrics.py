@@ -122,3 +122,13 @@ def test_importing_all_metrics_stays_light() -> None:
 def test_an_unknown_metric_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no metric 'blue'"):
         _ = vlmtune.metrics.blue
+
+
+def test_metrics_of_right_and_wrong_say_so() -> None:
+    """Exact tests for shares apply to them (docs/statistics.md); every row of theirs scores 0 or 1."""
+    binary = {param.id: param.values[0] for param in METRICS if param.values[0].binary}
+    assert set(binary) == {"accuracy", "exact_match", "relaxed_accuracy", "acc_at_05", "record_match"}
+    for metric in binary.values():
+        answers, truths = ROWS[metric.truth]
+        rows = np.asarray(metric.summarise(metric.measure([*answers, None], [*truths, truths[0]])))
+        assert set(rows.tolist()) == {0.0, 1.0}, metric.name

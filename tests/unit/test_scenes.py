@@ -40,3 +40,10 @@ def test_boxes_and_phrases_fit_the_picture() -> None:
 def test_unknown_split_names_the_known_ones() -> None:
     with pytest.raises(DataError, match="no split 'val'; there are: train, validation, test"):
         scenes.open(scenes.Config(), "val")
+
+
+def test_lone_scenes_all_have_a_phrase_and_a_box() -> None:
+    rows = scenes.open(scenes.Config(lone=True, question="phrase", boxes="box", id="id"), "test", 50)
+    assert len(rows) == 50
+    assert all(row.question and len(row.truth["boxes"]) == 4 for row in rows)
+    assert [row.id for row in rows] != [f"test-{n:05d}" for n in range(50)]

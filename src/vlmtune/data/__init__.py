@@ -1,7 +1,8 @@
 """Where rows come from. A source is a file here with `Config` and `open(config, split) -> Rows`.
 
 `Config` extends `DatasetConfig`: the columns of the source are mapped to roles in YAML, so a new dataset is one block
-of configuration. `split` is the source's own name of a split; `limit` cuts it in dataset order.
+of configuration. `split` is the source's own name of a split; `limit` cuts it in dataset order. No two images of a
+dataset have the same `ImageRef.where`, whatever their splits.
 """
 
 from collections.abc import Iterator
@@ -63,6 +64,9 @@ class DatasetConfig(Part):
     keywords: str | None = None
     """Column with the words a good answer must contain; alternatives are separated by "|"."""
 
+    boxes: str | None = None
+    """Column with the box of four numbers that a good answer gives, or a list of boxes; the task says their unit."""
+
     messages: str | None = None
     """Column with a whole conversation (role and content per turn); replaces the task's prompt."""
 
@@ -73,10 +77,10 @@ class DatasetConfig(Part):
     """Column with a stable row id; null takes a hash of the row's content."""
 
     group: str | None = None
-    """Column naming what rows share (image, patient, document): groups are resampled whole."""
+    """Column naming what rows share (patient, document): groups are resampled whole. Null groups rows by picture."""
 
     meta: list[str] = []
-    """Columns carried into the prediction file untouched, for slicing."""
+    """Columns carried into the prediction file, for slicing; dates as ISO text."""
 
     splits: Splits = Splits()
     """Which split plays which role."""
@@ -90,13 +94,16 @@ class Rows(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of ids, texts and image names of all rows; equal for equal content."""
+        """Hash of ids, texts and images of all rows; equal for equal content."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
 
     def __iter__(self) -> Iterator[Example]: ...
+
+    def id(self, index: int) -> str:
+        """Id of row `index`, without reading it."""
 
     def choices(self, index: int) -> int:
         """How many training targets row `index` has: references with `each` or `sample`, otherwise 1."""

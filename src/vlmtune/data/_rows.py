@@ -1,74 +1,106 @@
 """Records of a source as examples: columns mapped to roles, ids, fingerprint, the target of a visit."""
 
+import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vlmtune.data import DatasetConfig
+from vlmtune.data import DatasetConfig, _cells
+from vlmtune.data._files import stamp
 from vlmtune.data._turns import read_turns
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
 Record = Mapping[str, Any]
-OpenImage = Callable[[Any, str], ImageRef]
-"""(value of an image column, where it stands) -> reference."""
+ReadRecord = Callable[[int], Record]
+
+
+def _in_no_file(value: Any) -> None:
+    """Every image value is the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a source knows: `count` records, named `where` in messages, and what its image values mean.
+
+    `read(i)` reads one record; image values in it stay as the source has them. `open_image(value, where)` makes a
+    reference of one; its `where` begins with the given one. `image_file` names the file that a value points to, None
+    where the value itself is the image. `narrow(columns)` is a cheaper `read` of these columns; None where none is.
+    """
+
+    where: str
+    count: int
+    read: ReadRecord
+    open_image: Callable[[Any, str], ImageRef]
+    image_file: Callable[[Any], str | None] = _in_no_file
+    narrow: Callable[[list[str]], ReadRecord] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What one record comes down to: hash of what it holds, the image files it names, its value of the id column."""
+
+    digest: str
+    files: tuple[str, ...]
+    id: str | None
 
 
 class MappedRows:
-    """Rows over `count` records.
-
-    `record(i)` reads one record; image values stay as the source has them and become references through `open_image`.
+    """Records as rows. A record is read once for its id and content, and once more for each example made from it.
 
     Raises:
-        DataError: no rows, a missing column, a text that is not text, an id given twice.
+        DataError: no rows, a missing column, a value that is not what its column should hold, an id given twice.
     """
 
-    def __init__(
-        self,
-        config: DatasetConfig,
-        where: str,
-        count: int,
-        record: Callable[[int], Record],
-        open_image: OpenImage,
-    ) -> None:
-        if count == 0:
-            raise DataError(f"{where}: no rows; check dataset.splits and dataset.limit")
+    def __init__(self, config: DatasetConfig, records: Records) -> None:
+        if records.count == 0:
+            raise DataError(f"{records.where}: no rows; check dataset.splits and dataset.limit")
         self._config = config
-        self._where = where
-        self._count = count
-        self._record = record
-        self._open_image = open_image
-        first = self._record(0)
+        self._records = records
+        first = records.read(0)
         for key, column in _columns(config):
             if column not in first:
-                raise DataError(f"{where}: dataset.{key} names column {column!r}; there are: {', '.join(first)}")
-        self._ids = self._all_ids()
+                raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(first)}")
+        self._choices: dict[int, int] = {}
+        self._ids = self._content_ids() if config.id is None else self._given_ids(config.id)
 
     def __len__(self) -> int:
-        return self._count
+        return self._records.count
 
     def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(self._count))
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < self._count:
+        if not 0 <= index < len(self):
             raise IndexError(index)
         return self._example(index)
 
+    def id(self, index: int) -> str:
+        """Id of a row, without reading it."""
+        return self._ids[index]
+
     @property
     def fingerprint(self) -> str:
-        """Hash of ids, texts and image names of all rows."""
-        digest = hashlib.sha256()
-        for index in range(self._count):
-            digest.update(self._content(index, self._ids[index]).encode())
+        """Hash of ids, texts, images and image files (size and both ends of each; "missing" counts) of all rows."""
+        look, digest = functools.cache(stamp), hashlib.sha256()
+        for name, content in zip(self._ids, self._contents, strict=True):
+            digest.update(json.dumps([name, content.digest, [look(file) for file in content.files]]).encode())
         return digest.hexdigest()
 
     def choices(self, index: int) -> int:
-        """Number of training targets of a row."""
-        return len(self._references(index)) if self._config.target in ("each", "sample") else 1
+        """Number of training targets of a row.
+
+        Raises:
+            DataError: there are none to choose from.
+        """
+        if self._config.target not in ("each", "sample"):
+            return 1
+        if index not in self._choices:
+            self._choices[index] = self._count_references(index)
+        return self._choices[index]
 
     def taught(self, index: int, choice: int) -> Example:
         """Row `index` with its `choice`-th target."""
@@ -78,103 +110,153 @@ class MappedRows:
         return replace(example, target=example.truth["references"][choice])
 
     def _at(self, index: int) -> str:
-        return f"{self._where}, row {index}"
+        return f"{self._records.where}, row {index}"
 
-    def _all_ids(self) -> list[str]:
-        if self._config.id is not None:
-            ids = [str(self._record(index)[self._config.id]) for index in range(self._count)]
-            twice = next((name for name, n in Counter(ids).items() if n > 1), None)
-            if twice is not None:
-                rows = [index for index, name in enumerate(ids) if name == twice]
-                raise DataError(f"{self._where}: id {twice!r} stands in rows {rows[0]} and {rows[1]}; ids must differ")
-            return ids
+    def _column(self, record: Record, name: str, index: int) -> Any:
+        """A row's value of a column.
+
+        Raises:
+            DataError: the row has no such column; says which it has.
+        """
+        if name not in record:
+            raise DataError(f"{self._at(index)}: no column {name!r}; the row has: {_keys(record)}")
+        return record[name]
+
+    def _narrow(self, columns: list[str]) -> ReadRecord:
+        return self._records.narrow(columns) if self._records.narrow is not None else self._records.read
+
+    def _given_ids(self, column: str) -> list[str]:
+        if self._records.narrow is None:
+            ids = [str(content.id) for content in self._contents]
+        else:
+            read = self._narrow([column])
+            ids = [self._given_id(read(index), column, index) for index in range(len(self))]
+        twice = next((name for name, n in Counter(ids).items() if n > 1), None)
+        if twice is not None:
+            rows = [index for index, name in enumerate(ids) if name == twice]
+            raise DataError(
+                f"{self._records.where}: id {twice!r} stands in rows {rows[0]} and {rows[1]}; ids must differ"
+            )
+        return ids
+
+    def _given_id(self, record: Record, column: str, index: int) -> str:
+        return _cells.name(self._column(record, column, index), "id", column, self._at(index))
+
+    def _content_ids(self) -> list[str]:
         seen: Counter[str] = Counter()
         ids = []
-        for index in range(self._count):
-            name = hashlib.sha256(self._content(index, "").encode()).hexdigest()[:16]
+        for content in self._contents:
+            name = content.digest[:16]
             seen[name] += 1
             ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
         return ids
 
-    def _content(self, index: int, name: str) -> str:
-        record = self._record(index)
-        return json.dumps([name, *(_identity(record[column]) for _, column in _columns(self._config))])
+    @functools.cached_property
+    def _contents(self) -> list[_Content]:
+        """All rows, in one pass over the records."""
+        return [self._content(self._records.read(index), index) for index in range(len(self))]
 
-    def _references(self, index: int) -> list[str]:
-        record = self._record(index)
-        texts: list[str] = []
+    def _content(self, record: Record, index: int) -> _Content:
+        values = [_cells.identity(self._column(record, column, index)) for _, column in _columns(self._config)]
+        found = (self._records.image_file(value) for value, _ in self._image_values(record, index))
+        return _Content(
+            # The empty text in front keeps ids what they were in the first version.
+            digest=hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest(),
+            files=tuple(file for file in found if file is not None),
+            id=None if self._config.id is None else self._given_id(record, self._config.id, index),
+        )
+
+    def _count_references(self, index: int) -> int:
+        config = self._config
+        if config.references:
+            count = len(self._references(self._narrow(config.references)(index), index))
+        else:
+            count = len(self[index].truth["references"])
+        if count == 0:
+            raise DataError(
+                f"{self._at(index)}: no reference to teach, but dataset.target is {config.target!r}; "
+                "set dataset.references, or repair or remove the row"
+            )
+        return count
+
+    def _references(self, record: Record, index: int) -> list[str]:
+        found: list[str] = []
         for column in self._config.references:
-            value = record[column]
-            for text in value if isinstance(value, list | tuple) else [value]:
-                texts.append(_text(text, column, self._at(index)))
-        return texts
+            value = self._column(record, column, index)
+            for item in value if isinstance(value, list | tuple) else [value]:
+                found.append(_cells.text(item, column, self._at(index)))
+        return found
 
-    def _images(self, record: Record, index: int) -> tuple[ImageRef, ...]:
-        columns = [self._config.image] if isinstance(self._config.image, str) else self._config.image or []
-        if self._config.images is not None:
-            values = record[self._config.images] or []
-            return tuple(self._open_image(value, f"{self._at(index)}, image {n}") for n, value in enumerate(values))
-        return tuple(self._open_image(record[c], f"{self._at(index)}, column {c!r}") for c in columns)
+    def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
+        """A row's images as the source has them, and where each stands."""
+        if (column := self._config.images) is not None:
+            values = self._column(record, column, index)
+            if values is not None and not isinstance(values, list | tuple):
+                raise DataError(
+                    f"{self._at(index)}: column {column!r} must hold a list of images (got {type(values).__name__})"
+                )
+            return [(value, f"{self._at(index)}, image {n}") for n, value in enumerate(values or [])]
+        return [(self._column(record, c, index), f"{self._at(index)}, column {c!r}") for c in _images(self._config)]
+
+    def _open_image(self, value: Any, where: str) -> ImageRef:
+        ref = self._records.open_image(value, where)
+        if not ref.where.startswith(where):
+            raise DataError(
+                f"{where}: the source named this image {ref.where!r}; the name must begin with where it stands, so "
+                "that no two images share one"
+            )
+        return ref
 
     def _example(self, index: int) -> Example:
-        config, record, at = self._config, self._record(index), self._at(index)
-        images = self._images(record, index)
-        references, turns, target = self._references(index), None, None
+        config, record, at = self._config, self._records.read(index), self._at(index)
+
+        def cell(column: str) -> Any:
+            return self._column(record, column, index)
+
+        images = tuple(self._open_image(value, where) for value, where in self._image_values(record, index))
+        references, turns, target = self._references(record, index), None, None
         if config.messages is not None:
-            turns, target = read_turns(record[config.messages], images, at)
+            turns, target = read_turns(cell(config.messages), images, at)
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
-            target = _text(record[config.target], config.target, at)
+            target = _cells.text(cell(config.target), config.target, at)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
-            truth["keywords"] = list(record[config.keywords])
+            truth["keywords"] = _cells.texts(cell(config.keywords), config.keywords, at)
+        if config.boxes is not None:
+            truth["boxes"] = cell(config.boxes)
         return Example(
             id=self._ids[index],
             images=images,
             target=target,
             truth=truth,
-            cluster=str(record[config.group]) if config.group else self._ids[index],
-            question=_text(record[config.question], config.question, at) if config.question else None,
+            cluster=_cells.name(cell(config.group), "group", config.group, at) if config.group else None,
+            question=_cells.text(cell(config.question), config.question, at) if config.question else None,
             turns=turns,
-            meta={column: record[column] for column in config.meta},
+            meta={column: _cells.plain(cell(column), column, at) for column in config.meta},
         )
+
+
+def _keys(record: Record) -> str:
+    return ", ".join(map(str, record)) or "nothing"
+
+
+def _images(config: DatasetConfig) -> list[str]:
+    """Columns that hold one image each."""
+    return [config.image] if isinstance(config.image, str) else config.image or []
 
 
 def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     """(config key, column) of every column the config names; image columns only where no conversation has its own."""
     named: list[tuple[str, str]] = []
     if config.images is None:
-        images = [config.image] if isinstance(config.image, str) else config.image or []
-        named += [("image", column) for column in images]
+        named += [("image", column) for column in _images(config)]
     named += [("references", column) for column in config.references]
     if config.target not in (None, "each", "sample"):
         named.append(("target", str(config.target)))
-    for key in ("question", "keywords", "messages", "images", "id", "group"):
+    for key in ("question", "keywords", "boxes", "messages", "images", "id", "group"):
         if (column := getattr(config, key)) is not None:
             named.append((key, column))
     return named + [("meta", column) for column in config.meta]
-
-
-def _identity(value: Any) -> Any:
-    """What stands for a value in a fingerprint: bytes by their hash, an undecoded Hub image by its bytes or path."""
-    if isinstance(value, bytes):
-        return hashlib.sha256(value).hexdigest()
-    if isinstance(value, Mapping):
-        return {key: _identity(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_identity(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _text(value: Any, column: str, at: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{at}: column {column!r} must hold text (got {type(value).__name__})")
-    if "\0" in value:
-        raise DataError(f"{at}: column {column!r} holds a NUL character; repair the row")
-    if not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise DataError(f"{at}: column {column!r} holds half a surrogate pair, which is no character; repair the row")
-    if not value.strip():
-        raise DataError(f"{at}: column {column!r} is empty; repair or remove the row")
-    return value

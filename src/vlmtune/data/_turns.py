@@ -19,7 +19,8 @@ def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conv
         The turns up to the last user turn, and the text of the assistant's turn behind it (None where there is none).
 
     Raises:
-        DataError: a role or part that is unknown, roles in an impossible order, more or fewer images than placeholders.
+        DataError: a role or part that is unknown, roles in an impossible order, more or fewer images than placeholders,
+            an image in an assistant turn: models here answer in text.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise DataError(f"{at}: messages must be a list of turns, each with role and content")
@@ -46,11 +47,15 @@ def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
     if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
         raise DataError(f"{at}: needs a role ({', '.join(ROLES)}) and a content")
     content = message["content"]
+    if not isinstance(content, str | list | tuple):
+        raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
     parts: list[str | ImageRef] = []
-    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
+        elif kind == "image" and message["role"] == "assistant":
+            raise DataError(f"{at}: an assistant turn cannot hold an image; put it into a user turn")
         elif kind == "image":
             image = next(left, None)
             if image is None:

@@ -7,12 +7,12 @@ Only byte offsets are kept in memory: a row is read when it is asked for.
 import base64
 import binascii
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._rows import MappedRows
+from vlmtune.data._files import resolved
+from vlmtune.data._rows import MappedRows, Records
 from vlmtune.errors import DataError
 from vlmtune.types import ImageRef
 
@@ -45,7 +45,16 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
         there = ", ".join(sorted(p.name for p in folder.glob("*.jsonl"))) or "no .jsonl files"
         raise DataError(f"{file}: no such file; {folder} has {there}. Set dataset.path and dataset.splits")
     lines = _Lines(file, limit)
-    return MappedRows(config, str(file), len(lines), lines.read, lambda value, at: _image(value, at, folder))
+    return MappedRows(
+        config,
+        Records(
+            str(file),
+            len(lines),
+            lines.read,
+            lambda value, where: _image(value, where, folder),
+            lambda value: _file(value, folder),
+        ),
+    )
 
 
 class _Lines:
@@ -89,13 +98,23 @@ def _image(value: Any, where: str, folder: Path) -> ImageRef:
         return ImageRef(where, lambda: _from_base64(value.partition(",")[2]))
     if value.startswith(("http://", "https://")):
         raise DataError(f"{where}: remote images are not read; download them beside the file first ({value:.80})")
-    if len(value) >= BASE64_FROM and not set(value) - _BASE64:
+    if _is_base64(value):
         return ImageRef(where, lambda: _from_base64(value))
-    root = os.path.realpath(folder)
-    path = os.path.realpath(Path(root, value))
-    if os.path.commonpath([root, path]) != root:
+    path = resolved(value, [str(folder)])
+    if path is None:
         raise DataError(f"{where}: {value} lies outside {folder}; image paths must stay inside the dataset's folder")
     return ImageRef(f"{where} ({value})", lambda: Path(path).read_bytes())
+
+
+def _file(value: Any, folder: Path) -> str | None:
+    """The image file a value names; None where it holds the image itself, or is one that `_image` refuses."""
+    if not isinstance(value, str) or not value or _is_base64(value):
+        return None
+    return None if value.startswith(("data:", "http://", "https://")) else resolved(value, [str(folder)])
+
+
+def _is_base64(text: str) -> bool:
+    return len(text) >= BASE64_FROM and not set(text) - _BASE64
 
 
 _BASE64 = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")

@@ -5,10 +5,11 @@ other tasks. Row n of a split is a pure function of (split, n): nothing is store
 """
 
 import random
+from itertools import islice
 from typing import Any
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._rows import MappedRows
+from vlmtune.data._rows import MappedRows, Records
 from vlmtune.data._scene_drawing import Scene, draw, make_scene
 from vlmtune.data._scene_words import five_captions, keywords, label, question, referring
 from vlmtune.errors import DataError
@@ -24,6 +25,9 @@ class Config(DatasetConfig):
     source: str = "scenes"
     """The source."""
 
+    lone: bool = False
+    """Only scenes with an icon that a phrase can single out; the others have neither `phrase` nor `box`."""
+
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
     """The first `limit` scenes of a split.
@@ -33,8 +37,10 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
     """
     if split not in SIZES:
         raise DataError(f"scenes have no split {split!r}; there are: {', '.join(SIZES)}")
-    count = min(SIZES[split], limit or SIZES[split])
-    return MappedRows(config, f"scenes [{split}]", count, lambda index: record(split, index), _image)
+    scenes = (n for n in range(SIZES[split]) if not config.lone or record(split, n)["box"] is not None)
+    numbers = list(islice(scenes, limit))
+    read = Records(f"scenes [{split}]", len(numbers), lambda index: record(split, numbers[index]), _image)
+    return MappedRows(config, read)
 
 
 def record(split: str, index: int) -> dict[str, Any]:

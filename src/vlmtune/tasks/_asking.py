@@ -4,20 +4,35 @@ from vlmtune.errors import DataError
 from vlmtune.tasks import TaskConfig
 from vlmtune.types import Conversation, Example, Turn
 
+QUESTION = "{question}"
+"""Stands in a prompt where the row's question belongs."""
+
 
 def conversation(config: TaskConfig, example: Example, prompt: str) -> Conversation:
-    """Turns up to the one the model must answer. A row's own system turn wins over the configured one."""
+    """Turns up to the one the model must answer. A row's own system turn wins over the configured one.
+
+    Raises:
+        DataError: the prompt wants a question, and the row has none.
+    """
     if example.turns is not None:
         turns = example.turns
     else:
-        turns = (Turn("user", (*example.images, prompt)),)
+        turns = (Turn("user", (*example.images, _filled(prompt, example))),)
     if config.system is not None and turns[0].role != "system":
         turns = (Turn("system", (config.system,)), *turns)
     return turns
 
 
+def _filled(prompt: str, example: Example) -> str:
+    if QUESTION not in prompt:
+        return prompt
+    if example.question is None:
+        raise DataError(f"{example.id}: no question; set dataset.question to the column that holds it")
+    return prompt.replace(QUESTION, example.question)
+
+
 def taught_text(example: Example) -> str:
-    """The row's target.
+    """The row's target, white space around it removed.
 
     Raises:
         DataError: the row has no target, or an empty one.
@@ -26,4 +41,17 @@ def taught_text(example: Example) -> str:
         raise DataError(f"{example.id}: no target to learn from; set dataset.target or dataset.references")
     if not example.target.strip():
         raise DataError(f"{example.id}: the target is empty; repair or remove the row")
-    return example.target
+    return example.target.strip()
+
+
+def one_reference(example: Example) -> str:
+    """The row's only reference, for tasks with one right answer.
+
+    Raises:
+        DataError: it has none, or several.
+    """
+    references = example.truth["references"]
+    if len(references) != 1:
+        raise DataError(f"{example.id}: needs exactly one reference (has {len(references)}); see dataset.references")
+    text: str = references[0]
+    return text

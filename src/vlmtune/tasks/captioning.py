@@ -1,7 +1,7 @@
 """One sentence about an image, compared with any number of reference sentences."""
 
-from vlmtune.metrics.captions import keyword_recall
-from vlmtune.metrics.ngrams import bleu, sacrebleu
+from vlmtune.metrics.captions import bleu_1, bleu_2, bleu_3, bleu_4, cider_d, keyword_recall, rouge_l
+from vlmtune.metrics.ngrams import bleu, chrf, sacrebleu
 from vlmtune.tasks import Task, TaskConfig
 from vlmtune.tasks._asking import conversation, taught_text
 from vlmtune.types import Conversation, Example
@@ -23,8 +23,8 @@ def ask(config: Config, example: Example) -> Conversation:
 
 
 def teach(config: Config, example: Example) -> str:
-    """The target caption, white space around it removed."""
-    return taught_text(example).strip()
+    """The target caption."""
+    return taught_text(example)
 
 
 def read(config: Config, text: str) -> str:
@@ -32,4 +32,9 @@ def read(config: Config, text: str) -> str:
     return text.strip()
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(bleu, sacrebleu, keyword_recall))
+TASK = Task(
+    ask=ask,
+    teach=teach,
+    read=read,
+    metrics=(bleu, sacrebleu, cider_d, rouge_l, chrf, bleu_1, bleu_2, bleu_3, bleu_4, keyword_recall),
+)

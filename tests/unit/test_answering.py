@@ -1,0 +1,91 @@
+"""Lines of an answer, and the image control: which rows belong together, and that nobody keeps a picture."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from pieces import Notes, assistant, encoded, picture, ref, user
+
+from vlmtune.answering import Answering, exchanged
+from vlmtune.images import decode_rgb, pixel_hash
+from vlmtune.progress import Progress
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import captioning
+from vlmtune.types import Example, ImageRef, Outcome, Prediction, Request
+
+
+def example(name: str, *images: ImageRef, cluster: str | None = None) -> Example:
+    return Example(id=name, images=images, target=None, truth={"references": ["a"]}, cluster=cluster)
+
+
+def seen(seed: int, name: str = "") -> ImageRef:
+    """A picture in a file of its own: its name says nothing about its pixels."""
+    return ref(encoded(picture(16, 12, seed=seed), "PNG" if name else "BMP"), f"file {seed}{name}")
+
+
+def broken(name: str) -> ImageRef:
+    return ref(b"no image", name)
+
+
+def digest(ref: ImageRef) -> str:
+    return pixel_hash(decode_rgb(ref))
+
+
+class Echo:
+    """An engine that says every request's id."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+        return (Prediction(request.id, request.id, "stop", 1) for request in requests)
+
+
+def test_rows_belong_together_by_group_then_by_picture(tmp_path: Path) -> None:
+    answering = Answering(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
+    rows = [
+        example("one", seen(1)),
+        example("same picture", seen(1, "copy")),
+        example("other picture", seen(2)),
+        example("grouped", seen(1), cluster="patient"),
+        example("text"),
+        example("unreadable", broken("x")),
+    ]
+    lines = answering.answer("test", Echo(), rows, tmp_path / "partial.jsonl")  # type: ignore[arg-type]
+    hashes = [digest(seen(1)), digest(seen(1)), digest(seen(2))]
+    assert [line.cluster for line in lines] == [*hashes, "patient", "text", "unreadable"]
+    assert [line.image for line in lines] == [*hashes, hashes[0], None, None]
+
+
+def test_no_row_gets_a_copy_of_its_own_picture() -> None:
+    rows = [example(f"{seed}{copy}", seen(seed, copy)) for seed in range(6) for copy in ("", "a", "b")]
+    own = {row.id: digest(row.images[0]) for row in rows}
+    swapped = exchanged(rows, 50)
+    assert len(swapped) == 6, "one row per picture"
+    assert all(digest(row.images[0]) != own[row.id] for row in swapped)
+    assert len({digest(row.images[0]) for row in swapped}) == 6
+    assert [row.id for row in exchanged(rows[::-1], 50)] == [row.id for row in swapped]
+    assert [row.id for row in exchanged(rows, 4)] == [row.id for row in swapped][:4]
+
+
+def test_unreadable_pictures_and_text_rows_take_no_part() -> None:
+    rows = [*(example(f"bad {n}", broken(f"bad {n}")) for n in range(9)), example("text")]
+    rows += [example(f"good {n}", seen(n)) for n in range(3)]
+    assert sorted(row.id for row in exchanged(rows, 3)) == ["good 0", "good 1", "good 2"]
+
+
+@pytest.mark.parametrize("rows", [[], [example("a", seen(1))], [example("a", seen(1)), example("b", seen(1, "copy"))]])
+def test_one_picture_cannot_be_exchanged(rows: list[Example]) -> None:
+    assert exchanged(rows, 10) == []
+
+
+def test_a_group_sends_one_row() -> None:
+    rows = [example(f"{n}", seen(n), cluster=f"g{n // 3}") for n in range(9)]
+    assert len({row.cluster for row in exchanged(rows, 9)}) == len(exchanged(rows, 9)) == 3
+
+
+def test_exchanged_images_stand_where_the_own_ones_stood() -> None:
+    rows = [example("two", seen(1), seen(2)), example("one", seen(3))]
+    turns = (user(rows[0].images[0], "and", rows[0].images[1]), assistant("Yes."), user("Sure?"))
+    rows[0] = Example("two", rows[0].images, None, {"references": []}, None, turns=turns)
+    two = next(row for row in exchanged(rows, 2) if row.id == "two")
+    assert [ref.where for ref in two.images] == ["file 3", "file 3"]
+    assert two.turns is not None
+    assert two.turns[0].content == (two.images[0], "and", two.images[1])
