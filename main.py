@@ -21,10 +21,10 @@ MOCK_BLOCKS = {
 """Blocks that replace the config's own under USE_MOCK."""
 
 MOCK_KEYS = {
-    "training": {"precision": "fp32", "learning_rate": 2e-3, "epochs": 2, "micro_batch_size": 8},
+    "training": {"precision": "fp32", "learning_rate": 2e-3, "epochs": 2},
     "inference": {"batch_size": 64},
 }
-"""Keys that are laid over it: at the classic 2e-4 the tiny model gets worse; the sizes of batches only save time."""
+"""Keys that are laid over it: at the classic 2e-4 the tiny model gets worse; inference's batch size only saves time."""
 
 
 def use_mock() -> bool:
@@ -35,15 +35,16 @@ def use_mock() -> bool:
     return value in ("true", "1", "yes")
 
 
-def run(mode: str, name: str, mock: bool) -> None:
+def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     """One mode of one config, printed as the vlmtune command prints it."""
-    from vlmtune.cli import print_comparison, print_score
+    from vlmtune.cli import print_comparison, print_score, say_where
     from vlmtune.config import load
     from vlmtune.pipeline import working
 
     if mock:
         print("USE_MOCK=True: the tiny embedded model on drawn scenes, on the CPU; results are marked as mock")
-    config = load(name, overrides=[MOCK_KEYS] if mock else [], replaced=MOCK_BLOCKS if mock else {}).config
+    overrides = [*([MOCK_KEYS] if mock else []), *sets]
+    config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
     with working(config, mock=mock) as session:
         if mode == "baseline":
             print_score(session.score(session.predict()))
@@ -53,6 +54,7 @@ def run(mode: str, name: str, mock: bool) -> None:
             print_score(session.score(session.predict(session.adapter_path())))
             if config.output.path(config.output.baseline).is_file():
                 print_comparison(session.compare())
+                say_where(config)
 
 
 def main() -> None:
@@ -60,15 +62,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", required=True, choices=["baseline", "train", "eval"])
     parser.add_argument("--config", required=True, help="a file, or the name of a config in configs/")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key; repeatable")
     arguments = parser.parse_args()
     try:
         from vlmtune.cli import ending
     except ModuleNotFoundError as missing:
         sys.exit(
             f"error: {missing.name} is not installed in {sys.executable}. Run `make install` on a laptop or "
-            "`bash setup_gpu_env.sh` on a GPU machine, then: uv run python main.py …"
+            "`bash setup_gpu_env.sh` on a GPU machine, then `source .venv/bin/activate` and this command again"
         )
-    ending(lambda: run(arguments.mode, arguments.config, use_mock()))
+    ending(lambda: run(arguments.mode, arguments.config, arguments.set, use_mock()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from vlmtune.models import ModelConfig
 from vlmtune.predictions import Line
 from vlmtune.progress import Silent
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
-from vlmtune.scoring.comparison import Comparison, Side, compare
+from vlmtune.scoring.comparison import Comparison, compare
+from vlmtune.scoring.evidence import Side
 from vlmtune.tasks import captioning
 from vlmtune.types import ImageRef, Turn
 

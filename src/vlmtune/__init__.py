@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vlmtune.pipeline import predict, run, train
 
 __all__ = ["compare", "load_config", "predict", "run", "score", "train"]
-__version__ = "0.1.0"
+
 
 _HOMES = {
     "load_config": ("vlmtune.config", "load_config"),

@@ -25,7 +25,7 @@ from vlmtune.cli import app
 from vlmtune.config import load
 from vlmtune.config.loading import shipped
 
-OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "vllm", "wandb"}
+OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
 """Programs that are not ours; their commands are believed."""
 
 QUICK = {"score", "compare", "config"}
@@ -113,7 +113,7 @@ def classic(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str
     main = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(main)
     called: list[tuple[str, str]] = []
-    monkeypatch.setattr(main, "run", lambda mode, name, mock: called.append((mode, name)))
+    monkeypatch.setattr(main, "run", lambda mode, name, sets, mock: called.append((mode, name)))
     monkeypatch.setattr(sys, "argv", ["main.py", *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(SystemExit) as end:

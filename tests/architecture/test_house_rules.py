@@ -20,7 +20,7 @@ SPEAKERS = {"src/vlmtune/cli.py", "src/vlmtune/progress.py", "main.py"}
 READERS = {
     "src/vlmtune/faults.py": {"VLMTUNE_FAULT"},
     "src/vlmtune/hub.py": {"HF_HUB_OFFLINE", "HF_ENDPOINT"},
-    "src/vlmtune/checks/doctor.py": {"HF_TOKEN", "WANDB_API_KEY"},
+    "src/vlmtune/checks/doctor.py": {"HF_TOKEN", "WANDB_API_KEY", "NETRC"},
     "main.py": {"USE_MOCK"},
 }
 """Who may look at the environment, and at what."""

@@ -16,6 +16,7 @@ LAYERS = (
     "plugs files signals progress images",
     "runs predictions hub",
     "data families metrics tracking",
+    "tower",
     "chat pixels models tasks",
     "inputs",
     "training engines scoring",

@@ -65,6 +65,13 @@ def _metrics(block: EvaluationConfig, known: dict[str, Metric], rows: DatasetCon
         elif not _has_truth(rows, known[name].truth):
             column = f"dataset.{known[name].truth}"
             yield judgement(f"is {name!r}, which compares with {column}; name its column there", loc=loc, value=name)
+    for n, column in enumerate(block.slices):
+        if column not in rows.meta:
+            yield judgement(
+                f"is {column!r}, which dataset.meta does not carry along; name it there, too",
+                loc=("slices", n),
+                value=column,
+            )
     if block.metrics and block.primary in known and block.primary not in block.metrics:
         yield judgement(f"{{0}} {block.primary!r} is not among {{1}}", "primary", "metrics")
 
@@ -77,7 +84,7 @@ def _has_truth(rows: DatasetConfig, truth: str) -> bool:
 
 
 def output(block: OutputConfig) -> OutputConfig:
-    """Every result has a place of its own, and pages have an ending that says what they are."""
+    """Every result has a plain name and a place of its own in output.dir; a page's ending says what it is."""
     refuse("output", list(_names(block)))
     return block
 
@@ -87,10 +94,12 @@ def _names(block: OutputConfig) -> Iterator[InitErrorDetails]:
     for key in type(block).model_fields:
         if key == "dir":
             continue
+        name = getattr(block, key)
+        if name in ("", ".", "..") or set(name) & set("/\\\0"):
+            yield judgement(f"must be a plain name of something in output.dir (got {name!r})", loc=(key,), value=name)
+            continue
         for place in _places(key, block):
-            if place == os.path.normpath(block.dir):
-                yield judgement("must name something in output.dir", loc=(key,), value=getattr(block, key))
-            elif place in seen and seen[place] != key:
+            if place in seen and seen[place] != key:
                 yield judgement(f"{{0}} and {{1}} would both write {place}", key, seen[place])
                 break
             seen.setdefault(place, key)

@@ -110,6 +110,22 @@ def load_config(name: str | os.PathLike[str], overrides: Sequence[str | Mapping[
     return load(name, overrides).config
 
 
+def arguments(texts: Sequence[str]) -> dict[str, Any]:
+    """Arguments "a.b=c" as nested plain values, for commands that read no config.
+
+    Raises:
+        ConfigError: all mistakes in them at once.
+    """
+    tree = block({}, OVERRIDE, {})
+    mistakes: list[Mistake] = []
+    for text in texts:
+        over, wrong = _argument(text, tree)
+        tree, mistakes = lay_over(tree, over), mistakes + wrong
+    report(mistakes)
+    plain: dict[str, Any] = tree.plain()
+    return plain
+
+
 def _with_bases(file: Path, above: tuple[Path, ...]) -> tuple[Node, list[Mistake]]:
     """A file laid over the files it extends; `above` are the files that led here."""
     tree, mistakes = read_file(file)

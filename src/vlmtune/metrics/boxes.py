@@ -49,6 +49,7 @@ acc_at_05 = Metric(
     summarise=ratio,
     signature="first box|any true box|IoU >= 0.5|continuous",
     truth="boxes",
+    binary=True,
 )
 """Acc@0.5: share of rows whose box has an IoU of at least 0.5."""
 

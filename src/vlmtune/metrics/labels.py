@@ -23,6 +23,7 @@ accuracy = Metric(
     summarise=ratio,
     signature="case:mixed",
     truth="label",
+    binary=True,
 )
 """Share of rows whose answer is their label. Truth: `label`, a string."""
 

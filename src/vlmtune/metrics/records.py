@@ -79,5 +79,6 @@ record_match = Metric(
     summarise=ratio,
     signature="list order counts|null dropped|norm:donut|0, false and empty text count",
     truth="record",
+    binary=True,
 )
 """Share of rows whose record is right as a whole: every value at its place, in lists too, and nothing else."""

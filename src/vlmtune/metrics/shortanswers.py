@@ -124,6 +124,7 @@ exact_match = Metric(
     measure=_mean_of(_exact),
     summarise=ratio,
     signature="nrefs:{nrefs}|case:lower|strip|any reference",
+    binary=True,
 )
 """Whether the answer is a reference, regardless of case and surrounding white space (QwenLM/Qwen-VL's eval_mm)."""
 
@@ -141,6 +142,7 @@ relaxed_accuracy = Metric(
     measure=_mean_of(_relaxed),
     summarise=ratio,
     signature="nrefs:{nrefs}|5% of the reference|as pix2struct",
+    binary=True,
 )
 """ChartQA's relaxed accuracy (Methani et al. 2020; github.com/google-research/pix2struct): numbers within 5 % of the
 reference, percentages as fractions; otherwise, and for a reference of 0, equal texts regardless of case."""
