@@ -213,9 +213,16 @@ def test_an_adapter_of_another_model_is_refused(damage: str, inputs: Inputs, ada
         hf.open_engine(hf.Config(), TINY, inputs, "fp32", other)
 
 
-class AtOnce(StopRequest):
-    def __init__(self) -> None:
-        self.received = 2
+class AfterRequests(StopRequest):
+    """As if Ctrl-C came while the first answers are made, after that many requests were taken."""
+
+    def __init__(self, requests: int) -> None:
+        self._left = requests
+
+    @property
+    def received(self) -> int | None:  # type: ignore[override]
+        self._left -= 1
+        return 2 if self._left < 0 else None
 
 
 def test_interrupted_answers_go_on_where_they_stopped(inputs: Inputs, tmp_path: Path) -> None:
@@ -228,7 +235,9 @@ def test_interrupted_answers_go_on_where_they_stopped(inputs: Inputs, tmp_path: 
 
     whole = answer(tmp_path / "whole.jsonl", StopRequest())
     with pytest.raises(Interrupted, match="16 of 24 answers are saved"):
-        answer(tmp_path / "partial.jsonl", AtOnce())
+        answer(tmp_path / "partial.jsonl", AfterRequests(24))
+    with pytest.raises(Interrupted, match="0 of 24 answers are saved"):
+        answer(tmp_path / "nothing.jsonl", AfterRequests(5))
     saved = (tmp_path / "partial.jsonl").read_bytes()
     (tmp_path / "partial.jsonl").write_bytes(saved[:-40])  # and the last line was torn
     assert answer(tmp_path / "partial.jsonl", StopRequest()) == whole
