@@ -1,12 +1,11 @@
 """The text in an image, letter by letter."""
 
 from vlmtune.metrics.transcripts import cer, wer
-from vlmtune.tasks import Task, TaskConfig
-from vlmtune.tasks._asking import conversation, taught_text
-from vlmtune.types import Conversation, Example
+from vlmtune.tasks import Task
+from vlmtune.tasks._texts import TextConfig, ask, read, teach
 
 
-class Config(TaskConfig):
+class Config(TextConfig):
     """Reading text."""
 
     name: str = "ocr"
@@ -14,21 +13,6 @@ class Config(TaskConfig):
 
     prompt: str = "Read all the text in the image."
     """What the model is asked, behind the image."""
-
-
-def ask(config: Config, example: Example) -> Conversation:
-    """The image and the prompt, or the row's own conversation."""
-    return conversation(config, example, config.prompt)
-
-
-def teach(config: Config, example: Example) -> str:
-    """The transcription."""
-    return taught_text(example)
-
-
-def read(config: Config, text: str) -> str:
-    """A transcription is its text."""
-    return text.strip()
 
 
 TASK = Task(ask=ask, teach=teach, read=read, metrics=(cer, wer))
