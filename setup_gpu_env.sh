@@ -21,6 +21,7 @@ ensure_uv() {
     for folder in /usr/local/bin "$HOME/.local/bin"; do
       mkdir -p "$folder" 2>/dev/null && ln -sf "$PWD/.bootstrap/bin/uv" "$folder/uv" 2>/dev/null && break
     done
+    say "$folder/uv now leads to the uv in this folder; remove it together with the folder"
     case ":$PATH:" in
       *":$folder:"*) ;;
       *) say "note: uv is in $folder, which is not on PATH; in this shell run: export PATH=\"$folder:\$PATH\"" ;;
@@ -122,7 +123,11 @@ main() {
     [Tt]rue | 1 | [Yy]es) say "USE_MOCK is set: main.py runs the embedded tiny model on the CPU; USE_MOCK=False for the real one" ;;
     *) say "USE_MOCK=True tries all three modes on the embedded tiny model first" ;;
   esac
-  say "ready: uv run python main.py --mode baseline --config flickr8k_captioning.yaml"
+  if gpu_here; then
+    say "ready: uv run python main.py --mode baseline --config flickr8k_captioning.yaml"
+  else
+    say "no GPU here; ready for: USE_MOCK=True uv run python main.py --mode baseline --config flickr8k_captioning.yaml"
+  fi
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then main; fi

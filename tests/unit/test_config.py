@@ -575,3 +575,20 @@ def test_a_damaged_config_raises_config_errors_only(
 def test_any_argument_raises_config_errors_only(argument: str) -> None:
     with suppress(ConfigError):
         load(CLASSIC, [argument])
+
+
+def test_an_unknown_plug_hides_no_other_mistake(tmp_path: Path) -> None:
+    """Keys that every source has are judged although nobody knows which source was meant."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "model: {name: tiny}\ndataset:\n  source: scenez\n  limit: {train: many}\n  path: x\n"
+        "task: {name: captioning}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    said = str(error.value)
+    assert "c.yaml:3:11: dataset.source must be one of" in said
+    assert "c.yaml:4:18: dataset.limit.train must be a whole number" in said
+    assert "'path'" not in said, "another source may well have it"
+    assert said.endswith("2 errors; nothing was started")

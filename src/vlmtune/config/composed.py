@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from vlmtune import plugs
 from vlmtune.config import judging
@@ -64,9 +64,20 @@ class Plug:
             return part.model_validate_json(json.dumps(value), strict=True)
         given = value.get(self.key)
         if isinstance(part, str):
-            refuse(self.folder, [judgement(part, loc=(self.key,), value=given)])
+            refuse(self.folder, [judgement(part, loc=(self.key,), value=given), *self._known_mistakes(value)])
         kind: Any = "string_type" if self.key in value else "missing"
         raise ValidationError.from_exception_data(self.folder, [{"type": kind, "loc": (self.key,), "input": given}])
+
+    def _known_mistakes(self, value: dict[str, Any]) -> list[InitErrorDetails]:
+        """What is wrong with a block of an unknown plug all the same: values of keys that every plug has."""
+        try:
+            self.base.model_validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            found = [each for each in error.errors() if each["type"] not in ("extra_forbidden", "missing")]
+            kept = ("type", "loc", "input", "ctx")
+            details: Any = [{key: each[key] for key in kept if key in each} for each in found]  # type: ignore[literal-required]
+            return list(details)
+        return []
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
