@@ -1,11 +1,13 @@
 """Trackers mirror the curve and cannot hurt: not by raising, not by hanging, not by being away."""
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import command
 from pieces import Notes
 
 from vlmtune.errors import EnvironmentProblem
@@ -75,11 +77,20 @@ def test_a_tracker_that_hangs_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     assert notes.texts == ["t is slow to finish and is left behind; the local curve is complete"]
 
 
+OFFLINE_RUN = """
+import sys
+from vlmtune.tracking import wandb
+tracker = wandb.open_tracker(wandb.Config(mode="offline"), {"config": {"seed": 1}, "dir": sys.argv[1]})
+tracker.log(1, {"loss": 2.0})
+tracker.finish({"select_loss": 1.5})
+"""
+
+
 def test_wandb_offline_keeps_the_run_in_the_folder(tmp_path: Path) -> None:
-    tracker = wandb.open_tracker(wandb.Config(mode="offline"), {"config": {"seed": 1}, "dir": str(tmp_path)})
-    tracker.log(1, {"loss": 2.0})
-    tracker.finish({"select_loss": 1.5})
-    deadline = time.monotonic() + 60  # its own process writes the file, whenever the machine lets it
+    """In a process of its own, as in a real run: what wandb writes is whole once that has ended."""
+    ended = command(sys.executable, "-c", OFFLINE_RUN, str(tmp_path), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    deadline = time.monotonic() + 60
     while not (content := _written(tmp_path)) or b"select_loss" not in content:
         assert time.monotonic() < deadline, "the run was never written"
         time.sleep(0.2)
