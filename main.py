@@ -37,9 +37,10 @@ def use_mock() -> bool:
 
 def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     """One mode of one config, printed as the vlmtune command prints it."""
-    from vlmtune.cli import print_comparison, print_score, say_where
+    from vlmtune.cli.printing import print_comparison, print_score, say_where
     from vlmtune.config import load
-    from vlmtune.pipeline import working
+    from vlmtune.pipeline import adapting, predicting, story
+    from vlmtune.pipeline.session import working
 
     if mock:
         print("USE_MOCK=True: the tiny embedded model on drawn scenes, on the CPU; results are marked as mock")
@@ -47,13 +48,13 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
     with working(config, mock=mock) as session:
         if mode == "baseline":
-            print_score(session.score(session.predict()))
+            print_score(predicting.score(session, predicting.predict(session)))
         elif mode == "train":
-            print(f"adapter: {session.train()}")
+            print(f"adapter: {adapting.train(session)}")
         else:
-            print_score(session.score(session.predict(session.adapter_path())))
+            print_score(predicting.score(session, predicting.predict(session, session.adapter_path())))
             if config.output.path(config.output.baseline).is_file():
-                print_comparison(session.compare())
+                print_comparison(story.compare(session))
                 say_where(config)
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key; repeatable")
     arguments = parser.parse_args()
     try:
-        from vlmtune.cli import ending
+        from vlmtune.cli.ending import ending
     except ModuleNotFoundError as missing:
         sys.exit(
             f"error: {missing.name} is not installed in {sys.executable}. Run `make install` on a laptop or "

@@ -61,7 +61,7 @@ def _call(words: tuple[str, ...], cwd: Path, environment: dict[str, str], stdout
     os.chdir(cwd)
     os.environ.update(environment)
     sys.argv = ["vlmtune", *words]
-    from vlmtune.cli import main
+    from vlmtune.cli.app import main
 
     main()
 

@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from vlmtune.comparing import compare_files as compare
     from vlmtune.comparing import score_file as score
     from vlmtune.config import load_config
-    from vlmtune.pipeline import predict, run, train
+    from vlmtune.pipeline.api import predict, run, train
 
 __all__ = ["compare", "load_config", "predict", "run", "score", "train"]
 
 
 _HOMES = {
     "load_config": ("vlmtune.config", "load_config"),
-    "train": ("vlmtune.pipeline", "train"),
-    "predict": ("vlmtune.pipeline", "predict"),
-    "run": ("vlmtune.pipeline", "run"),
+    "train": ("vlmtune.pipeline.api", "train"),
+    "predict": ("vlmtune.pipeline.api", "predict"),
+    "run": ("vlmtune.pipeline.api", "run"),
     "score": ("vlmtune.comparing", "score_file"),
     "compare": ("vlmtune.comparing", "compare_files"),
 }

@@ -1,6 +1,6 @@
 """`python -m vlmtune`: what launchers call."""
 
-from vlmtune.cli import main
+from vlmtune.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ from sources import HEAVY
 
 CHILD = """
 import sys
-from vlmtune.cli import main
+from vlmtune.cli.app import main
 try:
     main()
 finally:

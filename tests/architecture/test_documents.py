@@ -21,7 +21,7 @@ from commands import ROOT, vlmtune
 from pieces import lines
 
 import vlmtune as package
-from vlmtune.cli import app
+from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.config.loading import shipped
 

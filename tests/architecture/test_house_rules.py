@@ -14,7 +14,7 @@ EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 BROAD = {"src/vlmtune/tracking/_guarded.py": 1}
 """Where any exception may be caught, and how often: a tracker is somebody else's program."""
 
-SPEAKERS = {"src/vlmtune/cli.py", "src/vlmtune/progress.py", "main.py"}
+SPEAKERS = ("src/vlmtune/cli/", "src/vlmtune/progress.py", "main.py")
 """Who may print."""
 
 READERS = {
@@ -80,7 +80,7 @@ def test_only_the_command_line_and_progress_print() -> None:
         for node in nodes(file)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    assert calls <= SPEAKERS
+    assert [name for name in calls if not name.startswith(SPEAKERS)] == []
 
 
 def test_every_environment_variable_is_read_in_one_place() -> None:

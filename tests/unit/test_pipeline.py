@@ -14,7 +14,8 @@ from vlmtune.config import load
 from vlmtune.engines import mock
 from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
-from vlmtune.pipeline import Session
+from vlmtune.pipeline import adapting, predicting, story
+from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
@@ -115,32 +116,32 @@ def test_an_engine_that_prepares_all_requests_first_is_stopped_while_it_does(tmp
 
 
 def test_a_deleted_result_is_made_anew(begin: Begin) -> None:
-    file = begin().predict()
+    file = predicting.predict(begin())
     whole, metrics = file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()
     assert [path.name for path in Path("out/.vlmtune").iterdir()] == []
     for gone in (["baseline_predictions.jsonl"], ["metrics_baseline.json"], sorted(names())):
         for name in gone:
             Path("out", name).unlink()
         notes = Notes()
-        assert begin(notes=notes).predict() == file
+        assert predicting.predict(begin(notes=notes)) == file
         assert (file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()) == (whole, metrics)
         assert not any("answers are there already" in text for text in notes.texts)
     Path("out/baseline_predictions.jsonl").unlink()
     Path("out/baseline_predictions.manifest.json").unlink()
     Path("out/metrics_baseline.json").write_text('{"bleu": 0.1}')
     with pytest.raises(IntegrityError, match=r"metrics_baseline.json is there, but vlmtune did not make it"):
-        begin().predict()
+        predicting.predict(begin())
 
 
 def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
-    tuned = adapter(Path("tuned"), begin()._origin().parts)
+    tuned = adapter(Path("tuned"), begin().origin().parts)
     session = begin(mock=True)
-    session.predict()
-    session.predict(tuned)
-    session.compare()
+    predicting.predict(session)
+    predicting.predict(session, tuned)
+    story.compare(session)
     ours = names()
     assert {"compare.json", "report.html", "metrics_lora.json", "lora_predictions.controls.json"} <= ours
-    begin().predict()
+    predicting.predict(begin())
     left = names()
     assert {name for name in left if ".mock." not in name} == {
         "baseline_predictions.jsonl", "baseline_predictions.manifest.json", "baseline_predictions.controls.json",
@@ -153,7 +154,7 @@ def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
     Path("out/lora_predictions.mock.jsonl").rename("out/lora_predictions.jsonl")
     Path("out/lora_predictions.mock.manifest.json").rename("out/lora_predictions.manifest.json")
     with pytest.raises(ConfigError, match="lora_predictions.jsonl came from a mock run; run the eval step"):
-        begin().compare()
+        story.compare(begin())
 
 
 def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, mon
     monkeypatch.setattr(mock, "open_engine", never)
     monkeypatch.setattr(Session, "rows", lambda self, role: Rows(rows))
     with pytest.raises(DataError, match=r"row 'test-00003' has no 'references', which bleu compares with"):
-        begin("evaluation.metrics=[bleu]").predict()
+        predicting.predict(begin("evaluation.metrics=[bleu]"))
 
 
 @pytest.mark.parametrize(
@@ -181,20 +182,20 @@ def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, mon
     ],
 )  # fmt: skip
 def test_the_same_checkpoint_under_another_name_is_only_noted(begin: Begin, changed: dict[str, Any], said: str) -> None:
-    parts, notes = begin()._origin().parts, Notes()
+    parts, notes = begin().origin().parts, Notes()
     folder = adapter(Path("tuned"), {**parts, "model": {**parts["model"], **changed["model"]}})
-    begin(notes=notes).predict(folder)
+    predicting.predict(begin(notes=notes), folder)
     assert f"tuned fits, though {said}" in notes.texts
 
 
 @pytest.mark.parametrize(("block", "key"), [("model", "config_hash"), ("model", "family"), ("preprocessing", "pixels")])
 def test_another_architecture_or_preprocessing_is_refused(begin: Begin, block: str, key: str) -> None:
-    parts = begin()._origin().parts
+    parts = begin().origin().parts
     folder = adapter(Path("tuned"), {**parts, block: {**parts[block], key: "other"}})
     with pytest.raises(
         IntegrityError, match=f'trained on another model or with other preprocessing:\n.*{key}.*"other"'
     ):
-        begin().predict(folder)
+        predicting.predict(begin(), folder)
 
 
 def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
@@ -212,14 +213,14 @@ def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vlmtune.training.loop.train", trained)
-    folder = begin().train()
+    folder = adapting.train(begin())
     manifest = json.loads((folder / "vlmtune.json").read_text())
     assert manifest["curve"] == [{"step": 1, "loss": 2.0}]
     assert (folder / "visits.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
     assert list(Path("out/.vlmtune").iterdir()) == []
     notes = Notes()
     sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "row_tokens=512"]
-    assert begin(*(f"training.{one}" for one in sets), notes=notes).train() == folder
+    assert adapting.train(begin(*(f"training.{one}" for one in sets), notes=notes)) == folder
     assert notes.texts == ["adapter: out/lora is finished"]
     with pytest.raises(IntegrityError, match="training.epochs: 1 there, 2 here"):
-        begin("training.epochs=2").train()
+        adapting.train(begin("training.epochs=2"))

@@ -1,0 +1,26 @@
+"""The Python interface: a config in, files and values out; the command line makes the same."""
+
+from pathlib import Path
+
+from vlmtune.config import Config
+from vlmtune.pipeline import adapting, predicting, story
+from vlmtune.pipeline.session import working
+from vlmtune.scoring.comparison import Comparison
+
+
+def train(config: Config) -> Path:
+    """Train the config's adapter; returns its folder. Finished or interrupted work is found and continued."""
+    with working(config, "none") as session:
+        return adapting.train(session)
+
+
+def predict(config: Config, adapter: Path | None = None) -> Path:
+    """Answer the config's evaluation rows; returns the prediction file."""
+    with working(config, "none") as session:
+        return predicting.predict(session, adapter)
+
+
+def run(config: Config) -> Comparison:
+    """Baseline, training, evaluation and comparison of a config."""
+    with working(config, "none") as session:
+        return story.run(session)

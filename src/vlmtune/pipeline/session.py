@@ -1,0 +1,149 @@
+"""One config at work in its run folder: what every step needs, made when it is first used."""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmtune import plugs
+from vlmtune.config import Config
+from vlmtune.data import Rows, SplitRole
+from vlmtune.errors import IntegrityError
+from vlmtune.files import read_json
+from vlmtune.hub import go_offline_if_unreachable
+from vlmtune.inputs import Inputs
+from vlmtune.models import TINY, find_checkpoint
+from vlmtune.progress import Progress, Silent, Style, open_progress
+from vlmtune.runs import Origin, RunFolder, controls_path, differences, hash_files, read_manifest
+from vlmtune.signals import StopRequest, stop_on_signal
+from vlmtune.tasks import Task
+
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A config, who hears of its progress, and who may stop it. `mock` marks all it makes as made by the stand-in."""
+
+    config: Config
+    progress: Progress = field(default_factory=lambda: Progress(Silent()))
+    stop: StopRequest = field(default_factory=StopRequest)
+    mock: bool = False
+
+    @functools.cached_property
+    def folder(self) -> RunFolder:
+        """Where results go."""
+        return RunFolder(Path(self.config.output.dir), self.progress)
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task's behaviour."""
+        task: Task = plugs.load("tasks", self.config.task.name).TASK
+        return task
+
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        """Tokenizer, template and image rules of the checkpoint."""
+        return Inputs(find_checkpoint(self.config.model), self.config.model)
+
+    def rows(self, role: SplitRole) -> Rows:
+        """The rows that play a role."""
+        source = plugs.load("data", self.config.dataset.source)
+        split, limit = getattr(self.config.dataset.splits, role), getattr(self.config.dataset.limit, role)
+        rows: Rows = source.open(self.config.dataset, split, limit)
+        return rows
+
+    def adapter_path(self) -> Path:
+        """Where this config's adapter lies."""
+        return self.config.output.path(self.config.output.adapter)
+
+    def metrics_path(self, artifact: Path) -> Path:
+        """Where the score of a prediction file lies."""
+        output = self.config.output
+        known = {output.baseline: output.baseline_metrics, output.tuned: output.tuned_metrics}
+        return output.path(known.get(artifact.name, f"{artifact.stem}.metrics.json"))
+
+    def beside(self, artifact: Path) -> list[Path]:
+        """What is made from one prediction file alone."""
+        return [controls_path(artifact), self.metrics_path(artifact)]
+
+    def conclusions(self) -> list[Path]:
+        """What is made from both prediction files."""
+        return [self.config.output.path(name) for name in (self.config.output.comparison, self.config.output.report)]
+
+    def origin(self, **parts: Any) -> Origin:
+        """What an artifact is made from: model, preprocessing and task, and `parts`."""
+        checkpoint = self.inputs.checkpoint
+        common = {
+            "model": checkpoint.facts(),
+            "preprocessing": self.inputs.facts(),
+            "task": self.config.task.model_dump(mode="json"),
+        }
+        return Origin(json.loads(json.dumps({**common, **parts})), self.mock)
+
+    def adapter_hash(self, adapter: Path | None) -> str | None:
+        """Hash of the adapter's files, after its manifest was found to fit this model and its preprocessing.
+
+        The same checkpoint may have another name, a commit may change nothing but a README: both are only noted.
+
+        Raises:
+            IntegrityError: not an adapter, or one of another architecture or preprocessing.
+        """
+        if adapter is None:
+            return None
+        missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
+        if missing:
+            hint = "; run the train step first" if adapter == self.adapter_path() else ""
+            kind = f"not an adapter folder (no {missing[0]})" if adapter.is_dir() else "no such folder"
+            raise IntegrityError(f"{adapter}: {kind}{hint}")
+        manifest = read_manifest(adapter)
+        if manifest is not None:
+            made, here = manifest["origin"], self.origin().parts
+            unlike = differences(_must_fit(made), _must_fit(here))
+            if unlike:
+                raise IntegrityError(
+                    f"{adapter} was trained on another model or with other preprocessing:\n  " + "\n  ".join(unlike)
+                )
+            for line in differences(made.get("model"), here["model"], "model"):
+                self.progress.note(f"{adapter} fits, though {line}")
+        elif (base := read_json(adapter / ADAPTER_FILES[0]).get("base_model_name_or_path")) != self.config.model.name:
+            self.progress.note(f"{adapter} says it was trained on {base!r}; this is {self.config.model.name!r}")
+        return hash_files(adapter, ADAPTER_FILES)
+
+
+def _must_fit(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter and the model it is put on must share."""
+    model = origin.get("model") or {}
+    return {key: model.get(key) for key in ("family", "config_hash")} | {"preprocessing": origin.get("preprocessing")}
+
+
+def rows_facts(rows: Rows) -> dict[str, Any]:
+    """Identity of some rows, for an origin."""
+    return {"rows": len(rows), "fingerprint": rows.fingerprint}
+
+
+def _needs_hub(config: Config) -> bool:
+    """Whether the model or the dataset is named as on the Hub."""
+    named = [config.model.name]
+    if config.dataset.source == "hub":
+        named.append(config.dataset.model_dump()["path"])
+    return any(name != TINY and not Path(name).exists() for name in named)
+
+
+@contextmanager
+def working(config: Config, progress: Style = "auto", mock: bool = False) -> Iterator[Session]:
+    """A session that owns its run folder until the block ends, and stops at a safe point when a signal comes.
+
+    Raises:
+        FolderLocked: a live process works in the folder.
+    """
+    shown = open_progress(progress)
+    if _needs_hub(config):
+        go_offline_if_unreachable(shown)
+    with stop_on_signal() as stop:
+        session = Session(config, shown, stop, mock)
+        with session.folder.locked():
+            yield session
