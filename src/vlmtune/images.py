@@ -7,6 +7,8 @@ an image's pixels, and thumbnails.
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag, and its values for a picture stored on its side."""
 
 
 def decode_rgb(ref: ImageRef) -> "Image":
@@ -34,20 +38,50 @@ def decode_rgb(ref: ImageRef) -> "Image":
     Raises:
         ImageError: it cannot be read or decoded completely; names the image and the reason.
     """
+    with _opened(ref) as image:
+        if _is_ready(image):
+            return image
+        image.load()
+        return _rgb(image, ref.where)
+
+
+def size_of(ref: ImageRef) -> tuple[int, int]:
+    """Width and height of what `decode_rgb` makes of an image, from its header; pixels are not looked at.
+
+    Raises:
+        ImageError: as `decode_rgb`, as far as the header tells.
+    """
+    with _opened(ref) as image:
+        width, height = image.size
+        # Pillow tells the upright size of a TIFF by itself.
+        lying = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _LYING
+        return (height, width) if lying and not _is_ready(image) else (width, height)
+
+
+def _is_ready(image: "Image") -> bool:
+    """Whether an image is taken as it is: RGB pixels, in no file any more."""
+    from PIL import ImageFile
+
+    return image.mode == "RGB" and not isinstance(image, ImageFile.ImageFile)
+
+
+@contextmanager
+def _opened(ref: ImageRef) -> "Iterator[Image]":
+    """An image of an allowed format and size, not decoded yet; what PIL raises inside becomes one error."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         data = ref.read()
         if isinstance(data, Image.Image):
-            return data if data.mode == "RGB" else _rgb(data, ref.where)
+            yield data
+            return
         if not data:
             raise ImageError("the file is empty", ref.where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _refuse_size(image, ref.where)
-                image.load()
-                return _rgb(image, ref.where)
+                yield image
     except UnidentifiedImageError:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS).lower()})", ref.where) from None
     except Image.DecompressionBombError as error:

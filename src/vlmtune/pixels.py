@@ -62,12 +62,15 @@ class Patcher:
         self.limits = limits
 
     def grid(self, image: "Image") -> Grid:
-        """Patches an image becomes; needs its size only.
+        """Patches an image becomes; errors as in `grid_of`."""
+        return self.grid_of(*image.size)
+
+    def grid_of(self, width: int, height: int) -> Grid:
+        """Patches an image of that size becomes.
 
         Raises:
             ImageError: the sides are too unequal for the model.
         """
-        width, height = image.size
         try:
             rows, columns = self._family.resized(height, width, self.limits)
         except ValueError as error:

@@ -24,6 +24,7 @@ WITHOUT_TORCH = [
     "config show flickr8k_captioning.yaml",
     "config diff demo.yaml flickr8k_captioning.yaml",
     "config schema",
+    "plan demo.yaml --set dataset.limit.train=24",
     "score a.jsonl",
     "compare a.jsonl b.jsonl",
     "compare a.jsonl b.jsonl -o page.html",

@@ -1,5 +1,7 @@
 """decode_rgb: each kind of file that trips other readers, against values computed by hand."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from PIL import Image
 
 from vlmtune import images
 from vlmtune.errors import ImageError
-from vlmtune.images import decode_rgb, pixel_hash, thumbnail
+from vlmtune.images import decode_rgb, pixel_hash, size_of, thumbnail
 
 
 def test_plain_png_keeps_its_pixels() -> None:
@@ -131,3 +133,24 @@ def test_pixel_hash_sees_pixels_and_size_not_the_file() -> None:
 def test_thumbnail_fits() -> None:
     small = decode_rgb(ref(thumbnail(picture(640, 480), 256)))
     assert small.size == (256, 192)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_known_before_the_pixels(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
+        lying = ref(encoded(picture(40, 24), kind, exif=exif))
+        assert size_of(lying) == decode_rgb(lying).size
+        for mode in ("RGB", "L"):  # in no file any more, but the tag is still with it
+            plain = ref(Image.open(io.BytesIO(lying.read())).convert(mode))
+            assert size_of(plain) == decode_rgb(plain).size
+    assert size_of(ref(picture(40, 24))) == (40, 24)
+
+
+def test_the_size_of_what_is_no_image_is_refused() -> None:
+    whole = encoded(picture(64, 64), "JPEG")
+    assert size_of(ref(whole[: len(whole) // 2])) == (64, 64)  # a torn file has its header still
+    for data in (b"", b"no image", whole[:20]):
+        with pytest.raises(ImageError):
+            size_of(ref(data))

@@ -1,8 +1,11 @@
-"""The verbs that look before anything runs: doctor, and config check, show, schema, diff."""
+"""The verbs that look before anything runs: doctor, plan, and config check, show, schema, diff."""
 
 import json
+from typing import Annotated
 
-from vlmtune.cli.arguments import AsJson, ConfigArg, Sets, load_config
+import typer
+
+from vlmtune.cli.arguments import AsJson, ConfigArg, Offline, Sets, Shown, load_config, set_offline
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -10,6 +13,32 @@ def doctor(as_json: AsJson = False) -> None:
     from vlmtune.checks.doctor import examine, render
 
     found = examine()
+    print(json.dumps(found, indent=2) if as_json else render(found))
+
+
+def plan(
+    config: ConfigArg,
+    gpu: Annotated[
+        str | None, typer.Option(help="GPU to plan for, as rtx4090 or h200; all known ones if left out.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="What that GPU costs, in USD per hour.")] = None,
+    efficiency: Annotated[
+        float | None,
+        typer.Option(help="Share of the GPU's bf16 rate on its datasheet that is reached; 0.35 if left out."),
+    ] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: Shown = "auto",
+    offline: Offline = False,
+) -> None:
+    """Tokens, FLOPs, memory, time and money of a training, from texts and image headers alone."""
+    from vlmtune.checks.plan import EFFICIENCY, draw_up
+    from vlmtune.checks.plan_text import render
+    from vlmtune.progress import open_progress
+
+    set_offline(offline)
+    loaded = load_config(config, sets).config
+    found = draw_up(loaded, open_progress(progress), gpu, price, EFFICIENCY if efficiency is None else efficiency)
     print(json.dumps(found, indent=2) if as_json else render(found))
 
 

@@ -1,0 +1,139 @@
+"""A plan as text: every figure with the numbers it is made of, so that it can be checked by hand."""
+
+from collections.abc import Iterator
+from typing import Any
+
+SHOWN_CHOICES = 5
+"""Numbers of checkpointed layers whose memory is shown, from none to all."""
+
+
+def render(plan: dict[str, Any]) -> str:
+    """The plan of `plan.draw_up`."""
+    parts = [_head(plan), _epoch(plan["epoch"]), _flops(plan), _memory(plan), _gpus(plan)]
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _head(plan: dict[str, Any]) -> Iterator[str]:
+    kind = plan["quantization"] or plan["precision"]
+    yield f"{plan['model']}: {plan['parameters']:,} weights in {kind}, {plan['trained_weights']:,} trained in fp32"
+    yield from (f"  note: {note}" for note in plan["notes"])
+
+
+def _epoch(epoch: dict[str, Any]) -> Iterator[str]:
+    tokens, length = epoch["tokens"], epoch["tokens_per_visit"]
+    yield (
+        f"epoch: {epoch['rows']:,} rows, {epoch['visits']:,} visits, {epoch['steps']:,} steps, "
+        f"{epoch['packed_rows']:,} packed rows"
+    )
+    yield (
+        f"  tokens of a visit      mean {length['mean']:.1f}, p50 {length['p50']:.0f}, p95 {length['p95']:.0f}, "
+        f"max {length['max']}; {epoch['image_share']:.1%} of pictures, {epoch['supervised_share']:.1%} learnt"
+    )
+    yield f"  padded in pairs        {tokens['padded']:>14,} tokens  (the classic loop, micro-batch 2)"
+    yield f"  packed                 {tokens['packed']:>14,} tokens  {_saved(tokens['padded'], tokens['packed'])}"
+    shared = tokens["packed_and_shared"]
+    yield f"  with shared prefixes   {shared:>14,} tokens  {_saved(tokens['packed'], shared)}"
+    work = epoch["work"]
+    yield (
+        f"  pairs in attention {work['pairs']:,}, learnt tokens {work['supervised']:,}, patches {work['patches']:,}, "
+        f"pairs of patches {work['patch_pairs']:,}"
+    )
+
+
+def _saved(before: int, after: int) -> str:
+    return f"saves {1 - after / before:.1%}"
+
+
+def _flops(plan: dict[str, Any]) -> Iterator[str]:
+    yield f"TFLOP of an epoch: {_tera(plan['flops']['total'])}"
+    yield f"  {'':<20}{'forward':>12}{'backward':>12}"
+    for term in plan["flops"]["terms"]:
+        formula = f"  {term['formula']}"
+        yield f"  {term['name']:<20}{_tera(term['forward']):>12}{_tera(term['backward']):>12}{formula}"
+
+
+def _memory(plan: dict[str, Any]) -> Iterator[str]:
+    found = plan["memory"]
+    layers = len(found["kinds"][0]["over_base"]) - 1
+    counts = sorted({round(layers * n / (SHOWN_CHOICES - 1)) for n in range(SHOWN_CHOICES)})
+    per_layer = found["activation_bytes_per_token_and_layer"]
+    yield "peak memory in GB (10^9 bytes), by the number of checkpointed layers"
+    yield (
+        f"  activations            {per_layer:,} bytes a token and layer x {layers} layers = "
+        f"{per_layer * layers / 1e6:.2f} MB a token"
+    )
+    own = next(
+        k for k in found["kinds"] if (k["precision"], k["quantization"]) == (plan["precision"], plan["quantization"])
+    )
+    none = own["over_base"][0]
+    row = none["row"]
+    yield (
+        f"  row that needs most    {row['tokens']:,} tokens, {row['supervised']:,} learnt, {row['patches']:,} patches: "
+        f"adapter, gradients, AdamW {_gb(none['states'])},"
+    )
+    yield (
+        f"                         and the largest of tower {_gb(none['tower'])}, forward {_gb(none['forward'])}, "
+        f"loss {_gb(none['loss'])}, backward {_gb(none['backward'])}"
+    )
+    yield f"  {'':<12}{'weights':>9}" + "".join(f"{f'{count} of {layers}':>11}" for count in counts)
+    for kind in found["kinds"]:
+        peaks = [kind["base_bytes"] + kind["over_base"][count]["peak"] for count in counts]
+        name = kind["quantization"] or kind["precision"]
+        mark = "*" if kind is own else " "
+        yield f"{mark} {name:<12}{_gb(kind['base_bytes']):>9}" + "".join(f"{_gb(peak):>11}" for peak in peaks)
+    yield "  (* as configured)"
+
+
+def _gpus(plan: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"on a GPU, at {plan['efficiency']:.0%} of its datasheet's bf16 rate (an assumption: --efficiency); "
+        "training steps alone"
+    )
+    for gpu in plan["gpus"]:
+        title = f"  {gpu['name']:<10} {gpu['memory_gb']:>4} GB {gpu['bf16_tflops']:>6,g} TFLOP/s"
+        if not gpu["fits"]:
+            yield f"{title}  does not fit: needs {_gb(gpu['peak_bytes'])} GB"
+            yield from _changes(gpu)
+            continue
+        yield (
+            f"{title}  fits with checkpoint_layers={gpu['checkpoint_layers']} in {_gb(gpu['peak_bytes'])} GB"
+            + _time(gpu, plan["epochs"])
+        )
+
+
+def _time(gpu: dict[str, Any], epochs: int) -> str:
+    seconds = gpu["seconds_per_epoch"]
+    if seconds is None:
+        return "; fp32: no time, the rate is bf16's"
+    money = f", {gpu['usd_per_epoch']:.2f} USD" if gpu["usd_per_epoch"] is not None else ""
+    whole = f"; {epochs} epochs {_clock(seconds * epochs)}" if epochs > 1 else ""
+    return f"; {_tera(gpu['flops_per_epoch'])} TFLOP in {_clock(seconds)} an epoch{money}{whole}"
+
+
+def _changes(gpu: dict[str, Any]) -> Iterator[str]:
+    for change in gpu["changes"]:
+        words = " ".join(f"--set {word}" for word in change["set"])
+        outcome, count = "fits" if change["fits"] else "still too large", change["checkpoint_layers"]
+        yield f"    {words}: {outcome}, {_gb(change['peak_bytes'])} GB ({count} layers checkpointed)"
+    if not any(change["fits"] for change in gpu["changes"]):
+        yield "    then pictures must be smaller (--set model.max_pixels=401408), or the model"
+
+
+def _gb(count: int) -> str:
+    return _number(count / 1e9)
+
+
+def _tera(count: int) -> str:
+    return _number(count / 1e12)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.3g}"
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"
