@@ -46,13 +46,15 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
         print("USE_MOCK=True: the tiny embedded model on drawn scenes, on the CPU; results are marked as mock")
     overrides = [*([MOCK_KEYS] if mock else []), *sets]
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
-    with working(config, mock=mock) as session:
+    with working(config, mock=mock, in_ranks=mode == "train") as session:
         if mode == "baseline":
             print_score(predicting.score(session, predicting.predict(session)))
         elif mode == "train":
-            print(f"adapter: {adapting.train(session)}")
+            for adapter in adapting.train(session):
+                print(f"adapter: {adapter}")
         else:
-            print_score(predicting.score(session, predicting.predict(session, session.adapter_path())))
+            for seeded in session.seeds():
+                print_score(predicting.score(session, predicting.predict(session, seeded.adapter_path())))
             if config.output.path(config.output.baseline).is_file():
                 print_comparison(story.compare(session))
                 say_where(config)

@@ -33,12 +33,12 @@ def vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
     return command(sys.executable, "-m", "vlmtune", *words, cwd=cwd, **environment)
 
 
-def warm_vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
-    """`vlmtune WORDS…` in a child of a warm parent."""
+def warm_vlmtune(*words: str, cwd: Path, before: Callable[[], None] | None = None, **environment: str) -> Ended:
+    """`vlmtune WORDS…` in a child of a warm parent; `before` is called in it first."""
     _start_parent()
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stdout", Path(folder) / "stderr"
-        child = _SERVER.Process(target=_call, args=(words, cwd, environment, *said))
+        child = _SERVER.Process(target=_call, args=(words, cwd, environment, *said, before))
         child.start()
         child.join(900)
         code = child.exitcode
@@ -54,13 +54,22 @@ def _start_parent() -> None:
         forkserver.ensure_running()
 
 
-def _call(words: tuple[str, ...], cwd: Path, environment: dict[str, str], stdout: Path, stderr: Path) -> None:
+def _call(
+    words: tuple[str, ...],
+    cwd: Path,
+    environment: dict[str, str],
+    stdout: Path,
+    stderr: Path,
+    before: Callable[[], None] | None,
+) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     assert "warm" in sys.modules, "this child's parent is cold"
     os.chdir(cwd)
     os.environ.update(environment)
     sys.argv = ["vlmtune", *words]
+    if before is not None:
+        before()
     from vlmtune.cli.app import main
 
     main()

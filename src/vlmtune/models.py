@@ -6,6 +6,7 @@ template or image sizes stays light.
 
 import hashlib
 import json
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import PositiveInt
 
 from vlmtune import plugs
+from vlmtune.adapters import compute_in_base_precision
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.plugs import Part
+from vlmtune.quantization import Quantization, nf4
 from vlmtune.tower import quicken
 
 if TYPE_CHECKING:
@@ -50,6 +53,10 @@ class ModelConfig(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` takes a GPU where there is one."""
 
+    quantization: Quantization | None = None
+    """`nf4` keeps the language model's weights in 4 bits (QLoRA), for training, the baseline and the tuned answers
+    alike: a quarter of their memory, slightly other answers. Needs bitsandbytes. Null leaves them as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -61,10 +68,17 @@ class Checkpoint:
     folder: Path
     family: Family
     config_hash: str
+    quantization: Quantization | None = None
 
     def facts(self) -> dict[str, Any]:
         """Identity, for manifests."""
-        return {"name": self.name, "commit": self.commit, "config_hash": self.config_hash, "family": self.family.name}
+        return {
+            "name": self.name,
+            "commit": self.commit,
+            "config_hash": self.config_hash,
+            "family": self.family.name,
+            "quantization": self.quantization,
+        }
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
@@ -89,6 +103,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         folder=folder,
         family=_family(config, settings.get("model_type")),
         config_hash=hashlib.sha256(kept.encode()).hexdigest()[:16],
+        quantization=config.quantization,
     )
 
 
@@ -161,18 +176,21 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     """The model in evaluation mode, no gradients, on `device` in `precision` (bf16, fp16, fp32).
 
     Raises:
-        EnvironmentProblem: the weights cannot be fetched, or memory does not suffice.
+        EnvironmentProblem: the weights cannot be fetched, memory does not suffice, or bitsandbytes is missing.
         IntegrityError: weights are damaged, missing, or of another architecture.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
+    from transformers.utils import logging as said
 
-    logging.set_verbosity_error()  # what it only warns of, weights that are missing, is an error below
+    said.set_verbosity_error()  # what it only warns of, weights that are missing, is an error below
+    # PEFT imports it wherever it is installed, and it then misses a package that only some CPUs would want.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if checkpoint.commit is None:
-        logging.disable_progress_bar()  # a download shows its bar; reading local files needs none
+        said.disable_progress_bar()  # a download shows its bar; reading local files needs none
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    quantized = {"quantization_config": nf4(checkpoint.family, dtype)} if checkpoint.quantization else {}
     try:
         loading: Any = AutoModelForImageTextToText.from_pretrained
         model, found = loading(
@@ -180,11 +198,16 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             revision=checkpoint.commit,
             dtype=dtype,
             attn_implementation="sdpa",
-            device_map=None if device == "cpu" else {"": device},  # a GPU is filled without a copy in main memory
+            # A GPU is filled without a copy in main memory; quantised weights would find a device of their own.
+            device_map={"": device} if device != "cpu" or quantized else None,
             output_loading_info=True,
+            **quantized,
         )
     except torch.OutOfMemoryError:
-        raise EnvironmentProblem(f"{checkpoint.name} does not fit into this GPU's memory in {precision}") from None
+        smaller = "" if checkpoint.quantization else ". Try --set model.quantization=nf4"
+        raise EnvironmentProblem(
+            f"{checkpoint.name} does not fit into this GPU's memory in {precision}{smaller}"
+        ) from None
     except OSError as error:
         raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
     except (SafetensorError, RuntimeError) as error:
@@ -210,7 +233,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """The model with an adapter, every weight of which has found its place.
 
     PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are
-    compared. Its weights stay fp32, as they were trained, whatever the precision of the model.
+    compared. Its weights stay fp32, as they were trained, and are used in the model's precision.
 
     Raises:
         IntegrityError: not an adapter folder, or an adapter of another model.
@@ -239,6 +262,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
             f"{folder}: this adapter belongs to another model: {len(odd)} weights do not fit, first {odd[0][0]} "
             f"{odd[0][1]}. Use the model it was trained on ({_base_of(folder)})"
         )
+    compute_in_base_precision(adapted)
     return adapted.eval()
 
 

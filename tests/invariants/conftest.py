@@ -24,7 +24,7 @@ def scene_rows(split: str, count: int, target: str = "sample") -> Rows:
 @pytest.fixture
 def make_job(inputs: Inputs, tmp_path: Path) -> Callable[..., Job]:
     def make(name: str = "run", rows: Rows | None = None, **settings: Any) -> Job:
-        lora = LoraConfig(dropout=settings.pop("dropout", 0.05))
+        lora = settings.pop("lora", None) or LoraConfig(dropout=settings.pop("dropout", 0.05))
         chosen = {"batch_size": 8, "learning_rate": 2e-3, "precision": "fp32", **settings}
         config = TrainingConfig(lora=lora, **chosen)
         work = tmp_path / name / "work"

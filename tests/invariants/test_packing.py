@@ -1,6 +1,10 @@
 """Packed rows and shared prefixes change nothing: against transformers' own forward, one lesson at a time."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,13 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pieces import assistant, picture, ref, user
+from torch.nn.attention import varlen
 from transformers import AttentionInterface, AutoModelForImageTextToText
 
-from vlmtune.errors import IntegrityError
-from vlmtune.inputs import Encoded, Inputs, collate
+from vlmtune.errors import EnvironmentProblem, IntegrityError
+from vlmtune.families import Family
+from vlmtune.inputs import Encoded, Inputs, collate, picture_tensors
 from vlmtune.models import load_model
-from vlmtune.training import attention
-from vlmtune.training.attention import SEGMENTS, attend_in_segments, use_segments
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.training import attention, loop
+from vlmtune.training.attention import SEGMENTS, attend_in_segments, pick_kernel, use_segments
 from vlmtune.training.isolation import check_isolation
 from vlmtune.training.lora import add_adapter, trainable
 from vlmtune.training.losses import token_losses
@@ -155,6 +163,20 @@ def one_parent_for_all(*tensors: Any, segments: Sequence[Segment], **named: Any)
     return attend_in_segments(*tensors, segments=wrong, **named)
 
 
+def aligned_with_the_first_keys(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, *, segments: Sequence[Segment], scaling: Any, **_: Any
+) -> Any:
+    """Causal from the top left: the n-th query of a branch sees the first n keys of its parent, and not itself."""
+    done = []
+    for s in segments:
+        seen = [*range(s.parent_start, s.parent_end), *range(s.start, s.end)]
+        parts = query[:, :, s.start : s.end], key[:, :, seen], value[:, :, seen]
+        mask = torch.ones(s.end - s.start, len(seen), dtype=torch.bool).tril()
+        attend = torch.nn.functional.scaled_dot_product_attention
+        done.append(attend(*parts, attn_mask=mask, scale=scaling, enable_gqa=True))
+    return torch.cat(done, 2).transpose(1, 2), None
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_check_before_step_one_sees_every_leak(
     precision: str, inputs: Inputs, layout: Layout, lessons: Sequence[Encoded]
@@ -175,6 +197,7 @@ def test_the_check_before_step_one_sees_every_leak(
         (leaks_everywhere, shared),
         (forgets_parents, shared),
         (one_parent_for_all, plain),
+        (aligned_with_the_first_keys, shared),
     ]
     try:
         for leak, row in leaks:
@@ -185,38 +208,136 @@ def test_the_check_before_step_one_sees_every_leak(
         AttentionInterface.register(SEGMENTS, attention.attend_in_segments)
 
 
-@pytest.mark.parametrize("share", [False, True], ids=["packed", "shared prefix"])
-def test_one_call_for_a_row_gathers_what_the_loop_sees(
-    share: bool, layout: Layout, lessons: Sequence[Encoded], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("target", "branches"), [("sample", 0), ("each", 2)])
+def test_a_run_checks_rows_as_it_will_pack_them(
+    target: str, branches: int, make_job: Callable[..., loop.Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The GPU's route, with a plain loop in the place of its kernel: queries and keys of a part end together."""
-    from torch.nn.attention import varlen
+    class Enough(Exception): ...
 
-    def varlen_attn(
-        query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, *, scale: Any,
-        window_size: tuple[int, int], enable_gqa: bool,
-    ) -> torch.Tensor:  # fmt: skip
-        assert window_size == (-1, 0)
-        assert (max_q, max_k) == (cu_seq_q.diff().max().item(), cu_seq_k.diff().max().item())
-        done = []
-        for n in range(len(cu_seq_q) - 1):
-            q, k = (slice(bounds[n], bounds[n + 1]) for bounds in (cu_seq_q, cu_seq_k))
-            length, seen = q.stop - q.start, k.stop - k.start
-            mask = torch.ones(length, seen, dtype=torch.bool).tril(seen - length)
-            parts = [x.transpose(0, 1)[None] for x in (query[q], key[k], value[k])]
-            attend = torch.nn.functional.scaled_dot_product_attention
-            done.append(attend(*parts, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)[0].transpose(0, 1))
-        return torch.cat(done)
+    def watched(model: Any, family: Family, row: Row, losses: Any) -> None:
+        checked.append(row)
+        raise Enough
 
-    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+    checked: list[Row] = []
+    monkeypatch.setattr(loop, "check_isolation", watched)
+    with pytest.raises(Enough):
+        loop.train(replace(make_job(), target=target), Progress(Silent()), StopRequest())
+    (row,) = checked
+    assert len(row.pictures) == (2 if branches else 3)
+    assert sum(s.parent_end > s.parent_start for s in row.segments) == branches
+
+
+@pytest.mark.parametrize(
+    ("route", "leaks"),
+    [
+        ({"use_cache": False}, False),
+        ({}, True),
+        ({"use_cache": False, "attention_mask": "ones"}, True),
+        ({"use_cache": False, "position_ids": "three rows"}, True),
+    ],
+    ids=["as it must be", "cache at its default", "a mask of ones", "positions without the text's own"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_check_before_step_one_sees_how_transformers_would_leak(
+    precision: str, route: dict[str, Any], leaks: bool, inputs: Inputs, layout: Layout, lessons: Sequence[Encoded]
+) -> None:
+    """Packed rows through the model's own attention keep apart when called in one way, and silently leak in others."""
+    base, family = load_model(inputs.checkpoint, "cpu", precision), inputs.checkpoint.family
+    (row,) = rows_of(lessons[:3], layout, 4096, share=False)
+
+    def losses(each: Row) -> torch.Tensor:
+        own = torch.cat([torch.arange(s.end - s.start) for s in each.segments])
+        every = torch.cat([own[None], torch.from_numpy(each.positions)])[:, None]
+        given = {"attention_mask": torch.ones(1, len(each))} if "attention_mask" in route else {}
+        hidden = base.model(
+            input_ids=torch.tensor([each.ids]),
+            position_ids=every[1:] if "position_ids" in route else every,
+            **({"use_cache": False} if "use_cache" in route else {}),
+            **given,
+            **picture_tensors(each.pictures, inputs, "cpu", base.dtype),
+        ).last_hidden_state[0]
+        logits = base.lm_head(hidden[list(each.predictors)]).float()
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(each.targets), reduction="none")
+
+    if not leaks:
+        check_isolation(base, family, row, losses)
+        return
+    with pytest.raises(IntegrityError, match="packed rows leak"):
+        check_isolation(base, family, row, losses)
+
+
+def part_by_part(
+    query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, scale: float
+) -> torch.Tensor:
+    """What a variable-length kernel computes: parts of their own, each causal, queries and keys ending together."""
+    assert (max_q, max_k) == (cu_seq_q.diff().max().item(), cu_seq_k.diff().max().item())
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    done = []
+    for n in range(len(cu_seq_q) - 1):
+        q, k = (slice(bounds[n], bounds[n + 1]) for bounds in (cu_seq_q, cu_seq_k))
+        length, seen = q.stop - q.start, k.stop - k.start
+        mask = torch.ones(length, seen, dtype=torch.bool).tril(seen - length)
+        parts = [x.transpose(0, 1)[None] for x in (query[q], key[k], value[k])]
+        attend = torch.nn.functional.scaled_dot_product_attention
+        done.append(attend(*parts, attn_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(done)
+
+
+def torch_s_own(*tensors: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool) -> torch.Tensor:
+    assert (window_size, enable_gqa) == ((-1, 0), True)
+    return part_by_part(*tensors, scale)
+
+
+def flash_attn_varlen_func(
+    q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, max_seqlen_k: int,
+    dropout_p: float = 0.0, softmax_scale: float | None = None, causal: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    assert causal
+    assert dropout_p == 0
+    assert softmax_scale is not None
+    return part_by_part(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale)
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["packed", "shared prefix"])
+@pytest.mark.parametrize("kernel", ["varlen", "flash"])
+def test_one_call_for_a_row_gathers_what_the_loop_sees(
+    kernel: attention.Kernel, share: bool, layout: Layout, lessons: Sequence[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU's routes, with a plain loop in the place of their kernels, called as the packages declare them."""
+    monkeypatch.setattr(varlen, "varlen_attn", torch_s_own)
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func))
     (row,) = rows_of(lessons, layout, 4096, share)
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, heads, len(row), 32, requires_grad=True) for heads in (4, 2, 2))
-    whole = attention._at_once(query, key, value, row.segments, 0.2)
-    loop = attention._one_by_one(query, key, value, row.segments, 0.2)[0]
+    tensors = [torch.randn(1, heads, len(row), 32, requires_grad=True) for heads in (4, 2, 2)]
+    given: dict[str, Any] = {"segments": row.segments, "scaling": 0.2}
+    whole, loop = (
+        attend_in_segments(torch.nn.Module(), *tensors, None, kernel=each, **given)[0] for each in (kernel, "loop")
+    )
     assert torch.allclose(whole, loop, atol=1e-6)
     weights = torch.randn_like(loop)
-    for one, other in zip(
-        *(torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (whole, loop)), strict=True
-    ):
+    for one, other in zip(*(torch.autograd.grad((x * weights).sum(), tensors) for x in (whole, loop)), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_kernel_that_is_not_there_is_not_replaced_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half = torch.bfloat16
+    assert pick_kernel("auto", "cpu", half) == "loop"
+    assert pick_kernel("auto", "cuda", torch.float32) == "loop"
+    with pytest.raises(EnvironmentProblem, match="flash needs a GPU and half precision .here: cpu, bfloat16"):
+        pick_kernel("flash", "cpu", half)
+    monkeypatch.setitem(attention.MODULES, "varlen", "json")
+    monkeypatch.setitem(attention.MODULES, "flash", "no_such_package.inside")
+    assert pick_kernel("auto", "cuda", half) == "varlen"
+    with pytest.raises(EnvironmentProblem, match="pip install flash-attn --no-build-isolation"):
+        pick_kernel("flash", "cuda", half)
+    monkeypatch.setitem(attention.MODULES, "varlen", "no_such_package.inside")
+    assert pick_kernel("auto", "cuda", half) == "loop"
+    with pytest.raises(EnvironmentProblem, match="varlen needs torch 2.10"):
+        pick_kernel("varlen", "cuda", half)
+    monkeypatch.setitem(attention.MODULES, "flash", "json")
+    assert pick_kernel("auto", "cuda", half) == "flash"
+    (tmp_path / "for_another_torch.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(attention.MODULES, "flash", "for_another_torch")
+    with pytest.raises(EnvironmentProblem, match="needs the package flash-attn, built for this torch"):
+        pick_kernel("flash", "cuda", half)

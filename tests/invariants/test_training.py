@@ -1,5 +1,6 @@
 """What must not change the result of training: interruption, too little memory. And what must stop it."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,9 @@ from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem,
 from vlmtune.models import load_model
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import checkpoints, loop
-from vlmtune.training.lora import add_adapter, check_first_gradients, trainable
+from vlmtune.training import checkpoints, gradients, loop
+from vlmtune.training.attention import use_segments
+from vlmtune.training.lora import add_adapter, check_first_gradients, continue_adapter, trainable
 from vlmtune.training.settings import LoraConfig, TrainingConfig
 from vlmtune.training.visits import plan
 
@@ -64,6 +66,89 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_job: MakeJob, questio
     assert (broken.work / "curve.jsonl").read_text() == (straight.work / "curve.jsonl").read_text()
 
 
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_change_nothing(make_job: MakeJob, workers: int) -> None:
+    usual, other = make_job("usual"), make_job("other", workers=workers)
+    for job in (usual, other):
+        loop.train(job, QUIET, StopRequest())
+    assert adapter_bytes(usual.adapter) == adapter_bytes(other.adapter)
+    assert (usual.work / "visits.jsonl").read_text() == (other.work / "visits.jsonl").read_text()
+
+
+def test_what_a_worker_finds_stops_training(make_job: MakeJob) -> None:
+    """A picture that vanished after the check."""
+    job = make_job()
+    taught = job.train.rows.taught
+
+    class Vanishing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(job.train.rows, name)
+
+        def __len__(self) -> int:
+            return len(job.train.rows)
+
+        def taught(self, row: int, choice: int) -> Any:
+            seen.append(row)
+            if len(seen) > 230:  # the check meets 40 rows with five captions each
+                raise DataError(f"row {row} vanished")
+            return taught(row, choice)
+
+    seen: list[int] = []
+    with pytest.raises(DataError, match=r"row \d+ vanished"):
+        loop.train(replace(job, train=replace(job.train, rows=Vanishing())), QUIET, StopRequest())  # type: ignore[arg-type]
+
+
+CHOOSING = {"select_by": "loss", "evaluate_every_steps": 1, "learning_rate": 0.05, "epochs": 2, "save_every_steps": 3}
+"""Steps so long that the loss goes up and down."""
+
+
+def judged(job: loop.Job) -> dict[int, float]:
+    curve = [json.loads(line) for line in (job.work / "curve.jsonl").read_text().splitlines()]
+    return {point["step"]: point["select_loss"] for point in curve if "select_loss" in point}
+
+
+def test_the_adapter_of_the_best_step_is_kept(make_job: MakeJob) -> None:
+    job = make_job(**CHOOSING)
+    facts = loop.train(job, QUIET, StopRequest())
+    losses = judged(job)
+    assert list(losses) == list(range(1, 11))
+    best = min(losses, key=lambda step: losses[step])
+    assert facts["chosen_step"] == best < 10
+    model = seen(job)
+    continue_adapter(model, job.adapter)
+    again = make_job("again", epochs=1)
+    use_segments(model.base_model.model, job.inputs.checkpoint.family)
+    sizes = job.train.check("train", QUIET, StopRequest())
+    trainer = loop._Trainer(again, model, "cpu", sizes)
+    assert trainer.select_loss(StopRequest()) == pytest.approx(losses[best], rel=1e-6)
+    assert sorted(file.name for file in job.work.glob("best-*")) == [f"best-{best:06d}"]
+
+
+def test_training_ends_when_nothing_gets_better(make_job: MakeJob) -> None:
+    job = make_job(**CHOOSING, early_stopping=1)
+    facts = loop.train(job, QUIET, StopRequest())
+    losses = judged(job)
+    steps = list(losses)
+    assert facts["stopped_early"]
+    assert facts["steps"] == steps[-1] < 10
+    assert losses[steps[-1]] > losses[steps[-2]]
+    assert all(losses[a] > losses[b] for a, b in itertools.pairwise(steps[:-1]))
+
+
+@pytest.mark.parametrize("questions", [43, 46, 50, 52])
+def test_choosing_survives_interruptions(make_job: MakeJob, questions: int) -> None:
+    straight = make_job("straight", **CHOOSING, early_stopping=4)
+    facts = loop.train(straight, QUIET, StopRequest())
+    broken = make_job("broken", **CHOOSING, early_stopping=4)
+    with pytest.raises(Interrupted):
+        loop.train(broken, QUIET, StopAfter(questions))
+    again = loop.train(broken, QUIET, StopRequest())
+    assert again["chosen_step"] == facts["chosen_step"]
+    assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
+    for file in ("curve.jsonl", "visits.jsonl"):
+        assert (broken.work / file).read_text() == (straight.work / file).read_text()
+
+
 def test_a_damaged_checkpoint_is_passed_over(make_job: MakeJob) -> None:
     job = make_job(epochs=2, save_every_steps=3)
     loop.train(job, QUIET, StopRequest())
@@ -88,13 +173,16 @@ def test_order_depends_on_seed_and_epoch_alone(make_job: MakeJob) -> None:
     assert len({v.choice for batch in steps for v in batch}) == 5
     each = plan(rows, "each", 1, 8, 42)
     assert sorted((v.row, v.choice) for batch in each for v in batch) == [(r, c) for r in range(40) for c in range(5)]
+    assert len(each) == 25
+    assert {len(batch) for batch in each} == {5, 10}
+    assert all(len({n for n, batch in enumerate(each) for v in batch if v.row == row}) == 1 for row in range(40))
 
 
 def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same global batches, so the same adapter up to the order in which gradients are added."""
     roomy = make_job("roomy", dropout=0.0)
     loop.train(roomy, QUIET, StopRequest())
-    real = loop.token_losses
+    real = gradients.token_losses
 
     def small_card(model: Any, row: Any, *more: Any) -> torch.Tensor:
         if len(row) > 250:
@@ -103,14 +191,14 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
 
     tight = make_job("tight", dropout=0.0, row_tokens=2048)
     monkeypatch.setattr(loop._Trainer, "_check_rows", lambda self: None)
-    monkeypatch.setattr(loop, "token_losses", small_card)
+    monkeypatch.setattr(gradients, "token_losses", small_card)
     facts = loop.train(tight, QUIET, StopRequest())
     assert facts["row_tokens"] <= 250
     for name, weight in load_file(tight.adapter / "adapter_model.safetensors").items():
         other = load_file(roomy.adapter / "adapter_model.safetensors")[name]
         assert (weight - other).norm() <= 1e-3 * other.norm(), name
     impossible = make_job("impossible")
-    monkeypatch.setattr(loop, "token_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(gradients, "token_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(EnvironmentProblem, match="one example alone does not fit .* --set model.max_pixels"):
         loop.train(impossible, QUIET, StopRequest())
 
@@ -130,13 +218,13 @@ def test_every_visit_is_logged_once_with_its_own_loss(make_job: MakeJob) -> None
 
 
 def test_nan_stops_before_the_optimizer_step(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = loop.token_losses, []
+    real, calls = gradients.token_losses, []
 
     def poisoned(*args: Any) -> torch.Tensor:
         calls.append(1)
-        return real(*args) * (float("nan") if len(calls) == 6 else 1.0)  # the first call tries the rows
+        return real(*args) * (float("nan") if len(calls) == 7 else 1.0)  # the first two calls try the rows
 
-    monkeypatch.setattr(loop, "token_losses", poisoned)
+    monkeypatch.setattr(gradients, "token_losses", poisoned)
     job = make_job(epochs=2, save_every_steps=2)
     with pytest.raises(Diverged, match=r"step 5: loss nan"):
         loop.train(job, QUIET, StopRequest())

@@ -6,12 +6,16 @@ a missing field here.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Grid = tuple[int, int, int]
 """Patches of one image: (time, rows, columns); time is 1 for a picture."""
+
+PartName = Literal["language_model", "merger", "vision_tower"]
+"""Parts of a model that can have adapters: decoder, what joins patches into tokens, blocks of the vision tower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,8 @@ class Family:
 
     `resized(height, width, limits) -> (height, width)` is the processor's size rule. `positions(ids, image_token,
     grids, merge) -> [3, T]` counts rotary positions. `language` and `tower` are the module prefixes of the language
-    model and the vision tower. `boxes` is the convention of boxes in prompts and answers.
+    model and the vision tower, `blocks` and `mergers` of the tower's layers and of what joins its patches into tokens.
+    `boxes` is the convention of boxes in prompts and answers.
     """
 
     name: str
@@ -47,6 +52,17 @@ class Family:
     end_of_turn: str
     language: str
     tower: str
+    blocks: str
+    mergers: tuple[str, ...]
     resized: Callable[[int, int, ImageLimits], tuple[int, int]]
     positions: Callable[[Sequence[int], int, Sequence[Grid], int], NDArray[np.int64]]
     boxes: str
+
+    @property
+    def parts(self) -> dict[PartName, tuple[str, ...]]:
+        """Module prefixes of the parts that can have adapters."""
+        return {"language_model": (self.language,), "merger": self.mergers, "vision_tower": (self.blocks,)}
+
+    def part(self, module: str) -> PartName | None:
+        """The part that a module or weight lies in, by its full name; None outside all of them."""
+        return next((part for part, starts in self.parts.items() for s in starts if module.startswith(f"{s}.")), None)

@@ -4,43 +4,54 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmtune import plugs
+from vlmtune.answering import Answering
 from vlmtune.config import config_json
 from vlmtune.data import Rows
 from vlmtune.files import read_whole_lines, write_bytes
 from vlmtune.pipeline.session import Session, rows_facts
+from vlmtune.predictions import Line
+from vlmtune.runs import Origin
+from vlmtune.scoring.score import choose
+from vlmtune.scoring.score import score as score_lines
 from vlmtune.tracking._guarded import Guarded
 
 if TYPE_CHECKING:
     from vlmtune.training.lessons import Lessons
+    from vlmtune.training.selection import Judge
 
-CHANGE_NO_ADAPTER = {"evaluate_every_steps", "log_every_steps", "save_every_steps", "row_tokens"}
+CHANGE_NO_ADAPTER = {
+    "attention",
+    "checkpoint_layers",
+    "evaluate_every_steps",
+    "log_every_steps",
+    "row_tokens",
+    "save_every_steps",
+    "seeds",
+    "workers",
+}
 """Keys of `training` that change what is seen on the way, memory and speed, and not the adapter."""
 
 
-def train(session: Session) -> Path:
-    """Train the adapter, or find it trained; returns its folder."""
+def train(session: Session) -> list[Path]:
+    """Train the adapter, or find it trained; returns its folder, or one folder per seed."""
+    return [_train(seeded) for seeded in session.seeds()]
+
+
+def _train(session: Session) -> Path:
     from vlmtune.training.loop import Job, train
 
     config, artifact = session.config, session.adapter_path()
     train_rows, select_rows = session.rows("train"), session.rows("select")
-    settings = config.training.model_dump(mode="json", exclude=CHANGE_NO_ADAPTER)
-    origin = session.origin(
-        dataset={
-            "train": rows_facts(train_rows),
-            "select": rows_facts(select_rows),
-            "target": config.dataset.target,
-        },
-        training=settings,
-    )
-    if session.folder.finished(artifact, origin, above=session.conclusions()) is not None:
+    origin = _origin(session, train_rows, select_rows)
+    work = session.ranks.share(lambda: _work(session, origin))
+    if work is None:
         session.progress.note(f"adapter: {artifact} is finished")
         return artifact
-    work = session.folder.work(artifact, origin)
     built = work / "adapter"
-    trackers = _trackers(session)
+    trackers = _trackers(session) if session.ranks.first else []
 
     def mirror(step: int, values: Mapping[str, float]) -> None:
         for tracker in trackers:
@@ -56,15 +67,69 @@ def train(session: Session) -> Path:
         work=work,
         adapter=built,
         log=mirror,
+        judge=judge_of(session, select_rows, work),
+        ranks=session.ranks,
     )
     facts = train(job, session.progress, session.stop)
-    curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
-    # A copy: a run that goes on after a crash here finds its lines where they were.
-    write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
-    session.folder.publish(artifact, origin, {**facts, "curve": curve, "selection_ids": []}, built)
-    for tracker in trackers:
-        tracker.finish(facts)
+    if session.ranks.first:
+        curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
+        # A copy: a run that goes on after a crash here finds its lines where they were.
+        write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
+        chosen = [select_rows.id(row) for row in range(len(select_rows))] if config.training.select_by else []
+        session.folder.publish(artifact, origin, {**facts, "curve": curve, "selection_ids": chosen}, built)
+        for tracker in trackers:
+            tracker.finish(facts)
     return artifact
+
+
+def _origin(session: Session, train_rows: Rows, select_rows: Rows) -> Origin:
+    training, target = session.config.training, session.config.dataset.target
+    chooses = {"evaluate_every_steps"} if training.select_by is not None else set()
+    settings = training.model_dump(mode="json", exclude=CHANGE_NO_ADAPTER - chooses)
+    if training.continue_from is not None:
+        settings["continue_from"] = session.adapter_hash(Path(training.continue_from))  # wherever it lies
+    return session.origin(
+        dataset={"train": rows_facts(train_rows), "select": rows_facts(select_rows), "target": target},
+        training=settings,
+    )
+
+
+def _work(session: Session, origin: Origin) -> Path | None:
+    """Where the work in progress lies; None where the adapter is finished."""
+    artifact = session.adapter_path()
+    if session.folder.finished(artifact, origin, above=session.conclusions()) is not None:
+        return None
+    return session.folder.work(artifact, origin)
+
+
+def judge_of(session: Session, rows: Rows, work: Path) -> "Judge | None":
+    """What answers the select rows while training and measures the metric that chooses; None where none does.
+
+    Raises:
+        ConfigError: the task has no such metric, or the rows nothing that it compares with.
+    """
+    from vlmtune.models import pick_device
+    from vlmtune.training.selection import Judge
+
+    name, config = session.config.training.select_by, session.config
+    if name is None or name == "loss":
+        return None
+    examples = list(rows)
+    asked = [Line(row.id, None, session.task.truth(config.task, row)) for row in examples]
+    metric = choose(session.task, [name], asked)[0]
+    answering = Answering(session.task, config.task, work / "pictures", session.progress, session.stop)
+    hf = plugs.load("engines", "hf")
+    decoding = hf.Config(**{key: getattr(config.inference, key) for key in ("max_new_tokens", "temperature", "top_p")})
+
+    def score(model: Any) -> float | None:
+        engine = hf.attached(model, decoding, session.inputs, pick_device(config.model), config.training.precision)
+        partial = work / "judging.jsonl"
+        lines = answering.answer("judge select rows", engine, examples, partial)
+        partial.unlink()
+        value = score_lines(lines, session.task, config.task, [name]).to_json()["metrics"][name]
+        return None if value is None else float(value)
+
+    return Judge(f"select_{name}", metric.higher_is_better, score)
 
 
 def lessons_of(session: Session, rows: Rows) -> "Lessons":

@@ -8,9 +8,9 @@ from vlmtune.pipeline.session import working
 from vlmtune.scoring.comparison import Comparison
 
 
-def train(config: Config) -> Path:
-    """Train the config's adapter; returns its folder. Finished or interrupted work is found and continued."""
-    with working(config, "none") as session:
+def train(config: Config) -> list[Path]:
+    """Train the config's adapter; returns its folder, one per seed. Finished or interrupted work is continued."""
+    with working(config, "none", in_ranks=True) as session:
         return adapting.train(session)
 
 

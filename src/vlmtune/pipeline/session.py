@@ -3,20 +3,21 @@
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vlmtune import plugs
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole
-from vlmtune.errors import IntegrityError
+from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inputs import Inputs
 from vlmtune.models import TINY, find_checkpoint
 from vlmtune.progress import Progress, Silent, Style, open_progress
+from vlmtune.ranks import ALONE, Ranks, join, started
 from vlmtune.runs import Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task
@@ -26,12 +27,16 @@ ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 
 @dataclass(frozen=True)
 class Session:
-    """A config, who hears of its progress, and who may stop it. `mock` marks all it makes as made by the stand-in."""
+    """A config, who hears of its progress, and who may stop it.
+
+    `mock` marks all it makes as made by the stand-in. Of several `ranks` only the first one writes.
+    """
 
     config: Config
     progress: Progress = field(default_factory=lambda: Progress(Silent()))
     stop: StopRequest = field(default_factory=StopRequest)
     mock: bool = False
+    ranks: Ranks = ALONE
 
     @functools.cached_property
     def folder(self) -> RunFolder:
@@ -56,9 +61,28 @@ class Session:
         rows: Rows = source.open(self.config.dataset, split, limit)
         return rows
 
+    def seeds(self) -> list["Session"]:
+        """One session per training seed, each with an adapter and answers of its own; this one where there is one."""
+        return [self._seeded(seed) for seed in self.config.training.seeds] or [self]
+
+    def _seeded(self, seed: int) -> "Session":
+        output, training = self.config.output, self.config.training
+        names = {key: Path(getattr(output, key)) for key in ("adapter", "tuned", "tuned_metrics")}
+        own = {key: f"{name.stem}.seed{seed}{name.suffix}" for key, name in names.items()}
+        changed = {
+            "output": output.model_copy(update=own),
+            "training": training.model_copy(update={"seed": seed, "seeds": []}),
+        }
+        return replace(self, config=self.config.model_copy(update=changed))
+
     def adapter_path(self) -> Path:
         """Where this config's adapter lies."""
         return self.config.output.path(self.config.output.adapter)
+
+    def column_path(self, name: str) -> Path:
+        """Where the answers of an untrained column lie."""
+        baseline = self.config.output.path(self.config.output.baseline)
+        return baseline.with_name(f"{baseline.stem}.{name}{baseline.suffix}")
 
     def metrics_path(self, artifact: Path) -> Path:
         """Where the score of a prediction file lies."""
@@ -134,16 +158,27 @@ def _needs_hub(config: Config) -> bool:
 
 
 @contextmanager
-def working(config: Config, progress: Style = "auto", mock: bool = False) -> Iterator[Session]:
+def working(config: Config, progress: Style = "auto", mock: bool = False, in_ranks: bool = False) -> Iterator[Session]:
     """A session that owns its run folder until the block ends, and stops at a safe point when a signal comes.
+
+    Args:
+        config: of the run.
+        progress: how it is shown.
+        mock: whether the stand-in works.
+        in_ranks: whether the step may run in several processes at once, as torchrun starts them.
 
     Raises:
         FolderLocked: a live process works in the folder.
+        ConfigError: torchrun started a step that runs in one process.
     """
-    shown = open_progress(progress)
+    if started() > 1 and not in_ranks:
+        raise ConfigError("torchrun is for the train step alone; start this one with plain vlmtune")
+    ranks = join()
+    shown = open_progress(progress if ranks.first else "none")
     if _needs_hub(config):
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
-        session = Session(config, shown, stop, mock)
-        with session.folder.locked():
+        session = Session(config, shown, stop, mock, ranks)
+        with session.folder.locked() if ranks.first else nullcontext():
             yield session
+    ranks.leave()

@@ -7,6 +7,7 @@ is written under another name and renamed last. A crash at any moment leaves the
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,21 +70,35 @@ def newest(folder: Path) -> Path | None:
     return next((c for c in sorted(folder.glob("step-*"), reverse=True) if _complete(c)), None)
 
 
-def restore(checkpoint: Path, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> int:
-    """Put weights and optimizer back as they were; returns the number of steps taken."""
-    import torch
+@dataclass(frozen=True, slots=True)
+class State:
+    """A checkpoint that was read."""
+
+    step: int
+    optimizer_steps: int
+    weights: "dict[str, torch.Tensor]"
+    moments: "dict[str, torch.Tensor]"
+
+
+def read(checkpoint: Path) -> State:
+    """A checkpoint's tensors on the CPU."""
     from safetensors.torch import load_file
 
     complete = read_json(checkpoint / "complete.json")
     weights, moments = load_file(checkpoint / "weights.safetensors"), load_file(checkpoint / "moments.safetensors")
+    return State(complete["step"], complete["optimizer_steps"], weights, moments)
+
+
+def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
+    """Put weights and optimizer back as they were."""
+    import torch
+
     for name, parameter in trainable(model).items():
-        parameter.data.copy_(weights[name])
+        parameter.data.copy_(state.weights[name])
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(complete["optimizer_steps"])),
-            **{kind: moments[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS},
+            "step": torch.tensor(float(state.optimizer_steps)),
+            **{kind: state.moments[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS},
         }
-    step: int = complete["step"]
-    return step
 
 
 def _complete(checkpoint: Path) -> bool:

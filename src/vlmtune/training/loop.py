@@ -4,39 +4,38 @@ The loss of a step is the sum of all supervised tokens' losses over their number
 is packed into rows. Everything random is a function of (seed, step, row): a resumed run is the same run.
 """
 
-import contextlib
-import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import Diverged, EnvironmentProblem
-from vlmtune.files import append_lines, read_json, read_whole_lines, write_atomic, write_json
+from vlmtune.files import read_json, write_json
 from vlmtune.inputs import Encoded, Inputs
 from vlmtune.models import ModelConfig, load_model, pick_device
+from vlmtune.prefetch import Prefetch
 from vlmtune.progress import Progress
+from vlmtune.ranks import ALONE, Ranks
 from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints
-from vlmtune.training.attention import use_segments
+from vlmtune.training.attention import unsegmented, use_segments
+from vlmtune.training.gradients import SHORTER, TOO_LARGE, Gradients
+from vlmtune.training.history import History
 from vlmtune.training.isolation import check_isolation
-from vlmtune.training.lessons import Lessons
-from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapter, trainable
-from vlmtune.training.losses import token_losses
-from vlmtune.training.segments import Layout, Row, rows_of
+from vlmtune.training.lessons import Lessons, Sizes
+from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
+from vlmtune.training.memory import Memory
+from vlmtune.training.selection import LOSS, Judge, Selection
 from vlmtune.training.settings import TrainingConfig
-from vlmtune.training.visits import Visit, plan
+from vlmtune.training.visits import Visit, part_of, plan
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-
-TOO_LARGE = (
-    "one example alone does not fit into this GPU's memory. Try one of: --set model.max_pixels=401408, "
-    "--set training.row_tokens=1024, --set training.lora.target_modules=[q_proj,v_proj]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,8 @@ class Job:
     """One training run.
 
     `work` keeps checkpoints and the curve; `adapter` is the folder the result is written to. `target` is
-    `dataset.target`. `log(step, values)` mirrors the curve to trackers.
+    `dataset.target`. `log(step, values)` mirrors the curve to trackers. `judge` measures the select rows beside their
+    loss. The job is the same on all `ranks`; the first one alone writes.
     """
 
     settings: TrainingConfig
@@ -56,6 +56,8 @@ class Job:
     work: Path
     adapter: Path
     log: Callable[[int, Mapping[str, float]], None]
+    judge: Judge | None = None
+    ranks: Ranks = ALONE
 
 
 def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
@@ -72,202 +74,254 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     import torch
 
     # Tokenizing and decoding need no model: bad rows are named before the weights are loaded.
-    tokens, supervised = job.train.check("train", progress, stop)
-    job.select.check("select", progress, stop)
+    sizes, _ = job.ranks.share(
+        lambda: (job.train.check("train", progress, stop), job.select.check("select", progress, stop))
+    )
     device = pick_device(job.model)
     base = load_model(job.inputs.checkpoint, device, job.settings.precision)
-    use_segments(base, job.inputs.checkpoint.family)
-    model = add_adapter(base, job.settings.lora, job.inputs.checkpoint.family, job.settings.seed)
-    trainer = _Trainer(job, model, device)
+    kernel = use_segments(base, job.inputs.checkpoint.family, job.settings.attention)
+    going_on = None if job.settings.continue_from is None else Path(job.settings.continue_from)
+    model = add_adapter(base, job.settings.lora, job.inputs.checkpoint.family, job.settings.seed, going_on)
+    trainer = _Trainer(job, model, device, sizes)
     started = time.monotonic()
     try:
         trainer.run(progress, stop)
-        select_loss = trainer.select_loss(stop)
     except torch.OutOfMemoryError:
         raise EnvironmentProblem(TOO_LARGE) from None
-    trainer.record({"select_loss": select_loss})
-    save_adapter(model, job.adapter, job.inputs.checkpoint.name, job.inputs.checkpoint.commit)
+    if job.ranks.first:
+        trainer.write_adapter()
+    tokens, supervised = sizes.first_targets()
     return {
         "steps": trainer.step,
         "tokens_per_epoch": tokens,
         "supervised_tokens_per_epoch": supervised,
         "trainable_parameters": sum(p.numel() for p in trainable(model).values()),
-        "select_loss": select_loss,
-        "seconds_since_start_or_resume": round(time.monotonic() - started, 1),
         "device": device,
-        "row_tokens": trainer.row_tokens,
+        "attention": kernel,
+        **trainer.memory.facts(),
+        "row_tokens": trainer.gradients.row_tokens,
+        "ranks": job.ranks.world,
         "versions": {"torch": torch.__version__},
+        **trainer.facts(time.monotonic() - started),
     }
 
 
 class _Trainer:
     """The state of a run between two optimizer steps."""
 
-    def __init__(self, job: Job, model: "PeftModel", device: str) -> None:
+    def __init__(self, job: Job, model: "PeftModel", device: str, sizes: Sizes) -> None:
         import torch
 
         self._job, self._model, self._device = job, model, device
+        self._sizes = sizes
         self._base: Any = model.base_model.model
         settings = job.settings
         self._weights = list(trainable(model).values())
         self._optimizer = torch.optim.AdamW(
-            self._weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            optimizer_groups(model, job.inputs.checkpoint.family, settings), weight_decay=settings.weight_decay
         )
         self._plan = plan(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed)
-        self._curve, self._visits = job.work / "curve.jsonl", job.work / "visits.jsonl"
-        self._unwritten: list[str] = []
-        self.row_tokens = settings.row_tokens
+        self.gradients = Gradients(self._base, self._weights, job.inputs, device, settings, job.work, job.ranks)
+        family, asked = job.inputs.checkpoint.family, settings.checkpoint_layers
+        self.memory = Memory(self._base, family, self.gradients, asked, job.work)
+        self._history = History(job.work, job.log)
+        higher = job.judge is not None and job.judge.higher_is_better and settings.select_by != "loss"
+        by = None if settings.select_by is None else f"select_{settings.select_by}"
+        self._selection = Selection(job.work, by, higher, settings.early_stopping)
+        self._judged: dict[int, dict[str, float]] = {}
+        self._waited_s = 0.0
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
         """All steps that are still to be taken."""
         self._resume(progress)
         self._check_rows()
-        settings = self._job.settings
-        self._model.train()
-        with progress.step("train", len(self._plan)) as shown:
+        self._try_longest_row()
+        left = [[visits[n] for n in self._part(visits)] for visits in self._plan[self.step :]]
+        with (
+            Prefetch(self._job.train.encode, left, self._job.settings.workers) as feed,
+            progress.step("train", len(self._plan)) as shown,
+        ):
             shown.advance(self.step)
-            while self.step < len(self._plan):
-                before = time.monotonic()
-                loss, norm = self._one_step(self._plan[self.step])
-                speed = len(self._plan[self.step]) / (time.monotonic() - before)
+            while True:
+                if self._is_due(self.step) and self.step not in self._judged:
+                    self._judge(stop)
+                if self.step == len(self._plan) or self._selection.exhausted:
+                    break
+                began, waited = time.monotonic(), feed.waited_s
+                loss, norm = self._one_step(self._plan[self.step], next(feed), stop)
+                took, self._waited_s = time.monotonic() - began, feed.waited_s
+                speed, waits = len(self._plan[self.step]) / took, (feed.waited_s - waited) / took
                 self.step += 1
-                shown.advance(1, loss=loss, **{"samples/s": speed})
-                if self.step % settings.log_every_steps == 0 or self.step in (1, len(self._plan)):
-                    self.record({"loss": loss, "grad_norm": norm, "learning_rate": self._rate(self.step - 1)})
-                every = settings.evaluate_every_steps
-                if every is not None and self.step % every == 0 and self.step < len(self._plan):
-                    self.record({"select_loss": self.select_loss(stop)})
-                    self._model.train()
-                if (
-                    stop.received is not None
-                    or self.step % settings.save_every_steps == 0
-                    or self.step == len(self._plan)
-                ):
-                    append_lines(self._visits, self._unwritten)
-                    self._unwritten.clear()
-                    checkpoints.save(self._job.work, self.step, self._model, self._optimizer)
-                    stop.obey(f"step {self.step} of {len(self._plan)} is saved")
+                facts: dict[str, float | str] = {"samples/s": speed, "waiting for data": f"{waits:.0%}"}
+                shown.advance(1, loss=loss, **facts)
+                self._keep(loss, norm, stop)
 
-    def record(self, values: Mapping[str, float]) -> None:
-        """One point of the curve: to the local file first, then to trackers."""
-        append_lines(self._visits, self._unwritten)
-        self._unwritten.clear()
-        append_lines(self._curve, [json.dumps({"step": self.step, **values})])
-        self._job.log(self.step, values)
+    def _keep(self, loss: float, norm: float, stop: StopRequest) -> None:
+        """After a step: its point of the curve and a checkpoint where they are due; ends where a signal came."""
+        settings, step = self._job.settings, self.step
+        stopping = stop.received is not None
+        if self._job.ranks.first:
+            if step % settings.log_every_steps == 0 or step in (1, len(self._plan)):
+                self._history.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
+            if stopping or step % settings.save_every_steps == 0 or self._is_due(step):
+                self._history.save()
+                checkpoints.save(self._job.work, step, self._model, self._optimizer)
+        if stopping:
+            stop.obey(f"step {step} of {len(self._plan)} is saved")
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a judgement on the select rows follows a step."""
+        every = self._job.settings.evaluate_every_steps
+        return step == len(self._plan) or (every is not None and step > 0 and step % every == 0)
+
+    def _judge(self, stop: StopRequest) -> None:
+        """Loss, and the task's metric where asked for, on the select rows; the best adapter so far is kept."""
+        values = {LOSS: self.select_loss(stop)}
+        judge, job = self._job.judge, self._job
+        if judge is not None:
+            with unsegmented(self._base, job.inputs.checkpoint.family):
+                score = job.ranks.share(lambda: judge.score(self._model))
+            values |= {judge.name: score} if score is not None else {}
+        self._judged[self.step] = values
+        if job.ranks.first:
+            self._selection.offer(self.step, values, self._save_adapter)
+            self._history.point(self.step, values)
+            self._selection.tidy()
+        else:
+            self._selection.offer(self.step, values, None)
+
+    def _save_adapter(self, folder: Path) -> None:
+        checkpoint = self._job.inputs.checkpoint
+        save_adapter(self._model, folder, checkpoint.name, checkpoint.commit)
+
+    def write_adapter(self) -> None:
+        """The adapter of the chosen step in its folder."""
+        if self._selection.folder is None:
+            self._save_adapter(self._job.adapter)
+        else:
+            shutil.rmtree(self._job.adapter, ignore_errors=True)
+            shutil.copytree(self._selection.folder, self._job.adapter)
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """How the run went, for the manifest."""
+        return {
+            **self._judged.get(self.step, {}),
+            "chosen_step": self._selection.step or self.step,
+            "stopped_early": self.step < len(self._plan),
+            "seconds_since_start_or_resume": round(seconds, 1),
+            "seconds_waited_for_data": round(self._waited_s, 1),
+        }
 
     def select_loss(self, stop: StopRequest) -> float:
         """Mean loss per supervised token over the select rows, first targets."""
         import torch
 
         self._model.eval()
-        total, count, size = 0.0, 0, self._job.settings.batch_size
-        with torch.no_grad():
-            for start in range(0, len(self._job.select.rows), size):
-                stop.obey("all steps up to the last checkpoint are saved")
-                numbers = range(start, min(start + size, len(self._job.select.rows)))
-                for row in self._rows([self._job.select.encode(Visit(number, 0, 0)) for number in numbers]):
-                    total += self._losses(row).sum().item()
-                    count += len(row.targets)
-        return total / count
+        ranks, rows, size = self._job.ranks, len(self._job.select.rows), self._job.settings.batch_size
+        every = [[Visit(n, 0, 0) for n in range(at, min(at + size, rows))] for at in range(0, rows, size)]
+        mine = every[ranks.rank :: ranks.world]
+        total = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad(), Prefetch(self._job.select.encode, mine, self._job.settings.workers) as feed:
+            for _ in mine:
+                if ranks.world == 1:  # several stop together, after their next step
+                    stop.obey(f"step {self.step} is saved")
+                for row in self.gradients.rows(next(feed)):
+                    total += torch.tensor([self.gradients.losses(row).double().sum().item(), len(row.targets)])
+        ranks.add_up([total])
+        return (total[0] / total[1]).item()
 
-    def _one_step(self, visits: Sequence[Visit]) -> tuple[float, float]:
-        """One optimizer step over a global batch; returns its loss and the gradient's norm before clipping."""
+    def _part(self, visits: Sequence[Visit]) -> list[int]:
+        """Numbers of this rank's visits of a global batch."""
+        tokens = [int(self._sizes.tokens[place]) for place in self._sizes.places(visits)]
+        return part_of(visits, tokens, self._job.ranks.rank, self._job.ranks.world)
+
+    def _one_step(self, visits: Sequence[Visit], lessons: Sequence[Encoded], stop: StopRequest) -> tuple[float, float]:
+        """One optimizer step over a global batch, of which `lessons` are this rank's.
+
+        Returns the batch's loss and the gradient's norm before clipping.
+        """
         import torch
 
-        lessons = [self._job.train.encode(visit) for visit in visits]
-        summed = self._gradients(lessons)
-        total = sum(summed) / sum(lesson.rendered.supervised for lesson in lessons)
+        self._model.train()
+        supervised = [int(self._sizes.supervised[place]) for place in self._sizes.places(visits)]
+        summed = torch.zeros(len(visits), dtype=torch.float64)
+        summed[self._part(visits)] = self.gradients.add(lessons, sum(supervised), self.step)
+        self._add_up(summed, stop)
+        total = summed.sum().item() / sum(supervised)
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self._job.settings.max_grad_norm).item()
         if not math.isfinite(total) or not math.isfinite(norm):
             self._refuse(visits, total, norm)
         if self.step == 0:
             check_first_gradients(self._model)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate(self.step)
+            group["lr"] = self._rate(self.step) * group["share"]
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._log_visits(visits, lessons, summed)
+        self.gradients.forget()
+        if self._job.ranks.first:
+            self._log_visits(visits, supervised, summed.tolist())
         return total, norm
 
-    def _gradients(self, lessons: Sequence[Encoded]) -> list[float]:
-        """Gradients of the mean token loss of a global batch; returns each lesson's summed loss.
-
-        Where a row does not fit into memory, all rows are made half as long and the batch is tried again: the same
-        batch, the same gradient.
-        """
+    def _add_up(self, summed: "torch.Tensor", stop: StopRequest) -> None:
+        """Gradients and losses over all ranks; a signal that reached one of them reaches all."""
         import torch
 
-        while True:
-            with contextlib.suppress(torch.OutOfMemoryError):
-                return self._backward(lessons, self._rows(lessons))
-            # Out here the failed pass is really gone: inside `except` its traceback would keep it alive.
-            self._optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            self._shorten_rows(lessons)
-
-    def _backward(self, lessons: Sequence[Encoded], rows: Sequence[Row]) -> list[float]:
-        import torch
-
-        supervised = sum(lesson.rendered.supervised for lesson in lessons)
-        summed = torch.zeros(len(lessons), dtype=torch.float64)
-        for number, row in enumerate(rows):
-            torch.manual_seed(_seed(self._job.settings.seed, self.step, number))
-            losses = self._losses(row)
-            (losses.sum() / supervised).backward()
-            summed.index_add_(0, torch.tensor(row.owners), losses.detach().double().cpu())
-        return summed.tolist()
-
-    def _shorten_rows(self, lessons: Sequence[Encoded]) -> None:
-        if len(self._rows(lessons)) == len(lessons):
-            raise EnvironmentProblem(TOO_LARGE)
-        self.row_tokens = max(map(len, self._rows(lessons))) // 2
-        write_json(self._job.work / "row_tokens.json", self.row_tokens)
-
-    def _rows(self, lessons: Sequence[Encoded]) -> list[Row]:
-        inputs = self._job.inputs
-        layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
-        return rows_of(lessons, layout, self.row_tokens)
-
-    def _losses(self, row: Row) -> "torch.Tensor":
-        return token_losses(self._base, row, self._job.inputs, self._device)
+        ranks = self._job.ranks
+        if ranks.world == 1:
+            return
+        for weight in self._weights:
+            if weight.grad is None:  # a rank without a part in this batch
+                weight.grad = torch.zeros_like(weight)
+        ranks.add_up([weight.grad for weight in self._weights if weight.grad is not None])
+        signal = torch.tensor([float(stop.received or 0) / ranks.world], dtype=torch.float64)
+        ranks.add_up([summed, signal])
+        if signal.item() and stop.received is None:
+            stop.received = Signals.SIGTERM
 
     def _check_rows(self) -> None:
-        """That lessons of a row do not feel each other, tried on this run's first ones."""
-        count = min(3, len(self._job.train.rows))
-        lessons = [self._job.train.encode(Visit(number, 0, 0)) for number in range(count)]
-        row = self._rows(lessons)[0]
+        """That lessons of a row do not feel each other, tried on two of the first batch and its last."""
+        first = self._plan[0]
+        lessons = [self._job.train.encode(visit) for visit in dict.fromkeys([*first[:2], first[-1]])]
+        row = self.gradients.rows(lessons)[0]
         self._model.eval()
-        check_isolation(self._base, self._job.inputs.checkpoint.family, row, self._losses)
-        self._optimizer.zero_grad(set_to_none=True)
+        check_isolation(self._base, self._job.inputs.checkpoint.family, row, self.gradients.losses)
+        self.gradients.forget()
 
-    def _log_visits(self, visits: Sequence[Visit], lessons: Sequence[Encoded], summed: Sequence[float]) -> None:
+    def _try_longest_row(self) -> None:
+        """The longest row of this rank's first epoch, before the first step."""
+        first = [[visits[n] for n in self._part(visits)] for visits in self._plan if visits[0].epoch == 0]
+        tokens = [self._sizes.tokens[self._sizes.places(part)].tolist() for part in first]
+        self._model.train()
+        encode = self._job.train.encode
+        self.memory.settle(tokens, lambda n: [encode(visit) for visit in first[n]], self._job.ranks.first)
+
+    def _log_visits(self, visits: Sequence[Visit], supervised: Sequence[int], summed: Sequence[float]) -> None:
         """Every example's loss each time it is met: what is always hard to learn may be labelled wrongly."""
-        for visit, lesson, loss in zip(visits, lessons, summed, strict=True):
-            tokens = lesson.rendered.supervised
+        for visit, tokens, loss in zip(visits, supervised, summed, strict=True):
             seen = {"step": self.step + 1, "id": self._job.train.rows.id(visit.row), "choice": visit.choice}
-            self._unwritten.append(json.dumps({**seen, "epoch": visit.epoch, "loss": loss / tokens, "tokens": tokens}))
+            self._history.visit(**seen, epoch=visit.epoch, loss=loss / tokens, tokens=tokens)
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, len(self._plan), self._job.settings)
 
     def _resume(self, progress: Progress) -> None:
-        checkpoint = checkpoints.newest(self._job.work)
-        if checkpoint is not None:
-            self.step = checkpoints.restore(checkpoint, self._model, self._optimizer)
+        state, points, tokens = self._job.ranks.share(self._left_behind)
+        if state is not None:
+            checkpoints.restore(state, self._model, self._optimizer)
+            self.step = state.step
             progress.note(f"going on after step {self.step} of {len(self._plan)}")
-        # The interrupted run may have written lines behind its last checkpoint; they are made again.
-        for file in (self._curve, self._visits):
-            kept = [line for line in read_whole_lines(file) if self._is_done(json.loads(line))]
-            write_atomic(file, "".join(line + "\n" for line in kept))
-        shorter = self._job.work / "row_tokens.json"
-        if shorter.is_file():
-            self.row_tokens = read_json(shorter, int)
+        self._selection.restore(points)
+        self._judged = {point.pop("step"): point for point in points if LOSS in point}
+        self.gradients.row_tokens = tokens or self.gradients.row_tokens
 
-    def _is_done(self, point: Mapping[str, Any]) -> bool:
-        """Whether a written line will not be written again: the last select loss is, when only that was missing."""
-        last = point["step"] == len(self._plan) and "select_loss" in point
-        return point["step"] <= self.step and not last
+    def _left_behind(self) -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
+        """What an interrupted run left: its newest checkpoint, the curve up to there, and how short rows had to be."""
+        newest = checkpoints.newest(self._job.work)
+        state = checkpoints.read(newest) if newest is not None else None
+        # It may have written lines behind its last checkpoint; they are made again.
+        self._history.cut(state.step if state is not None else 0)
+        shorter = self._job.work / SHORTER
+        return state, list(self._history.points()), read_json(shorter, int) if shorter.is_file() else None
 
     def _refuse(self, visits: Sequence[Visit], loss: float, norm: float) -> None:
         rows = [self._job.train.rows.id(visit.row) for visit in visits]
@@ -288,7 +342,3 @@ def learning_rate(step: int, steps: int, settings: TrainingConfig) -> float:
     left = (step - warmup) / max(1, steps - warmup)
     shape = {"cosine": 0.5 * (1 + math.cos(math.pi * left)), "linear": 1 - left, "constant": 1.0}
     return settings.learning_rate * shape[settings.schedule]
-
-
-def _seed(seed: int, step: int, row: int) -> int:
-    return (seed * 1_000_003 + step) * 1_000_003 + row & 0x7FFF_FFFF_FFFF_FFFF

@@ -3,26 +3,34 @@
 import json
 import re
 import warnings
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmtune.adapters import compute_in_base_precision
 from vlmtune.errors import ConfigError, IntegrityError
-from vlmtune.families import Family
+from vlmtune.families import Family, PartName
 from vlmtune.files import os_errors_named, read_json, write_bytes
 from vlmtune.plugs import closest
-from vlmtune.training.settings import LoraConfig
+from vlmtune.training.settings import LoraConfig, TrainingConfig
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+CONTINUED = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+"""What an adapter and the one it goes on from must share: PEFT's name and ours."""
 
-def add_adapter(model: "PreTrainedModel", settings: LoraConfig, family: Family, seed: int) -> "PeftModel":
-    """A fresh adapter on the language model's layers, in fp32; the model itself stays frozen.
+
+def add_adapter(
+    model: "PreTrainedModel", settings: LoraConfig, family: Family, seed: int, continue_from: Path | None = None
+) -> "PeftModel":
+    """An adapter on the chosen parts of a model, in fp32, new or with another one's weights; the model stays frozen.
 
     Raises:
-        ConfigError: a name in `target_modules` matches no linear layer of the language model.
+        ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has none of the names.
+        ConfigError, IntegrityError: the adapter to continue from does not fit.
     """
     import peft
     import torch
@@ -33,6 +41,8 @@ def add_adapter(model: "PreTrainedModel", settings: LoraConfig, family: Family, 
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings, family),
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -41,7 +51,44 @@ def add_adapter(model: "PreTrainedModel", settings: LoraConfig, family: Family, 
         adapted = peft.get_peft_model(model, config)
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float()
+    compute_in_base_precision(adapted)
+    if continue_from is not None:
+        continue_adapter(adapted, continue_from)
     return adapted
+
+
+def continue_adapter(model: "PeftModel", folder: Path) -> None:
+    """Put the weights of an adapter folder in the place of a fresh adapter's.
+
+    Raises:
+        IntegrityError: not an adapter folder, or the adapter has weights of another model.
+        ConfigError: its rank, alpha, kind or layers are not those of `training.lora`.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file() or not (folder / "adapter_config.json").is_file():
+        raise IntegrityError(
+            f"training.continue_from: {folder} is not an adapter (needs adapter_config.json and {file.name})"
+        )
+    theirs, ours = read_json(folder / "adapter_config.json"), model.peft_config["default"]
+    for key, name in CONTINUED.items():
+        given, asked = theirs.get(key, False), getattr(ours, key)
+        if given != asked:
+            raise ConfigError(
+                f"training.continue_from: {folder} has {name} {given}, this configuration {asked}; set "
+                f"training.lora.{name} to the adapter's, or start a new one with training.continue_from=null"
+            )
+    weights, wanted = load_file(file), get_peft_model_state_dict(model, save_embedding_layers=False)
+    odd = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
+    if odd:
+        name, shape = min(odd)
+        raise ConfigError(
+            f"training.continue_from: {folder} has adapters on other layers than training.lora.target_modules and "
+            f"parts name in this model: {len(odd)} weights do not fit, first {name} {tuple(shape)}"
+        )
+    set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
 
 
 def trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
@@ -49,24 +96,58 @@ def trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
     return {name: p for name, p in sorted(model.named_parameters()) if p.requires_grad}
 
 
+def optimizer_groups(model: "PeftModel", family: Family, settings: TrainingConfig) -> list[dict[str, Any]]:
+    """The adapter's weights as AdamW takes them, a group per part of the model they lie in.
+
+    `share` of a group is its learning rate over `training.learning_rate`: all follow one schedule.
+    """
+    parts: dict[PartName, list[torch.nn.Parameter]] = {}
+    for name, weight in trainable(model).items():
+        part = family.part(name.removeprefix("base_model.model."))
+        assert part is not None, name
+        parts.setdefault(part, []).append(weight)
+    rates = {part: getattr(settings.learning_rates, part) or settings.learning_rate for part in parts}
+    return [
+        {"params": weights, "lr": rates[part], "share": rates[part] / settings.learning_rate}
+        for part, weights in parts.items()
+    ]
+
+
 def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str] | str:
-    """Plain names where they mean language layers only, else a pattern that keeps other parts' layers out."""
+    """Plain names where they mean language layers only, else a pattern that keeps other layers out."""
     import torch
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    language = {name.rpartition(".")[2] for name in linear if name.startswith(family.language + ".")}
-    for name in settings.target_modules:
-        if name not in language:
-            nearest = closest(name, sorted(language))
-            raise ConfigError(
-                f"training.lora.target_modules: {name!r} matches no linear layer of the language model"
-                + (f"; did you mean {nearest!r}?" if nearest else "")
-                + f" There are: {', '.join(sorted(language))}"
-            )
-    elsewhere = {name.rpartition(".")[2] for name in linear if not name.startswith(family.language + ".")}
-    if not elsewhere & set(settings.target_modules):
+    chosen: dict[str, set[str]] = {part: set() for part in settings.parts}
+    elsewhere: set[str] = set()
+    for name in linear:
+        chosen.get(family.part(name) or "", elsewhere).add(name.rpartition(".")[2])
+    _check_names(settings.target_modules, chosen)
+    if settings.parts == ["language_model"] and not elsewhere & set(settings.target_modules):
         return sorted(settings.target_modules)
-    return rf"{re.escape(family.language)}\..*\.({'|'.join(sorted(settings.target_modules))})"
+    # Other kinds of layers may have the same names, as the convolution that cuts patches has in Qwen3-VL.
+    starts = sorted(re.escape(start) for part in set(settings.parts) for start in family.parts[part])
+    return rf"({'|'.join(starts)})\.(.*\.)?({'|'.join(map(re.escape, sorted(settings.target_modules)))})"
+
+
+def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
+    """That every name is a layer of a chosen part, and that every chosen part has one of them."""
+    known = sorted(set().union(*chosen.values()))
+    where = " or ".join(part.replace("_", " ") for part in chosen)
+    for name in names:
+        if name not in known:
+            nearest = closest(name, known)
+            raise ConfigError(
+                f"training.lora.target_modules: {name!r} matches no linear layer of the {where}"
+                + (f"; did you mean {nearest!r}?" if nearest else ".")
+                + f" There are: {', '.join(known)}"
+            )
+    for part, there in chosen.items():
+        if not there & set(names):
+            raise ConfigError(
+                f"training.lora.parts names {part}, but none of training.lora.target_modules is a layer of it. "
+                f"There are: {', '.join(sorted(there))}"
+            )
 
 
 def check_first_gradients(model: "PeftModel") -> None:

@@ -1,0 +1,286 @@
+"""Adapters of every kind and on every part: as PEFT computes them, on fewer bytes; what each may and may not move."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from pieces import TINY, assistant, picture, ref, user
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from vlmtune import models, quantization
+from vlmtune.engines import hf
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.inputs import Inputs, collate
+from vlmtune.models import attach_adapter, find_checkpoint, load_model
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.training import loop
+from vlmtune.training.attention import use_segments
+from vlmtune.training.lora import add_adapter, continue_adapter, optimizer_groups, save_adapter, trainable
+from vlmtune.training.losses import token_losses
+from vlmtune.training.segments import Layout, Row, rows_of
+from vlmtune.training.settings import LearningRates, LoraConfig
+from vlmtune.types import Prediction, Request
+
+MakeJob = Callable[..., loop.Job]
+Tensors = Mapping[str, torch.Tensor]
+QUIET = Progress(Silent())
+LANGUAGE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TOWER = ["qkv", "proj", "linear_fc1", "linear_fc2"]
+EVERYWHERE = LoraConfig(
+    dropout=0.0, target_modules=[*LANGUAGE, *TOWER], parts=["language_model", "merger", "vision_tower"]
+)
+A, B = (ref(picture(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100)]))
+TALKS = [
+    (user(A, "Describe."), assistant("A red ball .")),
+    (user(A, "and", B, "What is it?"), assistant("A house, behind a tree .")),
+    (user(A, "Describe."), assistant("Two boats on the sand .")),
+    (user("No picture."), assistant("Yes .")),
+]
+
+
+def adapted(inputs: Inputs, settings: LoraConfig, base: Any = None, precision: str = "fp32") -> Any:
+    """With an adapter whose B is not zero, where half of all mistakes could not show."""
+    if base is None:
+        base = load_model(inputs.checkpoint, "cpu", precision)
+        use_segments(base, inputs.checkpoint.family)
+    model = add_adapter(base, settings, inputs.checkpoint.family, 0)
+    torch.manual_seed(1)
+    for name, weight in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model
+
+
+def row_of(inputs: Inputs) -> Row:
+    layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    (row,) = rows_of([inputs.lesson(talk, "all", 4096) for talk in TALKS], layout, 4096)
+    return row
+
+
+def gradients_of(model: Any, inputs: Inputs) -> Tensors:
+    token_losses(model.base_model.model, row_of(inputs), inputs, "cpu").sum().backward()
+    return {name: weight.grad for name, weight in trainable(model).items() if weight.grad is not None}
+
+
+def as_peft_has_it(model: Any) -> Any:
+    """Our adapters with the forward that PEFT gave them."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = True
+            for matrix in (*layer.lora_A.values(), *layer.lora_B.values()):
+                matrix.__dict__.pop("forward", None)
+    return model
+
+
+def saved_bytes(model: Any, inputs: Inputs) -> tuple[int, Tensors]:
+    """Bytes that the forward pass keeps for the backward pass, each storage once; and the gradients."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = gradients_of(model, inputs)
+    return sum(kept.values()), found
+
+
+def test_in_fp32_adapters_are_peft_s_to_the_bit(inputs: Inputs) -> None:
+    ours, theirs = adapted(inputs, EVERYWHERE), as_peft_has_it(adapted(inputs, EVERYWHERE))
+    one, other = gradients_of(ours, inputs), gradients_of(theirs, inputs)
+    assert one.keys() == other.keys() == trainable(ours).keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_in_half_precision_adapters_keep_less_and_learn_in_fp32(inputs: Inputs) -> None:
+    settings = LoraConfig(dropout=0.0)
+    exact = gradients_of(adapted(inputs, settings), inputs)
+    less, narrow = saved_bytes(adapted(inputs, settings, precision="bf16"), inputs)
+    more, wide = saved_bytes(as_peft_has_it(adapted(inputs, settings, precision="bf16")), inputs)
+    assert {grad.dtype for grad in narrow.values()} == {torch.float32}
+    assert less < 0.85 * more
+
+    def error(found: Tensors) -> float:
+        return max(((found[name] - grad).norm() / grad.norm()).item() for name, grad in exact.items())
+
+    assert error(narrow) < 1.2 * error(wide), "what bf16 costs is the model's, not the adapter's"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LoraConfig(rank=4, use_rslora=True),
+        LoraConfig(rank=4, use_dora=True),
+        EVERYWHERE,
+    ],
+    ids=["rsLoRA", "DoRA", "every part"],
+)
+def test_every_kind_learns_and_is_read_by_plain_peft(settings: LoraConfig, inputs: Inputs, tmp_path: Path) -> None:
+    model = adapted(inputs, settings).eval()
+    assert {layer.scaling["default"] for layer in model.modules() if isinstance(layer, LoraLayer)} == {settings.scale}
+    found = gradients_of(model, inputs)
+    assert found.keys() == trainable(model).keys()
+    assert all(grad.any() for grad in found.values())
+    assert settings.use_dora == any("magnitude" in name for name in found)
+    save_adapter(model, tmp_path, "tiny", None)
+    plain = PeftModel.from_pretrained(load_model(inputs.checkpoint, "cpu", "fp32"), str(tmp_path)).eval()
+    ours = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), tmp_path)
+    tensors = collate([inputs.lesson(TALKS[1], "all", 4096)], inputs, "right", "cpu", torch.float32)
+    with torch.no_grad():
+        untouched = load_model(inputs.checkpoint, "cpu", "fp32")(**tensors).logits
+        logits = ours(**tensors).logits
+        assert torch.equal(logits, plain(**tensors).logits)
+        assert not torch.allclose(logits, untouched, atol=1e-2)
+        merged = ours.merge_and_unload()(**tensors).logits  # type: ignore[operator]  # the model itself
+        assert (merged - logits).norm() <= 1e-5 * logits.norm()
+
+
+def test_adapters_on_the_tower_learn_what_transformers_own_would(inputs: Inputs) -> None:
+    """A packed row with a shared picture through our tower, against one lesson at a time through theirs."""
+    ours = gradients_of(adapted(inputs, EVERYWHERE), inputs)
+    base = AutoModelForImageTextToText.from_pretrained(str(inputs.checkpoint.folder), dtype=torch.float32)
+    theirs = adapted(inputs, EVERYWHERE, base.requires_grad_(False).eval())
+    for talk in TALKS:
+        lesson = inputs.lesson(talk, "all", 4096)
+        logits = theirs(**collate([lesson], inputs, "right", "cpu", torch.float32), use_cache=False).logits[0, :-1]
+        targets = torch.tensor(lesson.rendered.ids)[1:]
+        every = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        every[torch.tensor(lesson.rendered.trained)[1:]].sum().backward()
+    assert ours.keys() == trainable(theirs).keys()
+    for name, weight in trainable(theirs).items():
+        assert weight.grad is not None
+        assert (ours[name] - weight.grad).norm() <= 1e-5 * weight.grad.norm(), name
+
+
+@pytest.mark.parametrize(
+    ("parts", "modules", "pattern"),
+    [
+        (["language_model"], ["q_proj"], r"language_model\.layers\.\d\.self_attn\.q_proj"),
+        (["merger"], ["linear_fc1"], r"visual\.(merger|deepstack_merger_list\.\d)\.linear_fc1"),
+        (["vision_tower"], ["proj", "linear_fc1"], r"visual\.blocks\.\d\.(attn\.proj|mlp\.linear_fc1)"),
+        (["merger", "language_model"], ["q_proj", "linear_fc2"], r"(visual\.(merger|deep)|language_model).*"),
+    ],
+)
+def test_only_the_chosen_parts_learn(parts: Any, modules: list[str], pattern: str, inputs: Inputs) -> None:
+    """The convolution that cuts patches is called `proj`, too, and gets no adapter: it would have no effect."""
+    model = adapted(inputs, LoraConfig(parts=parts, target_modules=modules))
+    names = [name.removeprefix("base_model.model.model.") for name in trainable(model)]
+    assert all(re.match(pattern + r"\.lora_[AB]", name) for name in names), names
+    assert {inputs.checkpoint.family.part(f"model.{name}") for name in names} == set(parts)
+
+
+def test_a_frozen_tower_leaves_nothing_for_the_backward_pass(inputs: Inputs) -> None:
+    seen: list[Any] = []
+    for settings in (LoraConfig(dropout=0.0), EVERYWHERE):
+        model = adapted(inputs, settings).train()
+        tower = model.base_model.model.model.visual
+        for module in (tower.merger, *tower.blocks, *tower.deepstack_merger_list):
+            module.register_forward_hook(lambda _, __, out: seen.append(out.grad_fn))
+        token_losses(model.base_model.model, row_of(inputs), inputs, "cpu")
+    assert len(seen) == 12
+    assert seen[:6] == [None] * 6
+    assert None not in seen[6:]
+
+
+def test_parts_learn_at_their_own_rate(make_job: MakeJob) -> None:
+    rates = LearningRates(merger=1e-12, vision_tower=1e-4)
+    job = make_job(lora=EVERYWHERE, learning_rate=2e-3, learning_rates=rates, weight_decay=0.0)
+    model = add_adapter(load_model(job.inputs.checkpoint, "cpu", "fp32"), EVERYWHERE, job.inputs.checkpoint.family, 42)
+    groups = optimizer_groups(model, job.inputs.checkpoint.family, job.settings)
+    assert {round(group["share"], 12) for group in groups} == {1.0, 5e-10, 0.05}
+    assert sum(len(group["params"]) for group in groups) == len(trainable(model))
+    loop.train(job, QUIET, StopRequest())
+    moved: dict[str, float] = {}
+    for name, weight in load_file(job.adapter / "adapter_model.safetensors").items():
+        part = job.inputs.checkpoint.family.part(name.removeprefix("base_model.model."))
+        if "lora_B" in name:
+            moved[str(part)] = max(moved.get(str(part), 0), weight.abs().max().item())
+    assert moved["merger"] < 1e-10
+    assert 1e-5 < moved["vision_tower"] < 0.1 * moved["language_model"]
+
+
+def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
+    first = make_job("first")
+    before = loop.train(first, QUIET, StopRequest())
+    longer = make_job("longer", continue_from=str(first.adapter), learning_rate=1e-12, weight_decay=0.0)
+    after = loop.train(longer, QUIET, StopRequest())
+    assert after["select_loss"] == pytest.approx(before["select_loss"], rel=1e-5)
+    for name, weight in load_file(longer.adapter / "adapter_model.safetensors").items():
+        assert torch.allclose(weight, load_file(first.adapter / "adapter_model.safetensors")[name], atol=1e-9), name
+    wrong: list[tuple[LoraConfig, str]] = [
+        (LoraConfig(rank=8), "has rank 16, this configuration 8; set training.lora.rank"),
+        (LoraConfig(alpha=8), "has alpha 32"),
+        (LoraConfig(use_dora=True), "has use_dora False, this configuration True"),
+        (LoraConfig(target_modules=["q_proj"]), "other layers .* weights do not fit, first base_model"),
+    ]
+    for lora, said in wrong:
+        base = load_model(first.inputs.checkpoint, "cpu", "fp32")
+        fresh = add_adapter(base, lora, first.inputs.checkpoint.family, 0)
+        with pytest.raises(ConfigError, match=said):
+            continue_adapter(fresh, first.adapter)
+    with pytest.raises(IntegrityError, match="continue_from: .*work is not an adapter"):
+        continue_adapter(fresh, first.work)
+
+
+@pytest.mark.parametrize(
+    ("parts", "modules", "said"),
+    [
+        (["vision_tower"], ["linear_fcl1"], "matches no linear layer of the vision tower; did you mean 'linear_fc1'"),
+        (["merger"], ["qkv"], "'qkv' matches no linear layer of the merger. There are: linear_fc1, linear_fc2"),
+        (["language_model", "vision_tower"], ["q_proj"], "parts names vision_tower, but none .* proj, qkv"),
+        (["language_model"], ["q_proj", "qkv"], "'qkv' matches no linear layer of the language model"),
+    ],
+)
+def test_a_layer_that_is_not_there_is_named(parts: Any, modules: list[str], said: str, inputs: Inputs) -> None:
+    base = load_model(inputs.checkpoint, "cpu", "fp32")
+    with pytest.raises(ConfigError, match=said):
+        add_adapter(base, LoraConfig(parts=parts, target_modules=modules), inputs.checkpoint.family, 0)
+
+
+def quantized(inputs: Inputs) -> Inputs:
+    config = TINY.model_copy(update={"quantization": "nf4"})
+    return Inputs(find_checkpoint(config), config)
+
+
+def test_four_bits_that_cannot_be_had_end_with_how_to_get_them(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentProblem, match=r'nf4 needs the package bitsandbytes: pip install "vlmtune\[quant\]"'):
+        load_model(quantized(inputs).checkpoint, "cpu", "bf16")
+    assert inputs.checkpoint.facts() != quantized(inputs).checkpoint.facts()
+
+
+def test_a_base_in_four_bits_trains_and_answers(inputs: Inputs, make_job: MakeJob) -> None:
+    """Nothing but the language model's layers is quantised, nothing is widened, and both sides load the same."""
+    bnb = pytest.importorskip("bitsandbytes")
+    small = quantized(inputs)
+    base = load_model(small.checkpoint, "cpu", "bf16")
+    layers = {name for name, module in base.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
+    assert len(layers) == 28
+    assert all(name.startswith("model.language_model.layers") for name in layers)
+    kept = {p.dtype for name, p in base.named_parameters() if name.removesuffix(".weight") not in layers}
+    assert kept == {torch.bfloat16}
+    states = [base.get_submodule(name).weight.quant_state for name in layers]
+    assert {(state.quant_type, state.nested, state.dtype) for state in states} == {("nf4", True, torch.bfloat16)}
+    use_segments(base, small.checkpoint.family)
+    exact = gradients_of(adapted(inputs, LoraConfig(dropout=0.0)), inputs)
+    model = adapted(small, LoraConfig(dropout=0.0), base)
+    found = gradients_of(model, small)
+    assert {grad.dtype for grad in found.values()} == {torch.float32}
+    both = [torch.cat([some[name].flatten() for name in sorted(exact)]) for some in (found, exact)]
+    assert torch.cosine_similarity(*both, dim=0) > 0.8
+    job = make_job(precision="bf16", checkpoint_layers=2)
+    object.__setattr__(job, "inputs", small)
+    loop.train(job, QUIET, StopRequest())
+    engine = hf.open_engine(
+        hf.Config(max_new_tokens=8), models.ModelConfig(**TINY.model_dump()), small, "bf16", job.adapter
+    )
+    (answer,) = engine.answer([Request("one", (user(A, "Describe."),))])
+    assert isinstance(answer, Prediction)
+    assert engine.effect([Request("one", (user(A, "Describe."),))])

@@ -1,0 +1,132 @@
+"""One adapter from one process or two, from no worker or two, whatever the row length: same visits, same gradients."""
+
+import json
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Ended, warm_vlmtune
+from pieces import picture
+from safetensors.torch import load_file, save_file
+
+from vlmtune.inputs import Inputs
+from vlmtune.models import load_model
+from vlmtune.training.lora import add_adapter, save_adapter, trainable
+from vlmtune.training.settings import LoraConfig
+from vlmtune.training.visits import Visit, part_of
+
+CONFIG = """\
+model: {name: tiny, device: cpu}
+dataset: {source: jsonl, path: ., images: images, question: question, target: answer, references: [answer], id: id}
+task: {name: vqa}
+training:
+  {precision: fp32, batch_size: 4, epochs: 2, save_every_steps: 1, continue_from: warm, lora: {dropout: 0.0}}
+output: {dir: out}
+"""
+ANSWERS = ["yes", "no", "a red ball and two cars on the green grass", "red"]
+
+
+def warm_adapter(inputs: Inputs, folder: Path) -> None:
+    """An adapter whose B is not zero, where half of all mistakes could not show."""
+    base = load_model(inputs.checkpoint, "cpu", "fp32")
+    model = add_adapter(base, LoraConfig(dropout=0.0), inputs.checkpoint.family, 0)
+    torch.manual_seed(1)
+    for name, weight in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    save_adapter(model, folder, "tiny", None)
+
+
+@pytest.fixture
+def run(inputs: Inputs, tmp_path: Path) -> Path:
+    """A picture's row and three of text alone in every batch: of two ranks, one has text alone."""
+    rows = []
+    for n in range(4):
+        if n == 0:
+            picture(96, 128, seed=n).save(tmp_path / f"{n}.png")
+        rows.append({"id": f"row {n}", "images": [f"{n}.png"] if n == 0 else [], "question": f"Number {n}?"})
+    for split in ("train", "validation", "test"):
+        kept = rows if split == "train" else rows[:2]
+        lines = [json.dumps({**row, "answer": answer}) + "\n" for row, answer in zip(kept, ANSWERS, strict=False)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    warm_adapter(inputs, tmp_path / "warm")
+    return tmp_path
+
+
+def keep_gradients() -> None:
+    """In a child: what the optimizer is about to see at each step, in a file of its rank."""
+    real = torch.nn.utils.clip_grad_norm_
+    seen: list[int] = []
+
+    def clip(weights: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
+        taken = {str(n): weight.grad.clone() for n, weight in enumerate(weights) if weight.grad is not None}
+        save_file(taken, f"gradients-{os.environ['WORLD_SIZE']}-{os.environ['RANK']}-{len(seen)}.safetensors")
+        seen.append(1)
+        return real(weights, largest)
+
+    torch.nn.utils.clip_grad_norm_ = clip  # type: ignore[assignment]
+
+
+def train(run: Path, name: str, world: int, *sets: str) -> list[Ended]:
+    """The train command in every rank, as torchrun would start it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["train", "c.yaml", "--set", f"output.dir={name}", *(word for one in sets for word in ("--set", one))]
+
+    def rank(number: int) -> Ended:
+        own = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return warm_vlmtune(*words, cwd=run, before=keep_gradients, **own, **place)
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(rank, range(world)))
+
+
+def met(run: Path, name: str) -> list[tuple[int, str]]:
+    lines = (run / name / "lora" / "visits.jsonl").read_text().splitlines()
+    return [(line["step"], line["id"]) for line in map(json.loads, lines)]
+
+
+def test_two_ranks_are_one(run: Path) -> None:
+    """Gradients at every adapter weight, with a rank that has text alone; both ranks step alike, one speaks."""
+    [alone] = train(run, "alone", 1)
+    both = train(run, "both", 2)
+    assert [ended.returncode for ended in (alone, *both)] == [0, 0, 0], both[0].stderr + both[1].stderr
+    assert "adapter: " in both[0].stdout
+    assert both[1].stdout + both[1].stderr == ""
+    assert met(run, "alone") == met(run, "both")
+    one = load_file(run / "gradients-1-0-0.safetensors")
+    assert all(gradient.norm() > 0 for gradient in one.values())
+    for rank in (0, 1):
+        two = load_file(run / f"gradients-2-{rank}-0.safetensors")
+        assert {n: (two[n] - one[n]).norm() <= 1e-5 * one[n].norm() for n in one} == dict.fromkeys(two, True)
+    last = [load_file(run / f"gradients-2-{rank}-1.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(last[0][n], last[1][n]) for n in one)
+
+
+def test_a_mistake_that_the_first_rank_finds_ends_all(run: Path) -> None:
+    first, second = train(run, "both", 2, "training.max_tokens=20")
+    assert (first.returncode, second.returncode) == (3, 3)
+    assert "row 0: " in first.stderr
+    assert second.stderr == ""
+
+
+def test_torchrun_starts_the_train_step_alone(run: Path) -> None:
+    ended = warm_vlmtune("run", "c.yaml", cwd=run, WORLD_SIZE="2", RANK="0", LOCAL_RANK="0")
+    assert ended.returncode == 2
+    assert "torchrun is for the train step alone" in ended.stderr
+
+
+def test_parts_are_the_whole_batch_and_a_row_stays_in_one() -> None:
+    visits = [Visit(row, choice, 0) for row in range(5) for choice in range(3)]
+    tokens = [10 * (visit.row + 1) for visit in visits]
+    parts = [part_of(visits, tokens, rank, 3) for rank in range(3)]
+    assert sorted(number for part in parts for number in part) == list(range(15))
+    assert all(len({n for n, part in enumerate(parts) for v in part if visits[v].row == row}) == 1 for row in range(5))
+    assert max(sum(tokens[v] for v in part) for part in parts) <= 180
+    assert part_of(visits[:1], tokens[:1], 1, 2) == []
