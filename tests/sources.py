@@ -15,6 +15,7 @@ HEAVY = {"torch", "torchvision", "transformers", "peft", "datasets", "accelerate
 
 NOT_OURS = {
     ".venv",
+    ".venv-vllm",
     ".bootstrap",
     ".git",
     ".hypothesis",

@@ -4,21 +4,22 @@ Answers are appended to a partial file; an interrupted run asks only for the res
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmtune.engines import Engine
-from vlmtune.errors import ImageError
+from vlmtune.errors import ImageError, VlmtuneError
 from vlmtune.files import append_lines, read_whole_lines, write_atomic
 from vlmtune.images import decode_rgb, pixel_hash, thumbnail
 from vlmtune.plugs import Part
-from vlmtune.predictions import Line, read
+from vlmtune.predictions import LOGPROB_DIGITS, Line, read
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
-from vlmtune.types import Example, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
+from vlmtune.types import Conversation, Example, Failure, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
 
 KEPT_AT_ONCE = 16
 """Answers written to disk together; at most so many are asked again after a crash."""
@@ -33,10 +34,12 @@ class Answering:
     pictures: Path
     progress: Progress
     stop: StopRequest
+    ask: Callable[[Example], Conversation] | None = None
+    """Another conversation than the task's."""
 
     def request(self, example: Example) -> Request:
         """What the engine is asked about an example."""
-        return Request(example.id, self.task.ask(self.task_config, example))
+        return Request(example.id, self.ask(example) if self.ask else self.task.ask(self.task_config, example))
 
     def answer(self, name: str, engine: Engine, examples: Sequence[Example], partial: Path) -> list[Line]:
         """One line per example, in their order. What failed before an interruption is asked again.
@@ -46,17 +49,21 @@ class Answering:
         """
         done = self._answered(partial)
         left = {example.id: example for example in examples if example.id not in done}
-        if done and left:
+        if not left:
+            return [done[example.id] for example in examples]
+        if done:
             self.progress.note(f"{len(done)} of {len(examples)} answers are there already; asking for the rest")
         with self.progress.step(name, len(examples)) as step:
             step.advance(len(done))
-            outcomes = engine.answer(self._requests(left.values(), done, len(examples)))
-            for some in _grouped(outcomes, KEPT_AT_ONCE):
-                lines = [self._line(left[outcome.id], outcome) for outcome in some]
-                append_lines(partial, [line.to_json() for line in lines])
-                done |= {line.id: line for line in lines}
-                step.advance(len(lines))
-                self.stop.obey(_saved(done, len(examples)))
+            answered = frozenset(example.id for example in examples if example.id in done)
+            # Closed here: an engine's threads must not outlive an interruption.
+            with closing(engine.answer(self._requests(examples, done), answered)) as outcomes:
+                for some in _grouped(outcomes, KEPT_AT_ONCE):
+                    lines = [self._line(left[outcome.id], outcome) for outcome in some]
+                    append_lines(partial, [line.to_json() for line in lines])
+                    done |= {line.id: line for line in lines}
+                    step.advance(len(lines))
+                    self.stop.obey(_saved(done, len(examples)))
         return [done[example.id] for example in examples]
 
     def _answered(self, partial: Path) -> dict[str | None, Line]:
@@ -69,18 +76,20 @@ class Answering:
             write_atomic(partial, "".join(line.to_json() + "\n" for line in kept))
         return {line.id: line for line in kept}
 
-    def _requests(self, examples: Iterable[Example], done: Sized, total: int) -> Iterator[Request]:
+    def _requests(self, examples: Sequence[Example], done: Sized) -> Iterator[Request]:
         """One at a time: an engine that prepares many requests before it answers the first can be stopped meanwhile."""
         for example in examples:
-            self.stop.obey(_saved(done, total))
+            self.stop.obey(_saved(done, len(examples)))
             yield self.request(example)
 
     def _line(self, example: Example, outcome: Outcome) -> Line:
-        picture = self._picture(example)
+        picture, truth = self._picture(example), known_truth(self.task, self.task_config, example)
+        if isinstance(truth, ImageError):
+            truth, outcome = example.truth, Failure(example.id, "image", str(truth))
         line = Line(
             id=example.id,
             prediction=None,
-            truth=self.task.truth(self.task_config, example),
+            truth=truth,
             image=picture,
             # Without a group of its own a row belongs to its picture: questions about one image are not independent.
             cluster=example.cluster or picture or example.id,
@@ -96,6 +105,7 @@ class Answering:
             unparsed=answer.reason if isinstance(answer, Unparsed) else None,
             finish_reason=outcome.finish_reason,
             tokens=outcome.tokens,
+            token_logprobs=_rounded(outcome.logprobs),
         )
 
     def _picture(self, example: Example) -> str | None:
@@ -111,6 +121,26 @@ class Answering:
         if not file.is_file():
             write_atomic(file, thumbnail(image))
         return digest
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of `count` parts of some rows; `index` counts from 0. An id decides its part alone, whatever the others."""
+
+    index: int
+    count: int
+
+    def owns(self, name: str) -> bool:
+        """Whether the row with this id is in this part."""
+        return int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % self.count == self.index
+
+
+def known_truth(task: Task, config: Part, example: Example) -> Mapping[str, Any] | ImageError:
+    """What the task compares an answer with; the error where that takes an image which cannot be read."""
+    try:
+        return task.truth(config, example)
+    except ImageError as error:
+        return error
 
 
 def exchanged(examples: Sequence[Example], count: int) -> list[Example]:
@@ -156,16 +186,26 @@ def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
     return replace(example, images=tuple(own), turns=turns)
 
 
+def _rounded(logprobs: Sequence[float] | None) -> list[float] | None:
+    return None if logprobs is None else [round(value, LOGPROB_DIGITS) for value in logprobs]
+
+
 def _saved(done: Sized, total: int) -> str:
     return f"{len(done)} of {total} answers are saved"
 
 
 def _grouped(outcomes: Iterator[Outcome], size: int) -> Iterator[list[Any]]:
+    """Some at a time; what came before an engine gave up is handed on first, then its error."""
     group: list[Outcome] = []
-    for outcome in outcomes:
-        group.append(outcome)
-        if len(group) == size:
+    try:
+        for outcome in outcomes:
+            group.append(outcome)
+            if len(group) == size:
+                yield group
+                group = []
+    except VlmtuneError:
+        if group:
             yield group
-            group = []
+        raise
     if group:
         yield group

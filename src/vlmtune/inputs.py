@@ -5,6 +5,7 @@ construction. Torch is imported when pixels are first cut.
 """
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from vlmtune.chat import Rendered, Renderer, images_of
 from vlmtune.errors import ExampleTooLong
 from vlmtune.families import Grid
 from vlmtune.files import read_json
-from vlmtune.images import decode_rgb
+from vlmtune.images import decode_rgb, size_of
 from vlmtune.models import Checkpoint, ModelConfig
 from vlmtune.pixels import Patcher, load_limits
 from vlmtune.types import Conversation, ImageRef
@@ -21,6 +22,7 @@ from vlmtune.types import Conversation, ImageRef
 if TYPE_CHECKING:
     import torch
 
+MODEL_LIMIT = "the model has positions for"
 CACHE_BYTES = 512 * 1024 * 1024
 """Patches kept in memory between epochs; a dataset larger than this is decoded again for each visit."""
 
@@ -60,6 +62,8 @@ class Inputs:
         self.renderer = Renderer.load(checkpoint.folder, checkpoint.family)
         self._cache: dict[str, Picture] = {}
         self._room = CACHE_BYTES
+        self._changing = threading.Lock()
+        self._being_made: dict[str, threading.Lock] = {}
         settings = read_json(checkpoint.folder / "config.json")
         # Checkpoints of Qwen2.5-VL keep the language model's settings at the top.
         self.longest: int = settings.get("text_config", settings)["max_position_embeddings"]
@@ -81,13 +85,22 @@ class Inputs:
         """
         pictures = self._pictures(conversation)
         encoded = Encoded(self.renderer.prompt(conversation, self._counts(pictures)), pictures)
-        return _within(encoded, self.longest, "the model has positions for")
+        _refuse_longer(len(encoded), self.longest, MODEL_LIMIT)
+        return encoded
+
+    def prompt_length(self, conversation: Conversation) -> int:
+        """Tokens of `prompt`, same errors as far as an image's header tells; decodes nothing."""
+        counts = [self.patcher.tokens(self._grid(ref)) for ref in images_of(conversation)]
+        length = len(self.renderer.prompt(conversation, counts))
+        _refuse_longer(length, self.longest, MODEL_LIMIT)
+        return length
 
     def lesson(self, conversation: Conversation, trained_turns: Literal["all", "last"], max_tokens: int) -> Encoded:
         """A conversation that ends with the answer to learn; same errors as `prompt`."""
         pictures = self._pictures(conversation)
         rendered = self.renderer.lesson(conversation, self._counts(pictures), trained_turns)
-        return _within(Encoded(rendered, pictures), min(max_tokens, self.longest), "training.max_tokens")
+        _refuse_longer(len(rendered), min(max_tokens, self.longest), "training.max_tokens")
+        return Encoded(rendered, pictures)
 
     def facts(self) -> dict[str, Any]:
         """What happens to an image and a text before the model sees them; stored with adapter and answers."""
@@ -104,26 +117,40 @@ class Inputs:
     def _pictures(self, conversation: Conversation) -> tuple[Picture, ...]:
         return tuple(self._picture(ref) for ref in images_of(conversation))
 
+    def _grid(self, ref: ImageRef) -> Grid:
+        kept = self._cache.get(ref.where)
+        return self.patcher.grid_of(*size_of(ref)) if kept is None else kept.grid
+
     def _picture(self, ref: ImageRef) -> Picture:
-        if ref.where in self._cache:
-            return self._cache[ref.where]
+        """From memory, or made and kept where there is room; threads that want the same one wait for the first."""
+        with self._changing:
+            making = self._being_made.setdefault(ref.where, threading.Lock())
+        with making:
+            try:
+                return self._cache.get(ref.where) or self._made(ref)
+            finally:
+                with self._changing:
+                    self._being_made.pop(ref.where, None)
+
+    def _made(self, ref: ImageRef) -> Picture:
         image = decode_rgb(ref)
         patches, grid = self.patcher.patches(image), self.patcher.grid(image)
         digest = hashlib.blake2b(patches.numpy().data, digest_size=16, key=repr(grid).encode()).digest()
         made = Picture(patches, grid, digest)
-        if patches.nbytes <= self._room:
-            self._room -= patches.nbytes
-            self._cache[ref.where] = made
+        with self._changing:
+            if ref.where not in self._cache:
+                self._room -= patches.nbytes
+                if self._room >= 0:
+                    self._cache[ref.where] = made
         return made
 
 
-def _within(encoded: Encoded, most: int, limit: str) -> Encoded:
-    if len(encoded) > most:
+def _refuse_longer(length: int, most: int, limit: str) -> None:
+    if length > most:
         raise ExampleTooLong(
-            f"{len(encoded)} tokens, more than {limit} ({most}); nothing is ever cut: raise the limit, shorten the "
+            f"{length} tokens, more than {limit} ({most}); nothing is ever cut: raise the limit, shorten the "
             "text, or make images smaller with model.max_pixels"
         )
-    return encoded
 
 
 def collate(

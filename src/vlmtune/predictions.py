@@ -11,6 +11,9 @@ from typing import Any
 
 from vlmtune.errors import DataError
 
+LOGPROB_DIGITS = 4
+"""Decimals of a log-probability in the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -18,7 +21,8 @@ class Line:
 
     `prediction` is the model's raw text, None where `failure` ({"stage", "reason"}) says why there is none. `truth` is
     what metrics compare with, by name; "references" is always there. `answer` is what the task read from the
-    prediction, `unparsed` why it could not. `image` is the sha256 of the first image's pixels.
+    prediction, `unparsed` why it could not. `image` is the sha256 of the first image's pixels. `token_logprobs` are
+    natural log-probabilities of the answer's tokens, its end included, where the engine told them.
     """
 
     id: str | None
@@ -32,11 +36,17 @@ class Line:
     image: str | None = None
     cluster: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    token_logprobs: Sequence[float] | None = None
 
     @property
     def references(self) -> tuple[str, ...]:
         """The reference answers."""
         return tuple(self.truth["references"])
+
+    @property
+    def logprob(self) -> float | None:
+        """Log-probability of the whole answer."""
+        return None if self.token_logprobs is None else round(sum(self.token_logprobs), LOGPROB_DIGITS)
 
     def to_json(self) -> str:
         """The line as it stands in the file, without its newline."""
@@ -44,12 +54,16 @@ class Line:
         record |= self.truth
         if self.prediction is not None:
             record |= {"unparsed": self.unparsed} if self.unparsed else {"answer": self.answer}
-        record |= {"finish_reason": self.finish_reason, "tokens": self.tokens, "image": self.image}
+        record |= {"finish_reason": self.finish_reason, "tokens": self.tokens}
+        if self.token_logprobs is not None:
+            record |= {"logprob": self.logprob, "token_logprobs": list(self.token_logprobs)}
+        record |= {"image": self.image}
         record |= {"cluster": self.cluster, "meta": dict(self.meta)}
         return json.dumps(record, ensure_ascii=False)
 
 
-_OWN = ("id", "prediction", "failure", "unparsed", "answer", "finish_reason", "tokens", "image", "cluster", "meta")
+_READ = ("answer", "unparsed", "finish_reason", "tokens", "token_logprobs", "image")
+_OWN = ("id", "prediction", "failure", "logprob", "cluster", "meta", *_READ)
 """Keys of a line that are not truth."""
 
 
@@ -91,7 +105,7 @@ def _line(text: bytes, at: str) -> Line:
         failure = failure or {"stage": "engine", "reason": "no prediction recorded"}
     elif not isinstance(prediction, str):
         raise DataError(f"{at}: 'prediction' must be text or null (got {type(prediction).__name__})")
-    own = {key: record[key] for key in ("answer", "unparsed", "finish_reason", "tokens", "image") if key in record}
+    own = {key: record[key] for key in _READ if key in record}
     name, cluster = record.get("id"), record.get("cluster")
     return Line(
         id=None if name is None else str(name),

@@ -1,6 +1,6 @@
 """The values that travel between layers. No behaviour beyond derived properties; standard library only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -61,12 +61,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer came back. `tokens` counts the generated tokens, the end-of-turn token included."""
+    """An answer came back. `tokens` counts the generated tokens, the end-of-turn token included.
+
+    `logprobs` holds the natural log-probability of each of them under the model, None where an engine cannot tell.
+    """
 
     id: str
     text: str
     finish_reason: Literal["stop", "length"]
     tokens: int
+    logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,9 @@ class Failure:
 
 
 Outcome = Prediction | Failure
+
+Outcomes = Generator[Outcome, None, None]
+"""Outcomes as they are ready; closing it ends the work on the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ SPEAKERS = ("src/vlmtune/cli/", "src/vlmtune/progress.py", "main.py")
 READERS = {
     "src/vlmtune/faults.py": {"VLMTUNE_FAULT"},
     "src/vlmtune/hub.py": {"HF_HUB_OFFLINE", "HF_ENDPOINT"},
+    "src/vlmtune/engines/_environment.py": {"VLLM_API_KEY"},
     "src/vlmtune/checks/doctor.py": {"HF_TOKEN", "WANDB_API_KEY", "NETRC"},
+    "src/vlmtune/ranks.py": {"WORLD_SIZE", "LOCAL_RANK"},
     "main.py": {"USE_MOCK"},
 }
 """Who may look at the environment, and at what."""

@@ -13,10 +13,10 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
     "types errors faults",
-    "plugs files signals progress images",
+    "plugs files signals progress images prefetch ranks",
     "runs predictions hub",
     "data families metrics tracking",
-    "tower",
+    "tower adapters quantization",
     "chat pixels models tasks",
     "inputs",
     "training engines scoring",

@@ -3,18 +3,23 @@
 import json
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from pieces import TINY, assistant, picture, ref, user
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
+from vlmtune import inputs as inputs_module
 from vlmtune.answering import Answering, exchanged
+from vlmtune.chat import Rendered
 from vlmtune.data import scenes
-from vlmtune.engines import hf
+from vlmtune.engines import _decoding, hf
 from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
 from vlmtune.inputs import Inputs, collate
 from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
@@ -64,8 +69,12 @@ def answers(
     inputs: Inputs, requests: Sequence[Request], batch_size: int, adapter: Path | None = None
 ) -> dict[str, Outcome]:
     config = hf.Config(batch_size=batch_size, max_new_tokens=24)
-    engine = hf.open_engine(config, TINY, inputs, "fp32", adapter)
-    return {outcome.id: outcome for outcome in engine.answer(requests)}
+    return plain(hf.open_engine(config, TINY, inputs, "fp32", adapter).answer(requests))
+
+
+def plain(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
+    """By id, without log-probabilities: those move in the sixth digit with the company."""
+    return {o.id: replace(o, logprobs=None) if isinstance(o, Prediction) else o for o in outcomes}
 
 
 def test_batches_and_order_change_no_answer(inputs: Inputs) -> None:
@@ -77,8 +86,81 @@ def test_batches_and_order_change_no_answer(inputs: Inputs) -> None:
     assert answers(inputs, requests[::-1], 4) == alone
 
 
+@pytest.mark.parametrize("leaving", [0.01, 2.0], ids=["each leaves at once", "all stay"])
+def test_answers_that_leave_the_batch_change_no_other(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, leaving: float
+) -> None:
+    requests = mixed_requests()
+    usual = answers(inputs, requests, 10)
+    lengths = {outcome.tokens for outcome in usual.values() if isinstance(outcome, Prediction)}
+    assert len(lengths) > 3, "answers that end together would leave together"
+    monkeypatch.setattr(_decoding, "LEAVING", leaving)
+    assert answers(inputs, requests, 10) == usual
+
+
+def test_a_token_budget_cuts_batches_and_changes_no_answer(inputs: Inputs) -> None:
+    requests = mixed_requests()
+    engine = hf.open_engine(hf.Config(batch_tokens=200, max_new_tokens=24), TINY, inputs, "fp32")
+    lengths = {request.id: inputs.prompt_length(request.conversation) for request in requests}
+    batches = engine._batches([(lengths[request.id], request) for request in requests])
+    assert len(batches) > 3
+    for batch in batches:
+        padded = len(batch) * (max(lengths[request.id] for request in batch) + 24)
+        assert padded <= 200 or len(batch) == 1
+    assert plain(engine.answer(requests)) == answers(inputs, requests, 1)
+
+
+def test_log_probabilities_are_those_of_one_forward_pass(inputs: Inputs, adapter: Path) -> None:
+    """Of transformers' own, over prompt and answer together, one conversation at a time."""
+    requests = mixed_requests()
+    engine = hf.open_engine(hf.Config(max_new_tokens=24), TINY, inputs, "fp32", adapter)
+    model = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), adapter)
+    stops = inputs.stop_ids
+    for outcome in engine.answer(requests):
+        assert isinstance(outcome, Prediction)
+        assert outcome.logprobs is not None
+        prompt = inputs.prompt(next(r.conversation for r in requests if r.id == outcome.id))
+        told = list(prompt.rendered.ids)
+        for value in outcome.logprobs:
+            whole = replace(prompt, rendered=Rendered(tuple(told), (False,) * len(told)))
+            model.base_model.model.base_model.rope_deltas = None
+            with torch.no_grad():
+                logits = model(**collate([whole], inputs, "left", "cpu", torch.float32), use_cache=False).logits
+            best = logits[0, -1].log_softmax(-1).max(-1)
+            assert value == pytest.approx(best.values.item(), abs=1e-4)
+            told.append(int(best.indices))
+        assert (told[-1] in stops) == (outcome.finish_reason == "stop")
+        assert inputs.renderer.text(told[len(prompt) :]) == outcome.text
+
+
+def test_base_and_tuned_answer_from_one_load_and_one_decoding(
+    inputs: Inputs, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = mixed_requests()
+    base, tuned = answers(inputs, requests, 10), answers(inputs, requests, 10, adapter)
+    assert base != tuned
+    decoded: list[str] = []
+    real = inputs_module.decode_rgb
+    monkeypatch.setattr(inputs_module, "decode_rgb", lambda ref: decoded.append(ref.where) or real(ref))
+    fresh = Inputs(inputs.checkpoint, TINY)
+    engine = hf.open_engine(hf.Config(batch_size=10, max_new_tokens=24), TINY, fresh, "fp32", adapter)
+    with engine.untuned():
+        assert plain(engine.answer(requests)) == base
+    assert plain(engine.answer(requests)) == tuned
+    assert sorted(decoded) == [f"picture {n}" for n in range(6)]
+
+
+def test_what_is_too_large_to_keep_is_measured_by_its_header(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs_module, "CACHE_BYTES", 1)
+    small = Inputs(inputs.checkpoint, TINY)
+    requests = mixed_requests()
+    assert [small.prompt_length(r.conversation) for r in requests] == [
+        len(inputs.prompt(r.conversation)) for r in requests
+    ]
+    assert answers(small, requests, 4) == answers(inputs, requests, 4)
+
+
 def test_plain_transformers_and_peft_give_the_same_tokens(inputs: Inputs, adapter: Path) -> None:
-    from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     folder = str(inputs.checkpoint.folder)
@@ -109,17 +191,25 @@ def test_plain_transformers_and_peft_give_the_same_tokens(inputs: Inputs, adapte
 
 
 def test_an_adapter_stays_fp32_on_a_model_in_half_precision(inputs: Inputs, adapter: Path) -> None:
-    """As it was trained, and as plain PEFT loads it: the same logits, to the bit."""
-    from peft import PeftModel
-
+    """It is used in the model's precision, as in training; no further from fp32 than plain PEFT, which widens the
+    model's activations for it."""
     encoded = [inputs.prompt(captioning.TASK.ask(captioning.Config(), example)) for example in scene_examples(2)]
-    tensors = collate(encoded, inputs, "left", "cpu", torch.bfloat16)
-    ours = attach_adapter(load_model(inputs.checkpoint, "cpu", "bf16"), adapter)
-    plain = PeftModel.from_pretrained(load_model(inputs.checkpoint, "cpu", "bf16"), str(adapter)).eval()
-    kinds = {p.dtype for name, p in ours.named_parameters() if "lora_" in name}
-    assert kinds == {torch.float32}
-    with torch.no_grad():
-        assert torch.equal(ours(**tensors).logits, plain(**tensors).logits)
+
+    def logits(load: Callable[[PreTrainedModel], PeftModel], precision: str) -> torch.Tensor:
+        model = load(load_model(inputs.checkpoint, "cpu", precision)).eval()
+        assert {p.dtype for name, p in model.named_parameters() if "lora_" in name} == {torch.float32}
+        with torch.no_grad():
+            return model(**collate(encoded, inputs, "left", "cpu", model.dtype)).logits.float()
+
+    def ours(base: PreTrainedModel) -> PeftModel:
+        return attach_adapter(base, adapter)
+
+    def plain(base: PreTrainedModel) -> PeftModel:
+        return PeftModel.from_pretrained(base, str(adapter))
+
+    exact = logits(ours, "fp32")
+    assert torch.equal(exact, logits(plain, "fp32"))
+    assert (logits(ours, "bf16") - exact).norm() < 1.2 * (logits(plain, "bf16") - exact).norm()
 
 
 def test_samples_do_not_depend_on_company_and_differ_between_requests(inputs: Inputs) -> None:
@@ -128,7 +218,7 @@ def test_samples_do_not_depend_on_company_and_differ_between_requests(inputs: In
 
     def sampled(some: Sequence[Request], batch_size: int) -> dict[str, Outcome]:
         config = hf.Config(batch_size=batch_size, max_new_tokens=24, temperature=2.0)
-        return {o.id: o for o in hf.open_engine(config, TINY, inputs, "fp32").answer(some)}
+        return plain(hf.open_engine(config, TINY, inputs, "fp32").answer(some))
 
     together = sampled(requests, 4)
     assert len({o.text for o in together.values() if isinstance(o, Prediction)}) > 3
@@ -140,7 +230,7 @@ def test_too_little_memory_halves_the_batch_after_the_failed_one_is_gone(
 ) -> None:
     real, left = hf.HfEngine._generate, []
 
-    def small_card(engine: hf.HfEngine, some: Sequence[Request]) -> list[Outcome]:
+    def small_card(engine: hf.HfEngine, some: Sequence[Any]) -> list[Outcome]:
         assert not [1 for tensor in left if tensor() is not None], "what did not fit is still held"
         held = torch.zeros(10)
         left.append(weakref.ref(held))

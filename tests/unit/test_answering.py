@@ -1,6 +1,6 @@
 """Lines of an answer, and the image control: which rows belong together, and that nobody keeps a picture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from vlmtune.images import decode_rgb, pixel_hash
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
-from vlmtune.types import Example, ImageRef, Outcome, Prediction, Request
+from vlmtune.types import Example, ImageRef, Outcomes, Prediction, Request
 
 
 def example(name: str, *images: ImageRef, cluster: str | None = None) -> Example:
@@ -34,7 +34,7 @@ def digest(ref: ImageRef) -> str:
 class Echo:
     """An engine that says every request's id."""
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[Outcome]:
+    def answer(self, requests: Sequence[Request], done: Container[str]) -> Outcomes:
         return (Prediction(request.id, request.id, "stop", 1) for request in requests)
 
 

@@ -85,6 +85,23 @@ def test_an_unwell_nvidia_smi_is_said(script: str, said: str, tmp_path: Path, mo
     assert f"! driver        {said}" in render(found)
 
 
+@pytest.mark.parametrize(
+    ("capability", "driver", "there", "said"),
+    [
+        (9.0, "570.1", True, "there, in an environment of its own"),
+        (9.0, "570.1", False, "--torch-backend=auto vllm"),
+        (7.0, "570.1", False, "does not run on Old 100: it wants compute capability 7.5"),
+        (None, None, False, "optional: make vllm-env"),
+    ],
+)
+def test_the_one_command_for_vllm(capability: float | None, driver: str | None, there: bool, said: str) -> None:
+    found = examine() | {"driver": driver, "driver_problem": None, "vllm": there}
+    gpu = {"name": "Old 100", "memory_gb": 16, "capability": capability}
+    found["torch"] |= {"gpus": [] if capability is None else [gpu], "cuda": "13.0"}
+    (line,) = [line for line in render(found).splitlines() if line.startswith("  vllm ")]
+    assert said in line
+
+
 def test_a_tool_that_cannot_be_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*words: Any, **more: Any) -> None:
         raise PermissionError(13, "Permission denied")

@@ -27,10 +27,12 @@ def test_a_line_survives_the_file(tmp_path: Path) -> None:
         ),
         Line("2", None, {"references": ["a"]}, {"stage": "image", "reason": "empty"}, cluster="c", meta={"k": [1]}),
         Line("3", "?", {"references": ["a"], "boxes": [[1, 2, 3, 4]]}, unparsed="no box"),
+        Line("4", "b", {"references": ["a"]}, tokens=2, token_logprobs=[-0.5, -0.0123]),
     ]
     file = tmp_path / "p.jsonl"
     file.write_text("".join(line.to_json() + "\n" for line in lines), encoding="utf-8")
     assert read(file) == lines
+    assert '"logprob": -0.5123' in lines[3].to_json()
 
 
 def test_classic_files_are_read(write_jsonl: WriteJsonl) -> None:

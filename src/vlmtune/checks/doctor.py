@@ -13,12 +13,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vlmtune.engines._server import has_vllm, install_command
+
 NEEDED = ("torch", "transformers", "peft", "tokenizers", "datasets", "safetensors", "sacrebleu")
 OPTIONAL = {"wandb": "uv pip install wandb", "torchvision": "uv pip install torchvision"}
 CREDENTIALS = {"HF_TOKEN": "gated models and datasets", "WANDB_API_KEY": "tracking to Weights & Biases"}
 WANDB_HOST = "api.wandb.ai"
 MODEL_GB = 40
 """Free disk below which an 8B model and its download may not fit."""
+
+VLLM_CAPABILITY = 7.5
+"""Oldest GPUs that vLLM is built for (Turing)."""
 
 PATIENCE_S = 20.0
 
@@ -33,6 +38,7 @@ def examine() -> dict[str, Any]:
         "optional": {name: _version(name) for name in OPTIONAL},
         "torch": _torch(),
         **_driver(),
+        "vllm": has_vllm(),
         "disk_free_gb": _free_gb(Path.cwd()),
         **_cache(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -66,7 +72,19 @@ def render(found: dict[str, Any]) -> str:
         lines.append(f"  {name:<13} {'present' if there else 'absent'}  (for {CREDENTIALS[name]})")
     for name, version in found["optional"].items():
         lines.append(f"  {name:<13} {version or 'not installed, optional: ' + OPTIONAL[name]}")
+    lines.append(f"  vllm          {_vllm(found)}")
     return "\n".join(lines)
+
+
+def _vllm(found: dict[str, Any]) -> str:
+    """Whether the engine is there; the one command that installs it for this machine's GPU, or why none can."""
+    if found["vllm"]:
+        return "there, in an environment of its own"
+    gpus = found["torch"]["gpus"]
+    old = [gpu["name"] for gpu in gpus if gpu["capability"] < VLLM_CAPABILITY]
+    if old:
+        return f"not installed, and it does not run on {old[0]}: it wants compute capability 7.5 or more"
+    return f"not installed, optional: {install_command(gpu=bool(gpus or found['driver']))}"
 
 
 def _version(package: str) -> str | None:
@@ -94,7 +112,10 @@ def _torch() -> dict[str, Any]:
         gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError) as error:
         return {**known, "gpus": [], "problem": f"the GPU cannot be asked: {str(error).splitlines()[0]}"}
-    named = [{"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9)} for gpu in gpus]
+    named = [
+        {"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9), "capability": gpu.major + gpu.minor / 10}
+        for gpu in gpus
+    ]
     return {**known, "gpus": named, "problem": None}
 
 

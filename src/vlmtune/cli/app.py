@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vlmtune.cli import looking, results, steps
+from vlmtune.cli import asking, looking, results, serving, steps
 from vlmtune.cli.ending import ending
 
 app = typer.Typer(
@@ -23,10 +23,14 @@ config_app = typer.Typer(
 app.command()(steps.demo)
 app.command()(steps.run)
 app.command()(steps.predict)
+app.command()(steps.merge)
 app.command()(steps.train)
+app.command()(asking.export)
+app.command()(serving.serve)
 app.command()(results.compare)
 app.command()(results.score)
 app.command()(looking.doctor)
+app.command()(looking.plan)
 config_app.command("check")(looking.config_check)
 config_app.command("show")(looking.config_show)
 config_app.command("schema")(looking.config_schema)

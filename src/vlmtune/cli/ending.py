@@ -20,7 +20,9 @@ def ending(command: Callable[[], object]) -> NoReturn:
     """
     sys.excepthook = _save_traceback
     try:
-        command()
+        # typer turns Ctrl-C into a returned exit code.
+        if command() == Interrupted.exit_code:
+            raise KeyboardInterrupt
     except VlmtuneError as error:
         _end(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

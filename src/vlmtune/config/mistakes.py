@@ -5,6 +5,7 @@ Knows the tree and pydantic's kinds of error; what keys a block may have it is t
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -155,6 +156,8 @@ class _Explainer:
             return Mistake(self._key(path[:-1]), said)
         if kind_ == "judgement":
             return self._judged(path, context["said"], context["keys"])
+        if kind_ == "secret":  # the line holds what must not be shown
+            return Mistake(replace(self._node(path).at, text=""), f"{dotted(path)} {detail['msg']}")
         return self._at(path, f"{dotted(path)}{self._value(path, detail)}")
 
     def _value(self, path: Steps, detail: ErrorDetails) -> str:

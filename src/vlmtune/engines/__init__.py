@@ -4,13 +4,14 @@
 any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from vlmtune.plugs import Part
-from vlmtune.types import Outcome, Request
+from vlmtune.types import Outcomes, Request
 
 
 class InferenceConfig(Part):
@@ -38,8 +39,15 @@ class InferenceConfig(Part):
 class Engine(Protocol):
     """Answers requests."""
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
-        """One outcome per request, as they are ready. Taking a request may raise: the user wants to stop."""
+    def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
+        """One outcome per request whose id is not `done`, as they are ready.
+
+        All requests of a file are given, those answered before an interruption, too: how they are batched must not
+        depend on where that was. Taking a request may raise: the user wants to stop.
+        """
+
+    def untuned(self) -> AbstractContextManager[None]:
+        """Answers come from the model without its adapter inside this block: both columns from one load."""
 
     def effect(self, requests: Sequence[Request]) -> float | None:
         """How much the adapter changes these requests' first logits; None where there is none to probe.

@@ -1,12 +1,13 @@
 """Answers instantly and deterministically, without a model: to try prompts, data and reports."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.engines import InferenceConfig
-from vlmtune.types import Outcome, Prediction, Request
+from vlmtune.types import Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
     from vlmtune.inputs import Inputs
@@ -36,13 +37,24 @@ class MockEngine:
         self._config = config
         self._salt = salt
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+    def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
         """Eight words per request; a function of its id and texts."""
         for request in requests:
+            if request.id in done:
+                continue
             asked = [part for turn in request.conversation for part in turn.content if isinstance(part, str)]
             digest = hashlib.sha256("\0".join([self._salt, request.id, *asked]).encode()).digest()
             words = [WORDS[byte % len(WORDS)] for byte in digest[: min(8, self._config.max_new_tokens)]]
             yield Prediction(request.id, " ".join(words), "stop", len(words) + 1)
+
+    @contextmanager
+    def untuned(self) -> Iterator[None]:
+        """The words of the untouched model inside this block."""
+        salt, self._salt = self._salt, ""
+        try:
+            yield
+        finally:
+            self._salt = salt
 
     def effect(self, requests: Sequence[Request]) -> float | None:
         """There is no model to probe."""

@@ -1,0 +1,122 @@
+"""The decoding loop of one batch: prompts read together, a token a step, answers that ended leave.
+
+Written out rather than left to `generate`, so that one long answer does not hold the whole batch, every token's
+log-probability is kept, and no state of the batch before stays in the model.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmtune.inputs import Encoded, Inputs, collate
+
+if TYPE_CHECKING:
+    import torch
+
+LEAVING = 0.25
+"""Share of a batch's answers that must have ended before it is made smaller: copying the cache has a price."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """Generated token ids and the log-probability of each, the one that ended it included."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+Choose = Callable[["torch.Tensor"], "torch.Tensor"]
+"""Log-probabilities [B, vocabulary] to the next tokens [B]."""
+
+
+def decode(
+    model: Any,
+    batch: Sequence[Encoded],
+    inputs: Inputs,
+    device: str,
+    most: int,
+    choose: Choose,
+) -> list[Answer]:
+    """Answers of at most `most` tokens to a batch of prompts; each ends behind its first stop token.
+
+    Args:
+        model: for image and text, outside of any PEFT wrapper; adapters sit in its layers.
+        batch: B prompts.
+        inputs: what encoded them.
+        device: where the model is.
+        most: tokens per answer.
+        choose: picks the next tokens.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    tensors = collate(batch, inputs, "left", device, model.dtype)
+    places, due = _positions(batch, inputs, tensors["input_ids"].shape[1], device)
+    mask, stops = tensors["attention_mask"].bool(), torch.tensor(inputs.stop_ids, device=device)
+    padded = not bool(mask.all())
+    body = model.base_model
+    named = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
+    cache: Any = DynamicCache()
+    answers = [Answer() for _ in batch]
+    going = torch.arange(len(batch), device=device)  # numbers in the batch of the rows that are left in the cache
+    ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
+    tensors["position_ids"] = torch.cat([(mask.cumsum(1) - 1).clamp(min=0)[None], places])
+    for step in range(most):
+        hidden = body(**tensors, **{named: cache}, use_cache=True).last_hidden_state[:, -1]
+        logprobs = model.get_output_embeddings()(hidden).float().log_softmax(-1)
+        tokens = choose(logprobs)
+        told = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+        for number, gone, token, value in zip(going.tolist(), ended.tolist(), tokens.tolist(), told, strict=True):
+            if not gone:
+                answers[number].ids.append(token)
+                answers[number].logprobs.append(value)
+        ended = ended | torch.isin(tokens, stops)
+        if step == most - 1 or ended.all():
+            break
+        if ended.float().mean().item() >= LEAVING:
+            left = (~ended).nonzero()[:, 0]
+            cache.batch_select_indices(left)
+            going, ended, tokens, mask, due = going[left], ended[left], tokens[left], mask[left], due[left]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        tensors = {"input_ids": tokens[:, None], "position_ids": due[None, :, None].expand(3, -1, -1)}
+        if padded:  # attention is faster without a mask; and one of four axes is taken as it is
+            tensors["attention_mask"] = mask[:, None, None, :]
+        due = due + 1
+    return answers
+
+
+def _positions(
+    batch: Sequence[Encoded], inputs: Inputs, length: int, device: str
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Rotary positions of the padded prompts [3, B, length], and the one that is due next in each [B]."""
+    import torch
+
+    family, token, merge = inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge
+    places = np.zeros((3, len(batch), length), dtype=np.int64)
+    for row, item in enumerate(batch):
+        grids = [picture.grid for picture in item.pictures]
+        places[:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
+    return torch.from_numpy(places).to(device), torch.from_numpy(places.max((0, 2)) + 1).to(device)
+
+
+def greedy(logprobs: "torch.Tensor") -> "torch.Tensor":
+    """The likeliest token."""
+    return logprobs.argmax(-1)
+
+
+def sampling(temperature: float, top_p: float, seed: int) -> Choose:
+    """Draws from the distribution at a temperature, from the likeliest tokens whose shares reach `top_p`."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(logprobs: torch.Tensor) -> torch.Tensor:
+        shares, order = (logprobs / temperature).softmax(-1).sort(-1, descending=True)
+        shares[shares.cumsum(-1) - shares >= top_p] = 0
+        drawn = torch.multinomial(shares.cpu(), 1, generator=generator)
+        return order.gather(1, drawn.to(order.device))[:, 0]
+
+    return choose

@@ -1,0 +1,147 @@
+"""One JSON request to a server of answers, as a value: what it replied, or what went wrong on the way.
+
+Nothing is repeated here and no status is judged. Redirects are not followed: the key would travel along.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+LARGEST_REPLY = 64 * 1024 * 1024
+"""Bytes; an answer with its log-probabilities is a thousandth of it."""
+
+PIECE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply. `retry_after` is what the server asks to wait, in seconds, where it says so."""
+
+    status: int
+    body: bytes
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """No whole reply. `nobody` says that no server was reached at all."""
+
+    said: str
+    nobody: bool = False
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:  # the 3xx itself is the reply
+        return None
+
+
+def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | Trouble:
+    """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+    request = urllib.request.Request(url, data, headers)
+    until = time.monotonic() + timeout_s
+    try:
+        with _opener(url).open(request, timeout=timeout_s) as reply:
+            return Reply(reply.status, _read(reply, until))
+    except urllib.error.HTTPError as error:
+        return _error(error, until)
+    except urllib.error.URLError as error:
+        reason = error.reason
+        waited = isinstance(reason, TimeoutError)
+        return Trouble(f"gave no answer in {timeout_s:g} s" if waited else f"cannot be reached ({reason})", not waited)
+    except TimeoutError:
+        return Trouble(f"gave no answer in {timeout_s:g} s")
+    except (OSError, http.client.HTTPException) as error:
+        return Trouble(f"cut the connection ({type(error).__name__})")
+
+
+def is_local(url: str) -> bool:
+    """Whether an address is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of this machine."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was left a moment ago is free
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def is_json(body: bytes) -> bool:
+    """Whether a body is whole JSON; one that was cut off never is."""
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True
+
+
+def message(body: bytes) -> str:
+    """What an error reply says in words: OpenAI's {"error": {"message"}}, and what other servers make of it."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = body.decode(errors="replace")
+    for key in ("error", "message", "detail"):
+        found = found.get(key, found) if isinstance(found, dict) else found
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return " ".join(text.split())[:300] or "no reason given"
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Proxies of the environment are for servers elsewhere."""
+    local = [urllib.request.ProxyHandler({})] if is_local(url) else []
+    return urllib.request.build_opener(_NoRedirect, *local)
+
+
+def _read(reply: IO[bytes], until: float) -> bytes:
+    """A socket's own timeout starts anew with every byte; a server that drips would never reach it."""
+    pieces: list[bytes] = []
+    while piece := reply.read1(PIECE):  # type: ignore[attr-defined]  # both HTTPResponse and HTTPError have it
+        pieces.append(piece)
+        if time.monotonic() > until:
+            raise TimeoutError
+        if len(pieces) * PIECE > LARGEST_REPLY and sum(map(len, pieces)) > LARGEST_REPLY:
+            raise http.client.HTTPException("too long")
+    return b"".join(pieces)
+
+
+def _error(error: urllib.error.HTTPError, until: float) -> Reply:
+    body = b""
+    with contextlib.suppress(OSError, http.client.HTTPException), error:
+        body = error.read(PIECE) if time.monotonic() < until else b""
+    return Reply(error.code, body, _seconds(error.headers.get("Retry-After")))
+
+
+def _seconds(text: str | None) -> float | None:
+    """A Retry-After in seconds; its other form, a date, is read as none."""
+    try:
+        return max(0.0, float(text)) if text is not None else None
+    except ValueError:
+        return None

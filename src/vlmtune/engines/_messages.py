@@ -1,0 +1,151 @@
+"""A conversation as the messages of a chat request, and a server's reply as an answer.
+
+Pictures travel as PNG in `data:` URLs, made from the pixels that `images.decode_rgb` gives: servers disagree about
+orientation and transparency. Nothing remote is ever named.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from vlmtune.errors import IntegrityError
+from vlmtune.images import decode_rgb
+from vlmtune.types import Conversation, ImageRef
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlmtune.inputs import Encoded, Inputs, Picture
+    from vlmtune.pixels import Patcher
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server generated.
+
+    `tokens` counts them, the end-of-turn token included; `ids` and `prompt_ids` (image tokens expanded) only from a
+    server that gives them; `logprobs` [tokens] likewise. `likeliest` holds the log-probabilities of the likeliest first
+    tokens, by their text.
+    """
+
+    text: str
+    finish_reason: str
+    tokens: int
+    ids: tuple[int, ...] | None
+    prompt_ids: tuple[int, ...] | None
+    logprobs: tuple[float, ...] | None
+    likeliest: Mapping[str, float]
+
+
+class _Likely(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Token(_Likely):
+    top_logprobs: list[_Likely] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token] | None = None
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
+
+
+class _Usage(BaseModel):
+    completion_tokens: int
+
+
+class _Completion(BaseModel):
+    """What we read of a chat completion; a server may say more."""
+
+    model: str
+    choices: list[_Choice]
+    usage: _Usage
+    prompt_token_ids: list[int] | None = None
+
+
+def messages(conversation: Conversation, encoded: "Encoded | None", inputs: "Inputs") -> list[dict[str, Any]]:
+    """The conversation as chat messages.
+
+    Args:
+        conversation: ends with a user turn.
+        encoded: where given, its pictures are sent at the size at which the model reads them.
+        inputs: what encoded it.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+    """
+    resized = iter(encoded.pictures if encoded is not None else ())
+
+    def part(content: str | ImageRef) -> dict[str, Any]:
+        if isinstance(content, str):
+            return {"type": "text", "text": content}
+        image = decode_rgb(content) if encoded is None else _as_read(next(resized), inputs.patcher)
+        return {"type": "image_url", "image_url": {"url": _data_url(image)}}
+
+    return [{"role": turn.role, "content": [part(content) for content in turn.content]} for turn in conversation]
+
+
+def read_answer(body: bytes, name: str) -> Answer | str:
+    """The answer in a reply with status 200; a sentence where it holds none.
+
+    Raises:
+        IntegrityError: another model answered.
+    """
+    try:
+        completion = _Completion.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"the reply is no chat completion: {place + ': ' if place else ''}{first['msg']}"
+    if completion.model != name:
+        raise IntegrityError(
+            f"asked for model {name!r}, the server answered as {completion.model!r}. If that is the same model under "
+            f"its full name, set inference.answers_as: {completion.model}"
+        )
+    if not completion.choices:
+        return "the server made no answer (no choices)"
+    choice = completion.choices[0]
+    if choice.message.content is None:
+        return f"the server made no text (finish_reason {choice.finish_reason})"
+    tokens = (choice.logprobs.content if choice.logprobs else None) or []
+    return Answer(
+        text=choice.message.content,
+        finish_reason=choice.finish_reason or "none given",
+        tokens=completion.usage.completion_tokens,
+        ids=None if choice.token_ids is None else tuple(choice.token_ids),
+        prompt_ids=None if completion.prompt_token_ids is None else tuple(completion.prompt_token_ids),
+        logprobs=tuple(token.logprob for token in tokens) if tokens else None,
+        likeliest={likely.token: likely.logprob for likely in (tokens[0].top_logprobs or tokens[:1])} if tokens else {},
+    )
+
+
+def _as_read(picture: "Picture", patcher: "Patcher") -> "Image":
+    """The resized image that patches [rows * columns, 3, patch, patch] were cut from: the cut of `pixels`, undone."""
+    from PIL import Image
+
+    _, rows, columns = picture.grid
+    size, merge = patcher.limits.patch, patcher.limits.merge
+    blocks = picture.patches.reshape(rows // merge, columns // merge, merge, merge, 3, size, size)
+    pixels = blocks.permute(0, 2, 5, 1, 3, 6, 4).reshape(rows * size, columns * size, 3)
+    return Image.fromarray(pixels.contiguous().numpy())
+
+
+def _data_url(image: "Image") -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

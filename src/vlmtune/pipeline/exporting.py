@@ -1,0 +1,137 @@
+"""An adapter merged into its model: a checkpoint folder that any program loads, proved before it has its name.
+
+The merged weights are loaded again in a fresh process, which must find the adapter's own answers likeliest, token for
+token; only then is the folder published.
+"""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmtune.config import Config
+from vlmtune.engines._decoding import decode, greedy
+from vlmtune.engines._forcing import Forced, force
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.files import os_errors_named, read_json, write_json
+from vlmtune.inputs import Inputs
+from vlmtune.models import attach_adapter, find_checkpoint, load_model, pick_device
+from vlmtune.pipeline.session import Session
+from vlmtune.types import Conversation
+
+PROBED = 8
+"""Rows whose answers prove that nothing was lost."""
+
+NEAR = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.1}
+"""Lead in log-probability under which two tokens count as equally likely: what rounding the weights may move."""
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", ".*")
+
+
+def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
+    """Write the merged checkpoint: weights in training precision, every processor file, the size limits of training.
+
+    Raises:
+        ConfigError: the folder is there already, or the base is quantised.
+        IntegrityError: not the config's adapter; or the reloaded weights answer otherwise: nothing is left behind.
+    """
+    config, adapter = session.config, adapter or session.adapter_path()
+    if config.model.quantization is not None:
+        raise ConfigError("a quantised model cannot be merged without loss; export with --set model.quantization=null")
+    if target.exists():
+        raise ConfigError(f"{target} is there already; choose another folder with -o")
+    origin = session.origin(adapter=session.adapter_hash(adapter))
+    precision, inputs = config.training.precision, session.inputs
+    rows = list(session.rows(config.evaluation.split))[:PROBED]
+    asked = [session.task.ask(config.task, row) for row in rows]
+    model = attach_adapter(load_model(inputs.checkpoint, pick_device(config.model), precision), adapter)
+    told = _told(model.get_base_model(), inputs, asked, pick_device(config.model), config.inference.max_new_tokens)
+    building = target.with_name(f".{target.name}.building")
+    with os_errors_named(building):
+        shutil.rmtree(building, ignore_errors=True)
+        # Weights of the base, whatever their format, stay where they are: the merged ones take their place.
+        shutil.copytree(inputs.checkpoint.folder, building, ignore=shutil.ignore_patterns(*WEIGHTS))
+        merged: Any = model.merge_and_unload()
+        merged.save_pretrained(building)
+        _write_limits(building, inputs)
+    del model, merged
+    session.progress.note("loading the merged checkpoint in a fresh process")
+    try:
+        prove(told, _forced_elsewhere(config, building, told), NEAR[precision])
+    except IntegrityError:
+        shutil.rmtree(building)
+        raise
+    write_json(building / "vlmtune.json", {"schema_version": 1, "mock": session.mock, "origin": origin.parts})
+    building.rename(target)
+    return target
+
+
+def prove(told: Sequence[Sequence[int]], forced: Sequence[Forced], near: float) -> None:
+    """That a model finds given answers likeliest, up to ties.
+
+    Raises:
+        IntegrityError: it would have said something else.
+    """
+    for number, (ids, found) in enumerate(zip(told, forced, strict=True)):
+        for place, (given, own, lead) in enumerate(zip(ids, found.ids, found.leads, strict=True)):
+            if given != own and lead >= near:
+                raise IntegrityError(
+                    f"the merged checkpoint answers otherwise than the adapter: probe {number + 1}, token {place + 1}, "
+                    f"by {lead:.3g} in log-probability. Nothing was exported; please report this"
+                )
+
+
+def _told(model: Any, inputs: Inputs, asked: Sequence[Conversation], device: str, most: int) -> list[tuple[int, ...]]:
+    import torch
+
+    with torch.inference_mode():
+        answers = decode(model, [inputs.prompt(one) for one in asked], inputs, device, most, greedy)
+    return [tuple(answer.ids) for answer in answers]
+
+
+def _write_limits(folder: Path, inputs: Inputs) -> None:
+    """Whoever loads the folder resizes pictures as training did."""
+    limits = inputs.patcher.limits
+    size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            plain = read_json(folder / name)
+            own = plain.get("image_processor", plain)
+            own["size"] = size
+            for old in ("min_pixels", "max_pixels"):
+                own.pop(old, None)
+            write_json(folder / name, plain)
+
+
+def _forced_elsewhere(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[Forced]:
+    """What the checkpoint in a folder makes of the answers, found by a process that starts from nothing."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_force_all, args=(config.model_dump_json(), folder, told, theirs))
+    child.start()
+    theirs.close()
+    try:
+        found: list[Forced] = ours.recv()
+    except EOFError:
+        raise EnvironmentProblem(
+            "the process that was to load the merged checkpoint ended; see its message above"
+        ) from None
+    finally:
+        child.join()
+    return found
+
+
+def _force_all(plain: str, folder: Path, told: Sequence[Sequence[int]], out: Any) -> None:
+    out.send(forced_by(Config.model_validate(json.loads(plain)), folder, told))
+
+
+def forced_by(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[Forced]:
+    """What the checkpoint in a folder makes of answers to the config's first rows, its own files used throughout."""
+    own = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder), "revision": None})})
+    session = Session(own)
+    inputs = Inputs(find_checkpoint(own.model), own.model)
+    model = load_model(inputs.checkpoint, pick_device(config.model), config.training.precision)
+    rows = list(session.rows(config.evaluation.split))[: len(told)]
+    return [force(model, inputs, session.task.ask(config.task, row), ids) for row, ids in zip(rows, told, strict=True)]

@@ -1,0 +1,121 @@
+"""A merged checkpoint is the adapter's model, or it is not called done; and one picture is answered at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import warm_vlmtune
+from pieces import picture
+
+from vlmtune.config import load
+from vlmtune.errors import IntegrityError
+from vlmtune.inputs import Inputs
+from vlmtune.models import load_model
+from vlmtune.pipeline import exporting
+from vlmtune.pipeline.session import Session
+from vlmtune.runs import read_manifest
+from vlmtune.training.lora import add_adapter, save_adapter, trainable
+from vlmtune.training.settings import LoraConfig
+
+CONFIG = """\
+model: {name: tiny, device: cpu, max_pixels: 10000}
+dataset:
+  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 6}}
+task: {name: captioning}
+training: {precision: fp32}
+inference: {max_new_tokens: 16}
+evaluation: {image_control_rows: 0, statistics: {resamples: 100}}
+"""
+
+
+@pytest.fixture
+def run(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config, and an adapter with a strong effect where the config would train one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    model = add_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(), inputs.checkpoint.family, 0)
+    torch.manual_seed(0)
+    for name, weight in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    save_adapter(model, tmp_path / "outputs" / "lora", "tiny", None)
+    return tmp_path
+
+
+def texts(file: Path) -> list[str]:
+    return [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
+
+
+def test_a_merged_checkpoint_answers_as_the_adapter_does(run: Path) -> None:
+    exported = warm_vlmtune("export", "c.yaml", "--merge", "-o", "merged", cwd=run)
+    assert exported.returncode == 0, exported.stderr
+    assert exported.stdout == "checkpoint: merged\n"
+    ends = [
+        warm_vlmtune("predict", "c.yaml", "--adapter", "outputs/lora", cwd=run),
+        warm_vlmtune("predict", "c.yaml", "--set", "model.name=merged", "--set", "output.dir=own", cwd=run),
+        warm_vlmtune("predict", "c.yaml", "--set", "output.dir=base", cwd=run),
+    ]
+    assert [end.returncode for end in ends] == [0, 0, 0], [end.stderr for end in ends]
+    tuned, merged, base = (
+        texts(run / name)
+        for name in (
+            "outputs/lora_predictions.jsonl",
+            "own/baseline_predictions.jsonl",
+            "base/baseline_predictions.jsonl",
+        )
+    )
+    assert merged == tuned != base
+    made = read_manifest(run / "own" / "baseline_predictions.jsonl")
+    assert made is not None
+    assert made["origin"]["preprocessing"]["pixels"]["max_pixels"] == 10_000
+    limits = json.loads((run / "merged" / "processor_config.json").read_text())["image_processor"]["size"]
+    assert limits["longest_edge"] == 10_000, "other programs resize as training did"
+    assert {"chat_template.jinja", "tokenizer.json", "tokenizer_config.json"} <= {
+        f.name for f in (run / "merged").iterdir()
+    }
+    again = warm_vlmtune("export", "c.yaml", "-o", "merged", cwd=run)
+    assert again.returncode == 2
+    assert "merged is there already" in again.stderr
+
+
+def test_a_checkpoint_that_lost_the_adapter_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if merging did nothing; the process that would look is this one."""
+    from peft import PeftModel
+
+    def lose(model: PeftModel) -> Any:
+        return model.unload()
+
+    def here(config: Any, folder: Path, told: Any) -> Any:
+        return exporting.forced_by(config, folder, told)
+
+    monkeypatch.setattr(PeftModel, "merge_and_unload", lose, raising=False)
+    monkeypatch.setattr(exporting, "_forced_elsewhere", here)
+    with pytest.raises(IntegrityError, match="answers otherwise than the adapter: probe 1, token"):
+        exporting.export(Session(load("c.yaml").config), run / "merged")
+    assert not list(run.glob("*merged*")), "nothing is left that could be taken for a checkpoint"
+
+
+def test_one_picture_is_answered_by_base_and_tuned(run: Path) -> None:
+    picture(96, 128).save(run / "photo.png")
+    words = ("predict", "c.yaml", "--image", "photo.png")
+    shown = warm_vlmtune(*words, "--adapter", "outputs/lora", cwd=run)
+    assert shown.returncode == 0, shown.stderr
+    base, tuned = shown.stdout.splitlines()
+    assert base.startswith("base   ")
+    assert tuned.startswith("tuned  ")
+    assert base[7:] != tuned[7:]
+    plain = json.loads(warm_vlmtune(*words, "--json", cwd=run).stdout)
+    assert plain["base"]["prediction"] == base[7:]
+    assert "tuned" not in plain
+    (run / "torn.png").write_bytes((run / "photo.png").read_bytes()[:200])
+    torn = warm_vlmtune("predict", "c.yaml", "--image", "torn.png", cwd=run)
+    assert "(no answer: torn.png: cannot be decoded" in torn.stdout
+    assert warm_vlmtune("predict", "c.yaml", "--image", "none.png", cwd=run).returncode == 3
+
+
+def test_parity_needs_another_engine(run: Path) -> None:
+    refused = warm_vlmtune("predict", "c.yaml", "--parity", "2", cwd=run)
+    assert refused.returncode == 2
+    assert "does not say its tokens" in refused.stderr

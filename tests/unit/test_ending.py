@@ -1,0 +1,21 @@
+"""How a command ends."""
+
+import pytest
+import typer
+
+from vlmtune.cli.ending import ending
+from vlmtune.errors import Exit
+
+
+def test_ctrl_c_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    """Typer hands it back as a returned number."""
+    app = typer.Typer()
+
+    @app.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        ending(lambda: app([], standalone_mode=False))
+    assert end.value.code == Exit.INTERRUPTED
+    assert "stopped at once" in capsys.readouterr().err

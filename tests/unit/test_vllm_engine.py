@@ -1,0 +1,375 @@
+"""vLLM lives in an environment of its own and is reached over HTTP: how its server is started, watched and ended, tried
+with a stand-in; and, where `make vllm-env` was run, the real one, which must say what the hf engine says."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import ROOT, warm_vlmtune
+from pieces import TINY, picture, ref, user
+
+from vlmtune.checks import parity
+from vlmtune.data import scenes
+from vlmtune.engines import _client as client
+from vlmtune.engines import _http as http
+from vlmtune.engines import hf, vllm
+from vlmtune.engines._lora import served
+from vlmtune.engines._server import Server, find_python, has_vllm, open_log
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, RemoteError
+from vlmtune.inputs import Inputs
+from vlmtune.models import attach_adapter, load_model
+from vlmtune.tasks import captioning
+from vlmtune.types import Failure, Prediction, Request
+
+STAND_IN = [sys.executable, str(ROOT / "tests" / "serving.py")]
+KEY = "canary-key"
+CONFIG = "model: {name: tiny}\ndataset: {source: scenes, references: [caption_0]}\ntask: {name: captioning}\n"
+REAL = ROOT / ".venv-vllm/bin/python"
+TOWER = r".*visual\.blocks.*(attn\.qkv|attn\.proj|mlp\.linear_fc[12])"
+LANGUAGE = r".*language_model.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def make_adapter(folder: Path, inputs: Inputs, targets: str) -> Path:
+    """An adapter whose both halves are random: smaller ones change no likeliest token."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    adapted = get_peft_model(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(r=4, target_modules=targets))
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.15)
+    adapted.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> Path:
+    """Of language model and vision tower."""
+    return make_adapter(tmp_path_factory.mktemp("adapter"), inputs, f"{LANGUAGE}|{TOWER}")
+
+
+@contextlib.contextmanager
+def stand_in(*more: str) -> Iterator[Server]:
+    server = Server([*STAND_IN, *more], http.free_port(), KEY, open_log())
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def ended(process: int) -> bool:
+    """Whether a process is gone, or dead and only not yet looked at."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def children(process: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def test_without_its_environment_the_command_to_make_it_is_said(tmp_path: Path) -> None:
+    sets = ["--set", "inference.engine=vllm", "--set", "inference.python=nowhere/python"]
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    refused = warm_vlmtune("predict", "c.yaml", *sets, cwd=tmp_path)
+    assert refused.returncode == 4
+    assert "nowhere/python is not there" in refused.stderr
+    assert "Run: " in refused.stderr
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """The python of an environment in which vLLM seems to be, but the stand-in answers."""
+    package = tmp_path / "env/lib/python3.11/site-packages/vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    python = tmp_path / "env/bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.join(STAND_IN)} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def test_serving_until_a_signal(environment: Path, adapter: Path, tmp_path: Path) -> None:
+    """The address and a command that asks it are printed; afterwards nothing is left running."""
+    shutil.copytree(adapter, tmp_path / "a")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    sets = ["--set", "inference.engine=vllm", "--set", f"inference.python={environment}"]
+    words = ["serve", "c.yaml", "--adapter", "a", "--port", str(http.free_port()), *sets]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vlmtune", *words],
+        cwd=tmp_path,
+        env={**os.environ, "VLLM_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "log").open("w"),
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        where, _, model = process.stdout.readline().strip().partition("  model ")
+        curl = process.stdout.readline().strip()
+        assert where, (tmp_path / "log").read_text()
+        (watcher,) = children(process.pid)
+        (server,) = children(watcher)
+        asked = subprocess.run(
+            ["sh", "-c", curl], capture_output=True, text=True, env={**os.environ, "VLLM_API_KEY": KEY}, check=False
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, (tmp_path / "log").read_text()
+    assert where.startswith("http://127.0.0.1:")
+    assert model == served(adapter).name
+    assert shutil.which("curl") is None or json.loads(asked.stdout)["model"] == model
+    assert KEY not in curl
+    assert ended(server)
+
+
+def test_a_python_without_vllm_is_not_enough() -> None:
+    with pytest.raises(EnvironmentProblem, match="has no vLLM. Run: "):
+        find_python(sys.executable)
+
+
+def test_a_server_is_started_asked_and_ended_with_all_its_processes() -> None:
+    with stand_in() as server:
+        server.wait(30)
+        server.look()
+        (process,) = children(server._process.pid)
+        command = Path(f"/proc/{process}/cmdline").read_text()
+        assert KEY not in command + Path(f"/proc/{server._process.pid}/cmdline").read_text()
+        assert "127.0.0.1" in command
+    assert ended(process)
+
+
+def test_a_server_that_does_not_start_shows_its_log_without_the_key() -> None:
+    with stand_in("--fail") as server, pytest.raises(EnvironmentProblem, match="out of memory") as raised:
+        server.wait(30)
+    assert "started with …" in str(raised.value)
+    assert KEY not in str(raised.value)
+
+
+def test_a_server_that_ends_by_itself_ends_the_run(inputs: Inputs) -> None:
+    with stand_in() as server:
+        server.wait(30)
+        where = client.Server(server.base_url, KEY, "tiny", "tiny", ours=False, look=server.look)
+        one = client.Client(vllm.Config(retry_s=0.01), where, inputs)
+        row = Request("row", (user("Hello"),))
+        assert isinstance(next(one.answer([row])), Prediction)
+        os.killpg(server._process.pid, signal.SIGKILL)
+        with pytest.raises(RemoteError, match="ended by itself"):
+            list(one.answer([row]))
+
+
+def test_a_server_dies_with_us_even_by_kill_9(tmp_path: Path) -> None:
+    """The stand-in is the grandchild of a process that kills itself: whoever watches it must take it along."""
+    code = f"""
+import os, signal, sys
+from vlmtune.engines._server import Server
+server = Server({STAND_IN!r}, {http.free_port()}, "key", open("log", "wb"))
+server.wait(30)
+import subprocess
+print(subprocess.run(["ps", "-o", "pid=", "--ppid", str(server._process.pid)], capture_output=True, text=True).stdout)
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert ended(int(ran.stdout))
+
+
+def test_a_refused_adapter_is_an_error_with_the_way_out(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter, tmp_path / "refused")
+    with stand_in() as server:
+        server.wait(30)
+        server.load(served(adapter))
+        with pytest.raises(ConfigError, match="no such layer.*export --merge"):
+            server.load(served(tmp_path / "refused"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"r": 600}, "rank 600, more than 512"),
+        ({"bias": "all"}, "biases"),
+    ],
+)
+def test_what_vllm_is_known_to_refuse_is_said_before_it_starts(
+    change: dict[str, Any], said: str, adapter: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path / "a")
+    file = tmp_path / "a/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ConfigError, match=f"{said}.*export --merge"):
+        served(tmp_path / "a")
+
+
+def test_the_server_is_made_for_the_adapter(adapter: Path, tmp_path: Path, inputs: Inputs) -> None:
+    file = adapter / "adapter_config.json"
+    shutil.copytree(adapter, tmp_path / "a")
+    uneven = json.loads(file.read_text()) | {"rank_pattern": {"q": 40}}
+    (tmp_path / "a/adapter_config.json").write_text(json.dumps(uneven))
+    assert (served(adapter).max_rank, served(tmp_path / "a").max_rank) == (8, 64)
+    made = make_adapter(tmp_path / "language", inputs, LANGUAGE)
+    config = vllm.Config(concurrency=7, context=2048, arguments=["--last"])
+    for folder, vision in ((adapter, True), (made, False)):
+        words = vllm.arguments(config, TINY, inputs, "fp32", REAL, served(folder))
+        assert ("--enable-tower-connector-lora" in words) is vision
+        assert int(words[words.index("--max-loras") + 1]) >= 2
+        assert words[-1] == "--last"
+    assert "--enable-lora" not in vllm.arguments(config, TINY, inputs, "fp32", REAL, None)
+    assert served(adapter).name != served(made).name
+
+
+def test_answers_that_differ_are_told_by_place_gap_and_size(inputs: Inputs) -> None:
+    """The hf engine's own answer parts nowhere; one with a token exchanged parts exactly there."""
+    model = load_model(inputs.checkpoint, "cpu", "fp32")
+    row = requests(1)[0]
+    prompt = inputs.prompt(row.conversation)
+    ids = tuple(answer_ids(model, inputs, row))
+    spoiled = (*ids[:3], ids[3] + 1, *ids[4:])
+    few = tuple(token for n, token in enumerate(prompt.rendered.ids) if token != inputs.renderer.image_id or n % 2)
+
+    class Told:
+        def __init__(self, ids: tuple[int, ...], prompt_ids: tuple[int, ...]) -> None:
+            self.answer = client.Answer("", "stop", len(ids), ids, prompt_ids, None, {})
+
+        def told(self, requests: list[Request]) -> list[tuple[Request, client.Answer]]:
+            return [(request, self.answer) for request in requests]
+
+    same = parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
+    assert same.agrees
+    other = parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
+    parting = other.rows[0].parting
+    assert parting is not None
+    assert (parting.place, parting.ours, parting.theirs) == (3, ids[3], ids[3] + 1)
+    assert parting.gap > 0.1
+    assert not other.agrees
+    assert "token 4 of" in parity.render(other, inputs.renderer.text)
+    assert other.rows[0].same(parting.gap * 1.01)
+    smaller = parity.examine(Told(ids, few), model, inputs, [row])
+    assert not smaller.agrees
+    assert "image tokens" in parity.render(smaller, inputs.renderer.text)
+
+
+def requests(count: int) -> list[Request]:
+    source = scenes.Config(references=["caption_0"])
+    rows = list(scenes.open(source, "test", count))
+    return [Request(row.id, captioning.TASK.ask(captioning.Config(), row)) for row in rows]
+
+
+def answer_ids(model: Any, inputs: Inputs, request: Request) -> list[int]:
+    from vlmtune.inputs import collate
+
+    tensors = collate([inputs.prompt(request.conversation)], inputs, "left", "cpu", model.dtype)
+    made = model.generate(
+        **tensors, max_new_tokens=24, do_sample=False, eos_token_id=inputs.stop_ids, pad_token_id=inputs.stop_ids[0]
+    )
+    answer: list[int] = made[0, tensors["input_ids"].shape[1] :].tolist()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def real(adapter: Path, inputs: Inputs) -> Iterator[vllm.VllmEngine]:
+    """One server for all tests below: it needs a minute to start."""
+    if not has_vllm(REAL):
+        pytest.skip("vLLM's environment is not there: make vllm-env")
+    config = vllm.Config(
+        python=str(REAL), cache_gb=0.25, max_new_tokens=24, concurrency=16, arguments=["--enforce-eager"]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_COMPILE_DISABLE", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        engine = vllm.open_engine(config, TINY, inputs, "fp32", adapter)
+        yield engine
+        engine.close()
+
+
+ROWS = 64
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_the_real_vllm_says_what_hf_says(side: str, real: vllm.VllmEngine, adapter: Path, inputs: Inputs) -> None:
+    asked = requests(ROWS)
+    two = user(ref(picture(96, 80)), "and", ref(picture(60, 130), "2"), "Compare them.")
+    asked.append(Request("two pictures", (two,)))
+    asked.append(Request("no picture", (user("What is red?"),)))
+    model = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), adapter)
+    engine = hf.HfEngine(hf.Config(max_new_tokens=24), inputs, model, "cpu", "fp32", adapted=True)
+    with contextlib.ExitStack() as stack:
+        if side == "base":
+            stack.enter_context(real.untuned())
+            stack.enter_context(engine.untuned())
+        found = parity.examine(real, model, inputs, asked)
+        made = {outcome.id: outcome for outcome in real.answer(asked)}
+        ours = {outcome.id: outcome for outcome in engine.answer(asked)}
+    assert len(found.rows) == ROWS + 2
+    assert found.agrees, parity.render(found, inputs.renderer.text)
+    same = [row.id for row in found.rows if row.parting is None]
+    assert len(same) > ROWS / 2
+    for name in same:
+        one, other = made[name], ours[name]
+        assert isinstance(one, Prediction)
+        assert isinstance(other, Prediction)
+        assert (one.text, one.finish_reason, one.tokens) == (other.text, other.finish_reason, other.tokens)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+
+
+def test_the_real_vllm_shows_the_adapters_effect(real: vllm.VllmEngine, inputs: Inputs) -> None:
+    effect = real.effect(requests(2))
+    assert effect is not None
+    assert effect > 0.1
+    with pytest.raises(IntegrityError, match="ignores the adapter"):
+        client.effect(real._base, real._base, requests(2))
+
+
+def test_a_prompt_longer_than_the_model_is_a_named_failure(real: vllm.VllmEngine) -> None:
+    """Also one that leaves no room for a single token of an answer."""
+    beyond, full = Request("long", (user("word " * 5000),)), Request("full", (user("word " * 4086),))
+    made = {outcome.id: outcome for outcome in real.answer([beyond, *requests(2), full])}
+    for name in ("long", "full"):
+        failure = made.pop(name)
+        assert isinstance(failure, Failure)
+        assert failure.stage == "prompt"
+        assert re.search(r"\d+ tokens", failure.reason)
+    assert all(isinstance(outcome, Prediction) for outcome in made.values())
+
+
+def test_rows_of_both_models_in_one_batch_keep_their_own_model(real: vllm.VllmEngine) -> None:
+    asked = requests(16)
+    base, tuned = real._base, real._tuned
+    assert tuned is not None
+    alone = [{made.id: made for made in one.answer(asked)} for one in (base, tuned)]
+    with ThreadPoolExecutor(2) as both:
+        mixed = list(both.map(lambda one: list(one.answer(asked)), (base, tuned)))
+    same = [made == alone[side][made.id] for side, outcomes in enumerate(mixed) for made in outcomes]
+    assert sum(same) >= 30, "a near-tie may fall otherwise in another batch; an adapter that leaks changes most rows"
+
+
+def test_the_real_vllm_refuses_an_adapter_and_lives(
+    real: vllm.VllmEngine, adapter: Path, tmp_path: Path, inputs: Inputs
+) -> None:
+    shutil.copytree(adapter, tmp_path / "big")
+    file = tmp_path / "big/adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 16}))
+    with pytest.raises(ConfigError, match="rank.*export --merge"):
+        real._server.load(served(tmp_path / "big"))
+    assert isinstance(next(real.answer(requests(1))), Prediction)
