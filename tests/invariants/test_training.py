@@ -19,6 +19,7 @@ from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints, gradients, loop
 from vlmtune.training.attention import use_segments
 from vlmtune.training.lora import add_adapter, check_first_gradients, continue_adapter, trainable
+from vlmtune.training.schedule import learning_rate
 from vlmtune.training.settings import LoraConfig, TrainingConfig
 from vlmtune.training.visits import plan
 
@@ -255,14 +256,14 @@ def test_a_row_too_long_stops_before_the_model_is_loaded(make_job: MakeJob) -> N
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
     settings = TrainingConfig(learning_rate=1.0, warmup_ratio=0.1)
-    rates = [loop.learning_rate(step, 100, settings) for step in range(100)]
+    rates = [learning_rate(step, 100, settings) for step in range(100)]
     assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert max(rates) == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[-1] < 0.001
     linear = replace_schedule(settings, "linear")
-    assert loop.learning_rate(55, 100, linear) == pytest.approx(0.5)
-    assert loop.learning_rate(99, 100, replace_schedule(settings, "constant")) == 1.0
+    assert learning_rate(55, 100, linear) == pytest.approx(0.5)
+    assert learning_rate(99, 100, replace_schedule(settings, "constant")) == 1.0
 
 
 def replace_schedule(settings: TrainingConfig, schedule: str) -> TrainingConfig:

@@ -4,7 +4,7 @@
 `estimate` with what it measured.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,29 @@ def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: in
         sum(term.flops for term in flops(shapes, lora, epoch.work, checkpoint_layers)),
         memory(shapes, setup, epoch.kinds, checkpoint_layers).peak,
     )
+
+
+def beside_measured(
+    config: Config, checkpoint: Checkpoint, rows: Rows, facts: Mapping[str, Any], progress: Progress
+) -> str:
+    """What was planned and what a training measured, in one line; `facts` are those of its manifest.
+
+    Raises:
+        ConfigError: an architecture that `plan` does not know.
+    """
+    shorter = config.training.model_copy(update={"row_tokens": facts["row_tokens"]})
+    config = config.model_copy(update={"training": shorter})
+    epoch = survey(config, checkpoint, rows, progress)
+    on_cpu = facts["device"] == "cpu"
+    planned = estimate(config, shapes_of(checkpoint), epoch, facts["checkpoint_layers"], on_cpu)
+    done = planned.flops * facts["answers_in_steps"] / len(epoch.tokens)
+    said = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
+    if facts["seconds_in_steps"] > 0:
+        said += f"; reached {done / facts['seconds_in_steps'] / 1e12:,.3g} TFLOP/s"
+    if (peak := facts["peak_bytes_over_model"]) is not None:
+        error = planned.peak_bytes / peak - 1
+        said += f"; planned {planned.peak_bytes / 1e9:.2f} GB over the model, took {peak / 1e9:.2f} ({error:+.0%})"
+    return said
 
 
 def draw_up(

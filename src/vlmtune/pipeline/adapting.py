@@ -1,5 +1,6 @@
 """The train step: an adapter folder with its manifest and curves."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping
@@ -8,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune import plugs
 from vlmtune.answering import Answering
+from vlmtune.checks.plan import beside_measured
 from vlmtune.config import config_json
 from vlmtune.data import Rows
+from vlmtune.errors import ConfigError
 from vlmtune.files import read_whole_lines, write_bytes
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line
+from vlmtune.progress import Progress, Silent
 from vlmtune.runs import Origin
 from vlmtune.scoring.score import choose
 from vlmtune.scoring.score import score as score_lines
@@ -72,6 +76,8 @@ def _train(session: Session) -> Path:
     )
     facts = train(job, session.progress, session.stop)
     if session.ranks.first:
+        if facts["device"] == "cuda":
+            _say_plan(session, train_rows, facts)
         curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
         # A copy: a run that goes on after a crash here finds its lines where they were.
         write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
@@ -80,6 +86,14 @@ def _train(session: Session) -> Path:
         for tracker in trackers:
             tracker.finish(facts)
     return artifact
+
+
+def _say_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -> None:
+    """How good the plan was, where memory can be measured."""
+    with contextlib.suppress(ConfigError):  # an architecture that cannot be planned was trained all the same
+        session.progress.note(
+            beside_measured(session.config, session.inputs.checkpoint, rows, facts, Progress(Silent()))
+        )
 
 
 def _origin(session: Session, train_rows: Rows, select_rows: Rows) -> Origin:

@@ -29,6 +29,7 @@ from vlmtune.training.isolation import check_isolation
 from vlmtune.training.lessons import Lessons, Sizes
 from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
 from vlmtune.training.memory import Memory
+from vlmtune.training.schedule import learning_rate
 from vlmtune.training.selection import LOSS, Judge, Selection
 from vlmtune.training.settings import TrainingConfig
 from vlmtune.training.visits import Visit, part_of, plan
@@ -79,6 +80,7 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     )
     device = pick_device(job.model)
     base = load_model(job.inputs.checkpoint, device, job.settings.precision)
+    loaded = torch.cuda.memory_allocated() if device == "cuda" else 0
     kernel = use_segments(base, job.inputs.checkpoint.family, job.settings.attention)
     going_on = None if job.settings.continue_from is None else Path(job.settings.continue_from)
     model = add_adapter(base, job.settings.lora, job.inputs.checkpoint.family, job.settings.seed, going_on)
@@ -100,6 +102,7 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
         "attention": kernel,
         **trainer.memory.facts(),
         "row_tokens": trainer.gradients.row_tokens,
+        "peak_bytes_over_model": torch.cuda.max_memory_allocated() - loaded if device == "cuda" else None,
         "ranks": job.ranks.world,
         "versions": {"torch": torch.__version__},
         **trainer.facts(time.monotonic() - started),
@@ -129,7 +132,8 @@ class _Trainer:
         by = None if settings.select_by is None else f"select_{settings.select_by}"
         self._selection = Selection(job.work, by, higher, settings.early_stopping)
         self._judged: dict[int, dict[str, float]] = {}
-        self._waited_s = 0.0
+        self._waited_s = self._stepped_s = 0.0
+        self._answers = 0
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
@@ -151,6 +155,8 @@ class _Trainer:
                 began, waited = time.monotonic(), feed.waited_s
                 loss, norm = self._one_step(self._plan[self.step], next(feed), stop)
                 took, self._waited_s = time.monotonic() - began, feed.waited_s
+                self._stepped_s += took
+                self._answers += len(self._plan[self.step])
                 speed, waits = len(self._plan[self.step]) / took, (feed.waited_s - waited) / took
                 self.step += 1
                 facts: dict[str, float | str] = {"samples/s": speed, "waiting for data": f"{waits:.0%}"}
@@ -210,6 +216,8 @@ class _Trainer:
             "chosen_step": self._selection.step or self.step,
             "stopped_early": self.step < len(self._plan),
             "seconds_since_start_or_resume": round(seconds, 1),
+            "seconds_in_steps": round(self._stepped_s, 3),
+            "answers_in_steps": self._answers,
             "seconds_waited_for_data": round(self._waited_s, 1),
         }
 
@@ -332,13 +340,3 @@ class _Trainer:
             f"is untouched. Its rows are in {dump}. Look at them, or try --set training.learning_rate="
             f"{self._job.settings.learning_rate / 4:g}"
         )
-
-
-def learning_rate(step: int, steps: int, settings: TrainingConfig) -> float:
-    """Rate of the optimizer step after `step` others: linear warm-up from 0, then the chosen shape down to 0."""
-    warmup = math.ceil(settings.warmup_ratio * steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    left = (step - warmup) / max(1, steps - warmup)
-    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * left)), "linear": 1 - left, "constant": 1.0}
-    return settings.learning_rate * shape[settings.schedule]
