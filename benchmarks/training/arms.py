@@ -1,0 +1,228 @@
+"""What is compared: each arm prepares its model once and returns a function that trains one epoch, batch 8.
+
+All arms: the same checkpoint in fp32, LoRA of rank 16 on every linear layer of the language model, dropout 0, AdamW,
+one thread, the first caption of each row (five of them where said), photos decoded anew in every epoch.
+"""
+
+import functools
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from workload import PROMPT
+
+from vlmtune import inputs as inputs_module
+from vlmtune.data import jsonl
+from vlmtune.inputs import Inputs
+from vlmtune.models import ModelConfig, find_checkpoint, load_model
+from vlmtune.prefetch import Prefetch
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import captioning
+from vlmtune.training import gradients, loop
+from vlmtune.training.attention import use_segments
+from vlmtune.training.lessons import Lessons
+from vlmtune.training.lora import add_adapter
+from vlmtune.training.settings import LoraConfig, TrainingConfig
+
+Epoch = Callable[[], None]
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+MICRO = 2
+"""Rows of a micro-batch of the padding trainers; they accumulate four of them."""
+ROW_TOKENS = 512
+"""Of our rows: two photos with their captions, as many as the others have in a micro-batch."""
+
+
+def _peft(folder: Path) -> Any:
+    import peft
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    return peft.get_peft_model(model, peft.LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=MODULES))
+
+
+def _rows(photos: Path) -> list[dict[str, Any]]:
+    lines = (photos / "train.jsonl").read_text().splitlines()
+    return [{**row, "data": (photos / row["image"]).read_bytes()} for row in map(json.loads, lines)]
+
+
+def _talk(caption: str | None) -> list[dict[str, Any]]:
+    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": caption}]}
+    return [asked] if caption is None else [asked, answer]
+
+
+def classic(folder: Path, photos: Path) -> Epoch:
+    """The loop that most scripts have: HF Trainer, 2 x 4, padding, the processor in the collator, logits everywhere."""
+    from transformers import AutoProcessor, Trainer, TrainingArguments
+
+    processor = AutoProcessor.from_pretrained(folder)
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        images = [Image.open(io.BytesIO(row["data"])).convert("RGB") for row in rows]
+        texts = [processor.apply_chat_template(_talk(row["caption"]), tokenize=False) for row in rows]
+        batch = processor(text=texts, images=images, padding=True, return_tensors="pt")
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        start = processor.tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
+        for number, ids in enumerate(batch["input_ids"].tolist()):
+            at = next(n for n in range(len(ids)) if ids[n : n + len(start)] == start) + len(start)
+            labels[number, :at] = -100
+        return {**batch, "labels": labels}
+
+    arguments = TrainingArguments(
+        output_dir=str(folder / "classic"),
+        per_device_train_batch_size=MICRO,
+        gradient_accumulation_steps=8 // MICRO,
+        num_train_epochs=1,
+        **_quiet(),
+    )
+    trainer = Trainer(model=_peft(folder), args=arguments, train_dataset=_rows(photos), data_collator=collate)  # type: ignore[arg-type]
+    return lambda: (trainer.train(), None)[1]
+
+
+def trl(folder: Path, photos: Path, compact: bool = False) -> Epoch:
+    """TRL's SFTTrainer as shipped; `compact` takes the path of its head that it takes on CUDA: learnt places alone."""
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as Picture
+    from transformers import AutoProcessor
+    from trl import SFTConfig, SFTTrainer
+    from trl.trainer import utils
+
+    if compact:
+        known = utils._use_triton
+        utils._use_triton = lambda device: sys._getframe(1).f_code.co_name == "_fused_forward" or known(device)
+    rows = [
+        {
+            "images": [{"bytes": row["data"], "path": None}],
+            "prompt": [{"role": "user", "content": PROMPT}],
+            "completion": [{"role": "assistant", "content": row["caption"]}],
+        }
+        for row in _rows(photos)
+    ]
+    turn = List({"role": Value("string"), "content": Value("string")})
+    data = Dataset.from_list(rows, Features({"images": List(Picture()), "prompt": turn, "completion": turn}))
+    arguments = SFTConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=MICRO,
+        gradient_accumulation_steps=8 // MICRO,
+        num_train_epochs=1,
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=False,
+        **_quiet(),
+    )
+    trainer = SFTTrainer(
+        _peft(folder), arguments, train_dataset=data, processing_class=AutoProcessor.from_pretrained(folder)
+    )
+    return lambda: (trainer.train(), None)[1]
+
+
+def _quiet() -> dict[str, Any]:
+    return {
+        "learning_rate": 1e-4,
+        "use_cpu": True,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
+
+
+def ours(folder: Path, photos: Path, captions: str | None = None, without: str | None = None) -> Epoch:
+    """The step of vlmtune; `captions` "each" learns all five, `without` switches one saving off."""
+    model = ModelConfig(name=str(folder), device="cpu")
+    inputs = Inputs(find_checkpoint(model), model)
+    settings = TrainingConfig(
+        batch_size=8,
+        precision="fp32",
+        row_tokens=ROW_TOKENS,
+        learning_rate=1e-4,
+        lora=LoraConfig(dropout=0.0),
+        workers=1,
+    )
+    config = jsonl.Config(
+        path=str(photos), image="image", references=["captions"], target=captions or "caption", id="id"
+    )
+    rows = jsonl.open(config, "train.jsonl", None)
+    lessons = Lessons(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
+    base = load_model(inputs.checkpoint, "cpu", "fp32")
+    if without == "linear patch embedding":
+        embedding = next(m for name, m in base.named_modules() if name.endswith("patch_embed"))
+        del embedding.forward  # what quicken laid over the class's own
+    if without == "the grouped tower":
+        base.get_submodule(inputs.checkpoint.family.tower).config._attn_implementation = "sdpa"
+    use_segments(base, inputs.checkpoint.family)
+    adapted = add_adapter(base, settings.lora, inputs.checkpoint.family, 0)
+    job = loop.Job(
+        settings=settings,
+        model=model,
+        inputs=inputs,
+        train=lessons,
+        select=lessons,
+        target=captions or "caption",
+        work=folder / "work",
+        adapter=folder / "adapter",
+        log=lambda step, values: None,
+    )
+    trainer = loop._Trainer(job, adapted, "cpu", lessons.check("train", Progress(Silent()), StopRequest()))
+    _switch_off(trainer, without)
+
+    def epoch() -> None:
+        inputs._cache.clear()
+        inputs._room = inputs_module.CACHE_BYTES
+        with Prefetch(lessons.encode, trainer._plan, settings.workers) as feed:
+            for visits in trainer._plan:
+                trainer._one_step(visits, next(feed), StopRequest())
+                trainer.step = 1
+
+    return epoch
+
+
+def _switch_off(trainer: Any, without: str | None) -> None:
+    plain = gradients.rows_of
+    if without == "packing":
+        trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), 1, share=False)
+    elif without == "shared prefixes":
+        trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), ROW_TOKENS, share=False)
+    elif without == "head at learnt places only":
+        trainer.gradients.losses = functools.partial(_losses_everywhere, trainer)
+
+
+def _layout(trainer: Any) -> gradients.Layout:
+    inputs = trainer._job.inputs
+    return gradients.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+
+
+def _losses_everywhere(trainer: Any, row: Any) -> torch.Tensor:
+    """As `token_losses`, with logits of the whole row."""
+    body, head = trainer._base.base_model, trainer._base.get_output_embeddings()
+    places = torch.cat([torch.arange(len(row))[None], torch.from_numpy(row.positions)])[:, None]
+    pictures = inputs_module.picture_tensors(row.pictures, trainer._job.inputs, "cpu", trainer._base.dtype)
+    hidden = body(
+        input_ids=torch.tensor([row.ids]), position_ids=places, use_cache=False, segments=row.segments, **pictures
+    ).last_hidden_state[0]
+    logits = head(hidden).float()[list(row.predictors)]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets), reduction="none")
+
+
+ARMS: dict[str, Callable[..., Epoch]] = {
+    "classic loop": classic,
+    "TRL as shipped": trl,
+    "TRL, its CUDA head path": functools.partial(trl, compact=True),
+    "ours": ours,
+    "ours without packing": functools.partial(ours, without="packing"),
+    "ours without the head at learnt places only": functools.partial(ours, without="head at learnt places only"),
+    "ours without the linear patch embedding": functools.partial(ours, without="linear patch embedding"),
+    "ours without the grouped tower": functools.partial(ours, without="the grouped tower"),
+    "ours, five captions": functools.partial(ours, captions="each"),
+    "ours, five captions, separate rows": functools.partial(ours, captions="each", without="packing"),
+    "ours, five captions, packed without shared prefixes": functools.partial(
+        ours, captions="each", without="shared prefixes"
+    ),
+}

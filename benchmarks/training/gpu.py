@@ -1,0 +1,239 @@
+"""Training of random-weight Qwen3-VL 2B, 4B and 8B on a GPU, in Flickr8k's shape: speed, memory, and equalities.
+
+    python benchmarks/training/gpu.py --model 8b --batch 32 --samples 2000
+    python benchmarks/training/gpu.py --model 8b --batch 8 --cap-gb 24 --quantization nf4
+    python benchmarks/training/gpu.py --model tiny --samples 16          # on a CPU, to see that it runs
+
+Prints one JSON object: samples and tokens a second, model FLOP/s with and without the tower and as shares of the
+datasheet's bf16 rate, peak memory over the model and in all, the share of the time spent waiting for data, and how far
+packed rows, shared prefixes and the kernel in use are from one lesson at a time. Random weights train as fast as real
+ones; what they answer means nothing.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+SHAPES = HERE.parents[1] / "tests" / "data" / "qwen3_vl"
+sys.path.insert(0, str(HERE))
+
+from workload import PROMPT, TINY, photos  # noqa: E402
+
+from vlmtune.checks.costs import flops  # noqa: E402
+from vlmtune.checks.gpus import GPUS  # noqa: E402
+from vlmtune.checks.lengths import total, work_of  # noqa: E402
+from vlmtune.checks.shapes import read_shapes  # noqa: E402
+from vlmtune.data import jsonl  # noqa: E402
+from vlmtune.inputs import Inputs  # noqa: E402
+from vlmtune.models import ModelConfig, find_checkpoint, load_model  # noqa: E402
+from vlmtune.prefetch import Prefetch  # noqa: E402
+from vlmtune.progress import Progress, Silent  # noqa: E402
+from vlmtune.signals import StopRequest  # noqa: E402
+from vlmtune.tasks import captioning  # noqa: E402
+from vlmtune.tower import quicken  # noqa: E402
+from vlmtune.training import gradients, loop  # noqa: E402
+from vlmtune.training.attention import use_segments  # noqa: E402
+from vlmtune.training.lessons import Lessons  # noqa: E402
+from vlmtune.training.lora import add_adapter  # noqa: E402
+from vlmtune.training.settings import LoraConfig, TrainingConfig  # noqa: E402
+
+WARM_STEPS = 3
+"""Steps before the clock runs: kernels are chosen and memory is taken in them."""
+
+
+def checkpoint(name: str, folder: Path) -> Path:
+    """The real model's sizes with the tiny model's tokenizer; no weights. `tiny` is the embedded checkpoint."""
+    if name == "tiny":
+        return Path(shutil.copytree(TINY, folder))
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    plain, real = (json.loads(file.read_text()) for file in (folder / "config.json", SHAPES / f"{name}.json"))
+    plain |= {key: real[key] for key in ("text_config", "vision_config", "tie_word_embeddings") if key in real}
+    (folder / "config.json").write_text(json.dumps(plain))
+    processor = json.loads((folder / "processor_config.json").read_text())
+    processor["image_processor"]["size"] = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    return folder
+
+
+def random_model(folder: Path, device: str, precision: str, quantized: bool, inputs: Inputs) -> Any:
+    """The model of a folder; where it has no weights, random ones, made on the device."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    if not list(folder.glob("*.safetensors")):
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with torch.device(device):
+            model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+        if not quantized:
+            quicken(model, inputs.checkpoint.family)
+            return model.requires_grad_(False).eval()
+        model.save_pretrained(folder)  # bitsandbytes quantises while it loads
+        del model
+        torch.cuda.empty_cache()
+    return load_model(inputs.checkpoint, device, precision)
+
+
+def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
+    """A trainer before its first step, and what the loaded model takes."""
+    source = checkpoint(given.model, folder / "model")
+    model = ModelConfig(name=str(source), device=device, quantization=given.quantization)
+    inputs = Inputs(find_checkpoint(model), model)
+    precision = "bf16" if device == "cuda" else "fp32"
+    settings = TrainingConfig(
+        batch_size=given.batch,
+        precision=precision,
+        row_tokens=given.row_tokens,
+        checkpoint_layers=given.checkpoint_layers,
+        lora=LoraConfig(dropout=given.dropout),
+        workers=given.workers,
+    )
+    data = photos(given.samples, folder / "photos")
+    rows = jsonl.open(
+        jsonl.Config(path=str(data), image="image", references=["captions"], target=given.target, id="id"),
+        "train.jsonl",
+        None,
+    )
+    lessons = Lessons(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
+    base = random_model(source, device, precision, given.quantization is not None, inputs)
+    loaded = torch.cuda.memory_allocated() if device == "cuda" else 0
+    kernel = use_segments(base, inputs.checkpoint.family, settings.attention)
+    adapted = add_adapter(base, settings.lora, inputs.checkpoint.family, 0)
+    job = loop.Job(
+        settings=settings,
+        model=model,
+        inputs=inputs,
+        train=lessons,
+        select=lessons,
+        target=given.target,
+        work=folder,
+        adapter=folder / "adapter",
+        log=lambda step, values: None,
+    )
+    sizes = lessons.check("train", Progress(Silent()), StopRequest())
+    return loop._Trainer(job, adapted, device, sizes), kernel, loaded
+
+
+def equalities(trainer: Any) -> dict[str, float]:
+    """Largest relative distance of an adapter gradient, packed rows against one lesson at a time, on this GPU."""
+    lessons = [trainer._job.train.encode(visit) for visit in trainer._plan[0][:8]]
+    for name, weight in trainer._model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    inputs = trainer._job.inputs
+    layout = gradients.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    doubled = [*lessons, *lessons]  # every picture twice: its second lesson shares the first one's prefix
+
+    def gradient(length: int, share: bool) -> list[torch.Tensor]:
+        trainer.gradients.forget()
+        supervised = sum(lesson.rendered.supervised for lesson in doubled)
+        for row in gradients.rows_of(doubled, layout, length, share):
+            (trainer.gradients.losses(row).sum() / supervised).backward()
+        return [weight.grad.float().clone() for weight in trainer._weights]
+
+    trainer._model.eval()
+    apart = gradient(1, share=False)
+    found = {"packed": gradient(2048, share=False), "shared prefixes": gradient(2048, share=True)}
+    found["one lesson at a time, again"] = gradient(1, share=False)
+    trainer.gradients.forget()
+    for name, weight in trainer._model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(weight)
+
+    def distance(taken: list[torch.Tensor]) -> float:
+        return max(((a - b).norm() / b.norm()).item() for a, b in zip(taken, apart, strict=True))
+
+    return {name: distance(taken) for name, taken in found.items()}
+
+
+def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One measurement."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and given.cap_gb:
+        torch.cuda.set_per_process_memory_fraction(
+            given.cap_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory
+        )
+    trainer, kernel, loaded = trainer_of(given, folder, device)
+    apart = equalities(trainer)
+    trainer._check_rows()
+    trainer._try_longest_row()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    plan = trainer._plan
+    warm = min(WARM_STEPS, len(plan) - 1)
+    works = []
+    with Prefetch(trainer._job.train.encode, plan, given.workers) as feed:
+        for number, visits in enumerate(plan):
+            if number == warm:
+                _wait(device)
+                began, waited = time.perf_counter(), feed.waited_s
+            lessons = next(feed)
+            works += [work_of(row) for row in trainer.gradients.rows(lessons)] if number >= warm else []
+            trainer._one_step(visits, lessons, StopRequest())
+            trainer.step = 1
+        _wait(device)
+        took, idle = time.perf_counter() - began, feed.waited_s - waited
+    shapes = read_shapes(json.loads((folder / "model" / "config.json").read_text()), given.model)
+    work = total(works)
+    terms = flops(shapes, trainer._job.settings.lora, work)  # what must be computed: recomputed layers do not count
+    whole = sum(term.flops for term in terms)
+    tower = sum(term.flops for term in terms if "tower" in term.name)
+    card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    rate = next((gpu.bf16_tflops for name, gpu in GPUS.items() if name in card.lower().replace(" ", "")), None)
+    answers = len(list(itertools.chain(*plan[warm:])))
+    return {
+        "device": card,
+        **{key: value for key, value in vars(given).items() if key != "output"},
+        "kernel": kernel,
+        "checkpointed_layers": trainer.memory.checkpoint_layers,
+        "row_tokens": trainer.gradients.row_tokens,
+        "seconds": took,
+        "samples_per_s": answers / took,
+        "tokens_per_s": work.tokens / took,
+        "tflop_per_s": {"tower counted": whole / took / 1e12, "tower left out": (whole - tower) / took / 1e12},
+        "mfu_of_datasheet": None if rate is None else whole / took / 1e12 / rate,
+        "waiting_for_data": idle / took,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None,
+        "peak_gb_over_model": (torch.cuda.max_memory_allocated() - loaded) / 1e9 if device == "cuda" else None,
+        "gradients_apart": apart,
+        "torch": torch.__version__,
+    }
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["tiny", "2b", "4b", "8b"], default="8b")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--target", choices=["caption", "each"], default="caption")
+    parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--checkpoint-layers", type=lambda text: text if text == "auto" else int(text), default="auto")
+    parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--quantization", choices=["nf4"])
+    parser.add_argument("--cap-gb", type=float, help="let the allocator have no more than this")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--output", type=Path, help="append the JSON line to this file, too")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        line = json.dumps(run(given, Path(folder)))
+    print(line)
+    if given.output is not None:
+        with given.output.open("a") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
