@@ -8,7 +8,7 @@ A test compares both files with what this script makes, so that neither grows st
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vlmtune import plugs
 from vlmtune.config import Config, json_schema
@@ -88,7 +88,7 @@ def _plugged(key: str, about: str, plug: Plug) -> Iterator[str]:
 
 
 def _rows(part: type[Part], prefix: str = "") -> Iterator[Row]:
-    """One row per key; the keys of a block inside follow with dots."""
+    """One row per key; the keys of a block inside follow with dots, those of a list's blocks behind []."""
     whole = part.model_json_schema()
     for key, field in part.model_fields.items():
         shape, about = whole["properties"][key], " ".join((field.description or "").split())
@@ -98,6 +98,9 @@ def _rows(part: type[Part], prefix: str = "") -> Iterator[Row]:
         else:
             default = "required" if field.is_required() else f"`{json.dumps(shape.get('default'), ensure_ascii=False)}`"
             yield f"`{prefix}{key}`", _words(shape), default, about.replace("|", "\\|")
+            for inner in get_args(field.annotation):
+                if isinstance(inner, type) and issubclass(inner, Part):
+                    yield from _rows(inner, f"{prefix}{key}[].")
 
 
 def _with_defaults(rows: Iterator[Row], block: Any, prefix: str) -> Iterator[Row]:
@@ -110,6 +113,8 @@ def _with_defaults(rows: Iterator[Row], block: Any, prefix: str) -> Iterator[Row
 
 def _words(shape: dict[str, Any]) -> str:
     """A JSON Schema in words."""
+    if "$ref" in shape:
+        return "blocks"
     if "anyOf" in shape:
         return " or ".join(_words(choice) for choice in shape["anyOf"])
     if "const" in shape or "enum" in shape:

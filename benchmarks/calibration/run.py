@@ -45,7 +45,7 @@ def ungrouped(trials: int) -> float:
 
 def counted_twice(world: World, trials: int) -> float:
     """Rows + between seeds / K, chance on the rows left in both."""
-    honest = seeds_module._between  # noqa: SLF001
+    honest = seeds_module._between
 
     def plain(scores: Any, drawn: Any) -> tuple[float, float, int]:
         spread, _, count = honest(scores, drawn)

@@ -1,13 +1,17 @@
 """Lines of an answer, and the image control: which rows belong together, and that nobody keeps a picture."""
 
-from collections.abc import Container, Sequence
+import threading
+import time
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 from pieces import Notes, assistant, encoded, picture, ref, user
 
 from vlmtune.answering import Answering, exchanged
+from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash
+from vlmtune.predictions import read
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
@@ -52,6 +56,32 @@ def test_rows_belong_together_by_group_then_by_picture(tmp_path: Path) -> None:
     hashes = [digest(seen(1)), digest(seen(1)), digest(seen(2))]
     assert [line.cluster for line in lines] == [*hashes, "patient", "text", "unreadable"]
     assert [line.image for line in lines] == [*hashes, hashes[0], None, None]
+
+
+class Looking(Echo):
+    """An engine that answers, and then gives up, once all pictures lie in a folder."""
+
+    def __init__(self, pictures: Path, count: int) -> None:
+        self._pictures, self._count = pictures, count
+
+    def answer(self, requests: Iterable[Request], done: Container[str]) -> Outcomes:
+        first = next(iter(requests))
+        until = time.monotonic() + 20
+        while len(list(self._pictures.glob("*.webp"))) < self._count:
+            assert time.monotonic() < until, "no picture is made while the engine works"
+            time.sleep(0.01)
+        yield Prediction(first.id, "seen", "stop", 1)
+        raise EnvironmentProblem("gone")
+
+
+def test_pictures_are_made_while_the_engine_works_and_no_thread_stays(tmp_path: Path) -> None:
+    rows = [example(f"row {n}", seen(n)) for n in range(5)] + [example("again", seen(0, "copy"))]
+    answering = Answering(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
+    with pytest.raises(EnvironmentProblem, match="gone"):
+        answering.answer("test", Looking(tmp_path / "p", 5), rows, tmp_path / "partial.jsonl")  # type: ignore[arg-type]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("vlmtune-pictures")]
+    (line,) = read(tmp_path / "partial.jsonl")
+    assert line.image == digest(seen(0))
 
 
 def test_no_row_gets_a_copy_of_its_own_picture() -> None:

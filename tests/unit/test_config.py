@@ -316,6 +316,9 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("inference: {top_p: 0.9}",
          ["7:20: inference.top_p has no effect while inference.temperature is 0; set a temperature, or leave top_p out "
           "(inference.temperature is the default)"]),
+        ("training:\n  learning_rates: {vision_tower: 1e-5, language_model: 1e-4}",
+         ["8:34: training.learning_rates.vision_tower is set, but training.lora.parts leaves that part frozen "
+          "(training.lora.parts is the default)"]),
         ("evaluation:\n  metrics: [bleu, sacreblue]\n  primary: blue",
          [f"8:19: evaluation.metrics[1] must be {METRICS} (got 'sacreblue'); did you mean 'sacrebleu'?",
           f"9:12: evaluation.primary must be {METRICS} (got 'blue'); did you mean 'bleu'?"]),

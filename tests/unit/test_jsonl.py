@@ -118,6 +118,33 @@ def test_bad_conversations_are_named(name: str, tmp_path: Path, write_jsonl: Wri
         list(jsonl.open(config(tmp_path, references=[], messages="m", images="images"), "t.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("part", "turn", "row", "where"),
+    [
+        ({"type": "video", "video": "a.mp4"}, {}, {}, "row 0, message 0"),
+        ({"type": "video_url", "video_url": {"url": "a.mp4"}}, {}, {}, "row 0, message 0"),
+        ({"type": "image", "video": "a.mp4"}, {}, {}, "row 0, message 0"),
+        (IMAGE, {"videos": ["a.mp4"]}, {}, "row 0, message 0"),
+        (IMAGE, {}, {"videos": ["a.mp4"]}, "row 0"),
+        (IMAGE, {}, {"video": "a.mp4"}, "row 0"),
+    ],
+)
+def test_a_video_is_refused_wherever_it_stands(
+    part: dict[str, Any], turn: dict[str, Any], row: dict[str, Any], where: str, tmp_path: Path, write_jsonl: Write
+) -> None:
+    keys: dict[str, Any] = {"references": [], "messages": "m", "images": "images"}
+
+    def rows(*parts: dict[str, Any], turn: dict[str, Any], row: dict[str, Any]) -> list[Any]:
+        talk = [{"role": "user", "content": list(parts), **turn}, {"role": "assistant", "content": "A ball."}]
+        write_jsonl("t.jsonl", {"m": talk, "images": ["a.png"], **row})
+        return list(jsonl.open(config(tmp_path, **keys), "t.jsonl"))
+
+    with pytest.raises(DataError, match=f"{where}: videos are not supported yet; use pictures of it"):
+        rows(part, turn=turn, row=row)
+    # Tables fill every key that some row has.
+    assert rows(IMAGE | {"video": None}, turn={"videos": []}, row={"video": None, "videos": []})
+
+
 BAD = {
     "not json": ("{oops", "test.jsonl:2: not JSON"),
     "not an object": ("[1]", "test.jsonl:2: a row must be a JSON object"),

@@ -1,7 +1,7 @@
 """The steps around engine and training, on an engine without a model: what is kept, redone, moved aside, refused."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
-from vlmtune.types import Example, Failure, Outcome, Request
+from vlmtune.types import Example, Failure, Outcomes, Request
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -67,9 +67,11 @@ class Flaky:
     def __init__(self, failing: set[int]) -> None:
         self.failing, self.asked = failing, 0
 
-    def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+    def answer(self, requests: Iterable[Request], done: Container[str]) -> Outcomes:
         plain = mock.open_engine(mock.Config(), None, None, "fp32")  # type: ignore[arg-type]
         for number, request in enumerate(requests):
+            if request.id in done:
+                continue
             self.asked += 1
             if number in self.failing:
                 yield Failure(request.id, "engine", "out of luck")
@@ -103,12 +105,12 @@ def test_an_engine_that_prepares_all_requests_first_is_stopped_while_it_does(tmp
     stop, taken = StopRequest(), []
 
     class Eager(Flaky):
-        def answer(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        def answer(self, requests: Iterable[Request], done: Container[str]) -> Outcomes:
             for request in requests:
                 taken.append(request)
                 if len(taken) == 5:
                     stop.received = 2
-            yield from super().answer(taken)
+            yield from super().answer(taken, done)
 
     with pytest.raises(Interrupted, match="0 of 40 answers are saved"):
         answering(tmp_path, stop).answer("rows", Eager(set()), EXAMPLES, tmp_path / "answers.jsonl")  # type: ignore[arg-type]
@@ -213,14 +215,14 @@ def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vlmtune.training.loop.train", trained)
-    folder = adapting.train(begin())
+    [folder] = adapting.train(begin())
     manifest = json.loads((folder / "vlmtune.json").read_text())
     assert manifest["curve"] == [{"step": 1, "loss": 2.0}]
     assert (folder / "visits.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
     assert list(Path("out/.vlmtune").iterdir()) == []
     notes = Notes()
     sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "row_tokens=512"]
-    assert adapting.train(begin(*(f"training.{one}" for one in sets), notes=notes)) == folder
+    assert adapting.train(begin(*(f"training.{one}" for one in sets), notes=notes)) == [folder]
     assert notes.texts == ["adapter: out/lora is finished"]
     with pytest.raises(IntegrityError, match="training.epochs: 1 there, 2 here"):
         adapting.train(begin("training.epochs=2"))

@@ -7,7 +7,7 @@ Knows which blocks there are; what their keys mean is said where they are read. 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationError
 from pydantic.fields import FieldInfo
@@ -119,7 +119,7 @@ class Config(Part):
     task: Annotated[SerializeAsAny[TaskConfig], Plug("tasks", "name", TaskConfig, "TASK")]
     """What is asked, and what counts."""
 
-    training: TrainingConfig = TrainingConfig()
+    training: Annotated[TrainingConfig, AfterValidator(judging.training)] = TrainingConfig()
     """How the adapter is trained."""
 
     inference: Annotated[
@@ -162,7 +162,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def fields_at(path: Steps, plain: Any) -> Fields:
-    """Keys that the block at a path may have, with the first sentence about each; none where no block can be."""
+    """Keys that the block at a path may have, with the first sentence about each; none where no block can be.
+
+    A list is no block; those in it stand behind their number.
+    """
     part: type[Part] | None = Config
     field: FieldInfo | None = None
     for step in path:
@@ -171,7 +174,8 @@ def fields_at(path: Steps, plain: Any) -> Fields:
         else:
             plain = plain.get(step) if isinstance(plain, dict) else None
             field = part.model_fields.get(step) if part is not None else None
-        part = _part(field, plain) if field is not None else None
+        is_list = field is not None and isinstance(step, str) and get_origin(field.annotation) is list
+        part = _part(field, plain) if field is not None and not is_list else None
     fields = part.model_fields if part is not None else {}
     return {key: (field.description or "").split(". ")[0].rstrip(".") for key, field in fields.items()}
 

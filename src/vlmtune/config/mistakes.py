@@ -194,7 +194,7 @@ class _Explainer:
         value = self._node(path).value
         if kind_ == "string_type" and isinstance(value, bool | int | float):
             return "; put it in quotes"
-        if kind_ == "list_type" and isinstance(value, str) and len(value) <= 60 and not self._fields(path):
+        if kind_ == "list_type" and isinstance(value, str) and len(value) <= 60 and not self._fields((*path, 0)):
             return f"; write [{value}]"
         is_number = isinstance(value, str) and isinstance(core_scalar(value), int | float)
         return "; leave the quotes out" if is_number and kind_ in ("int_type", "float_type") else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmtune.data import DatasetConfig, _cells
 from vlmtune.data._files import stamp
-from vlmtune.data._turns import read_turns
+from vlmtune.data._turns import read_turns, refuse_videos
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
@@ -216,6 +216,7 @@ class MappedRows:
         images = tuple(self._open_image(value, where) for value, where in self._image_values(record, index))
         references, turns, target = self._references(record, index), None, None
         if config.messages is not None:
+            refuse_videos(record, at)
             turns, target = read_turns(cell(config.messages), images, at)
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):

@@ -1,12 +1,14 @@
 """Chat rows: `messages` with roles and contents, and the images that fill their placeholders in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vlmtune.errors import DataError
 from vlmtune.types import Conversation, ImageRef, Turn
 
 ROLES = ("system", "user", "assistant")
+VIDEO_KEYS = ("video", "videos", "video_url")
+"""Where rows, turns and parts hold a video."""
 
 
 def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
@@ -20,7 +22,7 @@ def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conv
 
     Raises:
         DataError: a role or part that is unknown, roles in an impossible order, more or fewer images than placeholders,
-            an image in an assistant turn: models here answer in text.
+            an image in an assistant turn: models here answer in text. A video anywhere.
     """
     if not isinstance(messages, list | tuple) or not messages:
         raise DataError(f"{at}: messages must be a list of turns, each with role and content")
@@ -43,14 +45,28 @@ def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conv
     return tuple(turns[:-1]), answer
 
 
+def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
+    """That a row, a turn or a part holds no video: left out in silence, its answer would be learnt from nothing.
+
+    Raises:
+        DataError: it does.
+    """
+    kind = holder.get("type")
+    if any(holder.get(key) for key in VIDEO_KEYS) or (isinstance(kind, str) and "video" in kind):
+        raise DataError(f"{at}: videos are not supported yet; use pictures of it as images, or remove the row")
+
+
 def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
     if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
         raise DataError(f"{at}: needs a role ({', '.join(ROLES)}) and a content")
+    refuse_videos(message, at)
     content = message["content"]
     if not isinstance(content, str | list | tuple):
         raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
     parts: list[str | ImageRef] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        if isinstance(part, dict):
+            refuse_videos(part, at)
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
@@ -61,8 +77,6 @@ def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
             if image is None:
                 raise DataError(f"{at}: asks for an image, but none is left in the row's images")
             parts.append(image)
-        elif kind == "video":
-            raise DataError(f"{at}: videos are not supported yet; use images")
         else:
             raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
     return Turn(message["role"], tuple(parts))

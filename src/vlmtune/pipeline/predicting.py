@@ -1,17 +1,22 @@
 """The predict step: a prediction file with its controls and score, from the untouched model or one with an adapter."""
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmtune import plugs
-from vlmtune.answering import Answering, exchanged
-from vlmtune.data import SplitRole
+from vlmtune.answering import Answering, Shard, exchanged, known_truth
+from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
+from vlmtune.errors import ImageError
 from vlmtune.files import write_json
+from vlmtune.pipeline.columns import Ask, Column, columns
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
-from vlmtune.runs import controls_path, read_manifest
+from vlmtune.runs import Origin, controls_path, read_manifest
 from vlmtune.scoring.score import Score, choose
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.types import Example
@@ -19,13 +24,67 @@ from vlmtune.types import Example
 PROBED = 4
 """Requests on which an adapter must change something."""
 
+CHANGE_NO_ANSWER = {
+    "api_key",
+    "batch_size",
+    "batch_tokens",
+    "cache_gb",
+    "concurrency",
+    "max_retries",
+    "python",
+    "retry_s",
+    "start_s",
+    "timeout_s",
+    "watchdog_s",
+    "workers",
+}
+"""Keys of `inference` that change speed, memory and patience, and not the answers."""
 
-def predict(session: Session, adapter: Path | None = None, role: SplitRole | None = None) -> Path:
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A prediction file: where it is, what it is made from, its rows, and what is concluded from it and from others."""
+
+    artifact: Path
+    origin: Origin
+    rows: Rows
+    above: Sequence[Path]
+    part: Shard | None = None
+    """Which of the rows are in the file; None for all."""
+
+    def shard(self, shard: Shard) -> "Target":
+        """The file of one shard, beside this one; nothing is concluded from it before it is merged."""
+        return Target(
+            self.artifact.with_name(f"{self.artifact.stem}.shard-{shard.index}-of-{shard.count}.jsonl"),
+            replace(self.origin, parts={**self.origin.parts, "shard": {"index": shard.index, "count": shard.count}}),
+            self.rows,
+            (),
+            shard,
+        )
+
+
+def predict(
+    session: Session, adapter: Path | None = None, role: SplitRole | None = None, shard: Shard | None = None
+) -> Path:
     """Answers of the untouched model, or of the model with an adapter: a prediction file and its score.
 
+    Of the untouched model on the evaluation rows, the untrained columns are made, too, from the same loaded model.
+    Of a shard there is no score: its rows are no sample that anybody asked for.
+
     Raises:
-        DataError: a row lacks what a metric compares with; before a model is loaded.
+        DataError: a row lacks what a metric compares with, or a column its train rows; before a model is loaded.
     """
+    session = next((seeded for seeded in session.seeds() if seeded.adapter_path() == adapter), session)
+    asked = columns(session) if adapter is None and role in (None, session.config.evaluation.split) else []
+    with _opening(session, adapter) as engine:
+        artifact = _predicted(session, engine, adapter, role, None, shard)
+        for column in asked:
+            _predicted(session, engine, adapter, role, column, shard)
+    return artifact
+
+
+def target(session: Session, adapter: Path | None, role: SplitRole | None, column: Column | None) -> Target:
+    """The prediction file of one side, or of an untrained column; what the other kind of run left is moved aside."""
     config = session.config
     artifact = config.output.path(config.output.baseline if adapter is None else config.output.tuned)
     above = session.conclusions()
@@ -33,32 +92,75 @@ def predict(session: Session, adapter: Path | None = None, role: SplitRole | Non
         session.folder.keep_apart(file, session.mock, [*session.beside(file), *above])
     if role not in (None, config.evaluation.split):
         artifact, above = artifact.with_name(f"{artifact.stem}.{role}{artifact.suffix}"), []
+    if column is not None:
+        artifact = session.column_path(column.name)
     rows = session.rows(role or config.evaluation.split)
-    precision = config.inference.precision or config.training.precision
     origin = session.origin(
         adapter=session.adapter_hash(adapter),
         dataset=rows_facts(rows),
-        inference=config.inference.model_dump(mode="json", exclude={"batch_size"}) | {"precision": precision},
+        inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER)
+        | {"precision": _precision(session)},
         image_control_rows=config.evaluation.image_control_rows,
+        **({"column": dict(column.facts)} if column is not None else {}),
     )
-    if session.folder.finished(artifact, origin, session.beside(artifact), above) is not None:
+    return Target(artifact, origin, rows, above)
+
+
+def _predicted(
+    session: Session,
+    engine: Callable[[], Engine],
+    adapter: Path | None,
+    role: SplitRole | None,
+    column: Column | None,
+    shard: Shard | None,
+) -> Path:
+    """One prediction file; the engine is opened only where something is left to ask."""
+    made = target(session, adapter, role, column)
+    if shard is not None:
+        made = made.shard(shard)
+    artifact, origin = made.artifact, made.origin
+    if session.folder.finished(artifact, origin, session.beside(artifact), made.above) is not None:
         session.progress.note(f"{artifact} is finished")
-        if not session.metrics_path(artifact).is_file():
-            _write_score(session, artifact)
+        if shard is None and not session.metrics_path(artifact).is_file():
+            write_score(session, artifact)
         return artifact
-    examples = list(rows)
-    asked = [Line(row.id, None, session.task.truth(config.task, row)) for row in examples]
-    choose(session.task, config.evaluation.metrics, asked)
-    engine = plugs.load("engines", config.inference.engine).open_engine(
-        config.inference, config.model, session.inputs, precision, adapter
-    )
-    try:
-        facts = _answer(session, engine, examples, artifact, session.folder.work(artifact, origin))
-    finally:
-        engine.close()
-    chosen = (read_manifest(adapter) or {}).get("selection_ids", []) if adapter is not None else []
-    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen})
+    examples = list(made.rows)
+    choose(session.task, session.config.evaluation.metrics, _asked(session, examples))
+    ask = column.ask if column is not None else None
+    facts = _answer(session, engine(), made, examples, ask)
+    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(adapter)})
     return artifact
+
+
+def chosen(adapter: Path | None) -> list[str]:
+    """Ids of the rows that chose this adapter among its checkpoints."""
+    manifest = read_manifest(adapter) if adapter is not None else None
+    return list((manifest or {}).get("selection_ids", []))
+
+
+@contextmanager
+def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], Engine]]:
+    """The engine, loaded when it is first called for and freed at the end of the block."""
+    opened: list[Engine] = []
+
+    def engine() -> Engine:
+        if not opened:
+            config = session.config
+            plug = plugs.load("engines", config.inference.engine)
+            opened.append(
+                plug.open_engine(config.inference, config.model, session.inputs, _precision(session), adapter)
+            )
+        return opened[0]
+
+    try:
+        yield engine
+    finally:
+        for one in opened:
+            one.close()
+
+
+def _precision(session: Session) -> str:
+    return session.config.inference.precision or session.config.training.precision
 
 
 def score(session: Session, file: Path) -> Score:
@@ -66,31 +168,53 @@ def score(session: Session, file: Path) -> Score:
     return score_lines(read(file), session.task, session.config.task, session.config.evaluation.metrics)
 
 
-def _answer(session: Session, engine: Engine, examples: list[Example], artifact: Path, work: Path) -> dict[str, Any]:
-    """Ask everything, write answers, controls and score; returns the engine's facts."""
+def _asked(session: Session, examples: list[Example]) -> list[Line]:
+    """What the rows are compared with; a row whose truth needs an image that cannot be read will be a failure."""
+    truths = [(row.id, known_truth(session.task, session.config.task, row)) for row in examples]
+    return [Line(name, None, truth) for name, truth in truths if not isinstance(truth, ImageError)]
+
+
+def _answer(session: Session, engine: Engine, made: Target, examples: list[Example], ask: Ask | None) -> dict[str, Any]:
+    """Ask everything, or one shard of it; write answers, controls and score. Returns the engine's facts."""
+    artifact, shard, work = made.artifact, made.part, session.folder.work(made.artifact, made.origin)
     name = artifact.stem
     answering = Answering(
-        session.task, session.config.task, artifact.parent / "pictures", session.progress, session.stop
+        session.task, session.config.task, artifact.parent / "pictures", session.progress, session.stop, ask
     )
     effect = engine.effect([answering.request(example) for example in examples[:PROBED]])
+    swapped = exchanged(examples, session.config.evaluation.image_control_rows)
+    if shard is not None:
+        examples, swapped = ([row for row in rows if shard.owns(row.id)] for rows in (examples, swapped))
     lines = answering.answer(name, engine, examples, work / "answers.jsonl")
     failed = [f"row {line.id} was not answered: {line.failure['reason']}" for line in lines if line.failure]
     for said in [*failed[:3], *([f"and {len(failed) - 3} more; all stand in {artifact}"] * (len(failed) > 3))]:
         session.progress.note(said)
-    swapped = exchanged(examples, session.config.evaluation.image_control_rows)
     control = answering.answer(f"{name}, other images", engine, swapped, work / "exchanged.jsonl")
-    session.folder.write(artifact, "".join(line.to_json() + "\n" for line in lines))
-    controls = {
-        "schema_version": 1,
-        "image": {"lines": [json.loads(line.to_json()) for line in control]} if control else None,
-        "effect": {"max_logit_difference": effect} if effect is not None else None,
-    }
-    write_json(controls_path(artifact), controls)
-    _write_score(session, artifact)
+    write(session, artifact, lines, [json.loads(line.to_json()) for line in control], effect)
+    if shard is None:
+        write_score(session, artifact)
     return dict(engine.facts())
 
 
-def _write_score(session: Session, artifact: Path) -> None:
+def write(
+    session: Session,
+    artifact: Path,
+    lines: Sequence[Line],
+    control: Sequence[Mapping[str, Any]],
+    effect: float | None,
+) -> None:
+    """The answers and their controls: lines with other images, and the largest change of a logit by the adapter."""
+    session.folder.write(artifact, "".join(line.to_json() + "\n" for line in lines))
+    controls = {
+        "schema_version": 1,
+        "image": {"lines": list(control)} if control else None,
+        "effect": {"max_logit_difference": effect} if effect is not None else None,
+    }
+    write_json(controls_path(artifact), controls)
+
+
+def write_score(session: Session, artifact: Path) -> None:
+    """The score beside one of this config's prediction files."""
     plain = score(session, artifact).to_json()
     # The scores stand at the top, too: scripts look for `bleu` there.
     write_json(session.metrics_path(artifact), {**plain["metrics"], **plain, "mock": session.mock})

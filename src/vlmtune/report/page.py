@@ -78,6 +78,7 @@ def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:
         "answers": text.answer_rows(plain),
         "controls": text.control_lines(plain),
         "changes": [(column, _drawn(column, examples)) for column in found],
+        "untrained": text.untrained_rows(plain),
         "slices": text.slice_rows(plain),
         "slice_forest": changes.slices(plain),
         "systems": [row[:-1] for row in text.system_rows(plain)],

@@ -44,7 +44,7 @@ def render(plain: Mapping[str, Any]) -> str:
     parts += ["", *metric_lines(plain)]
     for other in plain["others"]:
         parts += [f"{other['names']['b']}: {other['verdict']}", *(f"! {warning}" for warning in other["warnings"])]
-    for rows_of in (system_rows(plain), slice_rows(plain)):
+    for rows_of in (untrained_rows(plain), system_rows(plain), slice_rows(plain)):
         parts += [*_table(rows_of), ""] if rows_of else []
     parts += [*_table(answer_rows(plain)), ""]
     parts += control_lines(plain)
@@ -110,6 +110,23 @@ def system_rows(plain: Mapping[str, Any]) -> list[list[str]]:
             numbers = [*values, _span(entry["ci"], digits), "-" if p is None else fixed(p, 4)]
             rows.append([system["names"]["b"], str(system["rows"]["compared"]), *numbers, system["status"]])
     return rows if plain["others"] else []
+
+
+def untrained_rows(plain: Mapping[str, Any]) -> list[list[str]]:
+    """B against the model that was only asked differently, header first; empty where no such column was made."""
+    columns, level = plain.get("untrained") or [], f"{plain['statistics']['confidence']:.0%} CI"
+    rows = [["without training", "rows", plain["primary"], "B", "change to B", level, "p", "remark"]]
+    baseline = [{"column": plain["names"]["a"], "rows": plain["rows"], **entry} for entry in plain["metrics"][:1]]
+    best = plain.get("best_untrained") or plain["names"]["a"]
+    for entry in (*baseline, *columns):
+        said = "best" if entry["column"] == best else "not judged" if entry.get("why_not") else ""
+        cells = ["-"] * 5
+        if "delta" in entry:
+            digits = precision(entry)
+            values = [fixed(entry["a"], digits), fixed(entry["b"], digits), signed(entry["delta"], digits)]
+            cells = [*values, _span(entry["ci"], digits), "-" if entry["p"] is None else fixed(entry["p"], 4)]
+        rows.append([entry["column"], str(entry["rows"]["compared"]), *cells, said])
+    return rows if columns else []
 
 
 def slice_rows(plain: Mapping[str, Any]) -> list[list[str]]:

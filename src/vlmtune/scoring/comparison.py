@@ -9,6 +9,7 @@ from vlmtune.metrics import Metric
 from vlmtune.plugs import Part, closest
 from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig, controls, examples, gates, traits, verdict
+from vlmtune.scoring import untrained as without
 from vlmtune.scoring.evidence import Evidence, Lines, Rows, Seeds, Side, gather, name_of
 from vlmtune.scoring.judgement import Terms, adjust, judged
 from vlmtune.scoring.score import choose
@@ -58,18 +59,21 @@ class _Match:
     notes: list[str]
 
 
-def compare(
+def compare(  # noqa: PLR0913 - the sides, and the terms they are compared on
     a: Side | Seeds,
     b: Side | Seeds,
     task: Task,
     task_config: Part,
     evaluation: EvaluationConfig,
     others: Sequence[Side | Seeds] = (),
+    *,
+    untrained: Sequence[Side] = (),
 ) -> Comparison:
     """Compare side B, and each of the others, with side A.
 
     A side is one prediction file, or one file per training seed of the same recipe. What the result says at its top
-    level is about B; `facts["others"]` holds the same, without examples, of the others.
+    level is about B; `facts["others"]` holds the same, without examples, of the others. Sides in `untrained` are side A
+    asked differently: where one of them scores above A, the verdict is against the best of them.
 
     Raises:
         DataError: a side has no rows, no row has a partner, or no pair was answered on both sides.
@@ -77,13 +81,14 @@ def compare(
         IntegrityError: a stand-in's answers are compared with a real model's.
     """
     first, *systems = [(side,) if isinstance(side, Side) else tuple(side) for side in (a, b, *others)]
-    _refuse_mixture([side for seeds in (first, *systems) for side in seeds])
+    _refuse_mixture([side for seeds in (first, *systems, untrained) for side in seeds])
     terms = Terms(task, task_config, evaluation.statistics)
     matches = [_match(first, system, terms, evaluation) for system in systems]
     entries = adjust([match.facts["metrics"] for match in matches])
     concluded = [_conclude(first, match, own) for match, own in zip(matches[1:], entries[1:], strict=True)]
     plain = [other.to_json(examples=False) for other in concluded]
-    top, rows = _conclude(first, matches[0], entries[0], plain), matches[0].evidence.asked
+    columns = without.columns(untrained, matches[0].b, matches[0].metrics[0], terms)
+    top, rows = _conclude(first, matches[0], entries[0], plain, columns), matches[0].evidence.asked
     both = list(zip(rows.a[0], rows.b[0], strict=True))
     return replace(top, examples=examples.of_rows(both, matches[0].metrics, task, task_config))
 
@@ -123,15 +128,21 @@ def _match(a: Seeds, b: Seeds, terms: Terms, evaluation: EvaluationConfig) -> _M
 
 
 def _conclude(
-    a: Seeds, match: _Match, entries: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] = ()
+    a: Seeds,
+    match: _Match,
+    entries: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]] = (),
+    untrained: Sequence[Mapping[str, Any]] = (),
 ) -> Comparison:
     """Status, warnings and verdict; the examples are left out."""
-    facts = {**match.facts, "metrics": list(entries), "others": list(others)}
     why_not = verdict.reasons(match.evidence)
-    status: Status = "inconclusive" if why_not else verdict.status_of(entries[0])
+    best = without.best(untrained, entries[0]) if entries else None
+    facts = {**match.facts, "metrics": list(entries), "others": list(others), "untrained": list(untrained)}
+    facts["best_untrained"] = best["column"] if best else None
+    status: Status = "inconclusive" if why_not else verdict.status_of(best or entries[0])
     found = warnings(a, match.b, match.evidence, status, facts)
     facts["warnings"] = [*why_not, *found, *match.notes]
-    return Comparison(status, verdict.sentence(status, why_not, facts, match.b), facts, ())
+    return Comparison(status, verdict.sentence(status, why_not, facts, match.b, best), facts, ())
 
 
 def _refuse_mixture(sides: Sequence[Side]) -> None:

@@ -36,10 +36,40 @@ def status_of(entry: Mapping[str, Any]) -> Status:
     return "improved" if (low > 0) == entry["higher_is_better"] else "worse"
 
 
-def sentence(status: Status, why_not: Sequence[str], facts: Mapping[str, Any], b: Seeds) -> str:
-    """The verdict for people."""
+def sentence(
+    status: Status,
+    why_not: Sequence[str],
+    facts: Mapping[str, Any],
+    b: Seeds,
+    best: Mapping[str, Any] | None = None,
+) -> str:
+    """The verdict for people; `best` is the entry of the untrained column it is against, None for side A itself."""
     if status == "inconclusive":
         return "Inconclusive: " + "; ".join(why_not) + "."
+    if best is None:
+        known = [entry for entry in facts["untrained"] if entry["status"] != "inconclusive"]
+        return _against_a(status, facts, b) + (" No untrained column scores above the baseline." if known else "")
+    level = f"{facts['statistics']['confidence']:.0%}"
+    tuned = (
+        f"{best['name']} {_value(best, 'a')} without training → {_value(best, 'b')}, change {_change(best, level)} on "
+        f"{best['rows']['compared']} paired rows"
+    )
+    before = facts["metrics"][0]
+    over = f"Over the baseline ({_value(before, 'a')}) the change is {_change(before, level)}."
+    if status == "improved":
+        return f"Improved, also over the best untrained column ({best['column']}): {tuned}. {over}{_reach(b)}"
+    if status == "worse":
+        return f"Worse than asking differently ({best['column']}): {tuned}. {over}{_reach(b)}"
+    gained = "Asking differently gains as much" if status_of(before) == "improved" else "Training shows no gain"
+    return f"No difference shown to the best untrained column ({best['column']}). {gained}: {tuned}. {over}{_reach(b)}"
+
+
+def _change(entry: Mapping[str, Any], level: str) -> str:
+    low, high = entry["ci"]
+    return f"{entry['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f})"
+
+
+def _against_a(status: Status, facts: Mapping[str, Any], b: Seeds) -> str:
     entry, rows = facts["metrics"][0], facts["rows"]
     low, high = entry["ci"]
     interval = f"{facts['statistics']['confidence']:.0%} CI {low:+.4f} to {high:+.4f}"

@@ -15,6 +15,7 @@ def warnings(a: Seeds, b: Seeds, evidence: Evidence, status: Status, facts: Mapp
         *_making(a, b),
         *_selection(evidence),
         *_controls(a, b, status, facts),
+        *_untrained(facts),
         *_metrics(facts),
         *_failures(facts),
         *_slices(facts),
@@ -68,6 +69,13 @@ def _controls(a: Seeds, b: Seeds, status: Status, facts: Mapping[str, Any]) -> I
         )
     if image and image["b"] and image["b"]["ci"] and image["b"]["ci"][0] <= 0:
         yield f"{name_of(b)} does not look at the image: with exchanged images it scores as well"
+
+
+def _untrained(facts: Mapping[str, Any]) -> Iterator[str]:
+    for entry in facts["untrained"]:
+        if entry["status"] == "inconclusive":
+            why = "; ".join(entry["why_not"])
+            yield f"the untrained column {entry['column']} is not in the verdict: {why}"
 
 
 def _metrics(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,350 @@
+"""Columns without training: what is asked, the same every time; what is kept; and what the verdict is against."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pieces import QUICK, Notes, encoded, lines, picture, ref
+
+from vlmtune.chat import images_of
+from vlmtune.config import load
+from vlmtune.engines import mock
+from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
+from vlmtune.files import write_json
+from vlmtune.images import decode_rgb, pixel_hash
+from vlmtune.pipeline import predicting, story
+from vlmtune.pipeline.columns import columns
+from vlmtune.pipeline.session import Session
+from vlmtune.predictions import Line
+from vlmtune.progress import Progress
+from vlmtune.report import ReportConfig, markdown, page, text
+from vlmtune.scoring.comparison import Comparison, compare
+from vlmtune.scoring.evidence import Side
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import captioning
+from vlmtune.types import Conversation, Example, Turn
+
+CONFIG = """\
+model: {name: tiny, device: cpu}
+dataset:
+  source: scenes
+  references: [caption_0, caption_1]
+  id: id
+  limit: {train: 8, select: 4, test: 24}
+task: {name: captioning, system: Be plain.}
+inference: {engine: mock}
+evaluation:
+  image_control_rows: 4
+  statistics: {resamples: 100}
+  baselines:
+    - {name: short, prompt: What is this?}
+    - {name: length, length_instruction: true}
+    - {name: shots, prompt: And this?, examples: 3}
+"""
+COLUMNS = ("short", "length", "shots")
+Begin = Callable[..., Session]
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def begin(*sets: str, **more: Any) -> Session:
+        return Session(load("c.yaml", ["output.dir=out", *sets]).config, Progress(Notes()), **more)
+
+    return begin
+
+
+class Rows(list[Example]):
+    """Rows of a split without a source."""
+
+    fingerprint = "rows"
+
+    def id(self, index: int) -> str:
+        return self[index].id
+
+    def taught(self, index: int, choice: int) -> Example:
+        return replace(self[index], target=self[index].truth["references"][choice])
+
+
+def row(name: str, *seeds: int, references: Sequence[str] = ("a tree",), **more: Any) -> Example:
+    """A row with pictures by their seeds; the file is another one every time, the pixels are not."""
+    kinds = ("PNG", "BMP", "TIFF")
+    pictures = [encoded(picture(24, 16, seed), kinds[len(name) % 3]) for seed in seeds]
+    refs = tuple(ref(data, f"{name}/{n}") for n, data in enumerate(pictures))
+    return Example(name, refs, None, {"references": list(references)}, **more)
+
+
+def asking(session: Session, monkeypatch: pytest.MonkeyPatch, train: Sequence[Example]) -> dict[str, Any]:
+    """The columns by name, with these train rows."""
+    monkeypatch.setattr(Session, "rows", lambda self, role: Rows(train))
+    return {column.name: column for column in columns(session)}
+
+
+def shown(conversation: Conversation) -> set[str]:
+    return {pixel_hash(decode_rgb(image)) for image in images_of(conversation)}
+
+
+def words(conversation: Conversation) -> list[tuple[str, str]]:
+    return [(turn.role, part) for turn in conversation for part in turn.content if isinstance(part, str)]
+
+
+def test_another_prompt_and_a_length_from_the_references(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [row("a", 1, references=["one", "one two three four five"]), row("b", 2, references=["w " * 30, "w " * 5]),
+             row("c", 3, references=["w " * 4])]  # fmt: skip
+    found, asked = asking(begin(), monkeypatch, train), row("asked", 9)
+    prompt = captioning.Config().prompt
+    assert words(found["short"].ask(asked)) == [("system", "Be plain."), ("user", "What is this?")]
+    assert words(found["length"].ask(asked)) == [
+        ("system", "Be plain."), ("user", f"{prompt} Answer in about 5 words.")
+    ]  # fmt: skip
+    assert images_of(found["length"].ask(asked)) == asked.images
+    own = replace(asked, turns=(Turn("user", ("Look:", asked.images[0])),))
+    assert words(found["length"].ask(own))[1:] == [("user", "Look:"), ("user", "Answer in about 5 words.")]
+    single = asking(begin(), monkeypatch, [row(name, n, references=["one"]) for n, name in enumerate("abc")])
+    assert words(single["length"].ask(asked))[1][1].endswith("Answer in about 1 word.")
+    with pytest.raises(DataError, match="length_instruction takes the length from the train rows' references"):
+        asking(begin(), monkeypatch, [row(name, references=[]) for name in "abc"])
+
+
+def test_examples_are_answered_turns_before_the_question(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [row(f"row {n}", n, references=[f"answer {n}", "another"]) for n in range(12)]
+    asked = row("asked", 99)
+    conversation = asking(begin(), monkeypatch, train)["shots"].ask(asked)
+    assert [turn.role for turn in conversation] == ["system", *["user", "assistant"] * 3, "user"]
+    assert [said for role, said in words(conversation) if role == "user"] == ["And this?"] * 4
+    assert images_of(conversation)[-1] is asked.images[0]
+    for question, answer in zip(conversation[1:-1:2], conversation[2:-1:2], strict=True):
+        [image] = images_of((question,))
+        number = image.where.split("/")[0].removeprefix("row ")
+        assert answer.content == (f"answer {number}",)
+    again = asking(begin(), monkeypatch, train[::-1])["shots"].ask(asked)
+    assert [image.where for image in images_of(again)] == [image.where for image in images_of(conversation)]
+
+
+def test_examples_never_show_the_asked_picture_or_its_group(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Five pictures in twenty files, two a row.
+    train = [row("x" * (n + 1), n % 5, (n // 5 + n) % 5) for n in range(20)] + [row(f"single {n}", n) for n in range(5)]
+    ask = asking(begin("evaluation.baselines=[{name: shots, examples: 2}]"), monkeypatch, train)["shots"].ask
+    seen = set()
+    for first in range(5):
+        asked = row("the asked one", 50 + first, first)
+        conversation = ask(asked)
+        before = conversation[:-1]
+        assert len(images_of(before)) >= 2
+        assert not shown(before) & shown(conversation[-1:])
+        pictures = [shown((turn,)) for turn in before if turn.role == "user"]
+        assert not pictures[0] & pictures[1]
+        seen |= shown(before)
+    assert len(seen) > 2
+    grouped = [row(f"row {n}", n, cluster="mine" if n != 3 else "other") for n in range(6)]
+    ask = asking(begin("evaluation.baselines=[{name: shots, examples: 1}]"), monkeypatch, grouped)["shots"].ask
+    assert images_of(ask(row("asked", 99, cluster="mine")))[0].where == "row 3/0"
+    broken = replace(row("asked", 99), images=(ref(b"no picture", "broken"),))
+    assert len(images_of(ask(broken))) == 2
+
+
+def test_too_few_rows_to_show_are_named(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="'shots' shows 3 train rows, and there are 2"):
+        asking(begin(), monkeypatch, [row("a", 1), row("b", 2)])
+    alike = asking(begin(), monkeypatch, [row("a", 1), row("b", 1), row("c", 2), row("d", 3)])["shots"]
+    with pytest.raises(DataError, match="'shots' shows 3 train rows with other pictures than asked, and there are 2"):
+        alike.ask(row("asked", 3))
+
+
+class Counting(mock.MockEngine):
+    """Keeps what it was asked; stops after some answers."""
+
+    asked: list[str]
+    opened: int
+    left: int
+
+    def __init__(self) -> None:
+        super().__init__(mock.Config(), "")
+        self.asked, self.opened, self.left, self.stop = [], 0, 10_000, StopRequest()
+
+    def open(self, *given: Any) -> "Counting":
+        self.opened += 1
+        return self
+
+    def answer(self, requests: Any, done: Any = ()) -> Any:
+        def counted() -> Any:
+            for request in requests:
+                if request.id not in done:
+                    self.asked.append(words(request.conversation)[-1][1])
+                    self.left -= 1
+                    self.stop.received = 2 if self.left == 0 else self.stop.received
+                yield request
+
+        return super().answer(counted(), done)
+
+
+def test_columns_are_made_once_and_go_on_after_an_interruption(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Counting()
+    monkeypatch.setattr(mock, "open_engine", whole.open)
+    predicting.predict(begin())
+    assert (whole.opened, len(whole.asked)) == (1, 4 * (24 + 4))
+    made = {path.name: path.read_bytes() for path in Path("out").glob("*.json*")}
+    for name in COLUMNS:
+        assert {f"baseline_predictions.{name}.{kind}" for kind in
+                ("jsonl", "manifest.json", "controls.json", "metrics.json")} <= made.keys()  # fmt: skip
+        assert len(made[f"baseline_predictions.{name}.jsonl"].splitlines()) == 24
+    assert len({made[f"baseline_predictions{name}.jsonl"] for name in ("", *(f".{name}" for name in COLUMNS))}) == 4
+    predicting.predict(begin())
+    assert (whole.opened, len(whole.asked)) == (1, 4 * (24 + 4))
+
+    second = Counting()
+    monkeypatch.setattr(mock, "open_engine", second.open)
+    second.left = 2 * (24 + 4) + 20
+    with pytest.raises(Interrupted):
+        predicting.predict(begin("output.dir=again", stop=second.stop))
+    assert not Path("again/baseline_predictions.length.manifest.json").exists()
+    second.stop.received, before = None, len(second.asked)
+    predicting.predict(begin("output.dir=again", stop=second.stop))
+    assert "What is this?" not in second.asked[before:]
+    assert sum(text.endswith("words.") for text in second.asked[before:]) < 24 + 4
+    assert {path.name: path.read_bytes() for path in Path("again").glob("*.json*")} == made
+
+
+def test_an_adapter_and_other_rows_have_no_columns_and_another_column_is_not_overwritten(begin: Begin) -> None:
+    predicting.predict(begin(), role="select")
+    assert not list(Path("out").glob("*.short.*"))
+    predicting.predict(begin())
+    with pytest.raises(IntegrityError, match=r'column.asked.prompt: "What is this\?" there, "And now\?" here'):
+        predicting.predict(begin("evaluation.baselines=[{name: short, prompt: And now?}]"))
+    with pytest.raises(IntegrityError, match="column.train.rows: 8 there, 7 here"):
+        predicting.predict(
+            begin("dataset.limit.train=7", "evaluation.baselines=[{name: shots, prompt: And this?, examples: 3}]")
+        )
+
+
+def test_the_run_compares_with_its_columns(begin: Begin) -> None:
+    folder = Path("out/lora")
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": begin().origin().parts})
+    predicting.predict(begin("evaluation.baselines=[]"))
+    predicting.predict(begin(), folder)
+    with pytest.raises(ConfigError, match=r"baseline_predictions.short.jsonl is not there yet; run the baseline step"):
+        story.compare(begin())
+    predicting.predict(begin())
+    story.compare(begin())
+    plain = json.loads(Path("out/compare.json").read_text())
+    assert [entry["column"] for entry in plain["untrained"]] == list(COLUMNS)
+    assert all(entry["rows"]["compared"] == 24 and len(entry["ci"]) == 2 for entry in plain["untrained"])
+    assert "Without training" in Path("out/report.html").read_text()
+    story.compare(begin("evaluation.baselines=[]"))
+    assert "Without training" not in Path("out/report.html").read_text()
+
+
+# The verdict
+
+
+def beside(tuned: Sequence[Line], **asked: Sequence[Line]) -> Comparison:
+    """A tuned side against a baseline with 80 % of the words wrong, and columns."""
+    sides = [Side(name, side) for name, side in asked.items()]
+    baseline = Side("base", lines(80, 0.8, seed=7))
+    return compare(baseline, Side("tuned", tuned), captioning.TASK, captioning.Config(), QUICK, untrained=sides)
+
+
+def test_better_than_the_baseline_is_not_enough() -> None:
+    tuned = lines(80, 0.4, seed=1)
+    alone = beside(tuned)
+    assert (alone.status, alone.facts["untrained"], alone.facts["best_untrained"]) == ("improved", [], None)
+    found = beside(tuned, poor=lines(80, 0.7, seed=2), rival=lines(80, 0.4, seed=3))
+    assert (found.status, found.facts["best_untrained"]) == ("no_difference", "rival")
+    assert "Asking differently gains as much: bleu" in found.verdict
+    assert "No difference shown to the best untrained column (rival)" in found.verdict
+    poor, rival = found.facts["untrained"]
+    assert poor["status"] == "improved"
+    assert rival["delta"] == pytest.approx(rival["b"] - rival["a"])
+    assert rival["ci"][0] <= 0 <= rival["ci"][1]
+    assert f"{rival['delta']:+.4f} (95% CI {rival['ci'][0]:+.4f} to {rival['ci'][1]:+.4f})" in found.verdict
+    assert found.facts["metrics"] == alone.facts["metrics"]
+    better = beside(tuned, rival=lines(80, 0.05, seed=3))
+    assert (better.status, better.verdict.split(":")[0]) == ("worse", "Worse than asking differently (rival)")
+
+
+def test_better_than_every_column_is_an_improvement() -> None:
+    found = beside(lines(80, 0.1), poor=lines(80, 0.75, seed=2), rival=lines(80, 0.5, seed=3))
+    assert (found.status, found.facts["best_untrained"]) == ("improved", "rival")
+    assert found.verdict.startswith("Improved, also over the best untrained column (rival): bleu")
+    below = beside(lines(80, 0.1), worse=lines(80, 0.98, seed=3))
+    assert (below.status, below.facts["best_untrained"]) == ("improved", None)
+    assert below.verdict.startswith("Improved: bleu")
+    assert below.verdict.endswith("No untrained column scores above the baseline.")
+    idle = beside(lines(80, 0.8, seed=9), rival=lines(80, 0.78, seed=3))
+    if idle.facts["best_untrained"]:
+        assert "Asking differently gains" not in idle.verdict
+
+
+def test_a_column_that_cannot_be_judged_is_named_and_left_out() -> None:
+    failure = {"stage": "prompt", "reason": "too long"}
+    failed = [replace(line, prediction=None, failure=failure) if n < 10 else line for n, line in
+              enumerate(lines(80, 0.0, seed=3))]  # fmt: skip
+    found = beside(lines(80, 0.3), rival=failed)
+    assert (found.status, found.facts["best_untrained"]) == ("improved", None)
+    assert any("the untrained column rival is not in the verdict: 10 and 0 of 80" in w for w in found.facts["warnings"])
+    everything = [replace(line, prediction=None, failure=failure) for line in failed]
+    nothing = beside(lines(80, 0.3), rival=everything)
+    assert nothing.status == "improved"
+    assert text.untrained_rows(nothing.to_json())[2] == ["rival", "0", "-", "-", "-", "-", "-", "not judged"]
+
+
+def test_the_table_stands_in_every_report() -> None:
+    plain = beside(lines(80, 0.4), poor=lines(80, 0.7, seed=2), rival=lines(80, 0.4, seed=3)).to_json()
+    header, *rows = text.untrained_rows(plain)
+    assert [(cells[0], cells[-1]) for cells in rows] == [("base", ""), ("poor", ""), ("rival", "best")]
+    html = unescape(page.render(plain, {}, ReportConfig()))
+    said, marked = text.render(plain), markdown.render(plain)
+    for entry, cells in zip(plain["untrained"], rows[1:], strict=True):
+        change = f"{entry['delta']:+.4f}"
+        assert cells[4] == change
+        assert f'<th scope="row">{entry["column"]}</th><td>80</td><td>{entry["a"]:.4f}</td>' in html
+        assert any(line.startswith(entry["column"]) and change in line for line in said.splitlines())
+        assert f"| {' | '.join(cells)} |" in marked
+    assert header[0] in html
+
+
+# The config
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("[{name: a/b, examples: 1}]",
+         ["1:33: evaluation.baselines[0].name names a file: letters, digits, - and _ alone, at most 40 (got 'a/b')"]),
+        ("[{name: Mock, examples: 1}]",
+         ["1:33: evaluation.baselines[0].name 'Mock' is taken by another file; choose another name"]),
+        ("[{name: A, examples: 1}, {name: a, examples: 2}]",
+         ["1:57: evaluation.baselines[1].name 'a' is the name of another column, too; choose another name"]),
+        ("[{name: a}]",
+         ["1:26: evaluation.baselines[0] asks as the baseline does; set prompt, length_instruction or examples"]),
+        ("[{name: a, prompt: ' '}]",
+         ["1:44: evaluation.baselines[0].prompt must not be empty; leave it out to keep the task's"]),
+        ("[{name: a, examples: 9}]",
+         ["1:46: evaluation.baselines[0].examples is 9, and dataset.limit.train leaves 8 rows"]),
+        ("[{name: a, examples: -1}]",
+         ["1:46: evaluation.baselines[0].examples must be at least 0 (got -1)"]),
+    ],
+)  # fmt: skip
+def test_mistakes_have_their_places(tmp_path: Path, block: str, said: list[str]) -> None:
+    head = CONFIG.split("evaluation:", maxsplit=1)[0]
+    file = tmp_path / "c.yaml"
+    file.write_text(f"evaluation: {{baselines: {block}}}\n{head}", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(str(file))
+    assert [line.split("c.yaml:")[1] for line in str(caught.value).splitlines() if "c.yaml:" in line] == said
+
+
+def test_a_result_has_no_name_of_a_column_s_files(begin: Begin) -> None:
+    with pytest.raises(ConfigError, match=r"output.tuned belongs to the answers of evaluation.baselines' 'short'"):
+        begin("output.tuned=baseline_predictions.short.jsonl")
+    with pytest.raises(ConfigError, match=r"baselines\[1\].length_instruction takes the length from references"):
+        begin("dataset.references=[]", "dataset.target=caption_0")
