@@ -9,7 +9,7 @@ ifeq ($(UV),)
 UV := .bootstrap/bin/uv
 endif
 
-.PHONY: help install demo test check bench docs vllm-env
+.PHONY: help install demo test soak check bench docs vllm-env
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -21,6 +21,9 @@ demo: $(STAMP) ## the whole story on a tiny model and drawn pictures, on the CPU
 
 test: $(STAMP) ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs --durations=10
+
+soak: $(STAMP) ## the random kills of the tests, ten times as many; takes ten minutes
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/end_to_end/test_interruption.py -k random --soak -rP
 
 check: $(STAMP) ## lint, format, types
 	$(PYTHON) -m ruff check

@@ -15,6 +15,16 @@ from vlmtune.inputs import Inputs
 from vlmtune.models import find_checkpoint
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="Kill at many random moments instead of two; takes minutes.")
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether there is time for many rounds."""
+    return bool(request.config.getoption("--soak"))
+
+
 @pytest.fixture(scope="session")
 def inputs() -> Inputs:
     return Inputs(find_checkpoint(TINY), TINY)

@@ -1,13 +1,19 @@
-"""A kill at every fault point, Ctrl-C, SIGTERM, a full disk: the same command goes on, and ends in the same bytes."""
+"""A kill at every fault point and at random moments, Ctrl-C, SIGTERM, a full disk: the same command goes on.
+
+It ends in the same bytes as if nothing had happened.
+"""
 
 import hashlib
 import json
+import random
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from commands import warm_vlmtune
+from killing import killed_after, timed
 from sources import PACKAGE
 
 SMALL = [
@@ -41,6 +47,9 @@ ASKED = [
     ("train", "checkpoint.published:full:2", 4),
 ]
 
+CLOCKS = ("seconds_since_start_or_resume", "seconds_in_steps", "answers_in_steps", "seconds_waited_for_data")
+"""What an adapter's manifest says of the process that finished it; it begins anew when a run goes on."""
+
 
 def state(folder: Path) -> dict[str, str]:
     """Every result with its hash: adapter, curve, visits, answers, controls, scores, pictures, comparison, page."""
@@ -51,7 +60,8 @@ def state(folder: Path) -> dict[str, str]:
             if file.name == "vlmtune.json":
                 manifest = json.loads(data)
                 assert manifest["curve"][-1].keys() == {"step", "select_loss"}
-                del manifest["seconds_since_start_or_resume"]
+                for clock in CLOCKS:
+                    del manifest[clock]
                 data = json.dumps(manifest).encode()
             found[str(file.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
@@ -105,3 +115,71 @@ def test_stopped_in_an_orderly_way_it_says_how_to_go_on(
 ) -> None:
     said = stop_and_go_on(step, fault, code, tmp_path, stages)
     assert ("run the same command again" if code == 4 else "Run the same command again to go on") in said
+
+
+EVALUATED = [
+    *SMALL,
+    *("--set", "dataset.limit.test=96", "--set", "inference.batch_size=4", "--set", "inference.max_new_tokens=12"),
+]
+"""Enough batches that most moments find some answers saved and others not."""
+
+
+def kill_at_random_moments(words: list[str], kills: int, root: Path) -> tuple[Path, list[Path]]:
+    """Kill a command twice in each of some folders, then let it end there; where a kill comes too late, it has ended.
+
+    The moments are uniform over the time that the undisturbed command takes, without the third in which it starts; they
+    are the same ones in every test run, by a seed whose first two fall into the middle.
+
+    Returns:
+        The folder of the undisturbed command, and those of the killed ones.
+    """
+    whole, clock, moments = root / "whole", root / "seconds", random.Random(12)
+    whole.mkdir()
+    ended = warm_vlmtune(*words, cwd=whole, before=timed(clock))
+    assert ended.returncode == 0, ended.stderr
+    takes, left, folders = float(clock.read_text()), kills, []
+    while left > 0:
+        here = root / f"killed {len(folders)}"
+        here.mkdir()
+        folders.append(here)
+        for _ in range(min(2, left)):
+            moment = moments.uniform(takes / 3, takes)
+            ended = warm_vlmtune(*words, cwd=here, before=killed_after(moment))
+            assert ended.returncode in (-9, 0), ended.stderr
+            if ended.returncode == 0:
+                break
+            left -= 1
+            making = sorted(path.name for path in here.glob("out/.vlmtune/*/*"))
+            print(f"{here.name}: {moment:.2f} of {takes:.2f} s, {saved(here)} answers saved; in the making: {making}")
+        else:
+            ended = warm_vlmtune(*words, cwd=here)
+            assert ended.returncode == 0, ended.stderr
+    return whole, folders
+
+
+def saved(folder: Path) -> int:
+    """Answers that a killed evaluation left, of which a row has one at most."""
+    count = 0
+    for partial in folder.rglob("answers.jsonl"):
+        ids = Counter(json.loads(line)["id"] for line in partial.read_bytes().split(b"\n")[:-1])
+        assert set(ids.values()) <= {1}
+        count += len(ids)
+    return count
+
+
+def test_an_evaluation_killed_at_random_moments_answers_every_row_once(tmp_path: Path, soak: bool) -> None:
+    whole, folders = kill_at_random_moments(["predict", *EVALUATED], 20 if soak else 2, tmp_path)
+    expected = [json.loads(line)["id"] for line in (whole / "out/baseline_predictions.jsonl").open(encoding="utf-8")]
+    assert len(set(expected)) == 96
+    for here in folders:
+        lines = (here / "out/baseline_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["id"] for line in lines] == expected
+        assert state(here) == state(whole)
+
+
+def test_the_whole_story_killed_at_random_moments_ends_in_the_same_bytes(tmp_path: Path, soak: bool) -> None:
+    """Baseline, adapter, answers, comparison and page."""
+    whole, folders = kill_at_random_moments(["run", *SMALL], 20 if soak else 2, tmp_path)
+    assert {"out/lora/adapter_model.safetensors", "out/lora_predictions.jsonl"} <= state(whole).keys()
+    for here in folders:
+        assert state(here) == state(whole)

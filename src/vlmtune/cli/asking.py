@@ -1,4 +1,4 @@
-"""What `predict` does beside answering a split: one picture, and whether two engines agree; and the export of weights."""
+"""What `predict` does beside answering a split (one picture, whether two engines agree), and the export of weights."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def export(
     progress: Shown = "auto",
     offline: Offline = False,
 ) -> None:
-    """The adapter merged into its model: a checkpoint that any program loads, reloaded and compared before it is done."""
+    """The adapter merged into its model: a checkpoint that any program loads, compared before it is called done."""
     from vlmtune.errors import ConfigError
     from vlmtune.pipeline.exporting import export as write
     from vlmtune.pipeline.session import Session

@@ -76,7 +76,7 @@ def _train(session: Session) -> Path:
     )
     facts = train(job, session.progress, session.stop)
     if session.ranks.first:
-        if facts["device"] == "cuda":
+        if facts.get("device") == "cuda":
             _say_plan(session, train_rows, facts)
         curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
         # A copy: a run that goes on after a crash here finds its lines where they were.
