@@ -93,9 +93,6 @@ def trl(folder: Path, photos: Path, compact: bool = False) -> Epoch:
     from trl import SFTConfig, SFTTrainer
     from trl.trainer import utils
 
-    if compact:
-        known = utils._use_triton
-        utils._use_triton = lambda device: sys._getframe(1).f_code.co_name == "_fused_forward" or known(device)
     rows = [
         {
             "images": [{"bytes": row["data"], "path": None}],
@@ -119,7 +116,15 @@ def trl(folder: Path, photos: Path, compact: bool = False) -> Epoch:
     trainer = SFTTrainer(
         _peft(folder), arguments, train_dataset=data, processing_class=AutoProcessor.from_pretrained(folder)
     )
-    return lambda: (trainer.train(), None)[1]
+    known = utils._use_triton
+
+    def epoch() -> None:
+        if compact:
+            utils._use_triton = lambda device: sys._getframe(1).f_code.co_name == "_fused_forward" or known(device)
+        trainer.train()
+        utils._use_triton = known
+
+    return epoch
 
 
 def _quiet() -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The vision tower without its two slow spots; same results, same weights, same names.
 
 The patch embedding is a convolution whose windows do not overlap, which is one matrix product (fp32 on a CPU: 521 -> 74
-ms for 3,072 patches). And images of equal size, or windows of equal length, attend in one call instead of one each.
+ms for 3,072 patches). And images of equal size, or windows of equal length, attend in one call instead of one each; on
+a GPU in half precision all of them do.
 """
 
+import inspect
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +69,9 @@ def attend_in_groups(  # noqa: PLR0913 - the signature is what transformers call
     import torch
 
     bounds = cu_seq_lens_q.tolist()
+    halved = query.dtype in (torch.float16, torch.bfloat16)
+    if query.is_cuda and halved and find_spec("torch.nn.attention.varlen") is not None:
+        return _at_once(query, key, value, bounds, scaling)[None], None
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(bounds):
         starts.setdefault(end - start, []).append(start)
@@ -79,3 +85,19 @@ def attend_in_groups(  # noqa: PLR0913 - the signature is what transformers call
         done = attend(q, k, v, scale=scaling)
         out[index] = done.permute(0, 2, 1, 3).reshape(-1, heads, width)
     return out[None], None
+
+
+def _at_once(
+    query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", bounds: list[int], scaling: float | None
+) -> "torch.Tensor":
+    """All parts in one call of torch's variable-length attention, without a causal mask; [S, heads, head_dim]."""
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(end - start for start, end in pairwise(bounds))
+    places = torch.tensor(bounds, dtype=torch.int32, device=query.device)
+    options = {"scale": scaling} if "scale" in inspect.signature(varlen_attn).parameters else {}
+    call: Any = varlen_attn
+    queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
+    out: torch.Tensor = call(queries, keys, values, places, places, longest, longest, **options)
+    return out

@@ -1,5 +1,7 @@
 """Every model family, on a small checkpoint of it: same ids and pixels as its processor, answers, a trained adapter."""
 
+import inspect
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from pieces import assistant, picture, ref, user
+from torch.nn.attention import varlen
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from vlmtune import plugs
+from vlmtune import plugs, tower
 from vlmtune.engines import hf
 from vlmtune.inputs import Inputs, collate
 from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
@@ -228,3 +231,33 @@ def test_every_part_can_learn(family_inputs: tuple[ModelConfig, Inputs]) -> None
     (row,) = rows_of([lesson], Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge), 2048)
     token_losses(base, row, inputs, "cpu").sum().backward()
     check_first_gradients(adapted)
+
+
+def test_one_call_for_all_pictures_sees_what_their_groups_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's route of the tower, with a plain loop in the place of torch's kernel, called as torch declares it."""
+    known = inspect.signature(varlen.varlen_attn)
+
+    def part_by_part(*given: Any, **more: Any) -> torch.Tensor:
+        call = known.bind(*given, **more)
+        call.apply_defaults()
+        query, key, value, bounds = (call.arguments[name] for name in ("query", "key", "value", "cu_seq_q"))
+        assert call.arguments["window_size"] == (-1, -1)
+        assert bounds.dtype == torch.int32
+        assert torch.equal(bounds, call.arguments["cu_seq_k"])
+        assert call.arguments["max_q"] == call.arguments["max_k"] == bounds.diff().max()
+        attend = torch.nn.functional.scaled_dot_product_attention
+        done = []
+        for start, end in itertools.pairwise(bounds.tolist()):
+            parts = [x[start:end].transpose(0, 1)[None] for x in (query, key, value)]
+            done.append(attend(*parts, scale=call.arguments["scale"])[0].transpose(0, 1))
+        return torch.cat(done)
+
+    part_by_part.__signature__ = known  # type: ignore[attr-defined]
+    monkeypatch.setattr(varlen, "varlen_attn", part_by_part)
+    torch.manual_seed(0)
+    tensors = [torch.randn(1, 3, 30, 8) for _ in range(3)]
+    bounds = [0, 8, 12, 20, 30]
+    grouped, _ = tower.attend_in_groups(
+        torch.nn.Module(), *tensors, None, cu_seq_lens_q=torch.tensor(bounds), scaling=0.3
+    )
+    assert torch.allclose(tower._at_once(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)
