@@ -115,7 +115,7 @@ def test_an_unreadable_image_at_prediction_fails_alone(folder: Path) -> None:
         (["train", "c.yaml", "--set", "training.lora.parts=[merger]"], 2, "'q_proj' matches no linear layer of the m"),
         (["train", "c.yaml", "--set", "training.checkpoint_layers=9"], 2, "this model has 4 layers"),
         (["train", "c.yaml", "--set", "training.attention=flash"], 4, "needs a GPU and half precision"),
-        (["train", "c.yaml", "--set", "training.continue_from=none"], 9, "none is not an adapter"),
+        (["train", "c.yaml", "--set", "training.continue_from=none"], 9, "none: no such folder"),
         (["trian"], 2, "See: vlmtune --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
