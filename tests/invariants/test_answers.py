@@ -54,7 +54,7 @@ def scene_examples(count: int) -> list[Example]:
 def mixed_requests() -> list[Request]:
     """One image, several, none, several turns; sizes and lengths all differ."""
     sizes = [(128, 128), (100, 75), (96, 160), (64, 64), (150, 110), (40, 200)]
-    pictures = [ref(picture(*size, seed=n), f"picture {n}") for n, size in enumerate(sizes)]
+    pictures = [ref(picture(*size, seed=n), f"mixed picture {n}") for n, size in enumerate(sizes)]
     asked = [(user(image, "Describe this image."),) for image in pictures]
     asked += [
         (user(pictures[0], "and", pictures[2], "What is shown in this image?"),),
@@ -147,7 +147,7 @@ def test_base_and_tuned_answer_from_one_load_and_one_decoding(
     with engine.untuned():
         assert plain(engine.answer(requests)) == base
     assert plain(engine.answer(requests)) == tuned
-    assert sorted(decoded) == [f"picture {n}" for n in range(6)]
+    assert sorted(decoded) == [f"mixed picture {n}" for n in range(6)]
 
 
 def test_what_is_too_large_to_keep_is_measured_by_its_header(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from vlmtune.types import Outcome, Request
 
 CONFIG = hf.Config(batch_size=4, max_new_tokens=12)
 REQUESTS = [
-    Request(f"r{n}", (user(ref(picture(*size, seed=n), f"picture {n}"), "Describe this image."),))
+    Request(f"r{n}", (user(ref(picture(*size, seed=n), f"attached picture {n}"), "Describe this image."),))
     for n, size in enumerate([(128, 96), (70, 100), (64, 64), (150, 60)])
 ]
 

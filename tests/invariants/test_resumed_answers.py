@@ -23,7 +23,7 @@ SIZES = [(128, 128), (100, 75), (96, 160), (64, 64), (150, 110), (40, 200), (90,
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """One picture, two, and none; lengths differ."""
-    pictures = [ref(encoded(picture(*size, seed=n)), f"picture {n}") for n, size in enumerate(SIZES)]
+    pictures = [ref(encoded(picture(*size, seed=n)), f"resumed picture {n}") for n, size in enumerate(SIZES)]
     shown = [(one,) for one in pictures] + [(pictures[0], pictures[3]), (), (pictures[1], pictures[5]), ()]
     return [Example(f"r{n}", images, None, {"references": ["a"]}) for n, images in enumerate(shown)]
 
