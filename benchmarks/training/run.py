@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,8 @@ def main() -> None:
     parser.add_argument("--memory", choices=SHAPES)
     parser.add_argument("--arm")
     given = parser.parse_args()
+    if find_spec("trl") is None:
+        parser.error("TRL is one of the arms and not installed here: uv pip install trl")
     sys.path.insert(0, str(HERE))
     if given.time:
         print("\n" + json.dumps(timed(given.time, given.rounds, given.samples)))
