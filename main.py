@@ -53,7 +53,7 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
             for adapter in adapting.train(session):
                 print(f"adapter: {adapter}")
         else:
-            for seeded in session.seeds():
+            for seeded in session.seeds:
                 print_score(predicting.score(session, predicting.predict(session, seeded.adapter_path())))
             if config.output.path(config.output.baseline).is_file():
                 print_comparison(story.compare(session))

@@ -27,8 +27,6 @@ from typing import Any
 HERE = Path(__file__).parent
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 PROMPT = "Describe this image."
-T_97_5 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Student's t by number of pairs."""
 
 
 def write_pictures(folder: Path, count: int) -> None:
@@ -166,11 +164,13 @@ def child(kind: str, folder: Path, tokens: int) -> dict[str, Any]:
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:
     """Geometric mean of paired ratios with its 95 % interval (Student's t on their logarithms)."""
+    from vlmtune.scoring.exact import student_quantile
+
     logs = [math.log(ratio) for ratio in ratios]
     middle = statistics.fmean(logs)
     if len(logs) < 2:
         return math.exp(middle), math.nan, math.nan
-    half = T_97_5.get(len(logs), 2.23) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = student_quantile(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
 
 

@@ -1,10 +1,13 @@
 """One adapter from one process or two, from no worker or two, whatever the row length: same visits, same gradients."""
 
+import itertools
 import json
 import os
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +74,7 @@ def keep_gradients() -> None:
     torch.nn.utils.clip_grad_norm_ = clip  # type: ignore[assignment]
 
 
-def train(run: Path, name: str, world: int, *sets: str) -> list[Ended]:
+def train(run: Path, name: str, world: int, *sets: str, before: Callable[[], None] = keep_gradients) -> list[Ended]:
     """The train command in every rank, as torchrun would start it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -81,7 +84,7 @@ def train(run: Path, name: str, world: int, *sets: str) -> list[Ended]:
     def rank(number: int) -> Ended:
         own = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return warm_vlmtune(*words, cwd=run, before=keep_gradients, **own, **place)
+        return warm_vlmtune(*words, cwd=run, before=before, **own, **place)
 
     with ThreadPoolExecutor(world) as pool:
         return list(pool.map(rank, range(world)))
@@ -114,6 +117,26 @@ def test_a_mistake_that_the_first_rank_finds_ends_all(run: Path) -> None:
     assert (first.returncode, second.returncode) == (3, 3)
     assert "row 0: " in first.stderr
     assert second.stderr == ""
+
+
+def poison() -> None:
+    """In a child: every loss is not a number from the third pass on, behind the two that try the rows."""
+    from vlmtune.training import gradients
+
+    real, calls = gradients.token_losses, itertools.count()
+
+    def poisoned(*given: Any) -> torch.Tensor:
+        return real(*given) * (float("nan") if next(calls) >= 2 else 1.0)
+
+    gradients.token_losses = poisoned
+
+
+def test_all_ranks_end_where_the_loss_is_no_number(run: Path) -> None:
+    ended = train(run, "both", 2, before=poison)
+    assert [one.returncode for one in ended] == [7, 7], ended[0].stderr
+    [dump] = (run / "both" / ".vlmtune").glob("*/diverged.json")
+    assert sorted(json.loads(dump.read_text())["rows"]) == [f"row {n}" for n in range(4)]
+    assert not (run / "both" / "lora").exists()
 
 
 def test_torchrun_starts_the_train_step_alone(run: Path) -> None:

@@ -195,6 +195,11 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
     monkeypatch.setattr(gradients, "token_losses", small_card)
     facts = loop.train(tight, QUIET, StopRequest())
     assert facts["row_tokens"] <= 250
+    met = [
+        [(line["step"], line["id"]) for line in map(json.loads, (job.work / "visits.jsonl").read_text().splitlines())]
+        for job in (roomy, tight)
+    ]
+    assert met[0] == met[1]
     for name, weight in load_file(tight.adapter / "adapter_model.safetensors").items():
         other = load_file(roomy.adapter / "adapter_model.safetensors")[name]
         assert (weight - other).norm() <= 1e-3 * other.norm(), name

@@ -18,6 +18,7 @@ from vlmtune.config import load
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
 from vlmtune.engines import openai
+from vlmtune.engines._asking import ServerEngine
 from vlmtune.engines._messages import messages
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, Interrupted, RemoteError
 from vlmtune.images import decode_rgb
@@ -42,7 +43,7 @@ def requests(count: int, wide: int = 96) -> list[Request]:
     ]
 
 
-def opened(stub: Stub | str, inputs: Inputs, **more: Any) -> openai.OpenAIEngine:
+def opened(stub: Stub | str, inputs: Inputs, **more: Any) -> ServerEngine:
     url = stub if isinstance(stub, str) else stub.base_url
     config = openai.Config(base_url=url, **{**QUICK, **more})
     return openai.open_engine(config, TINY, inputs, "fp32")
@@ -242,7 +243,7 @@ def test_a_server_that_reads_another_prompt_is_found_out(inputs: Inputs) -> None
         list(opened(stub, inputs, server="vllm").answer([row]))
 
 
-def adapted(stub: Stub, inputs: Inputs, **more: Any) -> openai.OpenAIEngine:
+def adapted(stub: Stub, inputs: Inputs, **more: Any) -> ServerEngine:
     config = openai.Config(base_url=stub.base_url, served_adapter="tuned", **{**QUICK, **more})
     return openai.open_engine(config, TINY, inputs, "fp32", Path("adapter"))
 

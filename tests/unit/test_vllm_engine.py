@@ -26,6 +26,7 @@ from vlmtune.data import scenes
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
 from vlmtune.engines import hf, vllm
+from vlmtune.engines._asking import ServerEngine
 from vlmtune.engines._lora import served
 from vlmtune.engines._server import Server, find_python, has_vllm, open_log
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, RemoteError
@@ -288,7 +289,7 @@ def answer_ids(model: Any, inputs: Inputs, request: Request) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def real(adapter: Path, inputs: Inputs) -> Iterator[vllm.VllmEngine]:
+def real(adapter: Path, inputs: Inputs) -> Iterator[ServerEngine]:
     """One server for all tests below: it needs a minute to start."""
     if not has_vllm(REAL):
         pytest.skip("vLLM's environment is not there: make vllm-env")
@@ -307,7 +308,7 @@ ROWS = 64
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])
-def test_the_real_vllm_says_what_hf_says(side: str, real: vllm.VllmEngine, adapter: Path, inputs: Inputs) -> None:
+def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter: Path, inputs: Inputs) -> None:
     asked = requests(ROWS)
     two = user(ref(picture(96, 80)), "and", ref(picture(60, 130), "2"), "Compare them.")
     asked.append(Request("two pictures", (two,)))
@@ -333,7 +334,7 @@ def test_the_real_vllm_says_what_hf_says(side: str, real: vllm.VllmEngine, adapt
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
 
 
-def test_the_real_vllm_shows_the_adapters_effect(real: vllm.VllmEngine, inputs: Inputs) -> None:
+def test_the_real_vllm_shows_the_adapters_effect(real: ServerEngine, inputs: Inputs) -> None:
     effect = real.effect(requests(2))
     assert effect is not None
     assert effect > 0.1
@@ -341,7 +342,7 @@ def test_the_real_vllm_shows_the_adapters_effect(real: vllm.VllmEngine, inputs: 
         client.effect(real._base, real._base, requests(2))
 
 
-def test_a_prompt_longer_than_the_model_is_a_named_failure(real: vllm.VllmEngine) -> None:
+def test_a_prompt_longer_than_the_model_is_a_named_failure(real: ServerEngine) -> None:
     """Also one that leaves no room for a single token of an answer."""
     beyond, full = Request("long", (user("word " * 5000),)), Request("full", (user("word " * 4086),))
     made = {outcome.id: outcome for outcome in real.answer([beyond, *requests(2), full])}
@@ -353,7 +354,7 @@ def test_a_prompt_longer_than_the_model_is_a_named_failure(real: vllm.VllmEngine
     assert all(isinstance(outcome, Prediction) for outcome in made.values())
 
 
-def test_rows_of_both_models_in_one_batch_keep_their_own_model(real: vllm.VllmEngine) -> None:
+def test_rows_of_both_models_in_one_batch_keep_their_own_model(real: ServerEngine) -> None:
     asked = requests(16)
     base, tuned = real._base, real._tuned
     assert tuned is not None
@@ -365,7 +366,7 @@ def test_rows_of_both_models_in_one_batch_keep_their_own_model(real: vllm.VllmEn
 
 
 def test_the_real_vllm_refuses_an_adapter_and_lives(
-    real: vllm.VllmEngine, adapter: Path, tmp_path: Path, inputs: Inputs
+    real: ServerEngine, adapter: Path, tmp_path: Path, inputs: Inputs
 ) -> None:
     shutil.copytree(adapter, tmp_path / "big")
     file = tmp_path / "big/adapter_config.json"
@@ -373,3 +374,10 @@ def test_the_real_vllm_refuses_an_adapter_and_lives(
     with pytest.raises(ConfigError, match="rank.*export --merge"):
         real._server.load(served(tmp_path / "big"))
     assert isinstance(next(real.answer(requests(1))), Prediction)
+
+
+def test_a_quantised_model_is_not_served_as_another(inputs: Inputs) -> None:
+    """Neither for answering nor for `vlmtune serve`, which both ask for this command."""
+    quantised = TINY.model_copy(update={"quantization": "nf4"})
+    with pytest.raises(ConfigError, match=r"does not serve model.quantization=nf4 .* inference.engine=hf"):
+        vllm.arguments(vllm.Config(), quantised, inputs, "bf16", Path("python"), None)

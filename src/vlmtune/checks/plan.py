@@ -6,7 +6,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from vlmtune.data import Rows
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
-from vlmtune.models import TINY, Checkpoint, find_checkpoint
+from vlmtune.models import Checkpoint, find_checkpoint
 from vlmtune.progress import Progress
 from vlmtune.quantization import Quantization
 from vlmtune.training.lessons import Lessons
@@ -112,8 +111,7 @@ def draw_up(
         raise ConfigError("--price is of one GPU: name it with --gpu")
     if not 0 < efficiency <= 1:
         raise ConfigError(f"--efficiency must be above 0 and at most 1 (got {efficiency:g})")
-    local = config.model.name == TINY or Path(config.model.name).exists()
-    if not local or config.dataset.source == "hub":
+    if config.needs_hub:
         go_offline_if_unreachable(progress)
     checkpoint = find_checkpoint(config.model)
     shapes = shapes_of(checkpoint)

@@ -7,6 +7,7 @@ Knows which blocks there are; what their keys mean is said where they are read. 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationError
@@ -20,7 +21,7 @@ from vlmtune.config.mistakes import Fields, judgement, one_of, refuse
 from vlmtune.config.tree import Steps
 from vlmtune.data import DatasetConfig
 from vlmtune.engines import InferenceConfig
-from vlmtune.models import ModelConfig
+from vlmtune.models import TINY, ModelConfig
 from vlmtune.plugs import Part
 from vlmtune.report import ReportConfig
 from vlmtune.runs import OutputConfig
@@ -140,6 +141,14 @@ class Config(Part):
 
     output: Annotated[OutputConfig, AfterValidator(judging.output)] = OutputConfig()
     """Where results are written."""
+
+    @property
+    def needs_hub(self) -> bool:
+        """Whether the model or the dataset is named as on the Hub."""
+        named = [self.model.name]
+        if self.dataset.source == "hub":
+            named.append(self.dataset.model_dump()["path"])
+        return any(name != TINY and not Path(name).exists() for name in named)
 
 
 def config_json(config: Config) -> dict[str, Any]:

@@ -55,31 +55,34 @@ def decode(
 
     tensors = collate(batch, inputs, "left", device, model.dtype)
     places, due = _positions(batch, inputs, tensors["input_ids"].shape[1], device)
-    mask, stops = tensors["attention_mask"].bool(), torch.tensor(inputs.stop_ids, device=device)
+    mask, stops = tensors["attention_mask"].bool(), set(inputs.stop_ids)
     padded = not bool(mask.all())
     body = model.base_model
     named = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
     cache: Any = DynamicCache()
     answers = [Answer() for _ in batch]
-    going = torch.arange(len(batch), device=device)  # numbers in the batch of the rows that are left in the cache
-    ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
+    inside = list(range(len(batch)))  # numbers in the batch of the rows that are left in the cache
+    ended: set[int] = set()
     tensors["position_ids"] = torch.cat([(mask.cumsum(1) - 1).clamp(min=0)[None], places])
     for step in range(most):
         hidden = body(**tensors, **{named: cache}, use_cache=True).last_hidden_state[:, -1]
         logprobs = model.get_output_embeddings()(hidden).float().log_softmax(-1)
         tokens = choose(logprobs)
         told = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
-        for number, gone, token, value in zip(going.tolist(), ended.tolist(), tokens.tolist(), told, strict=True):
-            if not gone:
+        for number, token, value in zip(inside, tokens.tolist(), told, strict=True):
+            if number not in ended:
                 answers[number].ids.append(token)
                 answers[number].logprobs.append(value)
-        ended = ended | torch.isin(tokens, stops)
-        if step == most - 1 or ended.all():
+                if token in stops:
+                    ended.add(number)
+        going = [place for place, number in enumerate(inside) if number not in ended]
+        if step == most - 1 or not going:
             break
-        if ended.float().mean().item() >= LEAVING:
-            left = (~ended).nonzero()[:, 0]
+        if len(inside) - len(going) >= LEAVING * len(inside):
+            left = torch.tensor(going, device=device)
             cache.batch_select_indices(left)
-            going, ended, tokens, mask, due = going[left], ended[left], tokens[left], mask[left], due[left]
+            inside = [inside[place] for place in going]
+            tokens, mask, due = tokens[left], mask[left], due[left]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         tensors = {"input_ids": tokens[:, None], "position_ids": due[None, :, None].expand(3, -1, -1)}
         if padded:  # attention is faster without a mask; and one of four axes is taken as it is

@@ -1,17 +1,14 @@
 """Answers from any server that speaks OpenAI's chat completions: one of `vlmtune serve`, or somebody else's model."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from vlmtune.engines._client import Client, ClientConfig, Server, effect
+from vlmtune.engines._asking import ServerEngine
+from vlmtune.engines._client import Client, ClientConfig, Server
 from vlmtune.engines._environment import named_secret, secret
 from vlmtune.engines._lora import served
-from vlmtune.engines._messages import Answer
-from vlmtune.types import Failure, Outcomes, Request
 
 if TYPE_CHECKING:
     from vlmtune.inputs import Inputs
@@ -50,65 +47,14 @@ class Config(ClientConfig):
 
 def open_engine(
     config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None = None
-) -> "OpenAIEngine":
+) -> ServerEngine:
     """Nothing is asked yet.
 
     Raises:
         EnvironmentProblem: the variable with the key is not set.
     """
-    return OpenAIEngine(config, inputs, config.served_model or model.name, adapter)
 
-
-class OpenAIEngine:
-    """One model of a server, and the same with an adapter."""
-
-    def __init__(self, config: Config, inputs: "Inputs", name: str, adapter: Path | None) -> None:
-        self._config = config
-        self._base = self._client(config, inputs, name)
-        self._tuned: Client | None = None
-        if adapter is not None:
-            self._tuned = self._client(config, inputs, config.served_adapter or served(adapter).name)
-
-    def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
-        """One outcome per request that is not `done`, as they are ready.
-
-        Raises:
-            RemoteError: the server is down, hangs, or refuses everything.
-            EnvironmentProblem: it refuses the key.
-            IntegrityError: another model answers, or it reads another prompt.
-        """
-        return (self._tuned or self._base).answer(request for request in requests if request.id not in done)
-
-    @contextmanager
-    def untuned(self) -> Iterator[None]:
-        """The model without its adapter answers inside this block."""
-        tuned, self._tuned = self._tuned, None
-        try:
-            yield
-        finally:
-            self._tuned = tuned
-
-    def effect(self, requests: Sequence[Request]) -> float | None:
-        """Largest change of a likely first token's log-probability; None without an adapter or log-probabilities.
-
-        Raises:
-            IntegrityError: the server ignores the adapter.
-        """
-        return effect(self._base, self._tuned, requests) if self._tuned is not None else None
-
-    def told(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
-        """Each request with all that the server says about its answer, token ids included where it gives them."""
-        return (self._tuned or self._base).told(requests)
-
-    def facts(self) -> Mapping[str, Any]:
-        """Which server was asked."""
-        return {"device": "server", "precision": "the server's", "versions": {}, "server": self._config.base_url}
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    @staticmethod
-    def _client(config: Config, inputs: "Inputs", name: str) -> Client:
+    def asks(name: str) -> Client:
         server = Server(
             base_url=config.base_url,
             key=secret(config.api_key),
@@ -118,3 +64,7 @@ class OpenAIEngine:
             length_key=config.length_key,
         )
         return Client(config, server, inputs)
+
+    tuned = asks(config.served_adapter or served(adapter).name) if adapter is not None else None
+    facts = {"device": "server", "precision": "the server's", "versions": {}, "server": config.base_url}
+    return ServerEngine(asks(config.served_model or model.name), tuned, facts)

@@ -1,22 +1,21 @@
 """Answers from a vLLM server of our own: started, watched and ended here, in an environment of its own."""
 
 import secrets
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
+from vlmtune.engines._asking import ServerEngine
 from vlmtune.engines._client import Client, ClientConfig
 from vlmtune.engines._environment import server_key
 from vlmtune.engines._lora import Served, served
-from vlmtune.engines._messages import Answer
 from vlmtune.engines._server import Server, command, find_python, open_log
 from vlmtune.errors import ConfigError
-from vlmtune.types import Failure, Outcomes, Request, Turn
+from vlmtune.types import Request, Turn
 
 if TYPE_CHECKING:
     from vlmtune.inputs import Inputs
@@ -53,34 +52,35 @@ class Config(ClientConfig):
 
 def open_engine(
     config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None = None
-) -> "VllmEngine":
+) -> ServerEngine:
     """Start a server, put the adapter on it, and answer one request.
 
     Raises:
         EnvironmentProblem: vLLM is not installed, or its server does not start.
         ConfigError: vLLM cannot serve this adapter, or the model as it is quantised.
     """
-    if model.quantization is not None:
-        raise ConfigError(
-            f"the vllm engine does not answer with model.quantization={model.quantization}; "
-            "use --set inference.engine=hf, so that baseline and tuned answers come from the same weights"
-        )
     taken = served(adapter) if adapter is not None else None
     key = secrets.token_urlsafe(32)
     words = arguments(config, model, inputs, precision, find_python(config.python), taken)
     server = Server(words, http.free_port(), key, open_log())
-    ready = False
-    try:
+
+    def asks(name: str) -> Client:
+        where = client.Server(
+            server.base_url, key, name, name, ours=True, context=_context(config, inputs), look=server.look
+        )
+        return Client(config, where, inputs)
+
+    base, tuned = asks(inputs.checkpoint.name), asks(taken.name) if taken is not None else None
+    with ExitStack() as unless_ready:
+        unless_ready.callback(server.stop)
         server.wait(config.start_s)
-        engine = VllmEngine(config, inputs, server, key, taken, precision)
         if taken is not None:
             server.load(taken)
-        engine.warm()
-        ready = True
-    finally:
-        if not ready:
-            server.stop()
-    return engine
+        # A server compiles at its first request, longer than a row may take.
+        base.first_tokens(Request("first request", (Turn("user", ("Hello",)),)))
+        unless_ready.pop_all()
+    facts = {"device": "vllm", "precision": precision, "versions": {"vllm": server.version()}}
+    return ServerEngine(base, tuned, facts, server.stop)
 
 
 def open_server(
@@ -102,7 +102,16 @@ def open_server(
 def arguments(
     config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, python: Path, adapter: Served | None
 ) -> list[str]:
-    """The command of a server for this config."""
+    """The command of a server for this config.
+
+    Raises:
+        ConfigError: the model is quantised.
+    """
+    if model.quantization is not None:
+        raise ConfigError(
+            f"vLLM does not serve model.quantization={model.quantization} here; use --set inference.engine=hf, so that "
+            "baseline and tuned answers come from the same weights"
+        )
     on_cpu = model.device == "cpu" or model.name == "tiny"
     cache_gb = config.cache_gb or (CPU_CACHE_GB if on_cpu else None)
     limits = {
@@ -116,64 +125,3 @@ def arguments(
 
 def _context(config: Config, inputs: "Inputs") -> int:
     return min(config.context, inputs.longest)
-
-
-class VllmEngine:
-    """A running server and who asks it."""
-
-    def __init__(
-        self, config: Config, inputs: "Inputs", server: Server, key: str, adapter: Served | None, precision: str
-    ) -> None:
-        self._server = server
-        self._precision = precision
-
-        def asks(name: str) -> Client:
-            where = client.Server(
-                server.base_url, key, name, name, ours=True, context=_context(config, inputs), look=server.look
-            )
-            return Client(config, where, inputs)
-
-        self._base = asks(inputs.checkpoint.name)
-        self._tuned = asks(adapter.name) if adapter is not None else None
-
-    def warm(self) -> None:
-        """One short answer: a server compiles at its first request, longer than a row may take."""
-        self._base.first_tokens(Request("first request", (Turn("user", ("Hello",)),)))
-
-    def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
-        """One outcome per request that is not `done`, as they are ready.
-
-        Raises:
-            RemoteError: the server ended or hangs.
-            IntegrityError: it reads another prompt than training does.
-        """
-        return (self._tuned or self._base).answer(request for request in requests if request.id not in done)
-
-    @contextmanager
-    def untuned(self) -> Iterator[None]:
-        """The model without its adapter answers inside this block."""
-        tuned, self._tuned = self._tuned, None
-        try:
-            yield
-        finally:
-            self._tuned = tuned
-
-    def effect(self, requests: Sequence[Request]) -> float | None:
-        """Largest change the adapter makes to a likely first token's log-probability; None without an adapter.
-
-        Raises:
-            IntegrityError: the adapter changes nothing.
-        """
-        return client.effect(self._base, self._tuned, requests) if self._tuned is not None else None
-
-    def told(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
-        """Each request with all that the server says about its answer, token ids included where it gives them."""
-        return (self._tuned or self._base).told(requests)
-
-    def facts(self) -> Mapping[str, Any]:
-        """Precision and version of the server."""
-        return {"device": "vllm", "precision": self._precision, "versions": {"vllm": self._server.version()}}
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.stop()

@@ -14,8 +14,8 @@ from vlmtune.config import config_json
 from vlmtune.data import Rows
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_whole_lines, write_bytes
+from vlmtune.pipeline.predicting import unanswered
 from vlmtune.pipeline.session import Session, rows_facts
-from vlmtune.predictions import Line
 from vlmtune.progress import Progress, Silent
 from vlmtune.runs import Origin
 from vlmtune.scoring.score import choose
@@ -38,10 +38,13 @@ CHANGE_NO_ADAPTER = {
 }
 """Keys of `training` that change what is seen on the way, memory and speed, and not the adapter."""
 
+DECODING = ("max_new_tokens", "temperature", "top_p", "seed")
+"""Keys of `inference` that shape an answer, whatever the engine."""
+
 
 def train(session: Session) -> list[Path]:
     """Train the adapter, or find it trained; returns its folder, or one folder per seed."""
-    return [_train(seeded) for seeded in session.seeds()]
+    return [_train(seeded) for seeded in session.seeds]
 
 
 def _train(session: Session) -> Path:
@@ -129,15 +132,14 @@ def judge_of(session: Session, rows: Rows, work: Path) -> "Judge | None":
     if name is None or name == "loss":
         return None
     examples = list(rows)
-    asked = [Line(row.id, None, session.task.truth(config.task, row)) for row in examples]
-    metric = choose(session.task, [name], asked)[0]
+    metric = choose(session.task, [name], unanswered(session, examples))[0]
     answering = Answering(session.task, config.task, work / "pictures", session.progress, session.stop)
     hf = plugs.load("engines", "hf")
-    decoding = hf.Config(**{key: getattr(config.inference, key) for key in ("max_new_tokens", "temperature", "top_p")})
+    decoding = hf.Config(**{key: getattr(config.inference, key) for key in DECODING})
 
-    def score(model: Any) -> float | None:
+    def score(model: Any, step: int) -> float | None:
         engine = hf.attached(model, decoding, session.inputs, pick_device(config.model), config.training.precision)
-        partial = work / "judging.jsonl"
+        partial = work / f"judging-{step:06d}.jsonl"
         lines = answering.answer("judge select rows", engine, examples, partial)
         partial.unlink()
         value = score_lines(lines, session.task, config.task, [name]).to_json()["metrics"][name]

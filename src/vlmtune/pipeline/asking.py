@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmtune import plugs
 from vlmtune.checks.parity import Parity, examine
 from vlmtune.errors import DataError
 from vlmtune.pipeline.session import Session
@@ -32,10 +31,7 @@ def ask(session: Session, image: Path, adapter: Path | None = None, question: st
     )
     request = Request(example.id, session.task.ask(config.task, example))
     session.adapter_hash(adapter)
-    precision = config.inference.precision or config.training.precision
-    engine = plugs.load("engines", config.inference.engine).open_engine(
-        config.inference, config.model, session.inputs, precision, adapter
-    )
+    engine = session.open_engine(adapter)
     try:
         with engine.untuned():
             base = next(iter(engine.answer([request])))
@@ -55,13 +51,11 @@ def agree(session: Session, count: int, adapter: Path | None = None) -> Parity:
 
     config = session.config
     session.adapter_hash(adapter)
-    precision = config.inference.precision or config.training.precision
     rows = list(session.rows(config.evaluation.split))[:count]
     requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
-    plug = plugs.load("engines", config.inference.engine)
-    engine = plug.open_engine(config.inference, config.model, session.inputs, precision, adapter)
+    engine = session.open_engine(adapter)
     try:
-        model = load_model(session.inputs.checkpoint, pick_device(config.model), precision)
+        model = load_model(session.inputs.checkpoint, pick_device(config.model), session.precision)
         local = attach_adapter(model, adapter) if adapter is not None else model
         return examine(engine, local, session.inputs, requests)
     finally:

@@ -17,7 +17,7 @@ from vlmtune.engines._forcing import Forced, force
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.files import os_errors_named, read_json, write_json
 from vlmtune.inputs import Inputs
-from vlmtune.models import attach_adapter, find_checkpoint, load_model, pick_device
+from vlmtune.models import attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.types import Conversation
 
@@ -131,7 +131,7 @@ def forced_by(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> li
     """What the checkpoint in a folder makes of answers to the config's first rows, its own files used throughout."""
     own = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder), "revision": None})})
     session = Session(own)
-    inputs = Inputs(find_checkpoint(own.model), own.model)
+    inputs = session.inputs
     model = load_model(inputs.checkpoint, pick_device(config.model), config.training.precision)
     rows = list(session.rows(config.evaluation.split))[: len(told)]
     return [force(model, inputs, session.task.ask(config.task, row), ids) for row, ids in zip(rows, told, strict=True)]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlmtune import plugs
 from vlmtune.answering import Answering, Shard, exchanged, known_truth
 from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
@@ -74,7 +73,7 @@ def predict(
     Raises:
         DataError: a row lacks what a metric compares with, or a column its train rows; before a model is loaded.
     """
-    session = next((seeded for seeded in session.seeds() if seeded.adapter_path() == adapter), session)
+    session = session.of(adapter)
     asked = columns(session) if adapter is None and role in (None, session.config.evaluation.split) else []
     with _opening(session, adapter) as engine:
         artifact = _predicted(session, engine, adapter, role, None, shard)
@@ -98,8 +97,7 @@ def target(session: Session, adapter: Path | None, role: SplitRole | None, colum
     origin = session.origin(
         adapter=session.adapter_hash(adapter),
         dataset=rows_facts(rows),
-        inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER)
-        | {"precision": _precision(session)},
+        inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER) | {"precision": session.precision},
         image_control_rows=config.evaluation.image_control_rows,
         **({"column": dict(column.facts)} if column is not None else {}),
     )
@@ -125,7 +123,7 @@ def _predicted(
             write_score(session, artifact)
         return artifact
     examples = list(made.rows)
-    choose(session.task, session.config.evaluation.metrics, _asked(session, examples))
+    choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
     ask = column.ask if column is not None else None
     facts = _answer(session, engine(), made, examples, ask)
     session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(adapter)})
@@ -145,11 +143,7 @@ def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], En
 
     def engine() -> Engine:
         if not opened:
-            config = session.config
-            plug = plugs.load("engines", config.inference.engine)
-            opened.append(
-                plug.open_engine(config.inference, config.model, session.inputs, _precision(session), adapter)
-            )
+            opened.append(session.open_engine(adapter))
         return opened[0]
 
     try:
@@ -159,16 +153,12 @@ def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], En
             one.close()
 
 
-def _precision(session: Session) -> str:
-    return session.config.inference.precision or session.config.training.precision
-
-
 def score(session: Session, file: Path) -> Score:
     """The score of one of this config's prediction files."""
     return score_lines(read(file), session.task, session.config.task, session.config.evaluation.metrics)
 
 
-def _asked(session: Session, examples: list[Example]) -> list[Line]:
+def unanswered(session: Session, examples: list[Example]) -> list[Line]:
     """What the rows are compared with; a row whose truth needs an image that cannot be read will be a failure."""
     truths = [(row.id, known_truth(session.task, session.config.task, row)) for row in examples]
     return [Line(name, None, truth) for name, truth in truths if not isinstance(truth, ImageError)]

@@ -64,8 +64,7 @@ def serving(config: Config, progress: Progress, adapter: Path | None, port: int)
     with stop_on_signal() as stop:
         session = Session(config, progress, stop)
         session.adapter_hash(adapter)
-        precision = config.inference.precision or config.training.precision
-        server, served = engine.open_server(how, config.model, session.inputs, precision, adapter, port)
+        server, served = engine.open_server(how, config.model, session.inputs, session.precision, adapter, port)
         try:
             server.wait(how.start_s, lambda: stop.obey("nothing was served yet"))
             if served is not None:

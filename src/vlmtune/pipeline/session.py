@@ -11,11 +11,12 @@ from typing import Any
 from vlmtune import plugs
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole
+from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inputs import Inputs
-from vlmtune.models import TINY, find_checkpoint
+from vlmtune.models import find_checkpoint
 from vlmtune.progress import Progress, Silent, Style, open_progress
 from vlmtune.ranks import ALONE, Ranks, join, started
 from vlmtune.runs import Origin, RunFolder, controls_path, differences, hash_files, read_manifest
@@ -61,9 +62,27 @@ class Session:
         rows: Rows = source.open(self.config.dataset, split, limit)
         return rows
 
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the model while answering."""
+        return self.config.inference.precision or self.config.training.precision
+
+    def open_engine(self, adapter: Path | None) -> Engine:
+        """The config's engine, ready to answer, with the adapter where one is given; the caller closes it."""
+        config = self.config
+        engine: Engine = plugs.load("engines", config.inference.engine).open_engine(
+            config.inference, config.model, self.inputs, self.precision, adapter
+        )
+        return engine
+
+    @functools.cached_property
     def seeds(self) -> list["Session"]:
         """One session per training seed, each with an adapter and answers of its own; this one where there is one."""
         return [self._seeded(seed) for seed in self.config.training.seeds] or [self]
+
+    def of(self, adapter: Path | None) -> "Session":
+        """The session whose adapter this is; this one for any other."""
+        return next((seeded for seeded in self.seeds if seeded.adapter_path() == adapter), self)
 
     def _seeded(self, seed: int) -> "Session":
         output, training = self.config.output, self.config.training
@@ -73,7 +92,9 @@ class Session:
             "output": output.model_copy(update=own),
             "training": training.model_copy(update={"seed": seed, "seeds": []}),
         }
-        return replace(self, config=self.config.model_copy(update=changed))
+        seeded = replace(self, config=self.config.model_copy(update=changed))
+        vars(seeded)["inputs"] = self.inputs  # one checkpoint: pictures that one seed decoded serve the next
+        return seeded
 
     def adapter_path(self) -> Path:
         """Where this config's adapter lies."""
@@ -149,14 +170,6 @@ def rows_facts(rows: Rows) -> dict[str, Any]:
     return {"rows": len(rows), "fingerprint": rows.fingerprint}
 
 
-def _needs_hub(config: Config) -> bool:
-    """Whether the model or the dataset is named as on the Hub."""
-    named = [config.model.name]
-    if config.dataset.source == "hub":
-        named.append(config.dataset.model_dump()["path"])
-    return any(name != TINY and not Path(name).exists() for name in named)
-
-
 @contextmanager
 def working(config: Config, progress: Style = "auto", mock: bool = False, in_ranks: bool = False) -> Iterator[Session]:
     """A session that owns its run folder until the block ends, and stops at a safe point when a signal comes.
@@ -175,7 +188,7 @@ def working(config: Config, progress: Style = "auto", mock: bool = False, in_ran
         raise ConfigError("torchrun is for the train step alone; start this one with plain vlmtune")
     ranks = join()
     shown = open_progress(progress if ranks.first else "none")
-    if _needs_hub(config):
+    if config.needs_hub:
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
         session = Session(config, shown, stop, mock, ranks)

@@ -48,7 +48,7 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     """
     if not files:
         raise ConfigError("merge needs the files of all shards")
-    session = next((seeded for seeded in session.seeds() if seeded.adapter_path() == adapter), session)
+    session = session.of(adapter)
     parts = [_read(file) for file in files]
     made = target(session, adapter, role, _column(session, parts[0]))
     for part in parts:

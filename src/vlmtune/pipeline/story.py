@@ -18,7 +18,7 @@ def compare(session: Session) -> Comparison:
     """
     output = session.config.output
     before = output.path(output.baseline)
-    after = [seeded.config.output.path(seeded.config.output.tuned) for seeded in session.seeds()]
+    after = [seeded.config.output.path(seeded.config.output.tuned) for seeded in session.seeds]
     asked = {one.name: session.column_path(one.name) for one in session.config.evaluation.baselines}
     base = (before, *asked.values())
     for file, step in (*((file, "baseline") for file in base), *((file, "eval") for file in after)):
@@ -39,7 +39,7 @@ def compare(session: Session) -> Comparison:
 
 def run(session: Session) -> Comparison:
     """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
-    if not all(seeded.adapter_path().exists() for seeded in session.seeds()):
+    if not all(seeded.adapter_path().exists() for seeded in session.seeds):
         roles: tuple[SplitRole, ...] = ("train", "select")
         for role in roles:
             adapting.lessons_of(session, session.rows(role)).check(role, session.progress, session.stop)

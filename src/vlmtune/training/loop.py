@@ -187,7 +187,7 @@ class _Trainer:
         judge, job = self._job.judge, self._job
         if judge is not None:
             with unsegmented(self._base, job.inputs.checkpoint.family):
-                score = job.ranks.share(lambda: judge.score(self._model))
+                score = job.ranks.share(lambda: judge.score(self._model, self.step))
             values |= {judge.name: score} if score is not None else {}
         self._judged[self.step] = values
         if job.ranks.first:
@@ -334,7 +334,8 @@ class _Trainer:
     def _refuse(self, visits: Sequence[Visit], loss: float, norm: float) -> None:
         rows = [self._job.train.rows.id(visit.row) for visit in visits]
         dump = self._job.work / "diverged.json"
-        write_json(dump, {"step": self.step + 1, "loss": str(loss), "grad_norm": str(norm), "rows": rows})
+        if self._job.ranks.first:
+            write_json(dump, {"step": self.step + 1, "loss": str(loss), "grad_norm": str(norm), "rows": rows})
         raise Diverged(
             f"step {self.step + 1}: loss {loss}, gradient norm {norm}; the step was not taken and the last checkpoint "
             f"is untouched. Its rows are in {dump}. Look at them, or try --set training.learning_rate="

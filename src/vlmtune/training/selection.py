@@ -14,11 +14,11 @@ LOSS = "select_loss"
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A number for a model; None where nothing could be measured. `name` is its key in the curve."""
+    """A number for a model after a step; None where nothing could be measured. `name` is its key in the curve."""
 
     name: str
     higher_is_better: bool
-    score: Callable[[Any], float | None]
+    score: Callable[[Any, int], float | None]
 
 
 class Selection:
