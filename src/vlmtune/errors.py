@@ -36,6 +36,10 @@ class ConfigError(VlmtuneError):
     exit_code = Exit.USAGE
 
 
+class AdapterRefused(ConfigError):
+    """The engine cannot put this adapter on its model; merged into the model it can answer all the same."""
+
+
 class DataError(VlmtuneError):
     """The dataset cannot be used as described: missing column, zero rows, a bad row, a bad image."""
 

@@ -22,6 +22,7 @@ from commands import ROOT, warm_vlmtune
 from pieces import TINY, picture, ref, user
 
 from vlmtune.checks import parity
+from vlmtune.config import load
 from vlmtune.data import scenes
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
@@ -32,7 +33,11 @@ from vlmtune.engines._server import Server, find_python, has_vllm, open_log
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, RemoteError
 from vlmtune.inputs import Inputs
 from vlmtune.models import attach_adapter, load_model
+from vlmtune.pipeline.opening import open_engine
+from vlmtune.pipeline.session import Session
 from vlmtune.tasks import captioning
+from vlmtune.training.lora import add_adapter, save_adapter, trainable
+from vlmtune.training.settings import LoraConfig
 from vlmtune.types import Failure, Prediction, Request
 
 STAND_IN = [sys.executable, str(ROOT / "tests" / "serving.py")]
@@ -106,7 +111,9 @@ def environment(tmp_path: Path) -> Path:
     (package / "__init__.py").touch()
     python = tmp_path / "env/bin/python"
     python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec {shlex.join(STAND_IN)} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\necho "$@" >> {shlex.quote(str(tmp_path / "started"))}\nexec {shlex.join(STAND_IN)} "$@"\n'
+    )
     python.chmod(0o755)
     return python
 
@@ -221,6 +228,53 @@ def test_what_vllm_is_known_to_refuse_is_said_before_it_starts(
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ConfigError, match=f"{said}.*export --merge"):
         served(tmp_path / "a")
+
+
+def make_dora(folder: Path, inputs: Inputs, std: float) -> Path:
+    """An adapter that vLLM does not take; without spread it changes nothing."""
+    model = add_adapter(
+        load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(use_dora=True), inputs.checkpoint.family, 0
+    )
+    torch.manual_seed(0)
+    for name, weight in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=std)
+    save_adapter(model, folder, "tiny", None)
+    return folder
+
+
+def test_a_refused_adapter_is_merged_and_served_as_a_model(
+    environment: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: who asks again finds it merged. The untouched model is asked in its turn, never beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(CONFIG + f"inference: {{engine: vllm, python: {environment}}}\n")
+    session = Session(load("c.yaml", ["training.precision=fp32", "dataset.limit.test=4"]).config)
+    dora = make_dora(tmp_path / "dora", inputs, 0.1)
+
+    def started() -> list[str]:
+        return (tmp_path / "started").read_text().splitlines()
+
+    row = requests(1)
+    engine = open_engine(session, dora)
+    try:
+        assert isinstance(next(engine.answer(row)), Prediction)
+        assert engine.facts()["merged"]
+        assert (engine.effect(row) or 0) > 0.1
+        with engine.untuned():
+            assert isinstance(next(engine.answer(row)), Prediction)
+    finally:
+        engine.close()
+    tuned, base = started()
+    assert "/merged " in tuned
+    assert "--enable-lora" not in tuned
+    assert "tiny_qwen3_vl " in base
+    (merged,) = tmp_path.glob("outputs/.vlmtune/dora-*/merged/model.safetensors")
+    made = merged.stat().st_mtime_ns
+    open_engine(session, dora).close()
+    assert merged.stat().st_mtime_ns == made
+    with pytest.raises(IntegrityError, match="changes nothing"):
+        open_engine(session, make_dora(tmp_path / "dead", inputs, 0.0))
 
 
 def test_the_server_is_made_for_the_adapter(adapter: Path, tmp_path: Path, inputs: Inputs) -> None:

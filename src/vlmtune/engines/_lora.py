@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlmtune.errors import ConfigError
+from vlmtune.errors import AdapterRefused
 from vlmtune.files import read_json
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -25,7 +25,7 @@ def served(folder: Path) -> Served:
     """Read an adapter's files; its name is a hash of them, so that a server with an older one is noticed.
 
     Raises:
-        ConfigError: vLLM cannot put this adapter on a model.
+        AdapterRefused: vLLM cannot put this adapter on a model.
     """
     from safetensors import safe_open
 
@@ -48,9 +48,9 @@ def served(folder: Path) -> Served:
     return Served(folder.resolve(), f"adapter-{digest}", next(known for known in RANKS if known >= rank), vision)
 
 
-def refusal(folder: Path, why: str) -> ConfigError:
+def refusal(folder: Path, why: str) -> AdapterRefused:
     """The error for an adapter that vLLM does not take, with the way out."""
-    return ConfigError(
+    return AdapterRefused(
         f"vLLM cannot serve {folder}: {why}. Merge it into the model and serve that (vlmtune export --merge), or "
         "answer with --set inference.engine=hf"
     )

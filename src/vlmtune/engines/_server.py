@@ -144,7 +144,7 @@ class Server:
         """Put an adapter under its name. Loaded first and not with a request: refused there, it ends the engine.
 
         Raises:
-            ConfigError: the server refuses it.
+            AdapterRefused: the server refuses it.
             RemoteError: the server ended.
         """
         body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}

@@ -57,7 +57,8 @@ def open_engine(
 
     Raises:
         EnvironmentProblem: vLLM is not installed, or its server does not start.
-        ConfigError: vLLM cannot serve this adapter, or the model as it is quantised.
+        AdapterRefused: vLLM cannot serve this adapter.
+        ConfigError: it cannot serve the model as it is quantised.
     """
     taken = served(adapter) if adapter is not None else None
     key = secrets.token_urlsafe(32)
@@ -90,7 +91,8 @@ def open_server(
 
     Raises:
         EnvironmentProblem: vLLM is not installed.
-        ConfigError: vLLM cannot serve this adapter; the port is taken.
+        AdapterRefused: vLLM cannot serve this adapter.
+        ConfigError: the port is taken.
     """
     taken = served(adapter) if adapter is not None else None
     words = arguments(config, model, inputs, precision, find_python(config.python), taken)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vlmtune.checks.parity import Parity, examine
 from vlmtune.errors import DataError
+from vlmtune.pipeline.opening import open_engine
 from vlmtune.pipeline.session import Session
 from vlmtune.types import Example, ImageRef, Outcome, Request
 
@@ -31,7 +32,7 @@ def ask(session: Session, image: Path, adapter: Path | None = None, question: st
     )
     request = Request(example.id, session.task.ask(config.task, example))
     session.adapter_hash(adapter)
-    engine = session.open_engine(adapter)
+    engine = open_engine(session, adapter)
     try:
         with engine.untuned():
             base = next(iter(engine.answer([request])))
@@ -53,7 +54,7 @@ def agree(session: Session, count: int, adapter: Path | None = None) -> Parity:
     session.adapter_hash(adapter)
     rows = list(session.rows(config.evaluation.split))[:count]
     requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
-    engine = session.open_engine(adapter)
+    engine = open_engine(session, adapter)
     try:
         model = load_model(session.inputs.checkpoint, pick_device(config.model), session.precision)
         local = attach_adapter(model, adapter) if adapter is not None else model

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmtune import plugs
 from vlmtune.config import Config
 from vlmtune.engines._decoding import decode, greedy
 from vlmtune.engines._forcing import Forced, force
@@ -19,7 +20,7 @@ from vlmtune.files import os_errors_named, read_json, write_json
 from vlmtune.inputs import Inputs
 from vlmtune.models import attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
-from vlmtune.types import Conversation
+from vlmtune.types import Conversation, Request
 
 PROBED = 8
 """Rows whose answers prove that nothing was lost."""
@@ -35,7 +36,8 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
 
     Raises:
         ConfigError: the folder is there already, or the base is quantised.
-        IntegrityError: not the config's adapter; or the reloaded weights answer otherwise: nothing is left behind.
+        IntegrityError: not the config's adapter, or one that does nothing; or the reloaded weights answer otherwise.
+            Nothing is left behind.
     """
     config, adapter = session.config, adapter or session.adapter_path()
     if config.model.quantization is not None:
@@ -46,8 +48,12 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
     precision, inputs = config.training.precision, session.inputs
     rows = list(session.rows(config.evaluation.split))[:PROBED]
     asked = [session.task.ask(config.task, row) for row in rows]
-    model = attach_adapter(load_model(inputs.checkpoint, pick_device(config.model), precision), adapter)
-    told = _told(model.get_base_model(), inputs, asked, pick_device(config.model), config.inference.max_new_tokens)
+    device = pick_device(config.model)
+    model = attach_adapter(load_model(inputs.checkpoint, device, precision), adapter)
+    hf: Any = plugs.load("engines", "hf")
+    probing = hf.attached(model, hf.Config(), inputs, device, precision)
+    effect = probing.effect([Request(row.id, one) for row, one in zip(rows, asked, strict=True)])
+    told = _told(model.get_base_model(), inputs, asked, device, config.inference.max_new_tokens)
     building = target.with_name(f".{target.name}.building")
     with os_errors_named(building):
         shutil.rmtree(building, ignore_errors=True)
@@ -57,13 +63,16 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
         merged.save_pretrained(building)
         _write_limits(building, inputs)
     del model, merged
+    probing.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
     try:
         prove(told, _forced_elsewhere(config, building, told), NEAR[precision])
     except IntegrityError:
         shutil.rmtree(building)
         raise
-    write_json(building / "vlmtune.json", {"schema_version": 1, "mock": session.mock, "origin": origin.parts})
+    write_json(
+        building / "vlmtune.json", {"schema_version": 1, "mock": session.mock, "effect": effect, "origin": origin.parts}
+    )
     building.rename(target)
     return target
 

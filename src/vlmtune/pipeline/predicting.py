@@ -13,6 +13,7 @@ from vlmtune.engines import Engine
 from vlmtune.errors import ImageError
 from vlmtune.files import write_json
 from vlmtune.pipeline.columns import Ask, Column, columns
+from vlmtune.pipeline.opening import open_engine
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.runs import Origin, controls_path, read_manifest
@@ -143,7 +144,7 @@ def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], En
 
     def engine() -> Engine:
         if not opened:
-            opened.append(session.open_engine(adapter))
+            opened.append(open_engine(session, adapter))
         return opened[0]
 
     try:

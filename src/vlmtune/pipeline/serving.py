@@ -4,7 +4,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from vlmtune import plugs
 from vlmtune.config import Config
 from vlmtune.engines._environment import SERVER_KEY, server_key
+from vlmtune.errors import AdapterRefused
+from vlmtune.pipeline.opening import merged
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest, stop_on_signal
@@ -55,20 +57,35 @@ def serving(config: Config, progress: Progress, adapter: Path | None, port: int)
 
     Raises:
         EnvironmentProblem: vLLM is not installed, or its server does not start.
-        ConfigError: vLLM cannot serve this adapter, or the port is taken.
+        ConfigError: the port is taken.
         IntegrityError: the adapter does not fit the model.
         Interrupted, Terminated: a signal came before it was ready.
     """
-    engine: Any = plugs.load("engines", "vllm")
-    how = config.inference if isinstance(config.inference, engine.Config) else engine.Config()
     with stop_on_signal() as stop:
         session = Session(config, progress, stop)
         session.adapter_hash(adapter)
-        server, served = engine.open_server(how, config.model, session.inputs, session.precision, adapter, port)
         try:
-            server.wait(how.start_s, lambda: stop.obey("nothing was served yet"))
-            if served is not None:
-                server.load(served)
-            yield Serving(server.base_url, served.name if served else config.model.name, server, stop)
+            running = _start(session, adapter, port)
+        except AdapterRefused as refused:
+            if adapter is None:
+                raise
+            running = _start(merged(session, adapter, refused)[0], None, port)
+        try:
+            yield running
         finally:
-            server.stop()
+            running.server.stop()
+
+
+def _start(session: Session, adapter: Path | None, port: int) -> Serving:
+    """A server that has begun to answer."""
+    engine: Any = plugs.load("engines", "vllm")
+    config = session.config
+    how = config.inference if isinstance(config.inference, engine.Config) else engine.Config()
+    server, served = engine.open_server(how, config.model, session.inputs, session.precision, adapter, port)
+    with ExitStack() as unless_ready:
+        unless_ready.callback(server.stop)
+        server.wait(how.start_s, lambda: session.stop.obey("nothing was served yet"))
+        if served is not None:
+            server.load(served)
+        unless_ready.pop_all()
+    return Serving(server.base_url, served.name if served else config.model.name, server, session.stop)
