@@ -68,7 +68,11 @@ class Session:
         return self.config.inference.precision or self.config.training.precision
 
     def open_engine(self, adapter: Path | None) -> Engine:
-        """The config's engine, ready to answer, with the adapter where one is given; the caller closes it."""
+        """The config's engine, ready to answer, with the adapter where one is given; the caller closes it.
+
+        Raises:
+            AdapterRefused: it cannot take this adapter; see `opening`.
+        """
         config = self.config
         engine: Engine = plugs.load("engines", config.inference.engine).open_engine(
             config.inference, config.model, self.inputs, self.precision, adapter
