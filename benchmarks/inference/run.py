@@ -1,12 +1,13 @@
-"""CPU seconds of answers about pictures: one picture at a time through plain transformers against our `hf` engine.
+"""CPU seconds of answers about pictures: one picture at a time through plain transformers, our `hf` engine, real vLLM.
 
     OMP_NUM_THREADS=1 python benchmarks/inference/run.py                  # writes results.json and README.md
     OMP_NUM_THREADS=1 python benchmarks/inference/run.py --pairs 3
 
 Pictures are scenes in JPEG files, the model is the embedded tiny one in fp32, answers have a fixed length: nothing ends
-them. Every measurement is a process of its own, so that nothing is cached; both sides take turns, so that a busy
-machine is busy for both. What counts is CPU time (user and system, all threads) from the first file read to the last
-answer; loading the model is not in it, except where it says so.
+them. Every measurement is a process of its own, so that nothing is cached; all take turns, so that a busy machine is
+busy for all. What counts is CPU time (user and system, all threads, of vLLM's server too) from the first file read to
+the last answer; loading the model and starting the server are not in it, except where it says so. vLLM is measured
+where `make vllm-env` was run.
 """
 
 import argparse
@@ -18,143 +19,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sides import LENGTHS, VLLM, classic, columns, make_adapter, ours, vllm, write_pictures
+
 HERE = Path(__file__).parent
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-PROMPT = "Describe this image."
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Scenes as JPEG files of several sizes."""
-    from vlmtune.data import scenes
-
-    config = scenes.Config(references=["caption_0"], id="id")
-    for number, row in enumerate(scenes.open(config, "test", count)):
-        image = row.images[0].read()
-        image.resize((128 + 32 * (number % 3), 128)).save(folder / f"{number:04d}.jpg", quality=90)
-
-
-def classic(folder: Path, tokens: int) -> dict[str, Any]:
-    """As everybody writes it: the processor, then `generate`, picture by picture."""
-    import torch
-    from PIL import Image
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
-
-    from vlmtune.models import TINY, ModelConfig, find_checkpoint
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    source = str(find_checkpoint(ModelConfig(name=TINY)).folder)
-    processor = AutoProcessor.from_pretrained(source)
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval()
-
-    def answer(file: Path) -> str:
-        content = [{"type": "image", "image": Image.open(file).convert("RGB")}, {"type": "text", "text": PROMPT}]
-        made = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-        )
-        with torch.inference_mode():
-            # No token ends an answer: on our side none does either.
-            ids = model.generate(**made, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        text: str = processor.decode(ids[0, made["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
-
-    files = sorted(folder.glob("*.jpg"))
-    answer(files[0])
-    begin = time.process_time()
-    texts = [answer(file) for file in files]
-    return {"cpu_s": time.process_time() - begin, "texts": texts}
-
-
-def opened(folder: Path, tokens: int, adapter: Path | None) -> tuple[Any, Any, list[Any]]:
-    """Our engine, its inputs, and the requests; nothing stops an answer."""
-    from vlmtune.engines import hf
-    from vlmtune.inputs import Inputs
-    from vlmtune.models import TINY, ModelConfig, find_checkpoint
-    from vlmtune.types import ImageRef, Request, Turn
-
-    class Endless(Inputs):
-        stop_ids = (-1,)
-
-    model = ModelConfig(name=TINY, device="cpu")
-    inputs = Endless(find_checkpoint(model), model)
-    engine = hf.open_engine(hf.Config(max_new_tokens=tokens), model, inputs, "fp32", adapter)
-    requests = [
-        Request(file.stem, (Turn("user", (ImageRef(file.name, file.read_bytes), PROMPT)),))
-        for file in sorted(folder.glob("*.jpg"))
-    ]
-    return engine, inputs, requests
-
-
-def ours(folder: Path, tokens: int) -> dict[str, Any]:
-    """The `hf` engine."""
-    engine, _, requests = opened(folder, tokens, None)
-    list(engine.answer([_warming(requests[0])]))
-    begin = time.process_time()
-    answers = {outcome.id: outcome for outcome in engine.answer(requests)}
-    cpu = time.process_time() - begin
-    assert {answer.tokens for answer in answers.values()} == {tokens}
-    return {"cpu_s": cpu, "texts": [answers[request.id].text for request in requests]}
-
-
-def columns(folder: Path, tokens: int, adapter: Path, kind: str) -> dict[str, Any]:
-    """Base, tuned, or both from one load: CPU seconds with the load and without, and pictures decoded."""
-    from vlmtune import inputs as inputs_module
-
-    decoded: list[str] = []
-    real = inputs_module.decode_rgb
-    inputs_module.decode_rgb = lambda ref: (decoded.append(ref.where), real(ref))[1]  # type: ignore[assignment]
-    load = time.process_time()
-    engine, _, requests = opened(folder, tokens, adapter if kind != "base" else None)
-    begin = time.process_time()
-    marks = []
-    if kind == "both":
-        with engine.untuned():
-            list(engine.answer(requests))
-        marks.append(time.process_time() - begin)
-    list(engine.answer(requests))
-    end = time.process_time()
-    return {"cpu_s": end - begin, "with_load_s": end - load, "first_s": marks, "decoded": len(decoded)}
-
-
-def _warming(request: Any) -> Any:
-    from vlmtune.types import ImageRef, Request, Turn
-
-    image = request.conversation[0].content[0]
-    return Request("warming", (Turn("user", (ImageRef("warming", image.read), PROMPT)),))
-
-
-def make_adapter(folder: Path) -> None:
-    """A rank 16 adapter that changes answers."""
-    import torch
-
-    from vlmtune.models import TINY, ModelConfig, find_checkpoint, load_model
-    from vlmtune.training.lora import add_adapter, save_adapter, trainable
-    from vlmtune.training.settings import LoraConfig
-
-    checkpoint = find_checkpoint(ModelConfig(name=TINY))
-    model = add_adapter(load_model(checkpoint, "cpu", "fp32"), LoraConfig(), checkpoint.family, 0)
-    torch.manual_seed(0)
-    for name, weight in trainable(model).items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    save_adapter(model, folder, TINY, None)
-
-
-def child(kind: str, folder: Path, tokens: int) -> dict[str, Any]:
+def child(kind: str, folder: Path) -> dict[str, Any]:
     """One measurement in a fresh process."""
-    command = [sys.executable, __file__, "--child", kind, "--folder", str(folder), "--tokens", str(tokens)]
+    command = [sys.executable, __file__, "--child", kind, "--folder", str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **QUIET})
     if ended.returncode:
         raise SystemExit(ended.stderr)
@@ -176,25 +54,38 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
 
 def measure(pairs: int, images: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Everything the page shows."""
-    results: dict[str, Any] = {"lengths": {}, "columns": {}}
+    kinds = ["classic", "ours", *(["vllm"] if VLLM.exists() else [])]
+    rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_pictures(folder, images)
         make_adapter(folder / "adapter")
-        for tokens in (16, 64):
-            runs: dict[str, list[float]] = {"classic": [], "ours": []}
-            same = 0
-            for pair in range(pairs):
-                # Who begins changes with every pair.
-                found = {kind: child(kind, folder, tokens) for kind in sorted(runs, reverse=bool(pair % 2))}
-                for kind, seconds in runs.items():
-                    seconds.append(round(found[kind]["cpu_s"], 3))
-                same = sum(a == b for a, b in zip(found["classic"]["texts"], found["ours"]["texts"], strict=True))
-                say(f"{tokens} tokens: {runs['classic'][-1] / runs['ours'][-1]:.2f} times")
-            ratio = interval([a / b for a, b in zip(runs["classic"], runs["ours"], strict=True)])
-            results["lengths"][str(tokens)] = {"cpu_s": runs, "times_faster": ratio, "same_texts": same}
-        results["columns"] = measure_columns(pairs, folder, say)
-    return results
+        for number in range(pairs):
+            # Who begins changes with every round.
+            order = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
+            rounds.append({kind: child(kind, folder) for kind in order})
+            for tokens in map(str, LENGTHS):
+                spent = {kind: rounds[-1][kind][tokens]["cpu_s"] for kind in kinds}
+                say(f"{tokens} tokens: " + ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in spent.items()))
+        together = measure_columns(pairs, folder, say)
+    return {"lengths": {str(tokens): by_length(rounds, str(tokens), kinds) for tokens in LENGTHS}, "columns": together}
+
+
+def by_length(rounds: list[dict[str, Any]], tokens: str, kinds: list[str]) -> dict[str, Any]:
+    """Seconds of every round at one length, the classic loop over each of the others, and how many texts are its."""
+    seconds = {kind: [round(made[kind][tokens]["cpu_s"], 3) for made in rounds] for kind in kinds}
+    texts = {kind: rounds[-1][kind][tokens]["texts"] for kind in kinds}
+    return {
+        "cpu_s": seconds,
+        "times_faster": {
+            kind: interval([a / b for a, b in zip(seconds["classic"], seconds[kind], strict=True)])
+            for kind in kinds[1:]
+        },
+        "same_texts": {
+            kind: sum(a == b for a, b in zip(texts["classic"], texts[kind], strict=True)) for kind in kinds[1:]
+        },
+        "server_start_cpu_s": [round(made["vllm"][tokens]["start_cpu_s"], 1) for made in rounds if "vllm" in made],
+    }
 
 
 def measure_columns(pairs: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -202,7 +93,7 @@ def measure_columns(pairs: int, folder: Path, say: Callable[[str], None]) -> dic
     runs: dict[str, list[dict[str, Any]]] = {"base": [], "tuned": [], "both": []}
     for _ in range(pairs):
         for kind, seconds in runs.items():
-            seconds.append(child(kind, folder, 16))
+            seconds.append(child(kind, folder))
     shares, decoding = [], []
     for base, tuned, both in zip(*runs.values(), strict=True):
         apart = base["with_load_s"] + tuned["with_load_s"]
@@ -225,24 +116,34 @@ def readme(results: dict[str, Any]) -> str:
         return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
     images, columns_ = results["images"], results["columns"]
+    names = {"ours": "`hf` engine", "vllm": "`vllm` engine"}
     lines = [
         "# How fast are answers?",
         "",
         "<!-- Written by run.py. -->",
         "",
         f"{images} pictures, the tiny model in fp32, one thread, answers of a fixed length; CPU seconds, median of",
-        f"{results['pairs']} interleaved pairs. Classic: one picture at a time, processor and `generate` of",
-        "transformers. The factor is the geometric mean over pairs with its 95 % interval.",
+        f"{results['pairs']} rounds in which all take turns. Classic: one picture at a time, processor and `generate`",
+        "of transformers. The factor is the geometric mean of classic over engine, with its 95 % interval.",
         "",
-        "| tokens per answer | classic | `hf` engine | times faster | same texts |",
-        "|---|---|---|---|---|",
+        "| tokens per answer | engine | classic | engine's time | times faster | same texts |",
+        "|---|---|---|---|---|---|",
     ]
     for tokens, entry in results["lengths"].items():
         cpu = {kind: statistics.median(values) for kind, values in entry["cpu_s"].items()}
-        lines.append(
-            f"| {tokens} | {cpu['classic']:.2f} s | {cpu['ours']:.2f} s | {between(entry['times_faster'])} | "
-            f"{entry['same_texts']} of {images} |"
-        )
+        lines += [
+            f"| {tokens} | {names[kind]} | {cpu['classic']:.2f} s | {cpu[kind]:.2f} s | "
+            f"{between(entry['times_faster'][kind])} | {entry['same_texts'][kind]} of {images} |"
+            for kind in entry["times_faster"]
+        ]
+    starts = [seconds for entry in results["lengths"].values() for seconds in entry["server_start_cpu_s"]]
+    if starts:
+        lines += [
+            "",
+            "The `vllm` engine's time is that of its server and of what asks it; starting the server and its first",
+            f"answer, {statistics.median(starts):.0f} CPU seconds more, are not in it. This is the CPU build with a",
+            "model of 1.8 million parameters: what vLLM is for, large models on a GPU, is not measured here.",
+        ]
     lines += [
         "",
         f"Untouched and tuned answers from one load, 16 tokens, take {between(columns_['together_over_apart'])} of the",
@@ -262,16 +163,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--images", type=int, default=200)
-    for internal in ("--child", "--folder", "--tokens"):
+    for internal in ("--child", "--folder"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
-        folder, tokens = Path(asked.folder), int(asked.tokens)
-        alone = {"classic": classic, "ours": ours}
+        folder = Path(asked.folder)
+        alone = {"classic": classic, "ours": ours, "vllm": vllm}
         if asked.child in alone:
-            result = alone[asked.child](folder, tokens)
+            result: dict[Any, Any] = alone[asked.child](folder)
         else:
-            result = columns(folder, tokens, folder / "adapter", asked.child)
+            result = columns(folder, LENGTHS[0], folder / "adapter", asked.child)
         sys.stdout.write(json.dumps(result) + "\n")
         return
     results = measure(asked.pairs, asked.images, lambda text: sys.stderr.write(text + "\n") and None)

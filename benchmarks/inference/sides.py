@@ -1,0 +1,201 @@
+"""What run.py measures: the classic loop, our engines, both columns from one load. Each is a function of a folder."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+PROMPT = "Describe this image."
+LENGTHS = (16, 64)
+VLLM = Path(".venv-vllm/bin/python")
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Scenes as JPEG files of several sizes."""
+    from vlmtune.data import scenes
+
+    config = scenes.Config(references=["caption_0"], id="id")
+    for number, row in enumerate(scenes.open(config, "test", count)):
+        image = row.images[0].read()
+        image.resize((128 + 32 * (number % 3), 128)).save(folder / f"{number:04d}.jpg", quality=90)
+
+
+def classic(folder: Path) -> dict[int, dict[str, Any]]:
+    """As everybody writes it: the processor, then `generate`, picture by picture."""
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
+
+    from vlmtune.models import TINY, ModelConfig, find_checkpoint
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    source = str(find_checkpoint(ModelConfig(name=TINY)).folder)
+    processor = AutoProcessor.from_pretrained(source)
+    model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval()
+
+    def answer(file: Path, tokens: int) -> str:
+        content = [{"type": "image", "image": Image.open(file).convert("RGB")}, {"type": "text", "text": PROMPT}]
+        made = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            add_generation_prompt=True,
+        )
+        with torch.inference_mode():
+            # No token ends an answer: on our side none does either.
+            ids = model.generate(**made, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        text: str = processor.decode(ids[0, made["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text
+
+    files = sorted(folder.glob("*.jpg"))
+    answer(files[0], LENGTHS[0])
+    found = {}
+    for tokens in LENGTHS:
+        begin = time.process_time()
+        texts = [answer(file, tokens) for file in files]
+        found[tokens] = {"cpu_s": time.process_time() - begin, "texts": texts}
+    return found
+
+
+def read_requests(folder: Path) -> list[Any]:
+    """One per picture."""
+    from vlmtune.types import ImageRef, Request, Turn
+
+    return [
+        Request(file.stem, (Turn("user", (ImageRef(file.name, file.read_bytes), PROMPT)),))
+        for file in sorted(folder.glob("*.jpg"))
+    ]
+
+
+def endless() -> tuple[Any, Any]:
+    """The tiny model and its inputs; nothing stops an answer."""
+    from vlmtune.inputs import Inputs
+    from vlmtune.models import TINY, ModelConfig, find_checkpoint
+
+    class Endless(Inputs):
+        stop_ids = (-1,)
+
+    model = ModelConfig(name=TINY, device="cpu")
+    return model, Endless(find_checkpoint(model), model)
+
+
+def opened(tokens: int, adapter: Path | None) -> Any:
+    """Our engine, with nothing in its memory."""
+    from vlmtune.engines import hf
+
+    model, inputs = endless()
+    return hf.open_engine(hf.Config(max_new_tokens=tokens), model, inputs, "fp32", adapter)
+
+
+def ours(folder: Path) -> dict[int, dict[str, Any]]:
+    """The `hf` engine."""
+    requests, found = read_requests(folder), {}
+    for tokens in LENGTHS:
+        engine = opened(tokens, None)
+        list(engine.answer([_warming(requests[0])]))
+        found[tokens] = answered(engine, requests, tokens)
+    return found
+
+
+def answered(engine: Any, requests: list[Any], tokens: int) -> dict[str, Any]:
+    """CPU and wall seconds of all answers, of this process and of all that it started."""
+    begin, clock = cpu_s(), time.perf_counter()
+    answers = {outcome.id: outcome for outcome in engine.answer(requests)}
+    spent = {"cpu_s": cpu_s() - begin, "wall_s": time.perf_counter() - clock}
+    assert {answer.tokens for answer in answers.values()} == {tokens}
+    return {**spent, "texts": [answers[request.id].text for request in requests]}
+
+
+def cpu_s() -> float:
+    """CPU time of this process and of those it started, as far as they run."""
+    parents, spent = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(entry.name)] = int(fields[1])
+        spent[int(entry.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    mine, found = {os.getpid()}, time.process_time()
+    for process in sorted(parents):
+        if parents[process] in mine:
+            mine.add(process)
+            found += spent[process]
+    return found
+
+
+def vllm(folder: Path) -> dict[int, dict[str, Any]]:
+    """A vLLM server of our `vllm` engine; both lengths by the same server, each with an engine of its own."""
+    from vlmtune.engines import _client as client
+    from vlmtune.engines import vllm as engine_file
+
+    model, inputs = endless()
+    limits = {"python": str(VLLM), "cache_gb": 1.0, "concurrency": 64}
+    start = cpu_s()
+    served = engine_file.open_engine(engine_file.Config(**limits), model, inputs, "fp32")
+    started = cpu_s() - start
+    requests, found = read_requests(folder), {}
+    try:
+        asker = served._base  # its server is asked for answers of another length, too
+        for tokens in LENGTHS:
+            config = engine_file.Config(**limits, max_new_tokens=tokens)
+
+            class Fixed(client.Client):
+                def _post(self, body: Any) -> Any:
+                    return super()._post({**body, "ignore_eos": True, "stop_token_ids": []})
+
+            _, fresh = endless()
+            fixed = Fixed(config, asker._server, fresh)
+            list(fixed.answer([_warming(requests[0])]))
+            found[tokens] = {**answered(fixed, requests, tokens), "start_cpu_s": started}
+    finally:
+        served.close()
+    return found
+
+
+def columns(folder: Path, tokens: int, adapter: Path, kind: str) -> dict[str, Any]:
+    """Base, tuned, or both from one load: CPU seconds with the load and without, and pictures decoded."""
+    from vlmtune import inputs as inputs_module
+
+    decoded: list[str] = []
+    real = inputs_module.decode_rgb
+    inputs_module.decode_rgb = lambda ref: (decoded.append(ref.where), real(ref))[1]  # type: ignore[assignment]
+    load = time.process_time()
+    requests, engine = read_requests(folder), opened(tokens, adapter if kind != "base" else None)
+    begin = time.process_time()
+    marks = []
+    if kind == "both":
+        with engine.untuned():
+            list(engine.answer(requests))
+        marks.append(time.process_time() - begin)
+    list(engine.answer(requests))
+    end = time.process_time()
+    return {"cpu_s": end - begin, "with_load_s": end - load, "first_s": marks, "decoded": len(decoded)}
+
+
+def _warming(request: Any) -> Any:
+    from vlmtune.types import ImageRef, Request, Turn
+
+    image = request.conversation[0].content[0]
+    return Request("warming", (Turn("user", (ImageRef("warming", image.read), PROMPT)),))
+
+
+def make_adapter(folder: Path) -> None:
+    """A rank 16 adapter that changes answers."""
+    import torch
+
+    from vlmtune.models import TINY, ModelConfig, find_checkpoint, load_model
+    from vlmtune.training.lora import add_adapter, save_adapter, trainable
+    from vlmtune.training.settings import LoraConfig
+
+    checkpoint = find_checkpoint(ModelConfig(name=TINY))
+    model = add_adapter(load_model(checkpoint, "cpu", "fp32"), LoraConfig(), checkpoint.family, 0)
+    torch.manual_seed(0)
+    for name, weight in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    save_adapter(model, folder, TINY, None)
