@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from vlmtune import plugs
 from vlmtune.config import Config, json_schema
-from vlmtune.config.composed import Plug, plug_of
+from vlmtune.config.plug import Plug, plug_of
 from vlmtune.plugs import Part
 
 ROOT = Path(__file__).parents[1]

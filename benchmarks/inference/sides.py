@@ -134,7 +134,9 @@ def vllm(folder: Path) -> dict[int, dict[str, Any]]:
     from vlmtune.engines import vllm as engine_file
 
     model, inputs = endless()
-    limits = {"python": str(VLLM), "cache_gb": 1.0, "concurrency": 64}
+    # Pictures that one length was asked about must not wait in a cache for the next.
+    caches = ["--no-enable-prefix-caching", "--mm-processor-cache-gb", "0"]
+    limits = {"python": str(VLLM), "cache_gb": 1.0, "concurrency": 64, "arguments": caches}
     start = cpu_s()
     served = engine_file.open_engine(engine_file.Config(**limits), model, inputs, "fp32")
     started = cpu_s() - start
@@ -148,9 +150,9 @@ def vllm(folder: Path) -> dict[int, dict[str, Any]]:
                 def _post(self, body: Any) -> Any:
                     return super()._post({**body, "ignore_eos": True, "stop_token_ids": []})
 
-            _, fresh = endless()
-            fixed = Fixed(config, asker._server, fresh)
-            list(fixed.answer([_warming(requests[0])]))
+            # A server compiles for the batch sizes it meets: it meets them all before. Our side starts afresh.
+            warming, fixed = (Fixed(config, asker._server, endless()[1]) for _ in range(2))
+            list(warming.answer(requests))
             found[tokens] = {**answered(fixed, requests, tokens), "start_cpu_s": started}
     finally:
         served.close()

@@ -14,7 +14,7 @@ from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.plugs import Part
 from vlmtune.predictions import read
 from vlmtune.report import ReportConfig, markdown, page
-from vlmtune.runs import read_manifest
+from vlmtune.runs import ADAPTER_FILES, hash_files, read_manifest
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.evidence import Side
@@ -107,11 +107,27 @@ def files_of(side: Files) -> list[Path]:
     return files
 
 
+TRAINING = ("steps", "chosen_step", "stopped_early", "resumed_at", "trainable_parameters", "curve")
+"""What a comparison says of a training: nothing that the clock of one process decides."""
+
+
 def read_side(file: Path, name: str | None = None) -> Side:
-    """A prediction file with what lies beside it: manifest and controls, None where there are none."""
+    """A prediction file with what lies beside it: manifest, controls, its adapter's training; None where not there."""
     controls = file.with_name(f"{file.stem}.controls.json")
-    found = read_json(controls) if controls.is_file() else None
-    return Side(name or file.stem, read(file), read_manifest(file), found)
+    found, manifest = read_json(controls) if controls.is_file() else None, read_manifest(file)
+    return Side(name or file.stem, read(file), manifest, found, _training(file.parent, manifest))
+
+
+def _training(folder: Path, manifest: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How the adapter that answered was trained, where its folder lies here: it is known by the hash of its files."""
+    wanted = (manifest or {}).get("origin", {}).get("adapter")
+    if wanted is None:
+        return None
+    for adapter in sorted(path for path in folder.iterdir() if path.is_dir()):
+        made = all((adapter / name).is_file() for name in ADAPTER_FILES) and read_manifest(adapter)
+        if made and hash_files(adapter, ADAPTER_FILES) == wanted:
+            return {key: made[key] for key in TRAINING if made.get(key) not in (None, [])}
+    return None
 
 
 def _names(files: Sequence[Path]) -> dict[Path, str]:
@@ -147,7 +163,7 @@ def write_comparison(
     if file.suffix == ".json":
         write_json(file, plain)
     elif file.suffix in (".html", ".htm"):
-        write_atomic(file, page.render(plain, _pictures(page.wanted(plain, shown), sources), shown))
+        write_atomic(file, page.render(plain, pictures(page.wanted(plain, shown), sources), shown))
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
     else:
@@ -161,7 +177,7 @@ def write_regressions(comparison: Comparison, file: Path) -> int:
     return len(rows)
 
 
-def _pictures(images: Sequence[str], sources: Sequence[Path]) -> dict[str, bytes]:
+def pictures(images: Sequence[str], sources: Sequence[Path]) -> dict[str, bytes]:
     """Thumbnails by the hash of their image, as far as they lie beside the prediction files."""
     found: dict[str, bytes] = {}
     for image in images:

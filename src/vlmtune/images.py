@@ -6,9 +6,11 @@ an image's pixels, and thumbnails.
 
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +19,30 @@ from vlmtune.errors import ImageError
 from vlmtune.types import ImageRef
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Exif, Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values for a picture stored on its side."""
+
+_FROM_PILLOW = re.compile(r"PIL\.")
+_PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+"""Chunks of a PNG in which its orientation may stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says about its image, and `decode_rgb` undoes; `format` is "" for an image that is in no file."""
+
+    format: str
+    mode: str
+    turned: bool
+    """Its EXIF orientation is another than upright."""
+
+    animated: bool
+    alpha: bool
+    sixteen_bit: bool
 
 
 def decode_rgb(ref: ImageRef) -> "Image":
@@ -45,16 +65,49 @@ def decode_rgb(ref: ImageRef) -> "Image":
         return _rgb(image, ref.where)
 
 
+def examine(ref: ImageRef) -> "tuple[Image, Header]":
+    """An image as `decode_rgb` gives it, and what its file said; same errors."""
+    with _opened(ref) as image:
+        if _is_ready(image):
+            return image, Header("", image.mode, turned=False, animated=False, alpha=False, sixteen_bit=False)
+        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)  # asked first: a TIFF forgets it when it is loaded
+        image.load()
+        decoded, mode = _rgb(image, ref.where), image.mode
+        alpha, sixteen_bit = _has_alpha(image), mode.startswith("I;16")
+        return decoded, Header(image.format or "", mode, turned, _is_animated(image), alpha, sixteen_bit)
+
+
+def _is_animated(image: "Image") -> bool:
+    """Whether there is a second frame to be left out; a file torn behind its first one counts as none."""
+    try:
+        image.seek(1)
+    except (EOFError, OSError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def in_memory(ref: ImageRef) -> ImageRef:
+    """The same image, read already: whoever looks at it twice reads its file once.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _errors_named(ref.where):
+        data = ref.read()
+    return ImageRef(ref.where, lambda: data)
+
+
 def size_of(ref: ImageRef) -> tuple[int, int]:
     """Width and height of what `decode_rgb` makes of an image, from its header; pixels are not looked at.
 
     Raises:
         ImageError: as `decode_rgb`, as far as the header tells.
     """
+    ref = in_memory(ref)
     with _opened(ref) as image:
         width, height = image.size
         # Pillow tells the upright size of a TIFF by itself.
-        lying = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in _LYING
+        lying = image.format != "TIFF" and _exif(image, ref.read()).get(_ORIENTATION, 1) in _LYING
         return (height, width) if lying and not _is_ready(image) else (width, height)
 
 
@@ -65,30 +118,71 @@ def _is_ready(image: "Image") -> bool:
     return image.mode == "RGB" and not isinstance(image, ImageFile.ImageFile)
 
 
+def _exif(image: "Image", data: Any) -> "Exif":
+    """The EXIF data of an opened image. Of a PNG, Pillow decodes all pixels to look behind them; this does not."""
+    from PIL import Image
+
+    if image.format != "PNG" or not isinstance(data, bytes) or _has_metadata_behind_pixels(data):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _has_metadata_behind_pixels(png: bytes) -> bool:
+    """Whether a PNG has text or EXIF chunks after its first chunk of pixels; a torn file has what is there."""
+    place, in_pixels = 8, False
+    while place + 8 <= len(png):
+        length, kind = int.from_bytes(png[place : place + 4]), png[place + 4 : place + 8]
+        in_pixels |= kind == b"IDAT"
+        if in_pixels and kind in _PNG_METADATA:
+            return True
+        if kind == b"IEND":
+            break
+        place += 12 + length
+    return False
+
+
 @contextmanager
 def _opened(ref: ImageRef) -> "Iterator[Image]":
     """An image of an allowed format and size, not decoded yet; what PIL raises inside becomes one error."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
+    with _errors_named(ref.where):
         data = ref.read()
         if isinstance(data, Image.Image):
             yield data
             return
         if not data:
             raise ImageError("the file is empty", ref.where)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _refuse_size(image, ref.where)
-                yield image
+        _silence_pillow()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_size(image, ref.where)
+            yield image
+
+
+@contextmanager
+def _errors_named(where: str) -> Iterator[None]:
+    """What reading and PIL raise, as one error."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
     except UnidentifiedImageError:
-        raise ImageError(f"not an image of a known format ({', '.join(FORMATS).lower()})", ref.where) from None
+        raise ImageError(f"not an image of a known format ({', '.join(FORMATS).lower()})", where) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(str(error), ref.where) from None
+        raise ImageError(str(error), where) from None
     # TypeError: PIL's TIFF reader, where a tag that must be an integer is declared as something else.
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, TypeError) as error:
-        raise ImageError(f"cannot be decoded: {error}", ref.where) from None
+        raise ImageError(f"cannot be decoded: {error}", where) from None
+
+
+def _silence_pillow() -> None:
+    """Pillow warns of odd files on stderr; what matters of that is an error here.
+
+    One filter for Pillow's own modules that stays. `warnings.catch_warnings` exchanges the filters of the whole process
+    and puts them back: with several threads the last one puts back another's.
+    """
+    if ("ignore", None, Warning, _FROM_PILLOW, 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_FROM_PILLOW.pattern)
 
 
 def _refuse_size(image: "Image", where: str) -> None:
@@ -119,11 +213,15 @@ def _rgb(image: "Image", where: str) -> "Image":
         # 65535 / 255 = 257: PIL's own conversion clips at 255 and keeps 17 of 4096 grey levels.
         scaled = np.clip(np.rint(values / 257 if values.max(initial=0) > 255 else values), 0, 255)
         return Image.fromarray(scaled.astype(np.uint8), "L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _has_alpha(image: "Image") -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def pixel_hash(image: "Image") -> str:

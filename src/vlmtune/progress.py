@@ -1,15 +1,29 @@
-"""Progress events and who shows them: rich bars, plain lines, JSON lines, or nobody. Everything goes to stderr."""
+"""Progress events and who shows them: rich bars, plain lines, JSON lines, or nobody. Everything goes to stderr.
+
+Where a run stands is also kept in a small file of its folder, for those who watch it from elsewhere.
+"""
 
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Facts = Mapping[str, float | int | str]
 Style = Literal["auto", "rich", "plain", "jsonl", "none"]
 PLAIN_SHARE, PLAIN_SECONDS = 0.05, 30.0
+STATUS = "status.json"
+"""Name of the file that `Kept` writes, in the folder's `.vlmtune`; gone when the run has ended well."""
+
+KEPT_SECONDS = 1.0
+"""The file is written at most so often: 0.2 ms each, and never waiting for the disk."""
+
+RATE_EVENTS = 50
+"""Events that the rate is measured over."""
 
 
 class Listener(Protocol):
@@ -140,13 +154,80 @@ class Rich:
             self._bars.remove_task(self._tasks.pop(step))
 
 
+@dataclass(slots=True)
+class _Standing:
+    """Where an open step stands. `seen` holds (time, done) of its last events, `RATE_EVENTS` at most."""
+
+    done: int
+    total: int
+    facts: Facts
+    seen: deque[tuple[float, int]]
+
+    @property
+    def rate(self) -> float | None:
+        """Parts per second over the last events; None where nothing was done yet."""
+        if len(self.seen) < 2 or self.seen[-1][0] == self.seen[0][0]:
+            return None
+        (began, first), (now, done) = self.seen[0], self.seen[-1]
+        return (done - first) / (now - began)
+
+
+class Kept:
+    """Leaves in a file where the run stands, and passes everything on.
+
+    The file is replaced whole, so a reader never meets half of one: {"step", "done", "total", "facts", "rate" (parts
+    per second, null before any is known), "at" (Unix time), "command" (the process's arguments)}. It is about the
+    innermost open step, and behind an exception about the outermost. A hint for people: nothing is resumed from it,
+    and where it cannot be written the run goes on without.
+    """
+
+    def __init__(self, listener: Listener, file: Path) -> None:
+        self._listener, self._file, self._written = listener, file, 0.0
+        self._open: dict[str, _Standing] = {}
+
+    def note(self, text: str) -> None:
+        """Nothing of its own."""
+        self._listener.note(text)
+
+    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
+        """Write where it is due: at the beginning and the end of a step, and in between once a second."""
+        self._listener.at(step, done, total, facts)
+        now = time.monotonic()
+        if step not in self._open:
+            self._open[step] = _Standing(done, total, facts, deque(maxlen=RATE_EVENTS))
+        else:  # the first event after 0 is what an interrupted run had done: speed is measured from there
+            standing = self._open[step]
+            standing.done, standing.facts = done, facts
+            standing.seen.append((now, done))
+        if done in (0, total) or now - self._written >= KEPT_SECONDS:
+            self._write(step)
+
+    def end(self, step: str) -> None:
+        """Back to the step around it; without one the file stays: who looks wants to know how far it came."""
+        self._listener.end(step)
+        self._open.pop(step, None)
+        if self._open:
+            self._write([*self._open][-1])
+
+    def _write(self, step: str) -> None:
+        self._written = time.monotonic()
+        standing = self._open[step]
+        counted = {"step": step, "done": standing.done, "total": standing.total, "rate": standing.rate}
+        status = {**counted, "facts": dict(standing.facts), "at": round(time.time(), 3), "command": sys.argv}
+        building = self._file.with_name(f".{self._file.name}.building")
+        with suppress(OSError):
+            building.write_text(json.dumps(status), encoding="utf-8")
+            building.replace(self._file)
+
+
 def _facts(facts: Facts) -> str:
     return "".join(f"  {k} {v:.4g}" if isinstance(v, float) else f"  {k} {v}" for k, v in facts.items())
 
 
-def open_progress(style: Style) -> Progress:
-    """The listener of that style; `auto` takes rich in a terminal and plain elsewhere."""
+def open_progress(style: Style, kept: Path | None = None) -> Progress:
+    """The listener of that style; `auto` takes rich in a terminal and plain elsewhere. `kept`: see `Kept`."""
     if style == "auto":
         style = "rich" if sys.stderr.isatty() else "plain"
     listeners: dict[Style, Callable[[], Listener]] = {"rich": Rich, "plain": Plain, "jsonl": Jsonl, "none": Silent}
-    return Progress(listeners[style]())
+    shown = listeners[style]()
+    return Progress(shown if kept is None else Kept(shown, kept))

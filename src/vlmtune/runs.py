@@ -24,6 +24,8 @@ from vlmtune.plugs import Part
 from vlmtune.progress import Progress
 
 MANIFEST_VERSION = 1
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+"""What PEFT loads, and what an adapter is known by."""
 
 
 class OutputConfig(Part):
@@ -52,6 +54,9 @@ class OutputConfig(Part):
 
     report: str = "report.html"
     """The comparison as a page."""
+
+    regressions: str = "regressions.jsonl"
+    """The rows that got worse in the primary metric, worst first."""
 
     def path(self, name: str) -> Path:
         """A file of this folder."""

@@ -53,7 +53,9 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
     assert made["chosen_step"] == max(judged, key=lambda step: judged[step])
     assert len(set(judged.values())) > 1, "steps that score alike choose nothing"
     file = predicting.predict(session, adapter)
-    scored = predicting.score(session, file).to_json()["metrics"]["bleu"]
+    found = predicting.score(session, file)
+    assert found is not None
+    scored = found.to_json()["metrics"]["bleu"]
     assert scored == pytest.approx(judged[made["chosen_step"]], abs=1e-9)
     said = beside_measured(session.config, session.inputs.checkpoint, session.rows("train"), made, Progress(Silent()))
     assert re.fullmatch(r"planned 0\.\d TFLOP an epoch; reached 0\.\d+ TFLOP/s", said)

@@ -23,13 +23,16 @@ def by(columns: list[str], a: Sequence[Line], b: Sequence[Line]) -> Comparison:
 def test_a_slice_is_the_comparison_of_its_rows() -> None:
     a, b = (tagged(lines(80, noise), {"kind": "cat"}, {"kind": "dog"}) for noise in (0.6, 0.3))
     slices = by(["kind"], a, b).facts["slices"]
-    assert [set(part) for part in slices] == [{"column", "value", "rows", "a", "b", "delta", "ci"}] * 2
+    keys = {"column", "value", "rows", "a", "b", "delta", "ci", "p", "p_adjusted", "worse"}
+    assert [set(part) for part in slices] == [keys] * 2
     alone = judged(a[1::2], b[1::2]).facts["metrics"][0]
     assert slices[1] == {
         "column": "kind",
         "value": "dog",
         "rows": 40,
-        **{k: alone[k] for k in ("a", "b", "delta", "ci")},
+        **{k: alone[k] for k in ("a", "b", "delta", "ci", "p")},
+        "p_adjusted": slices[1]["p_adjusted"],
+        "worse": False,
     }
 
 

@@ -323,7 +323,7 @@ def test_the_table_stands_in_every_report() -> None:
         ("[{name: Mock, examples: 1}]",
          ["1:33: evaluation.baselines[0].name 'Mock' is taken by another file; choose another name"]),
         ("[{name: A, examples: 1}, {name: a, examples: 2}]",
-         ["1:57: evaluation.baselines[1].name 'a' is the name of another column, too; choose another name"]),
+         ["1:57: evaluation.baselines[1].name 'a' is the name of another column or set, too; choose another name"]),
         ("[{name: a}]",
          ["1:26: evaluation.baselines[0] asks as the baseline does; set prompt, length_instruction or examples"]),
         ("[{name: a, prompt: ' '}]",
@@ -344,7 +344,7 @@ def test_mistakes_have_their_places(tmp_path: Path, block: str, said: list[str])
 
 
 def test_a_result_has_no_name_of_a_column_s_files(begin: Begin) -> None:
-    with pytest.raises(ConfigError, match=r"output.tuned belongs to the answers of evaluation.baselines' 'short'"):
+    with pytest.raises(ConfigError, match=r"output.tuned belongs to the files of 'short' in evaluation"):
         begin("output.tuned=baseline_predictions.short.jsonl")
     with pytest.raises(ConfigError, match=r"baselines\[1\].length_instruction takes the length from references"):
         begin("dataset.references=[]", "dataset.target=caption_0")

@@ -6,8 +6,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vlmtune.cli import asking, looking, results, serving, steps
+from vlmtune.cli import asking, data, looking, results, serving, starting, steps
 from vlmtune.cli.ending import ending
+from vlmtune.cli.runs import runs_app
 
 app = typer.Typer(
     name="vlmtune",
@@ -19,8 +20,10 @@ app = typer.Typer(
 config_app = typer.Typer(
     help="Look at a configuration without running it.", no_args_is_help=True, rich_markup_mode=None
 )
+data_app = typer.Typer(help="Look at a dataset before training on it.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command()(steps.demo)
+app.command()(starting.init)
 app.command()(steps.run)
 app.command()(steps.predict)
 app.command()(steps.merge)
@@ -29,6 +32,7 @@ app.command()(asking.export)
 app.command()(serving.serve)
 app.command()(results.compare)
 app.command()(results.score)
+app.command()(results.unsure)
 app.command()(looking.doctor)
 app.command()(looking.plan)
 config_app.command("check")(looking.config_check)
@@ -36,6 +40,11 @@ config_app.command("show")(looking.config_show)
 config_app.command("schema")(looking.config_schema)
 config_app.command("diff")(looking.config_diff)
 app.add_typer(config_app, name="config")
+data_app.command("check")(data.check)
+data_app.command("show")(data.show)
+data_app.command("stats")(data.stats)
+app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 
 
 def _version(asked: bool) -> None:

@@ -19,11 +19,14 @@ def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
     print(json.dumps(plain, ensure_ascii=False) if as_json else text.render(plain))
 
 
-def print_score(score: "Score", as_json: bool = False) -> None:
-    """The score on stdout."""
-    plain = score.to_json()
+def print_score(score: "Score | None", as_json: bool = False) -> None:
+    """The score on stdout; None is that of rows without labels."""
+    plain = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
     if as_json:
         print(json.dumps(plain, ensure_ascii=False))
+        return
+    if score is None:
+        print("answered; there are no labels to score them by")
         return
     for name, value in plain["metrics"].items():
         ends = plain["intervals"].get(name)

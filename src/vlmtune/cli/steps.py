@@ -1,6 +1,8 @@
 """The verbs that work in a run folder: demo, run, predict, merge, train."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +74,10 @@ def predict(
             print(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
             return
         print_score(predicting.score(session, file), as_json)
-    say_next("train" if adapter is None else "run", config, sets)
+    if session.config.dataset.labelled:
+        say_next("train" if adapter is None else "run", config, sets)
+    else:
+        print(f"next: vlmtune unsure {shlex.quote(str(file))}", file=sys.stderr)
 
 
 def merge(

@@ -5,8 +5,20 @@
 pipeline.
 """
 
+from vlmtune.config.blocks import AlsoConfig
 from vlmtune.config.composed import Config, config_json, json_schema
 from vlmtune.config.loading import LoadedConfig, arguments, load, load_config
 from vlmtune.config.showing import diff, show
 
-__all__ = ["Config", "LoadedConfig", "arguments", "config_json", "diff", "json_schema", "load", "load_config", "show"]
+__all__ = [
+    "AlsoConfig",
+    "Config",
+    "LoadedConfig",
+    "arguments",
+    "config_json",
+    "diff",
+    "json_schema",
+    "load",
+    "load_config",
+    "show",
+]

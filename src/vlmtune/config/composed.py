@@ -4,99 +4,25 @@ Knows which blocks there are; what their keys mean is said where they are read. 
 (dataset, task, inference, tracking) takes its class from the plug that it names.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, Field, SerializeAsAny
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+from pydantic.json_schema import GenerateJsonSchema
 
-from vlmtune import plugs
 from vlmtune.config import judging
-from vlmtune.config.mistakes import Fields, judgement, one_of, refuse
+from vlmtune.config.blocks import DatasetBlock, EvaluationBlock, TaskBlock
+from vlmtune.config.mistakes import Fields
+from vlmtune.config.plug import Plug, flat, plug_of
 from vlmtune.config.tree import Steps
-from vlmtune.data import DatasetConfig
 from vlmtune.engines import InferenceConfig
 from vlmtune.models import TINY, ModelConfig
 from vlmtune.plugs import Part
 from vlmtune.report import ReportConfig
 from vlmtune.runs import OutputConfig
-from vlmtune.scoring import EvaluationConfig
-from vlmtune.tasks import TaskConfig
 from vlmtune.tracking import TrackerConfig
 from vlmtune.training.settings import TrainingConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Plug:
-    """A block whose class is `Config` of the plug that its `key` names; `offers` is what else that plug must have."""
-
-    folder: str
-    key: str
-    base: type[Part]
-    offers: str
-
-    def part(self, value: Any) -> type[Part] | str | None:
-        """The class for a block; a sentence where there is none; None where the block names no plug."""
-        default = self.base.model_fields[self.key].get_default()
-        name = value.get(self.key, default) if isinstance(value, dict) else None
-        if not isinstance(name, str):
-            return None
-        try:
-            found = vars(plugs.load(self.folder, name))
-        except plugs.UnknownPlug as unknown:
-            own = "" if "." not in name else ", or the dotted name of a module of yours that can be imported"
-            return one_of(repr(name), unknown.available) + own
-        part = found.get("Config")
-        if not (isinstance(part, type) and issubclass(part, self.base)):
-            return f"names {name!r}, which has no class Config that extends {self.base.__name__}"
-        return part if self.offers in found else f"names {name!r}, which has no {self.offers}"
-
-    def read(self, value: Any) -> Any:
-        """A block as its plug's Config; anything else is left for pydantic to refuse."""
-        if not isinstance(value, dict):
-            return value
-        part = self.part(value)
-        if isinstance(part, type):
-            return part.model_validate_json(json.dumps(value), strict=True)
-        given = value.get(self.key)
-        if isinstance(part, str):
-            refuse(self.folder, [judgement(part, loc=(self.key,), value=given), *self._known_mistakes(value)])
-        kind: Any = "string_type" if self.key in value else "missing"
-        raise ValidationError.from_exception_data(self.folder, [{"type": kind, "loc": (self.key,), "input": given}])
-
-    def _known_mistakes(self, value: dict[str, Any]) -> list[InitErrorDetails]:
-        """What is wrong with a block of an unknown plug all the same: values of keys that every plug has."""
-        try:
-            self.base.model_validate_json(json.dumps(value), strict=True)
-        except ValidationError as error:
-            found = [each for each in error.errors() if each["type"] not in ("extra_forbidden", "missing")]
-            kept = ("type", "loc", "input", "ctx")
-            details: Any = [{key: each[key] for key in kept if key in each} for each in found]  # type: ignore[literal-required]
-            return list(details)
-        return []
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One choice per shipped plug, told apart by its name; last, anybody's own module, which has a dot in it."""
-        default = self.base.model_fields[self.key].get_default()
-        own = {"type": "string", "pattern": r"\.", "description": "The dotted name of your own module."}
-        choices = []
-        for name in plugs.available(self.folder):
-            part = plugs.load(self.folder, name).Config
-            choice = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
-            named = {"const": name, "description": (part.__doc__ or "").strip()}
-            required = [key for key in choice.get("required", []) if key != self.key]
-            required += [] if name == default else [self.key]
-            choices.append({**choice, "properties": {**choice["properties"], self.key: named}, "required": required})
-        mine = {"type": "object", "title": "Your own", "properties": {self.key: own}, "required": [self.key]}
-        return {"oneOf": [*choices, mine]}
 
 
 class Config(Part):
@@ -112,12 +38,10 @@ class Config(Part):
     model: Annotated[ModelConfig, AfterValidator(judging.model)]
     """Which model is adapted."""
 
-    dataset: Annotated[
-        SerializeAsAny[DatasetConfig], Plug("data", "source", DatasetConfig, "open"), AfterValidator(judging.dataset)
-    ]
+    dataset: DatasetBlock
     """Where rows come from, and what their columns mean."""
 
-    task: Annotated[SerializeAsAny[TaskConfig], Plug("tasks", "name", TaskConfig, "TASK")]
+    task: TaskBlock
     """What is asked, and what counts."""
 
     training: Annotated[TrainingConfig, AfterValidator(judging.training)] = TrainingConfig()
@@ -130,7 +54,7 @@ class Config(Part):
     ] = Field(default_factory=dict)  # type: ignore[assignment]  # read as a block without keys: its class is the plug's
     """How answers are decoded."""
 
-    evaluation: Annotated[EvaluationConfig, AfterValidator(judging.evaluation)] = EvaluationConfig()
+    evaluation: Annotated[EvaluationBlock, AfterValidator(judging.evaluation)] = EvaluationBlock()
     """What is measured, on which rows, and how differences are judged."""
 
     report: ReportConfig = ReportConfig()
@@ -145,9 +69,8 @@ class Config(Part):
     @property
     def needs_hub(self) -> bool:
         """Whether the model or the dataset is named as on the Hub."""
-        named = [self.model.name]
-        if self.dataset.source == "hub":
-            named.append(self.dataset.model_dump()["path"])
+        rows = [self.dataset, *(one.dataset for one in self.evaluation.also)]
+        named = [self.model.name, *(block.model_dump()["path"] for block in rows if block.source == "hub")]
         return any(name != TINY and not Path(name).exists() for name in named)
 
 
@@ -189,23 +112,10 @@ def fields_at(path: Steps, plain: Any) -> Fields:
     return {key: (field.description or "").split(". ")[0].rstrip(".") for key, field in fields.items()}
 
 
-def plug_of(field: FieldInfo) -> Plug | None:
-    """How a block, or the blocks in a list, find their class; None where it is always the same."""
-    inside = (*field.metadata, *_flat(field.annotation))
-    return next((inner for inner in inside if isinstance(inner, Plug)), None)
-
-
 def _part(field: FieldInfo, plain: Any) -> type[Part] | None:
     """The class of a block, or of the blocks in a list; None where the field holds none."""
     if (plug := plug_of(field)) is not None:
         found = plug.part(plain if isinstance(plain, dict) else {})
         return found if isinstance(found, type) else plug.base
-    inside = _flat(field.annotation)
+    inside = flat(field.annotation)
     return next((inner for inner in inside if isinstance(inner, type) and issubclass(inner, Part)), None)
-
-
-def _flat(annotation: Any) -> Iterator[Any]:
-    """An annotation and everything in its brackets."""
-    yield annotation
-    for inner in get_args(annotation):
-        yield from _flat(inner)

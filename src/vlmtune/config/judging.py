@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationInfo
 from pydantic_core import InitErrorDetails
@@ -16,12 +17,16 @@ from vlmtune.config.mistakes import judgement, one_of, refuse
 from vlmtune.config.tree import Steps
 from vlmtune.data import DatasetConfig
 from vlmtune.engines import InferenceConfig
-from vlmtune.metrics import Metric
+from vlmtune.errors import ConfigError
+from vlmtune.metrics import Metric, own
 from vlmtune.models import ModelConfig
 from vlmtune.runs import OutputConfig
 from vlmtune.scoring import BaselineConfig, EvaluationConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.training.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from vlmtune.config.blocks import AlsoConfig, EvaluationBlock
 
 COLUMN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 TAKEN = {"train", "select", "test", "mock", "real"}
@@ -71,34 +76,37 @@ def inference(block: InferenceConfig) -> InferenceConfig:
     return block
 
 
-def evaluation(block: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
+def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlock":
     """The task has the metrics, and the dataset what they compare with. Not judged where task or dataset are wrong."""
     if {"task", "dataset"} <= info.data.keys():
-        task = plugs.load("tasks", info.data["task"].name).TASK
-        known = {metric.name: metric for metric in task.metrics}
-        wrong = list(_metrics(block, known, info.data["dataset"]))
+        task, rows = info.data["task"], info.data["dataset"]
+        wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
+        for n, one in enumerate(block.also):
+            wrong += _metrics(one, one.task, one.dataset, ("also", n))
         asked = [
             judgement(said, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
-            for loc, said in _column(one, info.data["task"], info.data["dataset"])
+            for loc, said in _column(one, task, rows)
         ]
-        refuse("evaluation", [*wrong, *_column_names(block), *asked])
+        refuse("evaluation", [*wrong, *_own_names(block), *asked])
     return block
 
 
-def _column_names(block: EvaluationConfig) -> Iterator[InitErrorDetails]:
-    """Every column has a file of its own, whether or not the disk knows upper and lower case."""
+def _own_names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:
+    """Every column and every further set has files of its own, whether or not the disk knows upper and lower case."""
     seen: set[str] = set()
-    for n, name in enumerate(one.name for one in block.baselines):
+    places: list[tuple[Steps, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
+    places += [(("also", n), one.name) for n, one in enumerate(block.also)]
+    for place, name in places:
         said = None
         if not COLUMN_NAME.fullmatch(name):
             said = f"names a file: letters, digits, - and _ alone, at most 40 (got {name!r})"
         elif name.lower() in TAKEN:
             said = f"{name!r} is taken by another file; choose another name"
         elif name.lower() in seen:
-            said = f"{name!r} is the name of another column, too; choose another name"
+            said = f"{name!r} is the name of another column or set, too; choose another name"
         if said is not None:
-            yield judgement(said, loc=("baselines", n, "name"), value=name)
+            yield judgement(said, loc=(*place, "name"), value=name)
         seen.add(name.lower())
 
 
@@ -119,15 +127,36 @@ def _column(one: BaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Itera
         yield ("examples",), f"is {one.examples}, and dataset.limit.train leaves {rows.limit.train} rows"
 
 
-def _metrics(block: EvaluationConfig, known: dict[str, Metric], rows: DatasetConfig) -> Iterator[InitErrorDetails]:
-    asked: list[tuple[Steps, str]] = [(("metrics", n), name) for n, name in enumerate(block.metrics or [])]
-    asked += [(("primary",), block.primary)] if block.primary is not None else []
+def _metrics(
+    block: "EvaluationBlock | AlsoConfig", task: TaskConfig, rows: DatasetConfig, at: Steps = ()
+) -> Iterator[InitErrorDetails]:
+    """What is wrong with the names of metrics; a dotted one is imported, and afterwards known without its module."""
+    known: dict[str, Metric] = {metric.name: metric for metric in plugs.load("tasks", task.name).TASK.metrics}
+    asked: list[tuple[Steps, str]] = [((*at, "metrics", n), name) for n, name in enumerate(block.metrics or [])]
+    asked += [((*at, "primary"), block.primary)] if block.primary is not None else []
     for loc, name in asked:
-        if name not in known:
+        if "." in name and loc[-1] != "primary":
+            try:
+                metric = own(name)
+            except ConfigError as error:
+                yield judgement(str(error), loc=loc, value=name)
+                continue
+            if metric.name in known:
+                yield judgement(f"{name!r} has the name of another metric; give yours another", loc=loc, value=name)
+            known[metric.name] = metric
+        elif name not in known:
             yield judgement(one_of(repr(name), list(known)), loc=loc, value=name)
         elif not _has_truth(rows, known[name].truth):
             column = f"dataset.{known[name].truth}"
             yield judgement(f"is {name!r}, which compares with {column}; name its column there", loc=loc, value=name)
+    named = {name.rpartition(".")[2] for name in block.metrics or ()}
+    if block.metrics and block.primary in known and block.primary not in named:
+        where = ".".join(map(str, at))
+        places = (f"{where}.{key}" if where else key for key in ("primary", "metrics"))
+        yield judgement(f"{{0}} {block.primary!r} is not among {{1}}", *places)
+
+
+def _slices(block: EvaluationConfig, rows: DatasetConfig) -> Iterator[InitErrorDetails]:
     for n, column in enumerate(block.slices):
         if column not in rows.meta:
             yield judgement(
@@ -135,8 +164,6 @@ def _metrics(block: EvaluationConfig, known: dict[str, Metric], rows: DatasetCon
                 loc=("slices", n),
                 value=column,
             )
-    if block.metrics and block.primary in known and block.primary not in block.metrics:
-        yield judgement(f"{{0}} {block.primary!r} is not among {{1}}", "primary", "metrics")
 
 
 def _has_truth(rows: DatasetConfig, truth: str) -> bool:
@@ -148,18 +175,20 @@ def _has_truth(rows: DatasetConfig, truth: str) -> bool:
 
 def output(block: OutputConfig, info: ValidationInfo) -> OutputConfig:
     """Every result has a plain name and a place of its own in output.dir; a page's ending says what it is."""
-    asked = info.data["evaluation"].baselines if "evaluation" in info.data else []
-    refuse("output", [*_names(block), *_beside_columns(block, [one.name for one in asked])])
+    known = info.data.get("evaluation")
+    taken = [one.name for one in (*known.baselines, *known.also)] if known is not None else []
+    refuse("output", [*_names(block), *_beside_columns(block, taken)])
     return block
 
 
 def _beside_columns(block: OutputConfig, columns: Sequence[str]) -> Iterator[InitErrorDetails]:
-    """No result has the name of a file of an untrained column."""
+    """No result has the name of a file of an untrained column or of a further set."""
+    stems = [Path(getattr(block, key)).stem for key in type(block).model_fields if key not in ("dir", "adapter")]
     for key in type(block).model_fields:
         name = getattr(block, key)
         for column in columns:
-            if name.startswith(f"{Path(block.baseline).stem}.{column}."):
-                said = f"belongs to the answers of evaluation.baselines' {column!r}; choose another name (got {name!r})"
+            if name.startswith(tuple(f"{stem}.{column}." for stem in stems)):
+                said = f"belongs to the files of {column!r} in evaluation; choose another name (got {name!r})"
                 yield judgement(said, loc=(key,), value=name)
 
 

@@ -8,38 +8,16 @@ dataset have the same `ImageRef.where`, whatever their splits.
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
-from pydantic import PositiveInt
+from pydantic import Field
 
+from vlmtune.data._remote import Host
+from vlmtune.data._roles import Limits, Splits
 from vlmtune.plugs import Part
 from vlmtune.types import Example
 
+__all__ = ["DatasetConfig", "Limits", "Rows", "SplitRole", "Splits"]
+
 SplitRole = Literal["train", "select", "test"]
-
-
-class Splits(Part):
-    """Which split of the source plays which role."""
-
-    train: str = "train"
-    """What the adapter learns from."""
-
-    select: str = "validation"
-    """What chooses checkpoints and settings; never evidence."""
-
-    test: str = "test"
-    """What is reported."""
-
-
-class Limits(Part):
-    """How many rows of each role are used, in dataset order; null uses all."""
-
-    train: PositiveInt | None = None
-    """Rows of the train role."""
-
-    select: PositiveInt | None = None
-    """Rows of the select role."""
-
-    test: PositiveInt | None = None
-    """Rows of the test role."""
 
 
 class DatasetConfig(Part):
@@ -68,10 +46,14 @@ class DatasetConfig(Part):
     """Column with the box of four numbers that a good answer gives, or a list of boxes; the task says their unit."""
 
     messages: str | None = None
-    """Column with a whole conversation (role and content per turn); replaces the task's prompt."""
+    """Column with a whole conversation (role and content, or from and value, per turn); replaces the task's prompt."""
 
     images: str | None = None
-    """Column with the list of a conversation's images, in the order of their placeholders."""
+    """Column with a conversation's image, or the list of its images in the order of their placeholders; a row without
+    it has no image."""
+
+    remote_images: list[Host] = []
+    """Hosts whose images may be downloaded over https, as `images.example.org` or `*.example.org`. Empty reads none."""
 
     id: str | None = None
     """Column with a stable row id; null takes a hash of the row's content."""
@@ -87,6 +69,15 @@ class DatasetConfig(Part):
 
     limit: Limits = Limits()
     """How many rows of each role are used."""
+
+    max_bad_fraction: float = Field(default=0, ge=0, le=1)
+    """Largest share of a role's rows that may be left out because they cannot be used; each is named in
+    `quarantine.json`. 0 stops at any such row."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a column says what a good answer is; answers to rows without one get no score."""
+        return any((self.references, self.target, self.keywords, self.boxes, self.messages))
 
 
 class Rows(Protocol):

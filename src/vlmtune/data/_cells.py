@@ -70,6 +70,16 @@ def plain(value: Any, column: str, at: str) -> Any:
     return made
 
 
+def structured(value: Any) -> Any:
+    """A list or object, also where a column of texts holds it as JSON, as CSV must; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 def identity(value: Any) -> Any:
     """What stands for a value in a hash of the content: bytes by their hash, the rest by itself."""
     if isinstance(value, bytes):

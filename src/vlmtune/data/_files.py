@@ -14,7 +14,11 @@ def resolved(path: str, roots: Sequence[str]) -> str | None:
 
     A relative path starts at the first of them.
     """
-    if "\0" in path or not roots:
+    try:
+        nameable = bool(roots) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a surrogate pair: no file can be called so
+        nameable = False
+    if not nameable:
         return None
     found = Path(os.path.realpath(Path(roots[0], path)))
     return str(found) if any(found.is_relative_to(os.path.realpath(root)) for root in roots) else None

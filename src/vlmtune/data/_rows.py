@@ -5,17 +5,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlmtune.data import DatasetConfig, _cells
 from vlmtune.data._files import stamp
-from vlmtune.data._turns import read_turns, refuse_videos
+from vlmtune.data._turns import MARK, read_turns, refuse_videos
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
 Record = Mapping[str, Any]
 ReadRecord = Callable[[int], Record]
+
+GLANCED = 32
+"""Records among which a column must occur, where rows may be bad."""
 
 
 def _in_no_file(value: Any) -> None:
@@ -26,9 +29,11 @@ def _in_no_file(value: Any) -> None:
 class Records:
     """What a source knows: `count` records, named `where` in messages, and what its image values mean.
 
-    `read(i)` reads one record; image values in it stay as the source has them. `open_image(value, where)` makes a
-    reference of one; its `where` begins with the given one. `image_file` names the file that a value points to, None
-    where the value itself is the image. `narrow(columns)` is a cheaper `read` of these columns; None where none is.
+    `read(i)` reads one record; image values in it stay as the source has them, without the place of the dataset on this
+    machine, so that a content id is the same elsewhere. `open_image(value, where)` makes a reference of one; its
+    `where` begins with the given one. `image_file` names the file that a value points to, None where the value itself
+    is the image. `narrow(columns)` is a cheaper `read` of these columns; None where none is. `classes` are
+    all labels of the columns that come with a list of them.
     """
 
     where: str
@@ -37,6 +42,7 @@ class Records:
     open_image: Callable[[Any, str], ImageRef]
     image_file: Callable[[Any], str | None] = _in_no_file
     narrow: Callable[[list[str]], ReadRecord] | None = None
+    classes: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,9 @@ class _Content:
 class MappedRows:
     """Records as rows. A record is read once for its id and content, and once more for each example made from it.
 
+    Where `max_bad_fraction` allows bad rows, one without a readable record or an id of its own is called "row N" and
+    refused when it is asked for; otherwise the first one refuses them all.
+
     Raises:
         DataError: no rows, a missing column, a value that is not what its column should hold, an id given twice.
     """
@@ -60,9 +69,10 @@ class MappedRows:
             raise DataError(f"{records.where}: no rows; check dataset.splits and dataset.limit")
         self._config = config
         self._records = records
-        first = records.read(0)
+        self._bad: dict[int, str] = {}
+        first = self._first()
         for key, column in _columns(config):
-            if column not in first:
+            if column not in first and not (key == "images" and self._is_anywhere(column)):
                 raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(first)}")
         self._choices: dict[int, int] = {}
         self._ids = self._content_ids() if config.id is None else self._given_ids(config.id)
@@ -76,6 +86,8 @@ class MappedRows:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if index in self._bad:
+            raise DataError(self._bad[index])
         return self._example(index)
 
     def id(self, index: int) -> str:
@@ -122,6 +134,37 @@ class MappedRows:
             raise DataError(f"{self._at(index)}: no column {name!r}; the row has: {_keys(record)}")
         return record[name]
 
+    def _is_anywhere(self, column: str) -> bool:
+        """Whether some row has a column that rows may leave out."""
+        return any(column in self._record(index) for index in range(len(self)))
+
+    def _record(self, index: int) -> Record:
+        """A record; an empty one where it cannot be read and rows may be bad."""
+        try:
+            return self._records.read(index)
+        except DataError as error:
+            self._stand_in(index, error)
+            return {}
+
+    def _first(self) -> Record:
+        """The first record; where rows may be bad, the first few together."""
+        last = 1 if self._config.max_bad_fraction == 0 else min(GLANCED, len(self))
+        there: dict[str, Any] = {}
+        for index in range(last):
+            there |= self._record(index)
+        return there
+
+    def _stand_in(self, index: int, error: DataError) -> str:
+        """What a row is called that has no id.
+
+        Raises:
+            DataError: the given one, where no row may be bad.
+        """
+        if self._config.max_bad_fraction == 0:
+            raise error
+        self._bad[index] = str(error)
+        return f"row {index}"
+
     def _narrow(self, columns: list[str]) -> ReadRecord:
         return self._records.narrow(columns) if self._records.narrow is not None else self._records.read
 
@@ -130,14 +173,20 @@ class MappedRows:
             ids = [str(content.id) for content in self._contents]
         else:
             read = self._narrow([column])
-            ids = [self._given_id(read(index), column, index) for index in range(len(self))]
-        twice = next((name for name, n in Counter(ids).items() if n > 1), None)
-        if twice is not None:
-            rows = [index for index, name in enumerate(ids) if name == twice]
-            raise DataError(
-                f"{self._records.where}: id {twice!r} stands in rows {rows[0]} and {rows[1]}; ids must differ"
-            )
+            ids = [self._given_id_of(read, column, index) for index in range(len(self))]
+        first: dict[str, int] = {}
+        for index, name in enumerate(ids):
+            if first.setdefault(name, index) != index:
+                rows = f"rows {first[name]} and {index}"
+                error = DataError(f"{self._records.where}: id {name!r} stands in {rows}; ids must differ")
+                ids[index] = self._stand_in(index, error)
         return ids
+
+    def _given_id_of(self, read: ReadRecord, column: str, index: int) -> str:
+        try:
+            return self._given_id(read(index), column, index)
+        except DataError as error:
+            return self._stand_in(index, error)
 
     def _given_id(self, record: Record, column: str, index: int) -> str:
         return _cells.name(self._column(record, column, index), "id", column, self._at(index))
@@ -146,7 +195,7 @@ class MappedRows:
         seen: Counter[str] = Counter()
         ids = []
         for content in self._contents:
-            name = content.digest[:16]
+            name = content.digest[:16] or str(content.id)
             seen[name] += 1
             ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
         return ids
@@ -154,10 +203,19 @@ class MappedRows:
     @functools.cached_property
     def _contents(self) -> list[_Content]:
         """All rows, in one pass over the records."""
-        return [self._content(self._records.read(index), index) for index in range(len(self))]
+        return [self._content_of(index) for index in range(len(self))]
+
+    def _content_of(self, index: int) -> _Content:
+        try:
+            return self._content(self._records.read(index), index)
+        except DataError as error:
+            return _Content("", (), self._stand_in(index, error))
 
     def _content(self, record: Record, index: int) -> _Content:
-        values = [_cells.identity(self._column(record, column, index)) for _, column in _columns(self._config)]
+        values = [
+            _cells.identity(record.get(column) if key == "images" else self._column(record, column, index))
+            for key, column in _columns(self._config)
+        ]
         found = (self._records.image_file(value) for value, _ in self._image_values(record, index))
         return _Content(
             # The empty text in front keeps ids what they were in the first version.
@@ -190,10 +248,13 @@ class MappedRows:
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """A row's images as the source has them, and where each stands."""
         if (column := self._config.images) is not None:
-            values = self._column(record, column, index)
+            values = _cells.structured(record.get(column))  # a row without pictures may lack it
+            if isinstance(values, str | bytes | dict):
+                values = [values]
             if values is not None and not isinstance(values, list | tuple):
                 raise DataError(
-                    f"{self._at(index)}: column {column!r} must hold a list of images (got {type(values).__name__})"
+                    f"{self._at(index)}: column {column!r} must hold an image or a list of images "
+                    f"(got {type(values).__name__})"
                 )
             return [(value, f"{self._at(index)}, image {n}") for n, value in enumerate(values or [])]
         return [(self._column(record, c, index), f"{self._at(index)}, column {c!r}") for c in _images(self._config)]
@@ -217,7 +278,7 @@ class MappedRows:
         references, turns, target = self._references(record, index), None, None
         if config.messages is not None:
             refuse_videos(record, at)
-            turns, target = read_turns(cell(config.messages), images, at)
+            turns, target = read_turns(_cells.structured(cell(config.messages)), images, at)
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
@@ -225,16 +286,16 @@ class MappedRows:
             target = _cells.text(cell(config.target), config.target, at)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
-            truth["keywords"] = _cells.texts(cell(config.keywords), config.keywords, at)
+            truth["keywords"] = _cells.texts(_cells.structured(cell(config.keywords)), config.keywords, at)
         if config.boxes is not None:
-            truth["boxes"] = cell(config.boxes)
+            truth["boxes"] = _cells.structured(cell(config.boxes))
         return Example(
             id=self._ids[index],
             images=images,
             target=target,
             truth=truth,
             cluster=_cells.name(cell(config.group), "group", config.group, at) if config.group else None,
-            question=_cells.text(cell(config.question), config.question, at) if config.question else None,
+            question=_question(cell(config.question), config.question, at) if config.question else None,
             turns=turns,
             meta={column: _cells.plain(cell(column), column, at) for column in config.meta},
         )
@@ -242,6 +303,16 @@ class MappedRows:
 
 def _keys(record: Record) -> str:
     return ", ".join(map(str, record)) or "nothing"
+
+
+def _question(value: Any, column: str, at: str) -> str:
+    """A question as it is asked; the images stand before it, so that a mark for one would be asked as text."""
+    said = _cells.text(value, column, at)
+    if MARK in said:
+        raise DataError(
+            f"{at}: column {column!r} holds the mark {MARK}; take it out, the images stand before a question"
+        )
+    return said
 
 
 def _images(config: DatasetConfig) -> list[str]:

@@ -1,12 +1,24 @@
-"""Chat rows: `messages` with roles and contents, and the images that fill their placeholders in order."""
+"""Chat rows: turns with their speakers and contents, and the images that fill their placeholders in order.
 
+A turn is {role, content}, as OpenAI and most others write it, or {from, value}, as ShareGPT and LLaVA do. A placeholder
+is an image part of the content, or the mark `<image>` in its text, as LLaVA and LLaMA-Factory write it.
+"""
+
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from vlmtune.errors import DataError
-from vlmtune.types import Conversation, ImageRef, Turn
+from vlmtune.types import Conversation, ImageRef, Role, Turn
 
 ROLES = ("system", "user", "assistant")
+SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+"""Roles by the names that stand under `from`."""
+
+MARK = "<image>"
+_MARKS = re.compile(r"\s*<image>\s*")
+"""A mark with the white space around it: the format's, not the text's."""
+
 VIDEO_KEYS = ("video", "videos", "video_url")
 """Where rows, turns and parts hold a video."""
 
@@ -14,7 +26,7 @@ VIDEO_KEYS = ("video", "videos", "video_url")
 def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
     """Read one conversation.
 
-    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Where no part asks for an
+    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Where nothing asks for an
     image, the images stand before the text of the first user turn.
 
     Returns:
@@ -25,7 +37,7 @@ def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conv
             an image in an assistant turn: models here answer in text. A video anywhere.
     """
     if not isinstance(messages, list | tuple) or not messages:
-        raise DataError(f"{at}: messages must be a list of turns, each with role and content")
+        raise DataError(f"{at}: messages must be a list of turns, each with role and content, or from and value")
     left = iter(images)
     turns = [_turn(message, left, f"{at}, message {number}") for number, message in enumerate(messages)]
     unused = tuple(left)
@@ -57,29 +69,44 @@ def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
 
 
 def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
-    if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
-        raise DataError(f"{at}: needs a role ({', '.join(ROLES)}) and a content")
+    role, content = _said(message, at)
     refuse_videos(message, at)
-    content = message["content"]
     if not isinstance(content, str | list | tuple):
         raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
+
+    def image(asking: str) -> ImageRef:
+        if role == "assistant":
+            raise DataError(f"{at}: an assistant turn cannot hold an image; put {asking} into a user turn")
+        found = next(left, None)
+        if found is None:
+            raise DataError(f"{at}: {asking} asks for an image, but none is left in the row's images")
+        return found
+
     parts: list[str | ImageRef] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
         if isinstance(part, dict):
             refuse_videos(part, at)
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            parts.append(part["text"])
-        elif kind == "image" and message["role"] == "assistant":
-            raise DataError(f"{at}: an assistant turn cannot hold an image; put it into a user turn")
+            first, *others = _MARKS.split(part["text"]) if MARK in part["text"] else [part["text"]]
+            parts += [first] if first or not others else []
+            for text in others:
+                parts += [image(MARK), *([text] if text else [])]
         elif kind == "image":
-            image = next(left, None)
-            if image is None:
-                raise DataError(f"{at}: asks for an image, but none is left in the row's images")
-            parts.append(image)
+            parts.append(image("an image part"))
         else:
             raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
-    return Turn(message["role"], tuple(parts))
+    return Turn(role, tuple(parts))
+
+
+def _said(message: Any, at: str) -> tuple[Role, Any]:
+    """Who speaks, and what. Tables fill every key that some row has, with null."""
+    given = message if isinstance(message, dict) else {}
+    for speaker, words, roles in (("role", "content", {role: role for role in ROLES}), ("from", "value", SPEAKERS)):
+        said = given.get(speaker)
+        if isinstance(said, str) and said in roles and words in given:
+            return cast("Role", roles[said]), given[words]
+    raise DataError(f"{at}: needs a role ({', '.join(ROLES)}) and a content, or from ({', '.join(SPEAKERS)}) and value")
 
 
 def _check_order(turns: Sequence[Turn], at: str) -> None:

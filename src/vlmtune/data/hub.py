@@ -1,19 +1,21 @@
 """Datasets on the Hugging Face Hub, or in a local folder that `datasets` understands. Images stay undecoded.
 
 A row may name an image file instead of holding the image. Only files below the dataset's own folder and the caches of
-`datasets` and the Hub are read: rows are data, and no row may point into the rest of this machine.
+`datasets` and the Hub are read: rows are data, and no row may point into the rest of this machine. Numbers of classes
+become the classes' names.
 """
 
-import errno
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._files import resolved
-from vlmtune.data._rows import MappedRows, Records
-from vlmtune.errors import DataError, EnvironmentProblem, VlmtuneError
-from vlmtune.types import ImageRef
+from vlmtune.data._hub_errors import errors_named
+from vlmtune.data._labels import Labels
+from vlmtune.data._pictures import Pictures
+from vlmtune.data._remote import Remote
+from vlmtune.data._rows import MappedRows, ReadRecord, Records
+from vlmtune.data._streamed import streamed
+from vlmtune.errors import DataError
 
 
 class Config(DatasetConfig):
@@ -31,6 +33,10 @@ class Config(DatasetConfig):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
 
+    stream: bool = False
+    """Downloads only the rows that are used, once, instead of all files of the dataset; with `limit`, for datasets that
+    are too large. What was fetched is kept under the names of dataset, revision, split and limit."""
+
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
     """Open one split; the first `limit` rows in dataset order.
@@ -39,102 +45,77 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
         EnvironmentProblem: the Hub cannot be reached or wants a login, the disk is full.
         DataError: no such dataset, folder, configuration, revision, split or column; files that cannot be read.
     """
-    table = _load(config, split)
-    if limit is not None:
-        table = table.select(range(min(limit, len(table))))
+    return MappedRows(config, records(config, split, limit))
+
+
+def records(config: Config, split: str, limit: int | None = None) -> Records:
+    """The split's records, before their columns have roles."""
+    _refuse_what_is_no_dataset(config.path)
+    where = f"{config.path} [{split}]"
+    pictures = Pictures(
+        _roots(config),
+        "the dataset's folder and the download caches, and is not read; store the images in the dataset, or beside it "
+        "in dataset.path",
+        Remote(config.remote_images),
+        texts=False,
+    )
+    if config.stream:
+        rows = streamed(config.path, config.name, config.revision, split, limit)
+        read, narrow, count, labels = rows.read, rows.narrow, len(rows), rows.labels
+    else:
+        table = _table(config, split, limit)
+        labels = Labels(table.features.to_dict(), where)
+        read, count = labels.of(table.__getitem__), len(table)
+
+        def narrow(columns: list[str]) -> ReadRecord:
+            return labels.of(table.select_columns(columns).__getitem__)
+
+    read = _portable(read, config.path)
+    return Records(where, count, read, pictures.open, pictures.file, narrow, labels.names)
+
+
+def _table(config: Config, split: str, limit: int | None) -> Any:
+    """The split as `datasets` loads it, its images left undecoded."""
     import datasets
 
+    datasets.disable_progress_bars()
+    with errors_named(config.path, config.name, config.revision):
+        table = datasets.load_dataset(config.path, config.name, split=split, revision=config.revision)
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(column, datasets.Image(decode=False))
         elif isinstance(getattr(feature, "feature", None), datasets.Image):
             table = table.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    roots = _roots(config)
-    return MappedRows(
-        config,
-        Records(
-            f"{config.path} [{split}]",
-            len(table),
-            table.__getitem__,
-            lambda value, where: _image(value, where, roots),
-            lambda value: _file(value, roots),
-            lambda columns: table.select_columns(columns).__getitem__,
-        ),
-    )
+    return table
 
 
-def _load(config: Config, split: str) -> Any:
-    import datasets
-    import httpx
-
-    here = Path(config.path)
+def _refuse_what_is_no_dataset(path: str) -> None:
+    here = Path(path)
     if here.is_file():
-        raise DataError(f"dataset.path {config.path!r} is a file; name the folder it lies in, with the split's name")
-    if not here.exists() and _is_local(config.path):
-        raise DataError(f"dataset.path {config.path!r}: no such folder; a name on the Hub looks like org/name")
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(config.path, config.name, split=split, revision=config.revision)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-        raise _named(error, config) from None
+        raise DataError(f"dataset.path {path!r} is a file; name the folder it lies in, with the split's name")
+    # A path that starts like one of a folder, or has more parts than a name on the Hub, can only mean a folder.
+    local = "://" not in path and (path.startswith((".", "~")) or here.is_absolute() or path.count("/") > 1)
+    if local and not here.exists():
+        raise DataError(f"dataset.path {path!r}: no such folder; a name on the Hub looks like org/name")
 
 
-def _is_local(path: str) -> bool:
-    """Whether a path can only mean a folder: it starts like one, or has more parts than a name on the Hub."""
-    return "://" not in path and (path.startswith((".", "~")) or Path(path).is_absolute() or path.count("/") > 1)
+def _portable(read: ReadRecord, path: str) -> ReadRecord:
+    """Records whose image files are named relative to the dataset's own folder, where they lie in it."""
+    if not Path(path).is_dir():
+        return read
+    root = Path(path).resolve()
 
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(item) for item in value]
+        file = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
+        if not isinstance(file, str) or not Path(file).is_absolute() or not Path(file).is_relative_to(root):
+            return value
+        return {**value, "path": Path(file).relative_to(root).as_posix()}
 
-def _named(error: BaseException, config: Config) -> VlmtuneError:
-    """The error of ours that says what went wrong while a dataset was opened."""
-    from datasets.exceptions import DatasetBuildError, DatasetNotFoundError
-
-    chain = list(_chain(error))
-    what, said = f"dataset {config.path!r}", str(error)
-    if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in chain):
-        return EnvironmentProblem(f"{what}: no space left on the disk of the datasets cache; make room or set HF_HOME")
-    if isinstance(error, DatasetNotFoundError):
-        return _not_found(said, config)
-    if any(_is_network(cause) for cause in chain):
-        return EnvironmentProblem(
-            f"{what} is not in the local cache and the Hub cannot be reached ({_short(chain[-1])}). "
-            "Check the network, or try the pipeline offline first: vlmtune demo, or USE_MOCK=True"
-        )
-    if isinstance(error, PermissionError):
-        return EnvironmentProblem(f"{what}: {said}")
-    if isinstance(error, DatasetBuildError):
-        said = f"its files cannot be read: {_short(chain[-1])}"
-    elif "BuilderConfig" in said or "Config name is missing" in said or "for config '" in said:
-        said = f"set dataset.name to one of its configurations (got {config.name!r}): {said}"
-    return DataError(f"{what} cannot be opened: {said}")
-
-
-def _not_found(said: str, config: Config) -> VlmtuneError:
-    """`datasets` has one exception for what is not there and for what may not be seen; its message tells them apart."""
-    what, page = f"dataset {config.path!r}", f"https://huggingface.co/datasets/{config.path}"
-    if "gated dataset" in said:
-        return EnvironmentProblem(f"{what} is gated: accept its conditions at {page}, then run: hf auth login")
-    if said.startswith("Revision "):
-        return DataError(f"{what} has no revision {config.revision!r}; set dataset.revision to one of {page}")
-    return DataError(f"{what} does not exist on the Hub, or is private: check dataset.path, or run: hf auth login")
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _is_network(error: BaseException) -> bool:
-    import httpx
-
-    # `datasets` hides what the Hub's client raised behind a FileNotFoundError that quotes it.
-    quoted = isinstance(error, FileNotFoundError) and "LocalEntryNotFoundError" in str(error)
-    return quoted or isinstance(error, ConnectionError | TimeoutError | httpx.HTTPError)
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0]:.200}" if str(error) else type(error).__name__
+    return lambda index: {column: short(value) for column, value in read(index).items()}
 
 
 def _roots(config: Config) -> list[str]:
@@ -146,26 +127,3 @@ def _roots(config: Config) -> list[str]:
     caches = (known.HF_DATASETS_CACHE, known.DOWNLOADED_DATASETS_PATH, known.EXTRACTED_DATASETS_PATH, hub.HF_HUB_CACHE)
     own = [config.path] if Path(config.path).is_dir() else []
     return [*own, *map(str, caches)]
-
-
-def _image(value: Any, where: str, roots: Sequence[str]) -> ImageRef:
-    if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
-        raise DataError(f"{where}: not an image column; set dataset.image to one (got {type(value).__name__})")
-    data, path = value.get("bytes"), value.get("path")
-    if data:
-        return ImageRef(where, lambda: data)
-    if not path:
-        raise DataError(f"{where}: no image in this row; repair or remove it")
-    file = _file(value, roots)
-    if file is None:
-        raise DataError(
-            f"{where}: {path} lies outside the dataset's folder and the download caches, and is not read; store the "
-            "images in the dataset, or beside it in dataset.path"
-        )
-    return ImageRef(f"{where} ({Path(path).name})", lambda: Path(file).read_bytes())
-
-
-def _file(value: Any, roots: Sequence[str]) -> str | None:
-    """The file that an undecoded image names; None where it holds the bytes, or names none that may be read."""
-    path = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
-    return None if not isinstance(path, str) or "://" in path or "::" in path else resolved(path, roots)

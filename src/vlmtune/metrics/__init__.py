@@ -5,10 +5,12 @@ sees the whole set, so a corpus metric can count documents; `summarise(sums [...
 statistics into the score, over any number of resamples at once. One definition thus gives the score, its confidence
 interval and the paired test. An answer is None where it could not be parsed: `measure` counts that row as wrong.
 
-Files here are nouns; `vlmtune.metrics.bleu` finds the metric of that name in whichever file it stands.
+Files here are nouns; `vlmtune.metrics.bleu` finds the metric of that name in whichever file it stands, `own` a user's.
 """
 
+import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vlmtune.errors import ConfigError
 
 Stats = NDArray[np.float64]
 
@@ -41,6 +45,51 @@ class Metric:
 
     binary: bool = False
     """Whether every row scores 0 or 1, so that exact tests for shares apply."""
+
+
+def own(name: str) -> Metric:
+    """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.
+
+    The function takes a row's answer as the task reads it and the row's list of references, and returns a number. The
+    score is its mean over rows, higher is better, and a row whose answer cannot be read scores 0; who wants otherwise
+    writes a `Metric`.
+
+    Raises:
+        ConfigError: no such module, nothing of that name in it, or neither of the two.
+    """
+    path, _, last = name.rpartition(".")
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not (path == missing.name or path.startswith(missing.name + ".")):
+            raise
+        raise ConfigError(
+            f"metric {name!r}: there is no module {path!r} to import; it is looked for where you stand, and among what "
+            "is installed"
+        ) from None
+    found = vars(module).get(last)
+    if isinstance(found, Metric):
+        return found
+    if callable(found):
+        return Metric(last, functools.partial(_by_row, name, found), _mean, f"{name}|mean")
+    raise ConfigError(f"metric {name!r}: {path} has no function and no Metric of the name {last!r}")
+
+
+def _by_row(name: str, function: Callable[[Any, Any], float], answers: Sequence[Any], truths: Sequence[Any]) -> Stats:
+    """[rows, 2]: the number, and 1."""
+    rows = np.ones((len(answers), 2))
+    for n, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
+        value = 0.0 if answer is None else function(answer, truth)
+        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            said = f"got {value!r:.80} for the answer {answer!r:.80}"
+            raise ConfigError(f"metric {name!r} must return a finite number ({said})")
+        rows[n, 0] = value
+    return rows
+
+
+def _mean(sums: Stats) -> Stats:
+    mean: Stats = sums[..., 0] / np.maximum(sums[..., 1], 1)
+    return mean
 
 
 def __getattr__(name: str) -> Metric:

@@ -1,7 +1,6 @@
 """The train step: an adapter folder with its manifest and curves."""
 
 import contextlib
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 from vlmtune import plugs
 from vlmtune.answering import Answering
 from vlmtune.checks.plan import beside_measured
-from vlmtune.config import config_json
 from vlmtune.data import Rows
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_whole_lines, write_bytes
 from vlmtune.pipeline.predicting import unanswered
-from vlmtune.pipeline.session import Session, rows_facts
+from vlmtune.pipeline.session import Session, lessons_of, rows_facts
+from vlmtune.pipeline.telling import open_trackers
 from vlmtune.progress import Progress, Silent
 from vlmtune.runs import Origin
 from vlmtune.scoring.score import choose
 from vlmtune.scoring.score import score as score_lines
-from vlmtune.tracking._guarded import Guarded
 
 if TYPE_CHECKING:
-    from vlmtune.training.lessons import Lessons
     from vlmtune.training.selection import Judge
 
 CHANGE_NO_ADAPTER = {
@@ -48,6 +45,7 @@ def train(session: Session) -> list[Path]:
 
 
 def _train(session: Session) -> Path:
+    from vlmtune.training.history import resumed_at
     from vlmtune.training.loop import Job, train
 
     config, artifact = session.config, session.adapter_path()
@@ -58,7 +56,8 @@ def _train(session: Session) -> Path:
         session.progress.note(f"adapter: {artifact} is finished")
         return artifact
     built = work / "adapter"
-    trackers = _trackers(session) if session.ranks.first else []
+    begins = not (work / "curve.jsonl").is_file()
+    trackers = open_trackers(session, config.output.adapter, begins) if session.ranks.first else []
 
     def mirror(step: int, values: Mapping[str, float]) -> None:
         for tracker in trackers:
@@ -85,7 +84,8 @@ def _train(session: Session) -> Path:
         # A copy: a run that goes on after a crash here finds its lines where they were.
         write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
         chosen = [select_rows.id(row) for row in range(len(select_rows))] if config.training.select_by else []
-        session.folder.publish(artifact, origin, {**facts, "curve": curve, "selection_ids": chosen}, built)
+        way = {"curve": curve, "resumed_at": resumed_at(work)}
+        session.folder.publish(artifact, origin, {**facts, **way, "selection_ids": chosen}, built)
         for tracker in trackers:
             tracker.finish(facts)
     return artifact
@@ -146,19 +146,3 @@ def judge_of(session: Session, rows: Rows, work: Path) -> "Judge | None":
         return None if value is None else float(value)
 
     return Judge(f"select_{name}", metric.higher_is_better, score)
-
-
-def lessons_of(session: Session, rows: Rows) -> "Lessons":
-    """The rows as they are taught."""
-    from vlmtune.training.lessons import Lessons
-
-    return Lessons(rows, session.task, session.config.task, session.inputs, session.config.training)
-
-
-def _trackers(session: Session) -> list[Guarded]:
-    facts = {"config": config_json(session.config), "dir": str(session.folder.root)}
-    opened = []
-    for config in session.config.tracking:
-        plug = plugs.load("tracking", config.to)
-        opened.append(Guarded(config.to, functools.partial(plug.open_tracker, config, facts), session.progress))
-    return opened

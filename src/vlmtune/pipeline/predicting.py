@@ -68,18 +68,22 @@ def predict(
 ) -> Path:
     """Answers of the untouched model, or of the model with an adapter: a prediction file and its score.
 
-    Of the untouched model on the evaluation rows, the untrained columns are made, too, from the same loaded model.
-    Of a shard there is no score: its rows are no sample that anybody asked for.
+    On the evaluation rows, the further evaluation sets are answered, too, and by the untouched model the untrained
+    columns, all from the same loaded model. Of a shard there is no score: its rows are no sample that anybody asked
+    for.
 
     Raises:
         DataError: a row lacks what a metric compares with, or a column its train rows; before a model is loaded.
     """
-    session = session.of(adapter)
-    asked = columns(session) if adapter is None and role in (None, session.config.evaluation.split) else []
+    also, session = session.also, session.of(adapter)
+    evaluated = role in (None, session.config.evaluation.split)
+    asked = columns(session) if adapter is None and evaluated else []
     with _opening(session, adapter) as engine:
         artifact = _predicted(session, engine, adapter, role, None, shard)
         for column in asked:
             _predicted(session, engine, adapter, role, column, shard)
+        for other in also if evaluated else []:
+            _predicted(other.of(adapter), engine, adapter, None, None, shard)
     return artifact
 
 
@@ -101,6 +105,7 @@ def target(session: Session, adapter: Path | None, role: SplitRole | None, colum
         inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER) | {"precision": session.precision},
         image_control_rows=config.evaluation.image_control_rows,
         **({"column": dict(column.facts)} if column is not None else {}),
+        **({"set": session.set} if session.set is not None else {}),
     )
     return Target(artifact, origin, rows, above)
 
@@ -124,16 +129,19 @@ def _predicted(
             write_score(session, artifact)
         return artifact
     examples = list(made.rows)
-    choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
+    if session.config.dataset.labelled:
+        choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
+    else:
+        session.progress.note(f"the dataset names no column of labels: {artifact} gets no score")
     ask = column.ask if column is not None else None
     facts = _answer(session, engine(), made, examples, ask)
-    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(adapter)})
+    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(session, adapter)})
     return artifact
 
 
-def chosen(adapter: Path | None) -> list[str]:
-    """Ids of the rows that chose this adapter among its checkpoints."""
-    manifest = read_manifest(adapter) if adapter is not None else None
+def chosen(session: Session, adapter: Path | None) -> list[str]:
+    """Ids of the session's rows that chose this adapter among its checkpoints."""
+    manifest = read_manifest(adapter) if adapter is not None and not session.foreign else None
     return list((manifest or {}).get("selection_ids", []))
 
 
@@ -154,9 +162,16 @@ def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], En
             one.close()
 
 
-def score(session: Session, file: Path) -> Score:
-    """The score of one of this config's prediction files."""
+def score(session: Session, file: Path) -> Score | None:
+    """The score of one of this config's prediction files; None where the dataset has no labels."""
+    if not session.config.dataset.labelled:
+        return None
     return score_lines(read(file), session.task, session.config.task, session.config.evaluation.metrics)
+
+
+def control_rows(session: Session) -> int:
+    """How many rows are answered with other images, too: to see what that does to a score there must be one."""
+    return session.config.evaluation.image_control_rows if session.config.dataset.labelled else 0
 
 
 def unanswered(session: Session, examples: list[Example]) -> list[Line]:
@@ -173,7 +188,7 @@ def _answer(session: Session, engine: Engine, made: Target, examples: list[Examp
         session.task, session.config.task, artifact.parent / "pictures", session.progress, session.stop, ask
     )
     effect = engine.effect([answering.request(example) for example in examples[:PROBED]])
-    swapped = exchanged(examples, session.config.evaluation.image_control_rows)
+    swapped = exchanged(examples, control_rows(session))
     if shard is not None:
         examples, swapped = ([row for row in rows if shard.owns(row.id)] for rows in (examples, swapped))
     lines = answering.answer(name, engine, examples, work / "answers.jsonl")
@@ -206,6 +221,9 @@ def write(
 
 def write_score(session: Session, artifact: Path) -> None:
     """The score beside one of this config's prediction files."""
-    plain = score(session, artifact).to_json()
+    found = score(session, artifact)
+    if found is None:
+        return
+    plain = found.to_json()
     # The scores stand at the top, too: scripts look for `bleu` there.
     write_json(session.metrics_path(artifact), {**plain["metrics"], **plain, "mock": session.mock})

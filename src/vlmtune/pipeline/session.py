@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune import plugs
-from vlmtune.config import Config
+from vlmtune.checks.rows.quarantine import Quarantine, Remaining
+from vlmtune.config import AlsoConfig, Config
 from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
@@ -17,20 +18,21 @@ from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inputs import Inputs
 from vlmtune.models import find_checkpoint
-from vlmtune.progress import Progress, Silent, Style, open_progress
+from vlmtune.progress import STATUS, Progress, Silent, Style, open_progress
 from vlmtune.ranks import ALONE, Ranks, join, started
-from vlmtune.runs import Origin, RunFolder, controls_path, differences, hash_files, read_manifest
+from vlmtune.runs import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task
-
-ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+from vlmtune.training.lessons import Lessons
 
 
 @dataclass(frozen=True)
 class Session:
     """A config, who hears of its progress, and who may stop it.
 
-    `mock` marks all it makes as made by the stand-in. Of several `ranks` only the first one writes.
+    `mock` marks all it makes as made by the stand-in. Of several `ranks` only the first one writes. `set` names the
+    further evaluation set that this session is about, None for the rows of the config itself; `foreign` says that they
+    come from another dataset, where the same id is another row.
     """
 
     config: Config
@@ -38,6 +40,8 @@ class Session:
     stop: StopRequest = field(default_factory=StopRequest)
     mock: bool = False
     ranks: Ranks = ALONE
+    set: str | None = None
+    foreign: bool = False
 
     @functools.cached_property
     def folder(self) -> RunFolder:
@@ -56,11 +60,34 @@ class Session:
         return Inputs(find_checkpoint(self.config.model), self.config.model)
 
     def rows(self, role: SplitRole) -> Rows:
-        """The rows that play a role."""
+        """The rows that play a role, without those that are left out because they cannot be used.
+
+        Raises:
+            DataError: more of them are bad than `dataset.max_bad_fraction` allows.
+        """
         source = plugs.load("data", self.config.dataset.source)
         split, limit = getattr(self.config.dataset.splits, role), getattr(self.config.dataset.limit, role)
         rows: Rows = source.open(self.config.dataset, split, limit)
-        return rows
+        return rows if self.config.dataset.max_bad_fraction == 0 else self._usable(role, rows)
+
+    def _usable(self, role: SplitRole, rows: Rows) -> Rows:
+        name = role if self.set is None else f"{self.set}/{role}"
+        quarantine = Quarantine(self.folder.root, self.config, self.inputs.facts())
+        left_out = self.ranks.share(
+            lambda: quarantine.left_out(name, rows, lessons_of(self, rows), self.progress, self.stop)
+        )
+        if not left_out:
+            return rows
+        if name not in self._told:
+            self._told.append(name)
+            count = f"{len(left_out)} {'row' if len(left_out) == 1 else 'rows'}"
+            self.progress.note(f"{count} of {name} left out, see {quarantine.file}")
+        return Remaining(rows, left_out)
+
+    @functools.cached_property
+    def _told(self) -> list[str]:
+        """Of which rows it was said that some are left out."""
+        return []
 
     @property
     def precision(self) -> str:
@@ -87,6 +114,28 @@ class Session:
     def of(self, adapter: Path | None) -> "Session":
         """The session whose adapter this is; this one for any other."""
         return next((seeded for seeded in self.seeds if seeded.adapter_path() == adapter), self)
+
+    @functools.cached_property
+    def also(self) -> list["Session"]:
+        """One session per further evaluation set, with rows, task and files of its own, and this one's models."""
+        return [self._about(one) for one in self.config.evaluation.also]
+
+    def _about(self, one: AlsoConfig) -> "Session":
+        output, evaluation = self.config.output, self.config.evaluation
+        keys = ("baseline", "tuned", "baseline_metrics", "tuned_metrics", "comparison", "report")
+        files = {key: Path(getattr(output, key)) for key in keys}
+        own = {key: f"{file.stem}.{one.name}{file.suffix}" for key, file in files.items()}
+        asked = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
+        changed = {
+            "dataset": one.dataset,
+            "task": one.task,
+            "output": output.model_copy(update=own),
+            "evaluation": evaluation.model_copy(update={**asked, "slices": [], "baselines": [], "also": []}),
+        }
+        here, there = (block.model_dump(exclude={"splits", "limit"}) for block in (self.config.dataset, one.dataset))
+        about = replace(self, config=self.config.model_copy(update=changed), set=one.name, foreign=here != there)
+        vars(about)["inputs"] = self.inputs
+        return about
 
     def _seeded(self, seed: int) -> "Session":
         output, training = self.config.output, self.config.training
@@ -170,8 +219,14 @@ def _must_fit(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_facts(rows: Rows) -> dict[str, Any]:
-    """Identity of some rows, for an origin."""
-    return {"rows": len(rows), "fingerprint": rows.fingerprint}
+    """Identity of some rows, for an origin; with the ids of those left out, where there are any."""
+    facts = {"rows": len(rows), "fingerprint": rows.fingerprint}
+    return facts | ({"left_out": rows.left_out} if isinstance(rows, Remaining) else {})
+
+
+def lessons_of(session: Session, rows: Rows) -> Lessons:
+    """The rows as they are taught."""
+    return Lessons(rows, session.task, session.config.task, session.inputs, session.config.training)
 
 
 @contextmanager
@@ -191,11 +246,14 @@ def working(config: Config, progress: Style = "auto", mock: bool = False, in_ran
     if started() > 1 and not in_ranks:
         raise ConfigError("torchrun is for the train step alone; start this one with plain vlmtune")
     ranks = join()
-    shown = open_progress(progress if ranks.first else "none")
+    kept = Path(config.output.dir) / ".vlmtune" / STATUS
+    shown = open_progress(progress, kept) if ranks.first else open_progress("none")
     if config.needs_hub:
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
         session = Session(config, shown, stop, mock, ranks)
         with session.folder.locked() if ranks.first else nullcontext():
             yield session
+            if ranks.first:
+                kept.unlink(missing_ok=True)
     ranks.leave()

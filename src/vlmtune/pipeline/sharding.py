@@ -13,7 +13,7 @@ from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json, write_atomic
 from vlmtune.pipeline.columns import Column, columns
-from vlmtune.pipeline.predicting import Target, chosen, target, write, write_score
+from vlmtune.pipeline.predicting import Target, chosen, control_rows, target, write, write_score
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
 from vlmtune.runs import controls_path, differences, manifest_path, read_manifest
@@ -38,7 +38,7 @@ class Part:
 
 
 def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, role: SplitRole | None = None) -> Path:
-    """Join the shards of a prediction file, or of an untrained column, in any order.
+    """Join the shards of a prediction file, of an untrained column or of a further evaluation set, in any order.
 
     The result has the origin of an unsharded one, so the other steps find it finished.
 
@@ -48,15 +48,15 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     """
     if not files:
         raise ConfigError("merge needs the files of all shards")
-    session = session.of(adapter)
     parts = [_read(file) for file in files]
+    session = _about(session, parts[0]).of(adapter)
     made = target(session, adapter, role, _column(session, parts[0]))
     for part in parts:
         _same_origin(part, made, session.mock)
     _every_shard(parts)
     rows = list(made.rows)
     by_id = _once([row.id for row in rows], [(part, line.id, line) for part in parts for line in part.lines], "rows")
-    swapped = [row.id for row in exchanged(rows, session.config.evaluation.image_control_rows)]
+    swapped = [row.id for row in exchanged(rows, control_rows(session))]
     found = [(part, line.get("id"), line) for part in parts for line in part.control]
     other = _once(swapped, found, "rows with other images")
     if session.folder.finished(made.artifact, made.origin, session.beside(made.artifact), made.above) is not None:
@@ -67,7 +67,7 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     lines = [by_id[row.id] for row in rows]
     write(session, made.artifact, lines, [other[name] for name in swapped], max(effects, default=None))
     write_score(session, made.artifact)
-    session.folder.publish(made.artifact, made.origin, {**_facts(parts), "selection_ids": chosen(adapter)})
+    session.folder.publish(made.artifact, made.origin, {**_facts(parts), "selection_ids": chosen(session, adapter)})
     return made.artifact
 
 
@@ -88,6 +88,17 @@ def _read(file: Path) -> Part:
     control = (controls.get("image") or {}).get("lines", [])
     effect = (controls.get("effect") or {}).get("max_logit_difference")
     return Part(file, Shard(shard["index"], shard["count"]), manifest, lines, control, effect)
+
+
+def _about(session: Session, part: Part) -> Session:
+    """The session whose rows a shard answers."""
+    name = part.manifest["origin"].get("set")
+    if name is None:
+        return session
+    found = next((other for other in session.also if other.set == name), None)
+    if found is None:
+        raise IntegrityError(f"{part.file} answers rows of the set {name!r}, which evaluation.also does not name")
+    return found
 
 
 def _column(session: Session, part: Part) -> Column | None:

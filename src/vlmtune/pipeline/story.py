@@ -1,26 +1,48 @@
 """The compare step, and the whole story: baseline, training, evaluation, comparison."""
 
-from vlmtune.comparing import read_side, write_comparison
+from pathlib import Path
+
+from vlmtune.comparing import read_side, write_comparison, write_regressions
 from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import adapting, predicting
-from vlmtune.pipeline.session import Session
+from vlmtune.pipeline.session import Session, lessons_of
+from vlmtune.pipeline.telling import tell_comparison
 from vlmtune.runs import read_manifest
 from vlmtune.scoring.comparison import Comparison
 from vlmtune.scoring.comparison import compare as compare_sides
+from vlmtune.scoring.elsewhere import beside
 
 
 def compare(session: Session) -> Comparison:
-    """The prediction files of this run, compared; writes `compare.json` and the page.
+    """The prediction files of this run, compared; writes `compare.json`, the page, and the rows that got worse.
+
+    Every further evaluation set has a comparison and a page of its own, and stands in the first one.
 
     Raises:
-        ConfigError: one of them is missing, or was made by the other kind of run (mock or real).
+        ConfigError: a prediction file is missing, or was made by the other kind of run (mock or real).
     """
+    also = {str(other.set): _written(other, _compared(other)) for other in session.also}
+    comparison = _written(session, beside(_compared(session), also))
+    write_regressions(comparison, session.config.output.path(session.config.output.regressions))
+    tell_comparison(session, comparison, _answers(session))
+    return comparison
+
+
+def _compared(session: Session) -> Comparison:
+    before, *after = _answers(session)
+    config = session.config
+    sides = read_side(before), tuple(map(read_side, after))
+    untrained = [read_side(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
+    return compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
+
+
+def _answers(session: Session) -> list[Path]:
+    """The prediction files of the baseline and of every seed, after all that is compared was found to be there."""
     output = session.config.output
     before = output.path(output.baseline)
     after = [seeded.config.output.path(seeded.config.output.tuned) for seeded in session.seeds]
-    asked = {one.name: session.column_path(one.name) for one in session.config.evaluation.baselines}
-    base = (before, *asked.values())
+    base = (before, *(session.column_path(one.name) for one in session.config.evaluation.baselines))
     for file, step in (*((file, "baseline") for file in base), *((file, "eval") for file in after)):
         if not file.is_file():
             raise ConfigError(f"{file} is not there yet; run the {step} step first")
@@ -28,12 +50,12 @@ def compare(session: Session) -> Comparison:
         if made is not None and made["mock"] != session.mock:
             kind = "mock" if made["mock"] else "real"
             raise ConfigError(f"{file} came from a {kind} run; run the {step} step of this one first")
-    sides = read_side(before), tuple(map(read_side, after))
-    untrained = [read_side(file, name) for name, file in asked.items()]
-    config = session.config
-    comparison = compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
+    return [before, *after]
+
+
+def _written(session: Session, comparison: Comparison) -> Comparison:
     for file in session.conclusions():
-        write_comparison(comparison, file, [before, *after], session.config.report)
+        write_comparison(comparison, file, _answers(session), session.config.report)
     return comparison
 
 
@@ -42,7 +64,7 @@ def run(session: Session) -> Comparison:
     if not all(seeded.adapter_path().exists() for seeded in session.seeds):
         roles: tuple[SplitRole, ...] = ("train", "select")
         for role in roles:
-            adapting.lessons_of(session, session.rows(role)).check(role, session.progress, session.stop)
+            lessons_of(session, session.rows(role)).check(role, session.progress, session.stop)
     predicting.predict(session)
     for adapter in adapting.train(session):
         predicting.predict(session, adapter)

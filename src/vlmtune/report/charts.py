@@ -87,7 +87,9 @@ def forest(metrics: Sequence[Mapping[str, Any]], name: str = "forest") -> Figure
         return None
     percent = len({entry["scale"] for entry in shown}) > 1
     left, right, top, row = 112.0, WIDTH - 72.0, 6.0, 28.0
-    spans = [[v / entry["scale"] for v in (entry["ci"][0], entry["delta"], entry["ci"][1])] for entry in shown]
+    units = [entry["scale"] if percent else 1.0 for entry in shown]
+    values = [(entry["ci"][0], entry["delta"], entry["ci"][1]) for entry in shown]
+    spans = [[value / unit for value in three] for three, unit in zip(values, units, strict=True)]
     place, axis = _zero_axis([value for span in spans for value in span], left, right)
     bottom = top + row * len(shown)
     parts = []

@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmtune.report.charts import WIDTH, Figure, line, ticks, words
+from vlmtune.report.sparklines import points
 
 _ROWS = 400
 """Most points of the table; of more, evenly spaced ones are shown."""
+
+_LABEL = 58.0
+"""Width of the longest word at a mark."""
 
 _MARKS = {"resumed_at": "resumed", "chosen_step": "taken"}
 """Facts of a training that name a step, or several."""
@@ -15,8 +19,8 @@ _MARKS = {"resumed_at": "resumed", "chosen_step": "taken"}
 def learning(training: Mapping[str, Any] | None) -> Figure | None:
     """Loss over steps; None where the comparison does not know how B was trained."""
     curve: Sequence[Mapping[str, Any]] = (training or {}).get("curve") or []
-    losses = _points(curve, "loss")
-    chosen = _points(curve, "select_loss")
+    losses = points(curve, "loss")
+    chosen = points(curve, "select_loss")
     if not losses and not chosen:
         return None
     every = [*losses, *chosen]
@@ -35,12 +39,16 @@ def learning(training: Mapping[str, Any] | None) -> Figure | None:
         parts += [line(left, y, right, y, "grid"), words(left - 6, y + 4, f"{tick:.4g}", "end", "axis")]
     for tick in ticks(0, last, 6):
         parts.append(words(place(tick, low)[0], bottom + 16, f"{tick:.0f}", "middle", "axis"))
-    for step, label in _marks(training or {}):
+    rows = [top - 4, top - 17]
+    taken = [-_LABEL] * len(rows)
+    for step, label in sorted(_marks(training or {})):
         x = place(step, low)[0]
-        parts += [
-            line(x, top, x, bottom, "mark"),
-            words(x, top - 4, label, "middle" if x < right - 30 else "end", "axis"),
-        ]
+        parts.append(line(x, top, x, bottom, "mark"))
+        # Marks that stand close together have their words in two rows; of a crowd the first ones are named.
+        row = next((n for n, before in enumerate(taken) if x - before >= _LABEL), None)
+        if row is not None:
+            taken[row] = x
+            parts.append(words(x, rows[row], label, "middle" if x < right - 30 else "end", "axis"))
     parts += [
         _path([place(*point) for point in losses], "curve a"),
         _path([place(*point) for point in chosen], "curve b"),
@@ -50,11 +58,9 @@ def learning(training: Mapping[str, Any] | None) -> Figure | None:
     said = f"Loss per supervised token over {last} steps."
     if chosen:
         said += f" On the select rows it ends at {chosen[-1][1]:.4f}."
+    if (training or {}).get("resumed_at"):
+        said += f" It was resumed after step {', '.join(map(str, (training or {})['resumed_at']))}."
     return Figure("curve", "Learning curve", said, "".join(parts), bottom + 46, _table(curve))
-
-
-def _points(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    return [(point["step"], point[key]) for point in curve if isinstance(point.get(key), int | float)]
 
 
 def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
@@ -81,8 +87,8 @@ def _legend(trained: bool, chosen: bool, y: float) -> list[str]:
 
 
 def _table(curve: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    keys = [key for key in ("loss", "select_loss") if _points(curve, key)]
-    points = [point for point in curve if any(key in point for key in keys)]
-    spaced = points if len(points) <= _ROWS else [points[n * len(points) // _ROWS] for n in range(_ROWS)]
+    keys = [key for key in ("loss", "select_loss") if points(curve, key)]
+    known = [point for point in curve if any(key in point for key in keys)]
+    spaced = known if len(known) <= _ROWS else [known[n * len(known) // _ROWS] for n in range(_ROWS)]
     shown = [[f"{point['step']}", *(f"{point[key]:.4f}" if key in point else "" for key in keys)] for point in spaced]
     return [["step", *(key.replace("_", " ") for key in keys)], *shown]

@@ -34,10 +34,10 @@ def results(plain: Mapping[str, Any]) -> str:
     if len(metrics) > 1:
         parts += [*table(metrics), ""]
     parts += [f"- {escaped(line)}" if line else "" for line in text.metric_lines(plain)]
-    for cells in (text.untrained_rows(plain), text.system_rows(plain), text.slice_rows(plain)):
+    for cells in (text.untrained_rows(plain), text.also_rows(plain), text.system_rows(plain), text.slice_rows(plain)):
         parts += [*table(cells), ""] if cells else []
     parts += [*table(text.answer_rows(plain)), ""]
-    controls = text.control_lines(plain)
+    controls = [*text.control_lines(plain), *text.confidence_lines(plain)]
     parts += [*(f"- {escaped(line)}" for line in controls), *([""] if controls else [])]
     found = plain["rows"]
     parts.append(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmtune.report import ReportConfig, changes, charts, curves, payload, provenance, rows, text
+from vlmtune.report import ReportConfig, changes, charts, coverage, curves, payload, provenance, rows, text
 
 FOLDER = Path(__file__).parent
 STATUSES = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
@@ -77,6 +77,9 @@ def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:
         "further": [line for line in text.metric_lines(plain) if line],
         "answers": text.answer_rows(plain),
         "controls": text.control_lines(plain),
+        "confidence": [line.partition(": ")[2] for line in text.confidence_lines(plain)],
+        "coverage": coverage.coverage(plain),
+        "also": text.also_rows(plain),
         "changes": [(column, _drawn(column, examples)) for column in found],
         "untrained": text.untrained_rows(plain),
         "slices": text.slice_rows(plain),

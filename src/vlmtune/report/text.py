@@ -5,6 +5,10 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
+from vlmtune.report import sparklines
+
+_SURENESS = {1: "the surer, the better", 0: "how sure it is says nothing", -1: "the surer, the worse"}
+
 TRAITS = {
     "ended": "ended by themselves",
     "cut_off": "cut off at the limit",
@@ -44,10 +48,12 @@ def render(plain: Mapping[str, Any]) -> str:
     parts += ["", *metric_lines(plain)]
     for other in plain["others"]:
         parts += [f"{other['names']['b']}: {other['verdict']}", *(f"! {warning}" for warning in other["warnings"])]
-    for rows_of in (untrained_rows(plain), system_rows(plain), slice_rows(plain)):
+    for rows_of in (untrained_rows(plain), also_rows(plain), system_rows(plain), slice_rows(plain)):
         parts += [*_table(rows_of), ""] if rows_of else []
     parts += [*_table(answer_rows(plain)), ""]
-    parts += control_lines(plain)
+    parts += [*control_lines(plain), *confidence_lines(plain)]
+    trained = sparklines.summary(plain.get("training"))
+    parts += [f"training: {trained}"] if trained else []
     rows = plain["rows"]
     parts.append(
         f"rows: {rows['a']} and {rows['b']}, paired {rows['paired']} by {plain['paired_by']}, compared "
@@ -129,6 +135,22 @@ def untrained_rows(plain: Mapping[str, Any]) -> list[list[str]]:
     return rows if columns else []
 
 
+def also_rows(plain: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the further evaluation sets, the header first; empty where there are none."""
+    rows = [["elsewhere", "metric", "A", "B", "change", f"{plain['statistics']['confidence']:.0%} CI", "verdict"]]
+    for other in plain.get("also", ()):
+        entry = other["metrics"][0] if other["metrics"] else None
+        said = other["status"].replace("_", " ")
+        if entry is None:
+            rows.append([other["name"], other["primary"], "", "", "", "", said])
+            continue
+        digits = precision(entry)
+        scores = [fixed(entry[side], digits) for side in ("a", "b")]
+        change = [signed(entry["delta"], digits), _span(entry["ci"], digits)]
+        rows.append([other["name"], entry["name"], *scores, *change, said])
+    return rows if len(rows) > 1 else []
+
+
 def slice_rows(plain: Mapping[str, Any]) -> list[list[str]]:
     """The primary metric by values of metadata columns, header first; empty where no column was asked for."""
     level = f"{plain['statistics']['confidence']:.0%} CI"
@@ -170,6 +192,25 @@ def control_lines(plain: Mapping[str, Any]) -> list[str]:
             )
     if effect is not None:
         lines.append(f"effect: the adapter moves first-token logits by up to {effect['max_logit_difference']:.3g}")
+    return lines
+
+
+def confidence_lines(plain: Mapping[str, Any]) -> list[str]:
+    """Whether a side's likelier answers are its better ones."""
+    lines = []
+    for side in ("a", "b"):
+        found = (plain.get("confidence") or {}).get(side)
+        if found is None or found["ci"] is None:
+            continue
+        entry = plain["metrics"][0]
+        digits = precision(entry)
+        low, high = found["ci"]
+        sign = 0 if low <= 0 <= high else 1 if (low > 0) == entry["higher_is_better"] else -1
+        lines.append(
+            f"confidence: the half of the answers that {side.upper()} is surest of scores "
+            f"{fixed(found['half'], digits)}, all score {fixed(found['all'], digits)} ({_span(found['ci'], digits)}); "
+            + _SURENESS[sign]
+        )
     return lines
 
 

@@ -49,10 +49,10 @@ class EvaluationConfig(Part):
     """Role of the rows both models answer."""
 
     metrics: list[str] | None = None
-    """Names of the task's metrics to report; null reports all of them."""
+    """Metrics to report: the task's by name, your own as `module.function`; null reports all of the task's."""
 
     primary: str | None = None
-    """The metric the verdict is about; null takes the task's first."""
+    """The metric the verdict is about, your own without its module; null takes the first."""
 
     slices: list[str] = []
     """Metadata columns (of `dataset.meta`): the primary metric is also shown for every value of each. Descriptive."""

@@ -8,7 +8,7 @@ from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric
 from vlmtune.plugs import Part, closest
 from vlmtune.predictions import Line
-from vlmtune.scoring import EvaluationConfig, controls, examples, gates, traits, verdict
+from vlmtune.scoring import EvaluationConfig, confidence, controls, examples, gates, traits, verdict
 from vlmtune.scoring import untrained as without
 from vlmtune.scoring.evidence import Evidence, Lines, Rows, Seeds, Side, gather, name_of
 from vlmtune.scoring.judgement import Terms, adjust, judged
@@ -122,6 +122,8 @@ def _match(a: Seeds, b: Seeds, terms: Terms, evaluation: EvaluationConfig) -> _M
         "shares": {"a": dict(traits.shares(_flat(rows.a))), "b": dict(traits.shares(_flat(rows.b)))},
         "settings": {"a": dict(a[0].origin), "b": dict(b[0].origin)},
         "controls": _controls(a, b, metrics[0], rows, terms),
+        "confidence": _confidence(rows, metrics[0], terms),
+        "training": _training(b),
         "statistics": evaluation.statistics.model_dump(),
     }
     return _Match(b, metrics, evidence, facts, notes)
@@ -186,6 +188,22 @@ def _controls(a: Seeds, b: Seeds, primary: Metric, rows: Rows, terms: Terms) -> 
         "image": images if any(images.values()) else None,
         "effect": (b[0].controls or {}).get("effect"),
     }
+
+
+def _confidence(rows: Rows, primary: Metric, terms: Terms) -> dict[str, Any] | None:
+    """How the primary score grows with how sure an answer is; of several seeds, of the first."""
+    found = {
+        side: confidence.curve(files[0], rows.groups, primary, terms) for side, files in (("a", rows.a), ("b", rows.b))
+    }
+    return found if any(found.values()) else None
+
+
+def _training(b: Seeds) -> dict[str, Any] | None:
+    """How B was trained; of several seeds the first one that is known, by its name."""
+    known = next((side for side in b if side.training), None)
+    if known is None or known.training is None:
+        return None
+    return ({"seed_shown": known.name} if len(b) > 1 else {}) | dict(known.training)
 
 
 def _lines(sides: Seeds) -> list[Line]:

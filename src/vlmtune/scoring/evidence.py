@@ -22,6 +22,8 @@ class Side:
     lines: Sequence[Line]
     manifest: Mapping[str, Any] | None = None
     controls: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    """How the adapter that answered was trained: its curve, the steps at which it was resumed, the step taken."""
 
     @property
     def origin(self) -> Mapping[str, Any]:

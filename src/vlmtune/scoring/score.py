@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.metrics import Metric, Stats
+from vlmtune.metrics import Metric, Stats, own
 from vlmtune.plugs import Part, closest
 from vlmtune.predictions import Line
 from vlmtune.scoring import traits
@@ -95,13 +95,7 @@ def choose(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> li
     """
     if not lines:
         raise DataError("there are no rows to score")
-    known = {metric.name: metric for metric in task.metrics}
-    for name in names or ():
-        if name not in known:
-            nearest = closest(name, list(known))
-            hint = f"; did you mean {nearest!r}?" if nearest else ""
-            raise ConfigError(f"the task has no metric {name!r}; there are: {', '.join(known)}{hint}")
-    wanted = [known[name] for name in names] if names else list(task.metrics)
+    wanted = named(task, names) if names else list(task.metrics)
     kept = [metric for metric in wanted if all(line.truth.get(metric.truth) for line in lines)]
     lacking = [metric for metric in wanted if metric not in kept]
     if lacking and (names or not kept):
@@ -110,6 +104,27 @@ def choose(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> li
         row = f"row {line.id!r}" if line.id is not None else f"row {n}"
         raise DataError(f"{row} has no {metric.truth!r}, which {metric.name} compares with")
     return kept
+
+
+def named(task: Task, names: Sequence[str]) -> list[Metric]:
+    """Metrics of a task by their names, and a user's own by dotted ones.
+
+    Raises:
+        ConfigError: no such metric, or two of one name.
+    """
+    known = {metric.name: metric for metric in task.metrics}
+    found: dict[str, Metric] = {}
+    for name in names:
+        if name not in known and "." not in name:
+            nearest = closest(name, list(known))
+            hint = f"; did you mean {nearest!r}?" if nearest else ""
+            raise ConfigError(
+                f"the task has no metric {name!r}; there are: {', '.join(known)}, and your own by dotted names{hint}"
+            )
+        metric = known.get(name) or own(name)
+        if found.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
+            raise ConfigError(f"evaluation.metrics: {name!r} has the name of another metric; give yours another")
+    return list(found.values())
 
 
 def measure(metric: Metric, lines: Sequence[Line], task: Task, config: Part) -> Stats:

@@ -1,4 +1,8 @@
-"""The primary metric on parts of the rows: one slice per value of a metadata column. Descriptive, outside Holm."""
+"""The primary metric on parts of the rows: one slice per value of a metadata column.
+
+Intervals are descriptive, each on its own. Whether a part got worse is judged for all parts together, after Holm: of
+fifty slices of nothing, one or two would look worse by chance.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +12,7 @@ from vlmtune.errors import ConfigError
 from vlmtune.plugs import closest
 from vlmtune.predictions import Line
 from vlmtune.scoring.evidence import Rows
+from vlmtune.scoring.exact import holm
 from vlmtune.scoring.judgement import Measured, Terms, weigh
 
 MOST_VALUES = 50
@@ -20,10 +25,11 @@ MISSING = "(none)"
 def sliced(
     columns: Sequence[str], measured: Measured, rows: Rows, terms: Terms
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """{"column", "value", "rows", "a", "b", "delta", "ci"} per column, in the given order, and value, sorted.
+    """{"column", "value", "rows", "a", "b", "delta", "ci", "p", "p_adjusted", "worse"} per column, in the given order,
+    and value, sorted.
 
-    `ci` is None below 20 groups. Of a column with more than 50 values the 50 largest are shown, and a sentence in the
-    second list says what is left out.
+    `ci` is None below 20 groups, `p` also with several seeds; `worse` then follows the interval. Of a column with more
+    than 50 values the 50 largest are shown, and a sentence in the second list says what is left out.
 
     Raises:
         ConfigError: no row has such a column.
@@ -40,9 +46,23 @@ def sliced(
             notes.append(f"slices: {column} has {len(parts)} values; the {MOST_VALUES} with the most rows are shown")
         for value in sorted(largest, key=_order):
             numbers = parts[value]
-            result = weigh([measured.keep(numbers)], [rows.groups[n] for n in numbers], terms.statistics)[0]
-            found.append({"column": column, "value": value, "rows": len(numbers), **result.values()})
-    return found, notes
+            kept, groups = measured.keep(numbers), [rows.groups[n] for n in numbers]
+            result = weigh([kept], groups, terms.statistics, test=True)[0]
+            p = result.found.p if result.found else None
+            found.append({"column": column, "value": value, "rows": len(numbers), **result.values(), "p": p})
+    return _judged(found, measured.metric.higher_is_better, 1 - terms.statistics.confidence), notes
+
+
+def _judged(slices: Sequence[dict[str, Any]], higher_is_better: bool, level: float) -> list[dict[str, Any]]:
+    """With `p_adjusted` over all slices, and `worse`."""
+    tested = [part["p"] for part in slices if part["p"] is not None]
+    corrected = iter(holm(tested))
+    judged = []
+    for part in slices:
+        p = next(corrected) if part["p"] is not None else None
+        fell = part["ci"] is not None and (part["ci"][1] < 0 if higher_is_better else part["ci"][0] > 0)
+        judged.append({**part, "p_adjusted": p, "worse": fell and (p is None or p < level)})
+    return judged
 
 
 def _value(column: str, lines: Sequence[Line]) -> str:

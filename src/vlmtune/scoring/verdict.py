@@ -46,16 +46,20 @@ def sentence(
     """The verdict for people; `best` is the entry of the untrained column it is against, None for side A itself."""
     if status == "inconclusive":
         return "Inconclusive: " + "; ".join(why_not) + "."
+    return _on_all_rows(status, facts, b, best) + _parts(status, facts)
+
+
+def _on_all_rows(status: Status, facts: Mapping[str, Any], b: Seeds, best: Mapping[str, Any] | None) -> str:
     if best is None:
         known = [entry for entry in facts["untrained"] if entry["status"] != "inconclusive"]
         return _against_a(status, facts, b) + (" No untrained column scores above the baseline." if known else "")
     level = f"{facts['statistics']['confidence']:.0%}"
     tuned = (
-        f"{best['name']} {_value(best, 'a')} without training → {_value(best, 'b')}, change {_change(best, level)} on "
-        f"{best['rows']['compared']} paired rows"
+        f"{best['name']} {_value(best, 'a')} without training → {_value(best, 'b')}, change {change_of(best, level)} "
+        f"on {best['rows']['compared']} paired rows"
     )
     before = facts["metrics"][0]
-    over = f"Over the baseline ({_value(before, 'a')}) the change is {_change(before, level)}."
+    over = f"Over the baseline ({_value(before, 'a')}) the change is {change_of(before, level)}."
     if status == "improved":
         return f"Improved, also over the best untrained column ({best['column']}): {tuned}. {over}{_reach(b)}"
     if status == "worse":
@@ -64,7 +68,28 @@ def sentence(
     return f"No difference shown to the best untrained column ({best['column']}). {gained}: {tuned}. {over}{_reach(b)}"
 
 
-def _change(entry: Mapping[str, Any], level: str) -> str:
+def _parts(status: Status, facts: Mapping[str, Any]) -> str:
+    """The slices that got worse, where all rows together did not: what an average hides."""
+    if status == "worse":
+        return ""
+    fell = [
+        f"where {part['column']} is {part['value']!r} ({part['a']:.4f} → {part['b']:.4f})"
+        for part in facts["slices"]
+        if part["worse"]
+    ]
+    if not fell:
+        return ""
+    more = f", and {len(fell) - 3} more slices" if len(fell) > 3 else ""
+    return f" Worse, however, {listed(fell[:3])}{more}."
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts as a sentence lists them."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def change_of(entry: Mapping[str, Any], level: str) -> str:
+    """A change with its interval."""
     low, high = entry["ci"]
     return f"{entry['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f})"
 

@@ -110,8 +110,9 @@ def _failures(facts: Mapping[str, Any]) -> Iterator[str]:
 def _slices(facts: Mapping[str, Any]) -> Iterator[str]:
     for part in facts["slices"]:
         if status_of({**facts["metrics"][0], **part}) == "worse":
+            verb = "got worse" if part["worse"] else "may have got worse"
             yield (
-                f"where {part['column']} is {part['value']!r}, {facts['primary']} got worse: {part['a']:.4f} → "
+                f"where {part['column']} is {part['value']!r}, {facts['primary']} {verb}: {part['a']:.4f} → "
                 f"{part['b']:.4f} ({_interval(part['ci'])}; {part['rows']} rows)"
             )
 

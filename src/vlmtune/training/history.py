@@ -1,4 +1,6 @@
-"""What a run leaves of its way: the curve, a point per logged step, and every example's loss each time it was met."""
+"""What a run leaves of its way: the curve, a point per logged step, every example's loss each time it was met, and the
+steps at which it was resumed.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -9,13 +11,14 @@ from vlmtune.files import append_lines, read_whole_lines, write_atomic
 
 
 class History:
-    """Two files in a run's work folder, `curve.jsonl` and `visits.jsonl`; `mirror(step, values)` hears of the curve.
+    """Three files in a run's work folder, `curve.jsonl`, `visits.jsonl` and `resumed.jsonl`.
 
-    Lines are held back until `save`, and a resumed run cuts off what stands behind its checkpoint: it is made again.
+    `mirror(step, values)` hears of the curve. Lines are held back until `save`, and a resumed run cuts off what stands
+    behind its checkpoint: it is made again.
     """
 
     def __init__(self, work: Path, mirror: Callable[[int, Mapping[str, float]], None]) -> None:
-        self.curve, self.visits = work / "curve.jsonl", work / "visits.jsonl"
+        self.curve, self.visits, self.resumed = (work / f"{name}.jsonl" for name in ("curve", "visits", "resumed"))
         self._mirror = mirror
         self._unwritten: list[str] = []
 
@@ -38,8 +41,15 @@ class History:
         """The curve so far."""
         return map(json.loads, read_whole_lines(self.curve))
 
-    def cut(self, step: int) -> None:
-        """Forget everything behind a step."""
-        for file in (self.curve, self.visits):
+    def go_on(self, step: int) -> None:
+        """Forget everything behind a step, and note that the run was resumed there; at 0 it begins anew."""
+        for file in (self.curve, self.visits, self.resumed):
             kept = [line for line in read_whole_lines(file) if json.loads(line)["step"] <= step]
             write_atomic(file, "".join(line + "\n" for line in kept))
+        if step:
+            append_lines(self.resumed, [json.dumps({"step": step})])
+
+
+def resumed_at(work: Path) -> list[int]:
+    """The steps at which the run of a work folder was resumed, each once, in order."""
+    return sorted({json.loads(line)["step"] for line in read_whole_lines(work / "resumed.jsonl")})

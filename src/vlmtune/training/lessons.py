@@ -1,7 +1,7 @@
 """Examples as lessons: what the model reads and which tokens it learns. Every one is tried before the first step."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,13 @@ from vlmtune.types import Example, Turn
 
 MOST_NAMED = 10
 """Bad rows named at once; looking for more would only delay the message."""
+
+HOW_TO_GO_ON = (
+    "vlmtune data check names all bad rows and pictures. Repair or remove them, or allow some to be left out with "
+    "dataset.max_bad_fraction"
+)
+TRIED_TOGETHER = 16
+"""Rows that the threads are given at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +68,16 @@ class Lessons:
         """
         example = self.rows.taught(visit.row, visit.choice)
         try:
-            return self._encode(example)
+            return self.encoded(example)
         except DataError as error:
             raise type(error)(*_named(error, example.id)) from None
 
-    def _encode(self, example: Example) -> Encoded:
+    def encoded(self, example: Example) -> Encoded:
+        """What one example teaches with its target.
+
+        Raises:
+            DataError: what is wrong with it.
+        """
         answer = Turn("assistant", (self.task.teach(self.task_config, example),))
         conversation = (*self.task.ask(self.task_config, example), answer)
         return self.inputs.lesson(conversation, self.settings.trained_turns, self.settings.max_tokens)
@@ -78,36 +90,49 @@ class Lessons:
         """
         tokens, supervised, starts = array("i"), array("i"), array("q", [0])
         bad: list[DataError] = []
-        batches = [[Visit(row, n, 0) for n in range(self.rows.choices(row))] for row in range(len(self.rows))]
-        with (
-            Prefetch(self._tried, batches, self.settings.workers) as feed,
-            progress.step(f"check {name} rows", len(self.rows)) as step,
-        ):
-            for _ in batches:
-                tried = next(feed)
-                sizes = [found for found in tried if not isinstance(found, DataError)]
-                bad += [found for found in tried if isinstance(found, DataError)][:1]
+        for found in self._tried_rows(name, progress, stop):
+            if isinstance(found, DataError):
+                bad.append(found)
                 if len(bad) == MOST_NAMED:
                     break
-                tokens.extend(size[0] for size in sizes)
-                supervised.extend(size[1] for size in sizes)
-                starts.append(len(tokens))
-                step.advance()
-                stop.obey("nothing was trained yet")
+                continue
+            tokens.extend(size[0] for size in found)
+            supervised.extend(size[1] for size in found)
+            starts.append(len(tokens))
         if len(bad) == 1:
-            raise bad[0]
+            raise DataError(f"{bad[0]}\n{HOW_TO_GO_ON}")
         if bad:
             count = f"at least {MOST_NAMED}" if len(bad) == MOST_NAMED else str(len(bad))
-            raise DataError(f"{count} {name} rows cannot be taught:\n" + "\n".join(f"  {error}" for error in bad))
+            named = "".join(f"  {error}\n" for error in bad)
+            raise DataError(f"{count} {name} rows cannot be taught:\n{named}{HOW_TO_GO_ON}")
         return Sizes(np.array(tokens, np.int32), np.array(supervised, np.int32), np.array(starts, np.int64))
 
-    def _tried(self, visit: Visit) -> tuple[int, int] | DataError:
-        """(tokens, supervised tokens) of a lesson, or what is wrong with it."""
+    def bad_rows(self, name: str, progress: Progress, stop: StopRequest) -> dict[int, str]:
+        """Rows that cannot be taught with each of their targets, and why; all of them."""
+        tried = enumerate(self._tried_rows(name, progress, stop))
+        return {row: str(found) for row, found in tried if isinstance(found, DataError)}
+
+    def _tried_rows(
+        self, name: str, progress: Progress, stop: StopRequest
+    ) -> Iterator[list[tuple[int, int]] | DataError]:
+        """Of each row (tokens, supervised tokens) of its lessons, or the first thing that is wrong with it."""
+        count = len(self.rows)
+        batches = [range(start, min(start + TRIED_TOGETHER, count)) for start in range(0, count, TRIED_TOGETHER)]
+        with (
+            Prefetch(self._tried, batches, self.settings.workers) as feed,
+            progress.step(f"check {name} rows", count) as step,
+        ):
+            for tried in feed:
+                yield from tried
+                step.advance(len(tried))
+                stop.obey("nothing was trained yet")
+
+    def _tried(self, row: int) -> list[tuple[int, int]] | DataError:
         try:
-            encoded = self.encode(visit)
+            made = [self.encode(Visit(row, n, 0)) for n in range(self.rows.choices(row))]
         except DataError as error:
             return error
-        return len(encoded), encoded.rendered.supervised
+        return [(len(encoded), encoded.rendered.supervised) for encoded in made]
 
 
 def _named(error: DataError, row: str) -> tuple[str, ...]:

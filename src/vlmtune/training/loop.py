@@ -327,7 +327,7 @@ class _Trainer:
         newest = checkpoints.newest(self._job.work)
         state = checkpoints.read(newest) if newest is not None else None
         # It may have written lines behind its last checkpoint; they are made again.
-        self._history.cut(state.step if state is not None else 0)
+        self._history.go_on(state.step if state is not None else 0)
         shorter = self._job.work / SHORTER
         return state, list(self._history.points()), read_json(shorter, int) if shorter.is_file() else None
 

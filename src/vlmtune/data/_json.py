@@ -1,0 +1,107 @@
+"""Rows of a JSON file, one per line or as entries of one array: found without parsing them, read when asked for."""
+
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlmtune.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""A whole text, closed or cut off, so that brackets in it do not count; or a bracket."""
+
+
+class _Span(NamedTuple):
+    """Bytes of one row, and the line on which it begins."""
+
+    start: int
+    size: int
+    line: int
+
+
+class JsonRows:
+    """Rows of a file by number; only their places are kept in memory."""
+
+    def __init__(self, file: Path, limit: int | None = None) -> None:
+        self._file = file
+        self._spans: list[_Span] = _spans(file, limit)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """One row.
+
+        Raises:
+            DataError: it is no JSON object; names file and line.
+        """
+        span = self._spans[index]
+        with self._file.open("rb") as stream:
+            stream.seek(span.start)
+            text = stream.read(span.size)
+        try:
+            record = json.loads(text.decode("utf-8-sig" if span.start == 0 else "utf-8"))
+        except UnicodeDecodeError:
+            raise DataError(f"{self._file}:{span.line}: not UTF-8; save the file as UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self._file}:{span.line}: not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{self._file}:{span.line}: a row must be a JSON object (got {type(record).__name__})")
+        return record
+
+
+def _spans(file: Path, limit: int | None) -> list[_Span]:
+    """The first `limit` rows of a file: entries of an array where it begins with "[", else lines that are not blank.
+
+    Raises:
+        DataError: an array that is cut off, or that holds something else than objects.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(4096)
+        stream.seek(0)
+        if not head.removeprefix(BOM).lstrip().startswith(b"["):
+            return list(islice(_lines(stream), limit))
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return list(islice(_entries(data, file), limit))
+
+
+def _lines(stream: Iterator[bytes]) -> Iterator[_Span]:
+    offset = 0
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            yield _Span(offset, len(line), number)
+        offset += len(line)
+
+
+def _entries(data: mmap.mmap, file: Path) -> Iterator[_Span]:
+    """Objects of the outermost array. What is wrong inside one is found when it is read."""
+    line, seen, depth, start, done = 1, 0, 0, 0, data.find(b"[") + 1
+
+    def line_of(offset: int) -> int:
+        nonlocal line, seen
+        line, seen = line + data[seen:offset].count(b"\n"), offset
+        return line
+
+    first = True
+    for token in _TOKEN.finditer(data, done):
+        found = token[0]
+        if depth == 0:
+            between = data[done : token.start()].strip()
+            if found == b"]" and not between:
+                if data[token.end() :].strip():
+                    raise DataError(f"{file}:{line_of(token.end())}: something stands behind the end of the array")
+                return
+            if found != b"{" or between != (b"" if first else b","):
+                raise DataError(
+                    f"{file}:{line_of(done)}: an array of rows holds JSON objects and commas between them, nothing else"
+                )
+            start, first = token.start(), False
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(found, 0)
+        if depth == 0:
+            done = token.end()
+            yield _Span(start, done - start, line_of(start))
+    raise DataError(f"{file}:{line_of(len(data))}: the array of rows is not closed; the file is cut off")

@@ -1,0 +1,158 @@
+"""Does a model know when it is right, which rows are worth labelling next, which labels are probably wrong."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import warm_vlmtune
+from pieces import QUICK, judged, lines
+
+from vlmtune.checks.suspects import read_visits, suspects
+from vlmtune.errors import DataError
+from vlmtune.metrics import bleu  # type: ignore[attr-defined]
+from vlmtune.predictions import Line
+from vlmtune.report import ReportConfig, coverage, page, text
+from vlmtune.scoring.confidence import curve, sureness
+from vlmtune.scoring.judgement import Terms
+from vlmtune.scoring.score import measure, summary
+from vlmtune.scoring.unsure import unsure
+from vlmtune.tasks import captioning
+
+TERMS = Terms(captioning.TASK, captioning.Config(), QUICK.statistics)
+
+
+def sure(line: Line, probability: float, tokens: int = 5) -> Line:
+    return replace(line, token_logprobs=(math.log(probability),) * tokens)
+
+
+def graded(count: int, right: bool = True) -> list[Line]:
+    """Every second answer good; the good ones are the surer ones, or it is at random."""
+    good, bad, rng = lines(count, 0.05), lines(count, 0.9), random.Random(1)
+    made = []
+    for n in range(count):
+        is_good = n % 2 == 0
+        made.append(sure((good if is_good else bad)[n], (0.9 if is_good else 0.5) if right else rng.random() or 0.1))
+    return made
+
+
+def test_the_curve_is_the_score_of_the_surest_rows() -> None:
+    some = graded(60)
+    found = curve(some, [f"{n}" for n in range(60)], bleu, TERMS)
+    assert found is not None
+    order = sorted(range(60), key=lambda n: (-(sureness(some[n]) or 0), n))
+    stats = measure(bleu, some, TERMS.task, TERMS.config)
+    for point in found["points"]:
+        kept = order[: round(point["coverage"] * 60)]
+        assert point["score"] == pytest.approx(summary(bleu, stats[kept]), abs=1e-12)
+    assert found["points"][-1]["coverage"] == 1
+    assert found["half"] == pytest.approx(summary(bleu, stats[::2]))
+    assert found["all"] == pytest.approx(found["points"][-1]["score"])
+    assert found["ci"][0] > 0
+    every = [summary(bleu, stats[order[: n + 1]]) for n in range(60)]
+    assert found["area"] == pytest.approx(np.mean(every))
+
+
+def test_sureness_that_says_nothing_is_not_called_knowledge() -> None:
+    found = curve(graded(200, right=False), [f"{n}" for n in range(200)], bleu, TERMS)
+    assert found is not None
+    assert found["ci"][0] < 0 < found["ci"][1]
+
+
+def test_a_long_answer_is_not_unsure_by_its_length() -> None:
+    short, long = (sure(lines(1, 0)[0], 0.8, tokens) for tokens in (3, 40))
+    assert sureness(short) == pytest.approx(0.8)
+    assert sureness(long) == pytest.approx(0.8)
+
+
+def test_without_probabilities_there_is_no_curve() -> None:
+    plain, known = lines(40, 0.5), graded(40)
+    assert curve([*known[:39], plain[39]], [f"{n}" for n in range(40)], bleu, TERMS) is None
+    assert judged(plain, plain).facts["confidence"] is None
+    both = judged(plain, known)
+    assert both.facts["confidence"]["a"] is None
+    shown = both.to_json()
+    assert "the half of the answers that B is surest of" in text.render(shown)
+    assert "the surer, the better" in page.render(shown, {}, ReportConfig())
+    assert "surest" not in text.render(judged(plain, plain).to_json())
+    figure = coverage.coverage(shown)
+    assert figure is not None
+    assert figure.table[0] == ["rows kept, surest first", "B"]
+    assert figure.table[-1] == ["100%", f"{both.facts['confidence']['b']['all']:.4f}"]
+
+
+def test_the_most_doubtful_rows_come_first_and_a_picture_once() -> None:
+    base = lines(6, 0.5)
+    rows = [
+        sure(base[0], 0.9),
+        sure(base[1], 0.2),
+        replace(sure(base[2], 0.3), cluster="row 1"),
+        replace(sure(base[3], 0.95), unparsed="no JSON"),
+        Line("row 4", None, {"references": []}, failure={"stage": "image", "reason": "gone"}),
+        sure(base[5], 0.5),
+    ]
+    found = unsure(rows, 3)
+    assert [row["id"] for row in found] == ["row 3", "row 1", "row 5"]
+    assert found[0]["why"] == "cannot be read: no JSON"
+    assert found[1]["sureness"] == 0.2
+    with pytest.raises(DataError, match="inference.logprobs"):
+        unsure(base, 3)
+
+
+def test_rows_without_labels_are_answered_and_the_doubtful_ones_written(tmp_path: Path) -> None:
+    """Answered by the real engine, because the sureness is what it says."""
+    (tmp_path / "c.yaml").write_text(
+        "model: {name: tiny, device: cpu}\ndataset: {source: scenes, id: id, limit: {test: 6}}\n"
+        "task: {name: captioning}\ninference: {max_new_tokens: 8}\ntraining: {precision: fp32}\n"
+    )
+    ran = warm_vlmtune("predict", "c.yaml", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "answered; there are no labels to score them by\n"
+    assert "next: vlmtune unsure outputs/baseline_predictions.jsonl" in ran.stderr
+    assert not list((tmp_path / "outputs").glob("metrics*"))
+    assert json.loads((tmp_path / "outputs/baseline_predictions.controls.json").read_text())["image"] is None
+    picked = warm_vlmtune("unsure", "outputs/baseline_predictions.jsonl", "-n", "2", "-o", "next.jsonl", cwd=tmp_path)
+    assert picked.returncode == 0, picked.stderr
+    first, second = map(json.loads, (tmp_path / "next.jsonl").read_text().splitlines())
+    assert first["sureness"] <= second["sureness"]
+
+
+def trained(rows: int, wrong: set[int], epochs: int = 2) -> list[dict[str, object]]:
+    """Losses that fall over the steps, noisily, and less where the label is wrong."""
+    rng = np.random.default_rng(3)
+    visits: list[dict[str, object]] = []
+    for epoch in range(epochs):
+        for row in rng.permutation(rows).tolist():
+            level = 4 * math.exp(-len(visits) / rows) + 0.5
+            loss = level * math.exp(0.3 * rng.normal()) + (3 if row in wrong else 0)
+            visits.append({"step": len(visits) // 8, "id": f"row {row}", "choice": 0, "epoch": epoch, "loss": loss})
+    return visits
+
+
+def test_wrong_labels_stand_out_whenever_they_were_met() -> None:
+    """The loss falls eightfold meanwhile: by the loss alone, the first rows of the training would be suspected."""
+    wrong = set(range(0, 800, 40))
+    visits = trained(800, wrong)
+    found = {one.id for one in suspects(visits, 20)}
+    assert len(found & {f"row {row}" for row in wrong}) >= 17
+    worst = sorted(visits, key=lambda visit: -float(str(visit["loss"])))[:20]
+    assert len({visit["id"] for visit in worst} & {f"row {row}" for row in wrong}) <= 10
+    (first,) = suspects(visits, 1)
+    assert len(first.losses) == 2
+
+
+def test_targets_of_one_row_are_suspected_by_themselves() -> None:
+    visits = [{"id": f"row {n % 10}", "choice": n % 2, "loss": 1.0 + 0.01 * (n % 7)} for n in range(100)]
+    for visit in visits:
+        if (visit["id"], visit["choice"]) == ("row 3", 1):
+            visit["loss"] = 3.0
+    (first,) = suspects(visits, 1)
+    assert (first.id, first.choice) == ("row 3", 1)
+
+
+def test_without_a_log_of_training_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="visits.jsonl is not there"):
+        read_visits(tmp_path)

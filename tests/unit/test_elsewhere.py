@@ -1,0 +1,211 @@
+"""What tuning broke: further evaluation sets, and parts of the rows that an average hides."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pieces import QUICK, judged, lines
+
+from vlmtune.config import load
+from vlmtune.errors import ConfigError, IntegrityError
+from vlmtune.pipeline import predicting, sharding, story
+from vlmtune.pipeline.session import Session
+from vlmtune.predictions import Line
+from vlmtune.report import ReportConfig, markdown, page, text
+from vlmtune.scoring.comparison import Comparison
+from vlmtune.scoring.elsewhere import beside
+
+CONFIG = """\
+model: {name: tiny, device: cpu}
+dataset:
+  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 30}}
+task: {name: captioning}
+inference: {engine: mock}
+evaluation:
+  image_control_rows: 4
+  statistics: {resamples: 100}
+  also:
+    - name: questions
+      dataset: {source: scenes, question: question, references: [answer], id: id, limit: {test: 24}}
+      task: {name: vqa}
+      metrics: [exact_match]
+    - name: more
+      split: select
+      dataset: {source: scenes, references: [caption_0, caption_1], id: id, limit: {select: 22}}
+      task: {name: captioning}
+"""
+Begin = Callable[..., Session]
+
+
+@pytest.fixture
+def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    (tmp_path / "c.yaml").write_text(CONFIG, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return lambda *sets: Session(load("c.yaml", ["output.dir=out", *sets]).config)
+
+
+def adapter(session: Session, selection: list[str]) -> Path:
+    folder = session.adapter_path()
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    manifest = {"schema_version": 1, "mock": False, "origin": session.origin().parts, "selection_ids": selection}
+    (folder / "vlmtune.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> None:
+    """From one engine per side, in files of their own, with the metrics of their own task."""
+    session = begin()
+    tuned = adapter(session, ["validation-00000"])
+    predicting.predict(session)
+    predicting.predict(session, tuned)
+    comparison = story.compare(session)
+    questions, more = comparison.facts["also"]
+    assert [questions["name"], more["name"]] == ["questions", "more"]
+    assert [entry["name"] for entry in questions["metrics"]] == ["exact_match"]
+    assert questions["rows"]["compared"] == 24
+    assert more["rows"]["selection"] == 1, "rows of the trained dataset that chose the checkpoint are no evidence here"
+    assert questions["rows"]["selection"] == 0, "another dataset's row of the same id is another row"
+    names = {file.name for file in Path("out").iterdir()}
+    assert {
+        "compare.questions.json",
+        "report.questions.html",
+        "lora_predictions.more.jsonl",
+        "regressions.jsonl",
+    } <= names
+    assert {"metrics_baseline.questions.json", "lora_predictions.questions.controls.json"} <= names
+    own = json.loads(Path("out/compare.questions.json").read_text())
+    assert own["metrics"] == questions["metrics"]
+    assert len(own["examples"]) == 24
+    assert [json.loads(line)["id"] for line in Path("out/regressions.jsonl").read_text().splitlines()] == [
+        row["id"] for row in comparison.regressions()
+    ]
+
+
+def test_a_finished_set_is_not_asked_again_and_another_dataset_is_refused(begin: Begin) -> None:
+    predicting.predict(begin())
+    before = Path("out/baseline_predictions.questions.jsonl").stat().st_mtime_ns
+    predicting.predict(begin())
+    assert Path("out/baseline_predictions.questions.jsonl").stat().st_mtime_ns == before
+    Path("c.yaml").write_text(CONFIG.replace("name: vqa", "name: vqa, prompt: 'Say {question}'"), encoding="utf-8")
+    with pytest.raises(IntegrityError, match=r"baseline_predictions.questions.jsonl was made from another"):
+        predicting.predict(begin())
+
+
+def test_shards_of_a_set_become_its_file(begin: Begin) -> None:
+    from vlmtune.answering import Shard
+
+    predicting.predict(begin())
+    whole = Path("out/baseline_predictions.questions.jsonl").read_bytes()
+    for index in (0, 1):
+        predicting.predict(begin("output.dir=parts"), shard=Shard(index, 2))
+    files = sorted(Path("parts").glob("baseline_predictions.questions.shard-*.jsonl"))
+    made = sharding.merge(begin("output.dir=parts"), files)
+    assert made == Path("parts/baseline_predictions.questions.jsonl")
+    assert made.read_bytes() == whole
+    with pytest.raises(IntegrityError, match="set 'questions', which evaluation.also does not name"):
+        sharding.merge(begin("output.dir=parts", "evaluation.also=[]"), files)
+
+
+def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
+    session = begin("training.seeds=[1, 2]")
+    for seeded in session.seeds:
+        adapter(seeded, [])
+    predicting.predict(session)
+    for seeded in session.seeds:
+        predicting.predict(session, seeded.adapter_path())
+    questions = story.compare(session).facts["also"][0]
+    assert questions["seeds"]["b"] == ["lora_predictions.questions.seed1", "lora_predictions.questions.seed2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("name: more", "name: Questions", "is the name of another column or set"),
+        ("metrics: [exact_match]", "metrics: [bleu]", "'bleu'"),
+        ("question: question, references", "question: question, referenzes", "did you mean 'references'"),
+        ("evaluation:", "output: {report: compare.questions.html}\nevaluation:", "files of 'questions'"),
+    ],
+)
+def test_mistakes_are_named_with_their_place(old: str, new: str, said: str, begin: Begin) -> None:
+    Path("c.yaml").write_text(CONFIG.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load("c.yaml")
+    assert said in str(caught.value)
+    assert re.search(r"c\.yaml:\d+:\d+", str(caught.value))
+
+
+def better_and_worse() -> tuple[Comparison, Comparison]:
+    return judged(lines(60, 0.7), lines(60, 0.2)), judged(lines(60, 0.3), lines(60, 0.6))
+
+
+def test_the_verdict_says_what_got_worse_elsewhere() -> None:
+    better, worse = better_and_worse()
+    found = beside(better, {"safety": worse, "general": better})
+    assert found.status == "improved"
+    assert "It got worse elsewhere: on safety (bleu " in found.verdict
+    assert "general" not in found.verdict
+    fine = beside(better, {"general": better, "other": better})
+    assert fine.verdict.endswith("No loss shown on general and other.")
+    assert beside(better, {}) is better
+
+
+def test_nothing_is_said_of_a_set_too_small_to_tell() -> None:
+    better, _ = better_and_worse()
+    small = judged(lines(10, 0.3), lines(10, 0.6))
+    found = beside(better, {"small": small})
+    assert "small" not in found.verdict
+    assert any(warning.startswith("small: Inconclusive") for warning in found.facts["warnings"])
+
+
+def test_every_report_shows_the_sets() -> None:
+    better, worse = better_and_worse()
+    plain = beside(better, {"safety": worse}).to_json()
+    entry = worse.facts["metrics"][0]
+    for shown in (text.render(plain), markdown.render(plain), page.render(plain, {}, ReportConfig())):
+        assert "safety" in shown
+        assert f"{entry['b']:.4f}" in shown
+
+
+def parted(count: int, worse: set[str], slices: list[str]) -> Comparison:
+    """Rows of several kinds: B is much better but in the kinds `worse`."""
+    good, bad = lines(count, 0.05), lines(count, 0.6)
+    kinds = [slices[n % len(slices)] for n in range(count)]
+
+    def side(better: bool) -> list[Line]:
+        made = []
+        for n, kind in enumerate(kinds):
+            line = (good if better != (kind in worse) else bad)[n]
+            made.append(replace(line, meta={"kind": kind}))
+        return made
+
+    return judged(side(False), side(True), QUICK.model_copy(update={"slices": ["kind"]}))
+
+
+def test_an_average_does_not_hide_the_part_that_got_worse() -> None:
+    found = parted(160, {"night"}, ["day", "dusk", "dawn", "night"])
+    assert found.status == "improved"
+    assert " Worse, however, where kind is 'night' (" in found.verdict
+    assert "Worse" not in parted(160, set(), ["day", "night"]).verdict
+
+
+def test_parts_of_nothing_are_not_called_worse() -> None:
+    """Of forty equal parts one looks worse by its own interval every other time; together hardly ever one does."""
+    alarms, looks = 0, 0
+    for seed in range(12):
+        both: list[list[Line]] = []
+        for side in (0, 1):
+            some = lines(800, 0.5, seed=100 * seed + side)
+            both.append([replace(line, meta={"part": str(n % 40)}) for n, line in enumerate(some)])
+        statistics = QUICK.statistics.model_copy(update={"seed": seed})
+        evaluation = QUICK.model_copy(update={"slices": ["part"], "statistics": statistics})
+        slices: list[dict[str, Any]] = judged(*both, evaluation).facts["slices"]
+        alarms += any(part["worse"] for part in slices)
+        looks += any(part["ci"][1] < 0 for part in slices)
+    assert looks >= 3
+    assert alarms <= 2
