@@ -1,5 +1,6 @@
 """Does a model know when it is right, which rows are worth labelling next, which labels are probably wrong."""
 
+import html
 import json
 import math
 import random
@@ -11,7 +12,8 @@ import pytest
 from commands import warm_vlmtune
 from pieces import QUICK, judged, lines
 
-from vlmtune.checks.suspects import read_visits, suspects
+from vlmtune.checks.suspects.ranking import read_visits, suspects
+from vlmtune.data import scenes
 from vlmtune.errors import DataError
 from vlmtune.metrics import bleu  # type: ignore[attr-defined]
 from vlmtune.predictions import Line
@@ -151,6 +153,36 @@ def test_targets_of_one_row_are_suspected_by_themselves() -> None:
             visit["loss"] = 3.0
     (first,) = suspects(visits, 1)
     assert (first.id, first.choice) == ("row 3", 1)
+
+
+def test_suspects_are_shown_with_what_they_teach(tmp_path: Path) -> None:
+    """The page carries picture and text of each, and runs nothing."""
+    (tmp_path / "c.yaml").write_text(
+        "model: {name: tiny}\ndataset: {source: scenes, references: [caption_0, caption_1], target: each, id: id,\n"
+        "  limit: {train: 20}}\ntask: {name: captioning}\n"
+    )
+    folder = tmp_path / "outputs" / "lora"
+    folder.mkdir(parents=True)
+    visits = [
+        {"id": f"train-{n:05d}", "choice": choice, "epoch": 0, "loss": 5.0 if (n, choice) == (7, 1) else 1 + 0.01 * n}
+        for n in range(20)
+        for choice in (0, 1)
+    ]
+    (folder / "visits.jsonl").write_text("".join(json.dumps(visit) + "\n" for visit in visits))
+    ran = warm_vlmtune("data", "suspects", "c.yaml", "-n", "3", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    first, *others = map(json.loads, ran.stdout.splitlines())
+    assert (first["id"], first["row"], first["choice"], first["losses"]) == ("train-00007", 7, 1, [5.0])
+    row = scenes.record("train", 7)
+    assert (first["target"], first["other_references"]) == (row["caption_1"], [row["caption_0"]])
+    assert len(others) == 2
+    page = (tmp_path / "outputs" / "suspects.html").read_text()
+    assert html.escape(row["caption_1"]) in page
+    assert page.count("data:image/webp") == 3
+    assert "<script" not in page
+    shorter = warm_vlmtune("data", "suspects", "c.yaml", "--set", "dataset.limit.train=5", cwd=tmp_path)
+    assert shorter.returncode == 3
+    assert "the training met a row 'train-00007'" in shorter.stderr
 
 
 def test_without_a_log_of_training_it_is_said(tmp_path: Path) -> None:
