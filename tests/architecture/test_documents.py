@@ -157,7 +157,7 @@ def test_the_readme_shows_the_ways_in() -> None:
     "text", [pytest.param(text, id=place) for place, _, text in fences("yaml")] or [pytest.param("", id="none")]
 )
 def test_a_yaml_example_is_a_valid_config(text: str, tmp_path: Path) -> None:
-    base = "" if re.search(r"^extends:", text, re.MULTILINE) else f"extends: {shipped() / 'demo.yaml'}\n"
+    base = "" if re.search(r"^(extends|model):", text, re.MULTILINE) else f"extends: {shipped() / 'demo.yaml'}\n"
     file = tmp_path / "example.yaml"
     file.write_text(base + text, encoding="utf-8")
     assert load(str(file)).config

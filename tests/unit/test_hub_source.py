@@ -31,6 +31,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", cache / "datasets/downloads")
     monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", cache / "datasets/downloads/extracted")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(cache))
     return cache
 
 
@@ -259,3 +260,116 @@ def test_each_failure_has_its_own_message(name: str, monkeypatch: pytest.MonkeyP
         hub.open(hub.Config(path="o/n", name="x", revision="v9"), "train")
     assert type(caught.value) is kind
     assert str(caught.value).startswith("dataset 'o/n'")
+
+
+def test_numbers_of_classes_are_their_names(tmp_path: Path) -> None:
+    label = datasets.ClassLabel(names=["cat", "dog"])
+    kinds = datasets.Features({"label": label, "labels": datasets.List(label), "n": datasets.Value("int64")})
+    made = pyarrow.Table.from_pydict({"label": [1, 0], "labels": [[0, 1], []], "n": [1, 0]}, kinds.arrow_schema)
+    folder = tmp_path / "classes"
+    folder.mkdir()
+    pyarrow.parquet.write_table(made, folder / "train.parquet")
+    keys: dict[str, Any] = {
+        "references": ["label"],
+        "target": "label",
+        "image": None,
+        "id": "n",
+        "meta": ["labels", "n"],
+    }
+    for stream in (False, True):
+        found = rows(folder, stream=stream, **keys)
+        assert [(example.target, example.meta) for example in found] == [
+            ("dog", {"labels": ["cat", "dog"], "n": 1}),
+            ("cat", {"labels": [], "n": 0}),
+        ]
+        assert [found.choices(n) for n in range(2)] == [1, 1]
+
+
+def test_ids_of_a_local_folder_do_not_depend_on_where_it_lies(tmp_path: Path) -> None:
+    found = []
+    for name in ("here", "there"):
+        for label in ("cat", "dog"):
+            (tmp_path / name / "train" / label).mkdir(parents=True)
+            (tmp_path / name / "train" / label / "1.png").write_bytes(encoded(picture(8, 8)))
+        made = rows(tmp_path / name, references=["label"])
+        assert [decode_rgb(example.images[0]).size for example in made] == [(8, 8)] * 2
+        found.append((made.fingerprint, made.id(0), made.id(1)))
+    assert found[0] == found[1]
+
+
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Notes each time that `datasets` is asked to load something: whether as a stream."""
+    asked: list[bool] = []
+    real = datasets.load_dataset
+
+    def watched(*words: Any, **more: Any) -> Any:
+        asked.append(bool(more.get("streaming")))
+        return real(*words, **more)
+
+    monkeypatch.setattr(datasets, "load_dataset", watched)
+    return asked
+
+
+def test_a_stream_is_fetched_once_and_then_read_at_random(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {"bytes": b"no picture", "path": None}
+    folder = save(image=[held(0), broken, *map(held, range(2, 200))], caption=[f"c{n}" for n in range(200)])
+    plain = rows(folder, 150)
+    asked = streams(monkeypatch)
+    streamed = rows(folder, 150, stream=True)
+    again = rows(folder, 150, stream=True)
+    assert asked == [True], "the second one is in the cache"
+    assert len(streamed) == len(again) == 150
+    assert streamed[149].target == "c149"
+    assert decode_rgb(streamed[2].images[0]).width == 10
+    with pytest.raises(DataError, match="row 1"):
+        decode_rgb(streamed[1].images[0])
+    assert streamed.fingerprint == again.fingerprint == plain.fingerprint
+    assert len(rows(folder, 10, stream=True)) == 10
+    assert asked == [True, True], "another limit is another index"
+    save(image=[held(0)], caption=["new"])
+    assert rows(folder, 10, stream=True)[0].target == "new", "another content, too"
+
+
+def test_a_stream_that_breaks_off_starts_anew(save: Save, monkeypatch: pytest.MonkeyPatch, caches: Path) -> None:
+    folder = save(caption=[f"c{n}" for n in range(200)])
+    real = datasets.IterableDataset.iter
+
+    def torn(dataset: Any, batch_size: int) -> Any:
+        yield next(real(dataset, batch_size))
+        raise httpx.ReadTimeout("timed out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.IterableDataset, "iter", torn)
+        with pytest.raises(EnvironmentProblem, match="the Hub cannot be reached"):
+            rows(folder, image=None, stream=True)
+    assert len(rows(folder, image=None, stream=True)) == 200
+
+
+def test_a_stream_without_rows_or_split_is_named(save: Save) -> None:
+    folder = save(caption=["a"])
+    empty = folder.with_name("empty")
+    empty.mkdir()
+    (empty / "train.csv").write_text("caption\n")
+    with pytest.raises(DataError, match=r"\[train\]: no rows; check dataset.splits"):
+        rows(empty, image=None, stream=True)
+    with pytest.raises(DataError, match="cannot be opened: .*nosplit"):
+        hub.open(hub.Config(path=str(folder), stream=True), "nosplit")
+
+
+def test_pictures_of_a_streamed_folder_stay_where_they_are(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "f/train" / label).mkdir(parents=True)
+        (tmp_path / "f/train" / label / "1.png").write_bytes(encoded(picture(8, 8)))
+    found = rows(tmp_path / "f", stream=True, references=["label"])
+    assert sorted((example.target, decode_rgb(example.images[0]).size) for example in found) == [
+        ("cat", (8, 8)), ("dog", (8, 8))
+    ]  # fmt: skip
+
+
+def test_remote_images_of_a_column_of_addresses(save: Save) -> None:
+    url = "https://images.example.org/a.png"
+    folder = save(caption=[url])
+    with pytest.raises(DataError, match="allow its host in dataset.remote_images"):
+        rows(folder, image="caption")[0]
+    allowed = rows(folder, image="caption", remote_images=["images.example.org"])[0]
+    assert url in allowed.images[0].where

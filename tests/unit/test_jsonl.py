@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pieces import encoded, picture
 
-from vlmtune.data import DatasetConfig, Splits, jsonl
+from vlmtune.data import DatasetConfig, Splits, _json, jsonl
 from vlmtune.data._rows import MappedRows, Records
 from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb
@@ -103,7 +103,7 @@ BAD_TALK = {
     "null content": ([{"role": "user", "content": None}], [], "message 0: content must be text or a list of parts"),
     "number": ([{"role": "user", "content": 3}], [], "content must be text or a list of parts"),
     "part without a list": ([{"role": "user", "content": IMAGE}], ["a.png"], "content must be text or a list of parts"),
-    "text for a list": ([ASK], "0.png", "row 0: column 'images' must hold a list of images"),
+    "number for a list": ([ASK], 3, "row 0: column 'images' must hold an image or a list of images"),
 }
 
 
@@ -199,13 +199,13 @@ def test_a_record_is_read_once(
     keys: dict[str, str], tmp_path: Path, write_jsonl: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_jsonl("t.jsonl", *({"caption": f"c{n}", "more": ["x"], "n": n} for n in range(5)))
-    real, read = jsonl._Lines.read, []
+    real, read = _json.JsonRows.read, []
 
     def counted(lines: Any, index: int) -> dict[str, Any]:
         read.append(index)
         return real(lines, index)
 
-    monkeypatch.setattr(jsonl._Lines, "read", counted)
+    monkeypatch.setattr(_json.JsonRows, "read", counted)
     rows = jsonl.open(config(tmp_path, references=["caption", "more"], target="sample", **keys), "t.jsonl")
     assert rows.fingerprint == rows.fingerprint
     assert read == [0, *range(5)], "the first one to know its columns, then each once for id and fingerprint"
@@ -278,7 +278,9 @@ def test_content_ids_do_not_depend_on_other_rows(tmp_path: Path, write_jsonl: Wr
     assert both.fingerprint != one.fingerprint
 
 
-@pytest.mark.parametrize("path", ["../outside.png", "/etc/passwd", "link.png", "http://example.org/a.png", "a\0.png"])
+@pytest.mark.parametrize(
+    "path", ["../outside.png", "/etc/passwd", "link.png", "http://example.org/a.png", "a\0.png", "\ud800.png"]
+)
 def test_images_outside_the_folder_are_refused(path: str, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vlmtune.cli import asking, data, looking, results, serving, starting, steps
+from vlmtune.cli import asking, data, looking, publishing, results, serving, starting, steps, suspecting
 from vlmtune.cli.ending import ending
 from vlmtune.cli.runs import runs_app
 
@@ -29,6 +29,7 @@ app.command()(steps.predict)
 app.command()(steps.merge)
 app.command()(steps.train)
 app.command()(asking.export)
+app.command()(publishing.push)
 app.command()(serving.serve)
 app.command()(results.compare)
 app.command()(results.score)
@@ -43,6 +44,7 @@ app.add_typer(config_app, name="config")
 data_app.command("check")(data.check)
 data_app.command("show")(data.show)
 data_app.command("stats")(data.stats)
+data_app.command("suspects")(suspecting.suspects)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 

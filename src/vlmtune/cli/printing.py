@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
@@ -21,7 +21,7 @@ def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
 
 def print_score(score: "Score | None", as_json: bool = False) -> None:
     """The score on stdout; None is that of rows without labels."""
-    plain = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
+    plain: dict[str, Any] = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
     if as_json:
         print(json.dumps(plain, ensure_ascii=False))
         return

@@ -80,7 +80,8 @@ class Pictures:
             return ImageRef(f"{where} ({path})", lambda: self.remote.read(path, where))
         file = self.file({"path": path})
         if file is None:
-            raise DataError(f"{where}: {path!s:.200} lies outside {self.outside}")
+            said = str(path)[:200].encode(errors="backslashreplace").decode()
+            raise DataError(f"{where}: {said} lies outside {self.outside}")
         return ImageRef(f"{where} ({Path(path).name if Path(path).is_absolute() else path})", Path(file).read_bytes)
 
 

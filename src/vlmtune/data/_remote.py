@@ -69,7 +69,7 @@ def _is_public(text: str) -> bool:
     ip = ipaddress.ip_address(text.partition("%")[0])
     inside: list[Any] = [ip]
     if isinstance(ip, ipaddress.IPv6Address):
-        inside += [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        inside.append(ip.sixtofour)
         if ip in ipaddress.ip_network("64:ff9b::/96"):
             inside.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     return all(each.is_global and not each.is_multicast for each in inside if each is not None)

@@ -1,0 +1,247 @@
+"""`vlmtune init`: what it makes of common datasets, what it says where it cannot tell, and that its files work."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import huggingface_hub.constants
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from pieces import encoded, picture
+
+from vlmtune.checks.starting import writing
+from vlmtune.checks.starting.places import Place
+from vlmtune.checks.starting.writing import Written, write
+from vlmtune.cli.app import main
+from vlmtune.config import Config, arguments, load
+from vlmtune.data import _streamed, hub
+from vlmtune.errors import ConfigError, DataError
+
+PNG = encoded(picture(40, 20))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache" / "datasets")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+def rows(folder: str, *records: dict[str, Any], splits: tuple[str, ...] = ("train", "validation", "test")) -> str:
+    """JSONL files with a picture beside them."""
+    Path(folder).mkdir()
+    Path(folder, "init.png").write_bytes(PNG)
+    for split in splits:
+        text = "".join(json.dumps({"image": "init.png", **record}) + "\n" for record in records)
+        Path(folder, f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def made(text: str, *sets: str) -> tuple[Config, Written, str]:
+    file = Path("made.yaml")
+    file.unlink(missing_ok=True)
+    written = write(text, file, arguments(list(sets)))
+    return load("made.yaml").config, written, file.read_text(encoding="utf-8")
+
+
+def human(text: str) -> dict[str, str]:
+    return {"from": "human", "value": text}
+
+
+TALK = [human("<image>\nWhat is it?"), {"from": "gpt", "value": "A fox that sits in the snow."}]
+CASES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
+    "captions": (
+        [{"caption_0": "A fox.", "caption_1": "An animal."}],
+        "captioning",
+        {"references": ["caption_0", "caption_1"]},
+    ),
+    "list of captions": ([{"captions": ["A fox.", "Snow."]}], "captioning", {"references": ["captions"]}),
+    "the only text": (
+        [{"note": f"Fox number {n}.", "size": n} for n in range(3)],
+        "captioning",
+        {"references": ["note"]},
+    ),
+    "vqa": ([{"question": "What?", "answers": ["fox"]}], "vqa", {"question": "question", "references": ["answers"]}),
+    "classes": ([{"label": "fox"}, {"label": "hare"}], "classification", {"references": ["label"]}),
+    "boxes": ([{"phrase": "the fox", "bbox": [2, 3, 30, 15]}], "grounding", {"question": "phrase", "boxes": "bbox"}),
+    "records": (
+        [{"ground_truth": json.dumps({"total": "1", "date": "x"})}],
+        "extraction",
+        {"references": ["ground_truth"]},
+    ),
+    "lines": ([{"transcription": "Dear Sir or Madam, hello"}], "ocr", {"references": ["transcription"]}),
+    "talk": ([{"conversations": TALK}], "captioning", {"messages": "conversations", "images": "image"}),
+    "ids": ([{"id": n, "caption": "A fox."} for n in range(3)], "captioning", {"id": "id"}),
+    "no ids": ([{"id": 1, "caption": f"A fox {n}."} for n in range(3)], "captioning", {"id": None}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_columns_get_their_roles(name: str) -> None:
+    records, task, keys = CASES[name]
+    config, written, _ = made(rows("photos", *records))
+    assert (config.task.name, written.doubts if task != "grounding" else []) == (task, [])
+    assert {key: getattr(config.dataset, key) for key in keys} == keys
+    assert config.dataset.splits.select == "validation.jsonl"
+
+
+@pytest.mark.parametrize(("about", "task"), [("docs", "docvqa"), ("charts", "chartqa"), ("photos", "vqa")])
+def test_the_name_tells_documents_and_charts(about: str, task: str) -> None:
+    assert made(rows(about, {"question": "What?", "answer": "fox"}))[0].task.name == task
+
+
+def test_every_guess_says_why_and_what_else_there_is() -> None:
+    _, _, text = made(rows("photos", {"caption": "A\nfox: # 1.", "width": 3}))
+    assert "references: [caption] # sentences about the picture" in text
+    assert "# not used: width (number)" in text
+    assert "# tasks: captioning, chartqa, classification" in text
+    assert all(line.startswith(("#", " ")) or line.endswith(":") or not line for line in text.splitlines())
+
+
+def test_labels_of_all_rows_are_named() -> None:
+    labels = [f"kind {n}" for n in range(70)] + ["no", "12: odd", "ö"]
+    config, _, _ = made(rows("photos", *({"label": label} for label in labels)))
+    assert config.task.model_dump()["labels"] == sorted(labels)
+    with pytest.raises(DataError, match="column 'label' has 201 different texts, too many"):
+        made(rows("more", *({"label": f"kind {n}"} for n in range(201))))
+
+
+BOXES = {
+    "unit xyxy": ([[0.5, 0.5, 0.9, 0.9]], "unit", "xyxy"),
+    "unit xywh": ([[0.5, 0.5, 0.2, 0.4]], "unit", "xywh"),
+    "pixels xywh": ([[30, 1, 9, 15], [1, 1, 2, 2], [900, 900, 1, 1][:0] or [2, 2, 5, 5]], "pixels", "xywh"),
+    "norm1000 xyxy": ([[500, 500, 900, 900]], "norm1000", "xyxy"),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_the_meaning_of_boxes_is_what_fits_all_pictures(name: str) -> None:
+    boxes, unit, corners = BOXES[name]
+    config, written, _ = made(rows("boxes", *({"phrase": "the fox", "box": box} for box in boxes)))
+    assert (config.task.model_dump()["unit"], config.task.model_dump()["corners"]) == (unit, corners)
+    doubtful = [doubt for doubt in written.doubts if "would fit" in doubt]
+    assert doubtful == (["norm1000 and pixels would fit; check"] if unit == "pixels" else [])
+
+
+def test_a_folder_of_labels_and_a_folder_for_datasets() -> None:
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            Path("zoo", split, label).mkdir(parents=True)
+            Path("zoo", split, label, "init2.png").write_bytes(PNG)
+    config, written, _ = made("zoo")
+    assert (config.dataset.source, config.task.model_dump()["labels"]) == ("imagefolder", ["cat", "dog"])
+    assert (config.dataset.splits.select, config.dataset.splits.test) == ("val", "val")
+    assert written.doubts == ["one split chooses the checkpoint and is reported, too; the verdict will say so"]
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "eel"])})
+    Path("local/data").mkdir(parents=True)
+    table = pa.Table.from_pydict({"image": [{"bytes": PNG, "path": None}], "label": [0]}, kinds.arrow_schema)
+    for split in ("train", "validation", "test"):
+        pyarrow.parquet.write_table(table, f"local/data/{split}-00000-of-00001.parquet")
+    config, written, _ = made("local")
+    assert (config.dataset.source, config.task.model_dump()["labels"]) == ("hub", ["cat", "dog", "eel"])
+    assert written.doubts == []
+
+
+def test_of_a_dataset_that_is_not_here_only_the_first_rows_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    columns = {"image": [{"bytes": PNG, "path": None}] * 300, "label": [f"kind {n // 50}" for n in range(300)]}
+    Path("far").mkdir()
+    pyarrow.parquet.write_table(pa.Table.from_pydict(columns, kinds.arrow_schema), "far/train.parquet")
+    far = Place(
+        {"source": "hub", "path": "far"}, "", dict.fromkeys(("train", "select", "test"), "train"), "", remote=True
+    )
+    monkeypatch.setattr(writing, "find", lambda text, told: far)
+    fetched = []
+    real = _streamed.streamed
+    monkeypatch.setattr(hub, "streamed", lambda *words: fetched.append(words[-1]) or real(*words))
+    config, written, text = made("far")
+    assert set(fetched) == {200}
+    assert config.task.model_dump()["labels"] == [f"kind {n}" for n in range(4)]
+    assert written.doubts == ["labels of the first 200 rows; add those that are missing"]
+    assert "stream" not in text
+
+
+def test_labels_without_a_split_above_are_explained() -> None:
+    for label in ("cat", "dog"):
+        Path("zoo", label).mkdir(parents=True)
+        Path("zoo", label, "init3.png").write_bytes(PNG)
+    with pytest.raises(ConfigError, match="zoo: has cat, dog, none of which is called like a split"):
+        made("zoo")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.json"])
+def test_one_file(name: str) -> None:
+    Path("team").mkdir()
+    Path("team/init4.png").write_bytes(PNG)
+    records = [{"file": "init4.png", "caption": "A fox."}, {"file": "init4.png", "caption": "A hare."}]
+    if name == "rows.csv":
+        Path("team", name).write_text("file,caption\ninit4.png,A fox.\ninit4.png,A hare.\n")
+    elif name == "rows.json":
+        Path("team", name).write_text(json.dumps(records))
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(records), f"team/{name}")
+    config, written, _ = made(f"team/{name}")
+    assert (config.dataset.image, config.dataset.references, config.dataset.splits.test) == ("file", ["caption"], name)
+    assert written.doubts[0].startswith(f"only {name} was found: it would be scored on rows it learnt from")
+
+
+def test_what_cannot_be_told_is_asked_for_and_what_is_said_is_taken() -> None:
+    folder = rows("team", {"grade": "good", "why": "It is fine."}, {"grade": "bad", "why": "It is not."})
+    with pytest.raises(
+        DataError, match=r"cannot tell .* image \(image\); grade \(text\); why \(text\)\. Say it, as --set"
+    ):
+        made(folder)
+    assert not Path("made.yaml").exists()
+    config, _, text = made(folder, "dataset.references=[grade]", "task.name=classification", "model.name=tiny")
+    assert (config.task.model_dump()["labels"], config.model.name) == (["bad", "good"], "tiny")
+    assert "name: classification # as you said" in text
+    with pytest.raises(DataError, match=r"no column holds images. There are: image \(nothing\); caption \(text\)"):
+        made(rows("bare", {"caption": "A fox.", "image": None}))
+
+
+BROKEN: dict[str, tuple[Callable[[], str], list[str], type[Exception], str]] = {
+    "first row": (lambda: rows("a", {"caption": "x", "image": "gone.png"}), [], DataError, "row 0.*No such file"),
+    "unknown key": (lambda: rows("b", {"caption": "x"}), ["dataset.imag=x"], ConfigError, "dataset.imag"),
+    "no block": (lambda: rows("c", {"caption": "x"}), ["task=vqa"], ConfigError, "task: is a block"),
+    "wrong value": (lambda: rows("d", {"caption": "x"}), ["training.epochs=0"], ConfigError, "training.epochs"),
+    "nothing there": (lambda: "no/such/place", [], ConfigError, "no such file or folder"),
+    "a file of another kind": (lambda: __file__, [], ConfigError, "a file of rows ends in .jsonl, .json, .csv"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_nothing_is_written_that_does_not_work(name: str) -> None:
+    place, sets, kind, said = BROKEN[name]
+    with pytest.raises(kind, match=said):
+        made(place(), *sets)
+    assert not Path("made.yaml").exists()
+
+
+def run(*words: str) -> Any:
+    sys.argv = ["vlmtune", *words]
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+def test_the_command_prints_the_file_and_what_comes_next(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    rows("photos", {"caption": "A fox."})
+    assert run("init", "photos", "--set", "model.name=tiny") == 0
+    assert capsys.readouterr().out == "photos.yaml: captioning\nnext: vlmtune data check photos.yaml\n"
+    before = Path("photos.yaml").read_bytes()
+    assert run("init", "photos") == 2
+    assert "photos.yaml is there already and stays as it is; choose another name with -o" in capsys.readouterr().err
+    assert Path("photos.yaml").read_bytes() == before
+    assert run("init", "photos", "-o", "other.yaml") == 0
+    assert run("config", "check", "other.yaml") == 0

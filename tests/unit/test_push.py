@@ -1,0 +1,163 @@
+"""An adapter goes to the Hub with a card that its comparison wrote, private, and with no row of the dataset."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import ROOT, warm_vlmtune
+from hubbing import Hub, hub
+
+from vlmtune.config import load
+from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, IntegrityError
+from vlmtune.pipeline import predicting, story
+from vlmtune.pipeline.publishing import Wish, assemble, push
+from vlmtune.pipeline.session import Session
+from vlmtune.runs import Origin
+
+CONFIG = """\
+model: {name: base, device: cpu}
+dataset:
+  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 40}}
+task: {name: captioning}
+inference: {engine: mock}
+evaluation: {image_control_rows: 0, statistics: {resamples: 100}}
+"""
+KEY = "hf_canary"
+WISH = Wish("team/better", base="org/base")
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """A finished run on a model of some folder, its adapter no better than the model."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "src/vlmtune/assets/tiny_qwen3_vl", tmp_path / "base")
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    made = Session(load("c.yaml").config)
+    built = tmp_path / "outputs" / "built"
+    built.mkdir(parents=True)
+    (built / "adapter_config.json").write_text(json.dumps({"r": 16, "base_model_name_or_path": str(tmp_path / "base")}))
+    (built / "adapter_model.safetensors").write_bytes(b"weights")
+    (built / "visits.jsonl").write_text('{"id": "train-00001"}\n')
+    origin: Origin = made.origin(training=made.config.training.model_dump(mode="json"))
+    made.folder.publish(made.adapter_path(), origin, {"selection_ids": ["validation-00001"]}, built)
+    predicting.predict(made)
+    predicting.predict(made, made.adapter_path())
+    story.compare(made)
+    return made
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hub of this machine, with a key for it."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        yield server
+
+
+def judged_as(status: str, session: Session) -> None:
+    """The comparison's file with another verdict in it."""
+    file = session.config.output.path(session.config.output.comparison)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "status": status, "verdict": "So it is."}))
+
+
+def test_what_arrives_is_the_adapter_its_proof_and_nothing_of_the_rows(session: Session, here: Hub) -> None:
+    judged_as("improved", session)
+    assert push(session, WISH) == f"{here.address}/team/better"
+    assert here.created == [{"name": "better", "organization": "team", "visibility": "private"}]
+    assert set(here.files) == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "comparison.json", "vlmtune.json"
+    }  # fmt: skip
+    assert here.files["adapter_model.safetensors"] == b"weights"
+    assert json.loads(here.files["adapter_config.json"])["base_model_name_or_path"] == "org/base"
+    everything = b"\n".join(here.files.values())
+    for private in (b"test-00001", b"validation-00001", b"train-00001", str(Path.cwd()).encode(), KEY.encode()):
+        assert private not in everything
+    assert set(here.keys) == {f"Bearer {KEY}"}
+
+
+def test_the_card_says_the_comparison_and_the_hub_can_read_it(session: Session, here: Hub) -> None:
+    judged_as("improved", session)
+    push(session, WISH)
+    _, head, text = here.files["README.md"].decode().split("---\n", 2)
+    data = yaml.safe_load(head)
+    plain = json.loads(here.files["comparison.json"])
+    assert (data["base_model"], data["library_name"]) == ("org/base", "peft")
+    results = data["model-index"][0]["results"][0]["metrics"]
+    assert {one["type"]: one["value"] for one in results} == {
+        entry["name"]: round(entry["b"], 6) for entry in plain["metrics"]
+    }
+    assert "**So it is.**" in text
+    first = plain["metrics"][0]
+    assert f"{first['ci'][0]:+.4f} to {first['ci'][1]:+.4f}" in text
+    assert session.inputs.facts()["template"] in text
+    assert 'PeftModel.from_pretrained(model, "team/better")' in text
+
+
+def test_an_adapter_without_proof_or_with_a_bad_one_stays_here(session: Session, here: Hub, tmp_path: Path) -> None:
+    judged_as("worse", session)
+    with pytest.raises(GateFailed, match="not pushed: So it is. .*--anyway"):
+        push(session, WISH)
+    judged_as("inconclusive", session)
+    with pytest.raises(GateFailed):
+        push(session, WISH)
+    assert push(session, Wish("team/better", base="org/base", anyway=True))
+    here.files.clear()
+    (session.adapter_path() / "adapter_model.safetensors").write_bytes(b"others")
+    with pytest.raises(IntegrityError, match="compares another adapter"):
+        push(session, WISH)
+    session.config.output.path("compare.json").unlink()
+    with pytest.raises(ConfigError, match="vlmtune run CONFIG"):
+        push(session, WISH)
+    assert not here.files
+
+
+def test_a_base_that_nobody_can_load_and_a_stand_in_are_refused(session: Session, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--base"):
+        assemble(session, Wish("team/better"), tmp_path / "out")
+    manifest = session.adapter_path() / "vlmtune.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "mock": True}))
+    with pytest.raises(ConfigError, match="stand-in"):
+        assemble(session, WISH, tmp_path / "out")
+
+
+def test_nothing_gets_public_by_accident(session: Session, here: Hub) -> None:
+    judged_as("improved", session)
+    here.private = False
+    with pytest.raises(ConfigError, match="public already"):
+        push(session, WISH)
+    assert not here.files
+    push(session, WISH, public=True)
+    assert here.created[-1]["visibility"] == "public"
+    assert here.files
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "hf auth login"), (403, "hf auth login"), (500, "refused")])
+def test_a_hub_that_refuses_is_an_environment_problem(
+    status: int, said: str, session: Session, here: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_as("improved", session)
+    here.status = status
+    with pytest.raises(EnvironmentProblem, match=said) as caught:
+        push(session, WISH)
+    assert KEY not in str(caught.value)
+
+
+def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Session, tmp_path: Path) -> None:
+    judged_as("improved", session)
+    words = ["push", "c.yaml", "--to", "hf:team/better", "--base", "org/base"]
+    offline = warm_vlmtune(*words, "--offline", cwd=tmp_path)
+    assert offline.returncode == 4
+    assert "switched off" in offline.stderr
+    looked = warm_vlmtune(*words, "--into", "would", cwd=tmp_path)
+    assert looked.returncode == 0, looked.stderr
+    assert "would/README.md" in looked.stdout
+    wrong = warm_vlmtune("push", "c.yaml", "--to", "better", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "hf:ORG/NAME" in wrong.stderr
