@@ -21,8 +21,10 @@ def test_without_a_difference_one_is_found_as_often_as_promised(world: World) ->
     assert 0.03 <= found["significant"] <= 0.08
 
 
-def test_three_seeds_a_side_without_a_difference() -> None:
-    assert 0.03 <= under_the_null(SEEDS, 400, seed=1)["excluded"] <= 0.08
+@pytest.mark.parametrize("luck", [0.0, 0.1, 0.3])
+def test_three_seeds_a_side_without_a_difference(luck: float) -> None:
+    """No luck of the seeds, as much as chance on the rows makes of it, much."""
+    assert 0.03 <= under_the_null(replace(SEEDS, seed=luck), 400, seed=1)["excluded"] <= 0.08
 
 
 def test_the_worlds_are_hard_enough_to_tell() -> None:

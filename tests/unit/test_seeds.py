@@ -24,6 +24,23 @@ def seeds(count: int, noise: float = 0.4) -> list[Side]:
     return [Side(f"seed {n}", lines(80, noise, seed=10 + n)) for n in range(count)]
 
 
+def test_the_image_control_is_of_all_seeds_that_ran_it() -> None:
+    """Not of the first alone, which here looks at the picture as no other does."""
+    several = seeds(3)
+    blind = [
+        {"image": {"lines": [{"id": line.id, "prediction": line.prediction} for line in side.lines]}}
+        for side in several
+    ]
+    seeing = {"image": {"lines": [{"id": line.id, "prediction": "nothing at all here"} for line in several[0].lines]}}
+    sides = [replace(side, controls=seeing if n == 0 else blind[n]) for n, side in enumerate(several)]
+    found = seeded(*sides).facts["controls"]["image"]["b"]
+    alone = seeded(sides[0]).facts["controls"]["image"]["b"]
+    assert found["drop"] == pytest.approx(alone["own"] / 3)
+    assert found["rows"] == 80
+    part = seeded(sides[0], several[1]).facts["controls"]["image"]["b"]
+    assert part["drop"] == pytest.approx(alone["drop"]), "a seed whose control was not run is left out"
+
+
 def test_the_score_is_the_mean_of_the_seeds_and_every_seed_is_named() -> None:
     several = seeds(3)
     found = seeded(*several)

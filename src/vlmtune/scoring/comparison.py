@@ -178,10 +178,10 @@ def _slices(
 
 
 def _controls(a: Seeds, b: Seeds, primary: Metric, rows: Rows, terms: Terms) -> dict[str, Any]:
-    """The controls; those that need the model are of the first seed."""
+    """The controls; the effect is that of the first seed."""
     images = {
-        "a": controls.image_control(a[0].controls, rows.a[0], rows.groups, primary, terms),
-        "b": controls.image_control(b[0].controls, rows.b[0], rows.groups, primary, terms),
+        "a": controls.image_control(a, rows.a, rows.groups, primary, terms),
+        "b": controls.image_control(b, rows.b, rows.groups, primary, terms),
     }
     return {
         "length": controls.length_control(rows, primary, terms) if len(rows) else None,

@@ -1,12 +1,11 @@
 """What else could explain a gain: shorter answers (length), not looking at the picture (image)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from vlmtune.metrics import Metric
-from vlmtune.predictions import Line
-from vlmtune.scoring.evidence import Rows
+from vlmtune.scoring.evidence import Lines, Rows, Seeds, Side
 from vlmtune.scoring.judgement import Terms, weigh
 
 
@@ -50,28 +49,44 @@ def length_control(rows: Rows, metric: Metric, terms: Terms) -> dict[str, Any] |
 
 
 def image_control(
-    controls: Mapping[str, Any] | None, lines: Sequence[Line], groups: Sequence[str], metric: Metric, terms: Terms
+    seeds: Seeds, files: Sequence[Lines], groups: Sequence[str], metric: Metric, terms: Terms
 ) -> dict[str, Any] | None:
-    """What exchanged images cost one file, on the rows that were answered both ways.
+    """What exchanged images cost a side, on the rows that every seed answered both ways.
+
+    Args:
+        seeds: the files with what lies beside them; those whose control was not run are left out.
+        files: the compared lines of each, in the same order.
+        groups: what a row is resampled with.
+        metric: whose score falls.
+        terms: how answers are read and differences judged.
 
     Returns:
-        {"rows", "own", "exchanged", "drop", "ci", "kept"} (`kept` = exchanged / own, None where own is 0); None where
-        the control was not run or has too few rows.
+        {"rows", "own", "exchanged", "drop", "ci", "kept"}, means over the seeds (`kept` = exchanged / own, None where
+        own is 0); None where the control was not run or has too few rows.
     """
-    swapped = {line["id"]: line for line in ((controls or {}).get("image") or {}).get("lines", [])}
-    both = [n for n, line in enumerate(lines) if line.id in swapped and swapped[line.id]["prediction"] is not None]
+    swapped = [_swapped(side) for side in seeds]
+    ran = [n for n, answers in enumerate(swapped) if answers]
+    both = [n for n in range(len(groups)) if ran and all(files[k][n].id in swapped[k] for k in ran)]
     if not both:
         return None
-    own = tuple(lines[n] for n in both)
-    other = tuple(replace(line, prediction=swapped[line.id]["prediction"]) for line in own)
-    measured = terms.measured(metric, [other], [own])
-    found = weigh([measured], [groups[n] for n in both], terms.statistics)[0].values()
+    own = [tuple(files[k][n] for n in both) for k in ran]
+    other = [
+        tuple(replace(line, prediction=swapped[k][line.id]) for line in lines)
+        for k, lines in zip(ran, own, strict=True)
+    ]
+    found = weigh([terms.measured(metric, other, own)], [groups[n] for n in both], terms.statistics)[0].values()
     kept = found["a"] / found["b"] if found["b"] else None
     return {
-        "rows": len(own),
+        "rows": len(both),
         "own": found["b"],
         "exchanged": found["a"],
         "drop": found["delta"],
         "ci": found["ci"],
         "kept": kept,
     }
+
+
+def _swapped(side: Side) -> dict[str | None, str]:
+    """Answers to exchanged images by the row's id, as far as there are some."""
+    lines = ((side.controls or {}).get("image") or {}).get("lines", [])
+    return {line["id"]: line["prediction"] for line in lines if line["prediction"] is not None}
