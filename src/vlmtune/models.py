@@ -197,6 +197,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             checkpoint.source,
             revision=checkpoint.commit,
             dtype=dtype,
+            use_safetensors=True,  # a pickle may bring code
             attn_implementation="sdpa",
             # A GPU is filled without a copy in main memory; quantised weights would find a device of their own.
             device_map={"": device} if device != "cpu" or quantized else None,

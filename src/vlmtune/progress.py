@@ -203,11 +203,12 @@ class Kept:
             self._write(step)
 
     def end(self, step: str) -> None:
-        """Back to the step around it; without one the file stays: who looks wants to know how far it came."""
+        """Back to the step around it. The outermost one leaves how far it came."""
         self._listener.end(step)
+        around = [name for name in self._open if name != step]
+        if around or step in self._open:
+            self._write(around[-1] if around else step)
         self._open.pop(step, None)
-        if self._open:
-            self._write([*self._open][-1])
 
     def _write(self, step: str) -> None:
         self._written = time.monotonic()

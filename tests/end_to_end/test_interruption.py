@@ -10,11 +10,15 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import warm_vlmtune
 from killing import killed_after, timed
 from sources import PACKAGE
+
+from vlmtune.comparing import pictures
+from vlmtune.report import ReportConfig, page
 
 SMALL = [
     "demo.yaml",
@@ -47,8 +51,28 @@ ASKED = [
     ("train", "checkpoint.published:full:2", 4),
 ]
 
-CLOCKS = ("seconds_since_start_or_resume", "seconds_in_steps", "answers_in_steps", "seconds_waited_for_data")
+CLOCKS = (
+    "seconds_since_start_or_resume", "seconds_in_steps", "answers_in_steps", "seconds_waited_for_data", "resumed_at",
+)  # fmt: skip
 """What an adapter's manifest says of the process that finished it; it begins anew when a run goes on."""
+
+
+def comparison(beside: Path) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(beside.with_name("compare.json").read_text(encoding="utf-8"))
+    return plain
+
+
+def uninterrupted(file: Path) -> dict[str, Any]:
+    """The comparison without the steps at which its training was resumed: they alone may tell two runs apart."""
+    plain = comparison(file)
+    plain["training"].pop("resumed_at", None)
+    return plain
+
+
+def drawn(plain: dict[str, Any], file: Path) -> str:
+    """The page that a comparison makes with the pictures beside it."""
+    shown = ReportConfig()
+    return page.render(plain, pictures(page.wanted(plain, shown), [file]), shown)
 
 
 def state(folder: Path) -> dict[str, str]:
@@ -63,6 +87,11 @@ def state(folder: Path) -> dict[str, str]:
                 for clock in CLOCKS:
                     del manifest[clock]
                 data = json.dumps(manifest).encode()
+            if file.name == "compare.json":
+                data = json.dumps(uninterrupted(file)).encode()
+            if file.name == "report.html" and uninterrupted(file.with_name("compare.json")) != comparison(file):
+                assert data.decode() == drawn(comparison(file), file)
+                data = drawn(uninterrupted(file.with_name("compare.json")), file).encode()
             found[str(file.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
 

@@ -1,13 +1,16 @@
 """decode_rgb: each kind of file that trips other readers, against values computed by hand."""
 
 import io
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pieces import encoded, picture, ref
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from vlmtune import images
 from vlmtune.errors import ImageError
@@ -146,6 +149,83 @@ def test_the_size_is_known_before_the_pixels(orientation: int) -> None:
             plain = ref(Image.open(io.BytesIO(lying.read())).convert(mode))
             assert size_of(plain) == decode_rgb(plain).size
     assert size_of(ref(picture(40, 24))) == (40, 24)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def png_with(metadata: bytes, behind: bool) -> bytes:
+    """A PNG of 40x24 with one more chunk, before its pixels or behind them."""
+    plain = encoded(picture(40, 24))
+    place = plain.index(b"IEND" if behind else b"IDAT") - 4
+    return plain[:place] + metadata + plain[place:]
+
+
+LYING = Image.Exif()
+LYING[0x0112] = 6
+XMP = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>'
+PROFILE = b"Raw profile type exif\0" + b"\nexif\n  26\n" + LYING.tobytes().hex().encode()
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
+@pytest.mark.parametrize(
+    "metadata",
+    [chunk(b"eXIf", LYING.tobytes()[6:]), chunk(b"iTXt", XMP), chunk(b"tEXt", PROFILE)],
+    ids=["eXIf", "XMP", "raw profile"],
+)
+def test_the_size_of_a_png_is_known_wherever_its_orientation_stands(metadata: bytes, behind: bool) -> None:
+    lying = ref(png_with(metadata, behind))
+    assert size_of(lying) == decode_rgb(lying).size == (24, 40)
+
+
+def test_the_size_of_a_png_takes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(image: object) -> None:
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    assert size_of(ref(encoded(picture(40, 24)))) == (40, 24)
+    assert size_of(ref(png_with(chunk(b"eXIf", LYING.tobytes()[6:]), behind=False))) == (24, 40)
+
+
+@given(st.binary(max_size=60), st.integers(0, 400))
+def test_a_torn_png_has_a_size_or_a_named_error(more: bytes, cut: int) -> None:
+    data = png_with(chunk(b"tEXt", b"a\0b"), behind=True)[:cut] + more
+    try:
+        assert size_of(ref(data)) == (40, 24)
+    except ImageError as error:
+        assert error.reason
+
+
+def test_threads_leave_the_warning_filters_alone() -> None:
+    """Pillow warns of every image here: it is larger than Pillow's own limit."""
+    noisy = encoded(picture(64, 64))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+            list(pool.map(lambda n: decode_rgb(ref(noisy, f"{n}")), range(400)))
+        warnings.warn("somebody else's", stacklevel=1)
+        assert [str(one.message) for one in said] == ["somebody else's"]
+        assert [one for one in warnings.filters if one in before] == before
+
+
+def test_what_a_file_said_is_told() -> None:
+    def header(data: bytes) -> images.Header:
+        return images.examine(ref(data))[1]
+
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    assert header(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).animated
+    assert not header(encoded(frames[0], "GIF")).animated
+    for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
+        assert header(encoded(picture(40, 24), kind, exif=LYING)).turned
+        assert header(encoded(picture(40, 24), kind)) == images.Header(kind, "RGB", False, False, False, False)
+    assert header(encoded(picture(8, 8).convert("CMYK"), "JPEG")).mode == "CMYK"
+    assert header(encoded(Image.fromarray(np.zeros((4, 4), np.uint16)))).sixteen_bit
+    assert header(encoded(picture(8, 8).convert("RGBA"))).alpha
+    decoded, plain = images.examine(ref(picture(40, 24)))
+    assert (decoded.size, plain.format) == ((40, 24), "")
 
 
 def test_the_size_of_what_is_no_image_is_refused() -> None:

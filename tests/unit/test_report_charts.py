@@ -1,5 +1,6 @@
 """Drawings: well-formed, bounded, named, with tables whose numbers are those of the rows."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from pages import boxed, captions, curve, labelled
 
-from vlmtune.report import changes, charts, curves, rows
+from vlmtune.report import changes, charts, curves, rows, sparklines
 from vlmtune.report.charts import WIDTH, Figure
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
@@ -103,8 +104,37 @@ def test_the_curve_marks_resumed_and_taken_steps() -> None:
     assert figure is not None
     assert figure.svg.count(">resumed<") == 2
     assert figure.svg.count(">taken<") == 1
+    assert "It was resumed after step 20, 30." in figure.svg
     assert figure.table[0] == ["step", "loss", "select loss"]
     assert [row[1] for row in figure.table[1:4]] == [f"{point['loss']:.4f}" for point in curve(60)[:3]]
+
+
+def test_marks_that_stand_close_do_not_write_over_each_other() -> None:
+    figure = curves.learning({"curve": curve(100), "resumed_at": [50, 51, 52, 90], "chosen_step": 100})
+    assert figure is not None
+    places = [
+        (float(x), float(y))
+        for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(?:resumed|taken)<', figure.svg)
+    ]
+    assert len(places) == 4
+    assert figure.svg.count('class="mark"') == 5
+    for n, (x, y) in enumerate(places):
+        assert all(y != row or abs(x - other) >= 58 for other, row in places[:n])
+
+
+def test_a_training_in_one_line() -> None:
+    points = [
+        {"step": 1, "loss": 4.0},
+        {"step": 5, "loss": 2.0},
+        {"step": 9, "loss": 1.0},
+        {"step": 9, "select_loss": 3.0},
+    ]
+    plain = {"curve": points, "chosen_step": 5, "resumed_at": [3]}
+    assert sparklines.summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 taken, resumed after 3"
+    assert sparklines.summary(None) is None
+    assert sparklines.sparkline([1.0] * 3) == "▁▁▁"
+    assert sparklines.sparkline([]) == ""
+    assert sparklines.sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.02), (0, 4999), (1e-7, 3e-7), (5, 5)])

@@ -1,19 +1,26 @@
 """Trackers mirror the curve and cannot hurt: not by raising, not by hanging, not by being away."""
 
+import json
+import pickle
+import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command
-from pieces import Notes
+from commands import command, warm_vlmtune
+from pieces import Notes, judged, lines, picture
 
 from vlmtune.errors import EnvironmentProblem
+from vlmtune.images import thumbnail
+from vlmtune.pipeline.telling import SHOWN, changed
 from vlmtune.progress import Progress
-from vlmtune.tracking import _guarded, wandb
+from vlmtune.tracking import Changed, _guarded, tensorboard, wandb
 from vlmtune.tracking._guarded import Guarded
+
+ROW = Changed("row | 7", thumbnail(picture(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
 
 
 class Recording:
@@ -24,6 +31,9 @@ class Recording:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.calls.append((step, values))
 
+    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
+        self.rows = (metric, rows)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         self.summary = summary
 
@@ -33,7 +43,9 @@ def test_calls_arrive_in_order() -> None:
     guarded = Guarded("t", lambda: tracker, Progress(notes))
     for step in range(20):
         guarded.log(step, {"loss": 1 / (step + 1)})
+    guarded.compared("bleu", [ROW])
     guarded.finish({"select_loss": 0.5})
+    assert tracker.rows == ("bleu", (ROW,))
     assert tracker.calls == [(step, {"loss": 1 / (step + 1)}) for step in range(20)]
     assert (tracker.summary, notes.texts) == ({"select_loss": 0.5}, [])
 
@@ -77,24 +89,138 @@ def test_a_tracker_that_hangs_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     assert notes.texts == ["t is slow to finish and is left behind; the local curve is complete"]
 
 
-OFFLINE_RUN = """
-import sys
-from vlmtune.tracking import wandb
-tracker = wandb.open_tracker(wandb.Config(mode="offline"), {"config": {"seed": 1}, "dir": sys.argv[1]})
-tracker.log(1, {"loss": 2.0})
-tracker.finish({"select_loss": 1.5})
+SECRETS = {"WANDB_API_KEY": "c0ffee" * 6 + "beef", "HF_TOKEN": "hf_cAnArYcAnArYcAnArYcAnArYcAnArYcA"}
+BOTH = """
+import sys, pickle
+from pathlib import Path
+from vlmtune.tracking import tensorboard, wandb
+facts = {"config": {"seed": 1, "key": "${env:HF_TOKEN}"}, "dir": sys.argv[1], "name": "demo-lora", "id": "ab12"}
+row = pickle.loads(Path("row").read_bytes())
+for plug, more in ((wandb, {"mode": "offline"}), (tensorboard, {})):
+    tracker = plug.open_tracker(plug.Config(**more), facts)
+    tracker.log(1, {"loss": 2.0})
+    tracker.compared("bleu", [row])
+    tracker.finish({"select_loss": 1.5, "verdict": "better"})
 """
 
 
-def test_wandb_offline_keeps_the_run_in_the_folder(tmp_path: Path) -> None:
-    """In a process of its own, as in a real run: what wandb writes is whole once that has ended."""
-    ended = command(sys.executable, "-c", OFFLINE_RUN, str(tmp_path), cwd=tmp_path)
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both trackers leave, in a process of its own as in a real run: what W&B writes is whole when that ends."""
+    folder = tmp_path_factory.mktemp("tracked")
+    (folder / "row").write_bytes(pickle.dumps(ROW))
+    ended = command(sys.executable, "-c", BOTH, str(folder), cwd=folder, HOME=str(folder), **SECRETS)
     assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_wandb_offline_keeps_the_run_in_the_folder(tracked: Path) -> None:
     deadline = time.monotonic() + 60
-    while not (content := _written(tmp_path)) or b"select_loss" not in content:
+    while not (content := _written(tracked)) or b"select_loss" not in content:
         assert time.monotonic() < deadline, "the run was never written"
         time.sleep(0.2)
     assert b"loss" in content
+    [table] = tracked.glob("wandb/offline-run-*-ab12/files/media/table/*.json")
+    plain = json.loads(table.read_text())
+    assert plain["columns"] == ["id", "image", "references", "before", "after", "change in bleu"]
+    [[name, image, *rest]] = plain["data"]
+    assert (name, image, rest) == ("row | 7", "Image", ["a cat\nthe cat", "dog", "a cat\n| sat", 0.25])
+    staged = [file.read_bytes() for file in tracked.glob(".local/share/wandb/artifacts/staging/*")]
+    assert [data for data in staged if data.startswith(b"\x89PNG")], "the thumbnail waits for the upload"
+
+
+def test_tensorboard_writes_curve_table_thumbnail_and_summary(tracked: Path) -> None:
+    values = {value.tag: value for event in _events(tracked / "tensorboard/demo-lora") for value in event.summary.value}
+    assert values["loss"].simple_value == 2.0
+    table = values["before and after/text_summary"].tensor.string_val[0].decode()
+    assert table.splitlines()[2] == "| row \\| 7 | a cat / the cat | dog | a cat \\| sat | +0.2500 |"
+    assert "| select_loss | 1.5 |" in values["summary/text_summary"].tensor.string_val[0].decode()
+    [image] = [value.image for tag, value in values.items() if tag.startswith("before_and_after/row")]
+    assert (image.width, image.height) == (40, 32)
+
+
+def _events(folder: Path) -> Iterator[Any]:
+    """Events of TensorBoard's files: length, its checksum, the event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for file in folder.glob("events.*"):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (size,) = struct.unpack_from("<Q", data, at)
+            yield Event.FromString(data[at + 12 : at + 12 + size])
+            at += 16 + size
+
+
+def test_no_secret_is_in_any_file_that_a_tracker_wrote(tracked: Path) -> None:
+    files = [file for file in tracked.rglob("*") if file.is_file()]
+    assert len(files) > 5
+    for file in files:
+        content = file.read_bytes()
+        assert not any(secret.encode() in content for secret in SECRETS.values()), file
+
+
+def test_the_rows_that_a_tracker_shows_are_the_largest_gains_and_losses(tmp_path: Path) -> None:
+    comparison = judged(lines(300, 0.6), lines(300, 0.5, seed=2))
+    gains = sorted(example["gain"] for example in comparison.examples)
+    rows = changed(comparison, [])
+    assert [row.change for row in rows] == [*gains[::-1][:SHOWN], *gains[:SHOWN][::-1]]
+    first = next(example for example in comparison.examples if example["id"] == rows[0].id)
+    assert (rows[0].before, rows[0].after, list(rows[0].references)) == (first["a"], first["b"], first["references"])
+
+
+def test_a_writer_that_is_not_there_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(EnvironmentProblem, match="uv pip install tensorboardX"):
+        tensorboard.open_tracker(tensorboard.Config(), {"dir": ".", "name": "x"})
+
+
+FAKE = """
+import time
+from types import SimpleNamespace
+
+def hurt(*words, **more):
+    with open("hurt", "a") as file:
+        file.write("x")
+    {how}
+
+api = SimpleNamespace(api_key="key")
+def Settings(**more):
+    return None
+def init(**more):
+    {opening}
+    return SimpleNamespace(log=hurt, finish=hurt, summary=SimpleNamespace(update=hurt))
+Table = Image = hurt
+"""
+SMALL = [
+    "demo.yaml", "--progress", "plain",
+    *("--set", "dataset.limit={train: 8, select: 4, test: 6}", "--set", "evaluation.image_control_rows=0"),
+    *("--set", "evaluation.statistics.resamples=100", "--set", "inference.max_new_tokens=4"),
+    *("--set", "training.epochs=1", "--set", "training.batch_size=4", "--set", "training.log_every_steps=1"),
+    *("--set", "tracking=[{to: wandb}]", "--set", "output.dir=out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "opening", "said"),
+    [
+        ("raise RuntimeError('quota')", "pass", "wandb failed and is left out (quota)"),
+        ("time.sleep(600)", "pass", "wandb is slow to finish and is left behind"),
+        ("time.sleep(600)", "hurt()", "wandb is slow to finish and is left behind"),
+    ],
+    ids=["raises", "sleeps", "sleeps at once"],
+)
+def test_a_wandb_that_raises_or_sleeps_at_every_call_stops_no_run(
+    how: str, opening: str, said: str, tmp_path: Path
+) -> None:
+    """The whole story is told, and the local curve is complete."""
+    (tmp_path / "wandb.py").write_text(FAKE.format(how=how, opening=opening), encoding="utf-8")
+    ended = warm_vlmtune("run", *SMALL, cwd=tmp_path)  # the command line looks for modules where it is started
+    assert ended.returncode == 0, ended.stderr
+    assert said in ended.stderr
+    assert (tmp_path / "hurt").is_file()
+    manifest = json.loads((tmp_path / "out/lora/vlmtune.json").read_text())
+    assert [point["step"] for point in manifest["curve"]] == [1, 2, 2]
+    assert json.loads((tmp_path / "out/compare.json").read_text())["training"]["curve"] == manifest["curve"]
 
 
 def _written(folder: Path) -> bytes:
@@ -105,5 +231,6 @@ def test_wandb_without_a_login_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    facts = {"config": {}, "dir": str(tmp_path), "name": "x", "id": "ab12"}
     with pytest.raises(EnvironmentProblem, match="run `wandb login`, or set mode: offline"):
-        wandb.open_tracker(wandb.Config(), {"config": {}, "dir": str(tmp_path)})
+        wandb.open_tracker(wandb.Config(), facts)

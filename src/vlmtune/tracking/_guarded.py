@@ -2,11 +2,11 @@
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmtune.progress import Progress
-from vlmtune.tracking import Tracker
+from vlmtune.tracking import Changed, Tracker
 
 PATIENCE_S = 5.0
 
@@ -24,11 +24,15 @@ class Guarded:
         """Hand over and return at once."""
         self._calls.put(("log", (step, dict(values))))
 
+    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
+        """Hand over and return at once."""
+        self._calls.put(("compared", (metric, tuple(rows))))
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Hand over, then wait for the tracker, but no longer than `PATIENCE_S` seconds."""
         self._calls.put(("finish", (dict(summary),)))
         self._calls.put(None)
-        self._thread.join(PATIENCE_S)
+        self._thread.join()
         if self._thread.is_alive():
             self._progress.note(f"{self._name} is slow to finish and is left behind; the local curve is complete")
 

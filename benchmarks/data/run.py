@@ -1,0 +1,209 @@
+"""Planted faults found, and milliseconds per picture of `vlmtune data check` beside plain decoding of the same files.
+
+    OMP_NUM_THREADS=1 python benchmarks/data/run.py                 # writes results.json and README.md
+    OMP_NUM_THREADS=1 python benchmarks/data/run.py --count 2000 --rounds 2
+
+Pictures are noise of 320x240 in JPEG and PNG files; one row in 250 has each of the faults of `planting.py`. Plain
+decoding is what nobody can do without: PIL opens and loads every file, in as many threads as there are cores. Both
+sides take turns on the same files, in one process, the check without anything it may remember.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import planting
+from PIL import Image, UnidentifiedImageError
+
+from vlmtune import plugs
+from vlmtune.checks.rows import checking, outcome
+from vlmtune.config import Config, load
+from vlmtune.models import find_checkpoint
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+
+HERE = Path(__file__).parent
+CONFIG = """\
+schema_version: 1
+model: {{name: tiny}}
+task: {task}
+dataset:
+  source: jsonl
+  path: {folder}
+  id: id
+  splits: {{train: train.jsonl, select: select.jsonl, test: test.jsonl}}
+{columns}
+training: {{max_tokens: 1000}}
+output: {{dir: {folder}/out}}
+"""
+CAPTIONS = ("{name: captioning}", "  references: [caption]")
+TRUTHS = {
+    "labels": ("{name: classification, labels: [day, night]}", "  references: [label]"),
+    "boxes": ("{name: grounding}", "  question: phrase\n  boxes: box"),
+}
+
+
+def config_of(folder: Path, task: str, columns: str) -> Config:
+    """A config over the planted rows."""
+    file = folder / "check.yaml"
+    file.write_text(CONFIG.format(task=task, folder=folder, columns=columns), encoding="utf-8")
+    return load(str(file)).config
+
+
+def check(config: Config) -> dict[str, Any]:
+    """What `vlmtune data check` finds."""
+    folder = Path(config.output.dir)
+    task, checkpoint = plugs.load("tasks", config.task.name).TASK, find_checkpoint(config.model)
+    cache = folder / ".vlmtune" / outcome.CACHE
+    return outcome.check(checking.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest()), folder)
+
+
+def decode(file: Path) -> None:
+    """Plain decoding; what is broken is passed over."""
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        return
+
+
+def decode_all(files: Sequence[Path]) -> None:
+    """All of them, on all cores."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(decode, files))
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """CPU seconds of all threads, wall seconds, and what came out."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    made = work()
+    return time.process_time() - cpu, time.perf_counter() - wall, made
+
+
+def found_of(found: dict[str, Any]) -> dict[str, set[tuple[str, int]]]:
+    """Rows by kind of finding."""
+    made: dict[str, set[tuple[str, int]]] = {}
+    for kind, where in planting.found_rows(found):
+        made.setdefault(kind, set()).add(where)
+    return made
+
+
+def compared(planted: planting.Planted, found: dict[str, Any], ignored: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Per kind of finding: planted, found of them, and found that was not planted."""
+    rows = found_of(found)
+    kinds = [kind for kind in dict.fromkeys([*planted.findings, *rows]) if kind not in ignored]
+    return [
+        {
+            "kind": kind,
+            "planted": len(planted.findings.get(kind, set())),
+            "found": len(planted.findings.get(kind, set()) & rows.get(kind, set())),
+            "else": len(rows.get(kind, set()) - planted.findings.get(kind, set())),
+        }
+        for kind in kinds
+    ]
+
+
+def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Everything."""
+    planted = planting.plant(folder / "captions", count)
+    config = config_of(folder / "captions", *CAPTIONS)
+    files, pairs, found = planted.files, [], {}
+    for number in range(rounds):
+        shutil.rmtree(config.output.dir, ignore_errors=True)
+        turns = [("plain", lambda: decode_all(files)), ("check", lambda: check(config))]
+        pair: dict[str, Any] = {}
+        for name, work in turns if number % 2 == 0 else turns[::-1]:
+            pair[f"{name}_cpu_s"], pair[f"{name}_wall_s"], made = timed(work)
+            found = made if name == "check" else found
+        pairs.append(pair)
+    again_cpu, again_wall, _ = timed(lambda: check(config))
+    labels, boxes = planting.plant_truths(folder / "truths", 70)
+    truths = [
+        # All of them show one picture.
+        *compared(labels, check(config_of(folder / "truths", *TRUTHS["labels"])), ("copy", "leak", "shared")),
+        *compared(boxes, check(config_of(folder / "truths", *TRUTHS["boxes"])), ("copy", "leak", "shared")),
+    ]
+    return {
+        "count": count,
+        "files": len(files),
+        "cores": len(os.sched_getaffinity(0)),
+        "kinds": compared(planted, found) + truths,
+        "pairs": pairs,
+        "again_cpu_s": again_cpu,
+        "again_wall_s": again_wall,
+    }
+
+
+def ratio(pairs: Sequence[dict[str, float]], unit: str) -> tuple[float, float, float]:
+    """Geometric mean of check / plain over the pairs, the smallest and the largest."""
+    each = [pair[f"check_{unit}_s"] / pair[f"plain_{unit}_s"] for pair in pairs]
+    return math.exp(statistics.fmean(map(math.log, each))), min(each), max(each)
+
+
+def page(results: dict[str, Any]) -> str:
+    """README.md."""
+    files, pairs = results["files"], results["pairs"]
+    table = "\n".join(
+        f"| {each['kind']} | {each['planted']} | {each['found']} | {each['else']} |" for each in results["kinds"]
+    )
+    rows = []
+    for unit, name in (("cpu", "CPU ms per picture"), ("wall", "wall ms per picture")):
+        plain, ours = (
+            1000 * statistics.median(pair[f"{side}_{unit}_s"] for pair in pairs) / files for side in ("plain", "check")
+        )
+        mean, low, high = ratio(pairs, unit)
+        rows.append(f"| {name} | {plain:.2f} | {ours:.2f} | {mean:.2f} ({low:.2f} to {high:.2f}) |")
+    return f"""# Does `data check` find what is wrong, and what does it cost?
+
+<!-- Written by run.py. -->
+
+{results["count"]:,} rows, {files:,} picture files, with planted faults of files, pictures, texts, ids, labels and
+boxes, exact copies (the same file, and the same pixels in other bytes) and near copies (scaled, compressed hard,
+brightened).
+
+| finding | planted | found | found elsewhere |
+|---|---|---|---|
+{table}
+
+Beside plain decoding of the same files with PIL, on {results["cores"]} cores, {len(pairs)} pairs in turns; texts,
+tokens, copies and the page are in the check's time. Median, and geometric mean of the ratios with the smallest and
+largest.
+
+| | plain decoding | `data check` | ratio |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+A second check, with nothing changed: {results["again_wall_s"]:.1f} s ({results["again_cpu_s"]:.1f} CPU seconds).
+
+Command: `OMP_NUM_THREADS=1 python benchmarks/data/run.py --count {results["count"]} --rounds {len(pairs)}`;
+{results["machine"]}.
+"""
+
+
+def main() -> None:
+    """Measure and write both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(Path(folder), asked.count, asked.rounds)
+    results["machine"] = f"{platform.machine()}, Python {platform.python_version()}, Pillow {version('pillow')}"
+    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (HERE / "README.md").write_text(page(results), encoding="utf-8")
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a run folder keeps that nothing will ever read again, and how much room that takes.
+
+That is: work on artifacts that are finished, checkpoints older than the one that would be resumed, and what a mock run
+left when a real one moved it aside. What a real run made is never surplus.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmtune.checks.folders.listing import size
+from vlmtune.checks.folders.run import Run, is_aside, is_published, look, makings, refuse_live
+from vlmtune.errors import IntegrityError
+from vlmtune.files import os_errors_named, read_json
+from vlmtune.progress import Progress
+from vlmtune.runs import RunFolder, controls_path, manifest_path
+from vlmtune.training import checkpoints
+
+_HEAD = 2_000
+"""A page of ours has its policy in its first bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surplus:
+    """A file or folder that can go."""
+
+    path: Path
+    why: str
+    size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"path": str(self.path), "why": self.why, "bytes": self.size}
+
+
+def search(root: Path) -> list[Surplus]:
+    """All surplus of a run folder; nothing is changed.
+
+    Raises:
+        ConfigError: no run folder.
+        FolderLocked: a live process works there.
+    """
+    run = look(root)
+    refuse_live(run)
+    return _found(run)
+
+
+def free(root: Path, progress: Progress) -> list[Surplus]:
+    """Search, and delete what was found, under the folder's lock; returns it.
+
+    Raises:
+        ConfigError, FolderLocked: as `search`.
+    """
+    refuse_live(look(root))
+    with RunFolder(root, progress).locked():
+        found = _found(look(root))
+        for one in found:
+            with os_errors_named(one.path):
+                if one.path.is_dir():
+                    shutil.rmtree(one.path)
+                else:
+                    one.path.unlink()
+    return found
+
+
+def _found(run: Run) -> list[Surplus]:
+    return [Surplus(path, why, _size(path)) for path, why in dict([*_work(run), *_mock(run)]).items()]
+
+
+def _work(run: Run) -> Iterator[tuple[Path, str]]:
+    for one in makings(run.root):
+        if is_published(one, run.artifacts):
+            yield one.folder, f"work on {one.name}, which is finished"
+            continue
+        newest = checkpoints.newest(one.folder)
+        for path in sorted(one.folder.glob("step-*")):
+            if newest is not None and path < newest:
+                yield path, f"a checkpoint before {newest.name}, which would be resumed"
+
+
+def _mock(run: Run) -> Iterator[tuple[Path, str]]:
+    why = "made by a mock run, moved aside by a real one"
+    for artifact in run.artifacts:
+        if artifact.aside and artifact.manifest["mock"]:
+            beside = [] if artifact.path.is_dir() else [controls_path(artifact.path), manifest_path(artifact.path)]
+            yield from ((path, why) for path in (artifact.path, *beside) if path.exists())
+    for path in sorted(run.root.iterdir()):
+        if path.is_file() and is_aside(path) == "mock" and _ours(path):
+            yield path, why
+
+
+def _ours(path: Path) -> bool:
+    """Whether only vlmtune writes such a file: scores, a comparison, a page."""
+    if path.suffix == ".html":
+        return b"Content-Security-Policy" in path.read_bytes()[:_HEAD]
+    if path.suffix != ".json":
+        return False
+    try:
+        found = read_json(path)
+    except IntegrityError:
+        return False
+    return "schema_version" in found and bool({"mock", "verdict"} & found.keys())
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def describe(found: Sequence[Surplus], done: bool) -> str:
+    """What can go, or went, with its size, and the sum."""
+    lines = [f"{one.path}: {size(one.size)}: {one.why}" for one in found]
+    total = size(sum(one.size for one in found))
+    return "\n".join([*lines, f"{total} freed" if done else f"{total} would be freed; --yes frees it"])
+
+
+def plain(roots: Sequence[Path], found: Sequence[Surplus], done: bool) -> dict[str, Any]:
+    """The findings for `--json`."""
+    total = sum(one.size for one in found)
+    return {
+        "schema_version": 1,
+        "folders": [str(root) for root in roots],
+        "done": done,
+        "bytes": total,
+        "found": [one.to_json() for one in found],
+    }

@@ -1,0 +1,351 @@
+"""`vlmtune data check`: every planted fault is found and nothing else; a second look is short; a kill loses little."""
+
+import importlib.util
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import ROOT
+from pieces import encoded, picture, ref
+from PIL import Image
+
+from vlmtune.checks.rows import checking, copies, outcome, pictures
+from vlmtune.checks.rows.pictures import Pictures, describe
+from vlmtune.cli.app import app
+from vlmtune.config import Config, load
+from vlmtune.errors import DataError, Interrupted
+from vlmtune.files import read_json
+from vlmtune.models import find_checkpoint
+from vlmtune.plugs import load as plug
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.training.lessons import Lessons
+from vlmtune.training.visits import Visit
+
+Found = dict[str, Any]
+
+
+def planting() -> Any:
+    """What makes datasets with planted faults, shared with the benchmark."""
+    spec = importlib.util.spec_from_file_location("planting", ROOT / "benchmarks" / "data" / "planting.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["planting"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+PLANTING = planting()
+CAPTIONS = "task: {name: captioning}\ndataset: {source: jsonl, path: %s, references: [caption], id: id, %s}\n"
+FILES = "splits: {train: train.jsonl, select: select.jsonl, test: test.jsonl}"
+
+
+def config_file(folder: Path, block: str, more: str = "") -> Path:
+    file = folder / "check.yaml"
+    file.write_text(
+        f"schema_version: 1\nmodel: {{name: tiny, device: cpu}}\n{block}{more}"
+        f"training: {{precision: fp32, max_tokens: 1000}}\noutput: {{dir: {folder / 'out'}}}\n"
+    )
+    return file
+
+
+def checked(config: Config, stop: StopRequest | None = None) -> Found:
+    folder = Path(config.output.dir)
+    task = plug("tasks", config.task.name).TASK
+    asked = checking.Check(
+        config,
+        task,
+        find_checkpoint(config.model),
+        folder / ".vlmtune" / outcome.CACHE,
+        Progress(Silent()),
+        stop or StopRequest(),
+    )
+    return outcome.check(asked, folder)
+
+
+def rows_by_kind(found: Found) -> dict[str, set[tuple[str, int]]]:
+    made: dict[str, set[tuple[str, int]]] = {}
+    for kind, where in PLANTING.found_rows(found):
+        made.setdefault(kind, set()).add(where)
+    return made
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Any, Found]:
+    """500 rows with every fault, and what a check says of them."""
+    folder = tmp_path_factory.mktemp("planted")
+    made = PLANTING.plant(folder, 500)
+    config = load(str(config_file(folder, CAPTIONS % (folder, FILES)))).config
+    return config, made, checked(config)
+
+
+def test_every_planted_fault_is_found_and_nothing_else(planted: tuple[Config, Any, Found]) -> None:
+    _, made, found = planted
+    assert rows_by_kind(found) == made.findings
+    assert sum(split["traits"]["EXIF-turned"] for split in found["splits"]) == made.turned
+    assert found["status"] == "errors"
+
+
+def unusable(found: Found) -> set[tuple[str, int]]:
+    return {(each["role"], each["row"]) for each in found["findings"] if each["severity"] == "error"}
+
+
+def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], inputs: Any) -> None:
+    config, _, found = planted
+    train = found["splits"][0]
+    rows = plug("data", "jsonl").open(config.dataset.model_copy(update={"max_bad_fraction": 1.0}), "train.jsonl", None)
+    lessons = Lessons(rows, plug("tasks", "captioning").TASK, config.task, inputs, config.training)
+    lengths = []
+    for row in range(len(rows)):
+        try:
+            lengths.append(len(lessons.encode(Visit(row, 0, 0))))
+        except DataError:
+            continue
+    assert train["tokens"]["sum"] == sum(lengths)
+    assert train["tokens"]["max"] == max(lengths)
+    asked = [row for row in range(50) if ("test", row) not in unusable(found)]
+    dataset = config.dataset.model_copy(update={"max_bad_fraction": 1.0})
+    answered = plug("data", "jsonl").open(dataset, "test.jsonl", None)
+    prompts = [len(inputs.prompt(lessons.task.ask(config.task, answered[row]))) for row in asked]
+    assert found["splits"][2]["tokens"]["sum"] == sum(prompts)
+    counted = train["tokens"]["histogram"]
+    assert counted["counts"] == np.histogram(lengths, counted["edges"])[0].tolist()
+    assert sum(counted["counts"]) == len(lengths)
+
+
+def test_pairs_name_both_sides(planted: tuple[Config, Any, Found]) -> None:
+    _, _, found = planted
+    leak = next(each for each in found["findings"] if each["kind"] == "leak")
+    assert (leak["role"], leak["other"]["role"]) == ("train", "test")
+    near = next(each for each in found["findings"] if each["kind"] == "near-leak")
+    assert (near["role"], near["other"]["role"]) == ("test", "train")
+    assert all(each["do"] for each in found["findings"])
+
+
+def test_a_second_check_reads_no_picture(planted: tuple[Config, Any, Found], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, _, found = planted
+    before = {name: (Path(config.output.dir) / name).read_bytes() for name in (outcome.RESULT, outcome.PAGE)}
+    monkeypatch.setattr(pictures, "in_memory", None)
+    assert checked(config) == found
+    assert {name: (Path(config.output.dir) / name).read_bytes() for name in before} == before
+
+
+class Counted:
+    """Decodings."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        real = pictures.examine
+
+        def examine(one: Any) -> Any:
+            self.count += 1
+            return real(one)
+
+        monkeypatch.setattr(pictures, "examine", examine)
+
+
+def captions(folder: Path, files: dict[str, list[bytes]]) -> Config:
+    """A config of caption rows, one for each picture file of each role."""
+    for role, contents in files.items():
+        lines = []
+        for n, data in enumerate(contents):
+            (folder / f"{role}{n}.img").write_bytes(data)
+            row = {"id": f"{role}-{n}", "image": f"{role}{n}.img", "caption": f"a ball {n} ."}
+            lines.append(json.dumps(row) + "\n")
+        (folder / f"{role}.jsonl").write_text("".join(lines))
+    return load(str(config_file(folder, CAPTIONS % (folder, FILES)))).config
+
+
+def some(start: int, count: int) -> list[bytes]:
+    return [encoded(picture(96, 64, seed)) for seed in range(start, start + count)]
+
+
+def test_each_content_is_decoded_once_and_a_stopped_check_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = some(0, 150)
+    config = captions(tmp_path, {"train": [*contents, *contents[:50]], "select": some(500, 3), "test": some(600, 3)})
+    cache = Path(config.output.dir) / ".vlmtune" / outcome.CACHE
+    counted = Counted(monkeypatch)
+    stop = StopRequest()
+    stop.received = 2
+    with pytest.raises(Interrupted):
+        checked(config, stop)
+    kept = len(cache.read_text().splitlines())
+    assert 0 < kept < 150
+    with cache.open("a") as stream:
+        stream.write('{"v": 1, "digest": "00')  # the process died while it wrote this
+    counted.count = 0
+    found = checked(config)
+    assert counted.count == 156 - kept
+    assert found["splits"][0]["different_files"] == 150
+    # One new picture, and one decoding.
+    (tmp_path / "test0.img").write_bytes(encoded(picture(96, 64, 999)))
+    counted.count = 0
+    checked(config)
+    assert counted.count == 1
+
+
+def test_a_split_that_cannot_be_opened_is_a_finding_beside_the_others(tmp_path: Path) -> None:
+    config = captions(tmp_path, {"train": [*some(0, 3), b"no picture"], "select": some(10, 2), "test": some(20, 2)})
+    (tmp_path / "select.jsonl").unlink()
+    found = checked(config)
+    assert [(each["kind"], each["role"], each["row"]) for each in found["findings"]] == [
+        ("image", "train", 3),
+        ("split", "select", None),
+    ]
+    everything = config.model_copy(update={"dataset": config.dataset.model_copy(update={"max_bad_fraction": 1.0})})
+    assert checked(everything)["status"] == "errors", "no budget buys a split that is not there"
+
+
+def test_one_split_in_two_roles_leaks_nothing(tmp_path: Path) -> None:
+    config = captions(tmp_path, {"train": some(0, 3), "select": some(10, 3), "test": some(10, 3)})
+    assert {each["kind"] for each in checked(config)["findings"]} == {"shared"}
+    splits = {"train": "train.jsonl", "select": "test.jsonl", "test": "test.jsonl"}
+    dataset = config.dataset.model_copy(update={"splits": type(config.dataset.splits)(**splits)})
+    assert checked(config.model_copy(update={"dataset": dataset}))["status"] == "clean"
+
+
+def test_train_rows_that_are_evaluated_are_one_finding(tmp_path: Path) -> None:
+    config = captions(tmp_path, {"train": some(0, 3), "select": some(10, 3)})
+    splits = {"train": "train.jsonl", "select": "select.jsonl", "test": "train.jsonl"}
+    dataset = config.dataset.model_copy(update={"splits": type(config.dataset.splits)(**splits)})
+    found = checked(config.model_copy(update={"dataset": dataset}))
+    assert [(each["kind"], each["row"]) for each in found["findings"]] == [("leak", None)]
+    assert found["status"] == "errors"
+
+
+def test_labels_and_boxes(tmp_path: Path) -> None:
+    labels, boxes = PLANTING.plant_truths(tmp_path, 70)
+    one = f"dataset: {{source: jsonl, path: {tmp_path}, id: id, {FILES}, "
+    for task, columns, expected in (
+        ("{name: classification, labels: [day, night]}", "references: [label]}\n", labels),
+        ("{name: grounding}", "question: phrase, boxes: box}\n", boxes),
+    ):
+        config = load(str(config_file(tmp_path, f"task: {task}\n{one}{columns}"))).config
+        found = rows_by_kind(checked(config))
+        # All rows show one picture: that they do is another matter.
+        left = {kind: rows for kind, rows in found.items() if kind not in ("copy", "leak", "shared")}
+        assert left == expected.findings
+
+
+def test_the_command_ends_with_3_and_says_how_to_go_on(
+    planted: tuple[Config, Any, Found], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _, found = planted
+    file = str(Path(config.output.dir).parent / "check.yaml")
+    with pytest.raises(DataError, match=r"errors; all stand in .*data_check.json.*max_bad_fraction=0\.\d") as error:
+        app(["data", "check", file, "--json", "--progress", "none"], standalone_mode=False)
+    assert error.value.exit_code == 3
+    assert json.loads(capsys.readouterr().out) == found == read_json(Path(config.output.dir) / outcome.RESULT)
+    assert "Evaluated pictures that are trained on" in (Path(config.output.dir) / outcome.PAGE).read_text()
+    share = str(error.value).rpartition("=")[2]
+    app(
+        ["data", "check", file, "--progress", "none", "--set", f"dataset.max_bad_fraction={share}"],
+        standalone_mode=False,
+    )
+    said = capsys.readouterr()
+    assert "will be left out" in said.out
+    assert f"next: vlmtune run {file} --set dataset.max_bad_fraction={share}" in said.err
+
+
+def test_a_budget_one_row_short_is_too_small(tmp_path: Path) -> None:
+    config = captions(tmp_path, {"train": [*some(0, 8), b"", b"?"], "select": some(20, 2), "test": some(30, 2)})
+    for share, status in ((0.0, "errors"), (0.19, "errors"), (0.2, "left_out")):
+        dataset = config.dataset.model_copy(update={"max_bad_fraction": share})
+        assert checked(config.model_copy(update={"dataset": dataset}))["status"] == status
+
+
+def test_what_is_kept_of_a_picture_is_small(tmp_path: Path) -> None:
+    kept = Pictures(tmp_path / "cache.jsonl")
+    facts = describe(ref(encoded(picture(64, 64))), b"")
+    count, batch = 8000, 100
+    tracemalloc.start()
+    for start in range(0, count, batch):
+        new = [n.to_bytes(16) for n in range(start, start + batch)]
+        kept.keep([pictures.Facts(one, None, 64, 64, facts.traits, one, 7, facts.small) for one in new])
+        del new
+        if start == 0:
+            before = tracemalloc.get_traced_memory()[0]
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown / (count - batch) < 200, "bytes"
+
+
+def test_the_file_gives_back_what_was_seen(tmp_path: Path) -> None:
+    first = Pictures(tmp_path / "cache.jsonl")
+    looked = [first.look(ref(data, f"{n}")) for n, data in enumerate([*some(0, 5), b"no picture"])]
+    numbers = np.array(first.keep(looked))
+    again = Pictures(tmp_path / "cache.jsonl")
+    assert [again.look(ref(data, "x")) for data in some(0, 5)] == numbers[:5].tolist()
+    assert again.error(int(numbers[5])) == first.error(int(numbers[5])) is not None
+    for kept in (first, again):
+        assert [one.small for one in looked[:5]] == [small.tobytes() for small in kept.small(numbers[:5])]
+        assert [one.pixels for one in looked[:5]] == [bytes(one) for one in kept.pixels(numbers[:5])]
+        assert [one.gradient for one in looked[:5]] == kept.gradients(numbers[:5]).tolist()
+
+
+def test_hashes_that_differ_in_seven_signs_are_candidates() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 63, 300, dtype=np.uint64)
+    near = values[:200].copy()
+    for place in range(200):
+        for bit in rng.choice(64, rng.integers(1, 11), replace=False):
+            near[place] ^= np.uint64(1) << np.uint64(bit)
+    both = np.unique(np.concatenate([values, near]))
+    found = {(int(a), int(b)) for pairs in copies.candidates(both) for a, b in pairs}
+    distances = np.bitwise_count(both[:, None] ^ both[None])
+    expected = {(a, b) for a, b in np.argwhere(distances <= copies.NEAR).tolist() if a < b}
+    assert found == expected
+    assert sum(len(pairs) for pairs in copies.candidates(both)) == len(expected), "each pair once"
+
+
+def test_a_crowd_of_equal_hashes_is_bounded_and_what_is_skipped_is_counted() -> None:
+    rng = np.random.default_rng(1)
+    same = np.zeros(1000, np.uint64)
+    asked: list[int] = []
+
+    def small(places: Any) -> Any:
+        asked.append(len(places))
+        return rng.integers(0, 256, (len(places), pictures.SIDE**2), dtype=np.uint8)
+
+    found = copies.near_pairs(same, small)
+    assert len(found.first) == 0, "noise resembles nothing"
+    seen = 200 * 199 // 2 + 200 * 800
+    assert found.skipped == 1000 * 999 // 2 - seen
+
+
+@pytest.mark.parametrize("change", ["brighter", "smaller", "compressed"])
+def test_signs_survive_what_happens_to_copies(change: str) -> None:
+    for seed in range(20):
+        image = PLANTING.noise(seed)
+        made = {
+            "brighter": encoded(image.point([min(255, v + 15) for v in range(256)] * 3)),
+            "smaller": encoded(image.resize((120, 90))),
+            "compressed": encoded(image, "JPEG", quality=20),
+        }[change]
+        one, other = (describe(ref(data), b"").gradient for data in (encoded(image), made))
+        assert (one ^ other).bit_count() <= copies.NEAR
+
+
+def test_pages_of_one_tone_do_not_resemble_each_other(tmp_path: Path) -> None:
+    """Almost empty scans: signs made of noise."""
+    rng = np.random.default_rng(3)
+    scans = [encoded(Image.fromarray((250 + rng.integers(0, 3, (120, 90))).astype(np.uint8))) for _ in range(60)]
+    config = captions(tmp_path, {"train": scans[:40], "select": scans[40:50], "test": scans[50:]})
+    assert checked(config)["status"] == "clean"
+
+
+def test_a_task_that_wants_a_size_decodes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A task that asks for a picture's size gets it from what is known: nothing is decoded twice."""
+    PLANTING.plant_truths(tmp_path, 12)
+    block = f"dataset: {{source: jsonl, path: {tmp_path}, id: id, {FILES}, question: phrase, boxes: box}}\n"
+    config = load(str(config_file(tmp_path, f"task: {{name: grounding}}\n{block}"))).config
+    counted = Counted(monkeypatch)
+    checked(config)
+    assert counted.count == 1

@@ -1,0 +1,166 @@
+"""`vlmtune data show` and `data stats`: what they say is what training and evaluation read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pieces import encoded, picture
+from PIL import Image
+
+from vlmtune import plugs
+from vlmtune.cli.app import app
+from vlmtune.config import load
+from vlmtune.errors import ConfigError, DataError
+from vlmtune.inputs import Inputs
+from vlmtune.training.lessons import Lessons
+from vlmtune.training.visits import Visit
+
+CONFIG = """\
+model: {{name: tiny, device: cpu}}
+dataset:
+  source: jsonl
+  path: {folder}
+  messages: messages
+  images: images
+  target: each
+  references: [captions]
+  splits: {{train: t.jsonl, select: t.jsonl, test: t.jsonl}}
+task: {{name: captioning}}
+"""
+ESCAPE = "\x1b]0;owned\x07"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """Two pictures side by side, one lying on its side, words of several bytes, an escape sequence; a row in ruins."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "show-a.jpg").write_bytes(encoded(picture(160, 96, 1), "JPEG", exif=exif))
+    (tmp_path / "show-b.png").write_bytes(encoded(picture(64, 96, 2)))
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": f"Was ändert sich? {ESCAPE}"}]
+    row = {
+        "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "日本語 🙂 ."}],
+        "images": ["show-a.jpg", "show-b.png"],
+        "captions": ["日本語 🙂 .", "a ball ."],
+    }
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "captions": [" "]}) + "\n")
+    file = tmp_path / "c.yaml"
+    file.write_text(CONFIG.format(folder=tmp_path))
+    return str(file)
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    app(["data", *words], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+def test_an_example_is_shown_as_training_reads_it(
+    config: str, inputs: Inputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = json.loads(said(capsys, "show", config, "--row", "0", "--json"))
+    made = load(config).config
+    rows = plugs.load("data", "jsonl").open(made.dataset.model_copy(update={"max_bad_fraction": 1.0}), "t.jsonl", None)
+    lessons = Lessons(rows, plugs.load("tasks", "captioning").TASK, made.task, inputs, made.training)
+    assert [each["target"] for each in shown["encoded"]] == ["日本語 🙂 .", "a ball ."]
+    for choice, each in enumerate(shown["encoded"]):
+        truth = lessons.encode(Visit(0, choice, 0))
+        ids: list[int] = []
+        trained: list[bool] = []
+        for segment in each["segments"]:
+            assert segment["start"] == len(ids)
+            own = [inputs.renderer.image_id] * (segment["end"] - segment["start"])
+            if segment["pieces"] is not None:
+                own = [token for piece in segment["pieces"] for token in piece["ids"]]
+                assert "".join(piece["text"] for piece in segment["pieces"]) == segment["text"]
+            ids += own
+            trained += [segment["kind"] == "trained"] * len(own)
+        assert (tuple(ids), tuple(trained)) == (truth.rendered.ids, truth.rendered.trained)
+        grids = [one.grid for one in truth.pictures]
+        assert [tuple(one["grid"]) for one in shown["pictures"]] == grids
+        places = inputs.checkpoint.family.positions(ids, inputs.renderer.image_id, grids, inputs.patcher.limits.merge)
+        for segment in each["segments"]:
+            own = places[:, segment["start"] : segment["end"]]
+            assert list(segment["positions"].values()) == np.stack([own.min(axis=1), own.max(axis=1)], 1).tolist()
+    assert [one["size"] for one in shown["pictures"]] == [[96, 160], [64, 96]]
+    assert sum(segment["kind"] == "image" for segment in shown["encoded"][0]["segments"]) == 2
+
+
+def test_the_text_marks_what_is_learnt_and_cannot_steer_the_terminal(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "show", config, "--row", "0")
+    assert "[[日本語 🙂 .<|im_end|>]]" in text
+    assert "<image 10x6 = 15 tokens>" in text
+    assert "\x1b" not in text
+    assert "reference: a ball ." in text
+    coloured = said(capsys, "show", config, "--row", "0", "--color")
+    assert "\x1b[1;32m日本語 🙂 .<|im_end|>\x1b[0m" in coloured
+    assert ESCAPE not in coloured
+
+
+def test_an_evaluated_row_is_shown_as_a_prompt(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(said(capsys, "show", config, "--row", "0", "--role", "test", "--json"))
+    (prompt,) = shown["encoded"]
+    assert (prompt["target"], prompt["supervised"]) == (None, 0)
+    assert prompt["segments"][-1]["text"].endswith("<|im_start|>assistant\n")
+
+
+def test_rows_that_are_not_there_or_bad_are_named(config: str) -> None:
+    with pytest.raises(ConfigError, match="counts from 0 to 1 in the train rows"):
+        app(["data", "show", config, "--row", "2"], standalone_mode=False)
+    with pytest.raises(ConfigError, match="--role must be"):
+        app(["data", "show", config, "--row", "0", "--role", "validation"], standalone_mode=False)
+    with pytest.raises(DataError, match="row 1: column 'captions' is empty"):
+        app(["data", "show", config, "--row", "1"], standalone_mode=False)
+
+
+def test_the_page_of_a_row_holds_its_pictures_resized(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "show", config, "--row", "0", "-o", str(tmp_path / "row.html"))
+    page = (tmp_path / "row.html").read_text(encoding="utf-8")
+    assert page.count("data:image/webp;base64,") == 2
+    assert "resized to 96x160" in page
+    assert "<script" not in page
+
+
+def test_stats_are_counted_from_texts_and_headers(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_pixels(image: Any) -> None:
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load_pixels)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load_pixels)
+    found = json.loads(said(capsys, "stats", config, "--json", "--progress", "none"))
+    train, _, test = found["roles"]
+    assert (train["rows"], train["bad"]) == (2, 1)
+    assert "is empty" in train["first_bad"][0]
+    assert train["references_per_row"]["max"] == 2
+    assert (train["words_per_reference"]["min"], train["words_per_reference"]["max"]) == (3, 3)
+    assert (train["width"]["min"], train["width"]["max"]) == (64, 96)
+    assert test["supervised_share"] == 0
+    shown = json.loads(said(capsys, "show", config, "--row", "0", "--json"))
+    assert train["tokens"]["max"] == max(each["tokens"] for each in shown["encoded"])
+    assert "words per reference" in said(capsys, "stats", config, "--progress", "none")
+
+
+def test_stats_count_labels_and_shared_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(2):
+        (tmp_path / f"stats-{n}.png").write_bytes(encoded(picture(64, 64, n)))
+    rows = [
+        {"image": f"stats-{n}.png", "label": label} for n, label in ((0, "day"), (0, "night"), (1, "day"), (1, "?"))
+    ]
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"model: {{name: tiny}}\ndataset: {{source: jsonl, path: {tmp_path}, references: [label]}}\n"
+        "task: {name: classification, labels: [day, night]}\n"
+    )
+    train = json.loads(said(capsys, "stats", str(file), "--json", "--progress", "none"))["roles"][0]
+    assert train["labels"] == {"day": 2, "night": 1}
+    assert train["bad"] == 1
+    assert train["share_with_a_picture_of_another_row"] == pytest.approx(2 / 3)

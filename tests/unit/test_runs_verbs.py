@@ -1,0 +1,351 @@
+"""The verbs that look after run folders: what they say is so, and what they delete is what they said."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pieces import judged, lines
+from typer.testing import CliRunner
+
+from vlmtune.checks.folders import damage, listing, surplus
+from vlmtune.checks.folders.run import find, look
+from vlmtune.cli.app import app
+from vlmtune.comparing import write_comparison
+from vlmtune.errors import ConfigError, FolderLocked
+from vlmtune.files import write_json
+from vlmtune.progress import Kept, Progress, Silent
+from vlmtune.runs import Origin, RunFolder
+
+MODEL = {"model": {"name": "tiny", "family": "qwen3_vl", "config_hash": "751dc9d8"}}
+BASE = {**MODEL, "adapter": None, "inference": {}, "dataset": {"rows": 30, "fingerprint": "a6618abe5f85aebc"}}
+TUNED = {**BASE, "adapter": "56e7f764"}
+TRAINED = {**MODEL, "training": {"epochs": 1}}
+DEAD = 2**22 + 1
+"""A process that cannot be: Linux counts to 2**22."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "outputs" / "demo"
+
+
+def folder(root: Path) -> RunFolder:
+    return RunFolder(root, Progress(Silent()))
+
+
+def answer(root: Path, name: str, origin: dict[str, Any], mock: bool = False) -> Path:
+    file, made = root / name, folder(root)
+    with made.locked():
+        made.work(file, Origin(origin, mock))
+        made.write(file, "".join(line.to_json() + "\n" for line in lines(30, 0.4)))
+        made.publish(file, Origin(origin, mock), {"device": "cpu", "versions": {"torch": "2.0"}})
+    return file
+
+
+def train(root: Path, mock: bool = False, **facts: Any) -> Path:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    adapter, made = root / "lora", folder(root)
+    with made.locked():
+        built = made.work(adapter, Origin(TRAINED, mock)) / "adapter"
+        built.mkdir()
+        write_json(built / "adapter_config.json", {})
+        save_file({"a": np.zeros(64, np.float32)}, built / "adapter_model.safetensors")
+        curve = [{"step": 1, "loss": 4.0}, {"step": 5, "loss": 2.0}, {"step": 9, "loss": 1.0}]
+        made.publish(adapter, Origin(TRAINED, mock), {"curve": curve, "chosen_step": 9, **facts}, built)
+    return adapter
+
+
+def checkpoint(work: Path, step: int, whole: bool = True) -> Path:
+    from vlmtune.training.checkpoints import _hash
+
+    made = work / f"step-{step:06d}"
+    made.mkdir(parents=True)
+    (made / "weights.safetensors").write_bytes(bytes(1000 + step))
+    digest = _hash(made / "weights.safetensors") if whole else "0" * 64
+    write_json(
+        made / "complete.json", {"step": step, "optimizer_steps": step, "files": {"weights.safetensors": digest}}
+    )
+    return made
+
+
+def stopped(root: Path, *steps: int) -> Path:
+    """What a training that was killed left."""
+    made = folder(root)
+    with made.locked():
+        work = made.work(root / "lora", Origin(TRAINED))
+    (work / "curve.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 10, "lo')
+    for step in steps:
+        checkpoint(work, step)
+    shown = Kept(Silent(), root / ".vlmtune/status.json")
+    shown.at("train", 0, 90, {})
+    shown.at("train", 34, 90, {"loss": 2.5})
+    shown.end("train")
+    (root / ".vlmtune/lock").write_text(f"process {DEAD} on {socket.gethostname()}\n")
+    return work
+
+
+def compared(root: Path) -> None:
+    sides = judged(lines(30, 0.6), lines(30, 0.2))
+    for name in ("compare.json", "report.html"):
+        write_comparison(sides, root / name, [])
+
+
+@pytest.fixture
+def holder(root: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Another process that works in the folder until the test ends."""
+    hold = (
+        "import sys, pathlib; from vlmtune.runs import RunFolder; from vlmtune.progress import *\n"
+        "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).locked():\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    started: list[subprocess.Popen[str]] = []
+
+    def hold_it() -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", hold, str(root)]
+        started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert started[0].stdout is not None
+        assert started[0].stdout.readline() == "held\n"
+        return started[0]
+
+    yield hold_it
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def run(*words: str | Path, error: type[Exception] | None = None) -> str:
+    ended = CliRunner().invoke(app, ["runs", *map(str, words)])
+    if error is not None:
+        assert isinstance(ended.exception, error)
+        return str(ended.exception)
+    assert ended.exit_code == 0, ended.exception
+    return ended.stdout
+
+
+def test_every_run_folder_below_is_listed_and_nothing_else(root: Path) -> None:
+    answer(root, "baseline_predictions.jsonl", BASE)
+    train(root)
+    stopped(root.parent / "deep" / "er", 30)
+    (root.parent / "notes").mkdir()
+    (root.parent / "notes" / "compare.json").write_text("{}")
+    assert find(root.parent) == [root.parent / "deep" / "er", root]
+    with pytest.raises(ConfigError, match="no such folder"):
+        find(root / "not there")
+    with pytest.raises(ConfigError, match="is no run folder"):
+        look(root.parent / "notes")
+
+
+def test_the_table_says_state_steps_and_result(root: Path, holder: Callable[[], Any]) -> None:
+    assert run("ls", root.parent.parent) == f"{root.parent.parent}: no run folder there\n"
+    answer(root, "baseline_predictions.jsonl", BASE)
+    assert (look(root).state, look(root).steps) == ("begun", ["baseline"])
+    stopped(root, 20, 30)
+    assert "stopped, resumable: lora at step 30 of 90" in run("ls", root.parent)
+    process = holder()
+    said = run("ls", root.parent)
+    assert f"in progress: train 34/90 (process {process.pid} on {socket.gethostname()})" in said
+    process.communicate()
+    train(root)
+    answer(root, "lora_predictions.jsonl", TUNED)
+    assert look(root).state == "begun"
+    compared(root)
+    [line] = run("ls", root.parent).splitlines()[1:]
+    assert line.split("  ")[:2] == [str(root), "finished"]
+    assert "baseline, adapter, tuned, comparison  improved: bleu 0." in line
+    [plain] = json.loads(run("ls", root.parent, "--json"))["runs"]
+    assert (plain["state"], plain["mock"], plain["owner"]) == ("finished", False, None)
+    assert plain["bytes"] == sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+
+
+def test_a_mock_run_says_so(root: Path) -> None:
+    answer(root, "baseline_predictions.jsonl", BASE, mock=True)
+    assert "partly done (mock)" in run("ls", root)
+    folder(root).finished(root / "baseline_predictions.jsonl", Origin(BASE))
+    answer(root, "baseline_predictions.jsonl", BASE)
+    assert not look(root).mock
+
+
+def test_show_says_what_made_it_and_what_is_next(root: Path) -> None:
+    answer(root, "baseline_predictions.jsonl", BASE)
+    train(root, resumed_at=[5])
+    said = run("show", root)
+    for words in (
+        "model tiny (qwen3_vl, config 751dc9d8)",
+        "rows 30, fingerprint a6618abe5f85",
+        "cpu, torch 2.0",
+        "curve       loss 4 █▃▁ 1 over 9 steps, step 9 taken, resumed after 5",
+        f"next        vlmtune run CONFIG --set output.dir={root}",
+    ):
+        assert words in said
+    plain = json.loads(run("show", root, "--json"))
+    assert [one["kind"] for one in plain["artifacts"]] == ["baseline", "adapter"]
+    assert plain["training"]["resumed_at"] == [5]
+
+
+def test_show_says_which_checkpoint_would_be_resumed_and_the_same_command(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/vlmtune", "train", "a b.yaml"])
+    work = stopped(root, 20)
+    checkpoint(work, 30, whole=False)
+    said = run("show", root)
+    assert "lora: checkpoints at step 20, 30; resumed would be step 20" in said
+    assert "next        vlmtune train 'a b.yaml'\n" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "mock", "typed"),
+    [
+        (["/x/vlmtune", "run", "c.yaml"], True, "vlmtune run c.yaml"),
+        (["/x/vlmtune/__main__.py", "run", "c.yaml"], False, "python -m vlmtune run c.yaml"),
+        (["main.py", "--mode", "train"], True, "USE_MOCK=True python main.py --mode train"),
+    ],
+)
+def test_a_command_is_said_as_it_is_typed(words: list[str], mock: bool, typed: str) -> None:
+    assert listing._command(words, mock) == typed
+
+
+def test_an_unreadable_manifest_makes_a_run_damaged_and_hides_no_other(root: Path) -> None:
+    file = answer(root, "baseline_predictions.jsonl", BASE)
+    answer(root.with_name("other"), "baseline_predictions.jsonl", BASE)
+    file.with_name("baseline_predictions.manifest.json").write_text('{"schema_')
+    said = run("ls", root.parent)
+    assert "damaged: see runs recover" in said
+    assert "partly done" in said
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
+    kept = answer(root, "baseline_predictions.jsonl", BASE).read_bytes()
+    work = stopped(root, 20)
+    torn = checkpoint(work, 30, whole=False)
+    (work / "building-000040").mkdir()
+    (root / ".metrics.json.building").write_text("half")
+    write_json(root / ".vlmtune/gone.jsonl.writing.json", {"sha256": "0"})
+    (root / "lost.manifest.json").write_text(json.dumps({"schema_version": 1, "origin": {}, "mock": False}))
+    before = snapshot(root)
+    wanted = {
+        (root / ".vlmtune/lock", "unlock"),
+        (root / ".metrics.json.building", "remove"),
+        (root / ".vlmtune/gone.jsonl.writing.json", "remove"),
+        (root / "lost.manifest.json", "remove"),
+        (work / "curve.jsonl", "cut"),
+        (work / "building-000040", "remove"),
+        (torn, "remove"),
+    }
+    assert {(one.path, one.remedy) for one in damage.search(root)} == wanted
+    said = run("recover", root, "--dry-run")
+    assert f"{torn}: a checkpoint that is not whole" in said
+    assert snapshot(root) == before
+    plain = json.loads(run("recover", root, "--json"))
+    assert {(Path(one["path"]), one["remedy"]) for one in plain["found"]} == wanted
+    assert run("recover", root) == f"{root}: nothing is damaged\n"
+    assert (work / "curve.jsonl").read_text() == '{"step": 1, "loss": 4.0}\n'
+    assert sorted(path.name for path in work.iterdir()) == ["curve.jsonl", "step-000020"]
+    assert (root / "baseline_predictions.jsonl").read_bytes() == kept
+    assert look(root).state == "stopped"
+
+
+@pytest.mark.parametrize("how", ["cut", "fewer rows", "manifest", "weights", "no config"])
+def test_a_damaged_artifact_is_moved_aside_never_deleted(root: Path, how: str) -> None:
+    file, adapter = answer(root, "baseline_predictions.jsonl", BASE), train(root)
+    weights = adapter / "adapter_model.safetensors"
+    match how:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-40])
+        case "fewer rows":
+            file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+        case "manifest":
+            file.with_name("baseline_predictions.manifest.json").write_text("{")
+        case "weights":
+            weights.write_bytes(weights.read_bytes()[:-8])
+        case "no config":
+            (adapter / "adapter_config.json").unlink()
+    before = sorted(snapshot(root).values())
+    [found] = damage.mend(root, Progress(Silent()))
+    assert found.remedy == "move aside"
+    assert not found.path.exists()
+    assert sorted(snapshot(root).values()) == before
+    assert damage.search(root) == []
+
+
+def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
+    answer(root, "baseline_predictions.jsonl", BASE, mock=True)
+    write_json(root / "metrics_baseline.json", {"schema_version": 1, "mock": True, "bleu": 0.1})
+    compared(root)
+    beside = [root / name for name in ("metrics_baseline.json",)]
+    above = [root / name for name in ("compare.json", "report.html")]
+    folder(root).finished(root / "baseline_predictions.jsonl", Origin(BASE), beside, above)
+    answer(root, "baseline_predictions.jsonl", BASE)
+    work = stopped(root, 10, 20, 30)
+    left = root / ".vlmtune/baseline_predictions-0123456789ab"
+    left.mkdir()
+    (left / "answers.jsonl").write_bytes(bytes(5000))
+    mine = root / "mine.mock.json"
+    mine.write_text("[1, 2]")
+    wanted = {
+        left,
+        work / "step-000010",
+        work / "step-000020",
+        *(root / f"baseline_predictions.mock{end}" for end in (".jsonl", ".manifest.json")),
+        *(root / name for name in ("metrics_baseline.mock.json", "compare.mock.json", "report.mock.html")),
+    }
+    before = snapshot(root)
+    found = surplus.search(root)
+    assert {one.path for one in found} == wanted
+    assert "would be freed; --yes frees it" in run("gc", root)
+    assert snapshot(root) == before
+    gone = sum(len(data) for data in before.values())
+    assert json.loads(run("gc", root, "--yes", "--json"))["bytes"] == sum(one.size for one in found)
+    after = snapshot(root)
+    lock = len(before[".vlmtune/lock"]) - len(after[".vlmtune/lock"])
+    assert gone - sum(len(data) for data in after.values()) == sum(one.size for one in found) + lock
+    assert not any(path.exists() for path in wanted)
+    assert mine.exists()
+    assert (work / "step-000030").is_dir()
+    assert run("gc", root, "--yes") == "nothing to free\n"
+
+
+def test_what_a_real_run_made_is_never_surplus(root: Path) -> None:
+    answer(root, "baseline_predictions.jsonl", BASE)
+    train(root)
+    folder(root).finished(root / "lora", Origin(TRAINED, mock=True))
+    assert (root / "lora.real").is_dir()
+    assert surplus.search(root) == []
+
+
+def test_a_live_run_is_neither_judged_nor_freed(root: Path, holder: Callable[[], Any]) -> None:
+    free = root.with_name("free")
+    (stopped(free, 10, 20) / "building-000030").mkdir()
+    stopped(root, 10, 20)
+    before = snapshot(root.parent) | {"demo/.vlmtune/lock": b""}
+    holder()
+    for words in (["recover"], ["recover", "--dry-run"], ["gc"], ["gc", free, "--yes"]):
+        assert "is in use by process" in run(*words, root, error=FolderLocked)
+    assert snapshot(root.parent) | {"demo/.vlmtune/lock": b""} == before
+    assert FolderLocked.exit_code == 8
+
+
+def test_a_process_of_another_machine_is_named_and_only_the_lock_decides(root: Path) -> None:
+    stopped(root, 20)
+    (root / ".vlmtune/lock").write_text("process 7 on elsewhere\n")
+    assert "in progress: train 34/90 (process 7 on elsewhere)" in run("ls", root)
+    damage.mend(root, Progress(Silent()))
+    assert look(root).state == "stopped"
+
+
+def test_this_process_is_alive(root: Path) -> None:
+    stopped(root, 20)
+    (root / ".vlmtune/lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    assert look(root).live
