@@ -22,6 +22,7 @@ READERS = {
     "src/vlmtune/hub.py": {"HF_HUB_OFFLINE", "HF_ENDPOINT"},
     "src/vlmtune/engines/_environment.py": {"VLLM_API_KEY"},
     "src/vlmtune/checks/doctor.py": {"HF_TOKEN", "WANDB_API_KEY", "NETRC"},
+    "src/vlmtune/cli/redaction.py": set(),
     "src/vlmtune/ranks.py": {"WORLD_SIZE", "LOCAL_RANK"},
     "main.py": {"USE_MOCK"},
 }

@@ -11,7 +11,7 @@ import pytest
 from pieces import QUICK, judged, lines
 
 from vlmtune.config import load
-from vlmtune.errors import ConfigError, IntegrityError
+from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.pipeline import predicting, sharding, story
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
@@ -95,6 +95,16 @@ def test_a_finished_set_is_not_asked_again_and_another_dataset_is_refused(begin:
     Path("c.yaml").write_text(CONFIG.replace("name: vqa", "name: vqa, prompt: 'Say {question}'"), encoding="utf-8")
     with pytest.raises(IntegrityError, match=r"baseline_predictions.questions.jsonl was made from another"):
         predicting.predict(begin())
+
+
+def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Begin) -> None:
+    broken = CONFIG.replace("metrics: [exact_match]", "metrics: [exact_match]\n").replace(
+        "references: [answer], id: id", "references: [phrase], id: id"
+    )
+    Path("c.yaml").write_text(broken, encoding="utf-8")
+    with pytest.raises(DataError, match="column 'phrase'"):
+        predicting.predict(begin())
+    assert not Path("out/baseline_predictions.jsonl").exists()
 
 
 def test_shards_of_a_set_become_its_file(begin: Begin) -> None:

@@ -71,4 +71,6 @@ def main() -> NoReturn:
     """The `vlmtune` command."""
     # As with `python -m vlmtune`: your own plugs may lie in the folder you stand in.
     sys.path.insert(0, str(Path.cwd()))
-    ending(lambda: app(standalone_mode=False))
+    # Not app(): that puts a hook of typer's own in place of the one which saves the traceback of a bug.
+    command = typer.main.get_command(app)
+    ending(lambda: command(standalone_mode=False))

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from vlmtune.cli.redaction import redacted
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
 
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -36,7 +37,7 @@ def ending(command: Callable[[], object]) -> NoReturn:
 
 
 def _end(message: str, code: Exit) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {redacted(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -45,6 +46,6 @@ def _save_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     import traceback
 
     with tempfile.NamedTemporaryFile("w", prefix="vlmtune-bug-", suffix=".txt", delete=False) as file:
-        file.write("".join(traceback.format_exception(kind, error, trace)))
-    print(f"error: a bug in vlmtune, please report it: {kind.__name__}: {error}", file=sys.stderr)
+        file.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+    print(f"error: a bug in vlmtune, please report it: {kind.__name__}: {redacted(str(error))}", file=sys.stderr)
     print(f"the traceback is in {file.name}", file=sys.stderr)

@@ -156,8 +156,10 @@ class _Explainer:
             return Mistake(self._key(path[:-1]), said)
         if kind_ == "judgement":
             return self._judged(path, context["said"], context["keys"])
-        if kind_ == "secret":  # the line holds what must not be shown
-            return Mistake(replace(self._node(path).at, text=""), f"{dotted(path)} {detail['msg']}")
+        if kind_ == "secret":  # the line, or the argument, holds what must not be shown
+            at = self._node(path).at
+            source = at.source if at.line is not None else at.source.partition("=")[0]
+            return Mistake(replace(at, text="", source=source), f"{dotted(path)} {detail['msg']}")
         return self._at(path, f"{dotted(path)}{self._value(path, detail)}")
 
     def _value(self, path: Steps, detail: ErrorDetails) -> str:

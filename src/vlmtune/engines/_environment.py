@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
@@ -27,20 +28,36 @@ def named_secret(value: str | None) -> str | None:
     return value
 
 
+def no_login(address: str) -> str:
+    """Accept an address without a user's name and password in it.
+
+    Raises:
+        PydanticCustomError: it has one.
+    """
+    if "@" in urlsplit(address).netloc:
+        raise PydanticCustomError("secret", "must hold no name or password; name the key with inference.api_key")
+    return address
+
+
 def secret(value: str | None) -> str | None:
     """What stands in the variable that a config names.
 
     Raises:
-        EnvironmentProblem: the variable is not set.
+        EnvironmentProblem: the variable is not set, or holds what the header of a request cannot carry.
     """
     found = _NAMED.fullmatch(value) if value is not None else None
     if found is None:
         return None
-    if not os.environ.get(found[1]):
+    key = os.environ.get(found[1])
+    if not key:
         raise EnvironmentProblem(
             f"the environment variable {found[1]} is not set; inference.api_key reads the key there"
         )
-    return os.environ[found[1]]
+    if not (key.isascii() and key.isprintable()):
+        raise EnvironmentProblem(
+            f"the environment variable {found[1]} holds a line break, or another character that no key has; set it anew"
+        )
+    return key
 
 
 def server_key() -> str | None:

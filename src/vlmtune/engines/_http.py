@@ -21,6 +21,9 @@ LARGEST_REPLY = 64 * 1024 * 1024
 
 PIECE = 64 * 1024
 
+SHORTEST_KEY = 8
+"""Bytes of a key that is kept secret; a shorter one is a placeholder such as EMPTY, and may stand in any answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -45,16 +48,19 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | Trouble:
-    """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds."""
+    """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds.
+
+    A server that says the key back does not bring it into our files: it is cut out of the reply.
+    """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
     request = urllib.request.Request(url, data, headers)
     until = time.monotonic() + timeout_s
     try:
         with _opener(url).open(request, timeout=timeout_s) as reply:
-            return Reply(reply.status, _read(reply, until))
+            return Reply(reply.status, _without(key, _read(reply, until)))
     except urllib.error.HTTPError as error:
-        return _error(error, until)
+        return _error(error, key, until)
     except urllib.error.URLError as error:
         reason = error.reason
         waited = isinstance(reason, TimeoutError)
@@ -132,11 +138,17 @@ def _read(reply: IO[bytes], until: float) -> bytes:
     return b"".join(pieces)
 
 
-def _error(error: urllib.error.HTTPError, until: float) -> Reply:
+def _error(error: urllib.error.HTTPError, key: str | None, until: float) -> Reply:
     body = b""
     with contextlib.suppress(OSError, http.client.HTTPException), error:
         body = error.read(PIECE) if time.monotonic() < until else b""
-    return Reply(error.code, body, _seconds(error.headers.get("Retry-After")))
+    return Reply(error.code, _without(key, body), _seconds(error.headers.get("Retry-After")))
+
+
+def _without(key: str | None, body: bytes) -> bytes:
+    if key is None or len(key) < SHORTEST_KEY:
+        return body
+    return body.replace(key.encode(), b"[the key]").replace(json.dumps(key)[1:-1].encode(), b"[the key]")
 
 
 def _seconds(text: str | None) -> float | None:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from vlmtune.engines._asking import ServerEngine
 from vlmtune.engines._client import Client, ClientConfig, Server
-from vlmtune.engines._environment import named_secret, secret
+from vlmtune.engines._environment import named_secret, no_login, secret
 from vlmtune.engines._lora import served
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ class Config(ClientConfig):
     engine: str = "openai"
     """The engine."""
 
-    base_url: str = Field(default="http://127.0.0.1:8000/v1", pattern=r"^https?://[^\s?#]+$")
-    """Where the server is, mostly with /v1 at the end; the default is where `vlmtune serve` listens."""
+    base_url: Annotated[str, AfterValidator(no_login)] = Field(
+        default="http://127.0.0.1:8000/v1", pattern=r"^https?://[^\s?#]+$"
+    )
+    """Where the server is, mostly with /v1 at the end; the default is where `vlmtune serve` listens. It stands in every
+    snapshot, so it may hold no password."""
 
     served_model: str | None = None
     """The name the server serves the model under; null is model.name."""
@@ -51,7 +54,7 @@ def open_engine(
     """Nothing is asked yet.
 
     Raises:
-        EnvironmentProblem: the variable with the key is not set.
+        EnvironmentProblem: the variable with the key is not set, or no header can carry what it holds.
     """
 
     def asks(name: str) -> Client:

@@ -78,6 +78,8 @@ def predict(
     also, session = session.also, session.of(adapter)
     evaluated = role in (None, session.config.evaluation.split)
     asked = columns(session) if adapter is None and evaluated else []
+    for other in also if evaluated else []:
+        _answerable(other, list(other.rows(other.config.evaluation.split)))
     with _opening(session, adapter) as engine:
         artifact = _predicted(session, engine, adapter, role, None, shard)
         for column in asked:
@@ -129,14 +131,23 @@ def _predicted(
             write_score(session, artifact)
         return artifact
     examples = list(made.rows)
-    if session.config.dataset.labelled:
-        choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
-    else:
+    _answerable(session, examples)
+    if not session.config.dataset.labelled:
         session.progress.note(f"the dataset names no column of labels: {artifact} gets no score")
     ask = column.ask if column is not None else None
     facts = _answer(session, engine(), made, examples, ask)
     session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(session, adapter)})
     return artifact
+
+
+def _answerable(session: Session, examples: list[Example]) -> None:
+    """That the answers to these rows can be scored, before anything is asked.
+
+    Raises:
+        DataError: a row lacks what a metric compares with.
+    """
+    if session.config.dataset.labelled:
+        choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
 
 
 def chosen(session: Session, adapter: Path | None) -> list[str]:

@@ -122,7 +122,7 @@ class Session:
 
     def _about(self, one: AlsoConfig) -> "Session":
         output, evaluation = self.config.output, self.config.evaluation
-        keys = ("baseline", "tuned", "baseline_metrics", "tuned_metrics", "comparison", "report")
+        keys = ("baseline", "tuned", "baseline_metrics", "tuned_metrics", "comparison", "report", "regressions")
         files = {key: Path(getattr(output, key)) for key in keys}
         own = {key: f"{file.stem}.{one.name}{file.suffix}" for key, file in files.items()}
         asked = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
@@ -169,8 +169,9 @@ class Session:
         return [controls_path(artifact), self.metrics_path(artifact)]
 
     def conclusions(self) -> list[Path]:
-        """What is made from both prediction files."""
-        return [self.config.output.path(name) for name in (self.config.output.comparison, self.config.output.report)]
+        """What is made from both prediction files: the comparison, its page, the rows that got worse."""
+        output = self.config.output
+        return [output.path(name) for name in (output.comparison, output.report, output.regressions)]
 
     def origin(self, **parts: Any) -> Origin:
         """What an artifact is made from: model, preprocessing and task, and `parts`."""

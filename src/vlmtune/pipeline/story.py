@@ -24,7 +24,6 @@ def compare(session: Session) -> Comparison:
     """
     also = {str(other.set): _written(other, _compared(other)) for other in session.also}
     comparison = _written(session, beside(_compared(session), also))
-    write_regressions(comparison, session.config.output.path(session.config.output.regressions))
     tell_comparison(session, comparison, _answers(session))
     return comparison
 
@@ -54,8 +53,10 @@ def _answers(session: Session) -> list[Path]:
 
 
 def _written(session: Session, comparison: Comparison) -> Comparison:
-    for file in session.conclusions():
+    *pages, regressions = session.conclusions()
+    for file in pages:
         write_comparison(comparison, file, _answers(session), session.config.report)
+    write_regressions(comparison, regressions)
     return comparison
 
 

@@ -32,7 +32,7 @@ class Guarded:
         """Hand over, then wait for the tracker, but no longer than `PATIENCE_S` seconds."""
         self._calls.put(("finish", (dict(summary),)))
         self._calls.put(None)
-        self._thread.join()
+        self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
             self._progress.note(f"{self._name} is slow to finish and is left behind; the local curve is complete")
 
