@@ -108,7 +108,7 @@ def _task(config: "Config") -> "Task":
 def _above(share: float) -> str:
     """A short number that is not below a share."""
     for digits in range(1, 8):
-        rounded = round(share + 0.5 * 10**-digits, digits)
+        rounded = min(1.0, round(share + 0.5 * 10**-digits, digits))
         if share <= rounded <= max(1.2 * share, 0.001):
             return f"{rounded:g}"
     return f"{share}"
