@@ -6,10 +6,12 @@ Importing torch and transformers costs a process 12 CPU-seconds; a forked child 
 import functools
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -44,6 +46,21 @@ def warm_vlmtune(*words: str, cwd: Path, before: Callable[[], None] | None = Non
         code = child.exitcode
         child.kill()
         return Ended(words, -1 if code is None else code, *(file.read_text() for file in said))
+
+
+def warm_ranks(words: Sequence[str], cwd: Path, before: Sequence[Callable[[], None] | None]) -> list[Ended]:
+    """A command in as many ranks as there are things to be called first, with what torchrun would tell each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def rank(number: int) -> Ended:
+        own = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(len(before))}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return warm_vlmtune(*words, cwd=cwd, before=before[number], **own, **place)
+
+    with ThreadPoolExecutor(len(before)) as pool:
+        return list(pool.map(rank, range(len(before))))
 
 
 @functools.cache

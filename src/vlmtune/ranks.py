@@ -5,12 +5,13 @@ The only place that knows of torch.distributed. Small things travel between CPUs
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlmtune.errors import VlmtuneError
+from vlmtune.errors import EnvironmentProblem, VlmtuneError
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,8 @@ class Ranks:
                 made[0] = make()
             except VlmtuneError as error:
                 failed, made[1] = error, int(error.exit_code)
-        dist.broadcast_object_list(made, src=0, device=_cpu())
+        with _others_there():
+            dist.broadcast_object_list(made, src=0, device=_cpu())
         if failed is not None:
             raise failed
         if made[1] is not None:
@@ -67,7 +69,8 @@ class Ranks:
         import torch.distributed as dist
 
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
+        with _others_there():
+            dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -76,7 +79,8 @@ class Ranks:
         if self.world > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            with _others_there():
+                dist.barrier()
             dist.destroy_process_group()
 
 
@@ -96,6 +100,26 @@ def join() -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+@contextmanager
+def _others_there() -> Iterator[None]:
+    """What torch raises when another rank is gone, as an error of ours.
+
+    Raises:
+        EnvironmentProblem: one of the others has ended.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise EnvironmentProblem(
+            f"another rank has ended, or cannot be reached ({str(error).splitlines()[0]:.200}). If it said why, mend "
+            "that; then run the same command again: it goes on from the last checkpoint"
+        ) from None
 
 
 def _cpu() -> "torch.device":

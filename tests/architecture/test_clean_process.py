@@ -28,6 +28,7 @@ WITHOUT_TORCH = [
     "data check demo.yaml --set dataset.limit.train=24",
     "data show demo.yaml --row 3",
     "data stats demo.yaml --set dataset.limit.train=24",
+    "runs ls .",
     "score a.jsonl",
     "compare a.jsonl b.jsonl",
     "compare a.jsonl b.jsonl -o page.html",

@@ -3,15 +3,13 @@
 import itertools
 import json
 import os
-import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import Ended, warm_vlmtune
+from commands import Ended, warm_ranks, warm_vlmtune
 from pieces import picture
 from safetensors.torch import load_file, save_file
 
@@ -76,18 +74,8 @@ def keep_gradients() -> None:
 
 def train(run: Path, name: str, world: int, *sets: str, before: Callable[[], None] = keep_gradients) -> list[Ended]:
     """The train command in every rank, as torchrun would start it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     words = ["train", "c.yaml", "--set", f"output.dir={name}", *(word for one in sets for word in ("--set", one))]
-
-    def rank(number: int) -> Ended:
-        own = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return warm_vlmtune(*words, cwd=run, before=before, **own, **place)
-
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(rank, range(world)))
+    return warm_ranks(words, run, [before] * world)
 
 
 def met(run: Path, name: str) -> list[tuple[int, str]]:
