@@ -81,7 +81,7 @@ def _is_animated(image: "Image") -> bool:
     """Whether there is a second frame to be left out; a file torn behind its first one counts as none."""
     try:
         image.seek(1)
-    except (EOFError, OSError, ValueError, SyntaxError):
+    except (EOFError, OSError, ValueError, SyntaxError, TypeError):
         return False
     return True
 

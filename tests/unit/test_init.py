@@ -138,7 +138,7 @@ def test_a_folder_of_labels_and_a_folder_for_datasets() -> None:
     config, written, _ = made("zoo")
     assert (config.dataset.source, config.task.model_dump()["labels"]) == ("imagefolder", ["cat", "dog"])
     assert (config.dataset.splits.select, config.dataset.splits.test) == ("val", "val")
-    assert written.doubts == ["one split chooses the checkpoint and is reported, too; the verdict will say so"]
+    assert written.doubts == ["no split to report on was found: dataset.shares parts val in two"]
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "eel"])})
     Path("local/data").mkdir(parents=True)
     table = pa.Table.from_pydict({"image": [{"bytes": PNG, "path": None}], "label": [0]}, kinds.arrow_schema)
@@ -189,7 +189,7 @@ def test_one_file(name: str) -> None:
         pyarrow.parquet.write_table(pa.Table.from_pylist(records), f"team/{name}")
     config, written, _ = made(f"team/{name}")
     assert (config.dataset.image, config.dataset.references, config.dataset.splits.test) == ("file", ["caption"], name)
-    assert written.doubts[0].startswith(f"only {name} was found: it would be scored on rows it learnt from")
+    assert written.doubts[0].startswith(f"only {name} was found: dataset.shares parts its rows")
 
 
 def test_what_cannot_be_told_is_asked_for_and_what_is_said_is_taken() -> None:

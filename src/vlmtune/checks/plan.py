@@ -16,7 +16,7 @@ from vlmtune.checks.gpus import GPUS, find_gpu
 from vlmtune.checks.lengths import Epoch, HeaderInputs, Work, first_epoch
 from vlmtune.checks.shapes import Shapes, read_shapes
 from vlmtune.config import Config
-from vlmtune.data import Rows
+from vlmtune.data import Rows, open_role
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
@@ -115,8 +115,7 @@ def draw_up(
         go_offline_if_unreachable(progress)
     checkpoint = find_checkpoint(config.model)
     shapes = shapes_of(checkpoint)
-    source = plugs.load("data", config.dataset.source)
-    rows = source.open(config.dataset, config.dataset.splits.train, config.dataset.limit.train)
+    rows = open_role(config.dataset, "train")
     epoch = survey(config, checkpoint, rows, progress)
     training = config.training
     own = Setup(training.precision, training.lora, config.model.quantization)

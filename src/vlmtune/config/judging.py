@@ -48,6 +48,9 @@ def dataset(block: DatasetConfig) -> DatasetConfig:
     if block.target in ("each", "sample") and not block.references:
         said = f"{{0}} {block.target!r} teaches references, but {{1}} names no column"
         refuse("dataset", [judgement(said, "target", "references")])
+    if block.shares is not None and len({block.splits.train, block.splits.select, block.splits.test}) == 3:
+        said = "{0} parts a split that several roles name, but {1} names three different ones; leave it out"
+        refuse("dataset", [judgement(said, "shares", "splits")])
     return block
 
 

@@ -6,18 +6,16 @@ dataset have the same `ImageRef.where`, whatever their splits.
 """
 
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
 from vlmtune.data._remote import Host
-from vlmtune.data._roles import Limits, Splits
+from vlmtune.data._roles import Limits, Shares, SplitRole, Splits, open_role
 from vlmtune.plugs import Part
 from vlmtune.types import Example
 
-__all__ = ["DatasetConfig", "Limits", "Rows", "SplitRole", "Splits"]
-
-SplitRole = Literal["train", "select", "test"]
+__all__ = ["DatasetConfig", "Limits", "Rows", "Shares", "SplitRole", "Splits", "open_role"]
 
 
 class DatasetConfig(Part):
@@ -67,6 +65,10 @@ class DatasetConfig(Part):
     splits: Splits = Splits()
     """Which split plays which role."""
 
+    shares: Shares | None = None
+    """Parts a split that several roles name, so that no row plays two of them; rows that share a picture or group stay
+    together. Null gives each role all rows of its split."""
+
     limit: Limits = Limits()
     """How many rows of each role are used."""
 
@@ -95,6 +97,9 @@ class Rows(Protocol):
 
     def id(self, index: int) -> str:
         """Id of row `index`, without reading it."""
+
+    def companions(self, index: int) -> str:
+        """The same text for rows that must not be parted: their group, else their picture, else the row alone."""
 
     def choices(self, index: int) -> int:
         """How many training targets row `index` has: references with `each` or `sample`, otherwise 1."""

@@ -3,6 +3,7 @@
 import json
 import mmap
 import re
+from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,10 +29,14 @@ class JsonRows:
 
     def __init__(self, file: Path, limit: int | None = None) -> None:
         self._file = file
-        self._spans: list[_Span] = _spans(file, limit)
+        self._starts, self._sizes, self._lines = array("q"), array("q"), array("q")
+        for span in _spans(file, limit):
+            self._starts.append(span.start)
+            self._sizes.append(span.size)
+            self._lines.append(span.line)
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._starts)
 
     def read(self, index: int) -> dict[str, Any]:
         """One row.
@@ -39,7 +44,7 @@ class JsonRows:
         Raises:
             DataError: it is no JSON object; names file and line.
         """
-        span = self._spans[index]
+        span = _Span(self._starts[index], self._sizes[index], self._lines[index])
         with self._file.open("rb") as stream:
             stream.seek(span.start)
             text = stream.read(span.size)
@@ -54,7 +59,7 @@ class JsonRows:
         return record
 
 
-def _spans(file: Path, limit: int | None) -> list[_Span]:
+def _spans(file: Path, limit: int | None) -> Iterator[_Span]:
     """The first `limit` rows of a file: entries of an array where it begins with "[", else lines that are not blank.
 
     Raises:
@@ -64,9 +69,10 @@ def _spans(file: Path, limit: int | None) -> list[_Span]:
         head = stream.read(4096)
         stream.seek(0)
         if not head.removeprefix(BOM).lstrip().startswith(b"["):
-            return list(islice(_lines(stream), limit))
+            yield from islice(_lines(stream), limit)
+            return
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return list(islice(_entries(data, file), limit))
+            yield from islice(_entries(data, file), limit)
 
 
 def _lines(stream: Iterator[bytes]) -> Iterator[_Span]:

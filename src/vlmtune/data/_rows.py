@@ -3,12 +3,14 @@
 import functools
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlmtune.data import DatasetConfig, _cells
+from vlmtune.data._contents import Contents, Texts
 from vlmtune.data._files import stamp
 from vlmtune.data._turns import MARK, read_turns, refuse_videos
 from vlmtune.errors import DataError
@@ -45,15 +47,6 @@ class Records:
     classes: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """What one record comes down to: hash of what it holds, the image files it names, its value of the id column."""
-
-    digest: str
-    files: tuple[str, ...]
-    id: str | None
-
-
 class MappedRows:
     """Records as rows. A record is read once for its id and content, and once more for each example made from it.
 
@@ -74,8 +67,8 @@ class MappedRows:
         for key, column in _columns(config):
             if column not in first and not (key == "images" and self._is_anywhere(column)):
                 raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(first)}")
-        self._choices: dict[int, int] = {}
-        self._ids = self._content_ids() if config.id is None else self._given_ids(config.id)
+        self._choices = array("i", [0]) * records.count  # 0 where nobody counted them yet
+        self._ids = Texts(self._content_ids() if config.id is None else self._given_ids(config.id))
 
     def __len__(self) -> int:
         return self._records.count
@@ -94,12 +87,26 @@ class MappedRows:
         """Id of a row, without reading it."""
         return self._ids[index]
 
+    def companions(self, index: int) -> str:
+        """The row's group; without one its first picture, as the source names or holds it; else its id."""
+        config = self._config
+        images = [config.images] if config.images is not None else _images(config)[:1]
+        columns = [config.group] if config.group is not None else images
+        try:
+            record = self._narrow(columns)(index) if columns else {}
+            values = [_cells.identity(record[column]) for column in columns if record.get(column) is not None]
+        except DataError:  # a row that cannot be read is refused, or left out, by whoever asks for it
+            values = []
+        first = values[0][:1] if values and isinstance(values[0], list) else values[:1]
+        return json.dumps(first) if first else self.id(index)
+
     @property
     def fingerprint(self) -> str:
         """Hash of ids, texts, images and image files (size and both ends of each; "missing" counts) of all rows."""
-        look, digest = functools.cache(stamp), hashlib.sha256()
-        for name, content in zip(self._ids, self._contents, strict=True):
-            digest.update(json.dumps([name, content.digest, [look(file) for file in content.files]]).encode())
+        look, digest, contents = functools.cache(stamp), hashlib.sha256(), self._contents
+        for index, name in enumerate(self._ids):
+            files = [look(file) for file in contents.files(index)]
+            digest.update(json.dumps([name, contents.digest(index), files]).encode())
         return digest.hexdigest()
 
     def choices(self, index: int) -> int:
@@ -110,7 +117,7 @@ class MappedRows:
         """
         if self._config.target not in ("each", "sample"):
             return 1
-        if index not in self._choices:
+        if not self._choices[index]:
             self._choices[index] = self._count_references(index)
         return self._choices[index]
 
@@ -170,7 +177,7 @@ class MappedRows:
 
     def _given_ids(self, column: str) -> list[str]:
         if self._records.narrow is None:
-            ids = [str(content.id) for content in self._contents]
+            ids = list(self._contents.ids)
         else:
             read = self._narrow([column])
             ids = [self._given_id_of(read, column, index) for index in range(len(self))]
@@ -194,35 +201,34 @@ class MappedRows:
     def _content_ids(self) -> list[str]:
         seen: Counter[str] = Counter()
         ids = []
-        for content in self._contents:
-            name = content.digest[:16] or str(content.id)
+        for index in range(len(self)):
+            name = self._contents.digest(index)[:16] or self._contents.ids[index]
             seen[name] += 1
             ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
         return ids
 
     @functools.cached_property
-    def _contents(self) -> list[_Content]:
-        """All rows, in one pass over the records."""
-        return [self._content_of(index) for index in range(len(self))]
+    def _contents(self) -> Contents:
+        """Of all rows, in one pass over the records."""
+        contents = Contents()
+        for index in range(len(self)):
+            try:
+                contents.add(*self._content(self._records.read(index), index))
+            except DataError as error:
+                contents.add("", (), self._stand_in(index, error))
+        return contents
 
-    def _content_of(self, index: int) -> _Content:
-        try:
-            return self._content(self._records.read(index), index)
-        except DataError as error:
-            return _Content("", (), self._stand_in(index, error))
-
-    def _content(self, record: Record, index: int) -> _Content:
+    def _content(self, record: Record, index: int) -> tuple[str, list[str], str | None]:
+        """Hash of what a record holds, the image files it names, its value of the id column."""
         values = [
             _cells.identity(record.get(column) if key == "images" else self._column(record, column, index))
             for key, column in _columns(self._config)
         ]
         found = (self._records.image_file(value) for value, _ in self._image_values(record, index))
-        return _Content(
-            # The empty text in front keeps ids what they were in the first version.
-            digest=hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest(),
-            files=tuple(file for file in found if file is not None),
-            id=None if self._config.id is None else self._given_id(record, self._config.id, index),
-        )
+        # The empty text in front keeps ids what they were in the first version.
+        digest = hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest()
+        name = None if self._config.id is None else self._given_id(record, self._config.id, index)
+        return digest, [file for file in found if file is not None], name
 
     def _count_references(self, index: int) -> int:
         config = self._config

@@ -11,7 +11,7 @@ from typing import Any
 from vlmtune import plugs
 from vlmtune.checks.rows.quarantine import Quarantine, Remaining
 from vlmtune.config import AlsoConfig, Config
-from vlmtune.data import Rows, SplitRole
+from vlmtune.data import Rows, SplitRole, open_role
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
@@ -65,9 +65,7 @@ class Session:
         Raises:
             DataError: more of them are bad than `dataset.max_bad_fraction` allows.
         """
-        source = plugs.load("data", self.config.dataset.source)
-        split, limit = getattr(self.config.dataset.splits, role), getattr(self.config.dataset.limit, role)
-        rows: Rows = source.open(self.config.dataset, split, limit)
+        rows = open_role(self.config.dataset, role)
         return rows if self.config.dataset.max_bad_fraction == 0 else self._usable(role, rows)
 
     def _usable(self, role: SplitRole, rows: Rows) -> Rows:

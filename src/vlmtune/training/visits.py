@@ -2,9 +2,11 @@
 
 import hashlib
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import overload
 
 from vlmtune.data import Rows
 
@@ -18,33 +20,61 @@ class Visit:
     epoch: int
 
 
-def plan(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> list[list[Visit]]:
-    """Every optimizer step's global batch, for all epochs.
+@dataclass(slots=True)
+class Plan(Sequence[list[Visit]]):
+    """Every optimizer step's global batch, made when it is asked for; twelve bytes a visit are kept."""
+
+    _rows: "array[int]" = field(default_factory=lambda: array("i"))
+    _choices: "array[int]" = field(default_factory=lambda: array("i"))
+    _epochs: "array[int]" = field(default_factory=lambda: array("i"))
+    _ends: "array[int]" = field(default_factory=lambda: array("q"))
+    """Of each step, the visits up to its end."""
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> list[Visit]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[Visit]]: ...
+    def __getitem__(self, index: int | slice) -> list[Visit] | list[list[Visit]]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        step = range(len(self))[index]
+        place = slice(self._ends[step - 1] if step else 0, self._ends[step])
+        return list(map(Visit, self._rows[place], self._choices[place], self._epochs[place]))
+
+    def _meet(self, row: int, choice: int, epoch: int) -> None:
+        self._rows.append(row)
+        self._choices.append(choice)
+        self._epochs.append(epoch)
+
+    def _end_step(self) -> None:
+        self._ends.append(len(self._rows))
+
+
+def plan(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> Plan:
+    """The global batches of all epochs.
 
     Rows are shuffled by (seed, epoch). With `target` "each" a row is met once per reference, all in one batch, where
     they share its pictures; with "sample" once per epoch with a reference chosen by (seed, epoch, row). Batch k ends
     with the row in which visit k * `batch_size` lies: sizes differ by less than a row, their number is the usual one.
     """
-    steps: list[list[Visit]] = []
+    made = Plan()
     for epoch in range(epochs):
-        if target == "each":
-            groups = [[Visit(row, n, epoch) for n in range(rows.choices(row))] for row in range(len(rows))]
-        else:
-            groups = [[Visit(row, _draw(rows.choices(row), seed, epoch, row), epoch)] for row in range(len(rows))]
-        random.Random(f"{seed}/{epoch}").shuffle(groups)
-        steps += _batches(groups, batch_size)
-    return steps
-
-
-def _batches(groups: Sequence[Sequence[Visit]], size: int) -> list[list[Visit]]:
-    batches: list[list[Visit]] = [[]]
-    met = 0
-    for group in groups:
-        if met >= len(batches) * size:
-            batches.append([])
-        batches[-1] += group
-        met += len(group)
-    return batches
+        order = array("i", range(len(rows)))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        met, batches = 0, 1
+        for row in order:
+            if met >= batches * batch_size:
+                made._end_step()
+                batches += 1
+            choices = rows.choices(row)
+            for choice in range(choices) if target == "each" else [_draw(choices, seed, epoch, row)]:
+                made._meet(row, choice, epoch)
+                met += 1
+        made._end_step()
+    return made
 
 
 def _draw(choices: int, seed: int, epoch: int, row: int) -> int:

@@ -6,19 +6,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmtune.config import Config
 from vlmtune.data import Rows
+from vlmtune.data._roles import SomeRows
 from vlmtune.errors import DataError
 from vlmtune.files import read_json, write_json
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.training.lessons import Lessons
-from vlmtune.types import Example
 
 FILE = "quarantine.json"
 SCHEMA_VERSION = 1
@@ -26,8 +26,8 @@ NAMED = 10
 """Rows named in a message."""
 
 
-class Remaining:
-    """Some rows of a split, in their order: all but those left out.
+class Remaining(SomeRows):
+    """The rows of a split that are not left out.
 
     Args:
         rows: the whole split.
@@ -35,37 +35,8 @@ class Remaining:
     """
 
     def __init__(self, rows: Rows, left_out: Mapping[int, str]) -> None:
-        self._rows = rows
-        self._kept = [row for row in range(len(rows)) if row not in left_out]
         self.left_out = [rows.id(row) for row in sorted(left_out)]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the whole split, and of what is left out of it."""
-        return hashlib.sha256(json.dumps([self._rows.fingerprint, self.left_out]).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self._rows[self._kept[index]]
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self._rows[row] for row in self._kept)
-
-    def id(self, index: int) -> str:
-        """Id of a row, without reading it."""
-        return self._rows.id(self._kept[index])
-
-    def choices(self, index: int) -> int:
-        """Number of training targets of a row."""
-        return self._rows.choices(self._kept[index])
-
-    def taught(self, index: int, choice: int) -> Example:
-        """Row `index` with its `choice`-th target."""
-        return self._rows.taught(self._kept[index], choice)
+        super().__init__(rows, [row for row in range(len(rows)) if row not in left_out], self.left_out)
 
 
 def settings_key(config: Config, preprocessing: Mapping[str, Any]) -> str:

@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vlmtune import plugs
 from vlmtune.checks.rows.findings import Finding, Place
 from vlmtune.checks.rows.pictures import Facts, Pictures
 from vlmtune.checks.rows.truths import box_mistakes, label_mistakes, misread
 from vlmtune.config import Config
-from vlmtune.data import Rows, SplitRole
+from vlmtune.data import Rows, SplitRole, open_role
 from vlmtune.errors import DataError, ExampleTooLong, ImageError
 from vlmtune.inputs import Encoded, Inputs, Picture
 from vlmtune.models import Checkpoint, ModelConfig
@@ -27,11 +26,7 @@ def whole(config: Config, role: SplitRole) -> Rows:
     Raises:
         DataError: the split cannot be opened.
     """
-    dataset = config.dataset
-    split, limit = getattr(dataset.splits, role), getattr(dataset.limit, role)
-    tolerant = dataset.model_copy(update={"max_bad_fraction": 1.0})
-    rows: Rows = plugs.load("data", dataset.source).open(tolerant, split, limit)
-    return rows
+    return open_role(config.dataset.model_copy(update={"max_bad_fraction": 1.0}), role)
 
 
 class SizedInputs(Inputs):

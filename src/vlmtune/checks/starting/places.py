@@ -124,13 +124,12 @@ def _roles(names: Sequence[str]) -> tuple[dict[str, str], str]:
         raise ConfigError("the dataset has no splits")
     only = next(iter(found.values()))
     train = found.get("train", only)
-    select = found.get("select", found.get("test", train))
+    select = found.get("select", train)
     splits = {"train": train, "select": select, "test": found.get("test", select)}
     if splits["test"] == train:
-        return (
-            splits,
-            f"! only {only} was found: it would be scored on rows it learnt from. Take a part of it away first",
-        )
+        return splits, f"! only {only} was found: dataset.shares parts its rows among the roles"
+    if select == train:
+        return splits, f"! no split that chooses a checkpoint was found: dataset.shares takes a part of {train} for it"
     if splits["test"] == select:
-        return splits, "! one split chooses the checkpoint and is reported, too; the verdict will say so"
+        return splits, f"! no split to report on was found: dataset.shares parts {select} in two"
     return splits, ""

@@ -25,7 +25,8 @@ FETCHED = 200
 """Rows of a dataset that is not here: what is downloaded to guess from."""
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
-FLOW = {"splits", "limit"}
+SHARES = {"train": 0.8, "select": 0.1, "test": 0.1}
+FLOW = {"splits", "shares", "limit"}
 _PLAIN = re.compile(r"[A-Za-z_./][\w./ -]*")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "~"}
 
@@ -110,6 +111,8 @@ def _prove(content: str, file: Path, fetched: int | None) -> None:
 def _render(text: str, place: Place, made: Guess, columns: list[looking.Column], told: Mapping[str, Any]) -> str:
     dataset = {**place.block, **made.dataset}
     dataset.setdefault("splits", place.splits)
+    if len(set(dataset["splits"].values())) < len(dataset["splits"]):
+        dataset.setdefault("shares", SHARES)
     used = made.names()
     spare = [f"{column.name} ({column.kind})" for column in columns if column.name not in used]
     why = {("dataset", "source"): place.why, ("dataset", "splits"): place.doubt, **made.why}

@@ -1,0 +1,92 @@
+"""Mutated pictures of every kind are decoded or are one named error; never anything else, and never for long."""
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from fuzzing import hunt, mutated
+from pieces import encoded, picture, ref
+from PIL import Image
+
+from vlmtune.errors import ImageError
+from vlmtune.images import decode_rgb, examine, size_of
+
+ROUNDS, SOAKED = 20, 100
+"""Of each of the 33 kinds."""
+
+
+def exif(orientation: int) -> Image.Exif:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made
+
+
+SMALL = picture(40, 24)
+DEEP = Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 68)
+FLOAT = Image.fromarray(np.asarray(SMALL.convert("L"), np.float32))
+FRAMES = {"save_all": True, "append_images": [picture(40, 24, seed=n) for n in (1, 2)]}
+KINDS: dict[str, bytes] = {
+    "png": encoded(SMALL),
+    "png palette": encoded(SMALL.quantize(16), transparency=3),
+    "png alpha": encoded(SMALL.convert("RGBA")),
+    "png grey alpha": encoded(SMALL.convert("LA")),
+    "png 1": encoded(SMALL.convert("1")),
+    "png 16": encoded(DEEP),
+    "png lying": encoded(SMALL, exif=exif(6)),
+    "apng": encoded(SMALL, **FRAMES),
+    "jpeg": encoded(SMALL, "JPEG"),
+    "jpeg progressive": encoded(SMALL, "JPEG", progressive=True),
+    "jpeg cmyk": encoded(SMALL.convert("CMYK"), "JPEG"),
+    "jpeg grey": encoded(SMALL.convert("L"), "JPEG"),
+    "jpeg lying": encoded(SMALL, "JPEG", exif=exif(8)),
+    "gif": encoded(SMALL, "GIF"),
+    "gif animated": encoded(SMALL, "GIF", duration=20, **FRAMES),
+    "bmp": encoded(SMALL, "BMP"),
+    "bmp palette": encoded(SMALL.quantize(16), "BMP"),
+    "ppm": encoded(SMALL, "PPM"),
+    "pgm 16": encoded(DEEP, "PPM"),
+    "pbm": encoded(SMALL.convert("1"), "PPM"),
+    "ppm in words": b"P3\n3 2\n255\n" + b"255 0 0  0 255 0  0 0 255\n" * 2,
+    "webp": encoded(SMALL, "WEBP"),
+    "webp lossless": encoded(SMALL.convert("RGBA"), "WEBP", lossless=True, exif=exif(5)),
+    "webp animated": encoded(SMALL, "WEBP", **FRAMES),
+    "tiff": encoded(SMALL, "TIFF", exif=exif(7)),
+    "tiff lzw": encoded(SMALL, "TIFF", compression="tiff_lzw"),
+    "tiff deflate": encoded(SMALL.convert("RGBA"), "TIFF", compression="tiff_adobe_deflate"),
+    "tiff jpeg": encoded(SMALL, "TIFF", compression="jpeg"),
+    "tiff fax": encoded(SMALL.convert("1"), "TIFF", compression="group4"),
+    "tiff float": encoded(FLOAT, "TIFF"),
+    "tiff 16": encoded(DEEP, "TIFF"),
+    "tiff cmyk": encoded(SMALL.convert("CMYK"), "TIFF"),
+    "tiff frames": encoded(SMALL, "TIFF", **FRAMES),
+}
+
+
+def broken(good: bytes) -> Callable[[random.Random], None]:
+    """A case of a hunt: all that is asked of a picture's file, of a damaged one."""
+
+    def case(rng: random.Random) -> None:
+        data = mutated(good, rng, binary=True)
+        image = decoded = None
+        try:
+            decoded = decode_rgb(ref(data))
+            image, _ = examine(ref(data))
+        finally:
+            assert (decoded is None) == (image is None), "both read it, or neither"
+            try:
+                size = size_of(ref(data))
+            except ImageError:
+                size = None
+            if decoded is not None:
+                assert decoded.mode == "RGB"
+                assert size == decoded.size, "the size that plans are made with"
+
+    return case
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_broken_pictures_are_decoded_or_a_named_error(kind: str, soak: bool) -> None:
+    assert decode_rgb(ref(KINDS[kind])).mode == "RGB", "it is whole before it is broken"
+    ends = hunt(kind, SOAKED if soak else ROUNDS, broken(KINDS[kind]))
+    assert sum(ends.values()) > 0

@@ -1,0 +1,110 @@
+"""One split parted among the roles: every row has one role, and rows that belong together have the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import warm_vlmtune
+from pieces import encoded, picture
+
+from vlmtune.config import load
+from vlmtune.data import Rows, Shares, Splits, jsonl, open_role
+from vlmtune.errors import ConfigError, DataError
+
+ONE = Splits(train="all.jsonl", select="all.jsonl", test="all.jsonl")
+ROLES = ("train", "select", "test")
+
+
+@pytest.fixture
+def parts(write_jsonl: Callable[..., Path]) -> Callable[..., dict[str, Rows]]:
+    """The three roles of 300 rows, five of which share a picture."""
+    rows = [{"n": n, "image": f"shared{n // 5}.png", "c": f"text {n}", "patient": n // 10} for n in range(300)]
+
+    def parts(lines: list[dict[str, Any]] = rows, **keys: Any) -> dict[str, Rows]:
+        file = write_jsonl("all.jsonl", *lines)
+        settings = {"path": str(file.parent), "references": ["c"], "id": "n", "splits": ONE, "shares": Shares(), **keys}
+        config = jsonl.Config(**settings)
+        return {role: open_role(config, role) for role in ROLES}  # type: ignore[arg-type]
+
+    return parts
+
+
+def ids(rows: Rows) -> list[str]:
+    return [rows.id(n) for n in range(len(rows))]
+
+
+def test_every_row_has_exactly_one_role_in_dataset_order(parts: Callable[..., dict[str, Rows]]) -> None:
+    made = parts()
+    every = [name for rows in made.values() for name in ids(rows)]
+    assert sorted(map(int, every)) == list(range(300))
+    for rows in made.values():
+        assert ids(rows) == sorted(ids(rows), key=int)
+        assert [row.id for row in rows] == ids(rows)
+        assert rows[len(rows) - 1].truth["references"] == [f"text {ids(rows)[-1]}"]
+    assert 200 <= len(made["train"]) <= 270
+    assert len({rows.fingerprint for rows in made.values()}) == 3
+
+
+def test_rows_of_one_picture_or_group_are_not_parted(parts: Callable[..., dict[str, Rows]]) -> None:
+    for keys, size in (({}, 5), ({"group": "patient"}, 10), ({"image": None}, 1)):
+        seen: dict[int, str] = {}
+        for role, rows in parts(**keys).items():
+            for name in ids(rows):
+                assert seen.setdefault(int(name) // size, role) == role
+        assert len(set(seen.values())) == 3
+
+
+def test_a_rows_role_does_not_depend_on_the_others(parts: Callable[..., dict[str, Rows]]) -> None:
+    """Rows that are added later, or another order, move nothing from test to train."""
+    whole = parts()
+    lines = [{"n": n, "image": f"shared{n // 5}.png", "c": f"text {n}"} for n in (*range(299, 149, -1), 1000, 1001)]
+    fewer = parts(lines)
+    for role in ROLES:
+        assert {name for name in ids(fewer[role]) if int(name) < 300} == set(ids(whole[role])) & {
+            str(n) for n in range(150, 300)
+        }
+
+
+def test_another_seed_parts_otherwise_and_a_limit_takes_the_first(parts: Callable[..., dict[str, Rows]]) -> None:
+    usual, other = parts(), parts(shares=Shares(seed=1))
+    assert ids(usual["test"]) != ids(other["test"])
+    from vlmtune.data import Limits
+
+    limited = parts(limit=Limits(train=7))
+    assert ids(limited["train"]) == ids(usual["train"])[:7]
+    assert limited["train"].fingerprint != usual["train"].fingerprint
+
+
+def test_only_roles_of_the_same_split_share_it(parts: Callable[..., dict[str, Rows]], write_jsonl: Any) -> None:
+    write_jsonl("test.jsonl", {"n": 0, "image": "shared0.png", "c": "a"})
+    made = parts(splits=Splits(train="all.jsonl", select="all.jsonl", test="test.jsonl"))
+    assert len(made["train"]) + len(made["select"]) == 300
+    assert len(made["test"]) == 1
+
+
+def test_too_few_rows_and_three_splits_are_refused(parts: Callable[..., dict[str, Rows]], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"too few to part among train, select, test: none is left for"):
+        parts([{"n": 0, "image": "shared0.png", "c": "a"}])
+    dataset = "{source: jsonl, path: ., references: [c], shares: {}}"
+    (tmp_path / "c.yaml").write_text(f"model: {{name: tiny}}\ndataset: {dataset}\ntask: {{name: captioning}}\n")
+    with pytest.raises(ConfigError, match="parts a split that several roles name"):
+        load(str(tmp_path / "c.yaml"))
+
+
+def test_init_parts_the_only_file_there_is(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+    for n in range(60):
+        (tmp_path / f"only{n}.png").write_bytes(encoded(picture(40, 40, n)))
+    write_jsonl(
+        "animals.jsonl", *({"picture": f"only{n}.png", "caption": f"An animal of kind {n}."} for n in range(60))
+    )
+    made = warm_vlmtune("init", "animals.jsonl", "--set", "model.name=tiny", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "dataset.shares parts its rows among the roles" in made.stderr
+    config = load(str(tmp_path / "animals.yaml")).config
+    assert config.dataset.shares == Shares()
+    stats = warm_vlmtune("data", "stats", "animals.yaml", "--json", cwd=tmp_path)
+    assert stats.returncode == 0, stats.stderr
+    counted = json.loads(stats.stdout)
+    assert sum(role["rows"] for role in counted["roles"]) == 60
