@@ -19,8 +19,9 @@ install: $(STAMP) ## .venv with all that vlmtune and its tests need
 demo: $(STAMP) ## the whole story on a tiny model and drawn pictures, on the CPU
 	$(PYTHON) -m vlmtune demo
 
-test: $(STAMP) ## all tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs --durations=10
+# A file's tests stay in one process: they share what is dear to make, as a trained demo or a server.
+test: $(STAMP) ## all tests, on all cores
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs --durations=10 -n auto --maxprocesses 4 --dist loadfile
 
 soak: $(STAMP) ## the random kills of the tests, ten times as many; takes ten minutes
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/end_to_end/test_interruption.py -k random --soak -rP

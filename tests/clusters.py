@@ -48,7 +48,7 @@ VLMTUNE = """\
 echo "${RANK:--} vlmtune $*" >>"$LOG"
 if [ "$1" = "${SIGNALLED:-}" ]; then kill -TERM "$PPID"; fi
 if [ "$1" = "${WAITING:-}" ]; then
-  trap 'exit 75' TERM
+  trap 'sleep 0.3; exit 75' TERM
   echo waiting >>"$LOG"
   while true; do sleep 0.05; done
 fi

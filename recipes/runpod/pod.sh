@@ -22,13 +22,14 @@ esac
 # made of it is waited for.
 asked="" child=""
 pass_on() {
-  asked=yes
+  asked+=x
   if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null || true; fi
 }
 trap pass_on TERM
 
 run() {
   local code seen
+  if [ -n "$asked" ]; then return 75; fi
   "$@" &
   child=$!
   while true; do

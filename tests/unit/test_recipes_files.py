@@ -263,11 +263,13 @@ def until(true: Callable[[], bool]) -> None:
 
 def test_a_pod_that_stops_lets_vlmtune_save(pod: Desk) -> None:
     """The signal reaches the script alone, as the first process of a container."""
-    words = ["bash", pod.folder / "clone/recipes/runpod/pod.sh"]
+    words = ["bash", str(pod.folder / "clone/recipes/runpod/pod.sh")]
     with subprocess.Popen(words, env=pod.environment | {"WAITING": "run", "AT_END": "stop"}, text=True,
                           stdout=subprocess.PIPE, start_new_session=True) as started:  # fmt: skip
         until(lambda: "waiting" in pod.log.read_text(encoding="utf-8"))
-        os.kill(started.pid, signal.SIGTERM)
+        for _ in range(2):
+            os.kill(started.pid, signal.SIGTERM)
+            time.sleep(0.1)
         said, _ = started.communicate(timeout=30)
     assert started.returncode == Exit.TERMINATED
     assert "start the pod again to go on" in said
