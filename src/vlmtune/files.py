@@ -50,9 +50,6 @@ def os_errors_named(path: Path, size: int = 0) -> Iterator[None]:
         ) from None
 
 
-"""Its name in `training`."""
-
-
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write beside the target, flush to disk, rename over it. Text is written as UTF-8.
 
@@ -63,9 +60,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     with os_errors_named(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         building = path.with_name(f".{path.name}.building")
-        _write(building, data)
-        faults.hit("file.written")
-        building.replace(path)
+        try:
+            _write(building, data)
+            faults.hit("file.written")
+            building.replace(path)
+        except OSError:  # half a file would fill the disk further
+            building.unlink(missing_ok=True)
+            raise
         fsync_folder(path.parent)
 
 

@@ -48,6 +48,7 @@ ASKED = [
     ("train", "checkpoint.weights:int", 130),
     ("train", "checkpoint.moments:term:2", 75),
     ("predict", "file.appended:int", 130),
+    ("predict", "file.appended:term", 75),
     ("train", "checkpoint.published:full:2", 4),
 ]
 

@@ -40,11 +40,13 @@ class Contents:
 
     def __init__(self) -> None:
         self._digests, self._files, self.ids = bytearray(), Texts(), Texts()
+        self._folders: list[str] = []
+        self._numbers: dict[str, int] = {}
 
     def add(self, digest: str, files: Sequence[str], name: str | None) -> None:
         """One more row; `digest` is a sha256 in hex, "" for a row that cannot be read."""
         self._digests += bytes.fromhex(digest) if digest else bytes(DIGEST_BYTES)
-        self._files.append("\0".join(files))  # which no name of a file holds
+        self._files.append("\0".join(map(self._short, files)))  # a NUL stands in no file's name
         self.ids.append(name or "")
 
     def digest(self, index: int) -> str:
@@ -55,4 +57,13 @@ class Contents:
     def files(self, index: int) -> list[str]:
         """The files that a row names."""
         joined = self._files[index]
-        return joined.split("\0") if joined else []
+        split = (short.partition("/") for short in joined.split("\0")) if joined else ()
+        return [self._folders[int(number)] + name for number, _, name in split]
+
+    def _short(self, file: str) -> str:
+        """A file by the number of its folder: most rows have theirs in a few."""
+        start = file.rfind("/") + 1
+        number = self._numbers.setdefault(file[:start], len(self._folders))
+        if number == len(self._folders):
+            self._folders.append(file[:start])
+        return f"{number}/{file[start:]}"

@@ -4,6 +4,7 @@ The loss of a step is the sum of all supervised tokens' losses over their number
 is packed into rows. Everything random is a function of (seed, step, row): a resumed run is the same run.
 """
 
+import itertools
 import math
 import shutil
 import time
@@ -141,7 +142,7 @@ class _Trainer:
         self._resume(progress)
         self._check_rows()
         self._try_longest_row()
-        left = [[visits[n] for n in self._part(visits)] for visits in self._plan[self.step :]]
+        left = (self._own(self._plan[step]) for step in range(self.step, len(self._plan)))
         with (
             Prefetch(self._job.train.encode, left, self._job.settings.workers) as feed,
             progress.step("train", len(self._plan)) as shown,
@@ -244,6 +245,10 @@ class _Trainer:
         tokens = [int(self._sizes.tokens[place]) for place in self._sizes.places(visits)]
         return part_of(visits, tokens, self._job.ranks.rank, self._job.ranks.world)
 
+    def _own(self, visits: Sequence[Visit]) -> list[Visit]:
+        """This rank's visits of a global batch."""
+        return [visits[number] for number in self._part(visits)]
+
     def _one_step(self, visits: Sequence[Visit], lessons: Sequence[Encoded], stop: StopRequest) -> tuple[float, float]:
         """One optimizer step over a global batch, of which `lessons` are this rank's.
 
@@ -297,11 +302,11 @@ class _Trainer:
 
     def _try_longest_row(self) -> None:
         """The longest row of this rank's first epoch, before the first step."""
-        first = [[visits[n] for n in self._part(visits)] for visits in self._plan if visits[0].epoch == 0]
-        tokens = [self._sizes.tokens[self._sizes.places(part)].tolist() for part in first]
+        first = itertools.takewhile(lambda visits: visits[0].epoch == 0, self._plan)
+        tokens = [self._sizes.tokens[self._sizes.places(self._own(visits))].tolist() for visits in first]
         self._model.train()
-        encode = self._job.train.encode
-        self.memory.settle(tokens, lambda n: [encode(visit) for visit in first[n]], self._job.ranks.first)
+        encode, steps = self._job.train.encode, self._plan
+        self.memory.settle(tokens, lambda n: [encode(visit) for visit in self._own(steps[n])], self._job.ranks.first)
 
     def _log_visits(self, visits: Sequence[Visit], supervised: Sequence[int], summed: Sequence[float]) -> None:
         """Every example's loss each time it is met: what is always hard to learn may be labelled wrongly."""

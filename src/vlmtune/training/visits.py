@@ -5,7 +5,7 @@ import random
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import overload
 
 from vlmtune.data import Rows
@@ -20,18 +20,20 @@ class Visit:
     epoch: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan(Sequence[list[Visit]]):
-    """Every optimizer step's global batch, made when it is asked for; twelve bytes a visit are kept."""
+    """Every optimizer step's global batch, made when it is asked for; twelve bytes a visit are kept.
 
-    _rows: "array[int]" = field(default_factory=lambda: array("i"))
-    _choices: "array[int]" = field(default_factory=lambda: array("i"))
-    _epochs: "array[int]" = field(default_factory=lambda: array("i"))
-    _ends: "array[int]" = field(default_factory=lambda: array("q"))
-    """Of each step, the visits up to its end."""
+    `rows`, `choices` and `epochs` are those of all visits in their order, `ends` the visits up to the end of each step.
+    """
+
+    rows: "array[int]"
+    choices: "array[int]"
+    epochs: "array[int]"
+    ends: "array[int]"
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
     @overload
     def __getitem__(self, index: int) -> list[Visit]: ...
@@ -41,16 +43,8 @@ class Plan(Sequence[list[Visit]]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         step = range(len(self))[index]
-        place = slice(self._ends[step - 1] if step else 0, self._ends[step])
-        return list(map(Visit, self._rows[place], self._choices[place], self._epochs[place]))
-
-    def _meet(self, row: int, choice: int, epoch: int) -> None:
-        self._rows.append(row)
-        self._choices.append(choice)
-        self._epochs.append(epoch)
-
-    def _end_step(self) -> None:
-        self._ends.append(len(self._rows))
+        place = slice(self.ends[step - 1] if step else 0, self.ends[step])
+        return list(map(Visit, self.rows[place], self.choices[place], self.epochs[place]))
 
 
 def plan(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> Plan:
@@ -60,20 +54,22 @@ def plan(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int
     they share its pictures; with "sample" once per epoch with a reference chosen by (seed, epoch, row). Batch k ends
     with the row in which visit k * `batch_size` lies: sizes differ by less than a row, their number is the usual one.
     """
-    made = Plan()
+    made = Plan(array("i"), array("i"), array("i"), array("q"))
     for epoch in range(epochs):
         order = array("i", range(len(rows)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
         met, batches = 0, 1
         for row in order:
             if met >= batches * batch_size:
-                made._end_step()
+                made.ends.append(len(made.rows))
                 batches += 1
             choices = rows.choices(row)
-            for choice in range(choices) if target == "each" else [_draw(choices, seed, epoch, row)]:
-                made._meet(row, choice, epoch)
-                met += 1
-        made._end_step()
+            chosen = range(choices) if target == "each" else [_draw(choices, seed, epoch, row)]
+            made.rows.extend([row] * len(chosen))
+            made.choices.extend(chosen)
+            made.epochs.extend([epoch] * len(chosen))
+            met += len(chosen)
+        made.ends.append(len(made.rows))
     return made
 
 

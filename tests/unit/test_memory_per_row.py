@@ -1,0 +1,89 @@
+"""What a training keeps of each row beside the model: its place, id and content, its lessons' lengths, its visits."""
+
+import gc
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from pieces import picture
+
+from vlmtune import plugs
+from vlmtune.chat import Renderer
+from vlmtune.data import Rows
+from vlmtune.inputs import Inputs
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import vqa
+from vlmtune.training.lessons import Lessons
+from vlmtune.training.settings import TrainingConfig
+from vlmtune.training.visits import plan
+
+MOST_BYTES = 200
+EPOCHS = 3
+FEW = 200
+
+
+def opened(folder: Path, source: str, count: int, column: str | None, named: bool) -> Rows:
+    rows = [{"n": f"row {n}", "q": f"What is {n}?", "a": [f"{n}", "no"], "pic": "shared.png"} for n in range(count)]
+    file = folder / f"{count}.{'jsonl' if source == 'jsonl' else 'parquet'}"
+    if source == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
+    del rows
+    plug = plugs.load("data", source)
+    columns = {"question": "q", "references": ["a"], "target": "sample", "image": column, "id": "n" if named else None}
+    found: Rows = plug.open(plug.Config(path=str(folder), **columns), file.name)
+    assert len(found.fingerprint) == 64
+    return found
+
+
+def bytes_a_row(keep: Callable[[int], Any]) -> float:
+    """How much more `keep` leaves in memory for ten times as many rows, over the rows that are more."""
+    left = []
+    for count in (FEW, FEW, 10 * FEW):  # once for what is made at the first use
+        gc.collect()
+        tracemalloc.start()
+        kept = keep(count)
+        gc.collect()
+        left.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        del kept
+    return (left[2] - left[1]) / (9 * FEW)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by content"])
+@pytest.mark.parametrize("column", [None, "pic"], ids=["text", "a picture"])
+@pytest.mark.parametrize("source", ["jsonl", "table"])
+def test_rows_and_their_visits(
+    source: str, column: str | None, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
+    picture(40, 40).save(tmp_path / "shared.png")
+
+    def keep(count: int) -> Any:
+        rows = opened(tmp_path, source, count, column, named)
+        return rows, plan(rows, "sample", EPOCHS, 8, 1)
+
+    taken = bytes_a_row(keep)
+    print(f"{source}, {column}, {named}: {taken:.0f} bytes a row with {EPOCHS} epochs planned")
+    assert taken <= MOST_BYTES
+
+
+def test_lengths_of_lessons(inputs: Inputs, tmp_path: Path) -> None:
+    def sizes(count: int) -> Any:
+        rows = opened(tmp_path, "jsonl", count, None, True)
+        lessons = Lessons(rows, vqa.TASK, vqa.Config(), inputs, TrainingConfig(workers=0))
+        found = lessons.check("train", Progress(Silent()), StopRequest())
+        Renderer._encode.cache_clear()  # it keeps no more than 4,096 texts
+        return rows, found
+
+    taken = bytes_a_row(sizes)
+    print(f"checked: {taken:.0f} bytes a row")
+    assert taken <= MOST_BYTES
