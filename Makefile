@@ -23,8 +23,10 @@ demo: $(STAMP) ## the whole story on a tiny model and drawn pictures, on the CPU
 test: $(STAMP) ## all tests, on all cores
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs --durations=10 -n auto --maxprocesses 4 --dist loadfile
 
-soak: $(STAMP) ## the random kills of the tests, ten times as many; takes ten minutes
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/end_to_end/test_interruption.py -k random --soak -rP
+SOAKED := tests/end_to_end/test_interruption.py $(wildcard tests/unit/test_*fuzz*.py)
+
+soak: $(STAMP) ## random kills and broken input as in the tests, ten times as much; takes ten minutes
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(SOAKED) -k "random or broken" --soak -rP
 
 check: $(STAMP) ## lint, format, types
 	$(PYTHON) -m ruff check

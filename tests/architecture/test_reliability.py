@@ -1,4 +1,4 @@
-"""The page of promises names tests that exist, and forgets none of its columns."""
+"""The page of promises names tests that exist, one or more for every promise."""
 
 import ast
 import re
@@ -22,4 +22,3 @@ def test_every_promise_has_a_test() -> None:
     promises = [row for row in rows if len(row) == 4][1:]
     assert len(promises) >= 20
     assert [row[0] for row in promises if not NAMED.search(row[2])] == []
-    assert [row for row in rows if NAMED.search(" ".join(row)) and len(row) < 3] == []
