@@ -60,19 +60,22 @@ class World:
     cluster: float = 0.0
     seed: float = 0.0
     seeds: int = 1
+    baseline_seeds: int | None = None
+    """Of side A, where it has others than B; one that was not trained has no luck."""
 
     def draw(self, rng: np.random.Generator, effect: float = 0.0) -> tuple[list[Scores], list[Scores]]:
         """The files of both sides; B's scores are higher by `effect`."""
         rows = self.groups * self.rows_per_group
         difficulty = rng.exponential(1, rows)
         sides = []
-        for shift in (0.0, effect):
+        for shift, seeds in ((0.0, self.baseline_seeds or self.seeds), (effect, self.seeds)):
+            luck = self.seed if seeds > 1 or self.baseline_seeds is None else 0.0
             # One side's liking for a group is the same whichever seed it was trained with.
             liking = np.repeat(rng.exponential(self.cluster or 0, self.groups), self.rows_per_group)
             sides.append(
                 [
-                    difficulty + liking + rng.exponential(self.own, rows) + rng.normal(0, self.seed) + shift
-                    for _ in range(self.seeds)
+                    difficulty + liking + rng.exponential(self.own, rows) + rng.normal(0, luck) + shift
+                    for _ in range(seeds)
                 ]
             )
         return sides[0], sides[1]

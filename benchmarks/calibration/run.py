@@ -31,6 +31,10 @@ WORLDS = {
     "three seeds a side, no luck": World(seeds=3),
     "three seeds a side, luck as large as chance on the rows": World(seeds=3, seed=0.11),
     "three seeds a side, much luck": World(seeds=3, seed=0.3),
+    "three seeds against one baseline, luck as large as chance": World(seeds=3, seed=0.11, baseline_seeds=1),
+    "three seeds against one baseline, much luck": World(seeds=3, seed=0.3, baseline_seeds=1),
+    "two seeds against one baseline, much luck": World(seeds=2, seed=0.3, baseline_seeds=1),
+    "two seeds a side, luck twice chance on the rows": World(seeds=2, seed=0.16),
 }
 
 

@@ -138,6 +138,18 @@ def test_answers_are_cut_to_the_other_side_s_lengths_by_rank() -> None:
     assert cut_like(["a"], ["x y z"]) == ["a"]
 
 
+def test_an_error_rate_that_rises_with_other_images_is_no_blindness() -> None:
+    """Lower is better here: what looks at the picture gets worse without it by a larger number."""
+    rate = replace(RIGHT, name="error", higher_is_better=False, summarise=lambda sums: 1 - sums[..., 0] / sums[..., 1])
+    task: Task = replace(captioning.TASK, metrics=(rate,))
+    seeing = right_or_wrong(60, 0.9, 1)
+    for answer, blind in (("no", False), (None, True)):
+        other = [{"id": line.id, "prediction": answer or line.prediction} for line in seeing]
+        side = Side("b", seeing, None, {"image": {"lines": other}})
+        found = compare(Side("a", seeing), side, task, captioning.Config(), QUICK)
+        assert any("does not look at the image" in warning for warning in found.facts["warnings"]) is blind
+
+
 def test_the_image_control_shows_what_exchanged_images_cost() -> None:
     a = lines(50, 0.1)
     blind = [{"id": line.id, "prediction": other.prediction} for line, other in zip(a, a[1:] + a[:1], strict=True)]

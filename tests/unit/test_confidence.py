@@ -37,7 +37,8 @@ def graded(count: int, right: bool = True) -> list[Line]:
     made = []
     for n in range(count):
         is_good = n % 2 == 0
-        made.append(sure((good if is_good else bad)[n], (0.9 if is_good else 0.5) if right else rng.random() or 0.1))
+        told = (0.9 if is_good else 0.5) - n / 1e4
+        made.append(sure((good if is_good else bad)[n], told if right else rng.random() or 0.1))
     return made
 
 
@@ -62,6 +63,26 @@ def test_sureness_that_says_nothing_is_not_called_knowledge() -> None:
     found = curve(graded(200, right=False), [f"{n}" for n in range(200)], bleu, TERMS)
     assert found is not None
     assert found["ci"][0] < 0 < found["ci"][1]
+
+
+def test_answers_of_one_sureness_have_no_order() -> None:
+    """Not that of the file, in which the good ones may stand first."""
+    alike = [sure(line, 0.8) for line in (*lines(60, 0.05), *lines(40, 0.9))]
+    found = curve(alike, [f"{n}" for n in range(100)], bleu, TERMS)
+    assert found is not None
+    assert found["half"] == pytest.approx(found["all"])
+    assert found["ci"][0] <= 0 <= found["ci"][1]
+    mirrored = curve(alike[::-1], [f"{n}" for n in range(100)], bleu, TERMS)
+    assert mirrored is not None
+    assert [point["score"] for point in mirrored["points"]] == pytest.approx([p["score"] for p in found["points"]])
+
+
+def test_a_half_of_few_groups_has_no_interval() -> None:
+    some = [sure(line, 0.9 if n < 20 else 0.5 - n / 1e4) for n, line in enumerate(lines(40, 0.3))]
+    groups = ["one"] * 20 + [f"{n}" for n in range(20)]
+    found = curve(some, groups, bleu, TERMS)
+    assert found is not None
+    assert found["ci"] is None
 
 
 def test_a_long_answer_is_not_unsure_by_its_length() -> None:

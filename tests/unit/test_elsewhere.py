@@ -61,7 +61,7 @@ def adapter(session: Session, selection: list[str]) -> Path:
 def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> None:
     """From one engine per side, in files of their own, with the metrics of their own task."""
     session = begin()
-    tuned = adapter(session, ["validation-00000"])
+    tuned = adapter(session, ["validation-00000", "test-00001"])
     predicting.predict(session)
     predicting.predict(session, tuned)
     comparison = story.compare(session)
@@ -107,6 +107,43 @@ def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Be
     assert not Path("out/baseline_predictions.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "selected"),
+    [("", 1), ("meta: [label], ", 1), ("question: question, ", 1), ("id: ", 22)],
+    ids=["the same block", "with metadata", "with a question", "without ids"],
+)
+def test_rows_that_chose_are_no_evidence_however_they_are_called(begin: Begin, change: str, selected: int) -> None:
+    """Another column in the block does not make other rows of them."""
+    old = "{source: scenes, references: [caption_0, caption_1], id: id, limit: {select: 22}}"
+    new = old.replace("{source: scenes, ", f"{{source: scenes, {change}")
+    new = old.replace(" id: id,", "") if change == "id: " else new
+    Path("c.yaml").write_text(CONFIG.replace(old, new), encoding="utf-8")
+    session = begin()
+    tuned = adapter(session, ["validation-00000"])
+    predicting.predict(session)
+    predicting.predict(session, tuned)
+    assert story.compare(session).facts["also"][1]["rows"]["selection"] == selected
+
+
+def test_a_set_that_cannot_be_compared_costs_only_itself(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = begin()
+    predicting.predict(session)
+    predicting.predict(session, adapter(session, []))
+    Path("out/lora_predictions.more.jsonl").write_text("")
+    with pytest.raises(DataError, match="has no rows"):
+        story.compare(session)
+    assert json.loads(Path("out/compare.json").read_text())["status"]
+
+
+def test_what_fell_on_a_set_beside_its_primary_metric_is_said() -> None:
+    better, _ = better_and_worse()
+    level = judged(lines(60, 0.4), lines(60, 0.4, seed=2))
+    fell = replace(level, facts={**level.facts, "warnings": ["chrf got worse: 60.1 → 50.2"]})
+    found = beside(better, {"general": fell})
+    assert found.facts["warnings"] == ["general: chrf got worse: 60.1 → 50.2"]
+    assert "No loss shown" not in found.verdict
+
+
 def test_shards_of_a_set_become_its_file(begin: Begin) -> None:
     from vlmtune.answering import Shard
 
@@ -139,6 +176,8 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
         ("name: more", "name: Questions", "is the name of another column or set"),
         ("metrics: [exact_match]", "metrics: [bleu]", "'bleu'"),
         ("question: question, references", "question: question, referenzes", "did you mean 'references'"),
+        ("question: question, references: [answer]", "question: question", "names no column of labels"),
+        ("split: select", "split: train", "which the adapter learns from"),
         ("evaluation:", "output: {report: compare.questions.html}\nevaluation:", "files of 'questions'"),
     ],
 )
@@ -161,7 +200,7 @@ def test_the_verdict_says_what_got_worse_elsewhere() -> None:
     assert "It got worse elsewhere: on safety (bleu " in found.verdict
     assert "general" not in found.verdict
     fine = beside(better, {"general": better, "other": better})
-    assert fine.verdict.endswith("No loss shown on general and other.")
+    assert fine.verdict.endswith("No loss shown on general (bleu) and other (bleu).")
     assert beside(better, {}) is better
 
 

@@ -49,6 +49,7 @@ evaluation: {metrics: %s, primary: %s}
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "team_metrics.py").write_text(MODULE)
+    (tmp_path / "broken_metrics.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "team_metrics", raising=False)
 
@@ -72,6 +73,8 @@ def test_a_whole_metric_keeps_what_it_says() -> None:
     [
         ("[team_metrics.brev]", "null", "has no function and no Metric of the name 'brev'"),
         ("[team_metrics.NUMBER]", "null", "has no function and no Metric of the name 'NUMBER'"),
+        ("[..x]", "null", "module.function"),
+        ("[broken_metrics.f]", "null", "is no Python"),
         ("[no_such_module.f]", "null", "there is no module 'no_such_module'"),
         ("[team_metrics.bleu]", "null", "has the name of another metric"),
         ("[bleu, team_metrics.brief]", "chrf", "is not among"),

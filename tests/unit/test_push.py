@@ -16,9 +16,11 @@ from vlmtune.pipeline import predicting, story
 from vlmtune.pipeline.publishing import Wish, assemble, push
 from vlmtune.pipeline.session import Session
 from vlmtune.runs import Origin
+from vlmtune.scoring.verdict import worse_parts
+from vlmtune.scoring.warnings import of_slices
 
 CONFIG = """\
-model: {name: base, device: cpu}
+model: {name: PLACE/base, device: cpu}
 dataset:
   {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 40}}
 task: {name: captioning}
@@ -34,7 +36,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     """A finished run on a model of some folder, its adapter no better than the model."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "src/vlmtune/assets/tiny_qwen3_vl", tmp_path / "base")
-    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("PLACE", str(tmp_path)))
     made = Session(load("c.yaml").config)
     built = tmp_path / "outputs" / "built"
     built.mkdir(parents=True)
@@ -80,6 +82,28 @@ def test_what_arrives_is_the_adapter_its_proof_and_nothing_of_the_rows(session: 
     for private in (b"test-00001", b"validation-00001", b"train-00001", str(Path.cwd()).encode(), KEY.encode()):
         assert private not in everything
     assert set(here.keys) == {f"Bearer {KEY}"}
+
+
+def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here: Hub) -> None:
+    """Slices by a person, ids of rows left out, where model and dataset lie."""
+    judged_as("improved", session)
+    file = session.config.output.path(session.config.output.comparison)
+    plain = json.loads(file.read_text())
+    part = {"column": "doctor", "value": "Dr. Meier", "rows": 20, "a": 0.5, "b": 0.4, "delta": -0.1, "worse": True}
+    slices = [{**part, "ci": [-0.2, -0.05], "p": 0.001, "p_adjusted": 0.001}]
+    hidden = worse_parts("improved", {"slices": slices})
+    about = list(of_slices({**plain, "slices": slices}))
+    plain |= {"slices": slices, "verdict": f"Improved.{hidden} Good.", "warnings": [*about, "chrf got worse"]}
+    plain["settings"]["b"]["dataset"]["left_out"] = ["patient-5"]
+    plain["also"] = [{**plain, "name": "elsewhere", "verdict": "about patient-6"}]
+    file.write_text(json.dumps(plain))
+    push(session, WISH)
+    everything = b"\n".join(here.files.values())
+    for private in (b"Meier", b"doctor", b"patient", str(Path.cwd()).encode()):
+        assert private not in everything
+    assert b"Improved. Worse, however, in 1 of 1 slices. Good." in everything
+    assert b"chrf got worse" in everything
+    assert json.loads(here.files["vlmtune.json"])["origin"]["model"]["name"] == "org/base"
 
 
 def test_the_card_says_the_comparison_and_the_hub_can_read_it(session: Session, here: Hub) -> None:

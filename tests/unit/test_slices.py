@@ -9,7 +9,9 @@ from pieces import QUICK, judged, lines
 
 from vlmtune.errors import ConfigError
 from vlmtune.predictions import Line
-from vlmtune.scoring.comparison import Comparison
+from vlmtune.scoring.comparison import Comparison, compare
+from vlmtune.scoring.evidence import Side
+from vlmtune.tasks import captioning
 
 
 def tagged(some: Sequence[Line], *tags: dict[str, Any]) -> list[Line]:
@@ -43,6 +45,16 @@ def test_slices_are_sorted_numbers_by_size_and_rows_without_a_value_last() -> No
     assert [part["value"] for part in slices] == ["9", "10", "True", "x", "(none)"]
     assert {part["rows"] for part in slices} == {12}
     assert all(part["ci"] is None for part in slices), "12 rows are too few"
+
+
+def test_of_several_seeds_no_slice_is_called_worse() -> None:
+    """Without a p there is nothing to correct: among many slices of nothing one always looks worse."""
+    b = [Side(f"b{n}", tagged(lines(80, 0.6, seed=n), {"kind": "cat"}, {"kind": "dog"})) for n in (3, 4)]
+    a = Side("a", tagged(lines(80, 0.1), {"kind": "cat"}, {"kind": "dog"}))
+    evaluation = QUICK.model_copy(update={"slices": ["kind"]})
+    found = compare(a, tuple(b), captioning.TASK, captioning.Config(), evaluation)
+    assert all(part["ci"][1] < 0 and not part["worse"] for part in found.facts["slices"])
+    assert any("may have got worse" in warning for warning in found.facts["warnings"])
 
 
 def test_columns_stand_in_the_order_asked_for() -> None:

@@ -15,7 +15,7 @@ from pydantic_core import InitErrorDetails
 from vlmtune import plugs
 from vlmtune.config.mistakes import judgement, one_of, refuse
 from vlmtune.config.tree import Steps
-from vlmtune.data import DatasetConfig
+from vlmtune.data import DatasetConfig, shared_roles
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
 from vlmtune.metrics import Metric, own
@@ -85,7 +85,7 @@ def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlo
         task, rows = info.data["task"], info.data["dataset"]
         wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
         for n, one in enumerate(block.also):
-            wrong += _metrics(one, one.task, one.dataset, ("also", n))
+            wrong += [*_metrics(one, one.task, one.dataset, ("also", n)), *_set(one, rows, ("also", n))]
         asked = [
             judgement(said, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
@@ -93,6 +93,17 @@ def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlo
         ]
         refuse("evaluation", [*wrong, *_own_names(block), *asked])
     return block
+
+
+def _set(one: "AlsoConfig", rows: DatasetConfig, at: Steps) -> Iterator[InitErrorDetails]:
+    """A further set has labels, and none of the rows that are learnt."""
+    if not one.dataset.labelled:
+        yield judgement(
+            "names no column of labels: nothing can be compared there", loc=(*at, "dataset"), value=one.name
+        )
+    if "train" in shared_roles(rows, one.dataset, one.split):
+        said = f"asks rows of the split {rows.splits.train!r}, which the adapter learns from; choose another"
+        yield judgement(said, loc=(*at, "split"), value=one.split)
 
 
 def _own_names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:

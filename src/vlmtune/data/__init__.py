@@ -11,11 +11,11 @@ from typing import Protocol
 from pydantic import Field
 
 from vlmtune.data._remote import Host
-from vlmtune.data._roles import Limits, Shares, SplitRole, Splits, open_role
+from vlmtune.data._roles import Limits, Shares, SplitRole, Splits, open_role, shared_roles
 from vlmtune.plugs import Part
 from vlmtune.types import Example
 
-__all__ = ["DatasetConfig", "Limits", "Rows", "Shares", "SplitRole", "Splits", "open_role"]
+__all__ = ["DatasetConfig", "Limits", "Rows", "Shares", "SplitRole", "Splits", "open_role", "shared_roles"]
 
 
 class DatasetConfig(Part):

@@ -120,6 +120,19 @@ def open_role(config: "DatasetConfig", role: SplitRole) -> "Rows":
     return _parted(source.open(config, split, None), config.shares, together, role, limit)
 
 
+def shared_roles(one: "DatasetConfig", other: "DatasetConfig", role: SplitRole) -> set[SplitRole]:
+    """Roles of one dataset block whose rows another block's role may hold, too: those of the same split of the same
+    source, unless both part it alike and the role is another.
+    """
+    keys = ("source", "path", "name", "revision")
+    here, there = (block.model_dump(include=set(keys)) for block in (one, other))
+    if here != there:
+        return set()
+    split = getattr(other.splits, role)
+    alike = one.shares is not None and one.shares == other.shares and one.splits == other.splits
+    return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not alike)}
+
+
 def _parted(rows: "Rows", shares: Shares, together: Sequence[SplitRole], role: SplitRole, limit: int | None) -> "Rows":
     """One role's part of a split; where a row goes depends on nothing but what it shares with its companions."""
     ends, total = {}, 0.0

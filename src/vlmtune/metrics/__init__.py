@@ -58,8 +58,12 @@ def own(name: str) -> Metric:
         ConfigError: no such module, nothing of that name in it, or neither of the two.
     """
     path, _, last = name.rpartition(".")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"metric {name!r}: your own is named as module.function")
     try:
         module = importlib.import_module(path)
+    except SyntaxError as error:
+        raise ConfigError(f"metric {name!r}: {path} is no Python: {error}") from None
     except ModuleNotFoundError as missing:
         if missing.name is None or not (path == missing.name or path.startswith(missing.name + ".")):
             raise

@@ -136,7 +136,7 @@ def _predicted(
         session.progress.note(f"the dataset names no column of labels: {artifact} gets no score")
     ask = column.ask if column is not None else None
     facts = _answer(session, engine(), made, examples, ask)
-    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(session, adapter)})
+    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(session, adapter, made.rows)})
     return artifact
 
 
@@ -150,10 +150,11 @@ def _answerable(session: Session, examples: list[Example]) -> None:
         choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
 
 
-def chosen(session: Session, adapter: Path | None) -> list[str]:
-    """Ids of the session's rows that chose this adapter among its checkpoints."""
-    manifest = read_manifest(adapter) if adapter is not None and not session.foreign else None
-    return list((manifest or {}).get("selection_ids", []))
+def chosen(session: Session, adapter: Path | None, rows: Rows) -> list[str]:
+    """Ids of these rows that chose this adapter among its checkpoints."""
+    manifest = read_manifest(adapter) if adapter is not None and session.choosing != "none" else None
+    ids = list((manifest or {}).get("selection_ids", []))
+    return [rows.id(n) for n in range(len(rows))] if ids and session.choosing == "all" else ids
 
 
 @contextmanager

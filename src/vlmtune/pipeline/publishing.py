@@ -18,6 +18,8 @@ from vlmtune.models import TINY
 from vlmtune.pipeline.session import Session
 from vlmtune.report import card
 from vlmtune.runs import ADAPTER_FILES, read_manifest
+from vlmtune.scoring.verdict import worse_parts
+from vlmtune.scoring.warnings import of_slices
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,8 +27,13 @@ if TYPE_CHECKING:
 SPEAKS = ("improved", "no_difference")
 """Verdicts with which an adapter is pushed without being asked twice."""
 
-PRIVATE = ("selection_ids",)
-"""Keys of an adapter's manifest that name rows."""
+MANIFEST = ("schema_version", "artifact", "mock", "steps", "chosen_step", "trainable_parameters", "versions", "curve")
+COMPARISON = (
+    "schema_version", "status", "primary", "rows", "paired_by", "metrics", "lengths", "shares", "controls",
+    "confidence", "statistics", "untrained", "best_untrained",
+)  # fmt: skip
+ALSO = ("name", "status", "primary", "metrics", "rows")
+"""What is pushed as it is of a manifest, of a comparison and of a further set: numbers, and words that are ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +91,39 @@ def assemble(session: Session, wish: Wish, folder: Path) -> list[Path]:
             shutil.copy(adapter / file, folder / file)
     named = {**read_json(folder / ADAPTER_FILES[0]), "base_model_name_or_path": known}
     write_json(folder / ADAPTER_FILES[0], named)
-    write_json(folder / "vlmtune.json", {key: value for key, value in manifest.items() if key not in PRIVATE})
-    write_json(folder / "comparison.json", comparison)
-    dataset = config.dataset.model_dump(mode="json")
-    write_atomic(folder / "README.md", card.render(wish.name, comparison, manifest, dataset, known))
+    made, shown = _made(manifest, known), _shown(comparison)
+    write_json(folder / "vlmtune.json", made)
+    write_json(folder / "comparison.json", shown)
+    hub = config.dataset.model_dump()["path"] if config.dataset.source == "hub" else None
+    write_atomic(folder / "README.md", card.render(wish.name, shown, made, hub, config.dataset.splits.test))
     return sorted(folder.iterdir())
+
+
+def _made(manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """What the adapter was made from; the model by its name on the Hub, rows by their number and fingerprint."""
+    origin = manifest["origin"]
+    rows = origin.get("dataset", {})
+    counted = {role: {key: rows[role][key] for key in ("rows", "fingerprint")} for role in rows if role != "target"}
+    model = {**origin["model"], "name": base}
+    return {key: manifest[key] for key in MANIFEST if key in manifest} | {
+        "origin": {**origin, "model": model, "dataset": counted}
+    }
+
+
+def _shown(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison as others may see it: slices are values of a column, and stay here, but for how many got worse."""
+    hidden = worse_parts(comparison["status"], comparison)
+    fell = sum(part["worse"] for part in comparison["slices"])
+    said = f" Worse, however, in {fell} of {len(comparison['slices'])} slices."
+    about = set(of_slices(comparison))
+    return {key: comparison[key] for key in COMPARISON if key in comparison} | {
+        "verdict": comparison["verdict"].replace(hidden, said) if hidden else comparison["verdict"],
+        "warnings": [warning for warning in comparison["warnings"] if warning not in about],
+        "names": {"a": "the untouched model", "b": "with this adapter"},
+        "slices": [],
+        "others": [],
+        "also": [{key: other[key] for key in ALSO} for other in comparison.get("also", [])],
+    }
 
 
 def _comparison(session: Session, adapter: Path, anyway: bool) -> Mapping[str, Any]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlmtune import plugs
 from vlmtune.checks.rows.quarantine import Quarantine, Remaining
 from vlmtune.config import AlsoConfig, Config
-from vlmtune.data import Rows, SplitRole, open_role
+from vlmtune.data import Rows, SplitRole, open_role, shared_roles
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
@@ -31,8 +31,8 @@ class Session:
     """A config, who hears of its progress, and who may stop it.
 
     `mock` marks all it makes as made by the stand-in. Of several `ranks` only the first one writes. `set` names the
-    further evaluation set that this session is about, None for the rows of the config itself; `foreign` says that they
-    come from another dataset, where the same id is another row.
+    further evaluation set that this session is about, None for the rows of the config itself. `choosing` says which of
+    its rows may have chosen a checkpoint: those with such an `id`, `all` (the same rows, called otherwise), or `none`.
     """
 
     config: Config
@@ -41,7 +41,7 @@ class Session:
     mock: bool = False
     ranks: Ranks = ALONE
     set: str | None = None
-    foreign: bool = False
+    choosing: Literal["id", "all", "none"] = "id"
 
     @functools.cached_property
     def folder(self) -> RunFolder:
@@ -130,8 +130,11 @@ class Session:
             "output": output.model_copy(update=own),
             "evaluation": evaluation.model_copy(update={**asked, "slices": [], "baselines": [], "also": []}),
         }
-        here, there = (block.model_dump(exclude={"splits", "limit"}) for block in (self.config.dataset, one.dataset))
-        about = replace(self, config=self.config.model_copy(update=changed), set=one.name, foreign=here != there)
+        choosing: Literal["id", "all", "none"] = "none"
+        if "select" in shared_roles(self.config.dataset, one.dataset, one.split):
+            named_alike = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
+            choosing = "id" if named_alike else "all"
+        about = replace(self, config=self.config.model_copy(update=changed), set=one.name, choosing=choosing)
         vars(about)["inputs"] = self.inputs
         return about
 

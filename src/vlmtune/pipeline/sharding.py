@@ -67,7 +67,9 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     lines = [by_id[row.id] for row in rows]
     write(session, made.artifact, lines, [other[name] for name in swapped], max(effects, default=None))
     write_score(session, made.artifact)
-    session.folder.publish(made.artifact, made.origin, {**_facts(parts), "selection_ids": chosen(session, adapter)})
+    session.folder.publish(
+        made.artifact, made.origin, {**_facts(parts), "selection_ids": chosen(session, adapter, made.rows)}
+    )
     return made.artifact
 
 

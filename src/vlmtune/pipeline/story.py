@@ -1,5 +1,6 @@
 """The compare step, and the whole story: baseline, training, evaluation, comparison."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from vlmtune.comparing import read_side, write_comparison, write_regressions
@@ -22,8 +23,11 @@ def compare(session: Session) -> Comparison:
     Raises:
         ConfigError: a prediction file is missing, or was made by the other kind of run (mock or real).
     """
-    also = {str(other.set): _written(other, _compared(other)) for other in session.also}
-    comparison = _written(session, beside(_compared(session), also))
+    # The rows of the config come first: what a further set cannot be compared on must not cost their comparison.
+    comparison = _written(session, _compared(session))
+    if session.also:
+        also = {str(other.set): _written(other, _compared(other)) for other in session.also}
+        comparison = _written(session, beside(comparison, also))
     tell_comparison(session, comparison, _answers(session))
     return comparison
 
@@ -33,7 +37,8 @@ def _compared(session: Session) -> Comparison:
     config = session.config
     sides = read_side(before), tuple(map(read_side, after))
     untrained = [read_side(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
-    return compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
+    found = compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
+    return replace(found, facts={**found.facts, "set": session.set})
 
 
 def _answers(session: Session) -> list[Path]:

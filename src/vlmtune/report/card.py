@@ -20,26 +20,25 @@ TYPES = {
 """The Hub's names of tasks, where it has one; the others are what the model is: image-text-to-text."""
 
 
-def render(name: str, plain: Mapping[str, Any], made: Mapping[str, Any], dataset: Mapping[str, Any], base: str) -> str:
+def render(name: str, plain: Mapping[str, Any], made: Mapping[str, Any], dataset: str | None, split: str) -> str:
     """The card as Markdown with its metadata in front.
 
     Args:
         name: of the repository, `org/name`.
         plain: the comparison, examples not needed.
-        made: the adapter's manifest.
-        dataset: the config's block.
-        base: name of the model that the adapter belongs on.
+        made: what the adapter was made from; names the model that it belongs on.
+        dataset: name of the evaluated dataset on the Hub; None where it is nobody else's.
+        split: which of its splits was evaluated.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = str(made["origin"]["task"]["name"])
-    rows = plain["settings"]["b"].get("dataset", {})
+    task, base = str(made["origin"]["task"]["name"]), str(made["origin"]["model"]["name"])
     results = [
         EvalResult(
             task_type=TYPES.get(task, "image-text-to-text"),
-            dataset_type=str(dataset.get("path", dataset["source"])),
-            dataset_name=str(dataset.get("path", dataset["source"])),
-            dataset_split=str(dataset["splits"]["test"]),
+            dataset_type=dataset or "private",
+            dataset_name=dataset or "a dataset of our own",
+            dataset_split=split if dataset else None,
             metric_type=entry["name"],
             metric_name=entry["name"],
             metric_value=round(entry["b"], 6),
@@ -52,7 +51,7 @@ def render(name: str, plain: Mapping[str, Any], made: Mapping[str, Any], dataset
         model_name=name.rpartition("/")[2],
         pipeline_tag="image-text-to-text",
         tags=["lora", "vlmtune"],
-        datasets=[str(dataset["path"])] if dataset["source"] == "hub" else None,
+        datasets=[dataset] if dataset else None,
         eval_results=results or None,
     )
     return "\n".join(
@@ -67,7 +66,7 @@ def render(name: str, plain: Mapping[str, Any], made: Mapping[str, Any], dataset
             "",
             "## What it changes",
             "",
-            f"A is the untouched model, B the one with this adapter, on the same {rows.get('rows', 'test')} rows.",
+            f"A is the untouched model, B the one with this adapter, on the same {plain['rows']['compared']} rows.",
             "",
             markdown.results(plain),
             "## Use",

@@ -185,9 +185,11 @@ def control_lines(plain: Mapping[str, Any]) -> list[str]:
     for side in ("a", "b") if image is not None else ():
         found = image[side]
         if found is not None:
-            kept = "" if found["kept"] is None else f", {found['kept']:.0%} of itself"
+            own, other = f"{found['own']:.4f}", f"{found['exchanged']:.4f}"
+            falls = found["exchanged"] <= found["own"]
+            kept = f", {found['kept']:.0%} of itself" if falls and found["kept"] is not None else ""
             lines.append(
-                f"image: with exchanged images {side.upper()} falls from {found['own']:.4f} to {found['exchanged']:.4f}"
+                f"image: with exchanged images {side.upper()} {'falls' if falls else 'rises'} from {own} to {other}"
                 f"{kept} ({found['rows']} rows)"
             )
     if effect is not None:

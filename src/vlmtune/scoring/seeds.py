@@ -48,7 +48,9 @@ def judge_seeds(
     alone = max(0.0, rows - sum(chance for _, chance, _ in between))
     spread_of_seeds = sum(spread for spread, _, _ in between)
     total = alone + spread_of_seeds
-    if total > rows and spread_of_seeds > LUCK * sum(chance for _, chance, _ in between):
+    least = min(seeds for _, _, seeds in between if seeds > 1)
+    luck = LUCK if least > 2 else 1.0  # two seeds tell so little of their spread that none of it is given away
+    if total > rows and spread_of_seeds > luck * sum(chance for _, chance, _ in between):
         noise = alone**2 / (groups - 1) + sum(spread**2 / (seeds - 1) for spread, _, seeds in between if seeds > 1)
         df = max(1.0, total**2 / noise)
     else:

@@ -28,7 +28,7 @@ def sliced(
     """{"column", "value", "rows", "a", "b", "delta", "ci", "p", "p_adjusted", "worse"} per column, in the given order,
     and value, sorted.
 
-    `ci` is None below 20 groups, `p` also with several seeds; `worse` then follows the interval. Of a column with more
+    `ci` is None below 20 groups, `p` also with several seeds: then no part is called `worse`. Of a column with more
     than 50 values the 50 largest are shown, and a sentence in the second list says what is left out.
 
     Raises:
@@ -61,7 +61,7 @@ def _judged(slices: Sequence[dict[str, Any]], higher_is_better: bool, level: flo
     for part in slices:
         p = next(corrected) if part["p"] is not None else None
         fell = part["ci"] is not None and (part["ci"][1] < 0 if higher_is_better else part["ci"][0] > 0)
-        judged.append({**part, "p_adjusted": p, "worse": fell and (p is None or p < level)})
+        judged.append({**part, "p_adjusted": p, "worse": fell and p is not None and p < level})
     return judged
 
 

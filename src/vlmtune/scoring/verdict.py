@@ -46,7 +46,7 @@ def sentence(
     """The verdict for people; `best` is the entry of the untrained column it is against, None for side A itself."""
     if status == "inconclusive":
         return "Inconclusive: " + "; ".join(why_not) + "."
-    return _on_all_rows(status, facts, b, best) + _parts(status, facts)
+    return _on_all_rows(status, facts, b, best) + worse_parts(status, facts)
 
 
 def _on_all_rows(status: Status, facts: Mapping[str, Any], b: Seeds, best: Mapping[str, Any] | None) -> str:
@@ -68,8 +68,8 @@ def _on_all_rows(status: Status, facts: Mapping[str, Any], b: Seeds, best: Mappi
     return f"No difference shown to the best untrained column ({best['column']}). {gained}: {tuned}. {over}{_reach(b)}"
 
 
-def _parts(status: Status, facts: Mapping[str, Any]) -> str:
-    """The slices that got worse, where all rows together did not: what an average hides."""
+def worse_parts(status: Status, facts: Mapping[str, Any]) -> str:
+    """The sentence on slices that got worse, where all rows together did not: what an average hides. "" without any."""
     if status == "worse":
         return ""
     fell = [
@@ -126,7 +126,9 @@ def _value(entry: Mapping[str, Any], side: str) -> str:
 
 def _reach(b: Seeds) -> str:
     """How far the verdict carries: one training run says nothing about the next."""
-    if len(b) > 1:
+    if len(b) == 2:
+        return " Two training seeds hardly tell how much seeds differ: this speaks of the two more than of the recipe."
+    if len(b) > 2:
         return f" This speaks of the recipe, as far as {len(b)} training seeds can."
     untrained = "adapter" in b[0].origin and b[0].origin["adapter"] is None
     return "" if untrained else " This speaks of this adapter, not of the recipe: one training seed."

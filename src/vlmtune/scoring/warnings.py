@@ -18,7 +18,7 @@ def warnings(a: Seeds, b: Seeds, evidence: Evidence, status: Status, facts: Mapp
         *_untrained(facts),
         *_metrics(facts),
         *_failures(facts),
-        *_slices(facts),
+        *of_slices(facts),
         *_rows(a, b, facts),
         *evidence.notes,
     ]
@@ -67,8 +67,10 @@ def _controls(a: Seeds, b: Seeds, status: Status, facts: Mapping[str, Any]) -> I
             f"length explains the gain: cut to the same lengths, {name_of(a)} scores {length['a_cut']:.4f} in "
             f"{facts['primary']}"
         )
-    if image and image["b"] and image["b"]["ci"] and image["b"]["ci"][0] <= 0:
-        yield f"{name_of(b)} does not look at the image: with exchanged images it scores as well"
+    if image and image["b"] and image["b"]["ci"]:
+        low, high = image["b"]["ci"]
+        if low <= 0 if facts["metrics"][0]["higher_is_better"] else high >= 0:
+            yield f"{name_of(b)} does not look at the image: with exchanged images it scores as well"
 
 
 def _untrained(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +109,8 @@ def _failures(facts: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _slices(facts: Mapping[str, Any]) -> Iterator[str]:
+def of_slices(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Slices whose interval lies on the worse side."""
     for part in facts["slices"]:
         if status_of({**facts["metrics"][0], **part}) == "worse":
             verb = "got worse" if part["worse"] else "may have got worse"
