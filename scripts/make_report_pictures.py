@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PICTURES = {
     "report": ("light", 1200, 1105, "body"),
-    "report-dark": ("dark", 1200, 1330, "section:has(#changes)"),
+    "report-dark": ("dark", 1200, 1620, "section:has(#changes)"),
     "report-phone": ("light", 390, 1480, "body"),
 }
 """Name: scheme, width, height, what stands at the top."""
