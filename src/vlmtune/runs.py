@@ -5,7 +5,6 @@ An artifact is a file (its manifest beside it, `<stem>.manifest.json`) or a fold
 overwritten. Work in progress lies in `.vlmtune/`, under the hash of what it is made from, until the artifact is whole.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from vlmtune import faults
+from vlmtune import faults, locks
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_json
 from vlmtune.plugs import Part
@@ -26,6 +25,9 @@ from vlmtune.progress import Progress
 MANIFEST_VERSION = 1
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 """What PEFT loads, and what an adapter is known by."""
+
+MERGED = "merged"
+"""Folder in `.vlmtune` of the models with an adapter in their weights."""
 
 
 class OutputConfig(Part):
@@ -107,15 +109,13 @@ class RunFolder:
                 stream.truncate(0)
 
     def _take(self, stream: TextIO) -> None:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
+        free = locks.take(stream)
+        stream.seek(0)
+        if not free:
             raise FolderLocked(
                 f"{self.root} is in use by {stream.read().strip() or 'another process'}. Wait for it, stop it, or "
                 "choose another folder with --set output.dir=…"
-            ) from None
-        stream.seek(0)
+            )
         if left := stream.read().strip():
             self._progress.note(f"{left} ended without finishing; going on from what it saved")
         stream.truncate(0)
@@ -180,10 +180,16 @@ class RunFolder:
 
     def work(self, artifact: Path, origin: Origin) -> Path:
         """Folder for the work in progress of an artifact; gone when the artifact is published."""
-        work = self._work(artifact, origin)
+        work, old = self._works(artifact, origin)
         with os_errors_named(work):
+            if old.is_dir() and not work.exists():
+                old.rename(work)
             work.mkdir(parents=True, exist_ok=True)
         return work
+
+    def merged(self, origin: Origin) -> Path:
+        """Where a model with an adapter in its weights lies; the lock on it is beside it, as `<name>.lock`."""
+        return self.root / ".vlmtune" / MERGED / origin.key
 
     def write(self, artifact: Path, text: str) -> None:
         """Write the file of an artifact; its manifest is to follow.
@@ -238,12 +244,13 @@ class RunFolder:
         """Away with checkpoints and answers: who deletes the artifact wants it made anew, not put together again."""
         with os_errors_named(self.root):
             self._note(artifact).unlink(missing_ok=True)
-            work = self._work(artifact, origin)
-            if work.is_dir():
-                shutil.rmtree(work)
+            for work in self._works(artifact, origin):
+                if work.is_dir():
+                    shutil.rmtree(work)
 
-    def _work(self, artifact: Path, origin: Origin) -> Path:
-        return self.root / ".vlmtune" / f"{artifact.stem}-{origin.key}"
+    def _works(self, artifact: Path, origin: Origin) -> list[Path]:
+        """The folder of its work, and the one that older versions gave it, by a name that seeds share."""
+        return [self.root / ".vlmtune" / f"{name}-{origin.key}" for name in (artifact.name, artifact.stem)]
 
     def _note(self, artifact: Path) -> Path:
         return self.root / ".vlmtune" / f"{artifact.name}.writing.json"

@@ -14,6 +14,7 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 LAYERS = (
     "types errors faults",
     "plugs files signals progress images prefetch ranks",
+    "locks",
     "runs predictions hub",
     "data families metrics tracking",
     "tower adapters quantization",

@@ -186,7 +186,12 @@ ARRAYS = {
     "broken row": (b'[{"caption": "a"},\n\n {"caption": b}]', "t.json:3: not JSON"),
     "latin-1": ('[\n{"caption": "café"}]'.encode("latin-1"), "t.json:2: not UTF-8"),
     "empty": (b" [ ] ", "t.json: no rows"),
-    "one object over many lines": (b'{\n"caption": "a"}', "t.json:1: not JSON"),
+    "one object over many lines": (
+        b'{\n"caption": "a"}',
+        "t.json:1: not JSON: one object over several lines, not rows",
+    ),
+    "one object from its first comma": (b'{"info": {},\n"images": []}', "t.json:1: not JSON: one object over several"),
+    "a broken line": (b'{"caption": a}\n{"caption": "b"}', "t.json:1: not JSON: Expecting"),
 }
 
 

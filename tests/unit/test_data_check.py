@@ -127,10 +127,10 @@ def test_pairs_name_both_sides(planted: tuple[Config, Any, Found]) -> None:
     assert all(each["do"] for each in found["findings"])
 
 
-def test_a_second_check_reads_no_picture(planted: tuple[Config, Any, Found], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_check_decodes_no_picture(planted: tuple[Config, Any, Found], monkeypatch: pytest.MonkeyPatch) -> None:
     config, _, found = planted
     before = {name: (Path(config.output.dir) / name).read_bytes() for name in (outcome.RESULT, outcome.PAGE)}
-    monkeypatch.setattr(pictures, "in_memory", None)
+    monkeypatch.setattr(pictures, "examine", None)
     assert checked(config) == found
     assert {name: (Path(config.output.dir) / name).read_bytes() for name in before} == before
 
@@ -297,27 +297,36 @@ def test_hashes_that_differ_in_seven_signs_are_candidates() -> None:
     for place in range(200):
         for bit in rng.choice(64, rng.integers(1, 11), replace=False):
             near[place] ^= np.uint64(1) << np.uint64(bit)
-    both = np.unique(np.concatenate([values, near]))
-    found = {(int(a), int(b)) for pairs in copies.candidates(both) for a, b in pairs}
-    distances = np.bitwise_count(both[:, None] ^ both[None])
-    expected = {(a, b) for a, b in np.argwhere(distances <= copies.NEAR).tolist() if a < b}
-    assert found == expected
-    assert sum(len(pairs) for pairs in copies.candidates(both)) == len(expected), "each pair once"
+
+    def found(one: Any, other: Any) -> list[tuple[int, int]]:
+        these, among = (copies.Signs(some, np.arange(len(some)), np.empty) for some in (one, other))
+        among = these if one is other else among
+        pairs = copies.candidates(these, among, lambda: np.ones(len(one), bool))
+        return [(int(a), int(b)) for asked, others in pairs for a, b in zip(asked, others, strict=True)]
+
+    both = np.concatenate([values, near])
+    for one, other in ((both, both), (values, near)):
+        distances = np.bitwise_count(one[:, None] ^ other[None])
+        expected = [
+            (a, b)
+            for a, b in np.argwhere(distances <= copies.NEAR).tolist()
+            if (one is other and b < a) or one is not other
+        ]
+        assert sorted(found(one, other)) == expected, "each pair once"
 
 
 def test_a_crowd_of_equal_hashes_is_bounded_and_what_is_skipped_is_counted() -> None:
     rng = np.random.default_rng(1)
-    same = np.zeros(1000, np.uint64)
     asked: list[int] = []
 
     def small(places: Any) -> Any:
         asked.append(len(places))
         return rng.integers(0, 256, (len(places), pictures.SIDE**2), dtype=np.uint8)
 
-    found = copies.near_pairs(same, small)
-    assert len(found.first) == 0, "noise resembles nothing"
-    seen = 200 * 199 // 2 + 200 * 800
-    assert found.skipped == 1000 * 999 // 2 - seen
+    these = copies.Signs(np.zeros(1000, np.uint64), np.arange(1000), small)
+    found = copies.partners(these, these)
+    assert (found.partner < 0).all(), "noise resembles nothing"
+    assert found.skipped == 1000 - copies.CROWD - 1
 
 
 @pytest.mark.parametrize("change", ["brighter", "smaller", "compressed"])

@@ -102,7 +102,7 @@ def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Be
         "references: [answer], id: id", "references: [phrase], id: id"
     )
     Path("c.yaml").write_text(broken, encoding="utf-8")
-    with pytest.raises(DataError, match="column 'phrase'"):
+    with pytest.raises(DataError, match="evaluation.also, questions: .*column 'phrase'"):
         predicting.predict(begin())
     assert not Path("out/baseline_predictions.jsonl").exists()
 

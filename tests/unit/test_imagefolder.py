@@ -63,6 +63,14 @@ def test_a_limit_takes_of_every_label_and_a_new_picture_moves_no_other(tmp_path:
     assert [one for one in (example.id for example in opened(folder)) if one in set(before)] == before
 
 
+def test_the_whole_folder_is_a_split_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "f", "cat/1.png", "dog/2.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = opened(Path("~/f"), ".", meta=["file_name"])
+    assert {(row.target, row.meta["file_name"]) for row in rows} == {("cat", "cat/1.png"), ("dog", "dog/2.png")}
+    assert {decode_rgb(row.images[0]).size for row in rows} == {(13, 9)}
+
+
 def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("here", "there"):
         put(tmp_path / name, "train/cat/1.png", "train/dog/2.png")

@@ -13,15 +13,18 @@ import pyarrow.parquet
 import pytest
 from pieces import encoded, picture
 
+from vlmtune import plugs
 from vlmtune.checks.starting import writing
 from vlmtune.checks.starting.places import Place
 from vlmtune.checks.starting.writing import Written, write
 from vlmtune.cli.app import main
 from vlmtune.config import Config, arguments, load
-from vlmtune.data import _streamed, hub
+from vlmtune.data import _streamed, hub, open_role
+from vlmtune.data._roles import ROLES
 from vlmtune.errors import ConfigError, DataError
 
 PNG = encoded(picture(40, 20))
+MANY = 60
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,13 @@ def rows(folder: str, *records: dict[str, Any], splits: tuple[str, ...] = ("trai
         text = "".join(json.dumps({"image": "init.png", **record}) + "\n" for record in records)
         Path(folder, f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+def pictures(folder: str, name: str) -> None:
+    """As many as are enough to be parted among three roles, each for itself."""
+    Path(folder).mkdir(parents=True)
+    for n in range(MANY):
+        Path(folder, f"{name}-{n}.png").write_bytes(encoded(picture(20, 20, seed=int(name[4:]) * 100 + n)))
 
 
 def made(text: str, *sets: str) -> tuple[Config, Written, str]:
@@ -133,8 +143,7 @@ def test_the_meaning_of_boxes_is_what_fits_all_pictures(name: str) -> None:
 def test_a_folder_of_labels_and_a_folder_for_datasets() -> None:
     for split in ("train", "val"):
         for label in ("cat", "dog"):
-            Path("zoo", split, label).mkdir(parents=True)
-            Path("zoo", split, label, "init2.png").write_bytes(PNG)
+            pictures(f"zoo/{split}/{label}", "init2")
     config, written, _ = made("zoo")
     assert (config.dataset.source, config.task.model_dump()["labels"]) == ("imagefolder", ["cat", "dog"])
     assert (config.dataset.splits.select, config.dataset.splits.test) == ("val", "val")
@@ -168,21 +177,39 @@ def test_of_a_dataset_that_is_not_here_only_the_first_rows_are_fetched(monkeypat
     assert "stream" not in text
 
 
-def test_labels_without_a_split_above_are_explained() -> None:
+def test_labels_without_a_split_above_are_one_split_that_is_parted() -> None:
     for label in ("cat", "dog"):
-        Path("zoo", label).mkdir(parents=True)
-        Path("zoo", label, "init3.png").write_bytes(PNG)
-    with pytest.raises(ConfigError, match="zoo: has cat, dog, none of which is called like a split"):
-        made("zoo")
+        pictures(f"zoo/{label}", "init3")
+    config, written, _ = made("zoo")
+    assert (config.dataset.source, config.dataset.splits.model_dump()) == ("imagefolder", dict.fromkeys(ROLES, "."))
+    assert (config.dataset.shares is not None, config.task.model_dump()["labels"]) == (True, ["cat", "dog"])
+    assert written.doubts == ["only . was found: dataset.shares parts its rows among the roles"]
+    found = {row.target for role in ROLES for row in open_role(config.dataset, role)}
+    assert found == {"cat", "dog"}
+
+
+def test_a_table_beside_folders_of_labels_holds_no_rows_but_one_beside_bare_pictures_does() -> None:
+    for split in ("train", "test"):
+        for label in ("fox", "hare"):
+            pictures(f"animals/{split}/{label}", "init5")
+    Path("animals/classes.json").write_text('{"fox": 0, "hare": 1}')
+    config, _, text = made("animals")
+    assert (config.dataset.source, config.dataset.splits.test) == ("imagefolder", "test")
+    assert "source: imagefolder # folders of pictures; classes.json not read" in text
+    pictures("flat/train", "init6")
+    table = "".join(f"train/init6-{n}.png,{n % 2}\n" for n in range(MANY))
+    Path("flat/labels.csv").write_text(f"image,label\n{table}")
+    config, _, _ = made("flat")
+    assert (config.dataset.source, config.dataset.splits.train) == ("table", "labels.csv")
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.parquet", "rows.json"])
 def test_one_file(name: str) -> None:
-    Path("team").mkdir()
-    Path("team/init4.png").write_bytes(PNG)
-    records = [{"file": "init4.png", "caption": "A fox."}, {"file": "init4.png", "caption": "A hare."}]
+    pictures("team", "init4")
+    records = [{"file": f"init4-{n}.png", "caption": f"Fox {n}."} for n in range(MANY)]
     if name == "rows.csv":
-        Path("team", name).write_text("file,caption\ninit4.png,A fox.\ninit4.png,A hare.\n")
+        lines = "".join(f"{record['file']},{record['caption']}\n" for record in records)
+        Path("team", name).write_text(f"file,caption\n{lines}")
     elif name == "rows.json":
         Path("team", name).write_text(json.dumps(records))
     else:
@@ -245,3 +272,126 @@ def test_the_command_prints_the_file_and_what_comes_next(
     assert Path("photos.yaml").read_bytes() == before
     assert run("init", "photos", "-o", "other.yaml") == 0
     assert run("config", "check", "other.yaml") == 0
+
+
+def test_a_role_of_several_files_is_a_pattern_of_all_of_them() -> None:
+    pictures("hub", "init7")
+    for role, count in (("train", 3), ("test", 1)):
+        for number in range(count):
+            records = [{"image": f"init7-{n}.png", "caption": f"{role} {number} {n}"} for n in range(20)]
+            pyarrow.parquet.write_table(pa.Table.from_pylist(records), f"hub/{role}-{number:05}-of-{count:05}.parquet")
+    for named in ("hub", "hub/train-00001-of-00003.parquet"):
+        config, _, _ = made(named)
+        assert config.dataset.splits.train == "train-*-of-00003.parquet"
+        assert config.dataset.splits.test == "test-00000-of-00001.parquet"
+        assert len(plugs.load("data", "table").open(config.dataset, config.dataset.splits.train)) == 60
+    text = "".join(f"init7-{n}.png,c{n}\n" for n in range(20))
+    for number in (1, 2):
+        Path(f"hub/train_{number}.csv").write_text(f"image,caption\n{text}")
+    config, _, _ = made("hub/train_1.csv")
+    assert config.dataset.splits.model_dump() == dict.fromkeys(ROLES, "train_*.csv")
+    assert sum(len(open_role(config.dataset, role)) for role in ROLES) == 40
+
+
+@pytest.mark.parametrize("others", [["train.csv", "train_old.csv"], ["1_train.csv", "2_train.csv", "val_train.csv"]])
+def test_files_of_one_role_that_are_no_series_are_named(others: list[str]) -> None:
+    pictures("hub", "init8")
+    for name in others:
+        Path("hub", name).write_text("image,caption\n" + "".join(f"init8-{n}.png,c{n}\n" for n in range(MANY)))
+    with pytest.raises(ConfigError, match=rf"{others[0]}, {others[1]} could each hold the train rows; say which, as"):
+        made("hub")
+    config, _, _ = made("hub", f"dataset.splits.train={others[1]}")
+    assert config.dataset.splits.train == others[1]
+
+
+def test_of_several_splits_of_one_role_the_one_of_its_name_is_taken_and_the_others_are_named() -> None:
+    for split in ("train", "testA", "test"):
+        for label in ("cat", "dog"):
+            pictures(f"zoo/{split}/{label}", "init9")
+    config, written, _ = made("zoo")
+    assert config.dataset.splits.test == "test"
+    assert "testA not used: test is test" in written.doubts[0]
+
+
+def lines(folder: str, *records: dict[str, Any]) -> str:
+    """One JSONL file with a picture for each row."""
+    pictures(folder, "init10")
+    made = [{"image": f"init10-{n}.png", **record} for n, record in enumerate(records)]
+    Path(folder, "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
+    return f"{folder}/rows.jsonl"
+
+
+def test_rows_without_a_label_are_counted_and_are_no_label() -> None:
+    bad: list[dict[str, Any]] = [{"label": None}, {"label": ""}, {}, {"label": " "}]
+    file = lines("pets", *([{"label": "cat"}, {"label": "dog"}] * 25), *bad)
+    config, written, _ = made(file)
+    assert config.task.model_dump()["labels"] == ["cat", "dog"]
+    assert (
+        "all labels of 54 rows; 4 of 54 rows have none: repair them, or see dataset.max_bad_fraction" in written.doubts
+    )
+
+
+def test_whole_numbers_are_labels_and_answers() -> None:
+    config, _, _ = made(lines("pets", *({"label": n % 3} for n in range(MANY))))
+    assert (config.task.name, config.task.model_dump()["labels"]) == ("classification", ["0", "1", "2"])
+    assert open_role(config.dataset, "train")[0].target in {"0", "1", "2"}
+    config, _, _ = made(lines("counts", *({"question": "How many?", "answer": n} for n in range(MANY))))
+    assert (config.task.name, config.dataset.references) == ("vqa", ["answer"])
+    with pytest.raises(DataError, match=r"cannot tell .* label \(number\)"):
+        made(lines("shares", *({"label": n / 3} for n in range(MANY))))
+
+
+@pytest.mark.parametrize("name", ["filename", "file_name", "path", "url", "image_id"])
+def test_a_column_that_names_rows_holds_the_pictures_where_no_other_does(name: str) -> None:
+    records = [{"caption": f"Fox {n}.", name: f"init10-{n}.png"} for n in range(MANY)]
+    file = lines("photos", *records)
+    both, _, _ = made(file)
+    assert both.dataset.image == "image"
+    bare = [{key: value for key, value in record.items() if key != "image"} for record in records]
+    Path(file).write_text("".join(json.dumps(record) + "\n" for record in bare))
+    assert made(file)[0].dataset.image == name
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_spreadsheet_in_capitals_with_another_separator(mark: str) -> None:
+    pictures("inspection", "init11")
+    text = "".join(f'"init11-{n}.png"{mark}"dent, {n}"{mark}{n % 7}\r\n' for n in range(MANY))
+    Path("inspection/TRAIN.CSV").write_bytes(b"\xef\xbb\xbf" + f"photo{mark}caption{mark}width, mm\r\n{text}".encode())
+    for named in ("inspection", "inspection/TRAIN.CSV"):
+        config, _, _ = made(named)
+        keys = config.dataset.model_dump()
+        assert (keys["separator"], keys["image"], keys["references"]) == (mark, "photo", ["caption"])
+        assert str(open_role(config.dataset, "train")[0].target).startswith("dent, ")
+
+
+def test_a_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    lines("photos", *({"caption": f"Fox {n}."} for n in range(MANY)))
+    assert made("~/photos")[0].dataset.references == ["caption"]
+    assert made("photos", "dataset.path=~/photos")[0].dataset.references == ["caption"]
+
+
+def test_annotations_beside_the_folders_of_pictures() -> None:
+    pictures("coco/train2017", "init12")
+    talks = [{"image": f"train2017/init12-{n}.png", "conversations": TALK} for n in range(MANY)]
+    Path("coco/annotations").mkdir()
+    Path("coco/annotations/llava.json").write_text(json.dumps(talks))
+    for sets in ([], ["dataset.path=coco"]):
+        config, _, _ = made("coco/annotations/llava.json", *sets)
+        assert (config.dataset.model_dump()["path"], config.dataset.splits.train) == ("coco", "annotations/llava.json")
+        assert len(open_role(config.dataset, "train")[0].images) == 1
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_object_is_not_taken_for_rows(indent: int | None) -> None:
+    Path("coco").mkdir()
+    whole = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "A fox."}]}
+    Path("coco/captions.json").write_text(json.dumps(whole, indent=indent))
+    with pytest.raises(DataError, match=r"captions.json.*one (JSON )?object.*, not rows"):
+        made("coco/captions.json")
+
+
+def test_rows_that_are_too_few_to_be_parted_are_no_config() -> None:
+    with pytest.raises(DataError, match="1 rows are too few to part among train, select, test"):
+        made(lines("photos", {"caption": "A fox."}))
+    assert not Path("made.yaml").exists()

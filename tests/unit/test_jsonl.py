@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pieces import encoded, picture
+from PIL import Image
 
 from vlmtune.data import DatasetConfig, Splits, _json, jsonl
+from vlmtune.data._json import JsonRows
 from vlmtune.data._rows import MappedRows, Records
-from vlmtune.errors import DataError
+from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import decode_rgb
 from vlmtune.types import ImageRef, Turn
 
@@ -149,7 +152,12 @@ BAD = {
     "not json": ("{oops", "test.jsonl:2: not JSON"),
     "not an object": ("[1]", "test.jsonl:2: a row must be a JSON object"),
     "empty caption": ('{"caption": "  "}', "row 1: column 'caption' is empty"),
-    "number": ('{"caption": 3}', "row 1: column 'caption' must hold text"),
+    "number": (
+        '{"caption": 3.5}',
+        "row 1: column 'caption' must hold text or whole numbers (got 3.5); write it as the text that answers are",
+    ),
+    "boolean": ('{"caption": true}', "row 1: column 'caption' must hold text or whole numbers (got True); write"),
+    "null": ('{"caption": null}', "row 1: column 'caption' must hold text (got NoneType)"),
     "surrogate": ('{"caption": "a\\ud800b"}', "holds half a surrogate pair"),
     "nul": ('{"caption": "a\\u0000b"}', "holds a NUL character"),
 }
@@ -159,7 +167,7 @@ BAD = {
 def test_bad_rows_are_named(name: str, tmp_path: Path, write_jsonl: Write) -> None:
     line, message = BAD[name]
     write_jsonl("test.jsonl", {"caption": "fine"}, line)
-    with pytest.raises(DataError, match=message.replace("[", r"\[")):
+    with pytest.raises(DataError, match=re.escape(message)):
         list(jsonl.open(config(tmp_path), "test.jsonl"))
 
 
@@ -263,7 +271,7 @@ def test_a_source_must_not_give_two_images_one_name() -> None:
 
 def test_ids_given_twice_are_refused_and_equal_content_gets_a_number(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("test.jsonl", {"caption": "a", "n": 1}, {"caption": "a", "n": 1}, {"caption": "b", "n": 2})
-    with pytest.raises(DataError, match="id '1' stands in rows 0 and 1"):
+    with pytest.raises(DataError, match="row 1: id '1' stands in .*test.jsonl, row 0, too"):
         jsonl.open(config(tmp_path, id="n"), "test.jsonl")
     ids = [example.id for example in jsonl.open(config(tmp_path), "test.jsonl")]
     assert ids[1] == f"{ids[0]}-2"
@@ -298,6 +306,24 @@ def test_targets(tmp_path: Path, write_jsonl: Write) -> None:
         assert [rows.taught(0, n).target for n in range(rows.choices(0))] == taught
 
 
+def test_whole_numbers_are_answers_in_decimal_digits(tmp_path: Path, write_jsonl: Write) -> None:
+    write_jsonl("t.jsonl", {"caption": 3, "more": [0, -12, "x"]}, {"caption": 10**20, "more": []})
+    rows = jsonl.open(config(tmp_path, references=["caption", "more"], target="caption"), "t.jsonl")
+    assert [row.truth["references"] for row in rows] == [["3", "0", "-12", "x"], ["100000000000000000000"]]
+    assert rows[0].target == "3"
+
+
+def test_a_path_with_the_other_slash_says_which_file_is_there(tmp_path: Path, write_jsonl: Write) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/slash.png").write_bytes(PNG)
+    write_jsonl("t.jsonl", {"caption": "a", "image": "p\\slash.png"}, {"caption": "b", "image": "p\\gone.png"})
+    rows = jsonl.open(config(tmp_path, image="image"), "t.jsonl")
+    with pytest.raises(DataError, match=r"row 0.*no such file, but p/slash.png is there; write / between folders"):
+        decode_rgb(rows[0].images[0])
+    with pytest.raises(DataError, match=r"row 1.*No such file"):
+        decode_rgb(rows[1].images[0])
+
+
 def test_limit_reads_the_first_rows(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("test.jsonl", {"caption": "a"}, {"caption": "b"}, "{broken")
     assert len(jsonl.open(config(tmp_path), "test.jsonl", limit=2)) == 2
@@ -316,3 +342,27 @@ def test_any_file_is_rows_or_a_named_error(tmp_path_factory: pytest.TempPathFact
 def test_default_splits_are_the_usual_file_names() -> None:
     assert jsonl.Config(path="x").splits == Splits(train="train.jsonl", select="validation.jsonl", test="test.jsonl")
     assert DatasetConfig(source="hub").splits.select == "validation"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+    """Without permission, or gone since it was opened."""
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(EnvironmentProblem, match=r"folder.jsonl: Is a directory; allow vlmtune to read it"):
+        JsonRows(tmp_path / "folder.jsonl")
+    file = write_jsonl("gone.jsonl", {"a": 1})
+    rows = JsonRows(file)
+    file.unlink()
+    with pytest.raises(EnvironmentProblem, match=r"gone.jsonl: No such file"):
+        rows.read(0)
+
+
+def test_another_scan_with_the_same_margins_is_another_dataset(write_jsonl: Callable[..., Path]) -> None:
+    """Of an uncompressed page size and both ends stay what they were."""
+    file = write_jsonl("scans.jsonl", {"image": "scan.bmp", "c": "a page"})
+    prints = set()
+    for side, top in ((160, 30), (160, 90), (700, 200), (700, 400)):
+        page = Image.new("RGB", (side, side), "white")
+        page.paste("black", (20, top, side - 20, top + side // 8))
+        (file.parent / "scan.bmp").write_bytes(encoded(page, "BMP"))
+        prints.add(jsonl.open(jsonl.Config(path=str(file.parent), references=["c"]), file.name).fingerprint)
+    assert len(prints) == 4

@@ -103,7 +103,7 @@ def test_bad_train_rows_within_the_budget_are_left_out_and_named(begin: Begin) -
     assert [each["id"] for each in entry("train")["left_out"]] == left_out
     said = [each["reason"] for each in entry("train")["left_out"]]
     for reason, part in zip(
-        said, ("decoded", "not JSON", "is empty", "stands in rows", "training.max_tokens"), strict=True
+        said, ("decoded", "not JSON", "is empty", "ids must differ", "training.max_tokens"), strict=True
     ):
         assert part in reason
     assert notes.texts == [f"5 rows of train left out, see out/{FILE}"]

@@ -1,10 +1,12 @@
 """The verbs that look after run folders: what they say is so, and what they delete is what they said."""
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ from vlmtune.checks.folders import damage, listing, surplus
 from vlmtune.checks.folders.run import find, look
 from vlmtune.cli.app import app
 from vlmtune.comparing import write_comparison
+from vlmtune.config import load
 from vlmtune.errors import ConfigError, FolderLocked
 from vlmtune.files import write_json
+from vlmtune.locks import locked
 from vlmtune.progress import Kept, Progress, Silent
-from vlmtune.runs import Origin, RunFolder
+from vlmtune.runs import ADAPTER_FILES, Origin, RunFolder, hash_files
 
 MODEL = {"model": {"name": "tiny", "family": "qwen3_vl", "config_hash": "751dc9d8"}}
 BASE = {**MODEL, "adapter": None, "inference": {}, "dataset": {"rows": 30, "fingerprint": "a6618abe5f85aebc"}}
@@ -92,10 +96,20 @@ def stopped(root: Path, *steps: int) -> Path:
     return work
 
 
-def compared(root: Path) -> None:
-    sides = judged(lines(30, 0.6), lines(30, 0.2))
+def compared(root: Path, mock: bool = False, adapter: str | None = None, **more: Any) -> None:
+    """What a compare step writes; `more` goes into the JSON file of it."""
+    made = {"manifest_a": {"mock": mock, "origin": BASE}, "manifest_b": {"mock": mock, "origin": TUNED}}
+    if adapter is not None:
+        made["manifest_b"]["origin"] = {**BASE, "adapter": adapter}
+    sides = judged(lines(30, 0.6), lines(30, 0.2), **made)
     for name in ("compare.json", "report.html"):
         write_comparison(sides, root / name, [])
+    if more:
+        rewrite(root / "compare.json", **more)
+
+
+def rewrite(file: Path, to: str | None = None, **more: Any) -> None:
+    write_json(file.with_name(to or file.name), json.loads(file.read_text(encoding="utf-8")) | more)
 
 
 @pytest.fixture
@@ -283,14 +297,17 @@ def test_a_damaged_artifact_is_moved_aside_never_deleted(root: Path, how: str) -
 def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
     answer(root, "baseline_predictions.jsonl", BASE, mock=True)
     write_json(root / "metrics_baseline.json", {"schema_version": 1, "mock": True, "bleu": 0.1})
-    compared(root)
+    compared(root, mock=True)
     beside = [root / name for name in ("metrics_baseline.json",)]
     above = [root / name for name in ("compare.json", "report.html")]
     folder(root).finished(root / "baseline_predictions.jsonl", Origin(BASE), beside, above)
     answer(root, "baseline_predictions.jsonl", BASE)
     work = stopped(root, 10, 20, 30)
-    left = root / ".vlmtune/baseline_predictions-0123456789ab"
+    left = root / f".vlmtune/baseline_predictions-{Origin(BASE).key}"
     left.mkdir()
+    another = root / ".vlmtune/baseline_predictions.jsonl-0123456789ab"
+    another.mkdir()
+    (another / "answers.jsonl").write_bytes(bytes(5000))
     (left / "answers.jsonl").write_bytes(bytes(5000))
     mine = root / "mine.mock.json"
     mine.write_text("[1, 2]")
@@ -313,6 +330,8 @@ def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
     assert gone - sum(len(data) for data in after.values()) == sum(one.size for one in found) + lock
     assert not any(path.exists() for path in wanted)
     assert mine.exists()
+    assert another.is_dir(), "made from something else: only its maker knows what it is worth"
+    assert f"{another}: work on another baseline_predictions.jsonl than the finished one" in run("show", root)
     assert (work / "step-000030").is_dir()
     assert run("gc", root, "--yes") == "nothing to free\n"
 
@@ -345,7 +364,171 @@ def test_a_process_of_another_machine_is_named_and_only_the_lock_decides(root: P
     assert look(root).state == "stopped"
 
 
-def test_this_process_is_alive(root: Path) -> None:
+def test_the_lock_decides_and_not_a_number_that_the_next_process_has_too(root: Path) -> None:
     stopped(root, 20)
     (root / ".vlmtune/lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-    assert look(root).live
+    assert look(root).state == "stopped"
+    assert [one.remedy for one in damage.mend(root, Progress(Silent()))] == ["unlock", "cut"]
+    with folder(root).locked():
+        assert look(root).live
+        (root / ".vlmtune/lock").write_text("")  # about to be written
+        with pytest.raises(FolderLocked, match="in use by another process"):
+            surplus.search(root)
+
+
+def test_a_look_at_the_lock_stops_no_run(root: Path) -> None:
+    stopped(root, 20)
+    with (root / ".vlmtune/lock").open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.01, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with folder(root).locked():
+            assert look(root).live
+
+
+def seed(number: int) -> Origin:
+    return Origin({**MODEL, "training": {"seed": number}})
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_work_of_one_seed_outlives_that_of_another(root: Path, older: bool) -> None:
+    made = folder(root)
+    with made.locked():
+        built = made.work(root / "lora.seed1", seed(1)) / "adapter"
+        built.mkdir()
+        made.publish(root / "lora.seed1", seed(1), {}, built)
+        work = made.work(root / "lora.seed2", seed(2))
+    if older:  # a version that named both folders alike
+        work = work.rename(work.with_name(f"lora-{seed(2).key}"))
+    newest = checkpoint(work, 500)
+    assert "stopped, resumable: lora" in run("ls", root.parent)
+    assert surplus.free(root, Progress(Silent())) == []
+    assert newest.is_dir()
+    found = made.work(root / "lora.seed2", seed(2))
+    assert (found / "step-000500").is_dir(), "the same command goes on from it"
+    assert found.name == f"lora.seed2-{seed(2).key}"
+    assert "lora.seed2 at step 500" in run("ls", root.parent)
+
+
+def test_what_was_moved_aside_finishes_no_work(root: Path) -> None:
+    train(root, mock=True)
+    folder(root).finished(root / "lora", Origin(TRAINED))
+    assert (root / "lora.mock").is_dir()
+    work = folder(root).work(root / "lora", Origin(TRAINED, mock=True))
+    checkpoint(work, 20)
+    assert look(root).state == "stopped"
+    assert [one.path for one in surplus.search(root)] == [root / "lora.mock"]
+
+
+def test_only_what_says_so_itself_is_a_mock_result(root: Path) -> None:
+    """Its name may be that of a further set."""
+    answer(root, "baseline_predictions.jsonl", BASE)
+    compared(root)
+    rewrite(root / "compare.json", "compare.mock-2023.json", set="mock-2023")
+    (root / "report.mock-2023.html").write_bytes((root / "report.html").read_bytes())
+    write_json(root / "metrics_lora.mock.json", {"schema_version": 1, "mock": False, "bleu": 0.5})
+    assert surplus.search(root) == []
+
+
+def test_a_set_named_damaged_is_listed(root: Path) -> None:
+    answer(root, "baseline_predictions.damaged.jsonl", BASE)
+    assert [one.path.name for one in look(root).artifacts] == ["baseline_predictions.damaged.jsonl"]
+
+
+def test_recover_stays_in_its_own_folder(root: Path) -> None:
+    (root / ".vlmtune").mkdir(parents=True)
+    inner = folder(root / "demo")
+    with inner.locked():
+        file = inner.root / ".lora_predictions.jsonl.building"
+        file.write_text("half")
+        assert damage.mend(root, Progress(Silent())) == []
+        assert file.exists()
+
+
+def test_another_program_s_manifests_make_no_run_folder_and_are_left_alone(root: Path) -> None:
+    (root / "sub").mkdir(parents=True)
+    (root / "webpack.manifest.json").write_text('{"entry": "a.js"}')
+    (root / "sub/.house.building").write_text("notes")
+    before = snapshot(root)
+    for verb in ("recover", "gc", "show"):
+        assert "is no run folder" in run(verb, root, error=ConfigError)
+    answer(root, "baseline_predictions.jsonl", BASE)
+    assert look(root).problems == []
+    assert damage.mend(root, Progress(Silent())) == []
+    assert before.items() <= snapshot(root).items()
+
+
+def test_gc_frees_a_merged_model_that_nothing_serves(root: Path) -> None:
+    made = folder(root)
+    whole, half = made.merged(Origin(TUNED)), made.merged(Origin(BASE))
+    half = half.with_name(f".{half.name}.building")
+    old = made.work(root.parent / "dora", Origin(TUNED)) / "merged"
+    for place in (whole, half, old):
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(bytes(1000))
+    assert look(root).state == "begun", "no command goes on from it"
+    assert {one.path: one.remedy for one in damage.search(root)} == {half: "remove"}
+    with locked(whole.with_name(f"{whole.name}.lock"), shared=True), locked(half.with_name(f"{half.name[1:13]}.lock")):
+        assert damage.search(root) == []
+        assert [one.path for one in surplus.free(root, Progress(Silent()))] == [old]
+    assert {one.path for one in surplus.free(root, Progress(Silent()))} == {whole, half}
+    assert not any(place.exists() for place in (whole, half, old))
+
+
+def finished(root: Path) -> Path:
+    """A run whose comparison is about its adapter."""
+    adapter = train(root)
+    known = hash_files(adapter, ADAPTER_FILES)
+    answer(root, "baseline_predictions.jsonl", BASE)
+    answer(root, "tuned.jsonl", {**BASE, "adapter": known})
+    compared(root, adapter=known)
+    assert (look(root).state, look(root).stale) == ("finished", None)
+    return adapter
+
+
+def test_a_comparison_of_another_adapter_is_stale(root: Path) -> None:
+    adapter = finished(root)
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert "stale (lora is another adapter): improved" in run("ls", root.parent)
+    assert "partly done" in run("ls", root.parent)
+    assert "stale       lora is another adapter; compare again" in run("show", root)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    assert look(root).stale is None
+    for file in root.glob("tuned.*"):
+        file.unlink()
+    answer(root, "tuned.jsonl", TUNED)
+    assert json.loads(run("ls", root, "--json"))["runs"][0]["stale"] == "tuned.jsonl is by another adapter"
+
+
+def test_a_further_set_is_no_headline_and_one_the_config_lost_is_named(root: Path) -> None:
+    finished(root)
+    rewrite(root / "compare.json", also=[{"name": "more"}], set=None)
+    for name in ("more", "old"):
+        rewrite(root / "compare.json", f"c.{name}.json", set=name, also=[])
+    assert look(root).notes == ["c.old.json is about the set old, which compare.json does not name"]
+    assert "! c.old.json is about the set old" in run("show", root)
+    (root / "compare.json").unlink()
+    assert (look(root).state, look(root).comparison) == ("begun", None)
+
+
+def test_a_file_that_only_looks_like_a_comparison_is_none(root: Path) -> None:
+    answer(root, "baseline_predictions.jsonl", BASE)
+    (root / "a.json").write_text('{"verdict": "guilty"}')
+    (root / "x.json").symlink_to(root / "nowhere.json")
+    assert "partly done" in run("ls", root.parent)
+    assert look(root).comparison is None
+
+
+@pytest.mark.parametrize("name", ["mock", "mock-2", "Real-2023", "damaged", "damaged-1"])
+@pytest.mark.parametrize("key", ["also", "baselines"])
+def test_no_set_and_no_column_has_the_name_of_what_is_moved_aside(tmp_path: Path, name: str, key: str) -> None:
+    rows = "{source: scenes, references: [caption_0], id: id}"
+    entry = {"also": f"dataset: {rows}, task: {{name: captioning}}", "baselines": "length_instruction: true"}[key]
+    file = tmp_path / "c.yaml"
+    text = f"model: {{name: tiny}}\ndataset: {rows}\ntask: {{name: captioning}}\n"
+    text += f"evaluation: {{{key}: [{{name: NAME, {entry}}}]}}\n"
+    file.write_text(text.replace("NAME", name))
+    with pytest.raises(ConfigError, match="is taken by another file"):
+        load(file)
+    file.write_text(text.replace("NAME", f"{name}s"))
+    load(file)

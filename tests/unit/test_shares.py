@@ -67,6 +67,47 @@ def test_a_rows_role_does_not_depend_on_the_others(parts: Callable[..., dict[str
         }
 
 
+def pictures_and_patients(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """60 rows, of which some have to do with each other, and nothing in one column says so."""
+    if kind == "a second picture":  # the second one of a row is the first one of another
+        return [{"n": n, "image": f"of{n}.png", "other": f"of{n + 30}.png", "c": "a"} for n in range(60)]
+    if kind == "two patients":  # a picture of each pair of patients
+        return [{"n": n, "image": f"of{n % 30}.png", "patient": n, "c": "a"} for n in range(60)]
+    for n in range(60):
+        (folder / f"copied{n}.png").write_bytes(encoded(picture(40, 40, n % 30)))
+    return [{"n": n, "image": f"copied{n}.png", "c": "a"} for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("a second picture", {"image": ["image", "other"]}),
+        ("two patients", {"group": "patient"}),
+        ("other names", {}),
+    ],
+)
+def test_rows_that_others_join_are_not_parted(
+    kind: str, keys: dict[str, Any], parts: Callable[..., dict[str, Rows]], tmp_path: Path
+) -> None:
+    lines = pictures_and_patients(tmp_path, kind)
+    made = parts(lines, **keys)
+    seen: dict[int, str] = {}
+    for role, rows in made.items():
+        for name in ids(rows):
+            assert seen.setdefault(int(name) % 30, role) == role
+    assert len(seen) == 30
+    assert [ids(rows) for rows in parts(lines[::-1], **keys).values()] == [ids(rows)[::-1] for rows in made.values()]
+
+
+def test_a_new_row_of_a_group_moves_nothing(parts: Callable[..., dict[str, Rows]]) -> None:
+    """Whatever pictures it brings: the group counts first."""
+    lines = [{"n": n, "image": f"of{n}.png", "patient": n // 4, "c": "a"} for n in range(120)]
+    added = [{"n": 1000 + n, "image": f"new{n}.png", "patient": n // 4, "c": "a"} for n in range(120)]
+    before, after = parts(lines, group="patient"), parts([*added, *lines], group="patient")
+    for role in ROLES:
+        assert ids(before[role]) == [name for name in ids(after[role]) if int(name) < 1000]
+
+
 def test_another_seed_parts_otherwise_and_a_limit_takes_the_first(parts: Callable[..., dict[str, Rows]]) -> None:
     usual, other = parts(), parts(shares=Shares(seed=1))
     assert ids(usual["test"]) != ids(other["test"])

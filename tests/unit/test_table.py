@@ -1,7 +1,9 @@
 """Tables: what a cell is, images in them, memory, the cache, and every way in which a file can be wrong."""
 
+import csv
 import json
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,8 @@ BAD = {
     "few cells": (b'a,caption\n1,"x\ny"\n2\n', "t.csv:4: row 1 has 1 cells where the first line names 2 columns"),
     "many cells": (b"a,caption\n1,x\n2,y,z\n3,w\n", "t.csv:3: row 1 has 3 cells .* quote cells that hold ','"),
     "open quote": (b'a,caption\n1,x\n2,"y\n3,z\n', "t.csv:3: a quote opens here and is not closed"),
+    "twice": (b'a,caption\n"1\n2,y,z\n",x\n2,y,z\n', "t.csv:5: row 1 has 3 cells"),
+    "open behind a double quote": (b'a,caption\n1,"x ""y"""\n2,"z""', "t.csv:3: a quote opens here and is not closed"),
     "open quote at the end": (b'a,caption\n1,x\n2,"y', "t.csv:3: a quote opens here and is not closed"),
     "latin-1": ("caption\nfine\ncafé\n".encode("latin-1"), "t.csv:3: not UTF-8; save the file as UTF-8"),
     "utf-16": ("caption\nfine\n".encode("utf-16"), "t.csv:1: not UTF-8"),
@@ -293,3 +297,119 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
 def test_a_kept_file_is_named_by_its_key() -> None:
     assert _cache.place("rows", ["a", 1]) != _cache.place("rows", ["a", 2])
     assert _cache.place("rows", ["a", 1], ".arrow") == _cache.place("rows", ["a", 1], ".arrow")
+
+
+def shards(folder: Path, kind: str, **more: list[dict[str, Any]]) -> None:
+    """Three files of two rows; each file's name sorts before the next."""
+    for number in range(3):
+        records = [{"n": f"{number}{row}", "caption": f"c{number}{row}"} for row in range(2)]
+        records = more.get(f"f{number}", records)
+        file = folder / f"train-{number:05}-of-00003{kind}"
+        if kind == ".jsonl":
+            file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        else:
+            WRITERS[f"t{kind}"](pa.Table.from_pylist(records), file)
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet", ".feather", ".jsonl"])
+def test_a_pattern_takes_all_rows_of_all_files(kind: str, tmp_path: Path) -> None:
+    shards(tmp_path, kind)
+    plug = plugs.load("data", "jsonl" if kind == ".jsonl" else "table")
+    config = plug.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
+
+    def ids(limit: int | None) -> list[str]:
+        return [row.id for row in plug.open(config, f"train-*{kind}", limit)]
+
+    assert ids(None) == ["00", "01", "10", "11", "20", "21"]
+    assert ids(3) == ["00", "01", "10"]
+    whole = plug.open(config, f"train-*{kind}")
+    assert [whole.choices(5), whole[4].target] == [1, "c20"]
+    assert whole.fingerprint == plug.open(config, f"train-?????-of-00003{kind}").fingerprint
+    assert len(plug.open(config, f"train-00001-of-00003{kind}")) == 2
+    with pytest.raises(DataError, match=r"test-\*: no file fits this pattern; .* has train-00000-of-00003"):
+        plug.open(config, "test-*")
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet", ".jsonl"])
+def test_what_is_wrong_in_one_of_several_files_names_it(kind: str, tmp_path: Path) -> None:
+    plug = plugs.load("data", "jsonl" if kind == ".jsonl" else "table")
+    config = plug.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
+    fine = {"n": "10", "caption": "c"}
+    for bad, said in (
+        ({"n": "11", "caption": "  "}, "train-00001-of-00003[^ ]*, row 1: column 'caption' is empty"),
+        ({"n": "00", "caption": "c"}, "train-00001-[^ ]*, row 1: id '00' stands in .*train-00000-[^ ]*, row 0, too"),
+    ):
+        shards(tmp_path, kind, f1=[fine, bad])
+        with pytest.raises(DataError, match=said):
+            list(plug.open(config, f"train-*{kind}"))
+    shards(tmp_path, kind, f1=[{"n": "10", "text": "c"}])
+    said = "train-00001-of-00003.*(its columns differ from those of .*train-00000.*: caption, text\\.|no column)"
+    with pytest.raises(DataError, match=said):
+        list(plug.open(config, f"train-*{kind}"))
+
+
+def test_files_of_a_pattern_have_the_same_classes(tmp_path: Path) -> None:
+    for number, names in enumerate((["cat", "dog"], ["dog", "cat"])):
+        schema = datasets.Features({"caption": datasets.ClassLabel(names=names)}).arrow_schema
+        pyarrow.parquet.write_table(pa.Table.from_pydict({"caption": [0]}, schema), tmp_path / f"t{number}.parquet")
+    with pytest.raises(DataError, match=r"t1.parquet: its columns differ from those of .*t0.parquet: caption\."):
+        opened(tmp_path / "t*.parquet")
+
+
+def test_pictures_of_several_files_have_names_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "table4.png").write_bytes(PNG)
+    for number in range(2):
+        write_csv(pa.table({"image": ["table4.png"], "caption": ["c"]}), tmp_path / f"t{number}.csv")
+    rows = opened(tmp_path / "t[01].csv", image="image")
+    assert len({row.images[0].where for row in rows}) == len(rows) == 2
+
+
+def test_a_file_of_just_that_name_is_no_pattern(tmp_path: Path) -> None:
+    for name in ("t[01].csv", "t0.csv"):
+        write_csv(pa.table({"caption": [name]}), tmp_path / name)
+    assert [row.target for row in opened(tmp_path / "t[01].csv")] == ["t[01].csv"]
+
+
+def test_an_ending_in_capitals_and_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "table5.png").write_bytes(PNG)
+    write_csv(pa.table({"image": ["table5.png"], "caption": ["c"]}), tmp_path / "TRAIN.CSV")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    rows = opened(Path("~", tmp_path.name, "TRAIN.CSV"), image="image")
+    assert (rows[0].target, decode_rgb(rows[0].images[0]).width) == ("c", 20)
+
+
+@pytest.mark.parametrize("last", ['""', '"so ""he"" said"', '"he said ""so"""', '"a""b"', 'x 5"', '5" and "6"'])
+def test_a_last_cell_may_end_in_a_quote(last: str, tmp_path: Path, cache: Path) -> None:
+    """The reader of the standard library tells what the cell is."""
+    text = f'n,caption\n1,"a ""quoted"" text"\n2,{last}'
+    (tmp_path / "quotes.csv").write_text(text)
+    rows = table.records(table.Config(path=str(tmp_path), image=None), "quotes.csv")
+    assert [rows.read(n) for n in range(rows.count)] == list(csv.DictReader(text.splitlines(keepends=True)))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".feather"])
+def test_dictionaries_that_differ_between_parts_of_a_file(ending: str, tmp_path: Path, cache: Path) -> None:
+    """As pandas writes categories: each part of the file has the values that stand in it."""
+    kind = pa.dictionary(pa.int8(), pa.string())
+    parts = [pa.array(words).dictionary_encode().cast(kind) for words in (["fox", "owl"], ["owl", "hare"])]
+    batches = [pa.record_batch([part], names=["caption"]) for part in parts]
+    file = tmp_path / f"categories{ending}"
+    if ending == ".parquet":
+        with pa.parquet.ParquetWriter(file, batches[0].schema) as parquet:
+            for batch in batches:
+                parquet.write_batch(batch)
+    else:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with file.open("wb") as stream, pa.ipc.new_stream(stream, batches[0].schema, options=options) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    rows = table.open(table.Config(path=str(tmp_path), image=None, references=["caption"]), file.name)
+    assert [row.truth["references"] for row in rows] == [["fox"], ["owl"], ["owl"], ["hare"]]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_table_that_may_not_be_read_is_named(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "locked.csv").write_text("a\n1\n")
+    (tmp_path / "locked.csv").chmod(0)
+    with pytest.raises(EnvironmentProblem, match="locked.csv: Permission denied; allow vlmtune to read it"):
+        table.open(table.Config(path=str(tmp_path), image=None, references=["a"]), "locked.csv")

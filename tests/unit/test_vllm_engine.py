@@ -22,6 +22,8 @@ from commands import ROOT, warm_vlmtune
 from pieces import TINY, picture, ref, user
 
 from vlmtune.checks import parity
+from vlmtune.checks.folders import surplus
+from vlmtune.checks.folders.run import look
 from vlmtune.config import load
 from vlmtune.data import scenes
 from vlmtune.engines import _client as client
@@ -30,8 +32,9 @@ from vlmtune.engines import hf, vllm
 from vlmtune.engines._asking import ServerEngine
 from vlmtune.engines._lora import served
 from vlmtune.engines._server import Server, find_python, has_vllm, open_log
-from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, RemoteError
+from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError, Interrupted, RemoteError
 from vlmtune.inputs import Inputs
+from vlmtune.locks import folder_locked, locked
 from vlmtune.models import attach_adapter, load_model
 from vlmtune.pipeline.opening import open_engine
 from vlmtune.pipeline.session import Session
@@ -246,7 +249,8 @@ def make_dora(folder: Path, inputs: Inputs, std: float) -> Path:
 def test_a_refused_adapter_is_merged_and_served_as_a_model(
     environment: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once: who asks again finds it merged. The untouched model is asked in its turn, never beside it."""
+    """Once: who asks again finds it merged. The untouched model is asked in its turn, never beside it. It stays while
+    somebody has it open, whoever owns the run; then `runs gc` may free it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(CONFIG + f"inference: {{engine: vllm, python: {environment}}}\n")
     session = Session(load("c.yaml", ["training.precision=fp32", "dataset.limit.test=4"]).config)
@@ -263,16 +267,29 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
         assert (engine.effect(row) or 0) > 0.1
         with engine.untuned():
             assert isinstance(next(engine.answer(row)), Prediction)
+        assert surplus.search(Path("outputs")) == []
     finally:
         engine.close()
     tuned, base = started()
-    assert "/merged " in tuned
+    assert "/.vlmtune/merged/" in tuned
     assert "--enable-lora" not in tuned
     assert "tiny_qwen3_vl " in base
-    (merged,) = tmp_path.glob("outputs/.vlmtune/dora-*/merged/model.safetensors")
+    (merged,) = tmp_path.glob("outputs/.vlmtune/merged/*/model.safetensors")
     made = merged.stat().st_mtime_ns
     open_engine(session, dora).close()
     assert merged.stat().st_mtime_ns == made
+    assert look(Path("outputs")).state == "begun", "no command goes on from it"
+    [found] = surplus.free(Path("outputs"), session.progress)
+    assert found.path.resolve() == merged.parent
+    session.stop.received = signal.SIGINT
+    with locked(merged.parent.with_name(f"{merged.parent.name}.lock")), pytest.raises(Interrupted, match="nothing was"):
+        open_engine(session, dora)
+    session.stop.received = None
+    with folder_locked(merged.parent.with_name(f".{merged.parent.name}.building")):
+        with pytest.raises(FolderLocked, match="another process exports"):
+            open_engine(session, dora)
+        with session.folder.locked(), pytest.raises(FolderLocked, match="another process exports"):
+            open_engine(session, dora)
     with pytest.raises(IntegrityError, match="changes nothing"):
         open_engine(session, make_dora(tmp_path / "dead", inputs, 0.0))
 

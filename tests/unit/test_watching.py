@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vlmtune.cli.app import app
 from vlmtune.errors import ConfigError
 from vlmtune.files import append_lines
 from vlmtune.progress import Kept, Progress, Silent
+from vlmtune.runs import RunFolder
 
 WORK = ".vlmtune/lora-0123456789ab"
 ANSWERING = ".vlmtune/lora_predictions-0123456789ab"
@@ -29,7 +30,8 @@ class Worker:
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / WORK).mkdir(parents=True)
-        (root / ".vlmtune/lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self.held = ExitStack()
+        self.held.enter_context(RunFolder(root, Progress(Silent())).locked())
         self.listener = Kept(Silent(), root / ".vlmtune/status.json")
 
     def at(self, done: int, **facts: float) -> None:
@@ -44,12 +46,14 @@ class Worker:
         append_lines(self.root / ANSWERING / "answers.jsonl", [line.to_json() for line in lines(count, 0.2)])
 
     def end(self) -> None:
-        (self.root / ".vlmtune/lock").write_text("")
+        self.held.close()
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Worker:
-    return Worker(tmp_path / "run")
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    made = Worker(tmp_path / "run")
+    with made.held:
+        yield made
 
 
 def script(*acts: Callable[[], object]) -> Callable[[float], None]:
@@ -132,6 +136,24 @@ def test_what_a_model_says_moves_no_cursor(worker: Worker) -> None:
     append_lines(worker.root / ANSWERING / "answers.jsonl", [said.to_json()])
     seen = next(watching.glimpses(worker.root, script()))
     assert seen.answers == [("[2Jrow", "red ]0;title 2J ball \U0001f468\u200d\U0001f469")]
+
+
+@pytest.mark.parametrize("status", ["[]", '{"step": "x"}', '{"step": 1, "done": "a"}', "{"])
+def test_files_of_another_shape_are_passed_over(worker: Worker, status: str) -> None:
+    for step, loss in ((1, 4.0), (2, float("inf")), (3, float("nan")), (4, 1.0)):
+        worker.point(step, loss=loss, select_loss=loss)
+    with (worker.root / WORK / "curve.jsonl").open("a") as file:
+        file.write('\n[]\n{"loss": 2}\n{"step": 5, "loss": "low", "select_loss": Infinity}\n')
+    with (worker.root / WORK / "judging-000004.jsonl").open("a") as file:
+        file.write('\n7\n{"id": 1}\n')
+    (worker.root / ".vlmtune/status.json").write_text(status)
+    seen = next(watching.glimpses(worker.root, script()))
+    shown = "\n".join(watching.screen(seen, worker.root, 100))
+    assert "no step has begun yet" in shown
+    assert "loss         4 █▁ 1 at step 4" in shown
+    assert "select_loss  4 █▁ 1 at step 4" in shown
+    assert seen.answers == [("1", "(failed: None)")]
+    assert watching.line(seen).startswith("starting  step 5")
 
 
 def follow(root: Path, **environment: str) -> str:

@@ -1,13 +1,14 @@
 """What `predict` does beside answering a split (one picture, whether two engines agree), and the export of weights."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vlmtune.cli.arguments import AsJson, ConfigArg, Offline, Sets, Shown, load_config, set_offline
-from vlmtune.errors import IntegrityError
+from vlmtune.errors import DataError, IntegrityError
 from vlmtune.progress import open_progress
 from vlmtune.types import Outcome, Prediction
 
@@ -24,10 +25,19 @@ def answer_image(
     if as_json:
         plain = {name: _plain(outcome) for name, outcome in sides.items()}
         print(json.dumps({"schema_version": 1, "image": str(image), **plain}, ensure_ascii=False))
+        _refuse_failures(sides.values())
         return
     for name, outcome in sides.items():
         said = outcome.text if isinstance(outcome, Prediction) else f"(no answer: {outcome.reason})"
         print(f"{name:<6} {said}")
+    _refuse_failures(sides.values())
+
+
+def _refuse_failures(outcomes: Iterable[Outcome]) -> None:
+    """That every side answered: a script must see by the exit code that one did not."""
+    for outcome in outcomes:
+        if not isinstance(outcome, Prediction):
+            raise DataError(outcome.reason)
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,19 +41,14 @@ def check(
     print(json.dumps(found, ensure_ascii=False) if as_json else render(found))
     print(f"page: {folder / PAGE}", file=sys.stderr)
     if found["status"] == "errors":
-        share = max(split["bad_fraction"] for split in found["splits"])
-        raise DataError(
-            f"{found['errors']:,} errors; all stand in {folder / RESULT}. Correct the data, or leave bad rows out: "
-            f"--set dataset.max_bad_fraction={_above(share)}"
-            if share and not any(each["severity"] == "error" and each["row"] is None for each in found["findings"])
-            else f"{found['errors']:,} errors; all stand in {folder / RESULT}. Correct the config or the data"
-        )
+        count = f"{found['errors']:,} {'error' if found['errors'] == 1 else 'errors'}"
+        raise DataError(f"{count}; all stand in {folder / RESULT}. {_way_on(found)}")
     say_next("run", config, sets)
 
 
 def show(
     config: ConfigArg,
-    row: Annotated[int, typer.Option("--row", help="Which row, counted from 0.")],
+    row: Annotated[int, typer.Option("--row", help="Which row, counted from 0.")] = 0,
     role: Annotated[str, typer.Option(help="Role of the rows: train, select or test.")] = "train",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with the resized pictures.")
@@ -103,6 +98,16 @@ def _task(config: "Config") -> "Task":
 
     task: Task = plugs.load("tasks", config.task.name).TASK
     return task
+
+
+def _way_on(found: dict[str, Any]) -> str:
+    """What to do about a result with errors."""
+    if any(each["severity"] == "error" and each["row"] is None for each in found["findings"]):
+        return "Correct the config or the data"
+    bad = {split["role"]: split["bad_fraction"] for split in found["splits"] if split["bad"]}
+    if any("/" in role for role in bad):
+        return f"Correct the data, or leave bad rows out by max_bad_fraction in the dataset block of {', '.join(bad)}"
+    return f"Correct the data, or leave bad rows out: --set dataset.max_bad_fraction={_above(max(bad.values()))}"
 
 
 def _above(share: float) -> str:

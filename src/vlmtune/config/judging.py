@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vlmtune.config.blocks import AlsoConfig, EvaluationBlock
 
 COLUMN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-TAKEN = {"train", "select", "test", "mock", "real"}
+TAKEN = re.compile(r"train|select|test|(mock|real|damaged)(-\d+)?")
 """Names of a baseline's answers on other rows, and of those moved aside."""
 
 REPORT_ENDINGS = (".html", ".htm", ".json")
@@ -115,7 +115,7 @@ def _own_names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:
         said = None
         if not COLUMN_NAME.fullmatch(name):
             said = f"names a file: letters, digits, - and _ alone, at most 40 (got {name!r})"
-        elif name.lower() in TAKEN:
+        elif TAKEN.fullmatch(name.lower()):
             said = f"{name!r} is taken by another file; choose another name"
         elif name.lower() in seen:
             said = f"{name!r} is the name of another column or set, too; choose another name"

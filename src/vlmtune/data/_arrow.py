@@ -25,7 +25,7 @@ class ArrowRows:
 
     def __init__(self, batches: "list[pa.RecordBatch]", schema: "pa.Schema", where: str) -> None:
         refuse_twins(schema.names, where)
-        self._batches, self._where = batches, where
+        self._batches, self._where, self.columns = batches, where, schema.names
         self._ends = list(accumulate(batch.num_rows for batch in batches))
         labels = Labels(_features(schema), where)
         self.read = labels.of(functools.partial(self._read, batches))
@@ -141,7 +141,30 @@ def batches_of(file: Path, where: str) -> "tuple[pa.Schema, Iterator[pa.RecordBa
 
     with arrow_errors_named(where):
         schema, found = _batches(pa.memory_map(str(file)))
-        return schema, checked(found, where)
+        return plain(schema, checked(found, where), where)
+
+
+def plain(
+    schema: "pa.Schema", batches: "Iterator[pa.RecordBatch]", where: str
+) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
+    """Schema and batches with dictionary columns as the values they stand for.
+
+    Parts of a file may have dictionaries of their own, and the files that `write` makes have one for each column.
+    """
+    import pyarrow as pa
+
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in schema
+    ]
+    wanted = pa.schema(fields, schema.metadata)
+
+    def cast() -> "Iterator[pa.RecordBatch]":
+        for batch in batches:
+            with arrow_errors_named(where):
+                made = batch.cast(wanted)
+            yield made
+
+    return wanted, batches if wanted == schema else cast()
 
 
 def checked(batches: "Iterator[pa.RecordBatch]", where: str) -> "Iterator[pa.RecordBatch]":

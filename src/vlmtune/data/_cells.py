@@ -27,6 +27,20 @@ def text(value: Any, column: str, at: str) -> str:
     return value
 
 
+def answer(value: Any, column: str, at: str) -> str:
+    """A reference or target: a text, or a whole number in decimal digits, as labels and counts often are.
+
+    Raises:
+        DataError: as `text`; a number of another kind, which could be written in several ways.
+    """
+    if isinstance(value, float | bool):
+        raise DataError(
+            f"{at}: column {column!r} must hold text or whole numbers (got {value!r}); write it as the text that "
+            "answers are compared with"
+        )
+    return text(str(value) if isinstance(value, int) else value, column, at)
+
+
 def texts(value: Any, column: str, at: str) -> list[str]:
     """A list of texts; may be empty.
 

@@ -1,5 +1,7 @@
 """CSV as Arrow batches of texts; a row that does not fit, or is not UTF-8, is named with its line."""
 
+import mmap
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +56,9 @@ def _errors_named(file: Path, separator: str, bad: list[Any]) -> Iterator[None]:
             yield
     except DataError:
         for row in bad:
+            line = _line_of(row.text, file, separator)
             raise DataError(
-                f"{file}:{_line_of(row.text, file)}: row {row.number - 2} has {row.actual_columns} cells where the "
+                f"{file}:{line}: row {row.number - 2} has {row.actual_columns} cells where the "
                 f"first line names {row.expected_columns} columns; quote cells that hold {separator!r} or line ends, "
                 "or set dataset.separator"
             ) from None
@@ -73,18 +76,35 @@ def _whole(reader: Any, file: Path, separator: str, bad: list[Any]) -> "Iterator
             last = batch.slice(batch.num_rows - 1).to_pylist()[0]
         yield batch
     if last:
-        _refuse_open_quote(list(last.values())[-1], file)
+        _refuse_open_quote(list(last.values())[-1], file, separator)
 
 
-def _refuse_open_quote(cell: str, file: Path) -> None:
-    """A quote that nobody closes takes all lines behind it into one cell."""
+def _refuse_open_quote(cell: str, file: Path, separator: str) -> None:
+    """A quote that nobody closes takes all lines behind it into one cell: the last one then begins with that quote.
+
+    A cell that is closed may look so, too: `""`, or one that ends in a quote. Which it is only its beginning tells.
+    """
     end = ('"' + cell.replace('"', '""')).encode()
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - len(end)))
-        if stream.read() == end:
-            line = _line_of(end.decode(), file)
-            raise DataError(f"{file}:{line}: a quote opens here and is not closed; the file is cut off, or close it")
+        if stream.read() != end:
+            return
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for found in _quoted(separator).finditer(data):
+            if not found[2]:
+                line = data[: found.start(1)].count(b"\n") + 1
+                raise DataError(
+                    f"{file}:{line}: a quote opens here and is not closed; the file is cut off, or close it"
+                )
+
+
+def _quoted(separator: str) -> "re.Pattern[bytes]":
+    """What finds quoted cells (1) and the quotes that close them (2).
+
+    A quote opens a cell at its beginning only, and two inside of it are one of its characters.
+    """
+    return re.compile(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%s])("(?:[^"]++|"")*+("|\Z))' % re.escape(separator.encode()))
 
 
 def _refuse_other_encodings(file: Path) -> None:
@@ -96,7 +116,14 @@ def _refuse_other_encodings(file: Path) -> None:
                 raise DataError(f"{file}:{number}: not UTF-8; save the file as UTF-8") from None
 
 
-def _line_of(text: str, file: Path) -> int:
-    """The first line where a text stands."""
+def _line_of(text: str, file: Path, separator: str) -> int:
+    """The line on which a row begins; the same text inside of a quoted cell is none."""
     data = file.read_bytes()
-    return data.count(b"\n", 0, max(0, data.find(text.encode()))) + 1
+    cells = _quoted(separator).finditer(data)
+    cell = next(cells, None)
+    for found in re.finditer(rb"(?:^|(?<=\r))%s\r?$" % re.escape(text.encode()), data, re.MULTILINE):
+        while cell is not None and cell.end(1) <= found.start():
+            cell = next(cells, None)
+        if cell is None or found.start() <= cell.start(1):
+            return data.count(b"\n", 0, found.start()) + 1
+    return 1

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlmtune.data._files import readable
 from vlmtune.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -45,7 +46,7 @@ class JsonRows:
             DataError: it is no JSON object; names file and line.
         """
         span = _Span(self._starts[index], self._sizes[index], self._lines[index])
-        with self._file.open("rb") as stream:
+        with readable(self._file) as stream:
             stream.seek(span.start)
             text = stream.read(span.size)
         try:
@@ -53,6 +54,11 @@ class JsonRows:
         except UnicodeDecodeError:
             raise DataError(f"{self._file}:{span.line}: not UTF-8; save the file as UTF-8") from None
         except (ValueError, RecursionError) as error:
+            if index == 0 and text.startswith((b"{", BOM + b"{")) and text.rstrip().endswith((b"{", b"[", b",")):
+                raise DataError(
+                    f"{self._file}:{span.line}: not JSON: one object over several lines, not rows; write one object a "
+                    "line, or an array of objects"
+                ) from None
             raise DataError(f"{self._file}:{span.line}: not JSON: {error}") from None
         if not isinstance(record, dict):
             raise DataError(f"{self._file}:{span.line}: a row must be a JSON object (got {type(record).__name__})")
@@ -65,7 +71,7 @@ def _spans(file: Path, limit: int | None) -> Iterator[_Span]:
     Raises:
         DataError: an array that is cut off, or that holds something else than objects.
     """
-    with file.open("rb") as stream:
+    with readable(file) as stream:
         head = stream.read(4096)
         stream.seek(0)
         if not head.removeprefix(BOM).lstrip().startswith(b"["):

@@ -82,7 +82,18 @@ class Pictures:
         if file is None:
             said = str(path)[:200].encode(errors="backslashreplace").decode()
             raise DataError(f"{where}: {said} lies outside {self.outside}")
-        return ImageRef(f"{where} ({Path(path).name if Path(path).is_absolute() else path})", Path(file).read_bytes)
+        named = f"{where} ({Path(path).name if Path(path).is_absolute() else path})"
+        return ImageRef(named, lambda: self._read(file, path))
+
+    def _read(self, file: str, path: str) -> bytes:
+        try:
+            return Path(file).read_bytes()
+        except FileNotFoundError:
+            other = path.replace("\\", "/")
+            beside = resolved(other, self.roots) if other != path else None
+            if beside is None or not Path(beside).is_file():
+                raise
+            raise FileNotFoundError(f"no such file, but {other} is there; write / between folders, not \\") from None
 
 
 def is_base64(text: str) -> bool:

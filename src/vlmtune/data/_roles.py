@@ -134,7 +134,11 @@ def shared_roles(one: "DatasetConfig", other: "DatasetConfig", role: SplitRole) 
 
 
 def _parted(rows: "Rows", shares: Shares, together: Sequence[SplitRole], role: SplitRole, limit: int | None) -> "Rows":
-    """One role's part of a split; where a row goes depends on nothing but what it shares with its companions."""
+    """One role's part of a split; where a row goes depends on nothing but what it shares with its companions.
+
+    So rows added later move no other, unless one of them joins rows that had nothing in common before, or, where a row
+    has several pictures and no group, brings further pictures to theirs.
+    """
     ends, total = {}, 0.0
     for other in together:
         begin = total

@@ -12,7 +12,8 @@ from typing import Any
 from vlmtune.data import DatasetConfig, _cells
 from vlmtune.data._contents import Contents, Texts
 from vlmtune.data._files import stamp
-from vlmtune.data._turns import MARK, read_turns, refuse_videos
+from vlmtune.data._together import ALONE, GROUP, PICTURE, mark, together
+from vlmtune.data._turns import read_question, read_turns, refuse_videos
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
@@ -35,7 +36,7 @@ class Records:
     machine, so that a content id is the same elsewhere. `open_image(value, where)` makes a reference of one; its
     `where` begins with the given one. `image_file` names the file that a value points to, None where the value itself
     is the image. `narrow(columns)` is a cheaper `read` of these columns; None where none is. `classes` are
-    all labels of the columns that come with a list of them.
+    all labels of the columns that come with a list of them. `at(i)` says where a record stands; None: `where`, row i.
     """
 
     where: str
@@ -45,6 +46,7 @@ class Records:
     image_file: Callable[[Any], str | None] = _in_no_file
     narrow: Callable[[list[str]], ReadRecord] | None = None
     classes: Mapping[str, list[str]] = field(default_factory=dict)
+    at: Callable[[int], str] | None = None
 
 
 class MappedRows:
@@ -88,21 +90,32 @@ class MappedRows:
         return self._ids[index]
 
     def companions(self, index: int) -> str:
-        """The row's group; without one its first picture, as the source names or holds it; else its id."""
-        config = self._config
-        images = [config.images] if config.images is not None else _images(config)[:1]
-        columns = [config.group] if config.group is not None else images
+        """The same text for rows of one group or one picture (the same file or bytes), and for those between them."""
+        return self._companions[index]
+
+    @functools.cached_property
+    def _companions(self) -> Texts:
+        return together(map(self._marks, range(len(self))))
+
+    def _marks(self, index: int) -> list[str]:
+        """What a row may have in common with others: its group, and each of its pictures."""
+        config, marks = self._config, []
+        shown = [config.images] if config.images is not None else _images(config)
         try:
-            record = self._narrow(columns)(index) if columns else {}
-            values = [_cells.identity(record[column]) for column in columns if record.get(column) is not None]
+            record = self._narrow([*shown, *([config.group] if config.group else [])])(index)
+            if config.group and record.get(config.group) is not None:
+                marks.append(mark(GROUP, _cells.identity(record[config.group])))
+            for value, _ in self._image_values(record, index):
+                file = self._records.image_file(value)
+                content = stamp(file) if file is not None else "missing"
+                marks.append(mark(PICTURE, _cells.identity(value) if content == "missing" else content))
         except DataError:  # a row that cannot be read is refused, or left out, by whoever asks for it
-            values = []
-        first = values[0][:1] if values and isinstance(values[0], list) else values[:1]
-        return json.dumps(first) if first else self.id(index)
+            pass
+        return marks or [mark(ALONE, self.id(index))]
 
     @property
     def fingerprint(self) -> str:
-        """Hash of ids, texts, images and image files (size and both ends of each; "missing" counts) of all rows."""
+        """Hash of ids, texts, images and image files (`stamp`; "missing" counts) of all rows."""
         look, digest, contents = functools.cache(stamp), hashlib.sha256(), self._contents
         for index, name in enumerate(self._ids):
             files = [look(file) for file in contents.files(index)]
@@ -129,7 +142,8 @@ class MappedRows:
         return replace(example, target=example.truth["references"][choice])
 
     def _at(self, index: int) -> str:
-        return f"{self._records.where}, row {index}"
+        at = self._records.at
+        return at(index) if at is not None else f"{self._records.where}, row {index}"
 
     def _column(self, record: Record, name: str, index: int) -> Any:
         """A row's value of a column.
@@ -184,8 +198,8 @@ class MappedRows:
         first: dict[str, int] = {}
         for index, name in enumerate(ids):
             if first.setdefault(name, index) != index:
-                rows = f"rows {first[name]} and {index}"
-                error = DataError(f"{self._records.where}: id {name!r} stands in {rows}; ids must differ")
+                said = f"{self._at(index)}: id {name!r} stands in {self._at(first[name])}, too; ids must differ"
+                error = DataError(said)
                 ids[index] = self._stand_in(index, error)
         return ids
 
@@ -248,7 +262,7 @@ class MappedRows:
         for column in self._config.references:
             value = self._column(record, column, index)
             for item in value if isinstance(value, list | tuple) else [value]:
-                found.append(_cells.text(item, column, self._at(index)))
+                found.append(_cells.answer(item, column, self._at(index)))
         return found
 
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
@@ -289,7 +303,7 @@ class MappedRows:
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
-            target = _cells.text(cell(config.target), config.target, at)
+            target = _cells.answer(cell(config.target), config.target, at)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
             truth["keywords"] = _cells.texts(_cells.structured(cell(config.keywords)), config.keywords, at)
@@ -301,7 +315,7 @@ class MappedRows:
             target=target,
             truth=truth,
             cluster=_cells.name(cell(config.group), "group", config.group, at) if config.group else None,
-            question=_question(cell(config.question), config.question, at) if config.question else None,
+            question=read_question(cell(config.question), config.question, at) if config.question else None,
             turns=turns,
             meta={column: _cells.plain(cell(column), column, at) for column in config.meta},
         )
@@ -309,16 +323,6 @@ class MappedRows:
 
 def _keys(record: Record) -> str:
     return ", ".join(map(str, record)) or "nothing"
-
-
-def _question(value: Any, column: str, at: str) -> str:
-    """A question as it is asked; the images stand before it, so that a mark for one would be asked as text."""
-    said = _cells.text(value, column, at)
-    if MARK in said:
-        raise DataError(
-            f"{at}: column {column!r} holds the mark {MARK}; take it out, the images stand before a question"
-        )
-    return said
 
 
 def _images(config: DatasetConfig) -> list[str]:

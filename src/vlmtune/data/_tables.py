@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.data import _cache
-from vlmtune.data._arrow import ArrowRows, arrow_errors_named, batches_of, checked, mapped, refuse_twins, write
+from vlmtune.data._arrow import ArrowRows, arrow_errors_named, batches_of, checked, mapped, plain, refuse_twins, write
 from vlmtune.data._csv import csv_batches
-from vlmtune.data._files import stamp
+from vlmtune.data._files import readable, stamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,10 +31,12 @@ def open_table(file: Path, separator: str | None = None, limit: int | None = Non
 
     Raises:
         DataError: the file cannot be read; in CSV with row and line.
-        EnvironmentProblem: there is no room for it in the cache.
+        EnvironmentProblem: it may not be read; there is no room for it in the cache.
     """
     where = str(file)
-    if file.suffix in ARROW:
+    with readable(file):
+        pass  # said here, before the cache or a format's reader would say it of itself
+    if file.suffix.lower() in ARROW:
         rows = mapped(file, where, limit)
         if rows is not None:
             return rows
@@ -46,9 +48,10 @@ def open_table(file: Path, separator: str | None = None, limit: int | None = Non
 
 
 def _convert(file: Path, separator: str | None, building: Path) -> None:
-    if file.suffix in SEPARATORS:
-        schema, batches = csv_batches(file, separator or SEPARATORS[file.suffix])
-    elif file.suffix in ARROW:
+    suffix = file.suffix.lower()
+    if suffix in SEPARATORS:
+        schema, batches = csv_batches(file, separator or SEPARATORS[suffix])
+    elif suffix in ARROW:
         schema, batches = batches_of(file, str(file))
     else:
         schema, batches = _parquet(file)
@@ -61,4 +64,4 @@ def _parquet(file: Path) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
 
     with arrow_errors_named(str(file)):
         reader: Any = pq.ParquetFile(file)
-        return reader.schema_arrow, checked(reader.iter_batches(BATCH_ROWS), str(file))
+        return plain(reader.schema_arrow, checked(reader.iter_batches(BATCH_ROWS), str(file)), str(file))

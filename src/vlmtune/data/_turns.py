@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from vlmtune.data import _cells
 from vlmtune.errors import DataError
 from vlmtune.types import Conversation, ImageRef, Role, Turn
 
@@ -115,3 +116,17 @@ def _check_order(turns: Sequence[Turn], at: str) -> None:
         raise DataError(f"{at}: a system turn may only stand first")
     if not talk or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(talk)):
         raise DataError(f"{at}: user and assistant turns must alternate, user first (got {', '.join(talk) or 'none'})")
+
+
+def read_question(value: Any, column: str, at: str) -> str:
+    """A question as it is asked; the images stand before it, so that a mark for one would be asked as text.
+
+    Raises:
+        DataError: no text, or one that holds the mark.
+    """
+    said = _cells.text(value, column, at)
+    if MARK in said:
+        raise DataError(
+            f"{at}: column {column!r} holds the mark {MARK}; take it out, the images stand before a question"
+        )
+    return said

@@ -49,7 +49,8 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The folder's records, before their columns have roles."""
-    root, folder = Path(config.path), Path(config.path, split)
+    root = Path(config.path).expanduser()
+    folder = root / split
     if not folder.is_dir():
         there = ", ".join(sorted(p.name for p in root.glob("*") if p.is_dir())) or "no folders"
         raise DataError(f"{folder}: no such folder; {root} has {there}. Set dataset.path and dataset.splits")
@@ -63,7 +64,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     else:
         pictures = _Pictures(_pictures(folder, config.ignore)[:limit], split)
         count, read = len(pictures.names), pictures.read
-    values = Pictures([config.path], f"{root}; pictures must stay inside the folder", Remote(config.remote_images))
+    values = Pictures([str(root)], f"{root}; pictures must stay inside the folder", Remote(config.remote_images))
     return Records(where, count, read, values.open, values.file)
 
 

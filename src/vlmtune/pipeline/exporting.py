@@ -7,7 +7,8 @@ token; only then is the folder published.
 import json
 import multiprocessing
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from vlmtune import plugs
 from vlmtune.config import Config
 from vlmtune.engines._decoding import decode, greedy
 from vlmtune.engines._forcing import Forced, force
-from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import os_errors_named, read_json, write_json
 from vlmtune.inputs import Inputs
+from vlmtune.locks import folder_locked
 from vlmtune.models import attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.types import Conversation, Request
@@ -36,14 +38,41 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
 
     Raises:
         ConfigError: the folder is there already, or the base is quantised.
+        FolderLocked: another process exports to the same folder.
         IntegrityError: not the config's adapter, or one that does nothing; or the reloaded weights answer otherwise.
             Nothing is left behind.
     """
-    config, adapter = session.config, adapter or session.adapter_path()
-    if config.model.quantization is not None:
+    adapter = adapter or session.adapter_path()
+    if session.config.model.quantization is not None:
         raise ConfigError("a quantised model cannot be merged without loss; export with --set model.quantization=null")
     if target.exists():
         raise ConfigError(f"{target} is there already; choose another folder with -o")
+    with _building(target) as building:
+        _merge(session, building, adapter)
+        building.rename(target)
+    return target
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """An empty folder beside the target that becomes it, for one process at a time; gone where that fails."""
+    building = target.with_name(f".{target.name}.building")
+    with folder_locked(building) as ours, ExitStack() as unless_done:
+        if not ours:
+            raise FolderLocked(f"another process exports to {target}. Wait for it, or choose another folder with -o")
+        unless_done.callback(shutil.rmtree, building)
+        if target.exists():  # an export that ended while this one began
+            raise ConfigError(f"{target} is there already; choose another folder with -o")
+        with os_errors_named(building):
+            for left in building.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield building
+        unless_done.pop_all()
+
+
+def _merge(session: Session, building: Path, adapter: Path) -> None:
+    """The checkpoint, proved, and its manifest."""
+    config = session.config
     origin = session.origin(adapter=session.adapter_hash(adapter))
     precision, inputs = config.training.precision, session.inputs
     rows = list(session.rows(config.evaluation.split))[:PROBED]
@@ -54,27 +83,20 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
     probing = hf.attached(model, hf.Config(), inputs, device, precision)
     effect = probing.effect([Request(row.id, one) for row, one in zip(rows, asked, strict=True)])
     told = _told(model.get_base_model(), inputs, asked, device, config.inference.max_new_tokens)
-    building = target.with_name(f".{target.name}.building")
     with os_errors_named(building):
-        shutil.rmtree(building, ignore_errors=True)
         # Weights of the base, whatever their format, stay where they are: the merged ones take their place.
-        shutil.copytree(inputs.checkpoint.folder, building, ignore=shutil.ignore_patterns(*WEIGHTS))
+        leave = shutil.ignore_patterns(*WEIGHTS)
+        shutil.copytree(inputs.checkpoint.folder, building, ignore=leave, dirs_exist_ok=True)
         merged: Any = model.merge_and_unload()
         merged.save_pretrained(building)
         _write_limits(building, inputs)
     del model, merged
     probing.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
-    try:
-        prove(told, _forced_elsewhere(config, building, told), NEAR[precision])
-    except IntegrityError:
-        shutil.rmtree(building)
-        raise
+    prove(told, _forced_elsewhere(config, building, told), NEAR[precision])
     write_json(
         building / "vlmtune.json", {"schema_version": 1, "mock": session.mock, "effect": effect, "origin": origin.parts}
     )
-    building.rename(target)
-    return target
 
 
 def prove(told: Sequence[Sequence[int]], forced: Sequence[Forced], near: float) -> None:

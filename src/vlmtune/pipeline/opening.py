@@ -1,7 +1,8 @@
 """The engine of a session. Where it refuses the adapter, the model with the adapter merged into it answers instead."""
 
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 from vlmtune.engines import Engine
 from vlmtune.errors import AdapterRefused
 from vlmtune.files import read_json
+from vlmtune.locks import locked
 from vlmtune.models import TINY
 from vlmtune.pipeline.exporting import export
 from vlmtune.pipeline.session import Session
 from vlmtune.types import Outcomes, Request
+
+TICK_S = 0.2
 
 
 def open_engine(session: Session, adapter: Path | None) -> Engine:
@@ -26,19 +30,39 @@ def open_engine(session: Session, adapter: Path | None) -> Engine:
     except AdapterRefused as refused:
         if adapter is None:
             raise
-        return Merged(session, *merged(session, adapter, refused))
+        kept = ExitStack()
+        return Merged(session, *kept.enter_context(merged(session, adapter, refused)), kept)
 
 
-def merged(session: Session, adapter: Path, refused: AdapterRefused) -> tuple[Session, float]:
+@contextmanager
+def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator[tuple[Session, float]]:
     """The session over the model with the adapter in its weights, and what the adapter does to a first logit.
 
-    The checkpoint is exported with its proof, once, and lies with the work in progress until `runs gc` takes it.
+    The checkpoint is exported with its proof, once, and lies in the run folder until `runs gc` takes it, which it does
+    not before this block ends. Its lock is its own: whoever serves it does not own the run.
     """
     made_from = session.origin(adapter=session.adapter_hash(adapter), precision=session.config.training.precision)
-    folder = session.folder.work(adapter, made_from) / "merged"
-    if not folder.is_dir():
-        session.progress.note(f"{refused.args[0].partition('. ')[0]}. Merging it into the model: {folder}")
-        export(session, folder, adapter)
+    folder = session.folder.merged(made_from)
+    lock = folder.with_name(f"{folder.name}.lock")
+    waits = False
+    while True:
+        with locked(lock, shared=True) as free:
+            if free and folder.is_dir():
+                yield _over(session, folder)
+                return
+        with locked(lock) as free:
+            if free and not folder.is_dir():
+                session.progress.note(f"{refused.args[0].partition('. ')[0]}. Merging it into the model: {folder}")
+                export(session, folder, adapter)
+        if not free:
+            if not waits:
+                session.progress.note(f"another process is at work on {folder}; waiting for it")
+            waits = True
+            session.stop.obey("nothing was asked yet")
+            time.sleep(TICK_S)
+
+
+def _over(session: Session, folder: Path) -> tuple[Session, float]:
     effect: float = read_json(folder / "vlmtune.json")["effect"]
     model = session.config.model
     # The stand-in runs on CPUs alone, under whatever name.
@@ -55,10 +79,11 @@ class Merged:
         base: whose model is untouched.
         tuned: the same with the adapter in the weights.
         effect: largest change of a first-token logit by the adapter.
+        kept: closed with this engine: what keeps the checkpoint where it is.
     """
 
-    def __init__(self, base: Session, tuned: Session, effect: float) -> None:
-        self._base, self._tuned, self._effect = base, tuned, effect
+    def __init__(self, base: Session, tuned: Session, effect: float, kept: ExitStack) -> None:
+        self._base, self._tuned, self._effect, self._kept = base, tuned, effect, kept
         self._asked = tuned
         self._open: Any = None
 
@@ -91,6 +116,10 @@ class Merged:
 
     def close(self) -> None:
         """Free what was opened."""
+        with self._kept:
+            self._shut()
+
+    def _shut(self) -> None:
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -101,5 +130,5 @@ class Merged:
         return self._open
 
     def _turn_to(self, session: Session) -> None:
-        self.close()
+        self._shut()
         self._asked = session

@@ -10,7 +10,7 @@ from typing import Any
 from vlmtune.answering import Answering, Shard, exchanged, known_truth
 from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
-from vlmtune.errors import ImageError
+from vlmtune.errors import DataError, ImageError
 from vlmtune.files import write_json
 from vlmtune.pipeline.columns import Ask, Column, columns
 from vlmtune.pipeline.opening import open_engine
@@ -79,7 +79,10 @@ def predict(
     evaluated = role in (None, session.config.evaluation.split)
     asked = columns(session) if adapter is None and evaluated else []
     for other in also if evaluated else []:
-        _answerable(other, list(other.rows(other.config.evaluation.split)))
+        try:
+            _answerable(other, list(other.rows(other.config.evaluation.split)))
+        except DataError as error:
+            raise DataError(f"evaluation.also, {other.set}: {error}") from None
     with _opening(session, adapter) as engine:
         artifact = _predicted(session, engine, adapter, role, None, shard)
         for column in asked:
@@ -141,11 +144,13 @@ def _predicted(
 
 
 def _answerable(session: Session, examples: list[Example]) -> None:
-    """That the answers to these rows can be scored, before anything is asked.
+    """That these rows can be asked, and their answers scored, before anything is asked.
 
     Raises:
-        DataError: a row lacks what a metric compares with.
+        DataError: a row lacks what the task asks, or what a metric compares with.
     """
+    for row in examples:
+        session.task.ask(session.config.task, row)
     if session.config.dataset.labelled:
         choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
 

@@ -78,7 +78,7 @@ def assemble(session: Session, wish: Wish, folder: Path) -> list[Path]:
     if manifest is None:
         raise IntegrityError(f"{adapter}: no manifest; only an adapter that vlmtune trained is pushed, with its proof")
     if manifest["mock"] or config.model.name == TINY:
-        raise ConfigError("the stand-in's adapter is of no use to others; push one of a real model")
+        raise ConfigError("an adapter of the tiny stand-in model is of no use to others; push one of a real model")
     known = wish.base or config.model.name
     if Path(known).exists():
         raise ConfigError(

@@ -64,16 +64,16 @@ def serving(config: Config, progress: Progress, adapter: Path | None, port: int)
     with stop_on_signal() as stop:
         session = Session(config, progress, stop)
         session.adapter_hash(adapter)
-        try:
-            running = _start(session, adapter, port)
-        except AdapterRefused as refused:
-            if adapter is None:
-                raise
-            running = _start(merged(session, adapter, refused)[0], None, port)
-        try:
+        with ExitStack() as until_stopped:
+            try:
+                running = _start(session, adapter, port)
+            except AdapterRefused as refused:
+                if adapter is None:
+                    raise
+                tuned, _ = until_stopped.enter_context(merged(session, adapter, refused))
+                running = _start(tuned, None, port)
+            until_stopped.callback(running.server.stop)
             yield running
-        finally:
-            running.server.stop()
 
 
 def _start(session: Session, adapter: Path | None, port: int) -> Serving:

@@ -1,5 +1,6 @@
 """A training in one line of text: the loss as a row of blocks. For the terminal, and for those who watch a run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,5 +32,6 @@ def summary(training: Mapping[str, Any] | None) -> str | None:
 
 
 def points(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the points of a curve that have this number."""
-    return [(point["step"], point[key]) for point in curve if isinstance(point.get(key), int | float)]
+    """(step, value) of the points of a curve that have this number; what is not finite has no height."""
+    known = (point for point in curve if isinstance(point.get(key), int | float))
+    return [(point["step"], point[key]) for point in known if math.isfinite(point[key])]

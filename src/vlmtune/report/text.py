@@ -89,7 +89,7 @@ def metric_lines(plain: Mapping[str, Any]) -> list[str]:
         if entry["seeds"]:
             each = (", ".join(fixed(score, digits) for score in entry["seeds"][side]) for side in ("a", "b"))
             lines.append("{} by seed: A {}; B {}".format(name, *each))
-        if entry["failures_as_worst"]:
+        if number == 0 and entry["failures_as_worst"]:
             worst = entry["failures_as_worst"]
             change = f"{signed(worst['delta'], digits)} ({_span(worst['ci'], digits)})"
             lines.append(f"{name} with failures counted as worst answers: {change}")

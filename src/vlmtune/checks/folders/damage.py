@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmtune.checks.folders.run import OWN, Artifact, Run, is_aside, look, refuse_live
+from vlmtune.checks.folders.artifacts import Artifact, finished
+from vlmtune.checks.folders.run import OWN, Run, look, merge_lock, refuse_live
 from vlmtune.errors import DataError, IntegrityError
 from vlmtune.files import os_errors_named, read_json, read_whole_lines
+from vlmtune.locks import is_held
 from vlmtune.predictions import read
 from vlmtune.progress import STATUS, Progress
 from vlmtune.runs import ADAPTER_FILES, RunFolder, manifest_path, read_manifest
@@ -83,15 +85,22 @@ def _mend(one: Damage) -> None:
 
 def _lock(run: Run) -> Iterator[Damage]:
     if run.owner is not None:
-        yield Damage(run.root / OWN / "lock", f"names {run.owner}, which is gone", "unlock")
+        yield Damage(run.root / OWN / "lock", f"names {run.owner}, which holds it no longer", "unlock")
     if run.status is not None and not run.making:
         yield Damage(run.root / OWN / STATUS, "says where a run stands, and nothing is in the making", "remove")
 
 
 def _unfinished_writes(root: Path) -> Iterator[Damage]:
-    """Files that were to replace others; a folder may belong to an export, which takes no lock."""
-    for path in sorted(root.rglob(".*.building")):
-        if path.is_dir():
+    """Files that were to replace others, in this folder alone: one below may be another run, and at work.
+
+    A folder may belong to an export, which takes no lock; a merged model has one.
+    """
+    for path in sorted([*root.glob(".*.building"), *(root / OWN).rglob(".*.building")]):
+        lock = merge_lock(path)
+        if lock is not None:
+            if not is_held(lock, shared=True):
+                yield Damage(path, "a merged model whose writing never ended", "remove")
+        elif path.is_dir():
             yield Damage(path, "an unfinished export, unless one is running; remove it yourself", "tell")
         else:
             yield Damage(path, "a write that never ended; the file it was to replace is untouched", "remove")
@@ -109,17 +118,14 @@ def _notes(root: Path) -> Iterator[Damage]:
 
 def _manifests(root: Path) -> Iterator[Damage]:
     """Manifests that say nothing, or are about nothing."""
-    for file in sorted([*root.glob("*.manifest.json"), *root.glob("*/vlmtune.json")]):
-        stem = file.name.removesuffix(".manifest.json")
-        about = file.parent if file.name == "vlmtune.json" else root / f"{stem}.jsonl"
-        if is_aside(about) == "damaged":
-            continue
+    for about in finished(root):
+        file = manifest_path(about)
         try:
             read_manifest(about)
         except IntegrityError:
             yield Damage(about if about.exists() else file, "its manifest cannot be read", "move aside")
             continue
-        if not about.exists() and not any(path.stem == stem for path in root.iterdir() if path != file):
+        if not about.exists():
             yield Damage(file, "describes a file that is not there; it is made again", "remove")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmtune.checks.folders.run import Artifact, Making, Run
+from vlmtune.checks.folders.artifacts import Artifact
+from vlmtune.checks.folders.run import Making, Run
 from vlmtune.report import sparklines
 from vlmtune.report.text import fixed, precision, signed
 from vlmtune.training import checkpoints
@@ -23,6 +24,7 @@ def plain(run: Run, now: float) -> dict[str, Any]:
         "owner": {"pid": run.owner.pid, "host": run.owner.host} if run.owner and run.live else None,
         "progress": dict(run.status) if run.status else None,
         "headline": headline(run.comparison),
+        "stale": run.stale,
         "bytes": run.size,
         "seconds_since_change": round(max(now - run.changed, 0.0), 1),
         "next": following(run),
@@ -35,6 +37,7 @@ def table(runs: Sequence[Run], now: float) -> str:
     for run in runs:
         state = said(run) + (" (mock)" if run.mock else "")
         result = headline(run.comparison) or "-"
+        result = f"stale ({run.stale}): {result}" if run.stale else result
         steps = ", ".join(run.steps) or "-"
         rows.append([str(run.root), state, steps, result, size(run.size), f"{span(now - run.changed)} ago"])
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -48,7 +51,7 @@ def said(run: Run) -> str:
             at = f" {_at(run.status)}" if run.status else ""
             return f"in progress:{at} ({run.owner})"
         case "stopped":
-            return "stopped, resumable: " + ", ".join(left(one, run.status) for one in run.making)
+            return "stopped, resumable: " + ", ".join(left(one, run.status) for one in run.waiting)
         case "damaged":
             return "damaged: see runs recover"
         case "begun":
@@ -65,8 +68,9 @@ def left(one: Making, status: Mapping[str, Any] | None) -> str:
             if one.checkpoints
             else f"{one.name} before its first checkpoint"
         )
-    total = f" of {status['total']}" if status and status["step"] == one.name else ""
-    return f"{one.name} at answer {one.answers}{total}"
+    name = one.name.removesuffix(".jsonl")  # as the step is called
+    total = f" of {status['total']}" if status and status["step"] == name else ""
+    return f"{name} at answer {one.answers}{total}"
 
 
 def _at(status: Mapping[str, Any]) -> str:
@@ -116,8 +120,9 @@ def everything(run: Run, now: float) -> dict[str, Any]:
         "schema_version": 1,
         **plain(run, now),
         "artifacts": [_artifact(one) for one in run.artifacts],
-        "making": [_making(one) for one in run.making],
+        "making": [_making(one, one in run.waiting) for one in run.making],
         "problems": list(run.problems),
+        "notes": list(run.notes),
         "training": _training(run),
         "comparison": dict(run.comparison) if run.comparison else None,
     }
@@ -128,7 +133,7 @@ def _artifact(one: Artifact) -> dict[str, Any]:
     return {"path": str(one.path), "kind": one.kind, "aside": one.aside, "manifest": facts}
 
 
-def _making(one: Making) -> dict[str, Any]:
+def _making(one: Making, waits: bool) -> dict[str, Any]:
     newest = checkpoints.newest(one.folder)
     return {
         "folder": str(one.folder),
@@ -136,6 +141,7 @@ def _making(one: Making) -> dict[str, Any]:
         "answers": one.answers,
         "checkpoints": list(one.checkpoints),
         "resumes_at": int(newest.name[5:]) if newest is not None else None,
+        "waits": waits,
     }
 
 
@@ -151,6 +157,7 @@ def show(found: Mapping[str, Any]) -> str:
     lines = [found["folder"], f"  state       {found['said']}{' (mock)' if found['mock'] else ''}"]
     if found["headline"]:
         lines.append(f"  verdict     {found['comparison']['verdict']}")
+        lines += [f"  stale       {found['stale']}; compare again"] if found["stale"] else []
     for one in found["artifacts"]:
         aside = ", moved aside" if one["aside"] else ""
         lines.append(f"  {one['kind']:<11} {Path(one['path']).name}{aside}")
@@ -158,8 +165,8 @@ def show(found: Mapping[str, Any]) -> str:
     trained = sparklines.summary(found["training"])
     lines += [f"  curve       {trained}"] if trained else []
     for one in found["making"]:
-        lines += _in_progress(one)
-    lines += [f"  ! {problem}" for problem in found["problems"]]
+        lines += _in_progress(one) if one["waits"] else [_of_another(one)]
+    lines += [f"  ! {problem}" for problem in (*found["problems"], *found["notes"])]
     lines.append(f"  size        {size(found['bytes'])}, last change {span(found['seconds_since_change'])} ago")
     return "\n".join([*lines, f"  next        {found['next']}"])
 
@@ -188,6 +195,11 @@ def _in_progress(one: Mapping[str, Any]) -> list[str]:
     steps = ", ".join(map(str, one["checkpoints"]))
     there = f"resumed would be step {one['resumes_at']}" if one["resumes_at"] is not None else "none of them is whole"
     return [f"  training    {one['name']}: checkpoints at step {steps}; {there}"]
+
+
+def _of_another(one: Mapping[str, Any]) -> str:
+    """Work that no command goes on from while an artifact of its name is there; whoever began it knows its worth."""
+    return f"  ! {one['folder']}: work on another {one['name']} than the finished one; remove it if you do not want it"
 
 
 def size(count: float) -> str:

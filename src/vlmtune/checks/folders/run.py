@@ -7,31 +7,29 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
-from vlmtune.files import os_errors_named, read_json
+from vlmtune.checks.folders import concluded
+from vlmtune.checks.folders.artifacts import KINDS, Artifact, finished, is_aside, is_readable, read_all
+from vlmtune.errors import ConfigError, FolderLocked
+from vlmtune.files import os_errors_named
+from vlmtune.locks import is_held
 from vlmtune.progress import STATUS
-from vlmtune.runs import manifest_path, read_manifest
+from vlmtune.runs import MERGED
 
 State = Literal["running", "stopped", "finished", "begun", "damaged"]
 """A live process works here; work in progress waits for the same command; compared; some steps are done; unreadable."""
 
 OWN = ".vlmtune"
-KINDS = ("baseline", "untrained", "adapter", "tuned", "shard", "merged")
-"""Kinds of artifacts, in the order of a run."""
-
-_MANIFEST = ".manifest.json"
-_VERDICT = 400
-"""A comparison has its verdict in its first bytes."""
+_STATUS = {"step": str, "done": int, "total": int, "facts": dict, "at": float | int, "command": list}
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom the lock names. `alive` is None for a process of another machine, which cannot be asked."""
+    """Whom the lock names. `alive` says whether it holds it; None where that is another machine's, and seems free."""
 
     pid: int
     host: str
@@ -39,20 +37,6 @@ class Owner:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A finished file or folder."""
-
-    path: Path
-    kind: str
-    manifest: Mapping[str, Any]
-
-    @property
-    def aside(self) -> bool:
-        """Whether it has another name than the one it was made under: a run of the other kind moved it away."""
-        return bool(self.manifest.get("artifact", self.path.name) != self.path.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +53,19 @@ class Making:
         """Whether it is an adapter."""
         return self.answers is None
 
+    @property
+    def key(self) -> str:
+        """Hash of what it is made from."""
+        return self.folder.name.rpartition("-")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run folder at one moment. `status` is what `progress.Kept` left; `problems` what could not be read."""
+    """A run folder at one moment.
+
+    `status` is what `progress.Kept` left; `making` all work that is not published; `stale` says why the comparison is
+    not about what lies here; `problems` what could not be read; `notes` what is here and belongs to nothing.
+    """
 
     root: Path
     owner: Owner | None
@@ -80,7 +73,9 @@ class Run:
     artifacts: Sequence[Artifact]
     making: Sequence[Making]
     comparison: Mapping[str, Any] | None
+    stale: str | None
     problems: Sequence[str]
+    notes: Sequence[str]
     size: int
     changed: float
 
@@ -96,9 +91,16 @@ class Run:
             return "running"
         if self.problems:
             return "damaged"
-        if self.making:
+        if self.waiting:
             return "stopped"
-        return "finished" if {"baseline", "tuned", "comparison"} <= {*self.steps} else "begun"
+        return "finished" if not self.stale and {"baseline", "tuned", "comparison"} <= {*self.steps} else "begun"
+
+    @property
+    def waiting(self) -> list[Making]:
+        """Work that the same command goes on from: nothing finished has the name that it would get."""
+        done = [one.path for one in self.artifacts if not one.aside]
+        names = {name for path in done for name in (path.name, *([] if path.is_dir() else [path.stem]))}
+        return [one for one in self.making if one.name not in names]
 
     @property
     def mock(self) -> bool:
@@ -132,7 +134,7 @@ def find(root: Path) -> list[Path]:
 
 def is_run(folder: Path) -> bool:
     """Whether vlmtune wrote here."""
-    return (folder / OWN).is_dir() or any(True for _ in _finished(folder))
+    return (folder / OWN).is_dir() or any(is_readable(path) for path in finished(folder))
 
 
 def look(root: Path) -> Run:
@@ -146,8 +148,10 @@ def look(root: Path) -> Run:
             f"{root} is no run folder: vlmtune wrote nothing there. `vlmtune runs ls` shows which there are"
         )
     with os_errors_named(root):
-        artifacts, problems = _artifacts(root)
-        comparison = _comparison(root, problems)
+        artifacts, problems = read_all(root)
+        compared, torn = concluded.comparisons(root)
+        compared = [one for one in compared if not is_aside(root / one["file"])]
+        comparison = next((one for one in compared if one.get("set") is None), None)
         files = [entry for path in root.rglob("*") if (entry := _entry(path)) is not None]
     return Run(
         root=root,
@@ -156,7 +160,9 @@ def look(root: Path) -> Run:
         artifacts=artifacts,
         making=[one for one in makings(root) if not is_published(one, artifacts)],
         comparison=comparison,
-        problems=problems,
+        stale=_stale(root, comparison, artifacts) if comparison else None,
+        problems=[*problems, *torn],
+        notes=concluded.left_over(comparison, compared) if comparison else [],
         size=sum(size for size, _ in files),
         changed=max((changed for _, changed in files), default=root.stat().st_mtime),
     )
@@ -172,7 +178,10 @@ def _entry(path: Path) -> tuple[int, float] | None:
 
 
 def owner(root: Path) -> Owner | None:
-    """Whom the lock names; None where it is free. It is not tried: a run that starts now must not meet us in it."""
+    """Whom the lock names; None where it is free.
+
+    A number proves nothing: in containers the next process gets it, too. Whether the lock is held is asked of the lock.
+    """
     try:
         text = (root / OWN / "lock").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -180,27 +189,24 @@ def owner(root: Path) -> Owner | None:
     found = re.fullmatch(r"process (\d+) on (\S+)", text.strip())
     if found is None:
         return None
-    pid, host = int(found[1]), found[2]
-    return Owner(pid, host, _alive(pid) if host == socket.gethostname() else None)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    held = is_held(root / OWN / "lock")
+    return Owner(int(found[1]), found[2], held or (False if found[2] == socket.gethostname() else None))
 
 
 def status(root: Path) -> dict[str, Any] | None:
-    """Where the run stands, or stood when it ended early; None where it ended well or never began a step."""
+    """Where the run stands, or stood when it ended early; None where it ended well, or in a file of another shape."""
     try:
-        found: dict[str, Any] = json.loads((root / OWN / STATUS).read_text(encoding="utf-8"))
+        found = json.loads((root / OWN / STATUS).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return found
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in _STATUS.items()):
+        return None
+    known = {"rate": None, **found}
+    return known if isinstance(known["rate"], float | int | None) and all(map(_is_text, known["command"])) else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def makings(root: Path) -> list[Making]:
@@ -208,7 +214,8 @@ def makings(root: Path) -> list[Making]:
     found = []
     for folder in sorted(root.glob(f"{OWN}/*-*/")):
         name, _, key = folder.name.rpartition("-")
-        if not re.fullmatch(r"[0-9a-f]{12}", key) or not any(folder.glob("*")):
+        content = {path.name for path in folder.iterdir()}
+        if not re.fullmatch(r"[0-9a-f]{12}", key) or content <= {MERGED, f".{MERGED}.building"}:
             continue
         answers = _lines(folder / "answers.jsonl")
         trains = not answers and any((folder / file).exists() for file in ("curve.jsonl", "visits.jsonl", "adapter"))
@@ -218,8 +225,21 @@ def makings(root: Path) -> list[Making]:
 
 
 def is_published(one: Making, artifacts: Sequence[Artifact]) -> bool:
-    """Whether an artifact of that name is finished: nothing will go on from this work."""
-    return any(artifact.path.stem == one.name and not artifact.aside for artifact in artifacts)
+    """Whether an artifact made from the same as this work is finished; a name alone proves nothing."""
+    return any(artifact.key == one.key and not artifact.aside for artifact in artifacts)
+
+
+def merges(root: Path) -> list[Path]:
+    """Models with an adapter in their weights, whole or half, also where older versions put them; sorted."""
+    own = [path for path in root.glob(f"{OWN}/{MERGED}/*") if path.is_dir()]
+    return sorted([*own, *root.glob(f"{OWN}/*-*/{MERGED}"), *root.glob(f"{OWN}/*-*/.{MERGED}.building")])
+
+
+def merge_lock(path: Path) -> Path | None:
+    """The lock on a merged model, whole or half; None for other things, and where older versions knew of none."""
+    if path.parent.name != MERGED or path.parent.parent.name != OWN:
+        return None
+    return path.with_name(path.name.removeprefix(".").removesuffix(".building") + ".lock")
 
 
 def whole_lines(file: Path) -> list[bytes]:
@@ -234,81 +254,21 @@ def _lines(file: Path) -> int:
     return len(whole_lines(file))
 
 
-def _finished(root: Path) -> Iterator[Path]:
-    """Artifacts that have a manifest, readable or not."""
-    for path in sorted(root.iterdir()):
-        if is_aside(path) == "damaged":
-            continue
-        if path.name.endswith(_MANIFEST):
-            stem = path.name.removesuffix(_MANIFEST)
-            yield next(
-                (file for file in sorted(root.glob(f"{stem}.*")) if _is_answers(file, stem)), root / f"{stem}.jsonl"
-            )
-        elif not path.name.startswith(".") and (path / "vlmtune.json").is_file():
-            yield path
-
-
-def _is_answers(file: Path, stem: str) -> bool:
-    """Whether a manifest `<stem>.manifest.json` is about this file."""
-    return file.stem == stem and not file.name.endswith((_MANIFEST, ".controls.json", ".metrics.json"))
-
-
-def _artifacts(root: Path) -> tuple[list[Artifact], list[str]]:
-    found, problems = [], []
-    for path in _finished(root):
-        try:
-            manifest = read_manifest(path)
-        except IntegrityError as error:
-            problems.append(str(error))
-            continue
-        if manifest is None or not path.exists():
-            problems.append(f"{manifest_path(path)}: describes {path.name}, which is not there")
-        else:
-            found.append(Artifact(path, _kind(manifest["origin"]), manifest))
-    return sorted(found, key=lambda one: (KINDS.index(one.kind), one.path.name)), problems
-
-
-def _kind(origin: Mapping[str, Any]) -> str:
-    if "training" in origin:
-        return "adapter"
-    if "inference" not in origin:
-        return "merged"
-    if "shard" in origin:
-        return "shard"
-    if "column" in origin:
-        return "untrained"
-    return "baseline" if origin.get("adapter") is None else "tuned"
-
-
-def _comparison(root: Path, problems: list[str]) -> dict[str, Any] | None:
-    """The comparison without its examples: a JSON file that begins with a verdict; of several the shortest name."""
-    for file in sorted(root.glob("*.json"), key=lambda path: (len(path.name), path.name)):
-        with file.open("rb") as stream:
-            begins = stream.read(_VERDICT)
-        if b'"verdict"' not in begins or is_aside(file):
-            continue
-        try:
-            plain: dict[str, Any] = read_json(file)
-        except IntegrityError as error:
-            problems.append(str(error))
-            continue
-        return {key: value for key, value in plain.items() if key != "examples"} | {"file": file.name}
-    return None
-
-
-def is_aside(path: Path) -> str | None:
-    """Why a file was moved aside, by its name: `mock` or `real` made it, or it was `damaged`; None for any other."""
-    found = re.search(r"\.(mock|real|damaged)(-\d+)?(\.|$)", path.name)
-    return found[1] if found else None
+def _stale(root: Path, comparison: Mapping[str, Any], artifacts: Sequence[Artifact]) -> str | None:
+    here = [one for one in artifacts if not one.aside]
+    answers = {one.path: one.manifest["origin"] for one in here if one.kind == "tuned"}
+    adapters = [one.path for one in here if one.kind == "adapter"]
+    return concluded.stale(comparison, root / comparison["file"], answers, adapters)
 
 
 def refuse_live(run: Run) -> None:
-    """Nothing is judged or changed while a process works here; one of another machine only the lock itself can tell.
+    """Nothing is judged or changed while a process works here, which the lock itself says.
 
     Raises:
         FolderLocked: it does.
     """
-    if run.owner is not None and run.owner.alive:
+    if is_held(run.root / OWN / "lock"):
         raise FolderLocked(
-            f"{run.root} is in use by {run.owner}; what looks unfinished is in the making. Wait, or stop it"
+            f"{run.root} is in use by {run.owner or 'another process'}; what looks unfinished is in the making. Wait "
+            "for it, or stop it"
         )

@@ -1,25 +1,25 @@
 """What a run folder keeps that nothing will ever read again, and how much room that takes.
 
-That is: work on artifacts that are finished, checkpoints older than the one that would be resumed, and what a mock run
-left when a real one moved it aside. What a real run made is never surplus.
+That is: work on artifacts that are finished, checkpoints older than the one that would be resumed, merged models that
+nothing serves, and what a mock run left when a real one moved it aside. What a real run made is never surplus.
 """
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmtune.checks.folders.artifacts import is_aside
+from vlmtune.checks.folders.concluded import is_mock
 from vlmtune.checks.folders.listing import size
-from vlmtune.checks.folders.run import Run, is_aside, is_published, look, makings, refuse_live
-from vlmtune.errors import IntegrityError
-from vlmtune.files import os_errors_named, read_json
+from vlmtune.checks.folders.run import Run, is_published, look, makings, merge_lock, merges, refuse_live
+from vlmtune.files import os_errors_named
+from vlmtune.locks import is_held, locked
 from vlmtune.progress import Progress
 from vlmtune.runs import RunFolder, controls_path, manifest_path
 from vlmtune.training import checkpoints
-
-_HEAD = 2_000
-"""A page of ours has its policy in its first bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +56,33 @@ def free(root: Path, progress: Progress) -> list[Surplus]:
     refuse_live(look(root))
     with RunFolder(root, progress).locked():
         found = _found(look(root))
-        for one in found:
-            with os_errors_named(one.path):
-                if one.path.is_dir():
-                    shutil.rmtree(one.path)
-                else:
-                    one.path.unlink()
-    return found
+        return [one for one in found if _freed(one.path)]
+
+
+def _freed(path: Path) -> bool:
+    """Whether it is gone now; a merged model is kept where somebody began to serve it while we looked."""
+    lock = merge_lock(path)
+    with locked(lock) if lock is not None else nullcontext(True) as ours, os_errors_named(path):
+        if ours and path.is_dir():
+            shutil.rmtree(path)
+        elif ours:
+            path.unlink()
+    return ours
 
 
 def _found(run: Run) -> list[Surplus]:
-    return [Surplus(path, why, _size(path)) for path, why in dict([*_work(run), *_mock(run)]).items()]
+    found = dict([*_work(run), *_merged(run), *_mock(run)])
+    return [Surplus(path, why, _size(path)) for path, why in found.items()]
+
+
+def _merged(run: Run) -> Iterator[tuple[Path, str]]:
+    for path in merges(run.root):
+        lock = merge_lock(path)
+        if lock is None or not is_held(lock, shared=True):
+            yield (
+                path,
+                "a model with an adapter in its weights, which nothing serves; it can be made again",
+            )
 
 
 def _work(run: Run) -> Iterator[tuple[Path, str]]:
@@ -87,21 +103,8 @@ def _mock(run: Run) -> Iterator[tuple[Path, str]]:
             beside = [] if artifact.path.is_dir() else [controls_path(artifact.path), manifest_path(artifact.path)]
             yield from ((path, why) for path in (artifact.path, *beside) if path.exists())
     for path in sorted(run.root.iterdir()):
-        if path.is_file() and is_aside(path) == "mock" and _ours(path):
+        if path.is_file() and is_aside(path) == "mock" and is_mock(path):
             yield path, why
-
-
-def _ours(path: Path) -> bool:
-    """Whether only vlmtune writes such a file: scores, a comparison, a page."""
-    if path.suffix == ".html":
-        return b"Content-Security-Policy" in path.read_bytes()[:_HEAD]
-    if path.suffix != ".json":
-        return False
-    try:
-        found = read_json(path)
-    except IntegrityError:
-        return False
-    return "schema_version" in found and bool({"mock", "verdict"} & found.keys())
 
 
 def _size(path: Path) -> int:

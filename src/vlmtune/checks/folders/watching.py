@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,25 @@ def glimpses(root: Path, wait: Callable[[float], object]) -> Iterator[Glimpse]:
     folder.look(root)
     while (owner := folder.owner(root)) is not None and owner.alive is not False:
         status, made = folder.status(root), _newest(root)
-        training = made is not None and (made / "curve.jsonl").is_file()
-        curve = [json.loads(line) for line in folder.whole_lines(made / "curve.jsonl")] if made and training else []
+        curve = _curve(made) if made else []
         yield Glimpse(owner, status, curve, _answers(made) if made else [])
         wait(EVERY_S)
+
+
+def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The JSON objects among some lines; a blank or torn one is passed over, for the run itself judges its files."""
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [one for one in found if isinstance(one, dict)]
+
+
+def _curve(work: Path) -> list[dict[str, Any]]:
+    """Points with their step; of their other values, those that are numbers."""
+    points = _objects(folder.whole_lines(work / "curve.jsonl"))
+    numbers = [{key: value for key, value in point.items() if isinstance(value, int | float)} for point in points]
+    return [point for point in numbers if "step" in point]
 
 
 def _newest(root: Path) -> Path | None:
@@ -72,15 +88,16 @@ def _answers(work: Path) -> list[tuple[str, str]]:
     """(id, answer) of the newest answers; while the select rows are judged, of those."""
     files = [work / "exchanged.jsonl", *sorted(work.glob("judging-*.jsonl"), reverse=True), work / "answers.jsonl"]
     for file in files:
-        lines = folder.whole_lines(file)
+        lines = _objects(folder.whole_lines(file)[-ANSWERS:])
         if lines:
-            return [_answer(json.loads(line)) for line in lines[-ANSWERS:]]
+            return [_answer(line) for line in lines]
     return []
 
 
 def _answer(line: Mapping[str, Any]) -> tuple[str, str]:
-    said = line["prediction"]
-    return _clean(str(line["id"])), _clean(f"(failed: {line['failure']['reason']})" if said is None else said)
+    said, failure = line.get("prediction"), line.get("failure")
+    why = failure.get("reason") if isinstance(failure, dict) else None
+    return _clean(str(line.get("id"))), _clean(f"(failed: {why})" if said is None else str(said))
 
 
 def _clean(text: str) -> str:
@@ -133,13 +150,14 @@ def _curves(seen: Glimpse, room: int) -> Iterator[tuple[str, str]]:
     if losses:
         values = [value for _, value in losses]
         now = (seen.status or {}).get("facts", {}).get("loss")
-        later = f", now {now:.4g}" if now is not None else ""
+        later = f", now {now:.4g}" if isinstance(now, int | float) else ""
         yield "loss", f"{values[0]:.4g} {sparkline(values, room)} {values[-1]:.4g} at step {losses[-1][0]}{later}"
     judged = [point for point in seen.curve if "select_loss" in point]
     for key in judged[-1] if judged else ():
-        if key != "step":
-            values = [value for _, value in points(judged, key)]
-            yield key, f"{values[0]:.4g} {sparkline(values, room)} {values[-1]:.4g} at step {judged[-1]['step']}"
+        known = points(judged, key)
+        if key != "step" and known:
+            values = [value for _, value in known]
+            yield key, f"{values[0]:.4g} {sparkline(values, room)} {values[-1]:.4g} at step {known[-1][0]}"
 
 
 def _rate(rate: float) -> str:

@@ -1,8 +1,7 @@
-"""Pictures that stand in two places: the same pixels, or nearly the same, within a split and across splits."""
+"""Pictures that nearly look like another one: found by their signs, believed after a look at small grey copies."""
 
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,73 +21,137 @@ FLAT = 2.0
 
 BANDS = 4
 _BITS = 16
-_ONCE = 1 << 20
+_ONCE = 1 << 18
 """Candidate pairs looked at together."""
 
+WINDOW = 256
+"""Neighbours of a picture that are looked at before it is asked whether one of them was enough."""
+
 CROWD = 200
-"""Of pictures with the same signs, so many are compared with each other; each further one with these."""
+"""Pictures with like signs that one picture is compared with, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """Different pictures in the order of their rows: their dHash and row [n] each, and what gives small grey copies."""
+
+    gradients: NDArray[np.uint64]
+    rows: Numbers
+    small: Small
 
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """Pairs of near copies: places in what was asked, [pairs] each, `first` < `second`; `skipped` were too many."""
+    """Of every picture the place of one that it resembles [n], or -1; `skipped` had too many with like signs."""
 
-    first: Numbers
-    second: Numbers
+    partner: Numbers
     skipped: int
 
 
-def near_pairs(gradients: NDArray[np.uint64], small: Small) -> Near:
-    """Pictures that resemble another one.
+def partners(these: Signs, among: Signs) -> Near:
+    """For each of these pictures one that it resembles; where `among` is the same, an earlier one of another row.
 
-    Args:
-        gradients: dHash of every picture [n], no two pictures with the same pixels.
-        small: gives the small grey copies of some of them.
+    In a crowd of like pictures almost every comparison finds one, and one is enough. Where none of CROWD comparisons
+    does, the picture is given up, and counted: forms of one layout cost no more than so many each.
     """
-    values, owner = np.unique(gradients, return_inverse=True)
-    order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(len(values) + 1))
-    firsts: list[Numbers] = []
-    seconds: list[Numbers] = []
-    skipped = 0
-    crowded = np.flatnonzero(np.diff(starts) > 1)
-    for pairs in itertools.chain([np.stack([crowded, crowded], 1)], candidates(values)):
-        a, b, left = _expanded(pairs, order, starts)
-        skipped += left
-        if len(a):
-            kept = _alike(a, b, small)
-            firsts.append(a[kept])
-            seconds.append(b[kept])
-    first = np.concatenate([*firsts, np.empty(0, np.int64)])
-    second = np.concatenate([*seconds, np.empty(0, np.int64)])
-    first, second = np.minimum(first, second), np.maximum(first, second)
-    sort = np.lexsort((second, first))
-    return Near(first[sort], second[sort], skipped)
+    search = _Search(these, among)
+    for asked, others in candidates(these, among, search.wanted):
+        search.compare(asked, others)
+    return Near(search.partner, int(search.given_up.sum()))
 
 
-def candidates(values: NDArray[np.uint64]) -> Iterator[Numbers]:
-    """Pairs of different hashes that differ in at most NEAR signs, [pairs, 2], each pair once.
+@dataclass(slots=True)
+class _Search:
+    these: Signs
+    among: Signs
+    partner: Numbers = field(init=False)
+    compared: Numbers = field(init=False)
+    given_up: NDArray[np.bool_] = field(init=False)
+    flat: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.these.gradients)
+        self.partner = np.full(count, -1, np.int64)
+        self.compared = np.zeros(count, np.int64)
+        self.given_up, self.flat = np.zeros(count, bool), np.zeros(count, bool)
+
+    def wanted(self) -> NDArray[np.bool_]:
+        """Which pictures still want a partner [n]."""
+        return (self.partner < 0) & ~self.given_up & ~self.flat
+
+    def compare(self, asked: Numbers, others: Numbers) -> None:
+        """Take in candidates; `asked` ascends."""
+        still = self.wanted()[asked]
+        asked, others = asked[still], others[still]
+        number = np.arange(len(asked)) - np.searchsorted(asked, asked)  # of each pair among those of its picture
+        room = number < CROWD - self.compared[asked]
+        full = np.unique(asked[~room])
+        asked, others = asked[room], others[room]
+        if len(asked):
+            self.compared += np.bincount(asked, minlength=len(self.compared))
+            alike, flat = self._alike(asked, others)
+            self.flat[asked[flat]] = True
+            first, at = np.unique(asked[alike], return_index=True)
+            self.partner[first] = others[alike][at]
+        self.given_up[full] = True
+        self.given_up &= (self.partner < 0) & ~self.flat
+
+    def _alike(self, asked: Numbers, others: Numbers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether two pictures are alike beyond their signs, by small grey copies; whether the first is of one tone."""
+        (one, here, near), (other, there, far) = _read(asked, self.these.small), _read(others, self.among.small)
+        alike = np.zeros(len(asked), bool)
+        for start in range(0, len(asked), 4096):
+            some = slice(start, start + 4096)
+            alike[some] = (one[here[some]] * other[there[some]]).mean(axis=1) >= ALIKE
+        shown: NDArray[np.bool_] = (near >= FLAT)[here]
+        return alike & shown & (far >= FLAT)[there], ~shown
+
+
+def _read(places: Numbers, small: Small) -> tuple[NDArray[np.float32], Numbers, NDArray[np.float32]]:
+    """Small copies with mean 0 and deviation 1, which of them each place has, and what they deviated before."""
+    different, inverse = np.unique(places, return_inverse=True)
+    cells = small(different).astype(np.float32)
+    cells -= cells.mean(axis=1, keepdims=True)
+    spread = np.sqrt((cells**2).mean(axis=1))
+    cells /= np.maximum(spread, 1e-6)[:, None]
+    return cells, inverse, spread
+
+
+def candidates(
+    these: Signs, among: Signs, wanted: Callable[[], NDArray[np.bool_]]
+) -> Iterator[tuple[Numbers, Numbers]]:
+    """Pairs whose hashes differ in at most NEAR signs, [pairs] each, each pair once, of pictures that are `wanted`.
 
     Multi-index hashing (Norouzi et al. 2012): every fourth sign goes to one band. Of two hashes that differ in at most
-    7 signs, one band differs in at most 1: so the 17 neighbours of each band's value are looked up in its sorted list.
+    7 signs, one band differs in at most 1: so the 17 neighbours of each band's value are looked up.
     """
     for band in range(BANDS):
-        keys = _band(values, band)
+        own, keys = _band(these.gradients, band), _band(among.gradients, band)
         order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=1 << _BITS))])
         for flip in (0, *(1 << bit for bit in range(_BITS))):
-            probes = keys ^ np.uint16(flip)
-            low, high = np.searchsorted(ordered, probes, "left"), np.searchsorted(ordered, probes, "right")
-            for start, stop in _parts(high - low):
-                a = np.repeat(np.arange(start, stop), (high - low)[start:stop])
-                counts = (high - low)[start:stop]
-                inner = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-                b = order[np.repeat(low[start:stop], counts) + inner]
-                a, b = a[a < b], b[a < b]
-                near = np.bitwise_count(values[a] ^ values[b]) <= NEAR
-                a, b = a[near], b[near]
-                fresh = _first_band(values[a], values[b]) == band
-                yield np.stack([a[fresh], b[fresh]], 1)
+            probes = (own ^ np.uint16(flip)).astype(np.int64)
+            low, high = starts[probes], starts[probes + 1]
+            while len(left := np.flatnonzero((low < high) & wanted())):
+                counts = np.minimum(high[left] - low[left], WINDOW)
+                for start, stop in _parts(counts):
+                    some, each = left[start:stop], counts[start:stop]
+                    asked = np.repeat(some, each)
+                    inner = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+                    others = order[np.repeat(low[some], each) + inner]
+                    yield _near(these, among, asked, others, band)
+                low[left] += counts
+
+
+def _near(these: Signs, among: Signs, asked: Numbers, others: Numbers, band: int) -> tuple[Numbers, Numbers]:
+    """Of these pairs those that are candidates, and are not found in an earlier band."""
+    if these is among:
+        before = (others < asked) & (these.rows[others] != these.rows[asked])
+        asked, others = asked[before], others[before]
+    near = np.bitwise_count(these.gradients[asked] ^ among.gradients[others]) <= NEAR
+    asked, others = asked[near], others[near]
+    fresh = _first_band(these.gradients[asked], among.gradients[others]) == band
+    return asked[fresh], others[fresh]
 
 
 def _band(values: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
@@ -114,41 +177,3 @@ def _parts(counts: Numbers) -> Iterator[tuple[int, int]]:
         stop = max(start + 1, int(np.searchsorted(ends, before + _ONCE, "right")))
         yield start, stop
         start = stop
-
-
-def _expanded(pairs: Numbers, order: Numbers, starts: Numbers) -> tuple[Numbers, Numbers, int]:
-    """Pairs of hashes as pairs of pictures, and how many pairs were left out of crowds."""
-    firsts: list[Numbers] = []
-    seconds: list[Numbers] = []
-    skipped = 0
-    for a, b in pairs:
-        one, other = order[starts[a] : starts[a + 1]], order[starts[b] : starts[b + 1]]
-        few, many = one[:CROWD], other
-        if a != b and len(few) * len(many) > CROWD * CROWD:
-            many = many[:CROWD]
-        x, y = np.repeat(few, len(many)), np.tile(many, len(few))
-        total = len(one) * (len(one) - 1) // 2 if a == b else len(one) * len(other)
-        if a == b:
-            x, y = x[x < y], y[x < y]
-        skipped += total - len(x)
-        firsts.append(x)
-        seconds.append(y)
-    if not firsts:
-        return np.empty(0, np.int64), np.empty(0, np.int64), skipped
-    return np.concatenate(firsts), np.concatenate(seconds), skipped
-
-
-def _alike(a: Numbers, b: Numbers, small: Small) -> NDArray[np.bool_]:
-    """Whether two pictures are alike beyond their signs: the correlation of their small grey copies."""
-    places, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
-    cells = small(places).astype(np.float32)
-    cells -= cells.mean(axis=1, keepdims=True)
-    spread = np.sqrt((cells**2).mean(axis=1))
-    cells /= np.maximum(spread, 1e-6)[:, None]
-    one, other = inverse[: len(a)], inverse[len(a) :]
-    alike = np.zeros(len(a), bool)
-    for start in range(0, len(a), 4096):
-        some = slice(start, start + 4096)
-        alike[some] = (cells[one[some]] * cells[other[some]]).mean(axis=1) >= ALIKE
-    shown: NDArray[np.bool_] = spread >= FLAT
-    return alike & shown[one] & shown[other]

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlmtune.data import SplitRole
-
 Severity = Literal["error", "warning"]
 
 
@@ -63,9 +61,12 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A row; `row` counts from 0 in its split's order. Of several pictures of the row, `image` is the one."""
+    """A row; `row` counts from 0 in its split's order. Of several pictures of the row, `image` is the one.
 
-    role: SplitRole
+    `role` may be a further evaluation set, as NAME/ROLE.
+    """
+
+    role: str
     row: int
     id: str
     image: int = 0
@@ -83,7 +84,7 @@ class Finding:
     """
 
     kind: str
-    role: SplitRole
+    role: str
     what: str
     place: Place | None = None
     other: Place | None = None
@@ -105,11 +106,16 @@ class Finding:
             "id": None,
             "image": None,
             **row,
-            "what": self.what,
-            "where": self.where,
+            "what": printable(self.what),
+            "where": printable(self.where),
             "other": self.other.to_json() if self.other else None,
             "do": KINDS[self.kind].advice,
         }
+
+
+def printable(text: str) -> str:
+    """A text that UTF-8 can hold: bytes of a file's name that are none become escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def reason(where: str, what: str) -> str:
@@ -117,10 +123,15 @@ def reason(where: str, what: str) -> str:
     return f"{where}: {what}" if where else what
 
 
-def bad_rows(findings: Iterable[Finding], role: SplitRole) -> dict[int, str]:
+def bad_rows(findings: Iterable[Finding], role: str) -> dict[int, str]:
     """Rows of a role that cannot be used, each with its first reason, in their order."""
+    return first_reasons((found.to_json() for found in findings if found.severity == "error"), role)
+
+
+def first_reasons(findings: Iterable[Mapping[str, Any]], role: str) -> dict[int, str]:
+    """As `bad_rows`, of findings as plain values."""
     bad: dict[int, str] = {}
     for found in findings:
-        if found.role == role and found.severity == "error" and found.place is not None:
-            bad.setdefault(found.place.row, reason(found.where, found.what))
+        if found["role"] == role and found["severity"] == "error" and found["row"] is not None:
+            bad.setdefault(found["row"], reason(found["where"], found["what"]))
     return dict(sorted(bad.items()))

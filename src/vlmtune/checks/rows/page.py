@@ -77,7 +77,7 @@ def _role(split: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": histogram(f"tokens-{name}", f"Tokens of {name} rows", tokens["histogram"]) if tokens else None,
         "traits": [["pictures", "number", "share"], *traits] if traits else None,
         "sides": [["pixels", "smallest", "median", "95 %", "largest"]]
-        + [[side, *(f"{value:,.0f}" for value in spread.values())] for side, spread in sides.items()],
+        + [[side, *(f"{spread[key]:,.0f}" for key in ("min", "p50", "p95", "max"))] for side, spread in sides.items()],
     }
 
 

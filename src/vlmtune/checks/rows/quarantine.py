@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmtune.checks.rows.findings import printable
+from vlmtune.checks.rows.parts import compared_with_train
 from vlmtune.config import Config
 from vlmtune.data import Rows
 from vlmtune.data._roles import SomeRows
@@ -22,6 +24,9 @@ from vlmtune.training.lessons import Lessons
 
 FILE = "quarantine.json"
 SCHEMA_VERSION = 1
+CHECK = "data check"
+"""Who compares train rows with evaluated ones."""
+
 NAMED = 10
 """Rows named in a message."""
 
@@ -68,12 +73,16 @@ class Quarantine:
     def known(self, name: str, rows: Rows) -> dict[int, str] | None:
         """Rows that the file leaves out, with their reasons; None where it speaks of other rows or settings.
 
+        Train rows that `data check` left out may be so because they show what is evaluated: that they speak of the rows
+        that are evaluated now is looked up.
+
         Args:
             name: role of the rows; that of a further evaluation set begins with its name.
             rows: the whole split.
 
         Raises:
             IntegrityError: the file is none of ours.
+            DataError: train rows were compared with other rows than those that are evaluated now.
         """
         if not self.file.is_file():
             return None
@@ -81,10 +90,30 @@ class Quarantine:
         settings = settings_key(self.config, self.preprocessing)
         if entry is None or (entry["fingerprint"], entry["settings"]) != (rows.fingerprint, settings):
             return None
+        if entry.get("compared") is not None and entry["compared"] != compared_with_train(self.config):
+            raise DataError(
+                f"{self.file}: which {name} rows show what is evaluated was found out with other evaluated rows "
+                "than there are now; run `vlmtune data check` again"
+            )
         return {each["row"]: each["reason"] for each in entry["left_out"]}
 
-    def keep(self, name: str, rows: Rows, bad: Mapping[int, str], found_by: str) -> None:
-        """Write down which rows are left out; what the file says of other roles stays."""
+    def keep(
+        self,
+        name: str,
+        rows: Rows,
+        bad: Mapping[int, str],
+        found_by: str,
+        compared: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Write down which rows are left out; what the file says of other roles stays.
+
+        Args:
+            name: role of the rows, as for `known`.
+            rows: the whole split.
+            bad: rows that are left out, with their reasons.
+            found_by: which step found them.
+            compared: names and fingerprints of other rows with which these were compared.
+        """
         plain: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "roles": {}}
         if self.file.is_file():
             plain = read_json(self.file)
@@ -92,8 +121,9 @@ class Quarantine:
             "fingerprint": rows.fingerprint,
             "settings": settings_key(self.config, self.preprocessing),
             "found_by": found_by,
+            "compared": compared,
             "rows": len(rows),
-            "left_out": [{"id": rows.id(row), "row": row, "reason": bad[row]} for row in sorted(bad)],
+            "left_out": [{"id": rows.id(row), "row": row, "reason": printable(bad[row])} for row in sorted(bad)],
         }
         write_json(self.file, plain)
 

@@ -51,9 +51,13 @@ class Length:
 
 @dataclass(slots=True)
 class Looked:
-    """What one row came to. `asked` is a hash of what the model is asked, its pictures left out."""
+    """What one row came to. `asked` is a hash of what the model is asked, its pictures left out.
+
+    `images` says of each of `pictures` which of the row's it is: one whose file cannot be read is not among them.
+    """
 
     row: int
+    images: list[int] = field(default_factory=list)
     pictures: list[Facts | int] = field(default_factory=list)
     lengths: list[Length] = field(default_factory=list)
     asked: bytes = b""
@@ -62,7 +66,7 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Looks at rows of one role; from any thread.
+    """Looks at rows of one role, or of a further evaluation set; from any thread.
 
     A row of a role that `teaches` must make a lesson for each of its targets, one of a role that is `answered` a prompt
     and something to compare the answer with.
@@ -70,7 +74,7 @@ class Reader:
 
     config: Config
     task: Task
-    role: SplitRole
+    role: str
     rows: Rows
     inputs: SizedInputs
     pictures: Pictures
@@ -114,6 +118,7 @@ class Reader:
         for number, ref in enumerate(example.images):
             try:
                 one = self.pictures.look(ref)
+                looked.images.append(number)
                 looked.pictures.append(one)
                 error = one.error if isinstance(one, Facts) else self.pictures.error(one)
                 if error is not None:

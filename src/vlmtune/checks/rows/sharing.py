@@ -1,5 +1,6 @@
 """Which rows show which pictures, and what follows where two rows show the same or nearly the same."""
 
+import itertools
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,35 +8,33 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmtune.checks.rows.copies import Numbers, near_pairs
+from vlmtune.checks.rows.copies import Numbers, Signs, partners
 from vlmtune.checks.rows.findings import Finding, Place
 from vlmtune.checks.rows.pictures import Pictures
-from vlmtune.data import SplitRole
 
 PlaceOf = Callable[[int, int], Place]
 """(row, which of its pictures) -> place."""
 
 
 class Shown:
-    """Rows of one role and the pictures they show: 8 bytes a row and 4 a picture."""
+    """Rows of one role and the pictures they show: 8 bytes a row and 10 a picture."""
 
     def __init__(self) -> None:
         self.pictures = array("I")
         self.rows = array("I")
+        self._images = array("H")
         self._asked = bytearray()
 
-    def add(self, row: int, asked: bytes, pictures: Sequence[int]) -> None:
-        """The next row, the hash of what is asked about its pictures, and their numbers."""
+    def add(self, row: int, asked: bytes, images: Sequence[int], pictures: Sequence[int]) -> None:
+        """The next row, the hash of what is asked, which of its pictures could be read, and their numbers."""
         self._asked += asked or bytes(8)
+        self._images.extend(images)
         self.pictures.extend(pictures)
         self.rows.extend([row] * len(pictures))
 
     def occurrences(self) -> tuple[Numbers, Numbers, Numbers]:
         """Of every picture its row, which of the row's pictures it is, and its number [n]."""
-        rows = np.array(self.rows, np.int64)
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))
-        before = np.repeat(starts, np.diff(starts, append=len(rows)))
-        return rows, np.arange(len(rows)) - before, np.array(self.pictures, np.int64)
+        return tuple(np.array(column, np.int64) for column in (self.rows, self._images, self.pictures))  # type: ignore[return-value]
 
     def finished(self, pictures: Pictures, place: PlaceOf) -> "Told":
         """All rows are there: what can be decoded of them."""
@@ -73,8 +72,7 @@ class Told:
 def copies(told: Told) -> Iterator[Finding]:
     """Rows whose pictures and question an earlier row has."""
     seen: dict[bytes, int] = {}
-    ends = [*told.firsts[1:].tolist(), len(told.rows)]
-    for start, end in zip(told.firsts.tolist(), ends, strict=True):
+    for start, end in itertools.pairwise([*told.firsts.tolist(), len(told.rows)]):
         if not told.asked[start]:
             continue
         key = told.asked[start].tobytes() + told.pixels[start:end].tobytes()
@@ -111,43 +109,42 @@ def _common(one: Told, other: Told) -> Iterator[tuple[Place, Place]]:
             yield one.place(int(here)), other.place(int(first[at[here]]))
 
 
-def resembling(told: Sequence[Told], evaluated: SplitRole, pictures: Pictures) -> tuple[list[Finding], int]:
-    """Pictures that resemble one of the train rows, or an earlier one of their own role, each once.
+def near_copies(told: Told, pictures: Pictures) -> tuple[list[Finding], int]:
+    """Pictures that resemble an earlier one of their role, each once.
 
     Returns:
-        The findings, and how many pairs were too many to compare.
+        The findings, and of how many pictures not all like ones were compared.
     """
-    pixels = np.concatenate([one.pixels for one in told])
-    numbers = np.concatenate([one.numbers for one in told])
-    owner = np.repeat(np.arange(len(told)), [len(one.rows) for one in told])
-    inside = np.concatenate([np.arange(len(one.rows)) for one in told])
-    _, first, identity = np.unique(pixels, return_index=True, return_inverse=True)
-    near = near_pairs(pictures.gradients(numbers[first]), lambda places: pictures.small(numbers[first][places]))
-    # Where each different picture stands first in each role; -1 where it does not.
-    stands = np.full((len(told), len(first)), -1, np.int64)
-    for at in range(len(pixels) - 1, -1, -1):
-        stands[owner[at], identity[at]] = inside[at]
-    found: dict[tuple[str, Place], Finding] = {}
-    for a, b in zip(near.first.tolist(), near.second.tolist(), strict=True):
-        for one in _of_pair(told, evaluated, stands[:, a].tolist(), stands[:, b].tolist()):
-            assert one.place is not None
-            found.setdefault((one.kind, one.place), one)
-    return list(found.values()), near.skipped
+    first, signs = _different(told, pictures, np.empty(0, "V16"))
+    near = partners(signs, signs)
+    found = []
+    for at in np.flatnonzero(near.partner >= 0):
+        place, other = told.place(int(first[at])), told.place(int(first[near.partner[at]]))
+        found.append(Finding("near-copy", place.role, f"resembles {other.id}", place, other))
+    return found, near.skipped
 
 
-def _of_pair(told: Sequence[Told], evaluated: SplitRole, a: Sequence[int], b: Sequence[int]) -> Iterator[Finding]:
-    """What two pictures that resemble each other mean; `a` and `b` say where they stand in each role."""
-    places = [
-        {place.role: place for one, at in zip(told, where, strict=True) if at >= 0 for place in [one.place(at)]}
-        for where in (a, b)
-    ]
-    for here, there in (places, places[::-1]):
-        # A picture that is trained on as it is has an error of its own.
-        if evaluated in here and "train" in there and "train" not in here and evaluated != "train":
-            other = there["train"]
-            said = f"resembles {other.id} of the train rows"
-            yield Finding("near-leak", evaluated, said, here[evaluated], other)
-    for role in places[0].keys() & places[1].keys():
-        first, second = sorted((places[0][role], places[1][role]), key=lambda place: (place.row, place.image))
-        if first.row != second.row:
-            yield Finding("near-copy", role, f"resembles {first.id}", second, first)
+def near_leaks(evaluated: Told, train: Told, pictures: Pictures) -> tuple[list[Finding], int]:
+    """Evaluated pictures that resemble one of the train rows, each once; one that stands there as it is is a leak.
+
+    Returns:
+        As `near_copies`.
+    """
+    (here, asked), (there, among) = (
+        _different(evaluated, pictures, train.pixels),
+        _different(train, pictures, np.empty(0, "V16")),
+    )
+    near = partners(asked, among)
+    found = []
+    for at in np.flatnonzero(near.partner >= 0):
+        place, other = evaluated.place(int(here[at])), train.place(int(there[near.partner[at]]))
+        found.append(Finding("near-leak", place.role, f"resembles {other.id} of the {other.role} rows", place, other))
+    return found, near.skipped
+
+
+def _different(told: Told, pictures: Pictures, without: NDArray[np.void]) -> tuple[Numbers, Signs]:
+    """Where each different picture stands first, in the order of the rows, and their signs."""
+    pixels, first = np.unique(told.pixels, return_index=True)
+    first = np.sort(first[~np.isin(pixels, without)]) if len(without) else np.sort(first)
+    numbers = told.numbers[first]
+    return first, Signs(pictures.gradients(numbers), told.rows[first], lambda places: pictures.small(numbers[places]))

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from vlmtune.checks.lengths import HeaderInputs
+from vlmtune.checks.rows.checking import TOGETHER
 from vlmtune.checks.rows.reading import whole
+from vlmtune.checks.rows.result import spread
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole
+from vlmtune.data._roles import ROLES
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
 from vlmtune.inputs import Encoded
@@ -23,8 +26,6 @@ from vlmtune.tasks import Task
 from vlmtune.training.lessons import Lessons
 
 SCHEMA_VERSION = 1
-ROLES: tuple[SplitRole, ...] = ("train", "select", "test")
-TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,29 +141,15 @@ def _plain(sums: _Sums) -> dict[str, Any]:
     return {
         "bad": len(sums.bad),
         "first_bad": sums.bad[:3],
-        "tokens": _spread(np.array(sums.tokens, np.int64)),
+        "tokens": spread(np.array(sums.tokens, np.int64)),
         "image_share": sums.image_tokens / tokens if tokens else None,
         "supervised_share": sums.supervised / tokens if tokens else None,
-        "width": _spread(sides[:, 0]),
-        "height": _spread(sides[:, 1]),
-        "references_per_row": _spread(np.array(sums.references, np.int64)),
-        "words_per_reference": _spread(np.array(sums.words, np.int64)),
+        "width": spread(sides[:, 0]),
+        "height": spread(sides[:, 1]),
+        "references_per_row": spread(np.array(sums.references, np.int64)),
+        "words_per_reference": spread(np.array(sums.words, np.int64)),
         "labels": dict(sums.labels.most_common()),
         "share_with_a_picture_of_another_row": shared / pictured if pictured else None,
-    }
-
-
-def _spread(values: Any) -> dict[str, float] | None:
-    if not len(values):
-        return None
-    low, middle, high, most = np.percentile(values, (5, 50, 95, 100))
-    return {
-        "min": int(values.min()),
-        "p5": float(low),
-        "p50": float(middle),
-        "p95": float(high),
-        "max": int(most),
-        "mean": float(values.mean()),
     }
 
 
@@ -178,9 +165,9 @@ def _lines(role: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {reason}"
     yield f"  {'':<22} {'min':>8} {'p5':>8} {'median':>8} {'p95':>8} {'max':>8} {'mean':>9}"
     for key in ("tokens", "width", "height", "references_per_row", "words_per_reference"):
-        if (spread := role[key]) is not None:
-            numbers = " ".join(f"{spread[name]:>8,.0f}" for name in ("min", "p5", "p50", "p95", "max"))
-            yield f"  {key.replace('_', ' '):<22} {numbers} {spread['mean']:>9,.1f}"
+        if (told := role[key]) is not None:
+            numbers = " ".join(f"{told[name]:>8,.0f}" for name in ("min", "p5", "p50", "p95", "max"))
+            yield f"  {key.replace('_', ' '):<22} {numbers} {told['mean']:>9,.1f}"
     if role["image_share"] is not None:
         yield f"  tokens of pictures: {role['image_share']:.1%}; learnt: {role['supervised_share']:.1%}"
     if role["share_with_a_picture_of_another_row"] is not None:

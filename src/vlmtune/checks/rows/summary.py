@@ -63,7 +63,7 @@ def _findings(found: Mapping[str, Any]) -> Iterator[str]:
         if (more := sum(count["count"] for count in counts) - len(some)) > 0:
             yield f"  and {more:,} more"
         yield f"  {about.advice}"
-    if found["pairs_not_compared"]:
-        yield f"note: {found['pairs_not_compared']:,} pairs of pictures with equal signs were too many to compare"
+    if found["crowded"]:
+        yield f"note: {found['crowded']:,} pictures have signs like so many others that not all pairs were compared"
     if found["counts"]:
         yield ""

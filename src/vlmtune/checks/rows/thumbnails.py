@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vlmtune.data import Rows, SplitRole
+from vlmtune.data import Rows
 from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb, thumbnail
 
@@ -29,7 +29,7 @@ def pictured(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [each for some in shown.values() for each in some]
 
 
-def thumbnails(found: Mapping[str, Any], rows: Mapping[SplitRole, Rows]) -> dict[Key, bytes]:
+def thumbnails(found: Mapping[str, Any], rows: Mapping[str, Rows]) -> dict[Key, bytes]:
     """WebP thumbnails of the pictures of these findings, and of the other one of each pair."""
     wanted: dict[Key, None] = {}
     for each in pictured(found):
@@ -41,7 +41,7 @@ def thumbnails(found: Mapping[str, Any], rows: Mapping[SplitRole, Rows]) -> dict
     for key in wanted:
         role, row, image = key
         try:
-            refs = rows[role][row].images  # type: ignore[index]
+            refs = rows[role][row].images
             if image < len(refs):
                 made[key] = thumbnail(decode_rgb(refs[image]), SIDE)
         except DataError:  # the row cannot be read, or has another picture that cannot be decoded

@@ -34,9 +34,14 @@ class Column:
         return [item for value in self.values for item in (value if isinstance(value, list) else [value])]
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all values are whole numbers, which answers may be."""
+        return all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
+
+    @property
     def words(self) -> float:
         """Words of a text in the middle of all; 0 without any."""
-        counts = sorted(len(text.split()) for text in self.texts)
+        counts = sorted(len(str(text).split()) for text in self.texts)
         return counts[len(counts) // 2] if counts else 0
 
     @property

@@ -34,16 +34,27 @@ def _labels(made: Guess, records: Records, whole: bool) -> None:
         found, why = list(records.classes[column]), "all labels that the dataset names"
     else:
         read = records.read if records.narrow is None else records.narrow([column])
-        found = sorted({str(read(index)[column]) for index in range(records.count)})
+        labels = [_texts(read(index).get(column)) for index in range(records.count)]
+        found = sorted({text for each in labels for text in each})
+        bare = sum(not each for each in labels)
         why = f"all labels of {records.count:,} rows"
         if not whole:
             why = f"! labels of the first {records.count:,} rows; add those that are missing"
+        if bare:
+            without = f"{bare:,} of {records.count:,} rows have none: repair them, or see dataset.max_bad_fraction"
+            why = f"! {why.removeprefix('! ')}; {without}"
     if len(found) > MOST_LABELS:
         raise DataError(
             f"column {column!r} has {len(found):,} different texts, too many to choose from in a prompt. If they are "
             "sentences: --set task.name=captioning"
         )
     made.put("task", "labels", found, why)
+
+
+def _texts(value: Any) -> list[str]:
+    """The answers in a cell, as rows give them; none where it is null or empty."""
+    texts = [str(each) for each in (value if isinstance(value, list) else [value]) if each is not None]
+    return [text for text in texts if text.strip()]
 
 
 def _boxes(made: Guess, records: Records, first: Sequence[Mapping[str, Any]]) -> None:

@@ -90,7 +90,9 @@ def guess(columns: list[Column], told: Mapping[str, Any], about: str) -> Guess:
 
 def _images(made: Guess, columns: list[Column]) -> None:
     lists = [column for column in columns if column.kind == "images"]
-    single = [column for column in columns if column.kind == "image" and column.name.lower() not in NAMES]
+    every = [column for column in columns if column.kind == "image"]
+    # Columns that name a row often hold its picture's name, too; the picture where no other column does.
+    single = [column for column in every if column.name.lower() not in NAMES] or every[:1]
     talk = any(column.kind == "talk" for column in columns)
     if "image" in made.dataset or "images" in made.dataset:
         return
@@ -112,8 +114,8 @@ def _images(made: Guess, columns: list[Column]) -> None:
 
 
 def _named(columns: Iterable[Column], names: set[str], *kinds: str) -> Column | None:
-    """The first column of a kind with one of the names, whole or as a word of it."""
-    fit = [column for column in columns if column.kind in kinds]
+    """The first column of a kind with one of the names, whole or as a word of it; numbers are whole ones."""
+    fit = [column for column in columns if column.kind in kinds and (column.kind != "number" or column.is_whole)]
     whole = (column for column in fit if column.base in names)
     return next(whole, next((column for column in fit if names & set(column.base.split("_"))), None))
 
@@ -145,7 +147,7 @@ def _grounding(made: Guess, columns: list[Column], _: str) -> bool:
 def _question(made: Guess, columns: list[Column], about: str) -> bool:
     told = {column.name for column in columns} & made.names()
     question = _named(columns, QUESTIONS, "text")
-    answer = _named((column for column in columns if column is not question), ANSWERS, "text", "texts")
+    answer = _named((column for column in columns if column is not question), ANSWERS, "text", "texts", "number")
     if (question is None and "question" not in made.dataset) or (answer is None and "references" not in made.dataset):
         return False
     if question is not None and question.name not in told:
@@ -172,7 +174,7 @@ def _extraction(made: Guess, columns: list[Column], _: str) -> bool:
 
 
 def _classification(made: Guess, columns: list[Column], _: str) -> bool:
-    label = _named(columns, LABELS, "text")
+    label = _named(columns, LABELS, "text", "number")
     if label is None or label.words > 4 or "references" in made.dataset:
         return False
     made.put("dataset", "references", [label.name], f"short texts that repeat: {label.shown}")

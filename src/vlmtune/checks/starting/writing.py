@@ -14,9 +14,13 @@ from vlmtune import plugs
 from vlmtune.checks.starting import columns as looking
 from vlmtune.checks.starting.details import complete
 from vlmtune.checks.starting.guessing import Guess, guess
-from vlmtune.checks.starting.places import Place, find
+from vlmtune.checks.starting.places import Place, find, lifted
 from vlmtune.config import load
-from vlmtune.errors import ConfigError
+from vlmtune.data import open_role
+from vlmtune.data._cells import structured
+from vlmtune.data._roles import ROLES
+from vlmtune.data._rows import Record, Records
+from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb
 
@@ -57,7 +61,30 @@ def write(text: str, file: Path, told: Mapping[str, Any]) -> Written:
         raise ConfigError(f"{file} is there already and stays as it is; choose another name with -o")
     said = {name: _block(told, name) for name in ("dataset", "task")}
     place = find(text, said["dataset"])
-    block = {**place.block, **said["dataset"]}
+    records = _records(place, said["dataset"])
+    first = [records.read(index) for index in range(min(LOOKED_AT, records.count))]
+    columns = looking.look(first)
+    _refuse_one_object(records, columns)
+    made = guess(columns, said, text)
+    if place.block["source"] in ("jsonl", "table") and "path" not in said["dataset"]:
+        place = lifted(place, _pictures_of(first[0], made))
+        records = _records(place, said["dataset"])
+    complete(made, records, first, whole=not place.remote)
+    content = _render(text, place, made, columns, told)
+    _prove(content, file, FETCHED if place.remote else None)
+    write_atomic(file, content)
+    doubts = [why for why in (place.doubt, *made.why.values()) if why.startswith("!")]
+    return Written(file, made.task["name"], [why.removeprefix("! ") for why in doubts])
+
+
+def _records(place: Place, said: Mapping[str, Any]) -> Records:
+    """What is learnt from, before its columns have roles.
+
+    Raises:
+        ConfigError: what was told does not fit the source.
+        DataError, EnvironmentProblem: as the source.
+    """
+    block = {**place.block, **said}
     plug = plugs.load("data", block["source"])
     more = {"stream": True} if place.remote else {}
     known = {key: block[key] for key in block if key not in ("splits", "limit")}
@@ -66,16 +93,31 @@ def write(text: str, file: Path, told: Mapping[str, Any]) -> Written:
     except ValidationError as error:
         wrong = error.errors()[0]
         raise ConfigError(f"--set dataset.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
-    records = plug.records(settings, place.splits["train"], FETCHED if place.remote else None)
-    first = [records.read(index) for index in range(min(LOOKED_AT, records.count))]
-    columns = looking.look(first)
-    made = guess(columns, said, text)
-    complete(made, records, first, whole=not place.remote)
-    content = _render(text, place, made, columns, told)
-    _prove(content, file, FETCHED if place.remote else None)
-    write_atomic(file, content)
-    doubts = [why for why in (place.doubt, *made.why.values()) if why.startswith("!")]
-    return Written(file, made.task["name"], [why.removeprefix("! ") for why in doubts])
+    records: Records = plug.records(settings, place.splits["train"], FETCHED if place.remote else None)
+    return records
+
+
+def _refuse_one_object(records: Records, columns: list[looking.Column]) -> None:
+    """That a file is no dictionary of tables, as COCO's annotations are."""
+    tables = [column for column in columns if column.kind == "other" and all(map(_is_table, column.values))]
+    pictures = [column for column in columns if column.kind in ("image", "images", "talk")]
+    if records.count == 1 and tables and not pictures:
+        raise DataError(
+            f"{records.where}: one JSON object, not rows; its keys are {', '.join(column.name for column in columns)}. "
+            "Write a row for each answer, with its picture's path, as one object a line or an array of objects"
+        )
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _pictures_of(record: Record, made: Guess) -> str:
+    """The first picture that a row names; "" where it names none."""
+    column = made.dataset.get("images") or made.dataset.get("image")
+    value = structured(record.get(column[0] if isinstance(column, list) else column)) if column else None
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, str) else ""
 
 
 def _block(told: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -88,34 +130,40 @@ def _block(told: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _prove(content: str, file: Path, fetched: int | None) -> None:
-    """That a config loads, and the first row of every split can be asked, taught and decoded."""
+    """That a config loads, every role has rows, and the first one of each can be asked, taught and decoded.
+
+    Rows that cannot be used are found by `data check`, which names all of them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, file.name)
         draft.write_text(content, encoding="utf-8")
-        over: list[dict[str, Any]] = []
-        if fetched is not None:
-            over = [{"dataset": {"stream": True}}]
-        config = load(str(draft), over).config
-    source, task = plugs.load("data", config.dataset.source), plugs.load("tasks", config.task.name).TASK
-    for split in dict.fromkeys((config.dataset.splits.train, config.dataset.splits.select, config.dataset.splits.test)):
-        limit = fetched if split == config.dataset.splits.train else 1
-        example = source.open(config.dataset, split, limit or 1)[0]
+        limit = {role: fetched if fetched and role == "train" else 1 for role in ROLES}
+        # To part a split that is not here, all of it would be fetched.
+        more = {"max_bad_fraction": 1} if fetched is None else {"stream": True, "shares": None}
+        config = load(str(draft), [{"dataset": {"limit": limit, **more}}]).config
+    task = plugs.load("tasks", config.task.name).TASK
+    first = {getattr(config.dataset.splits, role): role for role in reversed(ROLES)}
+    for role in ROLES if fetched is None else first.values():
+        example = open_role(config.dataset, role)[0]
         for image in example.images:
             decode_rgb(image)
         task.ask(config.task, example)
         task.truth(config.task, example)
-        if split == config.dataset.splits.train:
+        if role == "train":
             task.teach(config.task, example)
 
 
 def _render(text: str, place: Place, made: Guess, columns: list[looking.Column], told: Mapping[str, Any]) -> str:
     dataset = {**place.block, **made.dataset}
-    dataset.setdefault("splits", place.splits)
+    if isinstance(dataset.setdefault("splits", place.splits), dict):
+        dataset["splits"] = {**place.splits, **dataset["splits"]}
     if len(set(dataset["splits"].values())) < len(dataset["splits"]):
         dataset.setdefault("shares", SHARES)
     used = made.names()
     spare = [f"{column.name} ({column.kind})" for column in columns if column.name not in used]
     why = {("dataset", "source"): place.why, ("dataset", "splits"): place.doubt, **made.why}
+    if "separator" in place.block:
+        why["dataset", "separator"] = "parts the names in the first line"
     why["model", "name"] = "another size of the family, or tiny for a try without a download"
     why["task", "name"] = f"{made.why.get(('task', 'name'), 'as you said')}"
     stem = Path(text).stem if Path(text).exists() else text.rsplit("/", 1)[-1]

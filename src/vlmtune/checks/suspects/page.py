@@ -19,10 +19,13 @@ REPORT = Path(charts.__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A suspect with its row: number in the split, what it teaches, its other references, its first picture (WebP)."""
+    """A suspect with its row: number among those of its role, where its first picture is, and that picture (WebP), what
+    it teaches, its other references.
+    """
 
     suspect: Suspect
     row: int
+    where: str | None
     question: str | None
     target: str
     others: tuple[str, ...]
@@ -34,6 +37,7 @@ class Shown:
         return {
             "id": found.id,
             "row": self.row,
+            "where": self.where,
             "choice": found.choice,
             "score": round(found.score, 4),
             "losses": [round(loss, 4) for loss in found.losses],
@@ -62,7 +66,8 @@ def shown(suspects: Iterable[Suspect], rows: Rows) -> list[Shown]:
         target = example.target or ""
         others = tuple(text for text in example.truth["references"] if text != target)
         picture = thumbnail(decode_rgb(example.images[0])) if example.images else None
-        found.append(Shown(one, number, example.question, target, others, picture))
+        where = example.images[0].where if example.images else None
+        found.append(Shown(one, number, where, example.question, target, others, picture))
     return found
 
 

@@ -1,0 +1,246 @@
+"""What `vlmtune data check` says where roles share a split, rows have no pictures, and further sets are evaluated."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pieces import encoded, picture
+from PIL import Image
+
+from vlmtune.checks.rows import checking, copies, outcome, pictures
+from vlmtune.checks.rows.quarantine import FILE
+from vlmtune.cli.app import app
+from vlmtune.config import load
+from vlmtune.errors import DataError
+from vlmtune.models import find_checkpoint
+from vlmtune.pipeline.session import Session
+from vlmtune.plugs import load as plug
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+
+Found = dict[str, Any]
+ALLOWED = "dataset.max_bad_fraction=0.5"
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes a file of caption rows, one for each picture, or for each list of pictures; None is a missing file."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, *contents: Any, **more: Any) -> None:
+        lines = []
+        for n, content in enumerate(contents):
+            files = []
+            for k, data in enumerate(content if isinstance(content, list) else [content]):
+                files.append(f"across-{name}-{n}-{k}.img")
+                if data is not None:
+                    Path(files[-1]).write_bytes(data)
+            shown = {f"image{k}": file for k, file in enumerate(files)} if len(files) > 1 else {"image": files[0]}
+            lines.append(json.dumps({"id": f"{name}-{n}", **shown, "caption": f"a ball {n} .", **more}) + "\n")
+        Path(f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    return write
+
+
+def some(start: int, count: int = 3) -> list[bytes]:
+    return [encoded(picture(96, 64, seed)) for seed in range(start, start + count)]
+
+
+def check(dataset: str = "", evaluation: str = "{}", *sets: str) -> Found:
+    block = f"{{source: jsonl, path: ., references: [caption], id: id, {dataset}}}"
+    Path("c.yaml").write_text(
+        f"schema_version: 1\nmodel: {{name: tiny, device: cpu}}\ntask: {{name: captioning}}\ndataset: {block}\n"
+        f"evaluation: {evaluation}\ntraining: {{precision: fp32, max_tokens: 1000}}\noutput: {{dir: out}}\n"
+    )
+    config = load("c.yaml", list(sets)).config
+    cache = Path("out", ".vlmtune", outcome.CACHE)
+    task = plug("tasks", config.task.name).TASK
+    progress = Progress(Silent())
+    asked = checking.Check(config, task, find_checkpoint(config.model), cache, progress, StopRequest())
+    return outcome.check(asked, Path("out"))
+
+
+def told(found: Found) -> list[tuple[str, str, int | None, int | None]]:
+    return [(each["kind"], each["role"], each["row"], each["image"]) for each in found["findings"]]
+
+
+def test_splits_without_one_picture_that_decodes_are_findings(rows: Callable[..., None]) -> None:
+    for name in ("train", "validation", "test"):
+        rows(name, None, None)
+    found = check()
+    assert {(kind, role, row) for kind, role, row, _ in told(found)} == {
+        ("image", role, row) for role in ("train", "select", "test") for row in (0, 1)
+    }
+    assert "<title>Data check: errors" in Path("out", outcome.PAGE).read_text()
+
+
+def test_rows_of_text_alone_are_clean(rows: Callable[..., None]) -> None:
+    for name in ("train", "validation", "test"):
+        rows(name, *some(0), question=f"what of {name}?")
+    found = check("image: null")
+    assert found["status"] == "clean"
+    assert [split["pictures"] for split in found["splits"]] == [0, 0, 0]
+
+
+ONE = "splits: {train: all.jsonl, select: all.jsonl, test: all.jsonl}, shares: {train: 1, select: 1, test: 1}"
+
+
+def test_parts_of_one_split_are_different_rows(rows: Callable[..., None]) -> None:
+    rows("all", *some(100, 40))
+    assert check(ONE)["status"] == "clean"
+
+
+def test_parts_of_one_split_are_compared(rows: Callable[..., None]) -> None:
+    """Two files of the same pixels in different formats: nothing but a look at them tells."""
+    first = some(200, 30)
+    again = [encoded(picture(96, 64, seed), "TIFF") for seed in range(200, 230)]
+    rows("all", *first, *again)
+    found = check(ONE)
+    kinds = {kind for kind, *_ in told(found)}
+    assert {"leak", "shared", "copy"} & kinds >= {"leak", "shared"}
+    assert found["status"] == "errors"
+
+
+def test_what_init_writes_for_one_file_passes(rows: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    contents = some(300, 60)
+    for n, data in enumerate(contents):
+        Path(f"shelf-{n}.png").write_bytes(data)
+    Path("shop.csv").write_text("photo,caption\n" + "".join(f"shelf-{n}.png,A ball {n}.\n" for n in range(60)))
+    app(["init", "shop.csv", "--set", "model.name=tiny"], standalone_mode=False)
+    app(["data", "check", "shop.yaml", "--progress", "none"], standalone_mode=False)
+    assert "All 60 rows can be used" in capsys.readouterr().out
+
+
+def test_the_quarantine_does_not_speak_of_other_evaluated_rows(rows: Callable[..., None]) -> None:
+    train, test = some(400, 6), some(500, 6)
+    train[2], train[4] = test[0], test[5]
+    rows("train", *train)
+    rows("validation", *some(600, 3))
+    rows("test", *test)
+    check("", "{}", ALLOWED, "dataset.limit.test=3")
+
+    def used(*sets: str) -> list[str]:
+        left = Session(load("c.yaml", [ALLOWED, *sets]).config, Progress(Silent())).rows("train")
+        return [left.id(n) for n in range(len(left))]
+
+    assert used("dataset.limit.test=3") == [f"train-{n}" for n in (0, 1, 3, 4, 5)]
+    for changed in ("dataset.limit.test=6", "evaluation.split=select"):
+        with pytest.raises(DataError, match=r"quarantine.json.*other evaluated rows.*data check") as error:
+            used(changed)
+        assert error.value.exit_code == 3
+    check("", "{}", ALLOWED, "dataset.limit.test=6")
+    assert used("dataset.limit.test=6") == [f"train-{n}" for n in (0, 1, 3, 5)]
+
+
+ALSO = (
+    "{also: [{name: far, task: {name: captioning}, "
+    "dataset: {source: jsonl, path: ., references: [caption], id: id, splits: {test: far.jsonl}, %s}}]}"
+)
+
+
+def test_rows_of_further_sets_are_looked_at(rows: Callable[..., None]) -> None:
+    train = some(700, 4)
+    rows("train", *train)
+    rows("validation", *some(710))
+    rows("test", *some(720))
+    rows(
+        "far",
+        *some(730),
+        encoded(picture(96, 64, 701), "TIFF"),
+        b"torn",
+        encoded(picture(96, 64, 702).resize((192, 128))),
+    )
+    found = check("", ALSO % "limit: {}")
+    assert told(found) == [
+        ("leak", "train", 1, 0),
+        ("image", "far/test", 4, 0),
+        ("near-leak", "far/test", 5, 0),
+    ]
+    assert found["findings"][0]["other"]["role"] == "far/test"
+    assert [split["role"] for split in found["splits"]] == ["train", "select", "test", "far/test"]
+    with pytest.raises(DataError, match="max_bad_fraction in the dataset block of train, far/test"):
+        app(["data", "check", "c.yaml", "--progress", "none"], standalone_mode=False)
+    found = check("", ALSO % "max_bad_fraction: 0.5", ALLOWED)
+    assert found["status"] == "left_out"
+    assert {role: [one["row"] for one in entry["left_out"]] for role, entry in quarantined().items()} == {
+        "train": [1],
+        "select": [],
+        "test": [],
+        "far/test": [4],
+    }
+    session = Session(load("c.yaml", [ALLOWED]).config, Progress(Silent()))
+    assert len(session.rows("train")) == 3
+    assert len(session.also[0].rows("test")) == 5
+    Path("far.jsonl").unlink()
+    assert ("split", "far/test", None, None) in told(check("", ALSO % "limit: {}"))
+
+
+def quarantined() -> Found:
+    roles: Found = json.loads(Path("out", FILE).read_text())["roles"]
+    return roles
+
+
+def test_a_repaired_picture_is_looked_at_again(rows: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of a file that was torn in its middle are those of the good one; size and time may be, too."""
+    rng = np.random.default_rng(5)
+    good = encoded(Image.fromarray(rng.integers(0, 256, (700, 700, 3)).astype(np.uint8)))
+    rows("train", good[: len(good) // 2] + bytes(9000) + good[len(good) // 2 + 9000 :], *some(800))
+    rows("validation", *some(810))
+    rows("test", *some(820))
+    assert told(check()) == [("image", "train", 0, 0)]
+    Path("across-train-0-0.img").write_bytes(good)
+    assert told(check()) == []
+    monkeypatch.setattr(pictures, "in_memory", None)
+    assert told(check()) == [], "nothing has changed"
+
+
+def test_a_picture_behind_a_missing_one_keeps_its_number(rows: Callable[..., None]) -> None:
+    leaked = some(900, 1)[0]
+    rows("train", [None, leaked], *([one, two] for one, two in zip(some(910), some(920), strict=True)))
+    rows("validation", *([one, two] for one, two in zip(some(930), some(940), strict=True)))
+    rows("test", *([one, two] for one, two in zip([leaked, *some(951, 2)], some(960), strict=True)))
+    assert told(check("image: [image0, image1]")) == [("leak", "train", 0, 1), ("image", "train", 0, 0)]
+
+
+def test_a_crowd_of_like_hashes_costs_little_and_each_of_it_is_told_once() -> None:
+    rng = np.random.default_rng(1)
+    hashes = np.full(4000, 0x0F0F_3C3C_55AA_9669, np.uint64)
+    for _ in range(3):
+        hashes ^= np.uint64(1) << rng.integers(0, 64, 4000).astype(np.uint64)
+    form = rng.integers(0, 256, pictures.SIDE**2)
+    compared = 0
+
+    def small(places: Any) -> Any:
+        nonlocal compared
+        compared += len(places)
+        return np.clip(form + rng.integers(-9, 10, (len(places), pictures.SIDE**2)), 0, 255).astype(np.uint8)
+
+    these = copies.Signs(hashes, np.arange(4000), small)
+    near = copies.partners(these, these)
+    assert (near.partner[1:] >= 0).all()
+    assert (near.partner < np.arange(4000)).all()
+    assert near.partner[0] == -1
+    assert near.skipped == 0
+    assert compared < 200_000
+
+
+def test_a_picture_whose_name_is_no_text_can_be_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split, start in (("train", 1000), ("validation", 1010), ("test", 1020)):
+        for label in ("fox", "hare"):
+            Path(split, label).mkdir(parents=True)
+            for n, data in enumerate(some(start + (5 if label == "fox" else 0))):
+                Path(split, label, f"{n}.png").write_bytes(data)
+    Path(os.fsdecode(b"train/fox/\xff.png")).write_bytes(b"torn")
+    config = "{source: imagefolder, path: ., references: [label], ignore: ['out/*'], max_bad_fraction: 0.5}"
+    Path("folder.yaml").write_text(
+        f"model: {{name: tiny, device: cpu}}\ndataset: {config}\n"
+        "task: {name: classification, labels: [fox, hare]}\noutput: {dir: out}\n"
+    )
+    app(["data", "check", "folder.yaml", "--progress", "none"], standalone_mode=False)
+    (left_out,) = quarantined()["train"]["left_out"]
+    assert "\\udcff.png" in left_out["reason"]
