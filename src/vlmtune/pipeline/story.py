@@ -38,7 +38,7 @@ def _compared(session: Session) -> Comparison:
     sides = read_side(before), tuple(map(read_side, after))
     untrained = [read_side(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
     found = compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
-    return replace(found, facts={**found.facts, "set": session.set})
+    return replace(found, facts={**found.facts, "set": session.set, "mock": session.mock})
 
 
 def _answers(session: Session) -> list[Path]:
