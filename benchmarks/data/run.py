@@ -184,8 +184,9 @@ largest.
 |---|---|---|---|
 {chr(10).join(rows)}
 
-A second check, with nothing changed: {results["again_wall_s"]:.1f} s ({results["again_cpu_s"]:.1f} CPU seconds). Broken pictures
-are looked at anew, in case they were mended, and with them all rows; pictures that were decoded once are not again.
+A second check, with nothing changed: {results["again_wall_s"]:.1f} s ({results["again_cpu_s"]:.1f} CPU seconds).
+Broken pictures are looked at anew, in case they were mended, and with them all rows; pictures that were decoded once
+are not decoded again.
 
 Command: `OMP_NUM_THREADS=1 python benchmarks/data/run.py --count {results["count"]} --rounds {len(pairs)}`;
 {results["machine"]}.
