@@ -5,13 +5,11 @@ the template escapes it, the script sets it as text, and the page's policy runs 
 was made with.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmtune.report import ReportConfig, changes, charts, coverage, curves, payload, provenance, rows, text
+from vlmtune.report import ReportConfig, changes, charts, coverage, curves, payload, provenance, rows, sheets, text
 
 FOLDER = Path(__file__).parent
 STATUSES = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
@@ -34,34 +32,17 @@ def render(plain: Mapping[str, Any], pictures: Mapping[str, bytes], config: Repo
         pictures: WebP thumbnails by the hash of their image.
         config: what is shown.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    script = "".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    environment.filters |= {"svg": lambda figure: Markup(figure.svg), "fixed": text.fixed, "signed": text.signed}
-    return environment.get_template("page.html.jinja").render(
+    return sheets.render(
+        "page.html.jinja",
+        [],
+        scripts=[FOLDER / name for name in SCRIPTS],
+        filters={"fixed": text.fixed, "signed": text.signed},
         plain=plain,
         tone=STATUSES[plain["status"]],
-        style=Markup(style),
-        style_hash=_hash(style),
-        script=Markup(script),
-        script_hash=_hash(script),
         **_numbers(plain),
         **_gallery(plain, pictures, config),
         **_making(plain),
     )
-
-
-def _hash(content: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:

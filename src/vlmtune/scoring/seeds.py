@@ -20,7 +20,8 @@ LUCK = 1.4
 """How far the spread of seeds must exceed that of chance on the rows before it is taken for luck of the seeds.
 
 At 1, chance alone is taken for luck every other time with three seeds a side, and a 95 % interval excludes 0 in 2.2 %
-of comparisons of nothing; above 1.75, luck as large as chance is missed so often that it does in more than 8 %.
+of comparisons of nothing; the larger it is, the more often luck as large as chance is missed. benchmarks/calibration
+has the share at this value.
 """
 
 

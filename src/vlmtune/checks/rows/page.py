@@ -1,7 +1,6 @@
 """The result of a check as one page: a single file without a script, that needs no network and no other file."""
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from vlmtune.checks.rows.drawing import histogram
 from vlmtune.checks.rows.findings import KINDS
 from vlmtune.checks.rows.summary import verdict
 from vlmtune.checks.rows.thumbnails import Key, pictured
-from vlmtune.report import charts
+from vlmtune.report import sheets
 
 FOLDER = Path(__file__).parent
-REPORT = Path(charts.__file__).parent
 TONES = {"clean": "good", "warnings": "even", "left_out": "even", "errors": "bad"}
 STATUSES = {"clean": "clean", "warnings": "warnings", "left_out": "rows left out", "errors": "errors"}
 FIRST, LISTED = 8, 200
@@ -27,26 +25,15 @@ def render(found: Mapping[str, Any], pictures: Mapping[Key, bytes]) -> str:
         found: what a check found.
         pictures: WebP thumbnails of the findings that `pictured` chooses.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader([FOLDER, REPORT]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = lambda figure: Markup(figure.svg)
-    style = (REPORT / "page.css").read_text(encoding="utf-8") + (FOLDER / "page.css").read_text(encoding="utf-8")
     images = {key: base64.b64encode(data).decode() for key, data in pictures.items()}
-    return environment.get_template("page-of-check.html.jinja").render(
+    return sheets.render(
+        "page-of-check.html.jinja",
+        [FOLDER],
+        styles=[FOLDER / "page.css"],
         found=found,
         tone=TONES[found["status"]],
         status=STATUSES[found["status"]],
         verdict=verdict(found),
-        style=Markup(style),
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
         sections=_sections(found, images),
         roles=[_role(split) for split in found["splits"]],
         table=_table(found),

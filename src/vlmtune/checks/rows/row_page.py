@@ -1,38 +1,28 @@
 """One example as a page: its pictures at the size the model reads them, its tokens, what is learnt."""
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmtune.checks.rows.page import FOLDER, REPORT
+from vlmtune.checks.rows.page import FOLDER
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb
+from vlmtune.report import sheets
 from vlmtune.types import Example
 
 
 def write(shown: Mapping[str, Any], example: Example, file: Path) -> None:
     """Write the page of an example that `Shown.row` gave; text of rows is only ever text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader([FOLDER, REPORT]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (REPORT / "page.css").read_text(encoding="utf-8") + (FOLDER / "page.css").read_text(encoding="utf-8")
-    html = environment.get_template("page-of-row.html.jinja").render(
+    html = sheets.render(
+        "page-of-row.html.jinja",
+        [FOLDER],
+        styles=[FOLDER / "page.css"],
         shown=shown,
         images=[
             _resized(ref, *picture["resized"]) for ref, picture in zip(example.images, shown["pictures"], strict=True)
         ],
-        style=Markup(style),
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
     )
     write_atomic(file, html)
 

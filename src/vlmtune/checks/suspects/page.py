@@ -1,7 +1,6 @@
 """The suspects with what they show and what they teach: as JSON lines, and as one page without a script."""
 
 import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from vlmtune.checks.suspects.ranking import Suspect
 from vlmtune.data import Rows
 from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb, thumbnail
-from vlmtune.report import charts
+from vlmtune.report import sheets
 
 FOLDER = Path(__file__).parent
-REPORT = Path(charts.__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +77,10 @@ def render(found: Sequence[Shown], rows: int, epochs: int) -> str:
         rows: how many train rows there are.
         epochs: how often the training met each.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    loader = FileSystemLoader(FOLDER)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    style = (REPORT / "page.css").read_text(encoding="utf-8")
-    return environment.get_template("page.html.jinja").render(
+    return sheets.render(
+        "page.html.jinja",
+        [FOLDER],
         cards=[(one, base64.b64encode(one.picture).decode() if one.picture else None) for one in found],
         rows=rows,
         epochs=epochs,
-        style=Markup(style),
-        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
     )

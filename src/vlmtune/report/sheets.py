@@ -1,0 +1,52 @@
+"""Templates to pages that stand alone: escaped text, style and script inside, and a policy that runs nothing else."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+def render(
+    template: str,
+    folders: Sequence[Path],
+    styles: Sequence[Path] = (),
+    scripts: Sequence[Path] = (),
+    filters: Mapping[str, Callable[..., Any]] | None = None,
+    **values: Any,
+) -> str:
+    """A page as HTML; what `values` hold is only ever text.
+
+    Args:
+        template: name of a Jinja template, looked for in `folders` and then among the report's own.
+        folders: where templates are.
+        styles: files of CSS, behind the report's own.
+        scripts: files of JavaScript, in their order: the template's `script` and `script_hash`.
+        filters: of the template, by name.
+        values: what the template shows, beside `style` and `style_hash`.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader([*folders, FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"svg": lambda figure: Markup(figure.svg), **(filters or {})}
+    style, script = (_joined(files) for files in ((FOLDER / "page.css", *styles), scripts))
+    return environment.get_template(template).render(
+        style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script), **values
+    )
+
+
+def _joined(files: Sequence[Path]) -> str:
+    return "".join(file.read_text(encoding="utf-8") for file in files)
+
+
+def _hash(content: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
