@@ -25,8 +25,9 @@ def soak(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--soak"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def inputs() -> Inputs:
+    """Of a file's tests alone: it keeps pictures by name, and another file has others under the same names."""
     return Inputs(find_checkpoint(TINY), TINY)
 
 
