@@ -37,9 +37,10 @@ def use_mock() -> bool:
 
 def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     """One mode of one config, printed as the vlmtune command prints it."""
-    from vlmtune.cli.printing import print_comparison, print_score, say_where
+    from vlmtune.cli.options import print_comparison, print_score, say_where
     from vlmtune.config import load
-    from vlmtune.pipeline import adapting, predicting, story
+    from vlmtune.pipeline import predict, train
+    from vlmtune.pipeline import run as story
     from vlmtune.pipeline.session import working
 
     if mock:
@@ -48,13 +49,13 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
     with working(config, mock=mock, in_ranks=mode == "train") as session:
         if mode == "baseline":
-            print_score(predicting.score(session, predicting.predict(session)))
+            print_score(predict.score(session, predict.predict(session)))
         elif mode == "train":
-            for adapter in adapting.train(session):
+            for adapter in train.train(session):
                 print(f"adapter: {adapter}")
         else:
             for seeded in session.seeds:
-                print_score(predicting.score(session, predicting.predict(session, seeded.adapter_path())))
+                print_score(predict.score(session, predict.predict(session, seeded.adapter_path())))
             if config.output.path(config.output.baseline).is_file():
                 print_comparison(story.compare(session))
                 say_where(config)
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key; repeatable")
     arguments = parser.parse_args()
     try:
-        from vlmtune.cli.ending import ending
+        from vlmtune.cli.app import ending
     except ModuleNotFoundError as missing:
         sys.exit(
             f"error: {missing.name} is not installed in {sys.executable}. Run `make install` on a laptop or "

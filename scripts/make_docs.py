@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.config import Config, json_schema
-from vlmtune.config.plug import Plug, plug_of
-from vlmtune.plugs import Part
+from vlmtune.config.schema import Plug, plug_of
+from vlmtune.registry import Part
 
 ROOT = Path(__file__).parents[1]
 DOCS, SCHEMA = ROOT / "docs" / "config.md", ROOT / "schemas" / "config.schema.json"
@@ -81,8 +81,8 @@ def _plugged(key: str, about: str, plug: Plug) -> Iterator[str]:
     """What all plugs of a block share, then what each one adds or changes."""
     shared = {row[0]: row for row in _rows(plug.base)}
     yield from _section(f"`{key}`", f"{about} `{plug.key}` says which:", list(shared.values()))
-    for name in plugs.available(plug.folder):
-        part = plugs.load(plug.folder, name).Config
+    for name in registry.available(plug.folder):
+        part = registry.load(plug.folder, name).Config
         own = [row for row in _rows(part) if row != shared.get(row[0]) and row[0] != f"`{plug.key}`"]
         yield from _section(f"`{plug.key}: {name}`", part.__doc__ or "", own, level=3)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from pieces import TINY
 
-from vlmtune.inputs import Inputs
-from vlmtune.models import find_checkpoint
+from vlmtune.modeling.loading import find_checkpoint
+from vlmtune.processing.encoder import Inputs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

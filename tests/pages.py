@@ -13,7 +13,7 @@ from vlmtune.metrics.boxes import acc_at_05, mean_iou
 from vlmtune.metrics.labels import accuracy, macro_f1
 from vlmtune.predictions import Line
 from vlmtune.scoring.comparison import compare
-from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.pairing import Side
 from vlmtune.tasks import Task, captioning
 from vlmtune.types import Unparsed
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlmtune.models import ModelConfig
+from vlmtune.modeling.loading import ModelConfig
 from vlmtune.predictions import Line
 from vlmtune.progress import Silent
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.pairing import Side
 from vlmtune.tasks import captioning
 from vlmtune.types import ImageRef, Turn
 

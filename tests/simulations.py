@@ -14,7 +14,7 @@ from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.pairing import Side
 from vlmtune.tasks import Task, TaskConfig
 
 Scores = NDArray[np.float64]

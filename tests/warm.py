@@ -6,9 +6,4 @@ import torch
 from transformers import AutoModelForImageTextToText  # noqa: F401
 from transformers.models.qwen3_vl import modeling_qwen3_vl  # noqa: F401
 
-import vlmtune.cli.app
-import vlmtune.engines.hf
-import vlmtune.pipeline.api
-import vlmtune.training.loop  # noqa: F401
-
 torch.set_num_threads(1)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
 from simulations import World, best_of, compared, power, under_the_null  # noqa: E402
 
-from vlmtune.scoring import seeds as seeds_module  # noqa: E402
+from vlmtune.scoring import statistics as seeds_module  # noqa: E402
 
 WORLDS = {
     "one row per image": World(),

@@ -26,10 +26,10 @@ from typing import Any
 import planting
 from PIL import Image, UnidentifiedImageError
 
-from vlmtune import plugs
-from vlmtune.checks.rows import checking, outcome
+from vlmtune import registry
 from vlmtune.config import Config, load
-from vlmtune.models import find_checkpoint
+from vlmtune.dataset_check import runner
+from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 
@@ -64,9 +64,9 @@ def config_of(folder: Path, task: str, columns: str) -> Config:
 def check(config: Config) -> dict[str, Any]:
     """What `vlmtune data check` finds."""
     folder = Path(config.output.dir)
-    task, checkpoint = plugs.load("tasks", config.task.name).TASK, find_checkpoint(config.model)
-    cache = folder / ".vlmtune" / outcome.CACHE
-    return outcome.check(checking.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest()), folder)
+    task, checkpoint = registry.load("tasks", config.task.name).TASK, find_checkpoint(config.model)
+    cache = folder / ".vlmtune" / runner.CACHE
+    return runner.check(runner.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest()), folder)
 
 
 def decode(file: Path) -> None:

@@ -42,7 +42,7 @@ def child(kind: str, folder: Path) -> dict[str, Any]:
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:
     """Geometric mean of paired ratios with its 95 % interval (Student's t on their logarithms)."""
-    from vlmtune.scoring.exact import student_quantile
+    from vlmtune.scoring.statistics import student_quantile
 
     logs = [math.log(ratio) for ratio in ratios]
     middle = statistics.fmean(logs)

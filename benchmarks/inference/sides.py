@@ -27,7 +27,7 @@ def classic(folder: Path) -> dict[int, dict[str, Any]]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
-    from vlmtune.models import TINY, ModelConfig, find_checkpoint
+    from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -73,8 +73,8 @@ def read_requests(folder: Path) -> list[Any]:
 
 def endless() -> tuple[Any, Any]:
     """The tiny model and its inputs; nothing stops an answer."""
-    from vlmtune.inputs import Inputs
-    from vlmtune.models import TINY, ModelConfig, find_checkpoint
+    from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint
+    from vlmtune.processing.encoder import Inputs
 
     class Endless(Inputs):
         stop_ids = (-1,)
@@ -161,7 +161,7 @@ def vllm(folder: Path) -> dict[int, dict[str, Any]]:
 
 def columns(folder: Path, tokens: int, adapter: Path, kind: str) -> dict[str, Any]:
     """Base, tuned, or both from one load: CPU seconds with the load and without, and pictures decoded."""
-    from vlmtune import inputs as inputs_module
+    from vlmtune.processing import encoder as inputs_module
 
     decoded: list[str] = []
     real = inputs_module.decode_rgb
@@ -190,9 +190,9 @@ def make_adapter(folder: Path) -> None:
     """A rank 16 adapter that changes answers."""
     import torch
 
-    from vlmtune.models import TINY, ModelConfig, find_checkpoint, load_model
+    from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint, load_model
+    from vlmtune.training.config import LoraConfig
     from vlmtune.training.lora import add_adapter, save_adapter, trainable
-    from vlmtune.training.settings import LoraConfig
 
     checkpoint = find_checkpoint(ModelConfig(name=TINY))
     model = add_adapter(load_model(checkpoint, "cpu", "fp32"), LoraConfig(), checkpoint.family, 0)

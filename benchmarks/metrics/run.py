@@ -68,7 +68,7 @@ def corpus(captions: str | None) -> tuple[list[str], list[list[str]]]:
 def scored(kind: str, captions: str | None) -> dict[str, Any]:
     """One scoring of the corpus: CPU seconds and the six scores."""
     from vlmtune import metrics
-    from vlmtune.metrics._tokens import words
+    from vlmtune.metrics._tokenization import words
 
     answers, references = corpus(captions)
     if kind == "pycocoevalcap":
@@ -89,7 +89,7 @@ def theirs(answers: list[str], references: list[list[str]]) -> dict[str, Any]:
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    from vlmtune.metrics._tokens import words
+    from vlmtune.metrics._tokenization import words
 
     said = {n: [" ".join(words(text))] for n, text in enumerate(answers)}
     true = {n: [" ".join(words(text)) for text in texts] for n, texts in enumerate(references)}
@@ -105,7 +105,7 @@ def resampled(kind: str, captions: str | None) -> dict[str, Any]:
     import numpy as np
 
     from vlmtune.metrics import bleu, cider_d
-    from vlmtune.scoring.resampling import Resamples
+    from vlmtune.scoring.statistics import Resamples
 
     answers, references = corpus(captions)
     other = [text.replace(" a ", " the ", 1) if captions else text.split(" ", 1)[-1] for text in answers]

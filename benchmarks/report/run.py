@@ -27,10 +27,11 @@ from playwright.sync_api import Page, sync_playwright
 
 from vlmtune.images import thumbnail
 from vlmtune.predictions import Line
-from vlmtune.report import ReportConfig, page
+from vlmtune.report import ReportConfig
+from vlmtune.report import html as page
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import compare
-from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.pairing import Side
 from vlmtune.tasks import captioning
 
 HERE = Path(__file__).parent

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import vlmtune
-from vlmtune.checks.suspects.ranking import read_visits, suspects
 from vlmtune.data import scenes
+from vlmtune.dataset_check.label_errors import read_visits, suspects
 
 HERE = Path(__file__).parent
 ROWS, WRONG, EPOCHS = 1000, 50, 3

@@ -16,19 +16,20 @@ import torch
 from PIL import Image
 from workload import PROMPT
 
-from vlmtune import inputs as inputs_module
 from vlmtune.data import jsonl
-from vlmtune.inputs import Inputs
-from vlmtune.models import ModelConfig, find_checkpoint, load_model
+from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model
 from vlmtune.prefetch import Prefetch
+from vlmtune.processing import encoder as inputs_module
+from vlmtune.processing.encoder import Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
-from vlmtune.training import gradients, loop
+from vlmtune.training import forward_backward
+from vlmtune.training import trainer as loop
 from vlmtune.training.attention import use_segments
-from vlmtune.training.lessons import Lessons
+from vlmtune.training.config import LoraConfig, TrainingConfig
+from vlmtune.training.dataset import Lessons
 from vlmtune.training.lora import add_adapter
-from vlmtune.training.settings import LoraConfig, TrainingConfig
 
 Epoch = Callable[[], None]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -190,7 +191,7 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
 
 
 def _switch_off(trainer: Any, without: str | None) -> None:
-    plain = gradients.rows_of
+    plain = forward_backward.rows_of
     if without == "packing":
         trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), 1, share=False)
     elif without == "shared prefixes":
@@ -199,9 +200,9 @@ def _switch_off(trainer: Any, without: str | None) -> None:
         trainer.gradients.losses = functools.partial(_losses_everywhere, trainer)
 
 
-def _layout(trainer: Any) -> gradients.Layout:
+def _layout(trainer: Any) -> forward_backward.Layout:
     inputs = trainer._job.inputs
-    return gradients.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    return forward_backward.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
 
 
 def _losses_everywhere(trainer: Any, row: Any) -> torch.Tensor:

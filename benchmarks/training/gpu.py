@@ -28,23 +28,23 @@ sys.path.insert(0, str(HERE))
 
 from workload import PROMPT, TINY, photos  # noqa: E402
 
-from vlmtune.checks.costs import flops  # noqa: E402
-from vlmtune.checks.gpus import GPUS  # noqa: E402
-from vlmtune.checks.lengths import total, work_of  # noqa: E402
-from vlmtune.checks.shapes import read_shapes  # noqa: E402
 from vlmtune.data import jsonl  # noqa: E402
-from vlmtune.inputs import Inputs  # noqa: E402
-from vlmtune.models import ModelConfig, find_checkpoint, load_model  # noqa: E402
+from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model  # noqa: E402
+from vlmtune.modeling.vision_tower import quicken  # noqa: E402
+from vlmtune.planning.costs import flops  # noqa: E402
+from vlmtune.planning.lengths import total, work_of  # noqa: E402
+from vlmtune.planning.shapes import GPUS, read_shapes  # noqa: E402
 from vlmtune.prefetch import Prefetch  # noqa: E402
+from vlmtune.processing.encoder import Inputs  # noqa: E402
 from vlmtune.progress import Progress, Silent  # noqa: E402
 from vlmtune.signals import StopRequest  # noqa: E402
 from vlmtune.tasks import captioning  # noqa: E402
-from vlmtune.tower import quicken  # noqa: E402
-from vlmtune.training import gradients, loop  # noqa: E402
+from vlmtune.training import forward_backward  # noqa: E402
+from vlmtune.training import trainer as loop  # noqa: E402
 from vlmtune.training.attention import use_segments  # noqa: E402
-from vlmtune.training.lessons import Lessons  # noqa: E402
+from vlmtune.training.config import LoraConfig, TrainingConfig  # noqa: E402
+from vlmtune.training.dataset import Lessons  # noqa: E402
 from vlmtune.training.lora import add_adapter  # noqa: E402
-from vlmtune.training.settings import LoraConfig, TrainingConfig  # noqa: E402
 
 WARM_STEPS = 3
 """Steps before the clock runs: kernels are chosen and memory is taken in them."""
@@ -128,13 +128,13 @@ def equalities(trainer: Any) -> dict[str, float]:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
     inputs = trainer._job.inputs
-    layout = gradients.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    layout = forward_backward.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
     doubled = [*lessons, *lessons]  # every picture twice: its second lesson shares the first one's prefix
 
     def gradient(length: int, share: bool) -> list[torch.Tensor]:
         trainer.gradients.forget()
         supervised = sum(lesson.rendered.supervised for lesson in doubled)
-        for row in gradients.rows_of(doubled, layout, length, share):
+        for row in forward_backward.rows_of(doubled, layout, length, share):
             (trainer.gradients.losses(row).sum() / supervised).backward()
         return [weight.grad.float().clone() for weight in trainer._weights]
 

@@ -96,7 +96,7 @@ def child(*words: str) -> Any:
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:
     """Mean of paired ratios and its 95 % interval (Student's t)."""
-    from vlmtune.scoring.exact import student_quantile
+    from vlmtune.scoring.statistics import student_quantile
 
     mean = statistics.mean(ratios)
     half = student_quantile(0.975, len(ratios) - 1) * statistics.stdev(ratios) / len(ratios) ** 0.5

@@ -7,21 +7,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlmtune.comparing import compare_files as compare
-    from vlmtune.comparing import score_file as score
+    from vlmtune.api import predict, run, train
+    from vlmtune.compare_files import compare_files as compare
+    from vlmtune.compare_files import score_file as score
     from vlmtune.config import load_config
-    from vlmtune.pipeline.api import predict, run, train
 
 __all__ = ["compare", "load_config", "predict", "run", "score", "train"]
 
 
 _HOMES = {
     "load_config": ("vlmtune.config", "load_config"),
-    "train": ("vlmtune.pipeline.api", "train"),
-    "predict": ("vlmtune.pipeline.api", "predict"),
-    "run": ("vlmtune.pipeline.api", "run"),
-    "score": ("vlmtune.comparing", "score_file"),
-    "compare": ("vlmtune.comparing", "compare_files"),
+    "train": ("vlmtune.api", "train"),
+    "predict": ("vlmtune.api", "predict"),
+    "run": ("vlmtune.api", "run"),
+    "score": ("vlmtune.compare_files", "score_file"),
+    "compare": ("vlmtune.compare_files", "compare_files"),
 }
 
 

@@ -1,17 +1,21 @@
 """Writing files so that a crash leaves the old content or the new, never half of either; reading JSON back.
 
 What the disk refuses becomes an error of ours that names the path.
+
+Locks on files. One dies with its process, however that ends, so none is ever left over.
 """
 
 import errno
+import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from vlmtune import faults
+from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,7 +66,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         building = path.with_name(f".{path.name}.building")
         try:
             _write(building, data)
-            faults.hit("file.written")
+            fault_injection.hit("file.written")
             building.replace(path)
         except OSError:  # half a file would fill the disk further
             building.unlink(missing_ok=True)
@@ -134,7 +138,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        faults.hit("file.appended")
+        fault_injection.hit("file.appended")
 
 
 def read_whole_lines(path: Path) -> list[str]:
@@ -148,3 +152,59 @@ def read_whole_lines(path: Path) -> list[str]:
             with path.open("r+b") as stream:
                 stream.truncate(whole)
     return data[:whole].decode("utf-8").split("\n")[:-1]
+
+
+TRIES, PAUSE_S = 10, 0.02
+"""A look by `is_held` lasts microseconds: whoever meets one tries again."""
+
+
+def take(stream: IO[Any] | int, shared: bool = False) -> bool:
+    """Whether the lock of an open file was free. It is ours then until the file is closed, or shared with others."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def locked(file: Path, shared: bool = False) -> Iterator[bool]:
+    """Whether the lock of a file was free; it is made where it is not there, and held until the block ends.
+
+    Raises:
+        EnvironmentProblem, ConfigError: the file cannot be made or opened.
+    """
+    with os_errors_named(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("ab")
+    with stream:
+        with os_errors_named(file):
+            free = take(stream, shared)
+        yield free
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[bool]:
+    """The same for a folder itself; the lock goes with it where it is renamed."""
+    with os_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield take(handle)
+    finally:
+        os.close(handle)
+
+
+def is_held(file: Path, shared: bool = False) -> bool:
+    """Whether a live process holds a lock, for itself alone or, with `shared`, at all. A missing file is free."""
+    try:
+        with file.open("r+b" if shared else "rb") as stream:
+            fcntl.flock(stream, (fcntl.LOCK_EX if shared else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -23,7 +23,7 @@ from pieces import lines
 import vlmtune as package
 from vlmtune.cli.app import app
 from vlmtune.config import load
-from vlmtune.config.loading import shipped
+from vlmtune.config.loader import shipped
 
 OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
 """Programs that are not ours; their commands are believed."""

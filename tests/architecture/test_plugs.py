@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sources import modules
 
-from vlmtune import metrics, plugs
+from vlmtune import metrics, registry
 from vlmtune.config import load
-from vlmtune.config.loading import shipped
+from vlmtune.config.loader import shipped
 from vlmtune.data import DatasetConfig, Rows
 from vlmtune.engines import Engine, InferenceConfig
 from vlmtune.families import Family
 from vlmtune.metrics import Metric
-from vlmtune.plugs import Part
+from vlmtune.registry import Part
 from vlmtune.tasks import Task, TaskConfig
 from vlmtune.tracking import Tracker, TrackerConfig
 
@@ -37,13 +37,15 @@ OPENED = {
 
 
 def every(*folders: str) -> list[Any]:
-    return [pytest.param(folder, name, id=f"{folder}/{name}") for folder in folders for name in plugs.available(folder)]
+    return [
+        pytest.param(folder, name, id=f"{folder}/{name}") for folder in folders for name in registry.available(folder)
+    ]
 
 
 @pytest.mark.parametrize(("folder", "name"), every(*CONFIGURED))
 def test_a_plug_has_a_config_that_names_it(folder: str, name: str) -> None:
     base, key = CONFIGURED[folder]
-    config = plugs.load(folder, name).Config
+    config = registry.load(folder, name).Config
     assert issubclass(config, base)
     assert config is not base
     assert config.model_fields[key].default == name
@@ -52,7 +54,7 @@ def test_a_plug_has_a_config_that_names_it(folder: str, name: str) -> None:
 @pytest.mark.parametrize(("folder", "name"), every(*OPENED))
 def test_a_plug_opens_what_its_folder_promises(folder: str, name: str) -> None:
     opener, parameters, protocol = OPENED[folder]
-    plug = plugs.load(folder, name)
+    plug = registry.load(folder, name)
     signature = inspect.signature(getattr(plug, opener))
     assert list(signature.parameters) == parameters
     opened = returned(plug, signature.return_annotation)
@@ -73,32 +75,32 @@ def returned(plug: ModuleType, annotation: Any) -> Any:
     return getattr(plug, annotation) if isinstance(annotation, str) else annotation
 
 
-@pytest.mark.parametrize("name", plugs.available("tasks"))
+@pytest.mark.parametrize("name", registry.available("tasks"))
 def test_a_task_is_a_value_with_metrics(name: str) -> None:
-    task = plugs.load("tasks", name).TASK
+    task = registry.load("tasks", name).TASK
     assert isinstance(task, Task)
     assert task.metrics
     assert all(isinstance(metric, Metric) for metric in task.metrics)
 
 
-@pytest.mark.parametrize("name", plugs.available("families"))
+@pytest.mark.parametrize("name", registry.available("families"))
 def test_a_family_is_a_value_with_its_own_name(name: str) -> None:
-    family = plugs.load("families", name).FAMILY
+    family = registry.load("families", name).FAMILY
     assert isinstance(family, Family)
     assert family.name == name
 
 
 def defined() -> Iterator[tuple[str, str, Metric]]:
     """(file, name, metric) of every metric there is."""
-    for file in plugs.available("metrics"):
-        for name, value in vars(plugs.load("metrics", file)).items():
+    for file in registry.available("metrics"):
+        for name, value in vars(registry.load("metrics", file)).items():
             if isinstance(value, Metric):
                 yield file, name, value
 
 
 def test_a_metric_is_found_by_its_name_wherever_it_stands() -> None:
     found = list(defined())
-    assert {file for file, _, _ in found} == set(plugs.available("metrics")), "a file without a metric"
+    assert {file for file, _, _ in found} == set(registry.available("metrics")), "a file without a metric"
     assert [metric.name for _, name, metric in found if name != metric.name] == []
     assert all(getattr(metrics, metric.name) is metric for _, _, metric in found), "two metrics of one name"
 

@@ -9,7 +9,7 @@ import pytest
 from pages import PICTURE
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from vlmtune.report import ReportConfig, page
+from vlmtune.report import ReportConfig, html
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LOCAL = ("file:", "data:", "blob:")
@@ -35,7 +35,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def show(plain: Mapping[str, Any], width: int = 1200, hash_: str = "", **options: Any) -> Page:
         file = tmp_path / "report.html"
-        file.write_text(page.render(plain, PICTURE, ReportConfig()), encoding="utf-8")
+        file.write_text(html.render(plain, PICTURE, ReportConfig()), encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
         contexts.append(context)
         shown = context.new_page()

@@ -10,11 +10,11 @@ from axe_playwright_python.sync_playwright import Axe
 from pieces import encoded, picture
 from playwright.sync_api import Browser, Page
 
-from vlmtune.checks.rows import checking, outcome
 from vlmtune.config import load
-from vlmtune.models import find_checkpoint
-from vlmtune.plugs import load as plug
+from vlmtune.dataset_check import runner
+from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
+from vlmtune.registry import load as plug
 from vlmtune.signals import StopRequest
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</style><script>alert(2)</script>"
@@ -50,10 +50,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     config = load(str(file)).config
     task, checkpoint, cache = plug("tasks", "captioning").TASK, find_checkpoint(config.model), folder / "cache.jsonl"
-    asked = checking.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
-    found = outcome.check(asked, folder / "out")
+    asked = runner.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
+    found = runner.check(asked, folder / "out")
     assert {count["kind"] for count in found["counts"]} == {"leak", "image", "near-leak", "text", "tiny"}
-    return folder / "out" / outcome.PAGE
+    return folder / "out" / runner.PAGE
 
 
 @pytest.fixture

@@ -13,16 +13,17 @@ from pieces import assistant, picture, ref, user
 from torch.nn.attention import varlen
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
-from vlmtune import plugs, tower
+from vlmtune import registry
 from vlmtune.engines import hf
-from vlmtune.inputs import Inputs, collate
-from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
-from vlmtune.tower import GRIDS
+from vlmtune.modeling import vision_tower
+from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
+from vlmtune.modeling.vision_tower import GRIDS
+from vlmtune.processing.encoder import Inputs, collate
 from vlmtune.training.attention import use_segments
+from vlmtune.training.config import LoraConfig
+from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapter, trainable
-from vlmtune.training.losses import token_losses
-from vlmtune.training.segments import Layout, rows_of
-from vlmtune.training.settings import LoraConfig
+from vlmtune.training.packing import Layout, rows_of
 from vlmtune.types import Prediction, Request
 
 TEMPLATE_WITH_DEFAULT_SYSTEM = """\
@@ -91,7 +92,7 @@ def make_qwen2_5_vl(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**language, **settings}))
 
 
-@pytest.fixture(scope="module", params=plugs.available("families"))
+@pytest.fixture(scope="module", params=registry.available("families"))
 def family_inputs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ModelConfig, Inputs]:
@@ -257,7 +258,7 @@ def test_one_call_for_all_pictures_sees_what_their_groups_see(monkeypatch: pytes
     torch.manual_seed(0)
     tensors = [torch.randn(1, 3, 30, 8) for _ in range(3)]
     bounds = [0, 8, 12, 20, 30]
-    grouped, _ = tower.attend_in_groups(
+    grouped, _ = vision_tower.attend_in_groups(
         torch.nn.Module(), *tensors, None, cu_seq_lens_q=torch.tensor(bounds), scaling=0.3
     )
-    assert torch.allclose(tower._at_once(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)
+    assert torch.allclose(vision_tower._at_once(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)

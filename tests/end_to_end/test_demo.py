@@ -64,7 +64,7 @@ def test_its_adapter_gives_the_same_tokens_in_plain_transformers_and_peft(demo: 
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from vlmtune.data import scenes
-    from vlmtune.models import ModelConfig, find_checkpoint
+    from vlmtune.modeling.loading import ModelConfig, find_checkpoint
 
     base = str(find_checkpoint(ModelConfig(name="tiny")).folder)
     processor = AutoProcessor.from_pretrained(base)

@@ -11,13 +11,13 @@ from pieces import picture
 
 from vlmtune.config import load
 from vlmtune.errors import IntegrityError
-from vlmtune.inputs import Inputs
-from vlmtune.models import load_model
-from vlmtune.pipeline import exporting
+from vlmtune.modeling.loading import load_model
+from vlmtune.pipeline import export
 from vlmtune.pipeline.session import Session
-from vlmtune.runs import read_manifest
+from vlmtune.processing.encoder import Inputs
+from vlmtune.run_folder import read_manifest
+from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
-from vlmtune.training.settings import LoraConfig
 
 CONFIG = """\
 model: {name: tiny, device: cpu, max_pixels: 10000}
@@ -88,12 +88,12 @@ def test_a_checkpoint_that_lost_the_adapter_is_refused(run: Path, monkeypatch: p
         return model.unload()
 
     def here(config: Any, folder: Path, told: Any) -> Any:
-        return exporting.forced_by(config, folder, told)
+        return export.forced_by(config, folder, told)
 
     monkeypatch.setattr(PeftModel, "merge_and_unload", lose, raising=False)
-    monkeypatch.setattr(exporting, "_forced_elsewhere", here)
+    monkeypatch.setattr(export, "_forced_elsewhere", here)
     with pytest.raises(IntegrityError, match="answers otherwise than the adapter: probe 1, token"):
-        exporting.export(Session(load("c.yaml").config), run / "merged")
+        export.export(Session(load("c.yaml").config), run / "merged")
     assert not list(run.glob("*merged*")), "nothing is left that could be taken for a checkpoint"
 
 

@@ -17,8 +17,8 @@ from commands import warm_vlmtune
 from killing import killed_after, timed
 from sources import PACKAGE
 
-from vlmtune.comparing import pictures
-from vlmtune.report import ReportConfig, page
+from vlmtune.compare_files import pictures
+from vlmtune.report import ReportConfig, html
 
 SMALL = [
     "demo.yaml",
@@ -73,7 +73,7 @@ def uninterrupted(file: Path) -> dict[str, Any]:
 def drawn(plain: dict[str, Any], file: Path) -> str:
     """The page that a comparison makes with the pictures beside it."""
     shown = ReportConfig()
-    return page.render(plain, pictures(page.wanted(plain, shown), [file]), shown)
+    return html.render(plain, pictures(html.wanted(plain, shown), [file]), shown)
 
 
 def state(folder: Path) -> dict[str, str]:

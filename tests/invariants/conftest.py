@@ -8,11 +8,11 @@ import pytest
 from pieces import TINY
 
 from vlmtune.data import Rows, scenes
-from vlmtune.inputs import Inputs
+from vlmtune.processing.encoder import Inputs
 from vlmtune.tasks import captioning
-from vlmtune.training.lessons import Lessons
-from vlmtune.training.loop import Job
-from vlmtune.training.settings import LoraConfig, TrainingConfig
+from vlmtune.training.config import LoraConfig, TrainingConfig
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.trainer import Job
 
 CAPTIONS = [f"caption_{n}" for n in range(5)]
 

@@ -13,22 +13,22 @@ from pieces import TINY, assistant, picture, ref, user
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from vlmtune import models, quantization
 from vlmtune.engines import hf
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
-from vlmtune.inputs import Inputs, collate
-from vlmtune.models import attach_adapter, find_checkpoint, load_model
+from vlmtune.modeling import loading
+from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
+from vlmtune.processing.encoder import Inputs, collate
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import loop
+from vlmtune.training import trainer
 from vlmtune.training.attention import use_segments
+from vlmtune.training.config import LearningRates, LoraConfig
+from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, continue_adapter, optimizer_groups, save_adapter, trainable
-from vlmtune.training.losses import token_losses
-from vlmtune.training.segments import Layout, Row, rows_of
-from vlmtune.training.settings import LearningRates, LoraConfig
+from vlmtune.training.packing import Layout, Row, rows_of
 from vlmtune.types import Prediction, Request
 
-MakeJob = Callable[..., loop.Job]
+MakeJob = Callable[..., trainer.Job]
 Tensors = Mapping[str, torch.Tensor]
 QUIET = Progress(Silent())
 LANGUAGE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -196,7 +196,7 @@ def test_parts_learn_at_their_own_rate(make_job: MakeJob) -> None:
     groups = optimizer_groups(model, job.inputs.checkpoint.family, job.settings)
     assert {round(group["share"], 12) for group in groups} == {1.0, 5e-10, 0.05}
     assert sum(len(group["params"]) for group in groups) == len(trainable(model))
-    loop.train(job, QUIET, StopRequest())
+    trainer.train(job, QUIET, StopRequest())
     moved: dict[str, float] = {}
     for name, weight in load_file(job.adapter / "adapter_model.safetensors").items():
         part = job.inputs.checkpoint.family.part(name.removeprefix("base_model.model."))
@@ -208,9 +208,9 @@ def test_parts_learn_at_their_own_rate(make_job: MakeJob) -> None:
 
 def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
     first = make_job("first")
-    before = loop.train(first, QUIET, StopRequest())
+    before = trainer.train(first, QUIET, StopRequest())
     longer = make_job("longer", continue_from=str(first.adapter), learning_rate=1e-12, weight_decay=0.0)
-    after = loop.train(longer, QUIET, StopRequest())
+    after = trainer.train(longer, QUIET, StopRequest())
     assert after["select_loss"] == pytest.approx(before["select_loss"], rel=1e-5)
     for name, weight in load_file(longer.adapter / "adapter_model.safetensors").items():
         assert torch.allclose(weight, load_file(first.adapter / "adapter_model.safetensors")[name], atol=1e-9), name
@@ -250,7 +250,7 @@ def quantized(inputs: Inputs) -> Inputs:
 
 
 def test_four_bits_that_cannot_be_had_end_with_how_to_get_them(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblem, match=r'nf4 needs the package bitsandbytes: pip install "vlmtune\[quant\]"'):
         load_model(quantized(inputs).checkpoint, "cpu", "bf16")
     assert inputs.checkpoint.facts() != quantized(inputs).checkpoint.facts()
@@ -277,9 +277,9 @@ def test_a_base_in_four_bits_trains_and_answers(inputs: Inputs, make_job: MakeJo
     assert torch.cosine_similarity(*both, dim=0) > 0.8
     job = make_job(precision="bf16", checkpoint_layers=2)
     object.__setattr__(job, "inputs", small)
-    loop.train(job, QUIET, StopRequest())
+    trainer.train(job, QUIET, StopRequest())
     engine = hf.open_engine(
-        hf.Config(max_new_tokens=8), models.ModelConfig(**TINY.model_dump()), small, "bf16", job.adapter
+        hf.Config(max_new_tokens=8), loading.ModelConfig(**TINY.model_dump()), small, "bf16", job.adapter
     )
     (answer,) = engine.answer([Request("one", (user(A, "Describe."),))])
     assert isinstance(answer, Prediction)

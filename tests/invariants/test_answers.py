@@ -15,19 +15,19 @@ from pieces import TINY, assistant, picture, ref, user
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from vlmtune import inputs as inputs_module
-from vlmtune.answering import Answering, exchanged
-from vlmtune.chat import Rendered
 from vlmtune.data import scenes
-from vlmtune.engines import _decoding, hf
+from vlmtune.engines import _generation, hf
 from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
-from vlmtune.inputs import Inputs, collate
-from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
+from vlmtune.inference import Answering, exchanged
+from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
+from vlmtune.processing import encoder as inputs_module
+from vlmtune.processing.chat_template import Rendered
+from vlmtune.processing.encoder import Inputs, collate
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
+from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
-from vlmtune.training.settings import LoraConfig
 from vlmtune.types import Example, Failure, ImageRef, Outcome, Prediction, Request
 
 QUIET = Progress(Silent())
@@ -94,7 +94,7 @@ def test_answers_that_leave_the_batch_change_no_other(
     usual = answers(inputs, requests, 10)
     lengths = {outcome.tokens for outcome in usual.values() if isinstance(outcome, Prediction)}
     assert len(lengths) > 3, "answers that end together would leave together"
-    monkeypatch.setattr(_decoding, "LEAVING", leaving)
+    monkeypatch.setattr(_generation, "LEAVING", leaving)
     assert answers(inputs, requests, 10) == usual
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from pieces import TINY, picture, ref, user
 
-from vlmtune.engines import _decoding, hf
-from vlmtune.inputs import Inputs
-from vlmtune.models import load_model
+from vlmtune.engines import _generation, hf
+from vlmtune.modeling.loading import load_model
+from vlmtune.processing.encoder import Inputs
+from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.settings import LoraConfig
 from vlmtune.types import Outcome, Request
 
 CONFIG = hf.Config(batch_size=4, max_new_tokens=12)
@@ -62,7 +62,7 @@ def test_a_model_in_training_answers_with_and_without_its_adapter_and_trains_on(
 
 
 def test_batches_that_did_not_fit_are_counted(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Any = _decoding.decode
+    real: Any = _generation.decode
 
     def small_card(model: Any, batch: list[Any], *rest: Any) -> Any:
         if len(batch) > 1:

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from pieces import assistant, picture, ref, user
 
 from vlmtune.errors import ConfigError, EnvironmentProblem
-from vlmtune.inputs import Encoded, Inputs
-from vlmtune.models import load_model
+from vlmtune.modeling.loading import load_model
+from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import gradients, loop
+from vlmtune.training import forward_backward, trainer
+from vlmtune.training.activation_checkpointing import CHOSEN, FILLED, HELD, Memory, fewest, longest_row
 from vlmtune.training.attention import use_segments
+from vlmtune.training.config import LoraConfig
+from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.losses import token_losses
-from vlmtune.training.memory import CHOSEN, FILLED, HELD, Memory, fewest, longest_row
-from vlmtune.training.segments import Layout, rows_of
-from vlmtune.training.settings import LoraConfig
+from vlmtune.training.packing import Layout, rows_of
 
-MakeJob = Callable[..., loop.Job]
+MakeJob = Callable[..., trainer.Job]
 QUIET = Progress(Silent())
 LAYERS = 4
 
@@ -153,7 +153,7 @@ def test_a_gpu_is_filled_and_not_more(
 
         def shorten_rows(self, some: Sequence[Any]) -> None:
             if packed[-1] < 800:
-                raise EnvironmentProblem(gradients.TOO_LARGE)
+                raise EnvironmentProblem(forward_backward.TOO_LARGE)
             packed.append(packed[-1] // 2)
 
     memory: Any = Memory(card, inputs.checkpoint.family, Rows(), "auto", Path())  # type: ignore[arg-type]
@@ -179,23 +179,23 @@ def test_more_layers_than_there_are_is_refused(inputs: Inputs) -> None:
 def test_the_longest_row_is_tried_once_before_anything_is_learnt(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, tried = gradients.token_losses, []
+    real, tried = forward_backward.token_losses, []
 
     def watched(model: Any, row: Any, *more: Any) -> torch.Tensor:
         tried.append(len(row))
         return real(model, row, *more)
 
-    monkeypatch.setattr(gradients, "token_losses", watched)
+    monkeypatch.setattr(forward_backward, "token_losses", watched)
     job = make_job(batch_size=7, checkpoint_layers=1, save_every_steps=2)
-    facts = loop.train(job, QUIET, StopRequest())
+    facts = trainer.train(job, QUIET, StopRequest())
     assert facts["checkpoint_layers"] == 1
     assert tried[1] == max(tried[1:]), "after the check for leaks, before the first step"
     assert (job.work / CHOSEN).read_text().strip() == "1"
     before = len(tried)
-    loop.train(job, QUIET, StopRequest())
+    trainer.train(job, QUIET, StopRequest())
     assert len(tried) - before == 1, "whoever goes on takes what was chosen: only the check for leaks is made again"
     otherwise = replace(job, settings=job.settings.model_copy(update={"checkpoint_layers": 2}))
-    assert loop.train(otherwise, QUIET, StopRequest())["checkpoint_layers"] == 2
+    assert trainer.train(otherwise, QUIET, StopRequest())["checkpoint_layers"] == 2
     assert len(tried) - before == 3, "another number is tried anew"
 
     def small_card(model: Any, row: Any, *more: Any) -> torch.Tensor:
@@ -203,8 +203,8 @@ def test_the_longest_row_is_tried_once_before_anything_is_learnt(
             raise torch.OutOfMemoryError
         return real(model, row, *more)
 
-    monkeypatch.setattr(gradients, "token_losses", small_card)
+    monkeypatch.setattr(forward_backward, "token_losses", small_card)
     impossible = make_job("impossible")
     with pytest.raises(EnvironmentProblem, match="training.checkpoint_layers=auto, --set model.quantization=nf4"):
-        loop.train(impossible, QUIET, StopRequest())
+        trainer.train(impossible, QUIET, StopRequest())
     assert not (impossible.work / "visits.jsonl").read_text(), "no step was taken"

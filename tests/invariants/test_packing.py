@@ -17,17 +17,17 @@ from transformers import AttentionInterface, AutoModelForImageTextToText
 
 from vlmtune.errors import EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
-from vlmtune.inputs import Encoded, Inputs, collate, picture_tensors
-from vlmtune.models import load_model
+from vlmtune.modeling.loading import load_model
+from vlmtune.processing.encoder import Encoded, Inputs, collate, picture_tensors
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import attention, loop
+from vlmtune.training import attention
+from vlmtune.training import trainer as loop
 from vlmtune.training.attention import SEGMENTS, attend_in_segments, pick_kernel, use_segments
-from vlmtune.training.isolation import check_isolation
+from vlmtune.training.config import LoraConfig
+from vlmtune.training.forward_backward import check_isolation, token_losses
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.losses import token_losses
-from vlmtune.training.segments import Layout, Row, Segment, rows_of
-from vlmtune.training.settings import LoraConfig
+from vlmtune.training.packing import Layout, Row, Segment, rows_of
 
 Losses = list[torch.Tensor]
 A, B, C = (ref(picture(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100), (96, 160)]))

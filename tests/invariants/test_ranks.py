@@ -13,11 +13,11 @@ from commands import Ended, warm_ranks, warm_vlmtune
 from pieces import picture
 from safetensors.torch import load_file, save_file
 
-from vlmtune.inputs import Inputs
-from vlmtune.models import load_model
+from vlmtune.modeling.loading import load_model
+from vlmtune.processing.encoder import Inputs
+from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
-from vlmtune.training.settings import LoraConfig
-from vlmtune.training.visits import Visit, part_of
+from vlmtune.training.sampler import Visit, part_of
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -109,14 +109,14 @@ def test_a_mistake_that_the_first_rank_finds_ends_all(run: Path) -> None:
 
 def poison() -> None:
     """In a child: every loss is not a number from the third pass on, behind the two that try the rows."""
-    from vlmtune.training import gradients
+    from vlmtune.training import forward_backward
 
-    real, calls = gradients.token_losses, itertools.count()
+    real, calls = forward_backward.token_losses, itertools.count()
 
     def poisoned(*given: Any) -> torch.Tensor:
         return real(*given) * (float("nan") if next(calls) >= 2 else 1.0)
 
-    gradients.token_losses = poisoned
+    forward_backward.token_losses = poisoned
 
 
 def test_all_ranks_end_where_the_loss_is_no_number(run: Path) -> None:

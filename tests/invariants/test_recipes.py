@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from vlmtune.checks.plan import beside_measured
 from vlmtune.config import load
 from vlmtune.errors import ConfigError
-from vlmtune.pipeline import adapting, predicting, story
+from vlmtune.pipeline import predict, run, train
 from vlmtune.pipeline.session import Session
+from vlmtune.planning.plan import beside_measured
 from vlmtune.progress import Progress, Silent
-from vlmtune.runs import read_manifest
+from vlmtune.run_folder import read_manifest
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -45,15 +45,15 @@ def begin(*sets: str) -> Session:
 def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session) -> None:
     """The live model's score at the chosen step is that of the adapter, loaded anew and asked as any evaluation is."""
     session = begin("training.select_by=bleu", "training.evaluate_every_steps=1", "evaluation.split=select")
-    [adapter] = adapting.train(session)
+    [adapter] = train.train(session)
     made = read_manifest(adapter)
     assert made is not None
     judged = {point["step"]: point["select_bleu"] for point in made["curve"] if "select_bleu" in point}
     assert list(judged) == [1, 2, 3, 4]
     assert made["chosen_step"] == max(judged, key=lambda step: judged[step])
     assert len(set(judged.values())) > 1, "steps that score alike choose nothing"
-    file = predicting.predict(session, adapter)
-    found = predicting.score(session, file)
+    file = predict.predict(session, adapter)
+    found = predict.score(session, file)
     assert found is not None
     scored = found.to_json()["metrics"]["bleu"]
     assert scored == pytest.approx(judged[made["chosen_step"]], abs=1e-9)
@@ -71,7 +71,7 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
 
 def test_every_seed_has_its_adapter_and_all_are_one_side(session: Session) -> None:
     session = begin("training.seeds=[1, 2]")
-    comparison = story.run(session).to_json(examples=False)
+    comparison = run.run(session).to_json(examples=False)
     adapters = [Path("out") / f"lora.seed{seed}" for seed in (1, 2)]
     weights = [(adapter / "adapter_model.safetensors").read_bytes() for adapter in adapters]
     assert weights[0] != weights[1]
@@ -82,9 +82,9 @@ def test_every_seed_has_its_adapter_and_all_are_one_side(session: Session) -> No
     assert bleu["b"] == pytest.approx(sum(apart) / 2)
     # The second seed alone is the same adapter: which others there were does not matter.
     alone = begin("training.seeds=[2]", "output.dir=alone")
-    [adapter] = adapting.train(alone)
+    [adapter] = train.train(alone)
     assert (adapter / "adapter_model.safetensors").read_bytes() == weights[1]
-    assert adapting.train(session) == adapters, "finished adapters are found"
+    assert train.train(session) == adapters, "finished adapters are found"
 
 
 def test_what_cannot_choose_is_refused(session: Session) -> None:
@@ -95,4 +95,4 @@ def test_what_cannot_choose_is_refused(session: Session) -> None:
     with pytest.raises(ConfigError, match="one seed twice"):
         begin("training.seeds=[1, 1]")
     with pytest.raises(ConfigError, match="no metric 'blue'.*did you mean 'bleu'"):
-        adapting.train(begin("training.select_by=blue", "training.evaluate_every_steps=1"))
+        train.train(begin("training.select_by=blue", "training.evaluate_every_steps=1"))

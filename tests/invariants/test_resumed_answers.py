@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pieces import TINY, encoded, picture, ref, user
 
-from vlmtune import answering as answering_module
-from vlmtune.answering import Answering
+from vlmtune import inference as answering_module
 from vlmtune.engines import hf
 from vlmtune.errors import Interrupted
-from vlmtune.inputs import Encoded, Inputs
+from vlmtune.inference import Answering
+from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning, grounding

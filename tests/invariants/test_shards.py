@@ -9,12 +9,12 @@ import pytest
 from pieces import Notes
 from typer.testing import CliRunner
 
-from vlmtune.answering import Shard
 from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
-from vlmtune.pipeline import predicting, sharding
+from vlmtune.inference import Shard
+from vlmtune.pipeline import merge_shards, predict
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
@@ -52,7 +52,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
 
 def answered(begin: Begin, *sets: str) -> list[Path]:
     """The files of all shards, each in a run folder of its own."""
-    return [predicting.predict(begin(f"part {n}", *sets), shard=Shard(n, COUNT)) for n in range(COUNT)]
+    return [predict.predict(begin(f"part {n}", *sets), shard=Shard(n, COUNT)) for n in range(COUNT)]
 
 
 def plain(file: Path) -> list[dict[str, Any]]:
@@ -68,10 +68,10 @@ def names(folder: str) -> set[str]:
 def test_merged_shards_are_the_unsharded_run(begin: Begin) -> None:
     """Of a real model: texts and tokens of every row and control, score, origin; the column, too."""
     engine = "inference={engine: hf, batch_size: 4}"
-    whole = predicting.predict(begin("whole", engine))
+    whole = predict.predict(begin("whole", engine))
     shards = answered(begin, engine)
     assert [plain(file) != [] for file in shards] == [True] * COUNT, "an empty shard shows little"
-    merged = sharding.merge(begin("merged", engine), shards[::-1])
+    merged = merge_shards.merge(begin("merged", engine), shards[::-1])
     assert plain(merged) == plain(whole)
     for mine, other in zip(read(merged), read(whole), strict=True):
         assert mine.token_logprobs == pytest.approx(other.token_logprobs, abs=2e-4)
@@ -81,33 +81,33 @@ def test_merged_shards_are_the_unsharded_run(begin: Begin) -> None:
     assert len(told[0]) == 5
     assert read_json(Path("merged/metrics_baseline.json")) == read_json(Path("whole/metrics_baseline.json"))
     columns = [file.with_name(file.name.replace("predictions.", "predictions.short.")) for file in shards]
-    column = sharding.merge(begin("merged", engine), columns)
+    column = merge_shards.merge(begin("merged", engine), columns)
     assert plain(column) == plain(whole.with_name(column.name))
     assert plain(column) != plain(merged)
     assert names("merged") == names("whole")
     notes = Notes()
-    assert predicting.predict(begin("merged", engine, notes=notes)) == merged
+    assert predict.predict(begin("merged", engine, notes=notes)) == merged
     assert notes.texts == [f"{merged} is finished", f"{column} is finished"]
 
 
 def test_shards_one_after_the_other_in_one_folder(begin: Begin) -> None:
-    shards = [predicting.predict(begin("out"), shard=Shard(n, COUNT)) for n in range(COUNT)]
+    shards = [predict.predict(begin("out"), shard=Shard(n, COUNT)) for n in range(COUNT)]
     ids = [{line.id for line in read(file)} for file in shards]
     assert sum(map(len, ids)) == len(set.union(*ids)) == 12
     assert not list(Path("out").glob("*metrics*")), "a part has no score"
-    merged = sharding.merge(begin("out"), shards)
-    assert plain(merged) == plain(predicting.predict(begin("whole")))
+    merged = merge_shards.merge(begin("out"), shards)
+    assert plain(merged) == plain(predict.predict(begin("whole")))
 
 
 def test_more_shards_than_rows(begin: Begin) -> None:
     """Some are empty, and as much a part of the proof as any other."""
     few = "dataset.limit.test=2"
-    shards = [predicting.predict(begin("out", few), shard=Shard(n, 4)) for n in range(4)]
+    shards = [predict.predict(begin("out", few), shard=Shard(n, 4)) for n in range(4)]
     assert sorted(len(read(file)) for file in shards)[:2] == [0, 0]
-    merged = sharding.merge(begin("out", few), shards)
-    assert plain(merged) == plain(predicting.predict(begin("whole", few)))
+    merged = merge_shards.merge(begin("out", few), shards)
+    assert plain(merged) == plain(predict.predict(begin("whole", few)))
     with pytest.raises(IntegrityError, match="of 4 shards 1 are missing: 3"):
-        sharding.merge(begin("other", few), shards[:3])
+        merge_shards.merge(begin("other", few), shards[:3])
 
 
 def without_row(file: Path) -> str:
@@ -122,20 +122,20 @@ def test_what_is_not_whole_is_refused(begin: Begin) -> None:
 
     def refused(files: list[Path], *sets: str) -> str:
         with pytest.raises(IntegrityError) as raised:
-            sharding.merge(begin("merged", *sets), files)
+            merge_shards.merge(begin("merged", *sets), files)
         assert not (names("merged") if Path("merged").exists() else set()), "nothing was written"
         return str(raised.value)
 
     assert "of 3 shards 1 are missing: 1." in refused([shards[0], shards[2]])
     assert f"shard 0 is given twice: {shards[0]}, {shards[0]}" in refused([*shards, shards[0]])
-    other = predicting.predict(begin("other", "task.prompt=Say it."), shard=Shard(1, COUNT))
+    other = predict.predict(begin("other", "task.prompt=Say it."), shard=Shard(1, COUNT))
     said = refused([shards[0], other, shards[2]])
     assert f"{other} is no shard of baseline_predictions.jsonl as this config makes it" in said
     assert "task.prompt" in said
     assert "image_control_rows: 5 there, 4 here" in refused(shards, "evaluation.image_control_rows=4")
-    fourth = predicting.predict(begin("fourth"), shard=Shard(1, 4))
+    fourth = predict.predict(begin("fourth"), shard=Shard(1, 4))
     assert "is one of 4 shards" in refused([shards[0], fourth, shards[2]])
-    whole = predicting.predict(begin("whole"))
+    whole = predict.predict(begin("whole"))
     assert "is no shard: its manifest says that it holds all rows" in refused([whole])
     column = shards[1].with_name(shards[1].name.replace("predictions.", "predictions.short."))
     assert "column: " in refused([shards[0], column, shards[2]])
@@ -147,7 +147,7 @@ def test_a_changed_shard_is_refused(begin: Begin) -> None:
 
     def refused() -> str:
         with pytest.raises(IntegrityError) as raised:
-            sharding.merge(begin("merged"), shards)
+            merge_shards.merge(begin("merged"), shards)
         shards[1].write_text(kept[1], encoding="utf-8")
         return str(raised.value)
 

@@ -13,15 +13,15 @@ from pieces import TINY
 from safetensors.torch import load_file
 
 from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem, IntegrityError, Interrupted
-from vlmtune.models import load_model
+from vlmtune.modeling.loading import load_model
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import checkpoints, gradients, loop
+from vlmtune.training import checkpoints, forward_backward
+from vlmtune.training import trainer as loop
 from vlmtune.training.attention import use_segments
+from vlmtune.training.config import LoraConfig, TrainingConfig, learning_rate
 from vlmtune.training.lora import add_adapter, check_first_gradients, continue_adapter, trainable
-from vlmtune.training.schedule import learning_rate
-from vlmtune.training.settings import LoraConfig, TrainingConfig
-from vlmtune.training.visits import plan
+from vlmtune.training.sampler import plan
 
 MakeJob = Callable[..., loop.Job]
 QUIET = Progress(Silent())
@@ -183,7 +183,7 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
     """The same global batches, so the same adapter up to the order in which gradients are added."""
     roomy = make_job("roomy", dropout=0.0)
     loop.train(roomy, QUIET, StopRequest())
-    real = gradients.token_losses
+    real = forward_backward.token_losses
 
     def small_card(model: Any, row: Any, *more: Any) -> torch.Tensor:
         if len(row) > 250:
@@ -192,7 +192,7 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
 
     tight = make_job("tight", dropout=0.0, row_tokens=2048)
     monkeypatch.setattr(loop._Trainer, "_check_rows", lambda self: None)
-    monkeypatch.setattr(gradients, "token_losses", small_card)
+    monkeypatch.setattr(forward_backward, "token_losses", small_card)
     facts = loop.train(tight, QUIET, StopRequest())
     assert facts["row_tokens"] <= 250
     met = [
@@ -204,7 +204,7 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
         other = load_file(roomy.adapter / "adapter_model.safetensors")[name]
         assert (weight - other).norm() <= 1e-3 * other.norm(), name
     impossible = make_job("impossible")
-    monkeypatch.setattr(gradients, "token_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(forward_backward, "token_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(EnvironmentProblem, match="one example alone does not fit .* --set model.max_pixels"):
         loop.train(impossible, QUIET, StopRequest())
 
@@ -224,13 +224,13 @@ def test_every_visit_is_logged_once_with_its_own_loss(make_job: MakeJob) -> None
 
 
 def test_nan_stops_before_the_optimizer_step(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = gradients.token_losses, []
+    real, calls = forward_backward.token_losses, []
 
     def poisoned(*args: Any) -> torch.Tensor:
         calls.append(1)
         return real(*args) * (float("nan") if len(calls) == 7 else 1.0)  # the first two calls try the rows
 
-    monkeypatch.setattr(gradients, "token_losses", poisoned)
+    monkeypatch.setattr(forward_backward, "token_losses", poisoned)
     job = make_job(epochs=2, save_every_steps=2)
     with pytest.raises(Diverged, match=r"step 5: loss nan"):
         loop.train(job, QUIET, StopRequest())

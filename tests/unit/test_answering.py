@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pieces import Notes, assistant, encoded, picture, ref, user
 
-from vlmtune.answering import Answering, exchanged
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash
+from vlmtune.inference import Answering, exchanged
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest

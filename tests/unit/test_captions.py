@@ -12,7 +12,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from vlmtune.metrics import bleu_1, bleu_2, bleu_3, bleu_4, cider_d, keyword_recall, rouge_l
-from vlmtune.metrics._tokens import words
+from vlmtune.metrics._tokenization import words
 
 BLEUS = (bleu_1, bleu_2, bleu_3, bleu_4)
 WORDS = "a the two red dog dogs ball runs on grass in water with , .".split()

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from pieces import assistant, picture, ref, user
 from transformers import AutoProcessor
 
-from vlmtune.chat import Renderer
 from vlmtune.errors import DataError, ExampleTooLong
 from vlmtune.families.qwen3_vl import FAMILY
-from vlmtune.inputs import Inputs
+from vlmtune.processing.chat_template import Renderer
+from vlmtune.processing.encoder import Inputs
 from vlmtune.types import Conversation, ImageRef, Turn
 
 ONE, TWO = ref(picture(128, 128), "one"), ref(picture(100, 75), "two")

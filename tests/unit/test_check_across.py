@@ -11,15 +11,15 @@ import pytest
 from pieces import encoded, picture
 from PIL import Image
 
-from vlmtune.checks.rows import checking, copies, outcome, pictures
-from vlmtune.checks.rows.quarantine import FILE
 from vlmtune.cli.app import app
 from vlmtune.config import load
+from vlmtune.dataset_check import image_index, near_duplicates, runner
+from vlmtune.dataset_check.quarantine import FILE
 from vlmtune.errors import DataError
-from vlmtune.models import find_checkpoint
+from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.pipeline.session import Session
-from vlmtune.plugs import load as plug
 from vlmtune.progress import Progress, Silent
+from vlmtune.registry import load as plug
 from vlmtune.signals import StopRequest
 
 Found = dict[str, Any]
@@ -57,11 +57,11 @@ def check(dataset: str = "", evaluation: str = "{}", *sets: str) -> Found:
         f"evaluation: {evaluation}\ntraining: {{precision: fp32, max_tokens: 1000}}\noutput: {{dir: out}}\n"
     )
     config = load("c.yaml", list(sets)).config
-    cache = Path("out", ".vlmtune", outcome.CACHE)
+    cache = Path("out", ".vlmtune", runner.CACHE)
     task = plug("tasks", config.task.name).TASK
     progress = Progress(Silent())
-    asked = checking.Check(config, task, find_checkpoint(config.model), cache, progress, StopRequest())
-    return outcome.check(asked, Path("out"))
+    asked = runner.Check(config, task, find_checkpoint(config.model), cache, progress, StopRequest())
+    return runner.check(asked, Path("out"))
 
 
 def told(found: Found) -> list[tuple[str, str, int | None, int | None]]:
@@ -75,7 +75,7 @@ def test_splits_without_one_picture_that_decodes_are_findings(rows: Callable[...
     assert {(kind, role, row) for kind, role, row, _ in told(found)} == {
         ("image", role, row) for role in ("train", "select", "test") for row in (0, 1)
     }
-    assert "<title>Data check: errors" in Path("out", outcome.PAGE).read_text()
+    assert "<title>Data check: errors" in Path("out", runner.PAGE).read_text()
 
 
 def test_rows_of_text_alone_are_clean(rows: Callable[..., None]) -> None:
@@ -194,7 +194,7 @@ def test_a_repaired_picture_is_looked_at_again(rows: Callable[..., None], monkey
     assert told(check()) == [("image", "train", 0, 0)]
     Path("across-train-0-0.img").write_bytes(good)
     assert told(check()) == []
-    monkeypatch.setattr(pictures, "in_memory", None)
+    monkeypatch.setattr(image_index, "in_memory", None)
     assert told(check()) == [], "nothing has changed"
 
 
@@ -211,16 +211,16 @@ def test_a_crowd_of_like_hashes_costs_little_and_each_of_it_is_told_once() -> No
     hashes = np.full(4000, 0x0F0F_3C3C_55AA_9669, np.uint64)
     for _ in range(3):
         hashes ^= np.uint64(1) << rng.integers(0, 64, 4000).astype(np.uint64)
-    form = rng.integers(0, 256, pictures.SIDE**2)
+    form = rng.integers(0, 256, image_index.SIDE**2)
     compared = 0
 
     def small(places: Any) -> Any:
         nonlocal compared
         compared += len(places)
-        return np.clip(form + rng.integers(-9, 10, (len(places), pictures.SIDE**2)), 0, 255).astype(np.uint8)
+        return np.clip(form + rng.integers(-9, 10, (len(places), image_index.SIDE**2)), 0, 255).astype(np.uint8)
 
-    these = copies.Signs(hashes, np.arange(4000), small)
-    near = copies.partners(these, these)
+    these = near_duplicates.Signs(hashes, np.arange(4000), small)
+    near = near_duplicates.partners(these, these)
     assert (near.partner[1:] >= 0).all()
     assert (near.partner < np.arange(4000)).all()
     assert near.partner[0] == -1

@@ -13,11 +13,10 @@ from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.controls import cut_like
-from vlmtune.scoring.evidence import Side
-from vlmtune.scoring.exact import holm
-from vlmtune.scoring.score import score
-from vlmtune.scoring.traits import repeats_itself
+from vlmtune.scoring.diagnostics import cut_like
+from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.score import repeats_itself, score
+from vlmtune.scoring.statistics import holm
 from vlmtune.tasks import Task, captioning
 
 

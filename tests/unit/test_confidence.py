@@ -12,16 +12,16 @@ import pytest
 from commands import warm_vlmtune
 from pieces import QUICK, judged, lines
 
-from vlmtune.checks.suspects.ranking import read_visits, suspects
 from vlmtune.data import scenes
+from vlmtune.dataset_check.label_errors import read_visits, suspects
 from vlmtune.errors import DataError
 from vlmtune.metrics import bleu  # type: ignore[attr-defined]
 from vlmtune.predictions import Line
-from vlmtune.report import ReportConfig, coverage, page, text
-from vlmtune.scoring.confidence import curve, sureness
-from vlmtune.scoring.judgement import Terms
+from vlmtune.report import ReportConfig, charts, text
+from vlmtune.report import html as page
+from vlmtune.scoring.diagnostics import curve, sureness, unsure
+from vlmtune.scoring.metric_comparison import Terms
 from vlmtune.scoring.score import measure, summary
-from vlmtune.scoring.unsure import unsure
 from vlmtune.tasks import captioning
 
 TERMS = Terms(captioning.TASK, captioning.Config(), QUICK.statistics)
@@ -101,7 +101,7 @@ def test_without_probabilities_there_is_no_curve() -> None:
     assert "the half of the answers that B is surest of" in text.render(shown)
     assert "the surer, the better" in page.render(shown, {}, ReportConfig())
     assert "surest" not in text.render(judged(plain, plain).to_json())
-    figure = coverage.coverage(shown)
+    figure = charts.coverage(shown)
     assert figure is not None
     assert figure.table[0] == ["rows kept, surest first", "B"]
     assert figure.table[-1] == ["100%", f"{both.facts['confidence']['b']['all']:.4f}"]

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.config import Config, config_json, diff, load, show
-from vlmtune.config.loading import find, shipped
+from vlmtune.config.loader import find, shipped
 from vlmtune.config.yaml import core_scalar, parse
 from vlmtune.errors import ConfigError
 from vlmtune.tasks import captioning
@@ -30,7 +30,7 @@ def among(names: list[str]) -> str:
 
 
 METRICS = among([metric.name for metric in captioning.TASK.metrics])
-SOURCES, ENGINES, TASKS = (among(plugs.available(folder)) for folder in ("data", "engines", "tasks"))
+SOURCES, ENGINES, TASKS = (among(registry.available(folder)) for folder in ("data", "engines", "tasks"))
 CLASSIC = "flickr8k_captioning"
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 

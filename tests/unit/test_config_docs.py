@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.config import Config, config_json, json_schema, load
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_committed_files_are_fresh(make_docs: ModuleType) -> None:
 def test_the_page_names_every_key_and_plug(make_docs: ModuleType) -> None:
     page = make_docs.docs()
     for folder, key in (("data", "source"), ("tasks", "name"), ("engines", "engine"), ("tracking", "to")):
-        assert all(f"### `{key}: {name}`" in page for name in plugs.available(folder))
+        assert all(f"### `{key}: {name}`" in page for name in registry.available(folder))
     assert all(f"`{key}`" in page for key in (*Config.model_fields, "lora.rank", "statistics.resamples", "limit.test"))
     assert '| `splits.train` | text | `"train.jsonl"` |' in page
 
@@ -48,7 +48,7 @@ def test_every_key_of_the_schema_has_a_description() -> None:
     # pydantic leaves out what the block behind the reference already says of itself
     assert all(shape.get("description") or SCHEMA["$defs"][shape["$ref"][8:]]["description"] for shape in shapes)
     assert [choice["properties"]["source"].get("const") for choice in SCHEMA["properties"]["dataset"]["oneOf"]] == [
-        *plugs.available("data"),
+        *registry.available("data"),
         None,
     ]
 

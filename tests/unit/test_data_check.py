@@ -13,18 +13,18 @@ from commands import ROOT
 from pieces import encoded, picture, ref
 from PIL import Image
 
-from vlmtune.checks.rows import checking, copies, outcome, pictures
-from vlmtune.checks.rows.pictures import Pictures, describe
 from vlmtune.cli.app import app
 from vlmtune.config import Config, load
+from vlmtune.dataset_check import image_index, near_duplicates, runner
+from vlmtune.dataset_check.image_index import Pictures, describe
 from vlmtune.errors import DataError, Interrupted
 from vlmtune.files import read_json
-from vlmtune.models import find_checkpoint
-from vlmtune.plugs import load as plug
+from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
+from vlmtune.registry import load as plug
 from vlmtune.signals import StopRequest
-from vlmtune.training.lessons import Lessons
-from vlmtune.training.visits import Visit
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.sampler import Visit
 
 Found = dict[str, Any]
 
@@ -57,15 +57,15 @@ def config_file(folder: Path, block: str, more: str = "") -> Path:
 def checked(config: Config, stop: StopRequest | None = None) -> Found:
     folder = Path(config.output.dir)
     task = plug("tasks", config.task.name).TASK
-    asked = checking.Check(
+    asked = runner.Check(
         config,
         task,
         find_checkpoint(config.model),
-        folder / ".vlmtune" / outcome.CACHE,
+        folder / ".vlmtune" / runner.CACHE,
         Progress(Silent()),
         stop or StopRequest(),
     )
-    return outcome.check(asked, folder)
+    return runner.check(asked, folder)
 
 
 def rows_by_kind(found: Found) -> dict[str, set[tuple[str, int]]]:
@@ -129,8 +129,8 @@ def test_pairs_name_both_sides(planted: tuple[Config, Any, Found]) -> None:
 
 def test_a_second_check_decodes_no_picture(planted: tuple[Config, Any, Found], monkeypatch: pytest.MonkeyPatch) -> None:
     config, _, found = planted
-    before = {name: (Path(config.output.dir) / name).read_bytes() for name in (outcome.RESULT, outcome.PAGE)}
-    monkeypatch.setattr(pictures, "examine", None)
+    before = {name: (Path(config.output.dir) / name).read_bytes() for name in (runner.RESULT, runner.PAGE)}
+    monkeypatch.setattr(image_index, "examine", None)
     assert checked(config) == found
     assert {name: (Path(config.output.dir) / name).read_bytes() for name in before} == before
 
@@ -140,13 +140,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        real = pictures.examine
+        real = image_index.examine
 
         def examine(one: Any) -> Any:
             self.count += 1
             return real(one)
 
-        monkeypatch.setattr(pictures, "examine", examine)
+        monkeypatch.setattr(image_index, "examine", examine)
 
 
 def captions(folder: Path, files: dict[str, list[bytes]]) -> Config:
@@ -170,7 +170,7 @@ def test_each_content_is_decoded_once_and_a_stopped_check_goes_on(
 ) -> None:
     contents = some(0, 150)
     config = captions(tmp_path, {"train": [*contents, *contents[:50]], "select": some(500, 3), "test": some(600, 3)})
-    cache = Path(config.output.dir) / ".vlmtune" / outcome.CACHE
+    cache = Path(config.output.dir) / ".vlmtune" / runner.CACHE
     counted = Counted(monkeypatch)
     stop = StopRequest()
     stop.received = 2
@@ -242,8 +242,8 @@ def test_the_command_ends_with_3_and_says_how_to_go_on(
     with pytest.raises(DataError, match=r"errors; all stand in .*data_check.json.*max_bad_fraction=0\.\d") as error:
         app(["data", "check", file, "--json", "--progress", "none"], standalone_mode=False)
     assert error.value.exit_code == 3
-    assert json.loads(capsys.readouterr().out) == found == read_json(Path(config.output.dir) / outcome.RESULT)
-    assert "Evaluated pictures that are trained on" in (Path(config.output.dir) / outcome.PAGE).read_text()
+    assert json.loads(capsys.readouterr().out) == found == read_json(Path(config.output.dir) / runner.RESULT)
+    assert "Evaluated pictures that are trained on" in (Path(config.output.dir) / runner.PAGE).read_text()
     share = str(error.value).rpartition("=")[2]
     app(
         ["data", "check", file, "--progress", "none", "--set", f"dataset.max_bad_fraction={share}"],
@@ -268,7 +268,7 @@ def test_what_is_kept_of_a_picture_is_small(tmp_path: Path) -> None:
     tracemalloc.start()
     for start in range(0, count, batch):
         new = [n.to_bytes(16) for n in range(start, start + batch)]
-        kept.keep([pictures.Facts(one, None, 64, 64, facts.traits, one, 7, facts.small) for one in new])
+        kept.keep([image_index.Facts(one, None, 64, 64, facts.traits, one, 7, facts.small) for one in new])
         del new
         if start == 0:
             before = tracemalloc.get_traced_memory()[0]
@@ -299,9 +299,9 @@ def test_hashes_that_differ_in_seven_signs_are_candidates() -> None:
             near[place] ^= np.uint64(1) << np.uint64(bit)
 
     def found(one: Any, other: Any) -> list[tuple[int, int]]:
-        these, among = (copies.Signs(some, np.arange(len(some)), np.empty) for some in (one, other))
+        these, among = (near_duplicates.Signs(some, np.arange(len(some)), np.empty) for some in (one, other))
         among = these if one is other else among
-        pairs = copies.candidates(these, among, lambda: np.ones(len(one), bool))
+        pairs = near_duplicates.candidates(these, among, lambda: np.ones(len(one), bool))
         return [(int(a), int(b)) for asked, others in pairs for a, b in zip(asked, others, strict=True)]
 
     both = np.concatenate([values, near])
@@ -309,7 +309,7 @@ def test_hashes_that_differ_in_seven_signs_are_candidates() -> None:
         distances = np.bitwise_count(one[:, None] ^ other[None])
         expected = [
             (a, b)
-            for a, b in np.argwhere(distances <= copies.NEAR).tolist()
+            for a, b in np.argwhere(distances <= near_duplicates.NEAR).tolist()
             if (one is other and b < a) or one is not other
         ]
         assert sorted(found(one, other)) == expected, "each pair once"
@@ -321,12 +321,12 @@ def test_a_crowd_of_equal_hashes_is_bounded_and_what_is_skipped_is_counted() -> 
 
     def small(places: Any) -> Any:
         asked.append(len(places))
-        return rng.integers(0, 256, (len(places), pictures.SIDE**2), dtype=np.uint8)
+        return rng.integers(0, 256, (len(places), image_index.SIDE**2), dtype=np.uint8)
 
-    these = copies.Signs(np.zeros(1000, np.uint64), np.arange(1000), small)
-    found = copies.partners(these, these)
+    these = near_duplicates.Signs(np.zeros(1000, np.uint64), np.arange(1000), small)
+    found = near_duplicates.partners(these, these)
     assert (found.partner < 0).all(), "noise resembles nothing"
-    assert found.skipped == 1000 - copies.CROWD - 1
+    assert found.skipped == 1000 - near_duplicates.CROWD - 1
 
 
 @pytest.mark.parametrize("change", ["brighter", "smaller", "compressed"])
@@ -339,7 +339,7 @@ def test_signs_survive_what_happens_to_copies(change: str) -> None:
             "compressed": encoded(image, "JPEG", quality=20),
         }[change]
         one, other = (describe(ref(data), b"").gradient for data in (encoded(image), made))
-        assert (one ^ other).bit_count() <= copies.NEAR
+        assert (one ^ other).bit_count() <= near_duplicates.NEAR
 
 
 def test_pages_of_one_tone_do_not_resemble_each_other(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ import pytest
 from pieces import encoded, picture
 from PIL import Image
 
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.inputs import Inputs
-from vlmtune.training.lessons import Lessons
-from vlmtune.training.visits import Visit
+from vlmtune.processing.encoder import Inputs
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.sampler import Visit
 
 CONFIG = """\
 model: {{name: tiny, device: cpu}}
@@ -61,8 +61,10 @@ def test_an_example_is_shown_as_training_reads_it(
 ) -> None:
     shown = json.loads(said(capsys, "show", config, "--row", "0", "--json"))
     made = load(config).config
-    rows = plugs.load("data", "jsonl").open(made.dataset.model_copy(update={"max_bad_fraction": 1.0}), "t.jsonl", None)
-    lessons = Lessons(rows, plugs.load("tasks", "captioning").TASK, made.task, inputs, made.training)
+    rows = registry.load("data", "jsonl").open(
+        made.dataset.model_copy(update={"max_bad_fraction": 1.0}), "t.jsonl", None
+    )
+    lessons = Lessons(rows, registry.load("tasks", "captioning").TASK, made.task, inputs, made.training)
     assert [each["target"] for each in shown["encoded"]] == ["日本語 🙂 .", "a ball ."]
     for choice, each in enumerate(shown["encoded"]):
         truth = lessons.encode(Visit(0, choice, 0))

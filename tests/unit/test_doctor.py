@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vlmtune.checks import doctor
-from vlmtune.checks.doctor import examine, render
+from vlmtune import doctor
+from vlmtune.doctor import examine, render
 
 
 @pytest.fixture

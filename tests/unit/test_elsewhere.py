@@ -12,12 +12,11 @@ from pieces import QUICK, judged, lines
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, DataError, IntegrityError
-from vlmtune.pipeline import predicting, sharding, story
+from vlmtune.pipeline import merge_shards, predict, run
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
-from vlmtune.report import ReportConfig, markdown, page, text
-from vlmtune.scoring.comparison import Comparison
-from vlmtune.scoring.elsewhere import beside
+from vlmtune.report import ReportConfig, html, markdown, text
+from vlmtune.scoring.comparison import Comparison, beside
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -62,9 +61,9 @@ def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> N
     """From one engine per side, in files of their own, with the metrics of their own task."""
     session = begin()
     tuned = adapter(session, ["validation-00000", "test-00001"])
-    predicting.predict(session)
-    predicting.predict(session, tuned)
-    comparison = story.compare(session)
+    predict.predict(session)
+    predict.predict(session, tuned)
+    comparison = run.compare(session)
     questions, more = comparison.facts["also"]
     assert [questions["name"], more["name"]] == ["questions", "more"]
     assert [entry["name"] for entry in questions["metrics"]] == ["exact_match"]
@@ -88,13 +87,13 @@ def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> N
 
 
 def test_a_finished_set_is_not_asked_again_and_another_dataset_is_refused(begin: Begin) -> None:
-    predicting.predict(begin())
+    predict.predict(begin())
     before = Path("out/baseline_predictions.questions.jsonl").stat().st_mtime_ns
-    predicting.predict(begin())
+    predict.predict(begin())
     assert Path("out/baseline_predictions.questions.jsonl").stat().st_mtime_ns == before
     Path("c.yaml").write_text(CONFIG.replace("name: vqa", "name: vqa, prompt: 'Say {question}'"), encoding="utf-8")
     with pytest.raises(IntegrityError, match=r"baseline_predictions.questions.jsonl was made from another"):
-        predicting.predict(begin())
+        predict.predict(begin())
 
 
 def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Begin) -> None:
@@ -103,7 +102,7 @@ def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Be
     )
     Path("c.yaml").write_text(broken, encoding="utf-8")
     with pytest.raises(DataError, match="evaluation.also, questions: .*column 'phrase'"):
-        predicting.predict(begin())
+        predict.predict(begin())
     assert not Path("out/baseline_predictions.jsonl").exists()
 
 
@@ -120,18 +119,18 @@ def test_rows_that_chose_are_no_evidence_however_they_are_called(begin: Begin, c
     Path("c.yaml").write_text(CONFIG.replace(old, new), encoding="utf-8")
     session = begin()
     tuned = adapter(session, ["validation-00000"])
-    predicting.predict(session)
-    predicting.predict(session, tuned)
-    assert story.compare(session).facts["also"][1]["rows"]["selection"] == selected
+    predict.predict(session)
+    predict.predict(session, tuned)
+    assert run.compare(session).facts["also"][1]["rows"]["selection"] == selected
 
 
 def test_a_set_that_cannot_be_compared_costs_only_itself(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     session = begin()
-    predicting.predict(session)
-    predicting.predict(session, adapter(session, []))
+    predict.predict(session)
+    predict.predict(session, adapter(session, []))
     Path("out/lora_predictions.more.jsonl").write_text("")
     with pytest.raises(DataError, match="has no rows"):
-        story.compare(session)
+        run.compare(session)
     assert json.loads(Path("out/compare.json").read_text())["status"]
 
 
@@ -145,28 +144,28 @@ def test_what_fell_on_a_set_beside_its_primary_metric_is_said() -> None:
 
 
 def test_shards_of_a_set_become_its_file(begin: Begin) -> None:
-    from vlmtune.answering import Shard
+    from vlmtune.inference import Shard
 
-    predicting.predict(begin())
+    predict.predict(begin())
     whole = Path("out/baseline_predictions.questions.jsonl").read_bytes()
     for index in (0, 1):
-        predicting.predict(begin("output.dir=parts"), shard=Shard(index, 2))
+        predict.predict(begin("output.dir=parts"), shard=Shard(index, 2))
     files = sorted(Path("parts").glob("baseline_predictions.questions.shard-*.jsonl"))
-    made = sharding.merge(begin("output.dir=parts"), files)
+    made = merge_shards.merge(begin("output.dir=parts"), files)
     assert made == Path("parts/baseline_predictions.questions.jsonl")
     assert made.read_bytes() == whole
     with pytest.raises(IntegrityError, match="set 'questions', which evaluation.also does not name"):
-        sharding.merge(begin("output.dir=parts", "evaluation.also=[]"), files)
+        merge_shards.merge(begin("output.dir=parts", "evaluation.also=[]"), files)
 
 
 def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
     session = begin("training.seeds=[1, 2]")
     for seeded in session.seeds:
         adapter(seeded, [])
-    predicting.predict(session)
+    predict.predict(session)
     for seeded in session.seeds:
-        predicting.predict(session, seeded.adapter_path())
-    questions = story.compare(session).facts["also"][0]
+        predict.predict(session, seeded.adapter_path())
+    questions = run.compare(session).facts["also"][0]
     assert questions["seeds"]["b"] == ["lora_predictions.questions.seed1", "lora_predictions.questions.seed2"]
 
 
@@ -216,7 +215,7 @@ def test_every_report_shows_the_sets() -> None:
     better, worse = better_and_worse()
     plain = beside(better, {"safety": worse}).to_json()
     entry = worse.facts["metrics"][0]
-    for shown in (text.render(plain), markdown.render(plain), page.render(plain, {}, ReportConfig())):
+    for shown in (text.render(plain), markdown.render(plain), html.render(plain, {}, ReportConfig())):
         assert "safety" in shown
         assert f"{entry['b']:.4f}" in shown
 

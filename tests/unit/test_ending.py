@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from vlmtune.cli.ending import ending
+from vlmtune.cli.app import ending
 from vlmtune.errors import Exit
 
 

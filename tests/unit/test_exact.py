@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmtune.scoring.exact import holm, mcnemar, student_quantile, wilson
+from vlmtune.scoring.statistics import holm, mcnemar, student_quantile, wilson
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "metric_vectors.json").read_text(encoding="utf-8"))
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from pieces import Notes, picture, ref
 
-from vlmtune import faults
-from vlmtune.answering import Answering
+from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import append_lines, read_json, read_whole_lines, write_atomic, write_json
+from vlmtune.inference import Answering
 from vlmtune.progress import Progress, Silent
-from vlmtune.runs import Origin, RunFolder, differences
+from vlmtune.run_folder import Origin, RunFolder, differences
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
 from vlmtune.types import Example
@@ -26,7 +26,7 @@ from vlmtune.types import Example
 @pytest.fixture(autouse=True)
 def hits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test counts its own hits of fault points."""
-    monkeypatch.setattr(faults, "_hits", Counter())
+    monkeypatch.setattr(fault_injection, "_hits", Counter())
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def test_a_folder_is_there_whole_or_not_at_all(folder: RunFolder, monkeypatch: p
     artifact, origin = folder.root / "adapter", Origin({})
     built = folder.work(artifact, origin) / "built"
     built.mkdir()
-    monkeypatch.setenv(faults.ARMED, "file.written:full")
+    monkeypatch.setenv(fault_injection.ARMED, "file.written:full")
     with pytest.raises(EnvironmentProblem):
         folder.publish(artifact, origin, {}, built)
-    monkeypatch.delenv(faults.ARMED)
+    monkeypatch.delenv(fault_injection.ARMED)
     assert not artifact.exists()
     artifact.mkdir()
     (artifact / "mine").write_text("mine")
@@ -200,7 +200,7 @@ def test_an_unreadable_manifest_is_named(folder: RunFolder, text: str, said: str
 
 def test_a_live_process_keeps_the_folder_and_a_dead_one_does_not(folder: RunFolder, notes: Notes) -> None:
     hold = (
-        "import sys, pathlib; from vlmtune.runs import RunFolder; from vlmtune.progress import *\n"
+        "import sys, pathlib; from vlmtune.run_folder import RunFolder; from vlmtune.progress import *\n"
         "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).locked():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -231,7 +231,7 @@ def test_torn_last_line_is_cut_at_every_byte(tmp_path: Path) -> None:
 def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.json"
     write_atomic(file, "old")
-    monkeypatch.setenv(faults.ARMED, "file.written:full")
+    monkeypatch.setenv(fault_injection.ARMED, "file.written:full")
     with pytest.raises(EnvironmentProblem, match=r"no space left for .*a.json \(3 bytes\)"):
         write_atomic(file, "new")
     assert file.read_text() == "old"
@@ -294,11 +294,11 @@ def test_a_torn_picture_never_has_the_name_of_a_whole_one(tmp_path: Path, monkey
     )
     image = picture(40, 40)
     example = Example("1", (ref(image),), None, {"references": ["a"]}, "1")
-    monkeypatch.setenv(faults.ARMED, "file.written:full")
+    monkeypatch.setenv(fault_injection.ARMED, "file.written:full")
     with pytest.raises(EnvironmentProblem, match=r"no space left for .*pictures.*\.webp"):
         answering._picture(example)
     assert list((tmp_path / "pictures").glob("*.webp")) == []
-    monkeypatch.delenv(faults.ARMED)
+    monkeypatch.delenv(fault_injection.ARMED)
     digest = answering._picture(example)
     assert [file.name for file in (tmp_path / "pictures").glob("*.webp")] == [f"{digest[:16]}.webp"]
 

@@ -18,8 +18,8 @@ from fuzzing import hunt, mutated
 from ruamel.yaml import YAML
 
 from vlmtune.config import Config, load
-from vlmtune.config.composed import config_json
-from vlmtune.config.showing import show
+from vlmtune.config.loader import show
+from vlmtune.config.schema import config_json
 
 ROUNDS, SOAKED = 40, 800
 """Of each shipped config; 10,000 and more in a soak."""

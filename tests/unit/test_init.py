@@ -13,15 +13,15 @@ import pyarrow.parquet
 import pytest
 from pieces import encoded, picture
 
-from vlmtune import plugs
-from vlmtune.checks.starting import writing
-from vlmtune.checks.starting.places import Place
-from vlmtune.checks.starting.writing import Written, write
+from vlmtune import registry
 from vlmtune.cli.app import main
 from vlmtune.config import Config, arguments, load
-from vlmtune.data import _streamed, hub, open_role
-from vlmtune.data._roles import ROLES
+from vlmtune.data import _tables, hub, open_role
+from vlmtune.data._splits import ROLES
 from vlmtune.errors import ConfigError, DataError
+from vlmtune.scaffold import writer
+from vlmtune.scaffold.sources import Place
+from vlmtune.scaffold.writer import Written, write
 
 PNG = encoded(picture(40, 20))
 MANY = 60
@@ -166,9 +166,9 @@ def test_of_a_dataset_that_is_not_here_only_the_first_rows_are_fetched(monkeypat
     far = Place(
         {"source": "hub", "path": "far"}, "", dict.fromkeys(("train", "select", "test"), "train"), "", remote=True
     )
-    monkeypatch.setattr(writing, "find", lambda text, told: far)
+    monkeypatch.setattr(writer, "find", lambda text, told: far)
     fetched = []
-    real = _streamed.streamed
+    real = _tables.streamed
     monkeypatch.setattr(hub, "streamed", lambda *words: fetched.append(words[-1]) or real(*words))
     config, written, text = made("far")
     assert set(fetched) == {200}
@@ -284,7 +284,7 @@ def test_a_role_of_several_files_is_a_pattern_of_all_of_them() -> None:
         config, _, _ = made(named)
         assert config.dataset.splits.train == "train-*-of-00003.parquet"
         assert config.dataset.splits.test == "test-00000-of-00001.parquet"
-        assert len(plugs.load("data", "table").open(config.dataset, config.dataset.splits.train)) == 60
+        assert len(registry.load("data", "table").open(config.dataset, config.dataset.splits.train)) == 60
     text = "".join(f"init7-{n}.png,c{n}\n" for n in range(20))
     for number in (1, 2):
         Path(f"hub/train_{number}.csv").write_text(f"image,caption\n{text}")

@@ -13,16 +13,16 @@ import pyarrow.parquet
 import pytest
 from pieces import picture
 
-from vlmtune import plugs
-from vlmtune.chat import Renderer
+from vlmtune import registry
 from vlmtune.data import Rows
-from vlmtune.inputs import Inputs
+from vlmtune.processing.chat_template import Renderer
+from vlmtune.processing.encoder import Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import vqa
-from vlmtune.training.lessons import Lessons
-from vlmtune.training.settings import TrainingConfig
-from vlmtune.training.visits import plan
+from vlmtune.training.config import TrainingConfig
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.sampler import plan
 
 MOST_BYTES = 200
 EPOCHS = 3
@@ -37,7 +37,7 @@ def opened(folder: Path, source: str, count: int, column: str | None, named: boo
     else:
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
     del rows
-    plug = plugs.load("data", source)
+    plug = registry.load("data", source)
     columns = {"question": "q", "references": ["a"], "target": "sample", "image": column, "id": "n" if named else None}
     found: Rows = plug.open(plug.Config(path=str(folder), **columns), file.name)
     assert len(found.fingerprint) == 64

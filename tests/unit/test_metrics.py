@@ -11,9 +11,9 @@ import pytest
 from measuring import score
 
 import vlmtune.metrics
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.metrics import Metric, cider_d, vqa_accuracy
-from vlmtune.scoring.resampling import Resamples
+from vlmtune.scoring.statistics import Resamples
 
 TEXTS = (
     ["a red ball lies on grass", "two cats", "10", "a house is on the street", "", "a ball", "one red car"],
@@ -39,7 +39,7 @@ ROWS: dict[str, tuple[Sequence[Any], Sequence[Any]]] = {
 
 
 def every() -> list[Any]:
-    files = [plugs.load("metrics", name) for name in plugs.available("metrics")]
+    files = [registry.load("metrics", name) for name in registry.available("metrics")]
     found = {value.name: value for file in files for value in vars(file).values() if isinstance(value, Metric)}
     return [pytest.param(metric, id=name) for name, metric in found.items()]
 
@@ -113,7 +113,7 @@ def test_shapes_and_arguments(metric: Metric) -> None:
 
 
 def test_importing_all_metrics_stays_light() -> None:
-    files = ", ".join(f"vlmtune.metrics.{name}" for name in plugs.available("metrics"))
+    files = ", ".join(f"vlmtune.metrics.{name}" for name in registry.available("metrics"))
     code = f"import json, sys, {files}; print(json.dumps([name for name in sys.modules if '.' not in name]))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert {"sacrebleu", "rapidfuzz", "torch", "nltk", "sklearn", "jiwer", "pycocoevalcap"} & set(loaded) == set()

@@ -18,11 +18,11 @@ from vlmtune.config import load
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
 from vlmtune.engines import openai
-from vlmtune.engines._asking import ServerEngine
+from vlmtune.engines._client import ServerEngine
 from vlmtune.engines._messages import messages
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, Interrupted, RemoteError
 from vlmtune.images import decode_rgb
-from vlmtune.inputs import Inputs
+from vlmtune.processing.encoder import Inputs
 from vlmtune.types import Failure, Outcome, Prediction, Request
 
 QUICK = {"retry_s": 0.001, "timeout_s": 0.4, "watchdog_s": 5.0, "concurrency": 4}

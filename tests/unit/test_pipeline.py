@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pieces import Notes
 
-from vlmtune.answering import Answering
 from vlmtune.config import load
 from vlmtune.engines import mock
 from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
-from vlmtune.pipeline import adapting, predicting, story
+from vlmtune.inference import Answering
+from vlmtune.pipeline import predict, run, train
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
@@ -118,32 +118,32 @@ def test_an_engine_that_prepares_all_requests_first_is_stopped_while_it_does(tmp
 
 
 def test_a_deleted_result_is_made_anew(begin: Begin) -> None:
-    file = predicting.predict(begin())
+    file = predict.predict(begin())
     whole, metrics = file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()
     assert [path.name for path in Path("out/.vlmtune").iterdir()] == []
     for gone in (["baseline_predictions.jsonl"], ["metrics_baseline.json"], sorted(names())):
         for name in gone:
             Path("out", name).unlink()
         notes = Notes()
-        assert predicting.predict(begin(notes=notes)) == file
+        assert predict.predict(begin(notes=notes)) == file
         assert (file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()) == (whole, metrics)
         assert not any("answers are there already" in text for text in notes.texts)
     Path("out/baseline_predictions.jsonl").unlink()
     Path("out/baseline_predictions.manifest.json").unlink()
     Path("out/metrics_baseline.json").write_text('{"bleu": 0.1}')
     with pytest.raises(IntegrityError, match=r"metrics_baseline.json is there, but vlmtune did not make it"):
-        predicting.predict(begin())
+        predict.predict(begin())
 
 
 def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
     tuned = adapter(Path("tuned"), begin().origin().parts)
     session = begin(mock=True)
-    predicting.predict(session)
-    predicting.predict(session, tuned)
-    story.compare(session)
+    predict.predict(session)
+    predict.predict(session, tuned)
+    run.compare(session)
     ours = names()
     assert {"compare.json", "report.html", "metrics_lora.json", "lora_predictions.controls.json"} <= ours
-    predicting.predict(begin())
+    predict.predict(begin())
     left = names()
     assert {name for name in left if ".mock." not in name} == {
         "baseline_predictions.jsonl", "baseline_predictions.manifest.json", "baseline_predictions.controls.json",
@@ -156,7 +156,7 @@ def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
     Path("out/lora_predictions.mock.jsonl").rename("out/lora_predictions.jsonl")
     Path("out/lora_predictions.mock.manifest.json").rename("out/lora_predictions.manifest.json")
     with pytest.raises(ConfigError, match="lora_predictions.jsonl came from a mock run; run the eval step"):
-        story.compare(begin())
+        run.compare(begin())
 
 
 def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, mon
     monkeypatch.setattr(mock, "open_engine", never)
     monkeypatch.setattr(Session, "rows", lambda self, role: Rows(rows))
     with pytest.raises(DataError, match=r"row 'test-00003' has no 'references', which bleu compares with"):
-        predicting.predict(begin("evaluation.metrics=[bleu]"))
+        predict.predict(begin("evaluation.metrics=[bleu]"))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, mon
 def test_the_same_checkpoint_under_another_name_is_only_noted(begin: Begin, changed: dict[str, Any], said: str) -> None:
     parts, notes = begin().origin().parts, Notes()
     folder = adapter(Path("tuned"), {**parts, "model": {**parts["model"], **changed["model"]}})
-    predicting.predict(begin(notes=notes), folder)
+    predict.predict(begin(notes=notes), folder)
     assert f"tuned fits, though {said}" in notes.texts
 
 
@@ -197,7 +197,7 @@ def test_another_architecture_or_preprocessing_is_refused(begin: Begin, block: s
     with pytest.raises(
         IntegrityError, match=f'trained on another model or with other preprocessing:\n.*{key}.*"other"'
     ):
-        predicting.predict(begin(), folder)
+        predict.predict(begin(), folder)
 
 
 def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
@@ -214,15 +214,15 @@ def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
 def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlmtune.training.loop.train", trained)
-    [folder] = adapting.train(begin())
+    monkeypatch.setattr("vlmtune.training.trainer.train", trained)
+    [folder] = train.train(begin())
     manifest = json.loads((folder / "vlmtune.json").read_text())
     assert manifest["curve"] == [{"step": 1, "loss": 2.0}]
     assert (folder / "visits.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
     assert list(Path("out/.vlmtune").iterdir()) == []
     notes = Notes()
     sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "row_tokens=512"]
-    assert adapting.train(begin(*(f"training.{one}" for one in sets), notes=notes)) == [folder]
+    assert train.train(begin(*(f"training.{one}" for one in sets), notes=notes)) == [folder]
     assert notes.texts == ["adapter: out/lora is finished"]
     with pytest.raises(IntegrityError, match="training.epochs: 1 there, 2 here"):
-        adapting.train(begin("training.epochs=2"))
+        train.train(begin("training.epochs=2"))

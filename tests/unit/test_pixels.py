@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from vlmtune.errors import ImageError, IntegrityError
 from vlmtune.families import ImageLimits
 from vlmtune.families.qwen3_vl import FAMILY
-from vlmtune.pixels import Patcher, load_limits
+from vlmtune.processing.image_processor import Patcher, load_limits
 
 LIMITS = {
     "qwen3": ImageLimits(16, 2, 2, 65_536, 16_777_216, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),

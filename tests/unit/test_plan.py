@@ -10,18 +10,18 @@ from commands import ROOT, warm_vlmtune
 from pieces import TINY, assistant, encoded, picture, ref, user
 from PIL import Image
 
-from vlmtune import plugs
-from vlmtune.checks.gpus import GPUS, find_gpu
-from vlmtune.checks.lengths import Epoch, HeaderInputs, first_epoch, work_of
-from vlmtune.checks.plan import draw_up, estimate, shapes_of, survey
-from vlmtune.checks.plan_text import render
+from vlmtune import registry
 from vlmtune.config import Config, load
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.inputs import Inputs, Picture
-from vlmtune.models import find_checkpoint
+from vlmtune.modeling.loading import find_checkpoint
+from vlmtune.planning.lengths import Epoch, HeaderInputs, first_epoch, work_of
+from vlmtune.planning.plan import draw_up, estimate, shapes_of, survey
+from vlmtune.planning.shapes import GPUS, find_gpu
+from vlmtune.planning.text import render
+from vlmtune.processing.encoder import Inputs, Picture
 from vlmtune.progress import Progress, Silent
-from vlmtune.training.lessons import Lessons
-from vlmtune.training.segments import Row, Segment
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.packing import Row, Segment
 
 QUIET = Progress(Silent())
 WORDS = "a red ball on the grass and two small boats near a house".split()
@@ -77,16 +77,16 @@ def large(make_config: Make, inputs: Inputs, tmp_path: Path) -> Make:
 
 def decoded(config: Config, inputs: Inputs) -> Epoch:
     """The epoch as training itself encodes it, pixels and all."""
-    source = plugs.load("data", config.dataset.source)
+    source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
-    task = plugs.load("tasks", config.task.name).TASK
+    task = registry.load("tasks", config.task.name).TASK
     return first_epoch(Lessons(rows, task, config.task, inputs, config.training), config.dataset.target, QUIET)
 
 
 @pytest.mark.parametrize("target", ["each", "sample"])
 def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, inputs: Inputs, target: str) -> None:
     config = make_config(f"dataset.target={target}")
-    source = plugs.load("data", config.dataset.source)
+    source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
     ours, training = survey(config, inputs.checkpoint, rows, QUIET), decoded(config, inputs)
     assert ours.tokens.tolist() == training.tokens.tolist()
@@ -151,7 +151,7 @@ def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
     config = large("training.checkpoint_layers=9")
     found = draw_up(config, QUIET, "h200", None)
     checkpoint = find_checkpoint(config.model)
-    source = plugs.load("data", config.dataset.source)
+    source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
     shapes = shapes_of(checkpoint)
     made = estimate(config, shapes, survey(config, checkpoint, rows, QUIET), 9)

@@ -14,24 +14,24 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vlmtune.checks.costs import NF4_BYTES, Setup, activation_bytes, base_bytes, flops, memory, trained_weights
-from vlmtune.checks.lengths import Epoch, HeaderInputs, Work, first_epoch
-from vlmtune.checks.plan import shapes_of
-from vlmtune.checks.shapes import Shapes, read_shapes
 from vlmtune.data import scenes
+from vlmtune.distributed import ALONE
 from vlmtune.errors import ConfigError
-from vlmtune.inputs import Encoded, Inputs
-from vlmtune.models import load_model
+from vlmtune.modeling.loading import load_model
+from vlmtune.planning.costs import NF4_BYTES, Setup, activation_bytes, base_bytes, flops, memory, trained_weights
+from vlmtune.planning.lengths import Epoch, HeaderInputs, Work, first_epoch
+from vlmtune.planning.plan import shapes_of
+from vlmtune.planning.shapes import Shapes, read_shapes
+from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress, Silent
-from vlmtune.ranks import ALONE
 from vlmtune.tasks import captioning
+from vlmtune.training.activation_checkpointing import Memory
 from vlmtune.training.attention import use_segments
-from vlmtune.training.gradients import Gradients
-from vlmtune.training.lessons import Lessons
+from vlmtune.training.config import LoraConfig, TrainingConfig
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.forward_backward import Gradients
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.memory import Memory
-from vlmtune.training.settings import LoraConfig, TrainingConfig
-from vlmtune.training.visits import plan
+from vlmtune.training.sampler import plan
 
 CONFIGS = Path(__file__).parents[1] / "data" / "qwen3_vl"
 SAMPLE = Work(tokens=230, pairs=230 * 231 // 2, supervised=15, patches=768, patch_pairs=768**2)

@@ -12,12 +12,11 @@ from hubbing import Hub, hub
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, IntegrityError
-from vlmtune.pipeline import predicting, story
-from vlmtune.pipeline.publishing import Wish, assemble, push
+from vlmtune.pipeline import predict, run
+from vlmtune.pipeline.push import Wish, assemble, push
 from vlmtune.pipeline.session import Session
-from vlmtune.runs import Origin
-from vlmtune.scoring.verdict import worse_parts
-from vlmtune.scoring.warnings import of_slices
+from vlmtune.run_folder import Origin
+from vlmtune.scoring.verdict import of_slices, worse_parts
 
 CONFIG = """\
 model: {name: PLACE/base, device: cpu}
@@ -45,9 +44,9 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     (built / "visits.jsonl").write_text('{"id": "train-00001"}\n')
     origin: Origin = made.origin(training=made.config.training.model_dump(mode="json"))
     made.folder.publish(made.adapter_path(), origin, {"selection_ids": ["validation-00001"]}, built)
-    predicting.predict(made)
-    predicting.predict(made, made.adapter_path())
-    story.compare(made)
+    predict.predict(made)
+    predict.predict(made, made.adapter_path())
+    run.compare(made)
     return made
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from pieces import Notes, encoded, picture
 
-from vlmtune.checks.rows.quarantine import FILE, Quarantine, Remaining
 from vlmtune.cli.app import app
 from vlmtune.config import load
+from vlmtune.dataset_check.quarantine import FILE, Quarantine, Remaining
 from vlmtune.errors import DataError, IntegrityError
-from vlmtune.pipeline import predicting, story
-from vlmtune.pipeline.adapting import lessons_of
+from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.session import Session, rows_facts
+from vlmtune.pipeline.train import lessons_of
 from vlmtune.predictions import read
 from vlmtune.progress import Progress, Silent
-from vlmtune.runs import read_manifest
+from vlmtune.run_folder import read_manifest
 from vlmtune.signals import StopRequest
 
 CONFIG = """\
@@ -158,7 +158,7 @@ def test_an_evaluated_row_is_asked_unless_the_check_left_it_out(begin: Begin) ->
     tear("test", 3)
     spoil("test", 4, "no JSON")
     session = begin(ALLOWED)
-    lines = read(predicting.predict(session))
+    lines = read(predict.predict(session))
     assert [line.id for line in lines] == [f"test-{n}" for n in range(10) if n != 4]
     manifest = read_manifest(Path("out", session.config.output.baseline))
     assert manifest is not None
@@ -177,7 +177,7 @@ def test_both_sides_leave_out_what_the_check_left_out(begin: Begin, capsys: pyte
     assert [each["id"] for each in entry("test")["left_out"]] == ["test-3"]
     assert entry("train")["left_out"] == []
     session = begin(ALLOWED)
-    file = predicting.predict(session)
+    file = predict.predict(session)
     assert len(read(file)) == 9
     manifest = read_manifest(file)
     assert manifest is not None
@@ -189,10 +189,10 @@ def test_both_sides_leave_out_what_the_check_left_out(begin: Begin, capsys: pyte
 
 def test_answers_before_the_check_are_not_mixed_with_answers_after_it(begin: Begin) -> None:
     tear("test", 3)
-    predicting.predict(begin(ALLOWED))
+    predict.predict(begin(ALLOWED))
     check(ALLOWED)
     with pytest.raises(IntegrityError, match="left_out"):
-        predicting.predict(begin(ALLOWED))
+        predict.predict(begin(ALLOWED))
 
 
 def test_a_leaking_train_row_is_left_out_after_a_check(begin: Begin) -> None:
@@ -208,9 +208,9 @@ def test_a_leaking_train_row_is_left_out_after_a_check(begin: Begin) -> None:
 
 def test_a_run_stops_at_bad_rows_before_a_model_is_asked(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     tear("train", 3)
-    monkeypatch.setattr(predicting, "predict", None)
+    monkeypatch.setattr(predict, "predict", None)
     with pytest.raises(DataError, match="train-3"):
-        story.run(begin())
+        run.run(begin())
 
 
 def test_a_damaged_quarantine_is_named(begin: Begin) -> None:

@@ -10,7 +10,7 @@ import os, sys, time
 from pathlib import Path
 from vlmtune.errors import FolderLocked
 from vlmtune.progress import Progress, Silent
-from vlmtune.runs import Origin, RunFolder
+from vlmtune.run_folder import Origin, RunFolder
 
 me, other, root, rounds = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
 origin = Origin({"seed": 1})

@@ -16,8 +16,8 @@ import pytest
 from pieces import encoded, picture
 from pydantic import ValidationError
 
-from vlmtune.data import _remote, hub, jsonl
-from vlmtune.data._remote import Address, Remote, public_address
+from vlmtune.data import _download, hub, jsonl
+from vlmtune.data._download import Address, Remote, public_address
 from vlmtune.errors import DataError, ImageError
 from vlmtune.images import decode_rgb
 
@@ -142,7 +142,7 @@ def test_what_is_no_whole_image_from_an_allowed_public_host(
 
 
 def test_an_image_that_is_too_large_is_cut_off(remote: Callable[..., Remote], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_remote, "MAX_BYTES", 2000)
+    monkeypatch.setattr(_download, "MAX_BYTES", 2000)
     with pytest.raises(ImageError, match="is larger than"):
         remote().read(f"https://{HOST}/big", "row 0")
 
@@ -204,7 +204,7 @@ def test_the_fingerprint_does_not_depend_on_what_was_downloaded(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
     url = "https://images.example.org/kept.png"
     before = row(tmp_path, url, remote_images=[HOST]).fingerprint
-    _remote._cache.put(_remote._cache.place("images", url), PNG)
+    _download.put(_download.place("images", url), PNG)
     rows = row(tmp_path, url, remote_images=[HOST])
     assert rows.fingerprint == before
     assert decode_rgb(rows[0].images[0]).size == (11, 7)

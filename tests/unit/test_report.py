@@ -11,7 +11,9 @@ import pytest
 from pages import HOSTILE, PICTURE, boxed, captions, endings, failing, hostile, labelled
 from pieces import judged, lines
 
-from vlmtune.report import ReportConfig, markdown, page, payload, rows, text
+from vlmtune.report import ReportConfig, markdown, rows, text
+from vlmtune.report import html as page
+from vlmtune.report import html as payload
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed, "hostile": hostile}
 

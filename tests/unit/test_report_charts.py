@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pages import boxed, captions, curve, labelled
 
-from vlmtune.report import changes, charts, curves, rows, sparklines
+from vlmtune.report import charts, rows, text
+from vlmtune.report import charts as changes
+from vlmtune.report import charts as curves
 from vlmtune.report.charts import WIDTH, Figure
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
@@ -130,11 +132,11 @@ def test_a_training_in_one_line() -> None:
         {"step": 9, "select_loss": 3.0},
     ]
     plain = {"curve": points, "chosen_step": 5, "resumed_at": [3]}
-    assert sparklines.summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 taken, resumed after 3"
-    assert sparklines.summary(None) is None
-    assert sparklines.sparkline([1.0] * 3) == "▁▁▁"
-    assert sparklines.sparkline([]) == ""
-    assert sparklines.sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
+    assert text.summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 taken, resumed after 3"
+    assert text.summary(None) is None
+    assert text.sparkline([1.0] * 3) == "▁▁▁"
+    assert text.sparkline([]) == ""
+    assert text.sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.02), (0, 4999), (1e-7, 3e-7), (5, 5)])

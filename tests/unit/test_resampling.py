@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vlmtune.scoring.resampling import Resamples, by_group, judge
+from vlmtune.scoring.statistics import Resamples, by_group, judge
 
 RNG = np.random.default_rng(7)
 
@@ -25,7 +25,7 @@ def test_a_resample_is_the_metric_of_drawn_groups() -> None:
 
 def test_chunks_do_not_change_the_number_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     stats = RNG.random((30, 2))
-    monkeypatch.setattr("vlmtune.scoring.resampling._AT_ONCE", 7 * 30)
+    monkeypatch.setattr("vlmtune.scoring.statistics._AT_ONCE", 7 * 30)
     a, b = Resamples(30, 100, seed=0).bootstrap([stats, stats])
     assert a.shape == (100, 2)
     assert np.array_equal(a, b), "both sides see the same draws"

@@ -15,16 +15,15 @@ import pytest
 from pieces import judged, lines
 from typer.testing import CliRunner
 
-from vlmtune.checks.folders import damage, listing, surplus
-from vlmtune.checks.folders.run import find, look
 from vlmtune.cli.app import app
-from vlmtune.comparing import write_comparison
+from vlmtune.compare_files import write_comparison
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, FolderLocked
-from vlmtune.files import write_json
-from vlmtune.locks import locked
+from vlmtune.files import locked, write_json
+from vlmtune.maintenance import garbage, repair, summary
+from vlmtune.maintenance.inspect import find, look
 from vlmtune.progress import Kept, Progress, Silent
-from vlmtune.runs import ADAPTER_FILES, Origin, RunFolder, hash_files
+from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, hash_files
 
 MODEL = {"model": {"name": "tiny", "family": "qwen3_vl", "config_hash": "751dc9d8"}}
 BASE = {**MODEL, "adapter": None, "inference": {}, "dataset": {"rows": 30, "fingerprint": "a6618abe5f85aebc"}}
@@ -116,7 +115,7 @@ def rewrite(file: Path, to: str | None = None, **more: Any) -> None:
 def holder(root: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Another process that works in the folder until the test ends."""
     hold = (
-        "import sys, pathlib; from vlmtune.runs import RunFolder; from vlmtune.progress import *\n"
+        "import sys, pathlib; from vlmtune.run_folder import RunFolder; from vlmtune.progress import *\n"
         "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).locked():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
@@ -224,7 +223,7 @@ def test_show_says_which_checkpoint_would_be_resumed_and_the_same_command(
     ],
 )
 def test_a_command_is_said_as_it_is_typed(words: list[str], mock: bool, typed: str) -> None:
-    assert listing._command(words, mock) == typed
+    assert summary._command(words, mock) == typed
 
 
 def test_an_unreadable_manifest_makes_a_run_damaged_and_hides_no_other(root: Path) -> None:
@@ -258,7 +257,7 @@ def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
         (work / "building-000040", "remove"),
         (torn, "remove"),
     }
-    assert {(one.path, one.remedy) for one in damage.search(root)} == wanted
+    assert {(one.path, one.remedy) for one in repair.search(root)} == wanted
     said = run("recover", root, "--dry-run")
     assert f"{torn}: a checkpoint that is not whole" in said
     assert snapshot(root) == before
@@ -287,11 +286,11 @@ def test_a_damaged_artifact_is_moved_aside_never_deleted(root: Path, how: str) -
         case "no config":
             (adapter / "adapter_config.json").unlink()
     before = sorted(snapshot(root).values())
-    [found] = damage.mend(root, Progress(Silent()))
+    [found] = repair.mend(root, Progress(Silent()))
     assert found.remedy == "move aside"
     assert not found.path.exists()
     assert sorted(snapshot(root).values()) == before
-    assert damage.search(root) == []
+    assert repair.search(root) == []
 
 
 def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
@@ -319,7 +318,7 @@ def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
         *(root / name for name in ("metrics_baseline.mock.json", "compare.mock.json", "report.mock.html")),
     }
     before = snapshot(root)
-    found = surplus.search(root)
+    found = garbage.search(root)
     assert {one.path for one in found} == wanted
     assert "would be freed; --yes frees it" in run("gc", root)
     assert snapshot(root) == before
@@ -341,7 +340,7 @@ def test_what_a_real_run_made_is_never_surplus(root: Path) -> None:
     train(root)
     folder(root).finished(root / "lora", Origin(TRAINED, mock=True))
     assert (root / "lora.real").is_dir()
-    assert surplus.search(root) == []
+    assert garbage.search(root) == []
 
 
 def test_a_live_run_is_neither_judged_nor_freed(root: Path, holder: Callable[[], Any]) -> None:
@@ -360,7 +359,7 @@ def test_a_process_of_another_machine_is_named_and_only_the_lock_decides(root: P
     stopped(root, 20)
     (root / ".vlmtune/lock").write_text("process 7 on elsewhere\n")
     assert "in progress: train 34/90 (process 7 on elsewhere)" in run("ls", root)
-    damage.mend(root, Progress(Silent()))
+    repair.mend(root, Progress(Silent()))
     assert look(root).state == "stopped"
 
 
@@ -368,12 +367,12 @@ def test_the_lock_decides_and_not_a_number_that_the_next_process_has_too(root: P
     stopped(root, 20)
     (root / ".vlmtune/lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     assert look(root).state == "stopped"
-    assert [one.remedy for one in damage.mend(root, Progress(Silent()))] == ["unlock", "cut"]
+    assert [one.remedy for one in repair.mend(root, Progress(Silent()))] == ["unlock", "cut"]
     with folder(root).locked():
         assert look(root).live
         (root / ".vlmtune/lock").write_text("")  # about to be written
         with pytest.raises(FolderLocked, match="in use by another process"):
-            surplus.search(root)
+            garbage.search(root)
 
 
 def test_a_look_at_the_lock_stops_no_run(root: Path) -> None:
@@ -401,7 +400,7 @@ def test_the_work_of_one_seed_outlives_that_of_another(root: Path, older: bool) 
         work = work.rename(work.with_name(f"lora-{seed(2).key}"))
     newest = checkpoint(work, 500)
     assert "stopped, resumable: lora" in run("ls", root.parent)
-    assert surplus.free(root, Progress(Silent())) == []
+    assert garbage.free(root, Progress(Silent())) == []
     assert newest.is_dir()
     found = made.work(root / "lora.seed2", seed(2))
     assert (found / "step-000500").is_dir(), "the same command goes on from it"
@@ -416,7 +415,7 @@ def test_what_was_moved_aside_finishes_no_work(root: Path) -> None:
     work = folder(root).work(root / "lora", Origin(TRAINED, mock=True))
     checkpoint(work, 20)
     assert look(root).state == "stopped"
-    assert [one.path for one in surplus.search(root)] == [root / "lora.mock"]
+    assert [one.path for one in garbage.search(root)] == [root / "lora.mock"]
 
 
 def test_only_what_says_so_itself_is_a_mock_result(root: Path) -> None:
@@ -426,7 +425,7 @@ def test_only_what_says_so_itself_is_a_mock_result(root: Path) -> None:
     rewrite(root / "compare.json", "compare.mock-2023.json", set="mock-2023")
     (root / "report.mock-2023.html").write_bytes((root / "report.html").read_bytes())
     write_json(root / "metrics_lora.mock.json", {"schema_version": 1, "mock": False, "bleu": 0.5})
-    assert surplus.search(root) == []
+    assert garbage.search(root) == []
 
 
 def test_a_set_named_damaged_is_listed(root: Path) -> None:
@@ -440,7 +439,7 @@ def test_recover_stays_in_its_own_folder(root: Path) -> None:
     with inner.locked():
         file = inner.root / ".lora_predictions.jsonl.building"
         file.write_text("half")
-        assert damage.mend(root, Progress(Silent())) == []
+        assert repair.mend(root, Progress(Silent())) == []
         assert file.exists()
 
 
@@ -453,7 +452,7 @@ def test_another_program_s_manifests_make_no_run_folder_and_are_left_alone(root:
         assert "is no run folder" in run(verb, root, error=ConfigError)
     answer(root, "baseline_predictions.jsonl", BASE)
     assert look(root).problems == []
-    assert damage.mend(root, Progress(Silent())) == []
+    assert repair.mend(root, Progress(Silent())) == []
     assert before.items() <= snapshot(root).items()
 
 
@@ -466,11 +465,11 @@ def test_gc_frees_a_merged_model_that_nothing_serves(root: Path) -> None:
         place.mkdir(parents=True)
         (place / "model.safetensors").write_bytes(bytes(1000))
     assert look(root).state == "begun", "no command goes on from it"
-    assert {one.path: one.remedy for one in damage.search(root)} == {half: "remove"}
+    assert {one.path: one.remedy for one in repair.search(root)} == {half: "remove"}
     with locked(whole.with_name(f"{whole.name}.lock"), shared=True), locked(half.with_name(f"{half.name[1:13]}.lock")):
-        assert damage.search(root) == []
-        assert [one.path for one in surplus.free(root, Progress(Silent()))] == [old]
-    assert {one.path for one in surplus.free(root, Progress(Silent()))} == {whole, half}
+        assert repair.search(root) == []
+        assert [one.path for one in garbage.free(root, Progress(Silent()))] == [old]
+    assert {one.path for one in garbage.free(root, Progress(Silent()))} == {whole, half}
     assert not any(place.exists() for place in (whole, half, old))
 
 

@@ -8,9 +8,8 @@ from pieces import QUICK, lines
 from simulations import compared
 
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.evidence import Side
-from vlmtune.scoring.exact import student_quantile
-from vlmtune.scoring.seeds import judge_seeds
+from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.statistics import judge_seeds, student_quantile
 from vlmtune.tasks import captioning
 
 RNG = np.random.default_rng(5)

@@ -6,7 +6,7 @@ import pytest
 from measuring import MORE, VECTORS, score, values
 
 from vlmtune.metrics import anls, exact_match, relaxed_accuracy, vqa_accuracy
-from vlmtune.metrics.shortanswers import normalise_vqa
+from vlmtune.metrics.short_answers import normalise_vqa
 
 Case = dict[str, Any]
 

@@ -10,7 +10,7 @@ from pieces import QUICK, judged, lines
 from vlmtune.errors import ConfigError
 from vlmtune.predictions import Line
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.pairing import Side
 from vlmtune.tasks import captioning
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from fuzzing import hunt, mutated
 
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.data import DatasetConfig
 
 ROUNDS, SOAKED = 300, 2000
@@ -77,7 +77,7 @@ BINARY = (b"PAR1", b"ARRO", b"\xff\xff\xff\xff")
 def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
     """A case of a hunt: read a broken copy of a file to its end."""
     source, good = FILES[name]
-    plug = plugs.load("data", source)
+    plug = registry.load("data", source)
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     split = name if source != "imagefolder" else "split"

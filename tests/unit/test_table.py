@@ -17,8 +17,8 @@ import pyarrow.parquet
 import pytest
 from pieces import encoded, picture
 
-from vlmtune import plugs
-from vlmtune.data import _cache, _tables, table
+from vlmtune import registry
+from vlmtune.data import _download, _tables, table
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import decode_rgb
@@ -285,7 +285,7 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
             del cells["image"]
         write_csv(pa.Table.from_pylist([cells]), place / "metadata.csv" if kind == "pictures" else tmp_path / kind)
     source = {"t.jsonl": "jsonl", "pictures": "imagefolder"}.get(kind, "table")
-    plug = plugs.load("data", source)
+    plug = registry.load("data", source)
     config = plug.Config(path=str(tmp_path), question="phrase", boxes="box")
     example = plug.open(config, "split" if kind == "pictures" else kind)[0]
     task = grounding.Config.model_validate({"unit": unit, "corners": corners})
@@ -295,8 +295,8 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
 
 
 def test_a_kept_file_is_named_by_its_key() -> None:
-    assert _cache.place("rows", ["a", 1]) != _cache.place("rows", ["a", 2])
-    assert _cache.place("rows", ["a", 1], ".arrow") == _cache.place("rows", ["a", 1], ".arrow")
+    assert _download.place("rows", ["a", 1]) != _download.place("rows", ["a", 2])
+    assert _download.place("rows", ["a", 1], ".arrow") == _download.place("rows", ["a", 1], ".arrow")
 
 
 def shards(folder: Path, kind: str, **more: list[dict[str, Any]]) -> None:
@@ -314,7 +314,7 @@ def shards(folder: Path, kind: str, **more: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ".feather", ".jsonl"])
 def test_a_pattern_takes_all_rows_of_all_files(kind: str, tmp_path: Path) -> None:
     shards(tmp_path, kind)
-    plug = plugs.load("data", "jsonl" if kind == ".jsonl" else "table")
+    plug = registry.load("data", "jsonl" if kind == ".jsonl" else "table")
     config = plug.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
 
     def ids(limit: int | None) -> list[str]:
@@ -332,7 +332,7 @@ def test_a_pattern_takes_all_rows_of_all_files(kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ".jsonl"])
 def test_what_is_wrong_in_one_of_several_files_names_it(kind: str, tmp_path: Path) -> None:
-    plug = plugs.load("data", "jsonl" if kind == ".jsonl" else "table")
+    plug = registry.load("data", "jsonl" if kind == ".jsonl" else "table")
     config = plug.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
     fine = {"n": "10", "caption": "c"}
     for bad, said in (

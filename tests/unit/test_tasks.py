@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pieces import picture, ref
 
-from vlmtune import plugs
+from vlmtune import registry
 from vlmtune.errors import DataError
 from vlmtune.metrics import acc_at_05, accuracy, field_f1
 from vlmtune.tasks import classification, extraction, grounding, vqa
@@ -38,7 +38,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "options", "row"), CASES, ids=[case[0] for case in CASES])
 def test_what_is_taught_reads_back_as_the_truth(name: str, options: dict[str, Any], row: Example) -> None:
-    plug = plugs.load("tasks", name)
+    plug = registry.load("tasks", name)
     config, task = plug.Config(**options), plug.TASK
     answer = task.read(config, task.teach(config, row))
     for metric in task.metrics:
@@ -52,12 +52,12 @@ def test_what_is_taught_reads_back_as_the_truth(name: str, options: dict[str, An
 
 
 def test_every_shipped_task_is_tried() -> None:
-    assert sorted(case[0] for case in CASES) == plugs.available("tasks")
+    assert sorted(case[0] for case in CASES) == registry.available("tasks")
 
 
 @pytest.mark.parametrize(("name", "options", "row"), CASES, ids=[case[0] for case in CASES])
 def test_what_is_asked_ends_with_the_user_and_shows_the_image(name: str, options: dict[str, Any], row: Example) -> None:
-    plug = plugs.load("tasks", name)
+    plug = registry.load("tasks", name)
     config = plug.Config(system="Be brief.", **options)
     system, user = plug.TASK.ask(config, row)
     assert system == Turn("system", ("Be brief.",))
@@ -144,7 +144,7 @@ def test_records_are_found_in_what_models_write(text: str, record: Any) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_an_answer_or_unparsed(text: str) -> None:
     for name, options, _ in CASES:
-        plug = plugs.load("tasks", name)
+        plug = registry.load("tasks", name)
         answer = plug.TASK.read(plug.Config(**options), text)
         assert isinstance(answer, Unparsed) or json.dumps(answer) is not None
 
@@ -168,7 +168,7 @@ def test_an_unparsed_answer_is_wrong_in_every_metric_that_has_right_ones() -> No
     ],
 )
 def test_bad_rows_are_named(name: str, options: dict[str, Any], row: Example, message: str) -> None:
-    plug = plugs.load("tasks", name)
+    plug = registry.load("tasks", name)
     config = plug.Config(**options)
 
     def try_it() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from measuring import MORE
 from nltk.tokenize import TreebankWordTokenizer
 
-from vlmtune.metrics._tokens import words
+from vlmtune.metrics._tokenization import words
 
 PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 _PIECES = """

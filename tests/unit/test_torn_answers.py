@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vlmtune.answering import Answering
 from vlmtune.engines import mock
+from vlmtune.inference import Answering
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import vqa

@@ -15,7 +15,7 @@ from pieces import Notes, judged, lines, picture
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import thumbnail
-from vlmtune.pipeline.telling import SHOWN, changed
+from vlmtune.pipeline.tracking import SHOWN, changed
 from vlmtune.progress import Progress
 from vlmtune.tracking import Changed, _guarded, tensorboard, wandb
 from vlmtune.tracking._guarded import Guarded

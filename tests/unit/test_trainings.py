@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pieces import lines
 
-from vlmtune.comparing import compare_files
+from vlmtune.compare_files import compare_files
 from vlmtune.files import write_json
 from vlmtune.report import text
-from vlmtune.runs import ADAPTER_FILES, hash_files
-from vlmtune.training.history import History, resumed_at
+from vlmtune.run_folder import ADAPTER_FILES, hash_files
+from vlmtune.training.log import History, resumed_at
 
 CURVE = [{"step": 1, "loss": 4.0}, {"step": 9, "loss": 1.0}]
 

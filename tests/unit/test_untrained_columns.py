@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 from pieces import QUICK, Notes, encoded, lines, picture, ref
 
-from vlmtune.chat import images_of
 from vlmtune.config import load
 from vlmtune.engines import mock
 from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
 from vlmtune.images import decode_rgb, pixel_hash
-from vlmtune.pipeline import predicting, story
-from vlmtune.pipeline.columns import columns
+from vlmtune.pipeline import predict, run
+from vlmtune.pipeline.prompt_baselines import columns
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
+from vlmtune.processing.chat_template import images_of
 from vlmtune.progress import Progress
-from vlmtune.report import ReportConfig, markdown, page, text
+from vlmtune.report import ReportConfig, markdown, text
+from vlmtune.report import html as page
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.evidence import Side
+from vlmtune.scoring.pairing import Side
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
 from vlmtune.types import Conversation, Example, Turn
@@ -187,7 +188,7 @@ class Counting(mock.MockEngine):
 def test_columns_are_made_once_and_go_on_after_an_interruption(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Counting()
     monkeypatch.setattr(mock, "open_engine", whole.open)
-    predicting.predict(begin())
+    predict.predict(begin())
     assert (whole.opened, len(whole.asked)) == (1, 4 * (24 + 4))
     made = {path.name: path.read_bytes() for path in Path("out").glob("*.json*")}
     for name in COLUMNS:
@@ -195,30 +196,30 @@ def test_columns_are_made_once_and_go_on_after_an_interruption(begin: Begin, mon
                 ("jsonl", "manifest.json", "controls.json", "metrics.json")} <= made.keys()  # fmt: skip
         assert len(made[f"baseline_predictions.{name}.jsonl"].splitlines()) == 24
     assert len({made[f"baseline_predictions{name}.jsonl"] for name in ("", *(f".{name}" for name in COLUMNS))}) == 4
-    predicting.predict(begin())
+    predict.predict(begin())
     assert (whole.opened, len(whole.asked)) == (1, 4 * (24 + 4))
 
     second = Counting()
     monkeypatch.setattr(mock, "open_engine", second.open)
     second.left = 2 * (24 + 4) + 20
     with pytest.raises(Interrupted):
-        predicting.predict(begin("output.dir=again", stop=second.stop))
+        predict.predict(begin("output.dir=again", stop=second.stop))
     assert not Path("again/baseline_predictions.length.manifest.json").exists()
     second.stop.received, before = None, len(second.asked)
-    predicting.predict(begin("output.dir=again", stop=second.stop))
+    predict.predict(begin("output.dir=again", stop=second.stop))
     assert "What is this?" not in second.asked[before:]
     assert sum(text.endswith("words.") for text in second.asked[before:]) < 24 + 4
     assert {path.name: path.read_bytes() for path in Path("again").glob("*.json*")} == made
 
 
 def test_an_adapter_and_other_rows_have_no_columns_and_another_column_is_not_overwritten(begin: Begin) -> None:
-    predicting.predict(begin(), role="select")
+    predict.predict(begin(), role="select")
     assert not list(Path("out").glob("*.short.*"))
-    predicting.predict(begin())
+    predict.predict(begin())
     with pytest.raises(IntegrityError, match=r'column.asked.prompt: "What is this\?" there, "And now\?" here'):
-        predicting.predict(begin("evaluation.baselines=[{name: short, prompt: And now?}]"))
+        predict.predict(begin("evaluation.baselines=[{name: short, prompt: And now?}]"))
     with pytest.raises(IntegrityError, match="column.train.rows: 8 there, 7 here"):
-        predicting.predict(
+        predict.predict(
             begin("dataset.limit.train=7", "evaluation.baselines=[{name: shots, prompt: And this?, examples: 3}]")
         )
 
@@ -229,17 +230,17 @@ def test_the_run_compares_with_its_columns(begin: Begin) -> None:
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
     write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": begin().origin().parts})
-    predicting.predict(begin("evaluation.baselines=[]"))
-    predicting.predict(begin(), folder)
+    predict.predict(begin("evaluation.baselines=[]"))
+    predict.predict(begin(), folder)
     with pytest.raises(ConfigError, match=r"baseline_predictions.short.jsonl is not there yet; run the baseline step"):
-        story.compare(begin())
-    predicting.predict(begin())
-    story.compare(begin())
+        run.compare(begin())
+    predict.predict(begin())
+    run.compare(begin())
     plain = json.loads(Path("out/compare.json").read_text())
     assert [entry["column"] for entry in plain["untrained"]] == list(COLUMNS)
     assert all(entry["rows"]["compared"] == 24 and len(entry["ci"]) == 2 for entry in plain["untrained"])
     assert "Without training" in Path("out/report.html").read_text()
-    story.compare(begin("evaluation.baselines=[]"))
+    run.compare(begin("evaluation.baselines=[]"))
     assert "Without training" not in Path("out/report.html").read_text()
 
 

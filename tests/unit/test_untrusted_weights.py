@@ -13,11 +13,11 @@ from pieces import TINY
 from sources import modules
 
 from vlmtune.errors import EnvironmentProblem, IntegrityError
-from vlmtune.inputs import Inputs
-from vlmtune.models import ModelConfig, attach_adapter, find_checkpoint, load_model
+from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
+from vlmtune.processing.encoder import Inputs
 from vlmtune.training import checkpoints
+from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter
-from vlmtune.training.settings import LoraConfig
 
 
 class Payload:

@@ -21,26 +21,24 @@ import torch
 from commands import ROOT, warm_vlmtune
 from pieces import TINY, picture, ref, user
 
-from vlmtune.checks import parity
-from vlmtune.checks.folders import surplus
-from vlmtune.checks.folders.run import look
 from vlmtune.config import load
 from vlmtune.data import scenes
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
-from vlmtune.engines import hf, vllm
-from vlmtune.engines._asking import ServerEngine
-from vlmtune.engines._lora import served
-from vlmtune.engines._server import Server, find_python, has_vllm, open_log
+from vlmtune.engines import _parity, hf, vllm
+from vlmtune.engines._client import ServerEngine
+from vlmtune.engines._vllm_server import Server, find_python, has_vllm, open_log, served
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError, Interrupted, RemoteError
-from vlmtune.inputs import Inputs
-from vlmtune.locks import folder_locked, locked
-from vlmtune.models import attach_adapter, load_model
-from vlmtune.pipeline.opening import open_engine
+from vlmtune.files import folder_locked, locked
+from vlmtune.maintenance import garbage
+from vlmtune.maintenance.inspect import look
+from vlmtune.modeling.loading import attach_adapter, load_model
+from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.session import Session
+from vlmtune.processing.encoder import Inputs
 from vlmtune.tasks import captioning
+from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
-from vlmtune.training.settings import LoraConfig
 from vlmtune.types import Failure, Prediction, Request
 
 STAND_IN = [sys.executable, str(ROOT / "tests" / "serving.py")]
@@ -192,7 +190,7 @@ def test_a_server_dies_with_us_even_by_kill_9(tmp_path: Path) -> None:
     """The stand-in is the grandchild of a process that kills itself: whoever watches it must take it along."""
     code = f"""
 import os, signal, sys
-from vlmtune.engines._server import Server
+from vlmtune.engines._vllm_server import Server
 server = Server({STAND_IN!r}, {http.free_port()}, "key", open("log", "wb"))
 server.wait(30)
 import subprocess
@@ -267,7 +265,7 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
         assert (engine.effect(row) or 0) > 0.1
         with engine.untuned():
             assert isinstance(next(engine.answer(row)), Prediction)
-        assert surplus.search(Path("outputs")) == []
+        assert garbage.search(Path("outputs")) == []
     finally:
         engine.close()
     tuned, base = started()
@@ -279,7 +277,7 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
     open_engine(session, dora).close()
     assert merged.stat().st_mtime_ns == made
     assert look(Path("outputs")).state == "begun", "no command goes on from it"
-    [found] = surplus.free(Path("outputs"), session.progress)
+    [found] = garbage.free(Path("outputs"), session.progress)
     assert found.path.resolve() == merged.parent
     session.stop.received = signal.SIGINT
     with locked(merged.parent.with_name(f"{merged.parent.name}.lock")), pytest.raises(Interrupted, match="nothing was"):
@@ -327,19 +325,19 @@ def test_answers_that_differ_are_told_by_place_gap_and_size(inputs: Inputs) -> N
         def told(self, requests: list[Request]) -> list[tuple[Request, client.Answer]]:
             return [(request, self.answer) for request in requests]
 
-    same = parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
+    same = _parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
     assert same.agrees
-    other = parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
+    other = _parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
     parting = other.rows[0].parting
     assert parting is not None
     assert (parting.place, parting.ours, parting.theirs) == (3, ids[3], ids[3] + 1)
     assert parting.gap > 0.1
     assert not other.agrees
-    assert "token 4 of" in parity.render(other, inputs.renderer.text)
+    assert "token 4 of" in _parity.render(other, inputs.renderer.text)
     assert other.rows[0].same(parting.gap * 1.01)
-    smaller = parity.examine(Told(ids, few), model, inputs, [row])
+    smaller = _parity.examine(Told(ids, few), model, inputs, [row])
     assert not smaller.agrees
-    assert "image tokens" in parity.render(smaller, inputs.renderer.text)
+    assert "image tokens" in _parity.render(smaller, inputs.renderer.text)
 
 
 def requests(count: int) -> list[Request]:
@@ -349,7 +347,7 @@ def requests(count: int) -> list[Request]:
 
 
 def answer_ids(model: Any, inputs: Inputs, request: Request) -> list[int]:
-    from vlmtune.inputs import collate
+    from vlmtune.processing.encoder import collate
 
     tensors = collate([inputs.prompt(request.conversation)], inputs, "left", "cpu", model.dtype)
     made = model.generate(
@@ -390,11 +388,11 @@ def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter:
         if side == "base":
             stack.enter_context(real.untuned())
             stack.enter_context(engine.untuned())
-        found = parity.examine(real, model, inputs, asked)
+        found = _parity.examine(real, model, inputs, asked)
         made = {outcome.id: outcome for outcome in real.answer(asked)}
         ours = {outcome.id: outcome for outcome in engine.answer(asked)}
     assert len(found.rows) == ROWS + 2
-    assert found.agrees, parity.render(found, inputs.renderer.text)
+    assert found.agrees, _parity.render(found, inputs.renderer.text)
     same = [row.id for row in found.rows if row.parting is None]
     assert len(same) > ROWS / 2
     for name in same:

@@ -13,12 +13,12 @@ import pytest
 from pieces import lines
 from typer.testing import CliRunner
 
-from vlmtune.checks.folders import watching
 from vlmtune.cli.app import app
 from vlmtune.errors import ConfigError
 from vlmtune.files import append_lines
+from vlmtune.maintenance import watch
 from vlmtune.progress import Kept, Progress, Silent
-from vlmtune.runs import RunFolder
+from vlmtune.run_folder import RunFolder
 
 WORK = ".vlmtune/lora-0123456789ab"
 ANSWERING = ".vlmtune/lora_predictions-0123456789ab"
@@ -84,9 +84,9 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
         worker.listener.end("train")
         worker.answer(40)
 
-    seen = list(watching.glimpses(worker.root, script(train, later, publish, worker.end)))
+    seen = list(watch.glimpses(worker.root, script(train, later, publish, worker.end)))
     assert [one.status and one.status["done"] for one in seen] == [None, 0, 33, 33]
-    first, second, third, fourth = ("\n".join(watching.screen(one, worker.root, 100)) for one in seen)
+    first, second, third, fourth = ("\n".join(watch.screen(one, worker.root, 100)) for one in seen)
     assert "no step has begun yet" in first
     assert "0/90  0%" in second
     assert "33/90  37%" in third
@@ -95,8 +95,8 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
     assert "samples/s 160" in third
     assert third.count("ETA") == 1
     assert "answer  row 39: " in fourth
-    assert fourth.count("answer ") == watching.ANSWERS
-    assert watching.line(seen[2]).startswith(
+    assert fourth.count("answer ") == watch.ANSWERS
+    assert watch.line(seen[2]).startswith(
         "train 33/90  step 30: select_loss 1.5, select_bleu 0.25  samples/s 160  ETA "
     )
 
@@ -108,8 +108,8 @@ def test_the_screen_fits_the_terminal(worker: Worker, width: int) -> None:
         worker.point(step, loss=9 / step)
         worker.at(step, loss=9 / step)
     worker.answer(5)
-    seen = next(watching.glimpses(worker.root, script()))
-    shown = watching.screen(seen, worker.root, width)
+    seen = next(watch.glimpses(worker.root, script()))
+    shown = watch.screen(seen, worker.root, width)
     assert max(map(len, shown)) <= width
 
 
@@ -123,7 +123,7 @@ def test_watching_touches_nothing(worker: Worker) -> None:
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in worker.root.rglob("*")}
 
     before = state()
-    seen = watching.glimpses(worker.root, lambda seconds: None)
+    seen = watch.glimpses(worker.root, lambda seconds: None)
     assert [next(seen).curve for _ in range(3)] == [[{"step": 30, "loss": 2.0}]] * 3
     assert state() == before
 
@@ -134,7 +134,7 @@ def test_what_a_model_says_moves_no_cursor(worker: Worker) -> None:
         lines(1, 0.2)[0], id="\x1b[2Jrow", prediction="red\x1b]0;title\x07 \x9b2J\nball \U0001f468\u200d\U0001f469"
     )
     append_lines(worker.root / ANSWERING / "answers.jsonl", [said.to_json()])
-    seen = next(watching.glimpses(worker.root, script()))
+    seen = next(watch.glimpses(worker.root, script()))
     assert seen.answers == [("[2Jrow", "red ]0;title 2J ball \U0001f468\u200d\U0001f469")]
 
 
@@ -147,13 +147,13 @@ def test_files_of_another_shape_are_passed_over(worker: Worker, status: str) -> 
     with (worker.root / WORK / "judging-000004.jsonl").open("a") as file:
         file.write('\n7\n{"id": 1}\n')
     (worker.root / ".vlmtune/status.json").write_text(status)
-    seen = next(watching.glimpses(worker.root, script()))
-    shown = "\n".join(watching.screen(seen, worker.root, 100))
+    seen = next(watch.glimpses(worker.root, script()))
+    shown = "\n".join(watch.screen(seen, worker.root, 100))
     assert "no step has begun yet" in shown
     assert "loss         4 █▁ 1 at step 4" in shown
     assert "select_loss  4 █▁ 1 at step 4" in shown
     assert seen.answers == [("1", "(failed: None)")]
-    assert watching.line(seen).startswith("starting  step 5")
+    assert watch.line(seen).startswith("starting  step 5")
 
 
 def follow(root: Path, **environment: str) -> str:
@@ -190,7 +190,7 @@ def test_ctrl_c_ends_the_watching_and_says_where_the_run_stands(
 
 def test_what_is_no_run_cannot_be_watched(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run folder"):
-        next(watching.glimpses(tmp_path, script()))
+        next(watch.glimpses(tmp_path, script()))
 
 
 def kept(root: Path) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""The verbs that look at a dataset: data check, show and stats."""
+"""The verbs that look at a dataset: data check, show and stats.
+
+The verb that finds labels which are probably wrong.
+
+The verb that writes a first config.
+"""
 
 import json
 import sys
@@ -7,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmtune.cli.arguments import AsJson, ConfigArg, Offline, Sets, Shown, load_config, set_offline
-from vlmtune.cli.printing import say_next
+from vlmtune.cli.options import AsJson, ConfigArg, Offline, Sets, Shown, load_config, say_next, set_offline
 from vlmtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -20,10 +24,9 @@ def check(
     config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
 ) -> None:
     """Read and decode every row before GPU time is spent; every fault and copy on a page."""
-    from vlmtune.checks.rows.checking import Check
-    from vlmtune.checks.rows.outcome import CACHE, PAGE, RESULT
-    from vlmtune.checks.rows.outcome import check as look
-    from vlmtune.checks.rows.summary import render
+    from vlmtune.dataset_check.runner import CACHE, PAGE, RESULT, Check
+    from vlmtune.dataset_check.runner import check as look
+    from vlmtune.dataset_check.text import render
     from vlmtune.pipeline.session import working
 
     set_offline(offline)
@@ -59,10 +62,10 @@ def show(
     offline: Offline = False,
 ) -> None:
     """One example as the model sees it: picture sizes, tokens, which are learnt, positions."""
-    from vlmtune.checks.rows.reading import whole
-    from vlmtune.checks.rows.showing import Shown as Example
-    from vlmtune.checks.rows.showing import render
-    from vlmtune.models import find_checkpoint
+    from vlmtune.dataset_check.examples import whole
+    from vlmtune.dataset_check.show import Shown as Example
+    from vlmtune.dataset_check.show import render
+    from vlmtune.modeling.loading import find_checkpoint
 
     set_offline(offline)
     loaded = load_config(config, sets).config
@@ -71,7 +74,7 @@ def show(
     rows = whole(loaded, role)  # type: ignore[arg-type]
     shown = Example(loaded, _task(loaded), find_checkpoint(loaded.model), rows).row(role, row)  # type: ignore[arg-type]
     if output is not None:
-        from vlmtune.checks.rows.row_page import write
+        from vlmtune.dataset_check.report import write
 
         write(shown, rows[row], output)
         print(f"page: {output}", file=sys.stderr)
@@ -83,8 +86,8 @@ def stats(
     config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
 ) -> None:
     """Rows, tokens, picture sizes, references and labels, from texts and image headers alone."""
-    from vlmtune.checks.rows.stats import describe, render
-    from vlmtune.models import find_checkpoint
+    from vlmtune.dataset_check.stats import describe, render
+    from vlmtune.modeling.loading import find_checkpoint
     from vlmtune.progress import open_progress
 
     set_offline(offline)
@@ -94,9 +97,9 @@ def stats(
 
 
 def _task(config: "Config") -> "Task":
-    from vlmtune import plugs
+    from vlmtune import registry
 
-    task: Task = plugs.load("tasks", config.task.name).TASK
+    task: Task = registry.load("tasks", config.task.name).TASK
     return task
 
 
@@ -117,3 +120,58 @@ def _above(share: float) -> str:
         if share <= rounded <= max(1.2 * share, 0.001):
             return f"{rounded:g}"
     return f"{share}"
+
+
+def suspects(
+    config: ConfigArg,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder whose training is read; by default the one the config trains.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many labels.")] = 50,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="The page; by default in output.dir.")
+    ] = None,
+    sets: Sets = None,
+    offline: Offline = False,
+) -> None:
+    """Train rows whose label is probably wrong, by how hard they were to learn: as JSON lines and as a page."""
+    from vlmtune.dataset_check.label_errors import read_visits, render, shown
+    from vlmtune.dataset_check.label_errors import suspects as rank
+    from vlmtune.files import write_atomic
+    from vlmtune.pipeline.session import Session
+
+    set_offline(offline)
+    session = Session(load_config(config, sets).config)
+    visits = read_visits(adapter or session.seeds[0].adapter_path())
+    rows = session.rows("train")
+    found = shown(rank(visits, count), rows)
+    page = output or session.config.output.path("suspects.html")
+    write_atomic(page, render(found, len(rows), 1 + max(visit["epoch"] for visit in visits)))
+    for one in found:
+        print(json.dumps(one.to_json(), ensure_ascii=False))
+    print(f"page: {page}", file=sys.stderr)
+
+
+def init(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME_OR_FILE", help="A file or folder of rows, or a name on the Hub.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where the config goes; must not be there.")
+    ] = None,
+    sets: Sets = None,
+    offline: Offline = False,
+) -> None:
+    """A first config for a dataset, with a reason beside every guess; --set settles what cannot be guessed."""
+    from vlmtune.config import arguments
+    from vlmtune.hub import go_offline_if_unreachable
+    from vlmtune.progress import open_progress
+    from vlmtune.scaffold.writer import write
+
+    set_offline(offline)
+    if not Path(name).exists() and not offline:
+        go_offline_if_unreachable(open_progress("auto"))
+    written = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), arguments(sets or ()))
+    for doubt in written.doubts:
+        print(f"! {doubt}", file=sys.stderr)
+    print(f"{written.file}: {written.task}\nnext: vlmtune data check {written.file}")

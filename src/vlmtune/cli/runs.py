@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlmtune.cli.arguments import AsJson
+from vlmtune.cli.options import AsJson
 
 runs_app = typer.Typer(
     help="Run folders: what is in them, how to go on, what is damaged, what can go.",
@@ -23,14 +23,14 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """Every run folder in a folder: its state, the steps done, the result, size and last change."""
-    from vlmtune.checks.folders import listing
-    from vlmtune.checks.folders.run import find, look
+    from vlmtune.maintenance import summary
+    from vlmtune.maintenance.inspect import find, look
 
     found, now = [look(path) for path in find(folder)], time.time()
     if as_json:
-        print(json.dumps({"schema_version": 1, "runs": [listing.plain(run, now) for run in found]}, ensure_ascii=False))
+        print(json.dumps({"schema_version": 1, "runs": [summary.plain(run, now) for run in found]}, ensure_ascii=False))
     else:
-        print(listing.table(found, now) if found else f"{folder}: no run folder there")
+        print(summary.table(found, now) if found else f"{folder}: no run folder there")
 
 
 @runs_app.command()
@@ -42,13 +42,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Everything about one run: artifacts and what made them, checkpoints, the curve, the verdict, what to do next."""
-    from vlmtune.checks.folders import listing
-    from vlmtune.checks.folders.run import look
+    from vlmtune.maintenance import summary
+    from vlmtune.maintenance.inspect import look
 
     if follow:
         _follow(run, as_json)
-    found = listing.everything(look(run), time.time())
-    print(json.dumps(found, ensure_ascii=False) if as_json else listing.show(found))
+    found = summary.everything(look(run), time.time())
+    print(json.dumps(found, ensure_ascii=False) if as_json else summary.show(found))
 
 
 def _follow(run: Path, as_json: bool) -> None:
@@ -57,22 +57,22 @@ def _follow(run: Path, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from vlmtune.checks.folders import watching
+    from vlmtune.maintenance import watch
 
     console = Console(stderr=as_json)
-    looks = watching.glimpses(run, time.sleep)
+    looks = watch.glimpses(run, time.sleep)
     try:
         if not console.is_terminal:
             last = None
             for seen in looks:
                 if seen.seen != last:
                     last = seen.seen
-                    console.file.write(watching.line(seen) + "\n")
+                    console.file.write(watch.line(seen) + "\n")
                     console.file.flush()
             return
         with Live(console=console, auto_refresh=False) as live:
             for seen in looks:
-                live.update(Text("\n".join(watching.screen(seen, run, console.width)), no_wrap=True), refresh=True)
+                live.update(Text("\n".join(watch.screen(seen, run, console.width)), no_wrap=True), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -86,14 +86,14 @@ def recover(
     as_json: AsJson = False,
 ) -> None:
     """Put a run folder in order after a crash. Nothing that has a manifest is deleted; exit 8 while a process works."""
-    from vlmtune.checks.folders import damage
+    from vlmtune.maintenance import repair
     from vlmtune.progress import open_progress
 
-    found = damage.search(run) if dry_run else damage.mend(run, open_progress("none"))
+    found = repair.search(run) if dry_run else repair.mend(run, open_progress("none"))
     if as_json:
-        print(json.dumps(damage.plain(run, found, not dry_run), ensure_ascii=False))
+        print(json.dumps(repair.plain(run, found, not dry_run), ensure_ascii=False))
     else:
-        print(damage.describe(found, not dry_run) if found else f"{run}: nothing is damaged")
+        print(repair.describe(found, not dry_run) if found else f"{run}: nothing is damaged")
 
 
 @runs_app.command()
@@ -103,13 +103,13 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Free what nothing will read again: finished work, older checkpoints, mock results moved aside by a real run."""
-    from vlmtune.checks.folders import surplus
+    from vlmtune.maintenance import garbage
     from vlmtune.progress import open_progress
 
     for run in runs:  # all are looked at before anything is freed in one
-        surplus.search(run)
-    found = [one for run in runs for one in (surplus.free(run, open_progress("none")) if yes else surplus.search(run))]
+        garbage.search(run)
+    found = [one for run in runs for one in (garbage.free(run, open_progress("none")) if yes else garbage.search(run))]
     if as_json:
-        print(json.dumps(surplus.plain(runs, found, yes), ensure_ascii=False))
+        print(json.dumps(garbage.plain(runs, found, yes), ensure_ascii=False))
     else:
-        print(surplus.describe(found, yes) if found else "nothing to free")
+        print(garbage.describe(found, yes) if found else "nothing to free")

@@ -5,10 +5,8 @@
 pipeline.
 """
 
-from vlmtune.config.blocks import AlsoConfig
-from vlmtune.config.composed import Config, config_json, json_schema
-from vlmtune.config.loading import LoadedConfig, arguments, load, load_config
-from vlmtune.config.showing import diff, show
+from vlmtune.config.loader import LoadedConfig, arguments, diff, load, load_config, show
+from vlmtune.config.schema import AlsoConfig, Config, config_json, json_schema
 
 __all__ = [
     "AlsoConfig",

@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML, events
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from vlmtune.config.tree import Mistake, Node, Place, Scalar, block, kind
+from vlmtune.config.nodes import Mistake, Node, Place, Scalar, block, kind
 from vlmtune.errors import ConfigError
 
 DEEPEST = 40

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from pydantic import Field
 
-from vlmtune.data._remote import Host
-from vlmtune.data._roles import Limits, Shares, SplitRole, Splits, open_role, shared_roles
-from vlmtune.plugs import Part
+from vlmtune.data._download import Host
+from vlmtune.data._splits import Limits, Shares, SplitRole, Splits, open_role, shared_roles
+from vlmtune.registry import Part
 from vlmtune.types import Example
 
 __all__ = ["DatasetConfig", "Limits", "Rows", "Shares", "SplitRole", "Splits", "open_role", "shared_roles"]

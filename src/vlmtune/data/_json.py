@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlmtune.data._files import readable
+from vlmtune.data._image_refs import readable
 from vlmtune.errors import DataError
 
 BOM = b"\xef\xbb\xbf"

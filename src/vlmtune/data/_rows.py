@@ -1,21 +1,89 @@
-"""Records of a source as examples: columns mapped to roles, ids, fingerprint, the target of a visit."""
+"""Records of a source as examples: columns mapped to roles, ids, fingerprint, the target of a visit.
+
+What is kept of every row of a split: text and hashes in a few pieces of memory, not an object for each.
+
+Rows that belong together: those of one group or picture, and those that others join to them.
+"""
 
 import functools
 import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, overload
 
-from vlmtune.data import DatasetConfig, _cells
-from vlmtune.data._contents import Contents, Texts
-from vlmtune.data._files import stamp
-from vlmtune.data._together import ALONE, GROUP, PICTURE, mark, together
-from vlmtune.data._turns import read_question, read_turns, refuse_videos
+from vlmtune.data import DatasetConfig, _values
+from vlmtune.data._image_refs import stamp
+from vlmtune.data._messages import read_question, read_turns, refuse_videos
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
+
+DIGEST_BYTES = 32
+
+
+class Texts(Sequence[str]):
+    """Many short texts; each costs its bytes in UTF-8 and eight more."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._bytes, self._ends = bytearray(), array("q")
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        """One more at the end."""
+        self._bytes += text.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        begin = self._ends[number - 1] if number else 0
+        return self._bytes[begin : self._ends[number]].decode("utf-8", "surrogatepass")
+
+
+class Contents:
+    """Of every row the hash of what it holds, the image files it names, and its value of the id column."""
+
+    def __init__(self) -> None:
+        self._digests, self._files, self.ids = bytearray(), Texts(), Texts()
+        self._folders: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def add(self, digest: str, files: Sequence[str], name: str | None) -> None:
+        """One more row; `digest` is a sha256 in hex, "" for a row that cannot be read."""
+        self._digests += bytes.fromhex(digest) if digest else bytes(DIGEST_BYTES)
+        self._files.append("\0".join(map(self._short, files)))  # a NUL stands in no file's name
+        self.ids.append(name or "")
+
+    def digest(self, index: int) -> str:
+        """The hash of a row."""
+        found = self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+        return found.hex() if any(found) else ""
+
+    def files(self, index: int) -> list[str]:
+        """The files that a row names."""
+        joined = self._files[index]
+        split = (short.partition("/") for short in joined.split("\0")) if joined else ()
+        return [self._folders[int(number)] + name for number, _, name in split]
+
+    def _short(self, file: str) -> str:
+        """A file by the number of its folder: most rows have theirs in a few."""
+        start = file.rfind("/") + 1
+        number = self._numbers.setdefault(file[:start], len(self._folders))
+        if number == len(self._folders):
+            self._folders.append(file[:start])
+        return f"{number}/{file[start:]}"
+
 
 Record = Mapping[str, Any]
 ReadRecord = Callable[[int], Record]
@@ -104,11 +172,11 @@ class MappedRows:
         try:
             record = self._narrow([*shown, *([config.group] if config.group else [])])(index)
             if config.group and record.get(config.group) is not None:
-                marks.append(mark(GROUP, _cells.identity(record[config.group])))
+                marks.append(mark(GROUP, _values.identity(record[config.group])))
             for value, _ in self._image_values(record, index):
                 file = self._records.image_file(value)
                 content = stamp(file) if file is not None else "missing"
-                marks.append(mark(PICTURE, _cells.identity(value) if content == "missing" else content))
+                marks.append(mark(PICTURE, _values.identity(value) if content == "missing" else content))
         except DataError:  # a row that cannot be read is refused, or left out, by whoever asks for it
             pass
         return marks or [mark(ALONE, self.id(index))]
@@ -210,7 +278,7 @@ class MappedRows:
             return self._stand_in(index, error)
 
     def _given_id(self, record: Record, column: str, index: int) -> str:
-        return _cells.name(self._column(record, column, index), "id", column, self._at(index))
+        return _values.name(self._column(record, column, index), "id", column, self._at(index))
 
     def _content_ids(self) -> list[str]:
         seen: Counter[str] = Counter()
@@ -235,7 +303,7 @@ class MappedRows:
     def _content(self, record: Record, index: int) -> tuple[str, list[str], str | None]:
         """Hash of what a record holds, the image files it names, its value of the id column."""
         values = [
-            _cells.identity(record.get(column) if key == "images" else self._column(record, column, index))
+            _values.identity(record.get(column) if key == "images" else self._column(record, column, index))
             for key, column in _columns(self._config)
         ]
         found = (self._records.image_file(value) for value, _ in self._image_values(record, index))
@@ -262,13 +330,13 @@ class MappedRows:
         for column in self._config.references:
             value = self._column(record, column, index)
             for item in value if isinstance(value, list | tuple) else [value]:
-                found.append(_cells.answer(item, column, self._at(index)))
+                found.append(_values.answer(item, column, self._at(index)))
         return found
 
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """A row's images as the source has them, and where each stands."""
         if (column := self._config.images) is not None:
-            values = _cells.structured(record.get(column))  # a row without pictures may lack it
+            values = _values.structured(record.get(column))  # a row without pictures may lack it
             if isinstance(values, str | bytes | dict):
                 values = [values]
             if values is not None and not isinstance(values, list | tuple):
@@ -298,26 +366,26 @@ class MappedRows:
         references, turns, target = self._references(record, index), None, None
         if config.messages is not None:
             refuse_videos(record, at)
-            turns, target = read_turns(_cells.structured(cell(config.messages)), images, at)
+            turns, target = read_turns(_values.structured(cell(config.messages)), images, at)
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
-            target = _cells.answer(cell(config.target), config.target, at)
+            target = _values.answer(cell(config.target), config.target, at)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
-            truth["keywords"] = _cells.texts(_cells.structured(cell(config.keywords)), config.keywords, at)
+            truth["keywords"] = _values.texts(_values.structured(cell(config.keywords)), config.keywords, at)
         if config.boxes is not None:
-            truth["boxes"] = _cells.structured(cell(config.boxes))
+            truth["boxes"] = _values.structured(cell(config.boxes))
         return Example(
             id=self._ids[index],
             images=images,
             target=target,
             truth=truth,
-            cluster=_cells.name(cell(config.group), "group", config.group, at) if config.group else None,
+            cluster=_values.name(cell(config.group), "group", config.group, at) if config.group else None,
             question=read_question(cell(config.question), config.question, at) if config.question else None,
             turns=turns,
-            meta={column: _cells.plain(cell(column), column, at) for column in config.meta},
+            meta={column: _values.plain(cell(column), column, at) for column in config.meta},
         )
 
 
@@ -342,3 +410,40 @@ def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
         if (column := getattr(config, key)) is not None:
             named.append((key, column))
     return named + [("meta", column) for column in config.meta]
+
+
+GROUP, PICTURE, ALONE = range(3)
+"""What a row may have in common with others, and a row that has nothing; what counts more comes first."""
+
+
+def mark(kind: int, value: Any) -> str:
+    """A short text for something that rows have in common; those of a group sort before those of a picture."""
+    return f"{kind}{hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()}"
+
+
+def together(marks: Iterable[Sequence[str]]) -> Texts:
+    """The same text for all rows that are joined by a mark, or by way of other rows; different texts for the others.
+
+    Args:
+        marks: of every row at least one.
+
+    Returns:
+        Of every row the smallest mark of those it is joined to, so that their order does not matter.
+    """
+    parents, smallest = array("q"), []
+    first: dict[str, int] = {}
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for row, those in enumerate(marks):
+        parents.append(row)
+        smallest.append(min(those))
+        for each in those:
+            one, other = sorted((root(first.setdefault(each, row)), root(row)))
+            parents[other] = one
+            smallest[one] = min(smallest[one], smallest[other])
+    return Texts(smallest[root(row)] for row in range(len(parents)))

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._hub_errors import errors_named
+from vlmtune.data._download import Remote, errors_named
+from vlmtune.data._image_refs import Pictures
 from vlmtune.data._labels import Labels
-from vlmtune.data._pictures import Pictures
-from vlmtune.data._remote import Remote
 from vlmtune.data._rows import MappedRows, ReadRecord, Records
-from vlmtune.data._streamed import streamed
+from vlmtune.data._tables import streamed
 from vlmtune.errors import DataError
 
 

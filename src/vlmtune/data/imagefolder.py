@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._arrow import ArrowRows
+from vlmtune.data._download import Remote
+from vlmtune.data._image_refs import ENDINGS, Pictures
 from vlmtune.data._json import JsonRows
-from vlmtune.data._pictures import ENDINGS, Pictures
-from vlmtune.data._remote import Remote
 from vlmtune.data._rows import MappedRows, Record, Records
-from vlmtune.data._tables import open_table
+from vlmtune.data._tables import ArrowRows, open_table
 from vlmtune.errors import DataError, EnvironmentProblem
 
 TABLES = ("metadata.csv", "metadata.jsonl")

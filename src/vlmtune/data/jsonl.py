@@ -8,10 +8,10 @@ Only byte offsets are kept in memory: a row is read when it is asked for.
 from pathlib import Path
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._joined import Joined, files_of
+from vlmtune.data._download import Remote
+from vlmtune.data._file_shards import Joined, files_of
+from vlmtune.data._image_refs import Pictures
 from vlmtune.data._json import JsonRows
-from vlmtune.data._pictures import Pictures
-from vlmtune.data._remote import Remote
 from vlmtune.data._rows import MappedRows, Records
 
 ENDINGS = (".jsonl", ".json")

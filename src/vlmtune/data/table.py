@@ -10,9 +10,9 @@ from typing import Annotated
 from pydantic import Field
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._joined import Joined, files_of
-from vlmtune.data._pictures import Pictures
-from vlmtune.data._remote import Remote
+from vlmtune.data._download import Remote
+from vlmtune.data._file_shards import Joined, files_of
+from vlmtune.data._image_refs import Pictures
 from vlmtune.data._rows import MappedRows, ReadRecord, Records
 from vlmtune.data._tables import ENDINGS, open_table
 from vlmtune.errors import DataError

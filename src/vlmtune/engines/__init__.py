@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from vlmtune.plugs import Part
+from vlmtune.registry import Part
 from vlmtune.types import Outcomes, Request
 
 

@@ -2,6 +2,12 @@
 
 Every request ends as an answer or a named failure. What is wrong for all requests alike (nobody listens, a refused key,
 another model) ends the run instead of failing row by row; what was answered before is the caller's to keep.
+
+Work spread over a few threads, results as they come; a run in which nothing happens any more is ended.
+
+Threads are daemons: one that hangs in a dead connection keeps nobody from leaving.
+
+The engine over a server: one model of it, and the same with an adapter. Who runs the server does not matter here.
 """
 
 import functools
@@ -17,12 +23,99 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from vlmtune.engines import InferenceConfig
 from vlmtune.engines import _http as http
 from vlmtune.engines._messages import Answer, messages, read_answer
-from vlmtune.engines._spreading import spread
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError, RemoteError
 from vlmtune.types import Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
-    from vlmtune.inputs import Encoded, Inputs
+    from vlmtune.processing.encoder import Encoded, Inputs
+import time
+from collections.abc import Container
+from contextlib import contextmanager
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from vlmtune.errors import VlmtuneError
+
+TICK_S = 0.2
+"""How often it is looked whether work still makes progress."""
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+def spread(
+    items: Iterable[Work],
+    work: Callable[[Work], Result],
+    threads: int,
+    watchdog_s: float,
+    look: Callable[[], None],
+) -> Iterator[Result]:
+    """Results of `work` in the order in which they are ready.
+
+    Args:
+        items: taken in this thread, one whenever a thread is free; taking one may raise.
+        work: called in other threads; what of our errors it raises is raised here.
+        threads: how many work at once.
+        watchdog_s: seconds without any result after which the run is ended.
+        look: called now and then while there is nothing to do; may raise.
+
+    Raises:
+        RemoteError: no result for `watchdog_s` seconds.
+    """
+    jobs: SimpleQueue[Work | None] = SimpleQueue()
+    done: SimpleQueue[Result | VlmtuneError | None] = SimpleQueue()
+    for _ in range(threads):
+        threading.Thread(target=_run, args=(work, jobs, done), daemon=True).start()
+    source, waiting = iter(items), 0
+    try:
+        while True:
+            for item in islice(source, threads - waiting):
+                jobs.put(item)
+                waiting += 1
+            if not waiting:
+                return
+            made = _next(done, watchdog_s, look)
+            waiting -= 1
+            if made is None:
+                raise RuntimeError("a thread ended with the error printed above")
+            if isinstance(made, VlmtuneError):
+                raise made
+            yield made
+    finally:
+        for _ in range(threads):
+            jobs.put(None)
+
+
+def _run(
+    work: Callable[[Work], Result],
+    jobs: "SimpleQueue[Work | None]",
+    done: "SimpleQueue[Result | VlmtuneError | None]",
+) -> None:
+    """One thread. What it did not foresee is printed by Python as the thread ends; None tells that it happened."""
+    while (job := jobs.get()) is not None:
+        made: Result | VlmtuneError | None = None
+        try:
+            made = work(job)
+        except VlmtuneError as error:
+            made = error
+        finally:
+            done.put(made)
+
+
+def _next(done: "SimpleQueue[Result]", watchdog_s: float, look: Callable[[], None]) -> Result:
+    until = time.monotonic() + watchdog_s
+    while True:
+        try:
+            return done.get(timeout=TICK_S)
+        except Empty:
+            look()
+        if time.monotonic() > until:
+            raise RemoteError(
+                f"no answer came for {watchdog_s:g} s (inference.watchdog_s); the server hangs. What was answered is "
+                "kept: run the same command again when it works"
+            )
+
 
 PASSING = frozenset({408, 409, 425, 429, *range(500, 600)})
 """Statuses after which the same request may succeed."""
@@ -326,3 +419,62 @@ def _distance(one: Answer, other: Answer) -> float:
 
 def _status(reply: http.Reply) -> str:
     return f"answered {reply.status}: {http.message(reply.body)}"
+
+
+class ServerEngine:
+    """Asks for the adapter where there is one.
+
+    Args:
+        base: asks for the untouched model.
+        tuned: asks for the adapter; None without one.
+        facts: what is known of the server, for the manifest.
+        close: ends what was started for this engine.
+    """
+
+    def __init__(
+        self,
+        base: Client,
+        tuned: Client | None,
+        facts: Mapping[str, Any],
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._base, self._tuned, self._facts, self._close = base, tuned, facts, close
+
+    def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
+        """One outcome per request that is not `done`, as they are ready.
+
+        Raises:
+            RemoteError: the server is down, hangs, or refuses everything.
+            EnvironmentProblem: it refuses the key.
+            IntegrityError: another model answers, or it reads another prompt.
+        """
+        return (self._tuned or self._base).answer(request for request in requests if request.id not in done)
+
+    @contextmanager
+    def untuned(self) -> Iterator[None]:
+        """The model without its adapter answers inside this block."""
+        tuned, self._tuned = self._tuned, None
+        try:
+            yield
+        finally:
+            self._tuned = tuned
+
+    def effect(self, requests: Sequence[Request]) -> float | None:
+        """Largest change of a likely first token's log-probability; None without an adapter or log-probabilities.
+
+        Raises:
+            IntegrityError: the adapter changes nothing, or the server ignores it.
+        """
+        return effect(self._base, self._tuned, requests) if self._tuned is not None else None
+
+    def told(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
+        """Each request with all that the server says about its answer, token ids included where it gives them."""
+        return (self._tuned or self._base).told(requests)
+
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the server."""
+        return self._facts
+
+    def close(self) -> None:
+        """End what was started."""
+        self._close()

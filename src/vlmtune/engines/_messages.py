@@ -19,8 +19,8 @@ from vlmtune.types import Conversation, ImageRef
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vlmtune.inputs import Encoded, Inputs, Picture
-    from vlmtune.pixels import Patcher
+    from vlmtune.processing.encoder import Encoded, Inputs, Picture
+    from vlmtune.processing.image_processor import Patcher
 
 
 @dataclass(frozen=True, slots=True)

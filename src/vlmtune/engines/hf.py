@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import PositiveInt
 
 from vlmtune.engines import InferenceConfig
-from vlmtune.engines._decoding import Answer, decode, greedy, sampling
+from vlmtune.engines._generation import Answer, decode, greedy, sampling
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError
-from vlmtune.inputs import Encoded, Inputs, collate
-from vlmtune.models import attach_adapter, load_model, pick_device
+from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
+from vlmtune.processing.encoder import Encoded, Inputs, collate
 from vlmtune.types import Conversation, Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
-    from vlmtune.models import ModelConfig
+    from vlmtune.modeling.loading import ModelConfig
 
 
 Made = TypeVar("Made")

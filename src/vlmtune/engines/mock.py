@@ -10,8 +10,8 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.types import Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
-    from vlmtune.inputs import Inputs
-    from vlmtune.models import ModelConfig
+    from vlmtune.modeling.loading import ModelConfig
+    from vlmtune.processing.encoder import Inputs
 
 WORDS = ("a", "picture", "of", "some", "thing", "red", "blue", "large", "small", "on", "the", "grass", "street")
 

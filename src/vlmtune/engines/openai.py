@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from vlmtune.engines._asking import ServerEngine
-from vlmtune.engines._client import Client, ClientConfig, Server
-from vlmtune.engines._environment import named_secret, no_login, secret
-from vlmtune.engines._lora import served
+from vlmtune.engines._client import Client, ClientConfig, Server, ServerEngine
+from vlmtune.engines._http import named_secret, no_login, secret
+from vlmtune.engines._vllm_server import served
 
 if TYPE_CHECKING:
-    from vlmtune.inputs import Inputs
-    from vlmtune.models import ModelConfig
+    from vlmtune.modeling.loading import ModelConfig
+    from vlmtune.processing.encoder import Inputs
 
 
 class Config(ClientConfig):

@@ -9,17 +9,15 @@ from pydantic import PositiveFloat, PositiveInt
 
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
-from vlmtune.engines._asking import ServerEngine
-from vlmtune.engines._client import Client, ClientConfig
-from vlmtune.engines._environment import server_key
-from vlmtune.engines._lora import Served, served
-from vlmtune.engines._server import Server, command, find_python, open_log
+from vlmtune.engines._client import Client, ClientConfig, ServerEngine
+from vlmtune.engines._http import server_key
+from vlmtune.engines._vllm_server import Served, Server, command, find_python, open_log, served
 from vlmtune.errors import ConfigError
 from vlmtune.types import Request, Turn
 
 if TYPE_CHECKING:
-    from vlmtune.inputs import Inputs
-    from vlmtune.models import ModelConfig
+    from vlmtune.modeling.loading import ModelConfig
+    from vlmtune.processing.encoder import Inputs
 
 CPU_CACHE_GB = 1.0
 """Keys and values that a server on the CPU keeps; left alone it takes 90 % of the memory."""

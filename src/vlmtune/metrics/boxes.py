@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ratios import per_row, ratio
+from vlmtune.metrics._ngram_counts import per_row, ratio
 
 Box = Sequence[float]
 _NOTHING = (0.0, 0.0, 0.0, 0.0)

@@ -12,10 +12,9 @@ from functools import lru_cache
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._counting import Floats, Ints, Order, Texts, clipped, closest_length, numbered
-from vlmtune.metrics._ratios import per_row, ratio
-from vlmtune.metrics._tokens import SIGNATURE as TOKENS
-from vlmtune.metrics._tokens import Words, words
+from vlmtune.metrics._ngram_counts import Floats, Ints, Order, Texts, clipped, closest_length, numbered, per_row, ratio
+from vlmtune.metrics._tokenization import SIGNATURE as TOKENS
+from vlmtune.metrics._tokenization import Words, words
 
 ORDERS = 4
 SIGMA = 6.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmtune.errors import DataError
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ratios import per_row, ratio
+from vlmtune.metrics._ngram_counts import per_row, ratio
 
 
 def _measure_accuracy(answers: Sequence[str | None], labels: Sequence[str]) -> Stats:

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._counting import Order, Texts, clipped, closest_length, first_of_row, numbered
+from vlmtune.metrics._ngram_counts import Order, Texts, clipped, closest_length, first_of_row, numbered
 
 ORDERS = 4
 CHARACTERS = 6

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ratios import per_row, ratio
+from vlmtune.metrics._ngram_counts import per_row, ratio
 
 Record = Mapping[str, Any]
 Path = tuple[str | int, ...]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ratios import ratio
+from vlmtune.metrics._ngram_counts import ratio
 
 Symbols = Sequence[str]
 

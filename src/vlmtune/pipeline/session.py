@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmtune import plugs
-from vlmtune.checks.rows.quarantine import Quarantine, Remaining
+from vlmtune import registry
 from vlmtune.config import AlsoConfig, Config
 from vlmtune.data import Rows, SplitRole, open_role, shared_roles
+from vlmtune.dataset_check.quarantine import Quarantine, Remaining
+from vlmtune.distributed import ALONE, Ranks, join, started
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
-from vlmtune.inputs import Inputs
-from vlmtune.models import find_checkpoint
+from vlmtune.modeling.loading import find_checkpoint
+from vlmtune.processing.encoder import Inputs
 from vlmtune.progress import STATUS, Progress, Silent, Style, open_progress
-from vlmtune.ranks import ALONE, Ranks, join, started
-from vlmtune.runs import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
+from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task
-from vlmtune.training.lessons import Lessons
+from vlmtune.training.dataset import Lessons
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Session:
     @functools.cached_property
     def task(self) -> Task:
         """The task's behaviour."""
-        task: Task = plugs.load("tasks", self.config.task.name).TASK
+        task: Task = registry.load("tasks", self.config.task.name).TASK
         return task
 
     @functools.cached_property
@@ -99,7 +99,7 @@ class Session:
             AdapterRefused: it cannot take this adapter; see `opening`.
         """
         config = self.config
-        engine: Engine = plugs.load("engines", config.inference.engine).open_engine(
+        engine: Engine = registry.load("engines", config.inference.engine).open_engine(
             config.inference, config.model, self.inputs, self.precision, adapter
         )
         return engine

@@ -6,7 +6,7 @@ row, `charts`, `changes` and `curves` draw, `provenance` lists how it was made; 
 
 from pydantic import PositiveInt
 
-from vlmtune.plugs import Part
+from vlmtune.registry import Part
 
 
 class ReportConfig(Part):

@@ -9,7 +9,7 @@ it in words, `examples` row by row; `gates` is `--fail-on`.
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from vlmtune.data import SplitRole
-from vlmtune.plugs import Part
+from vlmtune.registry import Part
 
 
 class StatisticsConfig(Part):

@@ -1,4 +1,9 @@
-"""Prediction files compared: paired rows, intervals, p-values, controls, slices, and a verdict in plain words."""
+"""Prediction files compared: paired rows, intervals, p-values, controls, slices, and a verdict in plain words.
+
+Was training needed? The tuned side against the same model asked differently, in the primary metric.
+
+What became of other things than the one that was trained: further evaluation sets, and parts of the rows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,17 +11,48 @@ from typing import Any
 
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric
-from vlmtune.plugs import Part, closest
 from vlmtune.predictions import Line
-from vlmtune.scoring import EvaluationConfig, confidence, controls, examples, gates, traits, verdict
-from vlmtune.scoring import untrained as without
-from vlmtune.scoring.evidence import Evidence, Lines, Rows, Seeds, Side, gather, name_of
-from vlmtune.scoring.judgement import Terms, adjust, judged
+from vlmtune.registry import Part, closest
+from vlmtune.scoring import EvaluationConfig, diagnostics, examples, gates, score, verdict
+from vlmtune.scoring.diagnostics import sliced
+from vlmtune.scoring.metric_comparison import Terms, adjust, judged
+from vlmtune.scoring.pairing import Evidence, Lines, Rows, Seeds, Side, gather, name_of
 from vlmtune.scoring.score import choose
-from vlmtune.scoring.slices import sliced
-from vlmtune.scoring.verdict import Status
-from vlmtune.scoring.warnings import warnings
+from vlmtune.scoring.verdict import Status, change_of, listed, warnings
 from vlmtune.tasks import Task
+
+
+def columns(sides: Sequence[Side], b: Seeds, primary: Metric, terms: Terms) -> list[dict[str, Any]]:
+    """One entry per untrained column, in the given order: B against it, on the rows they share.
+
+    The keys are those of a metric's entry, `a` being the column; in front `column` (its name), `rows`, `status`, and
+    `why_not`: reasons for which nothing can be concluded, then the status is "inconclusive".
+    """
+    entries = []
+    for side in sides:
+        evidence = gather((side,), b, {primary.truth})
+        why_not = verdict.reasons(evidence)
+        found = judged([primary], evidence, terms)[0] if len(evidence.answered) else {}
+        status = "inconclusive" if why_not or not found else verdict.status_of(found)
+        rows = dict(evidence.counts)
+        entries.append({"column": name_of((side,)), "rows": rows, "status": status, "why_not": why_not, **found})
+    return entries
+
+
+def best(entries: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The column that scores above the baseline and leaves B the smallest gain; None where the baseline is the best.
+
+    Scores are compared by what B gains over each, on the rows that both answered. A column about which nothing can be
+    concluded is not among them.
+
+    Args:
+        entries: of `columns`.
+        baseline: B against the baseline, in the same metric.
+    """
+    sign = 1 if baseline["higher_is_better"] else -1
+    known = [entry for entry in entries if entry["status"] != "inconclusive"]
+    least = min(known, key=lambda entry: sign * entry["delta"], default=None)
+    return least if least is not None and sign * least["delta"] < sign * baseline["delta"] else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +123,8 @@ def compare(  # noqa: PLR0913 - the sides, and the terms they are compared on
     entries = adjust([match.facts["metrics"] for match in matches])
     concluded = [_conclude(first, match, own) for match, own in zip(matches[1:], entries[1:], strict=True)]
     plain = [other.to_json(examples=False) for other in concluded]
-    columns = without.columns(untrained, matches[0].b, matches[0].metrics[0], terms)
-    top, rows = _conclude(first, matches[0], entries[0], plain, columns), matches[0].evidence.asked
+    baselines = columns(untrained, matches[0].b, matches[0].metrics[0], terms)
+    top, rows = _conclude(first, matches[0], entries[0], plain, baselines), matches[0].evidence.asked
     both = list(zip(rows.a[0], rows.b[0], strict=True))
     return replace(top, examples=examples.of_rows(both, matches[0].metrics, task, task_config))
 
@@ -115,11 +151,11 @@ def _match(a: Seeds, b: Seeds, terms: Terms, evaluation: EvaluationConfig) -> _M
         "metrics": judged(metrics, evidence, terms) if len(rows) else [],
         "slices": slices,
         "lengths": {
-            "a": traits.lengths(_texts(rows.a)),
-            "b": traits.lengths(_texts(rows.b)),
-            "references": traits.lengths([text for line in rows.a[0] for text in line.references]),
+            "a": score.lengths(_texts(rows.a)),
+            "b": score.lengths(_texts(rows.b)),
+            "references": score.lengths([text for line in rows.a[0] for text in line.references]),
         },
-        "shares": {"a": dict(traits.shares(_flat(rows.a))), "b": dict(traits.shares(_flat(rows.b)))},
+        "shares": {"a": dict(score.shares(_flat(rows.a))), "b": dict(score.shares(_flat(rows.b)))},
         "settings": {"a": dict(a[0].origin), "b": dict(b[0].origin)},
         "controls": _controls(a, b, metrics[0], rows, terms),
         "confidence": _confidence(rows, metrics[0], terms),
@@ -138,13 +174,13 @@ def _conclude(
 ) -> Comparison:
     """Status, warnings and verdict; the examples are left out."""
     why_not = verdict.reasons(match.evidence)
-    best = without.best(untrained, entries[0]) if entries else None
+    strongest = best(untrained, entries[0]) if entries else None
     facts = {**match.facts, "metrics": list(entries), "others": list(others), "untrained": list(untrained)}
-    facts["best_untrained"] = best["column"] if best else None
-    status: Status = "inconclusive" if why_not else verdict.status_of(best or entries[0])
+    facts["best_untrained"] = strongest["column"] if strongest else None
+    status: Status = "inconclusive" if why_not else verdict.status_of(strongest or entries[0])
     found = warnings(a, match.b, match.evidence, status, facts)
     facts["warnings"] = [*why_not, *found, *match.notes]
-    return Comparison(status, verdict.sentence(status, why_not, facts, match.b, best), facts, ())
+    return Comparison(status, verdict.sentence(status, why_not, facts, match.b, strongest), facts, ())
 
 
 def _refuse_mixture(sides: Sequence[Side]) -> None:
@@ -180,11 +216,11 @@ def _slices(
 def _controls(a: Seeds, b: Seeds, primary: Metric, rows: Rows, terms: Terms) -> dict[str, Any]:
     """The controls; the effect is that of the first seed."""
     images = {
-        "a": controls.image_control(a, rows.a, rows.groups, primary, terms),
-        "b": controls.image_control(b, rows.b, rows.groups, primary, terms),
+        "a": diagnostics.image_control(a, rows.a, rows.groups, primary, terms),
+        "b": diagnostics.image_control(b, rows.b, rows.groups, primary, terms),
     }
     return {
-        "length": controls.length_control(rows, primary, terms) if len(rows) else None,
+        "length": diagnostics.length_control(rows, primary, terms) if len(rows) else None,
         "image": images if any(images.values()) else None,
         "effect": (b[0].controls or {}).get("effect"),
     }
@@ -193,7 +229,7 @@ def _controls(a: Seeds, b: Seeds, primary: Metric, rows: Rows, terms: Terms) -> 
 def _confidence(rows: Rows, primary: Metric, terms: Terms) -> dict[str, Any] | None:
     """How the primary score grows with how sure an answer is; of several seeds, of the first."""
     found = {
-        side: confidence.curve(files[0], rows.groups, primary, terms) for side, files in (("a", rows.a), ("b", rows.b))
+        side: diagnostics.curve(files[0], rows.groups, primary, terms) for side, files in (("a", rows.a), ("b", rows.b))
     }
     return found if any(found.values()) else None
 
@@ -216,3 +252,37 @@ def _flat(files: Sequence[Lines]) -> list[Line]:
 
 def _texts(files: Sequence[Lines]) -> list[str]:
     return [line.prediction or "" for line in _flat(files)]
+
+
+def beside(comparison: Comparison, also: Mapping[str, Comparison]) -> Comparison:
+    """A comparison with those of further sets: `facts["also"]`, and in words where one of them got worse.
+
+    The status stays that of the first: what was trained is judged by itself, what it cost stands beside it.
+    """
+    if not also:
+        return comparison
+    entries = [{"name": name, **one.to_json(examples=False)} for name, one in also.items()]
+    worse = [entry for entry in entries if entry["status"] == "worse"]
+    known = comparison.facts["warnings"]
+    own = {entry["name"]: [warning for warning in entry["warnings"] if warning not in known] for entry in entries}
+    # A set of which another metric fell, or that cannot be judged, speaks for itself among the warnings.
+    fine = [e for e in entries if e["status"] in ("improved", "no_difference") and not own[e["name"]]]
+    verdict = comparison.verdict
+    if worse:
+        verdict += f" It got worse elsewhere: {listed([f'on {_said(entry)}' for entry in worse])}."
+    elif len(fine) == len(entries):
+        verdict += f" No loss shown on {listed([_named(entry) for entry in fine])}."
+    unsure = [f"{entry['name']}: {entry['verdict']}" for entry in entries if entry["status"] == "inconclusive"]
+    said = [f"{name}: {warning}" for name, warnings in own.items() for warning in warnings]
+    warnings = [*dict.fromkeys([*unsure, *said, *known])]
+    return replace(comparison, verdict=verdict, facts={**comparison.facts, "also": entries, "warnings": warnings})
+
+
+def _said(entry: Mapping[str, Any]) -> str:
+    first = entry["metrics"][0]
+    level = f"{entry['statistics']['confidence']:.0%}"
+    return f"{entry['name']} ({first['name']} {first['a']:.4f} → {first['b']:.4f}, change {change_of(first, level)})"
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    return f"{entry['name']} ({entry['primary']})"

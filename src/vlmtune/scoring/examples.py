@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.plugs import Part
 from vlmtune.predictions import Line
-from vlmtune.scoring import traits
+from vlmtune.registry import Part
+from vlmtune.scoring import score
 from vlmtune.scoring.score import measure, read_answers
 from vlmtune.tasks import Task
 
@@ -59,7 +59,7 @@ def flags(line: Line) -> list[str]:
         "cut_off": line.finish_reason == "length",
         "empty": not line.prediction.strip(),
         "unparsed": line.unparsed is not None,
-        "repeating": traits.repeats_itself(line.prediction),
+        "repeating": score.repeats_itself(line.prediction),
     }
     return [name for name, there in odd.items() if there]
 

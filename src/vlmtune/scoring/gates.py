@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmtune.errors import ConfigError
-from vlmtune.plugs import closest
+from vlmtune.registry import closest
 
 FIELDS = ("delta", "ci_low", "ci_high", "a", "b", "p")
 _SIGNS: Mapping[str, Callable[[float, float], bool]] = {

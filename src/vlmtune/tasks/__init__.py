@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmtune.metrics import Metric
-from vlmtune.plugs import Part
+from vlmtune.registry import Part
 from vlmtune.types import Conversation, Example, Unparsed
 
 

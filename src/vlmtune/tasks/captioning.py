@@ -3,10 +3,10 @@
 from vlmtune.metrics.captions import bleu_1, bleu_2, bleu_3, bleu_4, cider_d, keyword_recall, rouge_l
 from vlmtune.metrics.ngrams import bleu, chrf, sacrebleu
 from vlmtune.tasks import Task
-from vlmtune.tasks._texts import TextConfig, ask, read, teach
+from vlmtune.tasks._prompts import PromptConfig, ask, read_text, teach
 
 
-class Config(TextConfig):
+class Config(PromptConfig):
     """Captioning."""
 
     name: str = "captioning"
@@ -19,6 +19,6 @@ class Config(TextConfig):
 TASK = Task(
     ask=ask,
     teach=teach,
-    read=read,
+    read=read_text,
     metrics=(bleu, sacrebleu, cider_d, rouge_l, chrf, bleu_1, bleu_2, bleu_3, bleu_4, keyword_recall),
 )

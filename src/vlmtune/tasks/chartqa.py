@@ -1,8 +1,8 @@
 """A question about a chart, answered with a number or a word; a number may be 5 % off."""
 
-from vlmtune.metrics.shortanswers import exact_match, relaxed_accuracy
+from vlmtune.metrics.short_answers import exact_match, relaxed_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._questions import QuestionConfig, ask, read, teach
+from vlmtune.tasks._prompts import QuestionConfig, ask, read_short_answer, teach
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,4 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(relaxed_accuracy, exact_match))
+TASK = Task(ask=ask, teach=teach, read=read_short_answer, metrics=(relaxed_accuracy, exact_match))

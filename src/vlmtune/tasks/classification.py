@@ -8,8 +8,8 @@ from pydantic import Field
 from vlmtune.errors import DataError
 from vlmtune.metrics.labels import accuracy, macro_f1
 from vlmtune.tasks import Task, TaskConfig
-from vlmtune.tasks._asking import conversation, one_reference
-from vlmtune.tasks._reading import short_answer
+from vlmtune.tasks._parsing import short_answer
+from vlmtune.tasks._prompts import conversation, one_reference
 from vlmtune.types import Conversation, Example, Unparsed
 
 LABELS = "{labels}"

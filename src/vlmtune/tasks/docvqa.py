@@ -1,8 +1,8 @@
 """A question about a document, answered with what stands in it."""
 
-from vlmtune.metrics.shortanswers import anls, exact_match
+from vlmtune.metrics.short_answers import anls, exact_match
 from vlmtune.tasks import Task
-from vlmtune.tasks._questions import QuestionConfig, ask, read, teach
+from vlmtune.tasks._prompts import QuestionConfig, ask, read_short_answer, teach
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,4 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(anls, exact_match))
+TASK = Task(ask=ask, teach=teach, read=read_short_answer, metrics=(anls, exact_match))

@@ -7,8 +7,8 @@ from typing import Any
 from vlmtune.errors import DataError
 from vlmtune.metrics.records import field_f1, record_match
 from vlmtune.tasks import Task, TaskConfig
-from vlmtune.tasks._asking import conversation, one_reference
-from vlmtune.tasks._reading import json_value
+from vlmtune.tasks._parsing import json_value
+from vlmtune.tasks._prompts import conversation, one_reference
 from vlmtune.types import Conversation, Example, Unparsed
 
 FIELDS = "{fields}"

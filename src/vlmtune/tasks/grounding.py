@@ -9,9 +9,8 @@ from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb
 from vlmtune.metrics.boxes import acc_at_05, mean_iou
 from vlmtune.tasks import Task
-from vlmtune.tasks._asking import conversation
-from vlmtune.tasks._questions import QuestionConfig
-from vlmtune.tasks._reading import json_value
+from vlmtune.tasks._parsing import json_value
+from vlmtune.tasks._prompts import QuestionConfig, conversation
 from vlmtune.types import Conversation, Example, Unparsed
 
 Box = list[float]

@@ -2,10 +2,10 @@
 
 from vlmtune.metrics.transcripts import cer, wer
 from vlmtune.tasks import Task
-from vlmtune.tasks._texts import TextConfig, ask, read, teach
+from vlmtune.tasks._prompts import PromptConfig, ask, read_text, teach
 
 
-class Config(TextConfig):
+class Config(PromptConfig):
     """Reading text."""
 
     name: str = "ocr"
@@ -15,4 +15,4 @@ class Config(TextConfig):
     """What the model is asked, behind the image."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(cer, wer))
+TASK = Task(ask=ask, teach=teach, read=read_text, metrics=(cer, wer))

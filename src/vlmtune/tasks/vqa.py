@@ -1,8 +1,8 @@
 """A question about an image, answered in a word or a few."""
 
-from vlmtune.metrics.shortanswers import exact_match, vqa_accuracy
+from vlmtune.metrics.short_answers import exact_match, vqa_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._questions import QuestionConfig, ask, read, teach
+from vlmtune.tasks._prompts import QuestionConfig, ask, read_short_answer, teach
 
 
 class Config(QuestionConfig):
@@ -12,5 +12,5 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(exact_match, vqa_accuracy))
+TASK = Task(ask=ask, teach=teach, read=read_short_answer, metrics=(exact_match, vqa_accuracy))
 """`vqa_accuracy` wants ten answers a row: with fewer than four none reaches 1, so `exact_match` comes first."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vlmtune.plugs import Part
+from vlmtune.registry import Part
 
 
 class TrackerConfig(Part):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.families import Family
-from vlmtune.training.segments import Segment
+from vlmtune.training.packing import Segment
 
 if TYPE_CHECKING:
     import torch

@@ -2,6 +2,10 @@
 
 A checkpoint is a folder `step-000050` that counts once its `complete.json` is there with the hashes of the others; it
 is written under another name and renamed last. A crash at any moment leaves the newest complete one.
+
+Which step's adapter is kept: the last one, or the best by a judgement on the select rows.
+
+What was judged stands in the curve, so a resumed run knows what the interrupted one knew.
 """
 
 import hashlib
@@ -11,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmtune import faults
+from vlmtune import fault_injection
 from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_bytes
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,7 +45,7 @@ def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Op
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)
         fsync_folder(folder)
-        faults.hit("checkpoint.published")
+        fault_injection.hit("checkpoint.published")
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
 
@@ -53,16 +59,16 @@ def _write(
     write_bytes(
         building / "weights.safetensors", to_bytes({name: value.detach().cpu() for name, value in weights.items()})
     )
-    faults.hit("checkpoint.weights")
+    fault_injection.hit("checkpoint.weights")
     states = {name: optimizer.state[value] for name, value in weights.items()}
     moments = {f"{kind}.{name}": state[kind].cpu() for name, state in states.items() for kind in MOMENTS}
     write_bytes(building / "moments.safetensors", to_bytes(moments))
-    faults.hit("checkpoint.moments")
+    fault_injection.hit("checkpoint.moments")
     taken = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
     hashes = {file.name: _hash(file) for file in sorted(building.iterdir())}
     complete = {"step": step, "optimizer_steps": max(taken), "files": hashes}
     write_atomic(building / "complete.json", json.dumps(complete, indent=2))
-    faults.hit("checkpoint.complete")
+    fault_injection.hit("checkpoint.complete")
 
 
 def newest(folder: Path) -> Path | None:
@@ -111,3 +117,76 @@ def _complete(checkpoint: Path) -> bool:
 
 def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+LOSS = "select_loss"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A number for a model after a step; None where nothing could be measured. `name` is its key in the curve."""
+
+    name: str
+    higher_is_better: bool
+    score: Callable[[Any, int], float | None]
+
+
+class Selection:
+    """Keeps the adapter of the best step in `work/best-<step>`.
+
+    Args:
+        work: of the run.
+        by: key of the curve that decides; None keeps the last step.
+        higher_is_better: which way.
+        patience: judgements without a better one after which training ends; None never ends it.
+    """
+
+    def __init__(self, work: Path, by: str | None, higher_is_better: bool, patience: int | None) -> None:
+        self._work, self._by, self._patience = work, by, patience
+        self._sign = 1.0 if higher_is_better else -1.0
+        self.step: int | None = None
+        self._best = float("-inf")
+        self._since = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training may end early."""
+        return self._patience is not None and self._since >= self._patience
+
+    @property
+    def folder(self) -> Path | None:
+        """The best adapter so far."""
+        return self._folder(self.step) if self.step is not None else None
+
+    def restore(self, points: Iterable[Mapping[str, Any]]) -> None:
+        """Know again what the curve says."""
+        for point in points:
+            self._hear(point["step"], point)
+
+    def offer(self, step: int, values: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
+        """Judge a step; `save` writes its adapter where it is the best so far, None where another process does."""
+        if self._hear(step, values) and save is not None:
+            target, building = self._folder(step), self._work / "building-best"
+            for old in (target, building):
+                shutil.rmtree(old, ignore_errors=True)
+            save(building)
+            building.rename(target)
+
+    def tidy(self) -> None:
+        """Forget adapters that were best once."""
+        for old in self._work.glob("best-*"):
+            if old != self.folder:
+                shutil.rmtree(old)
+
+    def _hear(self, step: int, values: Mapping[str, float]) -> bool:
+        if self._by is None or self._by not in values:
+            return False
+        value = self._sign * values[self._by]
+        better = value > self._best
+        self._since = 0 if better else self._since + 1
+        if better:
+            self._best, self.step = value, step
+        return better
+
+    def _folder(self, step: int) -> Path:
+        return self._work / f"best-{step:06d}"

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmtune.adapters import compute_in_base_precision
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family, PartName
 from vlmtune.files import os_errors_named, read_json, write_bytes
-from vlmtune.plugs import closest
-from vlmtune.training.settings import LoraConfig, TrainingConfig
+from vlmtune.modeling.loading import compute_in_base_precision
+from vlmtune.registry import closest
+from vlmtune.training.config import LoraConfig, TrainingConfig
 
 if TYPE_CHECKING:
     import torch

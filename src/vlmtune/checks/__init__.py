@@ -1,1 +1,0 @@
-"""Looking before leaping: checks of the machine, and later of data and plans."""

@@ -1,0 +1,108 @@
+"""The verbs that need prediction files alone: compare, score."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vlmtune.cli.options import AsJson, ForFiles, print_comparison, print_score
+from vlmtune.errors import ConfigError, GateFailed
+
+
+def compare(
+    before: Annotated[str, typer.Argument(metavar="A", help="Prediction file of the reference side.")],
+    after: Annotated[
+        list[str],
+        typer.Argument(metavar="B [C...]", help="Side that is judged, and others. Commas join seeds: B1,B2,B3."),
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="Task whose metrics apply; found in the manifests by default.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a page (.html), the JSON (.json) or Markdown (.md).")
+    ] = None,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="The files after A are training seeds of one recipe: B1 B2 B3.")
+    ] = False,
+    slices: Annotated[
+        list[str] | None, typer.Option("--slice", metavar="COLUMN", help="Also by a metadata column; repeatable.")
+    ] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(metavar="EXPR", help='Exit 6 where true, or inconclusive: "bleu<0; cider_d.ci_low<0.1" (B to A).'),
+    ] = None,
+    regressions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows that got worse, worst first (.jsonl).")
+    ] = None,
+    sets: ForFiles = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare prediction files: paired, with confidence intervals. Others are compared with A, too."""
+    from vlmtune.compare_files import compare_files, files_of, write_comparison, write_regressions
+    from vlmtune.scoring import gates
+
+    if fail_on is not None:
+        gates.parse(fail_on)
+    sides = [files_of(text) for text in [before, *([",".join(after)] if seeds else after)]]
+    comparison = compare_files(*sides, **_blocks(sets, task), slices=slices or ())
+    failed = comparison.failures(fail_on) if fail_on is not None else []
+    if report is not None:
+        write_comparison(comparison, report, [file for side in sides for file in side])
+    if regressions is not None:
+        count = write_regressions(comparison, regressions)
+        print(f"{regressions}: {count} rows got worse in {comparison.facts['primary']}", file=sys.stderr)
+    print_comparison(comparison, as_json)
+    if failed:
+        raise GateFailed("--fail-on: " + "; ".join(failed))
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file.")],
+    task: Annotated[
+        str | None, typer.Option(help="Task whose metrics apply; found in the manifest by default.")
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(help="Metrics to report, separated by commas.")] = None,
+    sets: ForFiles = None,
+    as_json: AsJson = False,
+) -> None:
+    """Metrics of one prediction file; needs no model."""
+    from vlmtune.compare_files import score_file
+
+    chosen = _blocks(sets, task)["task"]
+    print_score(score_file(file, chosen, metrics.split(",") if metrics else None), as_json)
+
+
+def unsure(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file; its rows need no labels.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows.")] = 100,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write them here (.jsonl).")] = None,
+) -> None:
+    """The rows worth labelling next: those whose answers the model is least sure of, as JSON lines."""
+    from vlmtune.files import write_atomic
+    from vlmtune.predictions import read
+    from vlmtune.scoring.diagnostics import unsure as least_sure
+
+    rows = least_sure(read(file), count)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomic(output, text)
+        print(f"{output}: {len(rows)} rows")
+
+
+def _blocks(sets: list[str] | None, task: str | None) -> dict[str, Any]:
+    """What stands in for a config where there are only prediction files: the blocks task and evaluation."""
+    if not sets:
+        return {"task": task}
+    from vlmtune.config import arguments
+
+    given = arguments(sets)
+    wrong = [key for key, block in given.items() if key not in ("task", "evaluation") or not isinstance(block, dict)]
+    if wrong:
+        raise ConfigError(
+            f"--set {wrong[0]}: prediction files know the blocks task and evaluation, as task.labels=[a, b]"
+        )
+    return {"task": given.get("task", {}) | ({"name": task} if task else {}), "evaluation": given.get("evaluation")}

@@ -1,0 +1,160 @@
+"""Which rows play which role: a split, how much of it is used, and how one split is parted among several roles."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from vlmtune import registry
+from vlmtune.errors import DataError
+from vlmtune.registry import Part
+from vlmtune.types import Example
+
+if TYPE_CHECKING:
+    from vlmtune.data import DatasetConfig, Rows
+
+SplitRole = Literal["train", "select", "test"]
+ROLES: tuple[SplitRole, ...] = ("train", "select", "test")
+
+
+class Splits(Part):
+    """Which split of the source plays which role."""
+
+    train: str = "train"
+    """What the adapter learns from."""
+
+    select: str = "validation"
+    """What chooses checkpoints and settings; never evidence."""
+
+    test: str = "test"
+    """What is reported."""
+
+
+class Limits(Part):
+    """How many rows of each role are used, in dataset order; null uses all."""
+
+    train: PositiveInt | None = None
+    """Rows of the train role."""
+
+    select: PositiveInt | None = None
+    """Rows of the select role."""
+
+    test: PositiveInt | None = None
+    """Rows of the test role."""
+
+
+class Shares(Part):
+    """How the roles that name one and the same split part its rows, in proportion."""
+
+    train: PositiveFloat = 0.8
+    """Of the train role."""
+
+    select: PositiveFloat = 0.1
+    """Of the select role."""
+
+    test: PositiveFloat = 0.1
+    """Of the test role."""
+
+    seed: int = 0
+    """Another seed parts the rows otherwise."""
+
+
+class SomeRows:
+    """Some rows of a split, in their order.
+
+    Args:
+        rows: the whole split.
+        kept: numbers of the rows that are here, ascending.
+        why: what decided that, as plain values; part of the fingerprint.
+    """
+
+    def __init__(self, rows: "Rows", kept: Sequence[int], why: Any) -> None:
+        self._rows, self._kept, self._why = rows, kept, why
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the whole split, and of what decided which rows are here."""
+        return hashlib.sha256(json.dumps([self._rows.fingerprint, self._why]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._rows[self._kept[index]]
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self._rows[row] for row in self._kept)
+
+    def id(self, index: int) -> str:
+        """Id of a row, without reading it."""
+        return self._rows.id(self._kept[index])
+
+    def companions(self, index: int) -> str:
+        """What the row shares with others that belong together."""
+        return self._rows.companions(self._kept[index])
+
+    def choices(self, index: int) -> int:
+        """Number of training targets of a row."""
+        return self._rows.choices(self._kept[index])
+
+    def taught(self, index: int, choice: int) -> Example:
+        """Row `index` with its `choice`-th target."""
+        return self._rows.taught(self._kept[index], choice)
+
+
+def open_role(config: "DatasetConfig", role: SplitRole) -> "Rows":
+    """The rows that play a role.
+
+    Raises:
+        DataError, EnvironmentProblem: as the source; no row is left for the role.
+    """
+    source, split, limit = (
+        registry.load("data", config.source),
+        getattr(config.splits, role),
+        getattr(config.limit, role),
+    )
+    together = [other for other in ROLES if getattr(config.splits, other) == split]
+    if config.shares is None or len(together) == 1:
+        rows: Rows = source.open(config, split, limit)
+        return rows
+    return _parted(source.open(config, split, None), config.shares, together, role, limit)
+
+
+def shared_roles(one: "DatasetConfig", other: "DatasetConfig", role: SplitRole) -> set[SplitRole]:
+    """Roles of one dataset block whose rows another block's role may hold, too: those of the same split of the same
+    source, unless both part it alike and the role is another.
+    """
+    keys = ("source", "path", "name", "revision")
+    here, there = (block.model_dump(include=set(keys)) for block in (one, other))
+    if here != there:
+        return set()
+    split = getattr(other.splits, role)
+    alike = one.shares is not None and one.shares == other.shares and one.splits == other.splits
+    return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not alike)}
+
+
+def _parted(rows: "Rows", shares: Shares, together: Sequence[SplitRole], role: SplitRole, limit: int | None) -> "Rows":
+    """One role's part of a split; where a row goes depends on nothing but what it shares with its companions.
+
+    So rows added later move no other, unless one of them joins rows that had nothing in common before, or, where a row
+    has several pictures and no group, brings further pictures to theirs.
+    """
+    ends, total = {}, 0.0
+    for other in together:
+        begin = total
+        total += getattr(shares, other)
+        ends[other] = (begin, total)
+    low, high = (end / total for end in ends[role])
+    kept = [n for n in range(len(rows)) if low <= _place(rows.companions(n), shares.seed) < high][:limit]
+    if not kept:
+        raise DataError(f"{len(rows)} rows are too few to part among {', '.join(together)}: none is left for {role}")
+    return SomeRows(rows, kept, {"shares": shares.model_dump(), "roles": list(together), "role": role, "limit": limit})
+
+
+def _place(text: str, seed: int) -> float:
+    """Where in [0, 1) a text stands."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:7], "big") / 2**56

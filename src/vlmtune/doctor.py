@@ -1,0 +1,180 @@
+"""What this machine has for the job: Python, torch and driver, GPU, disk, credentials, optional parts.
+
+Credentials are looked for where the libraries look, and named, never shown.
+"""
+
+import netrc
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vlmtune.engines._vllm_server import has_vllm, install_command
+
+NEEDED = ("torch", "transformers", "peft", "tokenizers", "datasets", "safetensors", "sacrebleu")
+OPTIONAL = {"wandb": "uv pip install wandb", "torchvision": "uv pip install torchvision"}
+CREDENTIALS = {"HF_TOKEN": "gated models and datasets", "WANDB_API_KEY": "tracking to Weights & Biases"}
+WANDB_HOST = "api.wandb.ai"
+MODEL_GB = 40
+"""Free disk below which an 8B model and its download may not fit."""
+
+VLLM_CAPABILITY = 7.5
+"""Oldest GPUs that vLLM is built for (Turing)."""
+
+PATIENCE_S = 20.0
+
+
+def examine() -> dict[str, Any]:
+    """Everything found, as plain values. Imports torch, because only torch knows which GPU it can use."""
+    return {
+        "schema_version": 1,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "packages": {name: _version(name) for name in NEEDED},
+        "optional": {name: _version(name) for name in OPTIONAL},
+        "torch": _torch(),
+        **_driver(),
+        "vllm": has_vllm(),
+        "disk_free_gb": _free_gb(Path.cwd()),
+        **_cache(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "credentials": {"HF_TOKEN": _hub_token(), "WANDB_API_KEY": _wandb_key()},
+    }
+
+
+def render(found: dict[str, Any]) -> str:
+    """The findings as text; a line that needs attention begins with "!" and says what to do."""
+    torch = found["torch"]
+    lines = [f"  python        {found['python']}  ({found['executable']})"]
+    for name, version in found["packages"].items():
+        build = f" (CUDA {torch['cuda'] or 'none'})" if version and name == "torch" else ""
+        lines.append(f"{' ' if version else '!'} {name:<13} {version or 'missing: run make install'}{build}")
+    if torch["problem"]:
+        lines.append(f"! torch         {torch['problem']}")
+    if found["driver_problem"]:
+        lines.append(f"! driver        {found['driver_problem']}")
+    if torch["gpus"]:
+        lines += [f"  gpu           {gpu['name']}, {gpu['memory_gb']} GB" for gpu in torch["gpus"]]
+    elif found["driver"]:
+        lines.append(
+            f"! gpu           driver {found['driver']} sees one, but torch (CUDA {torch['cuda']}) cannot use it"
+        )
+    elif not found["driver_problem"]:
+        lines.append("  gpu           none: `vlmtune demo` and USE_MOCK=True run on the CPU; an 8B model wants a GPU")
+    lines.append(f"  memory        {found['memory_gb']} GB")
+    lines += [_disk(found["disk_free_gb"], "here, where results go", 1, "checkpoints need some")]
+    lines += [_disk(found["cache_free_gb"], f"in {found['cache']}", MODEL_GB, f"an 8B model needs about {MODEL_GB} GB")]
+    for name, there in found["credentials"].items():
+        lines.append(f"  {name:<13} {'present' if there else 'absent'}  (for {CREDENTIALS[name]})")
+    for name, version in found["optional"].items():
+        lines.append(f"  {name:<13} {version or 'not installed, optional: ' + OPTIONAL[name]}")
+    lines.append(f"  vllm          {_vllm(found)}")
+    return "\n".join(lines)
+
+
+def _vllm(found: dict[str, Any]) -> str:
+    """Whether the engine is there; the one command that installs it for this machine's GPU, or why none can."""
+    if found["vllm"]:
+        return "there, in an environment of its own"
+    gpus = found["torch"]["gpus"]
+    old = [gpu["name"] for gpu in gpus if gpu["capability"] < VLLM_CAPABILITY]
+    if old:
+        return f"not installed, and it does not run on {old[0]}: it wants compute capability 7.5 or more"
+    return f"not installed, optional: {install_command(gpu=bool(gpus or found['driver']))}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _disk(free_gb: float | None, where: str, needed_gb: float, why: str) -> str:
+    if free_gb is None:
+        return f"! disk          nothing is known of the space {where}"
+    short = free_gb < needed_gb
+    return f"{'!' if short else ' '} disk          {free_gb} GB free {where}" + (f"; {why}" if short else "")
+
+
+def _torch() -> dict[str, Any]:
+    nothing: dict[str, Any] = {"version": None, "cuda": None, "gpus": []}
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library that torch links to is missing
+        return {**nothing, "problem": str(error)}
+    known = {"version": torch.__version__, "cuda": torch.version.cuda}
+    try:
+        gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    except (RuntimeError, AssertionError) as error:
+        return {**known, "gpus": [], "problem": f"the GPU cannot be asked: {str(error).splitlines()[0]}"}
+    named = [
+        {"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9), "capability": gpu.major + gpu.minor / 10}
+        for gpu in gpus
+    ]
+    return {**known, "gpus": named, "problem": None}
+
+
+def _driver() -> dict[str, str | None]:
+    """Version of the NVIDIA driver, None where there is none; and what is wrong with it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return {"driver": None, "driver_problem": None}
+    query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=PATIENCE_S, check=False, errors="replace"
+        )
+    except subprocess.TimeoutExpired:
+        problem = f"nvidia-smi gave no answer in {PATIENCE_S:g} s: the driver hangs; restart the machine"
+        return {"driver": None, "driver_problem": problem}
+    except OSError as error:
+        return {"driver": None, "driver_problem": f"nvidia-smi cannot be run: {error.strerror}"}
+    said = (answer.stdout + answer.stderr).strip().splitlines()
+    if answer.returncode != 0 or not said:
+        why = said[0].strip() if said else "it said nothing"
+        return {"driver": None, "driver_problem": f"nvidia-smi failed ({answer.returncode}): {why}"}
+    return {"driver": said[0].strip(), "driver_problem": None}
+
+
+def _cache() -> dict[str, Any]:
+    """Where models and datasets from the Hub lie, and the space there."""
+    from huggingface_hub import constants
+
+    return {"cache": constants.HF_HUB_CACHE, "cache_free_gb": _free_gb(Path(constants.HF_HUB_CACHE))}
+
+
+def _free_gb(folder: Path) -> float | None:
+    """Free space where a folder is or would be made; None where nobody may look."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        return round(shutil.disk_usage(there).free / 1e9, 1)
+    except OSError:
+        return None
+
+
+def _hub_token() -> bool:
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return bool(get_token())
+    except (HfHubHTTPError, OSError, ValueError):  # a login that no longer works is none
+        return False
+
+
+def _wandb_key() -> bool:
+    """Whether there is a key in the environment, or a login in the file that wandb reads."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    named = os.environ.get("NETRC")
+    files = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]
+    try:
+        file = next((file.expanduser() for file in files if file.expanduser().exists()), None)
+        return file is not None and WANDB_HOST in netrc.netrc(file).hosts
+    except (netrc.NetrcParseError, OSError, ValueError):
+        return False

@@ -1,0 +1,1 @@
+"""Run folders after the fact: what they hold, what is stale or damaged, what may be deleted."""

@@ -1,0 +1,148 @@
+"""n-grams of answers and their references, counted for a whole set at once.
+
+Knows sequences of symbols; nothing of words, characters or scores. Sorted arrays stand where one hash table per text
+would: 30,000 captions are counted in 0.2 CPU-seconds. Letters: N rows, Q references of all rows together, S symbols of
+all texts together, E entries (one per text and distinct n-gram in it).
+
+Two columns of statistics: what was reached, and out of how much. Means over rows are the case of one per row.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmtune.metrics import Stats
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How often each n-gram occurs in each text: three arrays [E], ordered by text, then n-gram."""
+
+    text: Ints
+    ngram: Ints
+    count: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """All n-grams of one length. `text` of `answers` is a row, `text` of `references` one of the Q references.
+
+    For each entry of `references`, `at` is where its n-gram stands among the entries of its row's answer; `shared` says
+    whether it does (`at` means nothing elsewhere).
+    """
+
+    answers: Counts
+    references: Counts
+    distinct: int
+    at: Ints
+    shared: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Symbols [S] of the N answers, then of the Q references; `owner` [Q] is the row of each reference, ascending."""
+
+    symbols: Ints
+    lengths: Ints
+    owner: Ints
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.lengths) - len(self.owner)
+
+    @property
+    def answer_lengths(self) -> Ints:
+        """Symbols of each answer [N]."""
+        return self.lengths[: self.rows]
+
+    @property
+    def reference_lengths(self) -> Ints:
+        """Symbols of each reference [Q]."""
+        return self.lengths[self.rows :]
+
+    def orders(self, longest: int) -> Iterator[Order]:
+        """n-grams of 1, 2, … `longest` symbols; none crosses the border of a text."""
+        text = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        left = np.cumsum(self.lengths)[text] - np.arange(len(text))
+        kinds, single = np.unique(self.symbols, return_inverse=True)
+        start, ngram, distinct = np.arange(len(text)), single, len(kinds)
+        for length in range(1, longest + 1):
+            if length > 1:
+                whole = left[start] >= length
+                start, ngram = start[whole], ngram[whole]
+                longer, ngram = np.unique(ngram * len(kinds) + single[start + length - 1], return_inverse=True)
+                distinct = len(longer)
+            yield self._counted(text[start], ngram, max(distinct, 1))
+
+    def _counted(self, text: Ints, ngram: Ints, distinct: int) -> Order:
+        key, count = np.unique(text * distinct + ngram, return_counts=True)
+        first = int(np.searchsorted(key, self.rows * distinct))
+        whose, what = np.divmod(key, distinct)
+        references = Counts(whose[first:] - self.rows, what[first:], count[first:])
+        wanted = self.owner[references.text] * distinct + references.ngram
+        at = np.searchsorted(key[:first], wanted)
+        shared = np.append(key[:first], -1)[at] == wanted
+        return Order(Counts(whose[:first], what[:first], count[:first]), references, distinct, at, shared)
+
+
+def numbered(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Texts:
+    """Number the symbols of N answers and of each row's references.
+
+    Args:
+        answers: N texts: tuples of words, or strings, whose symbols are characters.
+        references: one or more texts of the same kind for each row.
+    """
+    each = [len(texts) for _, texts in zip(answers, references, strict=True)]
+    everything = [*answers, *chain.from_iterable(references)]
+    numbers: dict[str, int] = {}
+    symbols = (numbers.setdefault(symbol, len(numbers)) for symbol in chain.from_iterable(everything))
+    owner = np.repeat(np.arange(len(answers)), np.array(each, dtype=np.int64))
+    lengths = np.fromiter(map(len, everything), np.int64, len(everything))
+    return Texts(np.fromiter(symbols, np.int64, int(lengths.sum())), lengths, owner)
+
+
+def clipped(texts: Texts, orders: Sequence[Order]) -> Floats:
+    """What BLEU adds up, for n-grams of 1 … K symbols [N, 2K].
+
+    First the n-grams of each answer that its references have, each at most as often as the reference richest in it has
+    it; then all n-grams of each answer.
+    """
+    columns = []
+    for order in orders:
+        most = np.zeros(len(order.answers.text), np.int64)
+        np.maximum.at(most, order.at[order.shared], order.references.count[order.shared])
+        columns.append(np.bincount(order.answers.text, np.minimum(most, order.answers.count), texts.rows))
+    columns += [np.maximum(texts.answer_lengths - shorter, 0).astype(np.float64) for shorter in range(len(orders))]
+    return np.stack(columns, axis=1)
+
+
+def first_of_row(owner: Ints, *keys: NDArray[np.generic]) -> Ints:
+    """The reference of each row [N] that is first by `keys` (each [Q], ascending), then by its place."""
+    order = np.lexsort((*reversed(keys), owner))
+    _, first = np.unique(owner[order], return_index=True)
+    return order[first]
+
+
+def closest_length(texts: Texts) -> Ints:
+    """Length of each row's reference nearest in length to the answer [N]; of two equally near, the shorter."""
+    lengths = texts.reference_lengths
+    away = np.abs(lengths - texts.answer_lengths[texts.owner])
+    return lengths[first_of_row(texts.owner, away, lengths)]
+
+
+def per_row(values: Iterable[float]) -> Stats:
+    """Stats [N, 2] of a metric that is the mean of a value per row: the value, and 1."""
+    column = np.fromiter(values, dtype=np.float64)
+    return np.stack([column, np.ones_like(column)], axis=1)
+
+
+def ratio(sums: Stats) -> Stats:
+    """First column over the second; over 1 where there is nothing to divide by."""
+    return sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)

@@ -1,0 +1,148 @@
+"""Short answers to questions: right or wrong, or nearly right. Truth: `references`, the accepted answers.
+
+Every metric here is a mean over rows of a value from 0 to 1, that of the reference which suits the answer best (VQA
+accuracy asks how many agree). An answer that could not be read is wrong, even where a reference is empty. What is the
+answer and what the chatter around it is the task's business: "The answer is red" is not "red" here.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from vlmtune.metrics import Metric, Stats
+from vlmtune.metrics._ngram_counts import per_row, ratio
+
+Answers = Sequence[str | None]
+References = Sequence[Sequence[str]]
+
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_DIGITS = {
+    "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
+    "eight": "8", "nine": "9", "ten": "10",
+}  # fmt: skip
+_CONTRACTIONS = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+"""
+
+
+def _without_one_apostrophe(word: str) -> list[str]:
+    return [word[:n] + word[n + 1 :] for n, letter in enumerate(word) if letter == "'"]
+
+
+# The official table adds one apostrophe at a time ("couldn'tve", "couldnt've"), and drops that of "somebody'd".
+_RESTORED = {short: word for word in _CONTRACTIONS.split() for short in _without_one_apostrophe(word)}
+_RESTORED["somebody'd"] = "somebodyd"
+
+
+@lru_cache(maxsize=2**16)
+def normalise_vqa(text: str) -> str:
+    """A text as VQA's evaluation compares it.
+
+    Marks between letters become spaces; they vanish where one of their kind stands beside a space or a comma stands
+    within a number. Periods go, except before a digit; number words become digits; articles go; contractions get their
+    apostrophe back. Source: processPunctuation and processDigitArticle of github.com/GT-Vision-Lab/VQA.
+    """
+    given, number = text, re.search(r"\d,\d", text) is not None
+    for mark in _MARKS:
+        beside_space = f"{mark} " in given or f" {mark}" in given
+        text = text.replace(mark, "" if number or beside_space else " ")
+    # 32: the official script passes re.UNICODE where `count` stands.
+    text = re.sub(r"\.(?!\d)", "", text, count=32)
+    words = [_DIGITS.get(word, word) for word in text.lower().split()]
+    return " ".join(_RESTORED.get(word, word) for word in words if word not in ("a", "an", "the"))
+
+
+def _vqa(answer: str, references: Sequence[str]) -> float:
+    said, *known = (text.replace("\n", " ").replace("\t", " ").strip() for text in (answer, *references))
+    if len(set(known)) > 1:
+        said, *known = (normalise_vqa(text) for text in (said, *known))
+    agree = known.count(said)
+    left_out_agrees, other_left_out = min(1.0, (agree - 1) / 3), min(1.0, agree / 3)
+    return (agree * left_out_agrees + (len(known) - agree) * other_left_out) / len(known)
+
+
+def _exact(answer: str, references: Sequence[str]) -> float:
+    return float(any(answer.strip().lower() == reference.strip().lower() for reference in references))
+
+
+def _anls(answer: str, references: Sequence[str]) -> float:
+    from rapidfuzz.distance import Levenshtein
+
+    said, nearest = " ".join(answer.lower().split()), 1.0
+    for reference in references:
+        # Raw lengths below the fraction line, in capitals ("ß" counts two): so the official script.
+        longest = max(len(reference.upper()), len(answer.upper()))
+        edits = Levenshtein.distance(said, " ".join(reference.lower().split()))
+        nearest = min(nearest, edits / longest if longest else 0.0)
+    return 1 - nearest if 1 - nearest >= 0.5 else 0.0
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+
+
+def _relaxed(answer: str, references: Sequence[str]) -> float:
+    return float(any(_close(reference, answer) for reference in references))
+
+
+def _close(target: str, answer: str) -> bool:
+    wanted, said = _number(target), _number(answer)
+    if said is not None and wanted:
+        return abs(said - wanted) / abs(wanted) <= 0.05
+    return answer.lower() == target.lower()
+
+
+def _mean_of(value: Callable[[str, Sequence[str]], float]) -> Callable[[Answers, References], Stats]:
+    def measure(answers: Answers, references: References) -> Stats:
+        pairs = zip(answers, references, strict=True)
+        return per_row(0.0 if answer is None else value(answer, known) for answer, known in pairs)
+
+    return measure
+
+
+vqa_accuracy = Metric(
+    name="vqa_accuracy",
+    measure=_mean_of(_vqa),
+    summarise=ratio,
+    signature="nrefs:{nrefs}|leave one out|3 agree|norm:vqa v2, unless all references are equal",
+)
+"""VQA accuracy (Antol et al. 2015; github.com/GT-Vision-Lab/VQA, a013f00): mean over the references, each left out in
+turn, of min(agreeing others / 3, 1). Where all references are the same string, nothing is normalised. Made for ten
+answers by ten people: with fewer than four references no answer can reach 1, with one every answer gets 0."""
+
+exact_match = Metric(
+    name="exact_match",
+    measure=_mean_of(_exact),
+    summarise=ratio,
+    signature="nrefs:{nrefs}|case:lower|strip|any reference",
+    binary=True,
+)
+"""Whether the answer is a reference, regardless of case and surrounding white space (QwenLM/Qwen-VL's eval_mm)."""
+
+anls = Metric(
+    name="anls",
+    measure=_mean_of(_anls),
+    summarise=ratio,
+    signature="nrefs:{nrefs}|case:lower|threshold:0.5, counted|as rrc.cvc.uab.es",
+)
+"""ANLS (Biten et al. 2019) as the Robust Reading Competition's script computes it: 1 - edits / longer length against
+the nearest reference, 0 below 0.5. The paper's equation drops 0.5 itself; the script, so the leaderboard, counts it."""
+
+relaxed_accuracy = Metric(
+    name="relaxed_accuracy",
+    measure=_mean_of(_relaxed),
+    summarise=ratio,
+    signature="nrefs:{nrefs}|5% of the reference|as pix2struct",
+    binary=True,
+)
+"""ChartQA's relaxed accuracy (Methani et al. 2020; github.com/google-research/pix2struct): numbers within 5 % of the
+reference, percentages as fractions; otherwise, and for a reference of 0, equal texts regardless of case."""

@@ -1,0 +1,1 @@
+"""Checkpoints and adapters loaded; the vision tower optimized."""

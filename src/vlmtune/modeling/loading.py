@@ -1,0 +1,345 @@
+"""Checkpoints: where their files are, what family they belong to, loading model and adapter.
+
+Torch and transformers are imported inside functions, so that everything which needs only a checkpoint's tokenizer,
+template or image sizes stays light.
+
+A base model in 4 bits (NF4, as in QLoRA): what is quantised, and whether this machine can.
+
+Only the linear layers of the language model are. The vision tower, what joins its patches into tokens, the embeddings
+and the head keep their precision, and nothing is widened to fp32.
+
+Low-rank adapters that compute in the precision of the model they sit on; their weights stay fp32.
+
+PEFT widens a half-precision model's activations to fp32 in front of every adapter and keeps them for the backward pass:
+at 8B 11.9 MB a token instead of 9.3. Here the small weights are narrowed instead, where they are used, in training and
+in answering alike; their gradients come back as fp32. On a model in fp32 nothing changes, to the bit.
+"""
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import PositiveInt
+
+from vlmtune import registry
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.families import Family
+from vlmtune.files import read_json
+from vlmtune.modeling.vision_tower import quicken
+from vlmtune.registry import Part
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Quantization = Literal["nf4"]
+
+INSTALL = 'pip install "vlmtune[quant]" (or: pip install "bitsandbytes>=0.46.1")'
+
+
+def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
+    """How transformers loads a checkpoint of this family in NF4; products are computed in `dtype`.
+
+    Raises:
+        EnvironmentProblem: bitsandbytes is not installed, or has no code for this machine.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise EnvironmentProblem(f"model.quantization=nf4 needs the package bitsandbytes: {INSTALL}")
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
+
+    if not validate_bnb_backend_availability(raise_exception=False):
+        raise EnvironmentProblem(
+            "model.quantization=nf4: the installed bitsandbytes has no code for this machine's GPU or CPU. Take "
+            f"another version: {INSTALL}; or leave the model as it is: --set model.quantization=null"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[family.tower, "lm_head"],
+    )
+
+
+TINY = "tiny"
+ONE_THREAD_BELOW = 20_000_000
+"""Parameters under which a second CPU thread costs more than it gives (the tiny model: 5-30 times slower with two)."""
+
+
+class ModelConfig(Part):
+    """Which model is adapted."""
+
+    name: str
+    """A Hub name, a local folder, or `tiny`: the small Qwen3-VL that ships with vlmtune."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; the commit it resolved to is stored with every result."""
+
+    family: str | None = None
+    """The architecture: a file in `vlmtune/families`; null finds it by the checkpoint's `model_type`."""
+
+    min_pixels: PositiveInt | None = None
+    """Smallest image area; smaller images are enlarged. Null takes the checkpoint's own."""
+
+    max_pixels: PositiveInt | None = None
+    """Largest image area; larger images are shrunk. It bounds an image's tokens. Null takes the checkpoint's own."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; `auto` takes a GPU where there is one."""
+
+    quantization: Quantization | None = None
+    """`nf4` keeps the language model's weights in 4 bits (QLoRA), for training, the baseline and the tuned answers
+    alike: a quarter of their memory, slightly other answers. Needs bitsandbytes. Null leaves them as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model's small files on local disk, and what they say about it. `source` and `commit` find the weights again."""
+
+    name: str
+    source: str
+    commit: str | None
+    folder: Path
+    family: Family
+    config_hash: str
+    quantization: Quantization | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Identity, for manifests."""
+        return {
+            "name": self.name,
+            "commit": self.commit,
+            "config_hash": self.config_hash,
+            "family": self.family.name,
+            "quantization": self.quantization,
+        }
+
+
+def find_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Find a checkpoint and download its small files where they are not local; no weights, no torch.
+
+    Raises:
+        EnvironmentProblem: the Hub cannot be reached, or the model is gated.
+        ConfigError: no such model, or an architecture vlmtune does not know.
+        IntegrityError: a folder without config.json.
+    """
+    folder, commit = _small_files(config)
+    file = folder / "config.json"
+    if not file.is_file():
+        raise IntegrityError(f"{folder}: no config.json; model.name must be a Hub name or a folder with a checkpoint")
+    settings = read_json(file)
+    ignored = {"transformers_version", "dtype", "torch_dtype", "_name_or_path"}
+    kept = json.dumps({k: v for k, v in settings.items() if k not in ignored}, sort_keys=True)
+    return Checkpoint(
+        name=config.name,
+        source=config.name if commit else str(folder),
+        commit=commit,
+        folder=folder,
+        family=_family(config, settings.get("model_type")),
+        config_hash=hashlib.sha256(kept.encode()).hexdigest()[:16],
+        quantization=config.quantization,
+    )
+
+
+def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
+    if config.name == TINY:
+        return Path(__file__).parents[1] / "assets" / "tiny_qwen3_vl", None
+    if Path(config.name).is_dir():
+        return Path(config.name), None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = snapshot_download(config.name, revision=config.revision, allow_patterns=["*.json", "*.jinja"])
+    except GatedRepoError:
+        raise EnvironmentProblem(
+            f"model {config.name!r} is gated: accept its terms on the Hub, then run `hf auth login`"
+        ) from None
+    except RevisionNotFoundError:
+        raise ConfigError(f"model {config.name!r} has no revision {config.revision!r}") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ConfigError(f"model {config.name!r} is neither a folder here nor a model on the Hub") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise EnvironmentProblem(
+            f"model {config.name!r} is not in the local cache and the Hub cannot be reached ({type(error).__name__}). "
+            "Check the network, or try the pipeline offline first: vlmtune demo, or USE_MOCK=True"
+        ) from None
+    return Path(folder), Path(folder).name
+
+
+def _family(config: ModelConfig, model_type: str | None) -> Family:
+    if config.family is not None:
+        named: Family = registry.load("families", config.family).FAMILY
+        return named
+    known: dict[str, Family] = {name: registry.load("families", name).FAMILY for name in registry.available("families")}
+    for family in known.values():
+        if family.model_type == model_type:
+            return family
+    raise ConfigError(
+        f"model {config.name!r} is of type {model_type!r}; vlmtune knows {', '.join(known)}. "
+        "A new family is one file of facts: see docs/extending.md"
+    )
+
+
+def pick_device(config: ModelConfig) -> str:
+    """`cuda` or `cpu`.
+
+    Raises:
+        EnvironmentProblem: a GPU is asked for, or the model wants one, and none is there.
+    """
+    import torch
+
+    if torch.cuda.is_available() and config.device != "cpu":
+        return "cuda"
+    if config.device == "cuda" or (config.device == "auto" and config.name != TINY):
+        raise EnvironmentProblem(
+            f"no GPU is visible to torch {torch.__version__}; `vlmtune doctor` looks closer. "
+            "To run on the CPU all the same: --set model.device=cpu"
+        )
+    return "cpu"
+
+
+def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrainedModel":
+    """The model in evaluation mode, no gradients, on `device` in `precision` (bf16, fp16, fp32).
+
+    Raises:
+        EnvironmentProblem: the weights cannot be fetched, memory does not suffice, or bitsandbytes is missing.
+        IntegrityError: weights are damaged, missing, or of another architecture.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging as said
+
+    said.set_verbosity_error()  # what it only warns of, weights that are missing, is an error below
+    # PEFT imports it wherever it is installed, and it then misses a package that only some CPUs would want.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if checkpoint.commit is None:
+        said.disable_progress_bar()  # a download shows its bar; reading local files needs none
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    quantized = {"quantization_config": nf4(checkpoint.family, dtype)} if checkpoint.quantization else {}
+    try:
+        loading: Any = AutoModelForImageTextToText.from_pretrained
+        model, found = loading(
+            checkpoint.source,
+            revision=checkpoint.commit,
+            dtype=dtype,
+            use_safetensors=True,  # a pickle may bring code
+            attn_implementation="sdpa",
+            # A GPU is filled without a copy in main memory; quantised weights would find a device of their own.
+            device_map={"": device} if device != "cpu" or quantized else None,
+            output_loading_info=True,
+            **quantized,
+        )
+    except torch.OutOfMemoryError:
+        smaller = "" if checkpoint.quantization else ". Try --set model.quantization=nf4"
+        raise EnvironmentProblem(
+            f"{checkpoint.name} does not fit into this GPU's memory in {precision}{smaller}"
+        ) from None
+    except OSError as error:
+        raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {str(error).splitlines()[0]}") from None
+    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if lacking:
+        raise IntegrityError(
+            f"{checkpoint.name}: {len(lacking)} weights are missing or of another shape, first {lacking[0]}; fetch the "
+            "checkpoint again, or set model.family to its architecture"
+        )
+    if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
+        torch.set_num_threads(1)
+    # A checkpoint's generation_config may ask for sampling; what decodes is the config's to say.
+    model.generation_config = type(model.generation_config)()
+    quicken(model, checkpoint.family)
+    model.requires_grad_(False)
+    model.eval()
+    made: PreTrainedModel = model
+    return made
+
+
+def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+    """The model with an adapter, every weight of which has found its place.
+
+    PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are
+    compared. Its weights stay fp32, as they were trained, and are used in the model's precision.
+
+    Raises:
+        IntegrityError: not an adapter folder, or an adapter of another model.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file() or not (folder / "adapter_config.json").is_file():
+        raise IntegrityError(f"{folder}: not an adapter (needs adapter_config.json and adapter_model.safetensors)")
+    with safe_open(file, "pt") as weights:
+        given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PEFT only warns of is an error below
+            adapted = PeftModel.from_pretrained(model, str(folder))
+    except (RuntimeError, ValueError) as error:
+        raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
+    wanted = {
+        name: tuple(value.shape)
+        for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+    }
+    odd = sorted(set(given.items()) ^ set(wanted.items()))
+    if odd:
+        raise IntegrityError(
+            f"{folder}: this adapter belongs to another model: {len(odd)} weights do not fit, first {odd[0][0]} "
+            f"{odd[0][1]}. Use the model it was trained on ({_base_of(folder)})"
+        )
+    compute_in_base_precision(adapted)
+    return adapted.eval()
+
+
+def _base_of(folder: Path) -> str:
+    return read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "not recorded"
+
+
+def compute_in_base_precision(model: "nn.Module") -> None:
+    """Let every adapter of a PEFT model multiply in its input's precision. DoRA's layers keep PEFT's own forward."""
+    from types import MethodType
+
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if not isinstance(layer, LoraLayer) or layer.lora_variant:
+            continue
+        both = [*layer.lora_A.values(), *layer.lora_B.values()]
+        if all(isinstance(matrix, torch.nn.Linear) for matrix in both):
+            layer.cast_input_dtype_enabled = False
+            for matrix in both:
+                matrix.forward = MethodType(_narrowed, matrix)
+
+
+def _narrowed(matrix: Any, x: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    bias = None if matrix.bias is None else matrix.bias.to(x.dtype)
+    return torch.nn.functional.linear(x, matrix.weight.to(x.dtype), bias)

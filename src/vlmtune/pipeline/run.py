@@ -1,0 +1,76 @@
+"""The compare step, and the whole story: baseline, training, evaluation, comparison."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from vlmtune.compare_files import read_side, write_comparison, write_regressions
+from vlmtune.data import SplitRole
+from vlmtune.errors import ConfigError
+from vlmtune.pipeline import predict, train
+from vlmtune.pipeline.session import Session, lessons_of
+from vlmtune.pipeline.tracking import tell_comparison
+from vlmtune.run_folder import read_manifest
+from vlmtune.scoring.comparison import Comparison, beside
+from vlmtune.scoring.comparison import compare as compare_sides
+
+
+def compare(session: Session) -> Comparison:
+    """The prediction files of this run, compared; writes `compare.json`, the page, and the rows that got worse.
+
+    Every further evaluation set has a comparison and a page of its own, and stands in the first one.
+
+    Raises:
+        ConfigError: a prediction file is missing, or was made by the other kind of run (mock or real).
+    """
+    # The rows of the config come first: what a further set cannot be compared on must not cost their comparison.
+    comparison = _written(session, _compared(session))
+    if session.also:
+        also = {str(other.set): _written(other, _compared(other)) for other in session.also}
+        comparison = _written(session, beside(comparison, also))
+    tell_comparison(session, comparison, _answers(session))
+    return comparison
+
+
+def _compared(session: Session) -> Comparison:
+    before, *after = _answers(session)
+    config = session.config
+    sides = read_side(before), tuple(map(read_side, after))
+    untrained = [read_side(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
+    found = compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
+    return replace(found, facts={**found.facts, "set": session.set, "mock": session.mock})
+
+
+def _answers(session: Session) -> list[Path]:
+    """The prediction files of the baseline and of every seed, after all that is compared was found to be there."""
+    output = session.config.output
+    before = output.path(output.baseline)
+    after = [seeded.config.output.path(seeded.config.output.tuned) for seeded in session.seeds]
+    base = (before, *(session.column_path(one.name) for one in session.config.evaluation.baselines))
+    for file, step in (*((file, "baseline") for file in base), *((file, "eval") for file in after)):
+        if not file.is_file():
+            raise ConfigError(f"{file} is not there yet; run the {step} step first")
+        made = read_manifest(file)
+        if made is not None and made["mock"] != session.mock:
+            kind = "mock" if made["mock"] else "real"
+            raise ConfigError(f"{file} came from a {kind} run; run the {step} step of this one first")
+    return [before, *after]
+
+
+def _written(session: Session, comparison: Comparison) -> Comparison:
+    *pages, regressions = session.conclusions()
+    for file in pages:
+        write_comparison(comparison, file, _answers(session), session.config.report)
+    write_regressions(comparison, regressions)
+    return comparison
+
+
+def run(session: Session) -> Comparison:
+    """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
+    if not all(seeded.adapter_path().exists() for seeded in session.seeds):
+        roles: tuple[SplitRole, ...] = ("train", "select")
+        for role in roles:
+            lessons_of(session, session.rows(role)).check(role, session.progress, session.stop)
+    predict.predict(session)
+    for adapter in train.train(session):
+        predict.predict(session, adapter)
+    return compare(session)

@@ -1,0 +1,1 @@
+"""What a training run will cost before a GPU is rented: tokens, FLOPs, memory, time."""

@@ -1,0 +1,170 @@
+"""The first epoch as it will be packed, from texts and image headers: no pixel is decoded, no torch is loaded."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmtune.families import Grid
+from vlmtune.images import size_of
+from vlmtune.modeling.loading import Checkpoint, ModelConfig
+from vlmtune.prefetch import Prefetch
+from vlmtune.processing.encoder import Encoded, Inputs, Picture
+from vlmtune.progress import Progress
+from vlmtune.training.dataset import Lessons
+from vlmtune.training.packing import Layout, Row, rows_of
+from vlmtune.training.sampler import plan
+from vlmtune.types import ImageRef
+
+CLASSIC_MICRO_BATCH = 2
+"""Lessons that the classic loop pads to the longest of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a row, or an epoch, asks of the model.
+
+    `pairs` are queries times the keys each may see, `supervised` the tokens that are learnt, `patch_pairs` patches of a
+    picture times patches of the same picture.
+    """
+
+    tokens: int = 0
+    pairs: int = 0
+    supervised: int = 0
+    patches: int = 0
+    patch_pairs: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(
+            self.tokens + other.tokens,
+            self.pairs + other.pairs,
+            self.supervised + other.supervised,
+            self.patches + other.patches,
+            self.patch_pairs + other.patch_pairs,
+        )
+
+
+def work_of(row: Row) -> Work:
+    """What one packed row asks for."""
+    pairs = 0
+    for segment in row.segments:
+        own = segment.end - segment.start
+        pairs += own * (segment.parent_end - segment.parent_start) + own * (own + 1) // 2
+    patches = [_patches(picture) for picture in row.pictures]
+    return Work(len(row), pairs, len(row.targets), sum(patches), sum(n * n for n in patches))
+
+
+def _patches(picture: Picture) -> int:
+    time, rows, columns = picture.grid
+    return time * rows * columns
+
+
+class HeaderInputs(Inputs):
+    """Encodes conversations as training will, but for the pixels: a picture is its grid and a hash of its file.
+
+    Two files that hold the same pixels in other bytes count as two pictures here, though training takes them as one.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
+        super().__init__(checkpoint, model)
+        self._seen: dict[str, Picture] = {}
+
+    def _picture(self, ref: ImageRef) -> Picture:
+        if ref.where not in self._seen:
+            data: list[Any] = []
+
+            def read() -> Any:
+                data.append(ref.read())
+                return data[0]
+
+            width, height = size_of(ImageRef(ref.where, read))
+            content = data[0] if isinstance(data[0], bytes) else data[0].tobytes()
+            grid: Grid = self.patcher.grid_of(width, height)
+            digest = hashlib.blake2b(content, digest_size=16, key=repr(grid).encode()).digest()
+            # Rows are packed by grid and digest alone.
+            self._seen[ref.where] = Picture(None, grid, digest)  # type: ignore[arg-type]
+        return self._seen[ref.where]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The first epoch.
+
+    `tokens`, `image_tokens` and `supervised` are [visits], in the order of the visits. `work` is the sum over all
+    packed rows, `kinds` the different rows among them, `alone` the different lessons as rows of their own.
+    `padded_tokens` are those of the classic loop.
+    """
+
+    rows: int
+    steps: int
+    packed_rows: int
+    tokens: NDArray[np.int64]
+    image_tokens: NDArray[np.int64]
+    supervised: NDArray[np.int64]
+    work: Work
+    kinds: frozenset[Work]
+    alone: frozenset[Work]
+    padded_tokens: int
+
+
+def first_epoch(lessons: Lessons, target: str | None, progress: Progress) -> Epoch:
+    """Encode and pack every visit of the first epoch; later ones differ in which lessons meet in a batch.
+
+    Args:
+        lessons: of the train rows, with `HeaderInputs` where nothing shall be decoded.
+        target: `dataset.target`.
+        progress: hears of every batch.
+
+    Raises:
+        DataError: a row cannot be taught; named.
+    """
+    settings, inputs = lessons.settings, lessons.inputs
+    layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    steps = plan(lessons.rows, target, 1, settings.batch_size, settings.seed)
+    packed: list[Work] = []
+    alone: set[Work] = set()
+    sizes: list[tuple[int, int, int]] = []
+    padded = 0
+    with (
+        Prefetch(lessons.encode, steps, settings.workers) as feed,
+        progress.step("read train rows", len(steps)) as shown,
+    ):
+        for batch in feed:
+            packed += [work_of(row) for row in rows_of(batch, layout, settings.row_tokens)]
+            alone |= {work_of(row) for lesson in batch for row in rows_of([lesson], layout, settings.row_tokens)}
+            sizes += [_sizes(lesson, inputs) for lesson in batch]
+            padded += _padded([len(lesson) for lesson in batch])
+            shown.advance()
+    columns = np.array(sizes, np.int64).reshape(-1, 3).T
+    return Epoch(
+        rows=len(lessons.rows),
+        steps=len(steps),
+        packed_rows=len(packed),
+        tokens=columns[0],
+        image_tokens=columns[1],
+        supervised=columns[2],
+        work=total(packed),
+        kinds=frozenset(packed),
+        alone=frozenset(alone),
+        padded_tokens=padded,
+    )
+
+
+def total(works: Iterable[Work]) -> Work:
+    """The sum."""
+    return sum(works, Work())
+
+
+def _sizes(lesson: Encoded, inputs: Inputs) -> tuple[int, int, int]:
+    """(tokens, tokens of pictures, supervised tokens)."""
+    pictures = sum(inputs.patcher.tokens(picture.grid) for picture in lesson.pictures)
+    return len(lesson), pictures, lesson.rendered.supervised
+
+
+def _padded(lengths: Sequence[int]) -> int:
+    """Tokens of a batch in which every two lessons are padded to the longer one."""
+    groups = [lengths[at : at + CLASSIC_MICRO_BATCH] for at in range(0, len(lengths), CLASSIC_MICRO_BATCH)]
+    return sum(len(group) * max(group) for group in groups)

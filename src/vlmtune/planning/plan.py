@@ -1,0 +1,241 @@
+"""What a training will cost, before anything is loaded: tokens, FLOPs, memory, time and money. No torch.
+
+`draw_up` reads a config's rows once and answers with plain values; `plan_text` shows them. The pipeline compares
+`estimate` with what it measured.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vlmtune import registry
+from vlmtune.config import Config
+from vlmtune.data import Rows, open_role
+from vlmtune.errors import ConfigError
+from vlmtune.files import read_json
+from vlmtune.hub import go_offline_if_unreachable
+from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
+from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
+from vlmtune.planning.lengths import Epoch, HeaderInputs, Work, first_epoch
+from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
+from vlmtune.progress import Progress
+from vlmtune.training.activation_checkpointing import fewest
+from vlmtune.training.dataset import Lessons
+
+EFFICIENCY = 0.35
+"""Share of a datasheet's bf16 rate that training is taken to reach; published ones on images reach 0.30 to 0.40."""
+KINDS: tuple[tuple[str, Quantization | None], ...] = (("bf16", None), ("bf16", "nf4"), ("fp32", None))
+"""Precisions whose memory is shown: arithmetic, and how the language model's weights are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one epoch computes, and the most memory it takes over the loaded model."""
+
+    flops: int
+    peak_bytes: int
+
+
+def survey(config: Config, checkpoint: Checkpoint, rows: Rows, progress: Progress) -> Epoch:
+    """The first epoch over the train rows.
+
+    Raises:
+        DataError: a row cannot be taught; named.
+    """
+    task = registry.load("tasks", config.task.name).TASK
+    lessons = Lessons(rows, task, config.task, HeaderInputs(checkpoint, config.model), config.training)
+    return first_epoch(lessons, config.dataset.target, progress)
+
+
+def shapes_of(checkpoint: Checkpoint) -> Shapes:
+    """The matrices of a checkpoint."""
+    return read_shapes(read_json(checkpoint.folder / "config.json"), checkpoint.name)
+
+
+def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False) -> Estimate:
+    """FLOPs and memory of one epoch of a config, with so many checkpointed layers."""
+    lora = config.training.lora
+    setup = Setup(config.training.precision, lora, config.model.quantization, on_cpu)
+    return Estimate(
+        sum(term.flops for term in flops(shapes, lora, epoch.work, checkpoint_layers)),
+        memory(shapes, setup, epoch.kinds, checkpoint_layers).peak,
+    )
+
+
+def beside_measured(
+    config: Config, checkpoint: Checkpoint, rows: Rows, facts: Mapping[str, Any], progress: Progress
+) -> str:
+    """What was planned and what a training measured, in one line; `facts` are those of its manifest.
+
+    Raises:
+        ConfigError: an architecture that `plan` does not know.
+    """
+    shorter = config.training.model_copy(update={"row_tokens": facts["row_tokens"]})
+    config = config.model_copy(update={"training": shorter})
+    epoch = survey(config, checkpoint, rows, progress)
+    on_cpu = facts["device"] == "cpu"
+    planned = estimate(config, shapes_of(checkpoint), epoch, facts["checkpoint_layers"], on_cpu)
+    done = planned.flops * facts["answers_in_steps"] / len(epoch.tokens)
+    said = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
+    if facts["seconds_in_steps"] > 0:
+        said += f"; reached {done / facts['seconds_in_steps'] / 1e12:,.3g} TFLOP/s"
+    if (peak := facts["peak_bytes_over_model"]) is not None:
+        error = planned.peak_bytes / peak - 1
+        said += f"; planned {planned.peak_bytes / 1e9:.2f} GB over the model, took {peak / 1e9:.2f} ({error:+.0%})"
+    return said
+
+
+def draw_up(
+    config: Config, progress: Progress, gpu: str | None, price: float | None, efficiency: float = EFFICIENCY
+) -> dict[str, Any]:
+    """The plan of a config as plain values.
+
+    Args:
+        config: of the run.
+        progress: hears of the rows being read.
+        gpu: name of the GPU to plan for; null looks at all that are known.
+        price: of that GPU, in USD per hour.
+        efficiency: share of the GPU's bf16 rate on its datasheet that is taken to be reached.
+
+    Raises:
+        ConfigError: no such GPU, a price without one, or an architecture `plan` does not know.
+        EnvironmentProblem: model or dataset cannot be reached.
+        DataError: a row cannot be taught; named.
+    """
+    chosen = list(GPUS) if gpu is None else [find_gpu(gpu)]
+    if price is not None and gpu is None:
+        raise ConfigError("--price is of one GPU: name it with --gpu")
+    if not 0 < efficiency <= 1:
+        raise ConfigError(f"--efficiency must be above 0 and at most 1 (got {efficiency:g})")
+    if config.needs_hub:
+        go_offline_if_unreachable(progress)
+    checkpoint = find_checkpoint(config.model)
+    shapes = shapes_of(checkpoint)
+    rows = open_role(config.dataset, "train")
+    epoch = survey(config, checkpoint, rows, progress)
+    training = config.training
+    own = Setup(training.precision, training.lora, config.model.quantization)
+    asked = 0 if training.checkpoint_layers == "auto" else training.checkpoint_layers
+    if asked > shapes.decoder.layers:
+        raise ConfigError(f"training.checkpoint_layers is {asked}, but this model has {shapes.decoder.layers} layers")
+    return {
+        "schema_version": 1,
+        "model": checkpoint.name,
+        "parameters": shapes.parameters,
+        "trained_weights": trained_weights(shapes, training.lora),
+        "precision": training.precision,
+        "quantization": config.model.quantization,
+        "notes": ["what DoRA computes and keeps beyond LoRA is not counted"] if training.lora.use_dora else [],
+        "epochs": training.epochs * max(1, len(training.seeds)),
+        "shapes": asdict(shapes),
+        "epoch": _epoch(epoch),
+        "flops": _flops(config, shapes, epoch.work, asked),
+        "memory": _memory(shapes, own, epoch.kinds),
+        "efficiency": efficiency,
+        "price_per_hour": price,
+        "gpus": [_on(name, config, shapes, epoch, efficiency, price) for name in chosen],
+    }
+
+
+def _epoch(epoch: Epoch) -> dict[str, Any]:
+    apart = int(epoch.tokens.sum())
+    return {
+        "rows": epoch.rows,
+        "visits": len(epoch.tokens),
+        "steps": epoch.steps,
+        "packed_rows": epoch.packed_rows,
+        "tokens_per_visit": {
+            "mean": float(epoch.tokens.mean()),
+            "p50": float(np.percentile(epoch.tokens, 50)),
+            "p95": float(np.percentile(epoch.tokens, 95)),
+            "max": int(epoch.tokens.max()),
+        },
+        "image_share": int(epoch.image_tokens.sum()) / apart,
+        "supervised_share": int(epoch.supervised.sum()) / apart,
+        "tokens": {"padded": epoch.padded_tokens, "packed": apart, "packed_and_shared": epoch.work.tokens},
+        "work": asdict(epoch.work),
+    }
+
+
+def _flops(config: Config, shapes: Shapes, work: Work, checkpoint_layers: int) -> dict[str, Any]:
+    terms = flops(shapes, config.training.lora, work, checkpoint_layers)
+    return {"terms": [asdict(term) for term in terms], "total": sum(term.flops for term in terms)}
+
+
+def _memory(shapes: Shapes, own: Setup, rows: Iterable[Work]) -> dict[str, Any]:
+    kinds = KINDS if (own.precision, own.quantization) in KINDS else (*KINDS, (own.precision, own.quantization))
+    return {
+        "activation_bytes_per_token_and_layer": activation_bytes(shapes, own),
+        "kinds": [
+            {
+                "precision": precision,
+                "quantization": quantization,
+                "base_bytes": base_bytes(shapes, precision, quantization),
+                "over_base": [
+                    {**asdict(found), "peak": found.peak}
+                    for count in range(shapes.decoder.layers + 1)
+                    for found in [memory(shapes, Setup(precision, own.lora, quantization), rows, count)]
+                ],
+            }
+            for precision, quantization in kinds
+        ],
+    }
+
+
+def _on(
+    name: str, config: Config, shapes: Shapes, epoch: Epoch, efficiency: float, price: float | None
+) -> dict[str, Any]:
+    """One GPU: how many layers are checkpointed, time, money, and what to change where it is too small."""
+    training, gpu = config.training, GPUS[name]
+    own = Setup(training.precision, training.lora, config.model.quantization)
+    needed = _needed(shapes, own, epoch.kinds, training.checkpoint_layers, gpu.room)
+    terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"])
+    seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
+    # In fp32 the datasheet's bf16 rate says nothing.
+    timed = needed["fits"] and training.precision == "bf16"
+    return {
+        "name": name,
+        "memory_gb": gpu.memory_gb,
+        "bf16_tflops": gpu.bf16_tflops,
+        **needed,
+        "flops_per_epoch": sum(term.flops for term in terms),
+        "seconds_per_epoch": seconds if timed else None,
+        "usd_per_epoch": seconds / 3600 * price if timed and price is not None else None,
+        "changes": [] if needed["fits"] else _changes(config, shapes, own, epoch, gpu.room),
+    }
+
+
+def _needed(shapes: Shapes, setup: Setup, rows: Iterable[Work], asked: int | str, room: int) -> dict[str, Any]:
+    """How many layers are checkpointed and what that takes; where nothing fits, the least there is."""
+    base = base_bytes(shapes, setup.precision, setup.quantization)
+    layers = shapes.decoder.layers
+
+    def peak(count: int) -> int:
+        return base + memory(shapes, setup, rows, count).peak
+
+    if isinstance(asked, int):
+        return {"checkpoint_layers": asked, "peak_bytes": peak(asked), "fits": peak(asked) <= room}
+    found = fewest(layers, lambda count: peak(count) <= room)
+    least = found if found is not None else min(range(layers + 1), key=peak)
+    return {"checkpoint_layers": least, "peak_bytes": peak(least), "fits": found is not None}
+
+
+def _changes(config: Config, shapes: Shapes, own: Setup, epoch: Epoch, room: int) -> list[dict[str, Any]]:
+    """What would need less memory, alone and together, the least intrusive first; each with what it then takes."""
+    small = Setup("bf16", own.lora, "nf4")
+    # Rows of one token hold one example each: none is ever cut.
+    auto, short = "training.checkpoint_layers=auto", "training.row_tokens=1"
+    tries = [([auto], own, epoch.kinds)] if config.training.checkpoint_layers != "auto" else []
+    always = [auto] if tries else []
+    shorter = epoch.alone != epoch.kinds
+    if shorter:
+        tries.append(([*always, short], own, epoch.alone))
+    if own.quantization is None:
+        four_bits = [*always, "model.quantization=nf4"]
+        four_bits += ["training.precision=bf16"] if own.precision != "bf16" else []
+        tries.append((four_bits, small, epoch.kinds))
+        if shorter:
+            tries.append(([*four_bits, short], small, epoch.alone))
+    return [{"set": words, **_needed(shapes, setup, rows, "auto", room)} for words, setup, rows in tries]

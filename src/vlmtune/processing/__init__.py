@@ -1,0 +1,1 @@
+"""Conversations and images as tensors: the one route that training and inference share."""

@@ -1,0 +1,1 @@
+"""`vlmtune init`: a dataset as it lies on disk becomes a config."""
