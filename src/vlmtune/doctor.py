@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vlmtune.engines._vllm_server import has_vllm, install_command
+from vlmtune.engines import has_vllm, install_command
 
 NEEDED = ("torch", "transformers", "peft", "tokenizers", "datasets", "safetensors", "sacrebleu")
 OPTIONAL = {"wandb": "uv pip install wandb", "torchvision": "uv pip install torchvision"}

@@ -11,7 +11,7 @@ from sources import PACKAGE, texts
 
 FILE_LINES, FUNCTION_LINES, CONTRACT_LINES = 600, 60, 120
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
-BROAD = {"src/vlmtune/tracking/_guarded.py": 1}
+BROAD = {"src/vlmtune/pipeline/tracking.py": 1}
 """Where any exception may be caught, and how often: a tracker is somebody else's program."""
 
 SPEAKERS = ("src/vlmtune/cli/", "src/vlmtune/progress.py", "main.py")

@@ -15,8 +15,9 @@ from pieces import TINY, assistant, picture, ref, user
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from vlmtune import generation
 from vlmtune.data import scenes
-from vlmtune.engines import _generation, hf
+from vlmtune.engines import hf
 from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
 from vlmtune.inference import Answering, exchanged
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
@@ -94,7 +95,7 @@ def test_answers_that_leave_the_batch_change_no_other(
     usual = answers(inputs, requests, 10)
     lengths = {outcome.tokens for outcome in usual.values() if isinstance(outcome, Prediction)}
     assert len(lengths) > 3, "answers that end together would leave together"
-    monkeypatch.setattr(_generation, "LEAVING", leaving)
+    monkeypatch.setattr(generation, "LEAVING", leaving)
     assert answers(inputs, requests, 10) == usual
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from pieces import TINY, picture, ref, user
 
-from vlmtune.engines import _generation, hf
+from vlmtune import generation
+from vlmtune.engines import hf
 from vlmtune.modeling.loading import load_model
 from vlmtune.processing.encoder import Inputs
 from vlmtune.training.config import LoraConfig
@@ -62,7 +63,7 @@ def test_a_model_in_training_answers_with_and_without_its_adapter_and_trains_on(
 
 
 def test_batches_that_did_not_fit_are_counted(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Any = _generation.decode
+    real: Any = generation.decode
 
     def small_card(model: Any, batch: list[Any], *rest: Any) -> Any:
         if len(batch) > 1:

@@ -16,8 +16,7 @@ from pieces import encoded, picture
 from vlmtune import registry
 from vlmtune.cli.app import main
 from vlmtune.config import Config, arguments, load
-from vlmtune.data import _tables, hub, open_role
-from vlmtune.data._splits import ROLES
+from vlmtune.data import ROLES, _tables, hub, open_role
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.scaffold import writer
 from vlmtune.scaffold.sources import Place

@@ -15,10 +15,10 @@ from pieces import Notes, judged, lines, picture
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import thumbnail
-from vlmtune.pipeline.tracking import SHOWN, changed
+from vlmtune.pipeline import tracking
+from vlmtune.pipeline.tracking import SHOWN, Guarded, changed
 from vlmtune.progress import Progress
-from vlmtune.tracking import Changed, _guarded, tensorboard, wandb
-from vlmtune.tracking._guarded import Guarded
+from vlmtune.tracking import Changed, tensorboard, wandb
 
 ROW = Changed("row | 7", thumbnail(picture(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
 
@@ -74,7 +74,7 @@ def test_what_it_raises_is_said_once(where: str) -> None:
 
 
 def test_a_tracker_that_hangs_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_guarded, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(tracking, "PATIENCE_S", 0.2)
 
     class Hanging(Recording):
         def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -25,7 +25,7 @@ from vlmtune.config import load
 from vlmtune.data import scenes
 from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
-from vlmtune.engines import _parity, hf, vllm
+from vlmtune.engines import hf, vllm
 from vlmtune.engines._client import ServerEngine
 from vlmtune.engines._vllm_server import Server, find_python, has_vllm, open_log, served
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError, Interrupted, RemoteError
@@ -33,6 +33,7 @@ from vlmtune.files import folder_locked, locked
 from vlmtune.maintenance import garbage
 from vlmtune.maintenance.inspect import look
 from vlmtune.modeling.loading import attach_adapter, load_model
+from vlmtune.pipeline import parity
 from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Inputs
@@ -325,19 +326,19 @@ def test_answers_that_differ_are_told_by_place_gap_and_size(inputs: Inputs) -> N
         def told(self, requests: list[Request]) -> list[tuple[Request, client.Answer]]:
             return [(request, self.answer) for request in requests]
 
-    same = _parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
+    same = parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
     assert same.agrees
-    other = _parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
+    other = parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
     parting = other.rows[0].parting
     assert parting is not None
     assert (parting.place, parting.ours, parting.theirs) == (3, ids[3], ids[3] + 1)
     assert parting.gap > 0.1
     assert not other.agrees
-    assert "token 4 of" in _parity.render(other, inputs.renderer.text)
+    assert "token 4 of" in parity.render(other, inputs.renderer.text)
     assert other.rows[0].same(parting.gap * 1.01)
-    smaller = _parity.examine(Told(ids, few), model, inputs, [row])
+    smaller = parity.examine(Told(ids, few), model, inputs, [row])
     assert not smaller.agrees
-    assert "image tokens" in _parity.render(smaller, inputs.renderer.text)
+    assert "image tokens" in parity.render(smaller, inputs.renderer.text)
 
 
 def requests(count: int) -> list[Request]:
@@ -388,11 +389,11 @@ def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter:
         if side == "base":
             stack.enter_context(real.untuned())
             stack.enter_context(engine.untuned())
-        found = _parity.examine(real, model, inputs, asked)
+        found = parity.examine(real, model, inputs, asked)
         made = {outcome.id: outcome for outcome in real.answer(asked)}
         ours = {outcome.id: outcome for outcome in engine.answer(asked)}
     assert len(found.rows) == ROWS + 2
-    assert found.agrees, _parity.render(found, inputs.renderer.text)
+    assert found.agrees, parity.render(found, inputs.renderer.text)
     same = [row.id for row in found.rows if row.parting is None]
     assert len(same) > ROWS / 2
     for name in same:

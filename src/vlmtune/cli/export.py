@@ -57,7 +57,7 @@ def check_parity(config: str, sets: list[str] | None, count: int, adapter: Path 
     Raises:
         IntegrityError: they part where no tie excuses it.
     """
-    from vlmtune.engines._parity import render
+    from vlmtune.pipeline.parity import render
     from vlmtune.pipeline.predict import agree
     from vlmtune.pipeline.session import Session
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
-from vlmtune.data import DatasetConfig, _values
+from vlmtune.data import _values
+from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._image_refs import stamp
 from vlmtune.data._messages import read_question, read_turns, refuse_videos
 from vlmtune.errors import DataError

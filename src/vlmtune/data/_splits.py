@@ -1,64 +1,14 @@
-"""Which rows play which role: a split, how much of it is used, and how one split is parted among several roles."""
+"""Opens the rows that play a role: a split of the source, or the part of it that the role has."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import PositiveFloat, PositiveInt
+from typing import Any
 
 from vlmtune import registry
+from vlmtune.data._contract import ROLES, DatasetConfig, Rows, Shares, SplitRole
 from vlmtune.errors import DataError
-from vlmtune.registry import Part
 from vlmtune.types import Example
-
-if TYPE_CHECKING:
-    from vlmtune.data import DatasetConfig, Rows
-
-SplitRole = Literal["train", "select", "test"]
-ROLES: tuple[SplitRole, ...] = ("train", "select", "test")
-
-
-class Splits(Part):
-    """Which split of the source plays which role."""
-
-    train: str = "train"
-    """What the adapter learns from."""
-
-    select: str = "validation"
-    """What chooses checkpoints and settings; never evidence."""
-
-    test: str = "test"
-    """What is reported."""
-
-
-class Limits(Part):
-    """How many rows of each role are used, in dataset order; null uses all."""
-
-    train: PositiveInt | None = None
-    """Rows of the train role."""
-
-    select: PositiveInt | None = None
-    """Rows of the select role."""
-
-    test: PositiveInt | None = None
-    """Rows of the test role."""
-
-
-class Shares(Part):
-    """How the roles that name one and the same split part its rows, in proportion."""
-
-    train: PositiveFloat = 0.8
-    """Of the train role."""
-
-    select: PositiveFloat = 0.1
-    """Of the select role."""
-
-    test: PositiveFloat = 0.1
-    """Of the test role."""
-
-    seed: int = 0
-    """Another seed parts the rows otherwise."""
 
 
 class SomeRows:
@@ -70,7 +20,7 @@ class SomeRows:
         why: what decided that, as plain values; part of the fingerprint.
     """
 
-    def __init__(self, rows: "Rows", kept: Sequence[int], why: Any) -> None:
+    def __init__(self, rows: Rows, kept: Sequence[int], why: Any) -> None:
         self._rows, self._kept, self._why = rows, kept, why
 
     @property
@@ -106,7 +56,7 @@ class SomeRows:
         return self._rows.taught(self._kept[index], choice)
 
 
-def open_role(config: "DatasetConfig", role: SplitRole) -> "Rows":
+def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
     """The rows that play a role.
 
     Raises:
@@ -124,7 +74,7 @@ def open_role(config: "DatasetConfig", role: SplitRole) -> "Rows":
     return _parted(source.open(config, split, None), config.shares, together, role, limit)
 
 
-def shared_roles(one: "DatasetConfig", other: "DatasetConfig", role: SplitRole) -> set[SplitRole]:
+def shared_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
     """Roles of one dataset block whose rows another block's role may hold, too: those of the same split of the same
     source, unless both part it alike and the role is another.
     """
@@ -137,7 +87,7 @@ def shared_roles(one: "DatasetConfig", other: "DatasetConfig", role: SplitRole) 
     return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not alike)}
 
 
-def _parted(rows: "Rows", shares: Shares, together: Sequence[SplitRole], role: SplitRole, limit: int | None) -> "Rows":
+def _parted(rows: Rows, shares: Shares, together: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:
     """One role's part of a split; where a row goes depends on nothing but what it shares with its companions.
 
     So rows added later move no other, unless one of them joins rows that had nothing in common before, or, where a row

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.config import Config
-from vlmtune.data import Rows
-from vlmtune.data._splits import SomeRows
+from vlmtune.data import Rows, SomeRows
 from vlmtune.dataset_check.findings import printable
 from vlmtune.dataset_check.splits import compared_with_train
 from vlmtune.errors import DataError

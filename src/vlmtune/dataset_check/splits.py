@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from vlmtune import registry
 from vlmtune.config import Config
-from vlmtune.data import Rows, SplitRole
-from vlmtune.data._splits import ROLES
+from vlmtune.data import ROLES, Rows, SplitRole
 from vlmtune.dataset_check.examples import Looked, whole
 from vlmtune.dataset_check.findings import Finding, Place
 from vlmtune.dataset_check.leakage import Shown

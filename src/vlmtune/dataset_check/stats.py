@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlmtune.config import Config
-from vlmtune.data import Rows, SplitRole
-from vlmtune.data._splits import ROLES
+from vlmtune.data import ROLES, Rows, SplitRole
 from vlmtune.dataset_check.examples import whole
 from vlmtune.dataset_check.runner import TOGETHER, spread
 from vlmtune.errors import DataError

@@ -10,8 +10,12 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
+from vlmtune.engines._http import SERVER_KEY, server_key
+from vlmtune.engines._vllm_server import has_vllm, install_command
 from vlmtune.registry import Part
 from vlmtune.types import Outcomes, Request
+
+__all__ = ["SERVER_KEY", "Engine", "InferenceConfig", "has_vllm", "install_command", "server_key"]
 
 
 class InferenceConfig(Part):

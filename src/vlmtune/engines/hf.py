@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import PositiveInt
 
 from vlmtune.engines import InferenceConfig
-from vlmtune.engines._generation import Answer, decode, greedy, sampling
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError
+from vlmtune.generation import Answer, decode, greedy, sampling
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Inputs, collate

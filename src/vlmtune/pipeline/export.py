@@ -19,9 +19,9 @@ from typing import Any
 from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.engines import Engine
-from vlmtune.engines._generation import Forced, decode, force, greedy
 from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import folder_locked, locked, os_errors_named, read_json, write_json
+from vlmtune.generation import Forced, decode, force, greedy
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Inputs

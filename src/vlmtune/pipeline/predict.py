@@ -12,11 +12,11 @@ from typing import Any
 
 from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
-from vlmtune.engines._parity import Parity, examine
 from vlmtune.errors import DataError, ImageError
 from vlmtune.files import write_json
 from vlmtune.inference import Answering, Shard, exchanged, known_truth
 from vlmtune.pipeline.export import open_engine
+from vlmtune.pipeline.parity import Parity, examine
 from vlmtune.pipeline.prompt_baselines import Ask, Column, columns
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmtune import registry
 from vlmtune.config import Config
-from vlmtune.engines._http import SERVER_KEY, server_key
+from vlmtune.engines import SERVER_KEY, server_key
 from vlmtune.errors import AdapterRefused
 from vlmtune.pipeline.export import merged
 from vlmtune.pipeline.session import Session

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vlmtune.data import _values
-from vlmtune.data._image_refs import ENDINGS, REMOTE, is_base64
+from vlmtune.data import IMAGE_ENDINGS, REMOTE, is_base64, structured
 
 Kind = Literal["image", "images", "text", "texts", "talk", "box", "record", "number", "other", "nothing"]
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6")
@@ -59,7 +58,7 @@ def look(records: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def _column(name: str, values: list[Any]) -> Column:
     values = [value for value in values if value not in ("", [])]
-    plain = [_values.structured(value) for value in values]
+    plain = [structured(value) for value in values]
     if not values:
         return Column(name, "nothing", [])
     tests: list[tuple[Kind, Any, list[Any]]] = [
@@ -106,4 +105,4 @@ def _is_image(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     ending = Path(value.partition("?")[0]).suffix.lower() if value.startswith(REMOTE) else Path(value).suffix.lower()
-    return value.startswith("data:image/") or is_base64(value) or (ending in ENDINGS and "\n" not in value)
+    return value.startswith("data:image/") or is_base64(value) or (ending in IMAGE_ENDINGS and "\n" not in value)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmtune import registry
-from vlmtune.data._rows import Records
-from vlmtune.data._values import structured
+from vlmtune.data import Records, structured
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
 from vlmtune.scaffold.columns import Column

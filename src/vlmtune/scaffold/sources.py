@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlmtune.data._download import errors_named
-from vlmtune.data._image_refs import ENDINGS as PICTURES
-from vlmtune.data._tables import ENDINGS as TABLES
-from vlmtune.data._tables import SEPARATORS
+from vlmtune.data import IMAGE_ENDINGS, SEPARATORS, TABLE_ENDINGS, errors_named
 from vlmtune.errors import ConfigError
 
 JSON = (".jsonl", ".json")
@@ -60,7 +57,7 @@ def find(text: str, told: dict[str, Any]) -> Place:
 
 
 def _file(path: Path, told: Mapping[str, Any]) -> Place:
-    kinds = {**dict.fromkeys(JSON, "jsonl"), **dict.fromkeys(TABLES, "table")}
+    kinds = {**dict.fromkeys(JSON, "jsonl"), **dict.fromkeys(TABLE_ENDINGS, "table")}
     suffix, folder = path.suffix.lower(), path.parent
     if suffix not in kinds:
         raise ConfigError(f"{path}: a file of rows ends in {', '.join(kinds)}; pictures lie in a folder, name that")
@@ -115,7 +112,7 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
 
 
 def _folder(path: Path, told: Mapping[str, Any]) -> Place:
-    files = _files(path, (*JSON, *TABLES))
+    files = _files(path, (*JSON, *TABLE_ENDINGS))
     rows = [file for file in files if _role(file.stem) is not None]
     if rows:
         same = [file for file in rows if file.suffix == rows[0].suffix]
@@ -135,13 +132,13 @@ def _folder(path: Path, told: Mapping[str, Any]) -> Place:
 
 def _has_pictures(folder: Path) -> bool:
     return any(
-        file.suffix.lower() in PICTURES or file.name in DESCRIBED for file in folder.rglob("*") if file.is_file()
+        file.suffix.lower() in IMAGE_ENDINGS or file.name in DESCRIBED for file in folder.rglob("*") if file.is_file()
     )
 
 
 def _is_labelled(split: Path) -> bool:
     """Whether what the pictures show is told in their split's folder."""
-    deep = (file.suffix.lower() in PICTURES for file in split.rglob("*/*") if file.is_file())
+    deep = (file.suffix.lower() in IMAGE_ENDINGS for file in split.rglob("*/*") if file.is_file())
     return any((split / name).is_file() for name in DESCRIBED) or any(deep)
 
 

@@ -12,10 +12,7 @@ from pydantic import ValidationError
 
 from vlmtune import registry
 from vlmtune.config import load
-from vlmtune.data import open_role
-from vlmtune.data._rows import Record, Records
-from vlmtune.data._splits import ROLES
-from vlmtune.data._values import structured
+from vlmtune.data import ROLES, Record, Records, open_role, structured
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb

@@ -1,7 +1,7 @@
 """Experiment trackers behind one seam. A tracker is a file here with `Config` and `open_tracker(config, facts)`.
 
 The local JSONL of the curves is always written, by the training loop itself; a tracker only mirrors it. Nothing a
-tracker does may stop or delay training: `_guarded.Guarded` wraps every one.
+tracker does may stop or delay training: `pipeline.tracking.Guarded` wraps each one.
 
 `facts` are {"config": the resolved configuration, secrets as placeholders, "dir": the run folder, "name": of the run,
 "id": hex digits, the same whenever this run is opened again: resumed, or compared}.

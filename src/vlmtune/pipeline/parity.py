@@ -9,14 +9,25 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
-from vlmtune.engines._generation import Forced, force
-from vlmtune.engines._messages import Answer
 from vlmtune.errors import ConfigError
+from vlmtune.generation import Forced, force
 from vlmtune.processing.encoder import Inputs
 from vlmtune.types import Failure, Request
 
 NEAR = 1e-4
 """Lead of the likeliest token under which two tokens count as equally likely, in fp32 log-probabilities."""
+
+
+class Answer(Protocol):
+    """What an engine says it generated; token ids are None where it does not say them."""
+
+    @property
+    def ids(self) -> tuple[int, ...] | None:
+        """Of the generated tokens."""
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...] | None:
+        """Of the prompt, image tokens expanded."""
 
 
 class Telling(Protocol):
@@ -161,7 +172,7 @@ def examine(engine: object, model: Any, inputs: Inputs, requests: Iterable[Reque
     telling: Telling = engine
     rows = []
     for request, told in telling.told(requests):
-        ids = told.ids if isinstance(told, Answer) else None
+        ids = None if isinstance(told, Failure) else told.ids
         forced = None if ids is None else force(model, inputs, request.conversation, ids)
         rows.append(compare(told, forced, request.id, inputs.renderer.image_id))
     return Parity(tuple(sorted(rows, key=lambda row: row.id)), near)
