@@ -15,7 +15,7 @@ MOCK_BLOCKS = {
         "target": "caption_0",
         "keywords": "keywords",
         "id": "id",
-        "limit": {"train": 2000, "select": 100, "test": 500},
+        "limit": {"train": 2000, "validation": 100, "test": 500},
     },
 }
 """Blocks that replace the config's own under USE_MOCK."""

@@ -117,7 +117,7 @@ def curve(steps: int) -> list[dict[str, Any]]:
     for step in range(5, steps + 1, 5):
         points.append({"step": step, "loss": 4 / (1 + step / 10) + (step * 7 % 5) / 20})
         if step % 20 == 0:
-            points.append({"step": step, "select_loss": 4.2 / (1 + step / 10)})
+            points.append({"step": step, "validation_loss": 4.2 / (1 + step / 10)})
     return points
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 SIZE = (320, 240)
 WORDS = ("a red ball on the grass and two small boats near a house with green trees under grey clouds").split()  # noqa: SIM905
-SHARES = {"train": 0.8, "select": 0.1, "test": 0.1}
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 EACH = 0.004
 """Share of a role's rows that get each fault; at least one does."""
 
@@ -134,7 +134,7 @@ def plant(folder: Path, count: int, seed: int = 0) -> Planted:
 def _plan(rng: random.Random, total: int, faults: int, role: str) -> dict[int, tuple[str, int]]:
     """Rows of the second half and their faults: what is copied stands before them."""
     kinds = ["broken", "copy", "re-encoded", "near", "turned", "text", "json", "twice", "long", "misread", "tiny"]
-    kinds += ["leak", "near-leak"] if role == "test" else ["shared"] if role == "select" else []
+    kinds += ["leak", "near-leak"] if role == "test" else ["shared"] if role == "validation" else []
     rows = rng.sample(range(total // 2, total), len(kinds) * faults)
     return {row: (kinds[at // faults], at % faults) for at, row in enumerate(rows)}
 

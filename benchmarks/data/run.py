@@ -42,7 +42,7 @@ dataset:
   source: jsonl
   path: {folder}
   id: id
-  splits: {{train: train.jsonl, select: select.jsonl, test: test.jsonl}}
+  splits: {{train: train.jsonl, validation: validation.jsonl, test: test.jsonl}}
 {columns}
 training: {{max_tokens: 1000}}
 output: {{dir: {folder}/out}}

@@ -35,7 +35,7 @@ Epoch = Callable[[], None]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MICRO = 2
 """Rows of a micro-batch of the padding trainers; they accumulate four of them."""
-ROW_TOKENS = 512
+PACK_TOKENS = 512
 """Of our rows: two photos with their captions, as many as the others have in a micro-batch."""
 
 
@@ -147,7 +147,7 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
     settings = TrainingConfig(
         batch_size=8,
         precision="fp32",
-        row_tokens=ROW_TOKENS,
+        pack_tokens=PACK_TOKENS,
         learning_rate=1e-4,
         lora=LoraConfig(dropout=0.0),
         workers=1,
@@ -170,7 +170,7 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         model=model,
         inputs=inputs,
         train=lessons,
-        select=lessons,
+        validation=lessons,
         target=captions or "caption",
         work=folder / "work",
         adapter=folder / "adapter",
@@ -195,7 +195,7 @@ def _switch_off(trainer: Any, without: str | None) -> None:
     if without == "packing":
         trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), 1, share=False)
     elif without == "shared prefixes":
-        trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), ROW_TOKENS, share=False)
+        trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), PACK_TOKENS, share=False)
     elif without == "head at learnt places only":
         trainer.gradients.losses = functools.partial(_losses_everywhere, trainer)
 

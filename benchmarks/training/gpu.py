@@ -90,7 +90,7 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
     settings = TrainingConfig(
         batch_size=given.batch,
         precision=precision,
-        row_tokens=given.row_tokens,
+        pack_tokens=given.pack_tokens,
         checkpoint_layers=given.checkpoint_layers,
         lora=LoraConfig(dropout=given.dropout),
         workers=given.workers,
@@ -111,7 +111,7 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
         model=model,
         inputs=inputs,
         train=lessons,
-        select=lessons,
+        validation=lessons,
         target=given.target,
         work=folder,
         adapter=folder / "adapter",
@@ -193,7 +193,7 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         **{key: value for key, value in vars(given).items() if key != "output"},
         "kernel": kernel,
         "checkpointed_layers": trainer.memory.checkpoint_layers,
-        "row_tokens": trainer.gradients.row_tokens,
+        "pack_tokens": trainer.gradients.pack_tokens,
         "seconds": took,
         "samples_per_s": answers / took,
         "tokens_per_s": work.tokens / took,
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--target", choices=["caption", "each"], default="caption")
-    parser.add_argument("--row-tokens", type=int, default=2048)
+    parser.add_argument("--pack-tokens", type=int, default=2048)
     parser.add_argument("--checkpoint-layers", type=lambda text: text if text == "auto" else int(text), default="auto")
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--quantization", choices=["nf4"])

@@ -7,11 +7,57 @@ user's own module, so plugs can live outside the package. Files whose names begi
 import difflib
 import importlib
 import pkgutil
+import re
+from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from vlmtune.errors import ConfigError
+
+RENAMED_KEYS = {
+    "dataset.limit.select": "dataset.limit.validation",
+    "dataset.shares.select": "dataset.shares.validation",
+    "dataset.splits.select": "dataset.splits.validation",
+    "evaluation.also": "evaluation.additional",
+    "training.row_tokens": "training.pack_tokens",
+    "training.select_by": "training.best_metric",
+}
+"""Old names of config keys and today's. Old ones are errors that name the new one; manifests are read under either."""
+
+RENAMED_ROLES = {"select": "validation"}
+"""The same for the roles of splits."""
+
+
+def renamed(path: Iterable[str | int]) -> str | None:
+    """Today's name of a config key that was renamed, as a dotted path; None for any other.
+
+    The dataset block of an additional evaluation set has the keys of the main one:
+    ("evaluation", "additional", 0, "dataset", "limit", "select") is found as well.
+    """
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+    for old, new in RENAMED_KEYS.items():
+        if name == old or name.endswith(f".{old}"):
+            return name.removesuffix(old) + new
+    return None
+
+
+def under_current_names(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest states under names of its time that are others today: origin and training curve."""
+    origin = dict(manifest["origin"])
+    if isinstance(training := origin.get("training"), dict):
+        origin["training"] = {(renamed(("training", key)) or key).rpartition(".")[2]: training[key] for key in training}
+    if isinstance(dataset := origin.get("dataset"), dict):
+        origin["dataset"] = {RENAMED_ROLES.get(key, key): value for key, value in dataset.items()}
+    if not isinstance(curve := manifest.get("curve"), list):
+        return {"origin": origin}
+    points = [
+        {re.sub("^select_", "validation_", key): value for key, value in point.items()}
+        for point in curve
+        if isinstance(point, dict)
+    ]
+    return {"origin": origin, "curve": points}
 
 
 class Part(BaseModel):

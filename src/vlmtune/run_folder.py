@@ -20,7 +20,7 @@ from vlmtune import fault_injection, files
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_json
 from vlmtune.progress import Progress
-from vlmtune.registry import Part
+from vlmtune.registry import Part, under_current_names
 
 MANIFEST_VERSION = 1
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
@@ -294,6 +294,7 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
         )
     if not isinstance(manifest.get("origin"), dict) or not isinstance(manifest.get("mock"), bool):
         raise IntegrityError(f"{file}: not a manifest of vlmtune; move it away together with {artifact.name}")
+    manifest.update(under_current_names(manifest))
     return manifest
 
 

@@ -107,7 +107,7 @@ def test_an_unreadable_image_at_prediction_fails_alone(folder: Path) -> None:
         (["train", "c.yaml", "--set", "training.epochs=many"], 2, "--set training.epochs=many"),
         (["train", "none.yaml"], 2, "none.yaml"),
         (["predict", "c.yaml", "--adapter", "nowhere"], 9, "nowhere: no such folder"),
-        (["predict", "c.yaml", "--split", "tset"], 2, "--split must be train, select or test (got 'tset')"),
+        (["predict", "c.yaml", "--split", "tset"], 2, "--split must be train, validation or test (got 'tset')"),
         (["compare", "a.jsonl", "b.jsonl"], 3, "a.jsonl: no such prediction file"),
         (["score", "answers.jsonl", "--task", "captoning"], 2, "did you mean 'captioning'?"),
         (["train", "c.yaml", "--set", "model.device=cuda"], 4, "no GPU is visible"),

@@ -22,7 +22,7 @@ from vlmtune.training.lora import add_adapter, save_adapter, trainable
 CONFIG = """\
 model: {name: tiny, device: cpu, max_pixels: 10000}
 dataset:
-  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 6}}
+  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, validation: 4, test: 6}}
 task: {name: captioning}
 training: {precision: fp32}
 inference: {max_new_tokens: 16}

@@ -14,7 +14,7 @@ from commands import warm_vlmtune
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
-dataset: {source: scenes, references: [caption_0], id: id, limit: {train: 8, select: 4, test: 12}}
+dataset: {source: scenes, references: [caption_0], id: id, limit: {train: 8, validation: 4, test: 12}}
 task: {name: captioning}
 training: {batch_size: 4, epochs: 1, log_every_steps: 1, save_every_steps: 1}
 evaluation: {image_control_rows: 2, statistics: {resamples: 100}}

@@ -22,7 +22,7 @@ from vlmtune.report import ReportConfig, html
 
 SMALL = [
     "demo.yaml",
-    *("--set", "dataset.limit={train: 12, select: 4, test: 6}", "--set", "evaluation.image_control_rows=2"),
+    *("--set", "dataset.limit={train: 12, validation: 4, test: 6}", "--set", "evaluation.image_control_rows=2"),
     *("--set", "evaluation.statistics.resamples=100", "--set", "inference.max_new_tokens=6"),
     *("--set", "training.epochs=1", "--set", "training.batch_size=4", "--set", "training.log_every_steps=1"),
     *("--set", "training.save_every_steps=1", "--set", "output.dir=out", "--progress", "plain"),
@@ -84,7 +84,7 @@ def state(folder: Path) -> dict[str, str]:
             data = file.read_bytes()
             if file.name == "vlmtune.json":
                 manifest = json.loads(data)
-                assert manifest["curve"][-1].keys() == {"step", "select_loss"}
+                assert manifest["curve"][-1].keys() == {"step", "validation_loss"}
                 for clock in CLOCKS:
                     del manifest[clock]
                 data = json.dumps(manifest).encode()

@@ -17,7 +17,7 @@ ALL_END_S = 20.0
 STEPS = 12
 CONFIG = f"""\
 model: {{name: tiny, device: cpu}}
-dataset: {{source: scenes, references: [caption_0], id: id, limit: {{train: {4 * STEPS}, select: 4, test: 4}}}}
+dataset: {{source: scenes, references: [caption_0], id: id, limit: {{train: {4 * STEPS}, validation: 4, test: 4}}}}
 task: {{name: captioning}}
 training: {{precision: fp32, batch_size: 4, epochs: 1, save_every_steps: 1, log_every_steps: 1, workers: 0}}
 output: {{dir: out}}

@@ -35,7 +35,7 @@ def make_job(inputs: Inputs, tmp_path: Path) -> Callable[..., Job]:
             model=TINY,
             inputs=inputs,
             train=Lessons(rows or scene_rows("train", 40), *parts),
-            select=Lessons(scene_rows("validation", 4), *parts),
+            validation=Lessons(scene_rows("validation", 4), *parts),
             target="sample",
             work=work,
             adapter=tmp_path / name / "adapter",

@@ -211,7 +211,7 @@ def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
     before = trainer.train(first, QUIET, StopRequest())
     longer = make_job("longer", continue_from=str(first.adapter), learning_rate=1e-12, weight_decay=0.0)
     after = trainer.train(longer, QUIET, StopRequest())
-    assert after["select_loss"] == pytest.approx(before["select_loss"], rel=1e-5)
+    assert after["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-5)
     for name, weight in load_file(longer.adapter / "adapter_model.safetensors").items():
         assert torch.allclose(weight, load_file(first.adapter / "adapter_model.safetensors")[name], atol=1e-9), name
     wrong: list[tuple[LoraConfig, str]] = [

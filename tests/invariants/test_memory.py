@@ -141,7 +141,7 @@ def test_a_gpu_is_filled_and_not_more(
     packed = [1000]
 
     class Rows:
-        row_tokens = property(lambda self: packed[-1])
+        pack_tokens = property(lambda self: packed[-1])
 
         def rows(self, some: Sequence[Sequence[int]]) -> list[range]:
             return [range(700)] if packed[-1] >= 800 else [range(400), range(400)]

@@ -22,7 +22,7 @@ dataset:
   target: caption_0
   keywords: keywords
   id: id
-  limit: {train: 16, select: 4, test: 24}
+  limit: {train: 16, validation: 4, test: 24}
 task: {name: captioning}
 training: {precision: fp32, learning_rate: 2e-3, batch_size: 4, workers: 0}
 inference: {max_new_tokens: 16}
@@ -44,11 +44,11 @@ def begin(*sets: str) -> Session:
 
 def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session) -> None:
     """The live model's score at the chosen step is that of the adapter, loaded anew and asked as any evaluation is."""
-    session = begin("training.select_by=bleu", "training.evaluate_every_steps=1", "evaluation.split=select")
+    session = begin("training.best_metric=bleu", "training.evaluate_every_steps=1", "evaluation.split=validation")
     [adapter] = train.train(session)
     made = read_manifest(adapter)
     assert made is not None
-    judged = {point["step"]: point["select_bleu"] for point in made["curve"] if "select_bleu" in point}
+    judged = {point["step"]: point["validation_bleu"] for point in made["curve"] if "validation_bleu" in point}
     assert list(judged) == [1, 2, 3, 4]
     assert made["chosen_step"] == max(judged, key=lambda step: judged[step])
     assert len(set(judged.values())) > 1, "steps that score alike choose nothing"
@@ -62,7 +62,7 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
     on_gpu = {**made, "peak_bytes_over_model": 50_000_000}
     said = beside_measured(session.config, session.inputs.checkpoint, session.rows("train"), on_gpu, Progress(Silent()))
     assert re.search(r"planned 0\.\d\d GB over the model, took 0\.05 \([+-]\d+%\)$", said)
-    rows = session.rows("select")
+    rows = session.rows("validation")
     assert made["selection_ids"] == [rows.id(row) for row in range(len(rows))]
     answers = read_manifest(file)
     assert answers is not None
@@ -88,11 +88,11 @@ def test_every_seed_has_its_adapter_and_all_are_one_side(session: Session) -> No
 
 
 def test_what_cannot_choose_is_refused(session: Session) -> None:
-    with pytest.raises(ConfigError, match="early_stopping.* needs .*select_by"):
+    with pytest.raises(ConfigError, match="early_stopping.* needs .*best_metric"):
         begin("training.early_stopping=2")
     with pytest.raises(ConfigError, match="chooses among steps, but .*evaluate_every_steps"):
-        begin("training.select_by=loss")
+        begin("training.best_metric=loss")
     with pytest.raises(ConfigError, match="one seed twice"):
         begin("training.seeds=[1, 1]")
     with pytest.raises(ConfigError, match="no metric 'blue'.*did you mean 'bleu'"):
-        train.train(begin("training.select_by=blue", "training.evaluate_every_steps=1"))
+        train.train(begin("training.best_metric=blue", "training.evaluate_every_steps=1"))

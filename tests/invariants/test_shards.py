@@ -25,7 +25,7 @@ dataset:
   source: scenes
   references: [caption_0, caption_1]
   id: id
-  limit: {train: 4, select: 4, test: 12}
+  limit: {train: 4, validation: 4, test: 12}
 task: {name: captioning}
 inference: {engine: mock, max_new_tokens: 8}
 training: {precision: fp32}

@@ -99,13 +99,13 @@ def test_what_a_worker_finds_stops_training(make_job: MakeJob) -> None:
         loop.train(replace(job, train=replace(job.train, rows=Vanishing())), QUIET, StopRequest())  # type: ignore[arg-type]
 
 
-CHOOSING = {"select_by": "loss", "evaluate_every_steps": 1, "learning_rate": 0.05, "epochs": 2, "save_every_steps": 3}
+CHOOSING = {"best_metric": "loss", "evaluate_every_steps": 1, "learning_rate": 0.05, "epochs": 2, "save_every_steps": 3}
 """Steps so long that the loss goes up and down."""
 
 
 def judged(job: loop.Job) -> dict[int, float]:
     curve = [json.loads(line) for line in (job.work / "curve.jsonl").read_text().splitlines()]
-    return {point["step"]: point["select_loss"] for point in curve if "select_loss" in point}
+    return {point["step"]: point["validation_loss"] for point in curve if "validation_loss" in point}
 
 
 def test_the_adapter_of_the_best_step_is_kept(make_job: MakeJob) -> None:
@@ -121,7 +121,7 @@ def test_the_adapter_of_the_best_step_is_kept(make_job: MakeJob) -> None:
     use_segments(model.base_model.model, job.inputs.checkpoint.family)
     sizes = job.train.check("train", QUIET, StopRequest())
     trainer = loop._Trainer(again, model, "cpu", sizes)
-    assert trainer.select_loss(StopRequest()) == pytest.approx(losses[best], rel=1e-6)
+    assert trainer.validation_loss(StopRequest()) == pytest.approx(losses[best], rel=1e-6)
     assert sorted(file.name for file in job.work.glob("best-*")) == [f"best-{best:06d}"]
 
 
@@ -190,11 +190,11 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
             raise torch.OutOfMemoryError
         return real(model, row, *more)
 
-    tight = make_job("tight", dropout=0.0, row_tokens=2048)
+    tight = make_job("tight", dropout=0.0, pack_tokens=2048)
     monkeypatch.setattr(loop._Trainer, "_check_rows", lambda self: None)
     monkeypatch.setattr(forward_backward, "token_losses", small_card)
     facts = loop.train(tight, QUIET, StopRequest())
-    assert facts["row_tokens"] <= 250
+    assert facts["pack_tokens"] <= 250
     met = [
         [(line["step"], line["id"]) for line in map(json.loads, (job.work / "visits.jsonl").read_text().splitlines())]
         for job in (roomy, tight)

@@ -73,7 +73,7 @@ def test_splits_without_one_picture_that_decodes_are_findings(rows: Callable[...
         rows(name, None, None)
     found = check()
     assert {(kind, role, row) for kind, role, row, _ in told(found)} == {
-        ("image", role, row) for role in ("train", "select", "test") for row in (0, 1)
+        ("image", role, row) for role in ("train", "validation", "test") for row in (0, 1)
     }
     assert "<title>Data check: errors" in Path("out", runner.PAGE).read_text()
 
@@ -86,7 +86,7 @@ def test_rows_of_text_alone_are_clean(rows: Callable[..., None]) -> None:
     assert [split["pictures"] for split in found["splits"]] == [0, 0, 0]
 
 
-ONE = "splits: {train: all.jsonl, select: all.jsonl, test: all.jsonl}, shares: {train: 1, select: 1, test: 1}"
+ONE = "splits: {train: all.jsonl, validation: all.jsonl, test: all.jsonl}, shares: {train: 1, validation: 1, test: 1}"
 
 
 def test_parts_of_one_split_are_different_rows(rows: Callable[..., None]) -> None:
@@ -128,7 +128,7 @@ def test_the_quarantine_does_not_speak_of_other_evaluated_rows(rows: Callable[..
         return [left.id(n) for n in range(len(left))]
 
     assert used("dataset.limit.test=3") == [f"train-{n}" for n in (0, 1, 3, 4, 5)]
-    for changed in ("dataset.limit.test=6", "evaluation.split=select"):
+    for changed in ("dataset.limit.test=6", "evaluation.split=validation"):
         with pytest.raises(DataError, match=r"quarantine.json.*other evaluated rows.*data check") as error:
             used(changed)
         assert error.value.exit_code == 3
@@ -137,7 +137,7 @@ def test_the_quarantine_does_not_speak_of_other_evaluated_rows(rows: Callable[..
 
 
 ALSO = (
-    "{also: [{name: far, task: {name: captioning}, "
+    "{additional: [{name: far, task: {name: captioning}, "
     "dataset: {source: jsonl, path: ., references: [caption], id: id, splits: {test: far.jsonl}, %s}}]}"
 )
 
@@ -161,20 +161,20 @@ def test_rows_of_further_sets_are_looked_at(rows: Callable[..., None]) -> None:
         ("near-leak", "far/test", 5, 0),
     ]
     assert found["findings"][0]["other"]["role"] == "far/test"
-    assert [split["role"] for split in found["splits"]] == ["train", "select", "test", "far/test"]
+    assert [split["role"] for split in found["splits"]] == ["train", "validation", "test", "far/test"]
     with pytest.raises(DataError, match="max_bad_fraction in the dataset block of train, far/test"):
         app(["data", "check", "c.yaml", "--progress", "none"], standalone_mode=False)
     found = check("", ALSO % "max_bad_fraction: 0.5", ALLOWED)
     assert found["status"] == "left_out"
     assert {role: [one["row"] for one in entry["left_out"]] for role, entry in quarantined().items()} == {
         "train": [1],
-        "select": [],
+        "validation": [],
         "test": [],
         "far/test": [4],
     }
     session = Session(load("c.yaml", [ALLOWED]).config, Progress(Silent()))
     assert len(session.rows("train")) == 3
-    assert len(session.also[0].rows("test")) == 5
+    assert len(session.additional[0].rows("test")) == 5
     Path("far.jsonl").unlink()
     assert ("split", "far/test", None, None) in told(check("", ALSO % "limit: {}"))
 

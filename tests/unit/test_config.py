@@ -219,6 +219,10 @@ print([m for m in ("torch", "transformers", "datasets", "sacrebleu", "tokenizers
     ("block", "message"),
     [
         ("training:\n  lorra: {}", "k|unknown key 'training.lorra'; did you mean 'lora'?"),
+        ("training:\n  row_tokens: 1", "k|unknown key 'training.row_tokens'; it is called 'training.pack_tokens' now"),
+        ("evaluation:\n  also: []", "k|unknown key 'evaluation.also'; it is called 'evaluation.additional' now"),
+        ("evaluation:\n  split: select", "v|evaluation.split must be one of train, validation, test (got 'select'); "
+         "did you mean 'validation'?"),
         ("training:\n  top_p: 1", "k|unknown key 'training.top_p'; did you mean 'inference.top_p'?"),
         ("report:\n  zzz: 1", "k|unknown key 'report.zzz'; there are: examples"),
         ("epochs: 1", "k|unknown key 'epochs'; did you mean 'training.epochs'?"),
@@ -413,9 +417,9 @@ def test_extends_that_leads_nowhere(write: Write) -> None:
     [
         (["output.dir=x"], ("output", "dir"), "x"),
         (["training.learning_rate=1e-4"], ("training", "learning_rate"), 1e-4),
-        (["dataset.limit.train=10"], ("dataset", "limit"), {"train": 10, "select": None, "test": None}),
-        (["dataset.limit={train: 3, select: 1}", "dataset.limit.test=4"], ("dataset", "limit"),
-         {"train": 3, "select": 1, "test": 4}),
+        (["dataset.limit.train=10"], ("dataset", "limit"), {"train": 10, "validation": None, "test": None}),
+        (["dataset.limit={train: 3, validation: 1}", "dataset.limit.test=4"], ("dataset", "limit"),
+         {"train": 3, "validation": 1, "test": 4}),
         (["evaluation.metrics=[bleu]"], ("evaluation", "metrics"), ["bleu"]),
         (["task.system=a=b"], ("task", "system"), "a=b"),
         (["task.system=x", "task.system="], ("task", "system"), None),
@@ -503,8 +507,8 @@ def test_the_classic_values() -> None:
     assert (training.learning_rate, training.warmup_ratio, training.weight_decay) == (2e-4, 0.03, 0.01)
     assert (training.max_grad_norm, training.seed) == (1.0, 42)
     assert config_json(config)["task"]["prompt"] == "Describe this image in one concise, informative sentence."
-    assert config.dataset.splits.model_dump() == {"train": "train", "select": "validation", "test": "validation"}
-    assert config.dataset.limit.model_dump() == {"train": 2000, "select": 500, "test": 500}
+    assert config.dataset.splits.model_dump() == {"train": "train", "validation": "validation", "test": "validation"}
+    assert config.dataset.limit.model_dump() == {"train": 2000, "validation": 500, "test": 500}
     assert config.dataset.references == [f"caption_{n}" for n in range(5)]
     names = (output.baseline, output.tuned, output.baseline_metrics, output.tuned_metrics, output.adapter)
     assert [str(output.path(name)) for name in names] == [

@@ -42,7 +42,7 @@ def planting() -> Any:
 
 PLANTING = planting()
 CAPTIONS = "task: {name: captioning}\ndataset: {source: jsonl, path: %s, references: [caption], id: id, %s}\n"
-FILES = "splits: {train: train.jsonl, select: select.jsonl, test: test.jsonl}"
+FILES = "splits: {train: train.jsonl, validation: validation.jsonl, test: test.jsonl}"
 
 
 def config_file(folder: Path, block: str, more: str = "") -> Path:
@@ -169,7 +169,9 @@ def test_each_content_is_decoded_once_and_a_stopped_check_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = some(0, 150)
-    config = captions(tmp_path, {"train": [*contents, *contents[:50]], "select": some(500, 3), "test": some(600, 3)})
+    config = captions(
+        tmp_path, {"train": [*contents, *contents[:50]], "validation": some(500, 3), "test": some(600, 3)}
+    )
     cache = Path(config.output.dir) / ".vlmtune" / runner.CACHE
     counted = Counted(monkeypatch)
     stop = StopRequest()
@@ -192,28 +194,28 @@ def test_each_content_is_decoded_once_and_a_stopped_check_goes_on(
 
 
 def test_a_split_that_cannot_be_opened_is_a_finding_beside_the_others(tmp_path: Path) -> None:
-    config = captions(tmp_path, {"train": [*some(0, 3), b"no picture"], "select": some(10, 2), "test": some(20, 2)})
-    (tmp_path / "select.jsonl").unlink()
+    config = captions(tmp_path, {"train": [*some(0, 3), b"no picture"], "validation": some(10, 2), "test": some(20, 2)})
+    (tmp_path / "validation.jsonl").unlink()
     found = checked(config)
     assert [(each["kind"], each["role"], each["row"]) for each in found["findings"]] == [
         ("image", "train", 3),
-        ("split", "select", None),
+        ("split", "validation", None),
     ]
     everything = config.model_copy(update={"dataset": config.dataset.model_copy(update={"max_bad_fraction": 1.0})})
     assert checked(everything)["status"] == "errors", "no budget buys a split that is not there"
 
 
 def test_one_split_in_two_roles_leaks_nothing(tmp_path: Path) -> None:
-    config = captions(tmp_path, {"train": some(0, 3), "select": some(10, 3), "test": some(10, 3)})
+    config = captions(tmp_path, {"train": some(0, 3), "validation": some(10, 3), "test": some(10, 3)})
     assert {each["kind"] for each in checked(config)["findings"]} == {"shared"}
-    splits = {"train": "train.jsonl", "select": "test.jsonl", "test": "test.jsonl"}
+    splits = {"train": "train.jsonl", "validation": "test.jsonl", "test": "test.jsonl"}
     dataset = config.dataset.model_copy(update={"splits": type(config.dataset.splits)(**splits)})
     assert checked(config.model_copy(update={"dataset": dataset}))["status"] == "clean"
 
 
 def test_train_rows_that_are_evaluated_are_one_finding(tmp_path: Path) -> None:
-    config = captions(tmp_path, {"train": some(0, 3), "select": some(10, 3)})
-    splits = {"train": "train.jsonl", "select": "select.jsonl", "test": "train.jsonl"}
+    config = captions(tmp_path, {"train": some(0, 3), "validation": some(10, 3)})
+    splits = {"train": "train.jsonl", "validation": "validation.jsonl", "test": "train.jsonl"}
     dataset = config.dataset.model_copy(update={"splits": type(config.dataset.splits)(**splits)})
     found = checked(config.model_copy(update={"dataset": dataset}))
     assert [(each["kind"], each["row"]) for each in found["findings"]] == [("leak", None)]
@@ -255,7 +257,7 @@ def test_the_command_ends_with_3_and_says_how_to_go_on(
 
 
 def test_a_budget_one_row_short_is_too_small(tmp_path: Path) -> None:
-    config = captions(tmp_path, {"train": [*some(0, 8), b"", b"?"], "select": some(20, 2), "test": some(30, 2)})
+    config = captions(tmp_path, {"train": [*some(0, 8), b"", b"?"], "validation": some(20, 2), "test": some(30, 2)})
     for share, status in ((0.0, "errors"), (0.19, "errors"), (0.2, "left_out")):
         dataset = config.dataset.model_copy(update={"max_bad_fraction": share})
         assert checked(config.model_copy(update={"dataset": dataset}))["status"] == status
@@ -346,7 +348,7 @@ def test_pages_of_one_tone_do_not_resemble_each_other(tmp_path: Path) -> None:
     """Almost empty scans: signs made of noise."""
     rng = np.random.default_rng(3)
     scans = [encoded(Image.fromarray((250 + rng.integers(0, 3, (120, 90))).astype(np.uint8))) for _ in range(60)]
-    config = captions(tmp_path, {"train": scans[:40], "select": scans[40:50], "test": scans[50:]})
+    config = captions(tmp_path, {"train": scans[:40], "validation": scans[40:50], "test": scans[50:]})
     assert checked(config)["status"] == "clean"
 
 

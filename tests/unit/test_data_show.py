@@ -26,7 +26,7 @@ dataset:
   images: images
   target: each
   references: [captions]
-  splits: {{train: t.jsonl, select: t.jsonl, test: t.jsonl}}
+  splits: {{train: t.jsonl, validation: t.jsonl, test: t.jsonl}}
 task: {{name: captioning}}
 """
 ESCAPE = "\x1b]0;owned\x07"
@@ -113,7 +113,7 @@ def test_rows_that_are_not_there_or_bad_are_named(config: str) -> None:
     with pytest.raises(ConfigError, match="counts from 0 to 1 in the train rows"):
         app(["data", "show", config, "--row", "2"], standalone_mode=False)
     with pytest.raises(ConfigError, match="--role must be"):
-        app(["data", "show", config, "--row", "0", "--role", "validation"], standalone_mode=False)
+        app(["data", "show", config, "--row", "0", "--role", "select"], standalone_mode=False)
     with pytest.raises(DataError, match="row 1: column 'captions' is empty"):
         app(["data", "show", config, "--row", "1"], standalone_mode=False)
 

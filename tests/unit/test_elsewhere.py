@@ -21,20 +21,20 @@ from vlmtune.scoring.comparison import Comparison, beside
 CONFIG = """\
 model: {name: tiny, device: cpu}
 dataset:
-  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 30}}
+  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, validation: 4, test: 30}}
 task: {name: captioning}
 inference: {engine: mock}
 evaluation:
   image_control_rows: 4
   statistics: {resamples: 100}
-  also:
+  additional:
     - name: questions
       dataset: {source: scenes, question: question, references: [answer], id: id, limit: {test: 24}}
       task: {name: vqa}
       metrics: [exact_match]
     - name: more
-      split: select
-      dataset: {source: scenes, references: [caption_0, caption_1], id: id, limit: {select: 22}}
+      split: validation
+      dataset: {source: scenes, references: [caption_0, caption_1], id: id, limit: {validation: 22}}
       task: {name: captioning}
 """
 Begin = Callable[..., Session]
@@ -101,7 +101,7 @@ def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Be
         "references: [answer], id: id", "references: [phrase], id: id"
     )
     Path("c.yaml").write_text(broken, encoding="utf-8")
-    with pytest.raises(DataError, match="evaluation.also, questions: .*column 'phrase'"):
+    with pytest.raises(DataError, match="evaluation.additional, questions: .*column 'phrase'"):
         predict.predict(begin())
     assert not Path("out/baseline_predictions.jsonl").exists()
 
@@ -113,7 +113,7 @@ def test_a_set_that_cannot_be_scored_stops_everything_before_the_model(begin: Be
 )
 def test_rows_that_chose_are_no_evidence_however_they_are_called(begin: Begin, change: str, selected: int) -> None:
     """Another column in the block does not make other rows of them."""
-    old = "{source: scenes, references: [caption_0, caption_1], id: id, limit: {select: 22}}"
+    old = "{source: scenes, references: [caption_0, caption_1], id: id, limit: {validation: 22}}"
     new = old.replace("{source: scenes, ", f"{{source: scenes, {change}")
     new = old.replace(" id: id,", "") if change == "id: " else new
     Path("c.yaml").write_text(CONFIG.replace(old, new), encoding="utf-8")
@@ -154,8 +154,8 @@ def test_shards_of_a_set_become_its_file(begin: Begin) -> None:
     made = merge_shards.merge(begin("output.dir=parts"), files)
     assert made == Path("parts/baseline_predictions.questions.jsonl")
     assert made.read_bytes() == whole
-    with pytest.raises(IntegrityError, match="set 'questions', which evaluation.also does not name"):
-        merge_shards.merge(begin("output.dir=parts", "evaluation.also=[]"), files)
+    with pytest.raises(IntegrityError, match="set 'questions', which evaluation.additional does not name"):
+        merge_shards.merge(begin("output.dir=parts", "evaluation.additional=[]"), files)
 
 
 def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
@@ -176,7 +176,7 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
         ("metrics: [exact_match]", "metrics: [bleu]", "'bleu'"),
         ("question: question, references", "question: question, referenzes", "did you mean 'references'"),
         ("question: question, references: [answer]", "question: question", "names no column of labels"),
-        ("split: select", "split: train", "which the adapter learns from"),
+        ("split: validation", "split: train", "which the adapter learns from"),
         ("evaluation:", "output: {report: compare.questions.html}\nevaluation:", "files of 'questions'"),
     ],
 )

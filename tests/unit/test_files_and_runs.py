@@ -69,6 +69,20 @@ def test_other_config_is_refused_with_the_difference(folder: RunFolder) -> None:
     assert artifact.read_text() == "result"
 
 
+def test_manifests_under_old_names_of_keys_are_still_read(folder: RunFolder) -> None:
+    adapter = folder.root / "lora"
+    old = {"training": {"select_by": "loss", "rank": 8}, "dataset": {"train": {}, "select": {"rows": 4}}}
+    make_folder(folder, adapter, Origin(old))
+    written = read_json(adapter / "vlmtune.json")
+    write_json(adapter / "vlmtune.json", {**written, "curve": [{"step": 5, "select_loss": 2.5}, "damaged"]})
+    new = {"training": {"best_metric": "loss", "rank": 8}, "dataset": {"train": {}, "validation": {"rows": 4}}}
+    found = folder.finished(adapter, Origin(new))
+    assert found is not None
+    assert found["curve"] == [{"step": 5, "validation_loss": 2.5}]
+    with pytest.raises(IntegrityError, match=r"training.best_metric: \"loss\" there, null here"):
+        folder.finished(adapter, Origin({**new, "training": {"best_metric": None, "rank": 8}}))
+
+
 def test_foreign_file_is_refused(folder: RunFolder) -> None:
     artifact = folder.root / "a.jsonl"
     artifact.write_text("mine")

@@ -98,7 +98,7 @@ def test_columns_get_their_roles(name: str) -> None:
     config, written, _ = made(rows("photos", *records))
     assert (config.task.name, written.doubts if task != "grounding" else []) == (task, [])
     assert {key: getattr(config.dataset, key) for key in keys} == keys
-    assert config.dataset.splits.select == "validation.jsonl"
+    assert config.dataset.splits.validation == "validation.jsonl"
 
 
 @pytest.mark.parametrize(("about", "task"), [("docs", "docvqa"), ("charts", "chartqa"), ("photos", "vqa")])
@@ -145,7 +145,7 @@ def test_a_folder_of_labels_and_a_folder_for_datasets() -> None:
             pictures(f"zoo/{split}/{label}", "init2")
     config, written, _ = made("zoo")
     assert (config.dataset.source, config.task.model_dump()["labels"]) == ("imagefolder", ["cat", "dog"])
-    assert (config.dataset.splits.select, config.dataset.splits.test) == ("val", "val")
+    assert (config.dataset.splits.validation, config.dataset.splits.test) == ("val", "val")
     assert written.doubts == ["no split to report on was found: dataset.shares parts val in two"]
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "eel"])})
     Path("local/data").mkdir(parents=True)
@@ -163,7 +163,7 @@ def test_of_a_dataset_that_is_not_here_only_the_first_rows_are_fetched(monkeypat
     Path("far").mkdir()
     pyarrow.parquet.write_table(pa.Table.from_pydict(columns, kinds.arrow_schema), "far/train.parquet")
     far = Place(
-        {"source": "hub", "path": "far"}, "", dict.fromkeys(("train", "select", "test"), "train"), "", remote=True
+        {"source": "hub", "path": "far"}, "", dict.fromkeys(("train", "validation", "test"), "train"), "", remote=True
     )
     monkeypatch.setattr(writer, "find", lambda text, told: far)
     fetched = []
@@ -391,6 +391,6 @@ def test_one_object_is_not_taken_for_rows(indent: int | None) -> None:
 
 
 def test_rows_that_are_too_few_to_be_parted_are_no_config() -> None:
-    with pytest.raises(DataError, match="1 rows are too few to part among train, select, test"):
+    with pytest.raises(DataError, match="1 rows are too few to part among train, validation, test"):
         made(lines("photos", {"caption": "A fox."}))
     assert not Path("made.yaml").exists()

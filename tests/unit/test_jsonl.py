@@ -340,8 +340,10 @@ def test_any_file_is_rows_or_a_named_error(tmp_path_factory: pytest.TempPathFact
 
 
 def test_default_splits_are_the_usual_file_names() -> None:
-    assert jsonl.Config(path="x").splits == Splits(train="train.jsonl", select="validation.jsonl", test="test.jsonl")
-    assert DatasetConfig(source="hub").splits.select == "validation"
+    assert jsonl.Config(path="x").splits == Splits(
+        train="train.jsonl", validation="validation.jsonl", test="test.jsonl"
+    )
+    assert DatasetConfig(source="hub").splits.validation == "validation"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:

@@ -28,7 +28,7 @@ dataset:
   references: [caption_0, caption_1]
   keywords: keywords
   id: id
-  limit: {train: 8, select: 4, test: 6}
+  limit: {train: 8, validation: 4, test: 6}
 task: {name: captioning}
 inference: {engine: mock}
 evaluation: {image_control_rows: 4, statistics: {resamples: 100}}
@@ -221,7 +221,7 @@ def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(
     assert (folder / "visits.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
     assert list(Path("out/.vlmtune").iterdir()) == []
     notes = Notes()
-    sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "row_tokens=512"]
+    sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "pack_tokens=512"]
     assert train.train(begin(*(f"training.{one}" for one in sets), notes=notes)) == [folder]
     assert notes.texts == ["adapter: out/lora is finished"]
     with pytest.raises(IntegrityError, match="training.epochs: 1 there, 2 here"):

@@ -53,7 +53,7 @@ def make_config(tmp_path: Path) -> Make:
         file.write_text(
             "schema_version: 1\nmodel: {name: tiny}\ntask: {name: captioning}\n"
             f"dataset: {{source: jsonl, path: {tmp_path}, references: [captions], target: each}}\n"
-            "training: {batch_size: 4, row_tokens: 128, precision: fp32}\n"
+            "training: {batch_size: 4, pack_tokens: 128, precision: fp32}\n"
         )
         return load(str(file), sets).config
 

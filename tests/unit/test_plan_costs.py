@@ -131,7 +131,7 @@ def train_an_epoch(inputs: Inputs, tmp_path: Path) -> Trained:
     """Real steps over 16 rows, or 8 with five captions each, under a watch; returns the same rows by their headers."""
 
     def run(watch: Any, lora: LoraConfig, precision: str = "fp32", layers: int = 0, target: str = "sample") -> Any:
-        settings = TrainingConfig(precision=precision, row_tokens=512, lora=lora)  # type: ignore[arg-type]
+        settings = TrainingConfig(precision=precision, pack_tokens=512, lora=lora)  # type: ignore[arg-type]
         columns = [f"caption_{n}" for n in range(5)]
         rows = scenes.open(
             scenes.Config(references=columns, target=target, id="id"), "train", 8 if target == "each" else 16

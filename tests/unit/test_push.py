@@ -21,7 +21,7 @@ from vlmtune.scoring.verdict import of_slices, worse_parts
 CONFIG = """\
 model: {name: PLACE/base, device: cpu}
 dataset:
-  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, select: 4, test: 40}}
+  {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, validation: 4, test: 40}}
 task: {name: captioning}
 inference: {engine: mock}
 evaluation: {image_control_rows: 0, statistics: {resamples: 100}}

@@ -118,8 +118,8 @@ def test_one_bad_row_more_than_allowed_is_refused(begin: Begin) -> None:
     assert error.value.exit_code == 3
     for row in range(10):
         tear("validation", row)
-    with pytest.raises(DataError, match="10 of 10 select rows"):
-        begin("dataset.max_bad_fraction=1").rows("select")
+    with pytest.raises(DataError, match="10 of 10 validation rows"):
+        begin("dataset.max_bad_fraction=1").rows("validation")
 
 
 def test_rows_are_looked_at_once_and_again_after_a_change(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

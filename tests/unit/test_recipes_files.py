@@ -166,7 +166,7 @@ def real(slurm: Desk) -> Iterator[Desk]:
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
-dataset: {source: scenes, references: [caption_0], id: id, limit: {train: 12, select: 2, test: 6}}
+dataset: {source: scenes, references: [caption_0], id: id, limit: {train: 12, validation: 2, test: 6}}
 task: {name: captioning}
 training: {precision: fp32, epochs: 1, batch_size: 4, save_every_steps: 1, lora: {dropout: 0.0}}
 inference: {max_new_tokens: 4}

@@ -107,7 +107,7 @@ def test_the_curve_marks_resumed_and_taken_steps() -> None:
     assert figure.svg.count(">resumed<") == 2
     assert figure.svg.count(">taken<") == 1
     assert "It was resumed after step 20, 30." in figure.svg
-    assert figure.table[0] == ["step", "loss", "select loss"]
+    assert figure.table[0] == ["step", "loss", "validation loss"]
     assert [row[1] for row in figure.table[1:4]] == [f"{point['loss']:.4f}" for point in curve(60)[:3]]
 
 
@@ -129,7 +129,7 @@ def test_a_training_in_one_line() -> None:
         {"step": 1, "loss": 4.0},
         {"step": 5, "loss": 2.0},
         {"step": 9, "loss": 1.0},
-        {"step": 9, "select_loss": 3.0},
+        {"step": 9, "validation_loss": 3.0},
     ]
     plain = {"curve": points, "chosen_step": 5, "resumed_at": [3]}
     assert text.summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 taken, resumed after 3"

@@ -519,10 +519,10 @@ def test_a_file_that_only_looks_like_a_comparison_is_none(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mock", "mock-2", "Real-2023", "damaged", "damaged-1"])
-@pytest.mark.parametrize("key", ["also", "baselines"])
+@pytest.mark.parametrize("key", ["additional", "baselines"])
 def test_no_set_and_no_column_has_the_name_of_what_is_moved_aside(tmp_path: Path, name: str, key: str) -> None:
     rows = "{source: scenes, references: [caption_0], id: id}"
-    entry = {"also": f"dataset: {rows}, task: {{name: captioning}}", "baselines": "length_instruction: true"}[key]
+    entry = {"additional": f"dataset: {rows}, task: {{name: captioning}}", "baselines": "length_instruction: true"}[key]
     file = tmp_path / "c.yaml"
     text = f"model: {{name: tiny}}\ndataset: {rows}\ntask: {{name: captioning}}\n"
     text += f"evaluation: {{{key}: [{{name: NAME, {entry}}}]}}\n"

@@ -13,8 +13,8 @@ from vlmtune.config import load
 from vlmtune.data import Rows, Shares, Splits, jsonl, open_role
 from vlmtune.errors import ConfigError, DataError
 
-ONE = Splits(train="all.jsonl", select="all.jsonl", test="all.jsonl")
-ROLES = ("train", "select", "test")
+ONE = Splits(train="all.jsonl", validation="all.jsonl", test="all.jsonl")
+ROLES = ("train", "validation", "test")
 
 
 @pytest.fixture
@@ -120,13 +120,13 @@ def test_another_seed_parts_otherwise_and_a_limit_takes_the_first(parts: Callabl
 
 def test_only_roles_of_the_same_split_share_it(parts: Callable[..., dict[str, Rows]], write_jsonl: Any) -> None:
     write_jsonl("test.jsonl", {"n": 0, "image": "shared0.png", "c": "a"})
-    made = parts(splits=Splits(train="all.jsonl", select="all.jsonl", test="test.jsonl"))
-    assert len(made["train"]) + len(made["select"]) == 300
+    made = parts(splits=Splits(train="all.jsonl", validation="all.jsonl", test="test.jsonl"))
+    assert len(made["train"]) + len(made["validation"]) == 300
     assert len(made["test"]) == 1
 
 
 def test_too_few_rows_and_three_splits_are_refused(parts: Callable[..., dict[str, Rows]], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"too few to part among train, select, test: none is left for"):
+    with pytest.raises(DataError, match=r"too few to part among train, validation, test: none is left for"):
         parts([{"n": 0, "image": "shared0.png", "c": "a"}])
     dataset = "{source: jsonl, path: ., references: [c], shares: {}}"
     (tmp_path / "c.yaml").write_text(f"model: {{name: tiny}}\ndataset: {dataset}\ntask: {{name: captioning}}\n")

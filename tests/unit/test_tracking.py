@@ -44,10 +44,10 @@ def test_calls_arrive_in_order() -> None:
     for step in range(20):
         guarded.log(step, {"loss": 1 / (step + 1)})
     guarded.compared("bleu", [ROW])
-    guarded.finish({"select_loss": 0.5})
+    guarded.finish({"validation_loss": 0.5})
     assert tracker.rows == ("bleu", (ROW,))
     assert tracker.calls == [(step, {"loss": 1 / (step + 1)}) for step in range(20)]
-    assert (tracker.summary, notes.texts) == ({"select_loss": 0.5}, [])
+    assert (tracker.summary, notes.texts) == ({"validation_loss": 0.5}, [])
 
 
 @pytest.mark.parametrize("where", ["opening", "log", "finish"])
@@ -100,7 +100,7 @@ for plug, more in ((wandb, {"mode": "offline"}), (tensorboard, {})):
     tracker = plug.open_tracker(plug.Config(**more), facts)
     tracker.log(1, {"loss": 2.0})
     tracker.compared("bleu", [row])
-    tracker.finish({"select_loss": 1.5, "verdict": "better"})
+    tracker.finish({"validation_loss": 1.5, "verdict": "better"})
 """
 
 
@@ -116,7 +116,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wandb_offline_keeps_the_run_in_the_folder(tracked: Path) -> None:
     deadline = time.monotonic() + 60
-    while not (content := _written(tracked)) or b"select_loss" not in content:
+    while not (content := _written(tracked)) or b"validation_loss" not in content:
         assert time.monotonic() < deadline, "the run was never written"
         time.sleep(0.2)
     assert b"loss" in content
@@ -134,7 +134,7 @@ def test_tensorboard_writes_curve_table_thumbnail_and_summary(tracked: Path) -> 
     assert values["loss"].simple_value == 2.0
     table = values["before and after/text_summary"].tensor.string_val[0].decode()
     assert table.splitlines()[2] == "| row \\| 7 | a cat / the cat | dog | a cat \\| sat | +0.2500 |"
-    assert "| select_loss | 1.5 |" in values["summary/text_summary"].tensor.string_val[0].decode()
+    assert "| validation_loss | 1.5 |" in values["summary/text_summary"].tensor.string_val[0].decode()
     [image] = [value.image for tag, value in values.items() if tag.startswith("before_and_after/row")]
     assert (image.width, image.height) == (40, 32)
 
@@ -193,7 +193,7 @@ Table = Image = hurt
 """
 SMALL = [
     "demo.yaml", "--progress", "plain",
-    *("--set", "dataset.limit={train: 8, select: 4, test: 6}", "--set", "evaluation.image_control_rows=0"),
+    *("--set", "dataset.limit={train: 8, validation: 4, test: 6}", "--set", "evaluation.image_control_rows=0"),
     *("--set", "evaluation.statistics.resamples=100", "--set", "inference.max_new_tokens=4"),
     *("--set", "training.epochs=1", "--set", "training.batch_size=4", "--set", "training.log_every_steps=1"),
     *("--set", "tracking=[{to: wandb}]", "--set", "output.dir=out"),

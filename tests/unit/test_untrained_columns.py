@@ -35,7 +35,7 @@ dataset:
   source: scenes
   references: [caption_0, caption_1]
   id: id
-  limit: {train: 8, select: 4, test: 24}
+  limit: {train: 8, validation: 4, test: 24}
 task: {name: captioning, system: Be plain.}
 inference: {engine: mock}
 evaluation:
@@ -213,7 +213,7 @@ def test_columns_are_made_once_and_go_on_after_an_interruption(begin: Begin, mon
 
 
 def test_an_adapter_and_other_rows_have_no_columns_and_another_column_is_not_overwritten(begin: Begin) -> None:
-    predict.predict(begin(), role="select")
+    predict.predict(begin(), role="validation")
     assert not list(Path("out").glob("*.short.*"))
     predict.predict(begin())
     with pytest.raises(IntegrityError, match=r'column.asked.prompt: "What is this\?" there, "And now\?" here'):

@@ -75,7 +75,7 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
         for done in (31, 32, 33):
             worker.at(done, loss=2.5, **{"samples/s": 160.0})
         worker.point(30, loss=2.0)
-        worker.point(30, select_loss=1.5, select_bleu=0.25)
+        worker.point(30, validation_loss=1.5, validation_bleu=0.25)
 
     def publish() -> None:
         for path in (worker.root / WORK).iterdir():
@@ -90,14 +90,14 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
     assert "no step has begun yet" in first
     assert "0/90  0%" in second
     assert "33/90  37%" in third
-    assert "loss         8 █▁ 2 at step 30, now 2.5" in third
-    assert "select_bleu  0.25 ▁ 0.25 at step 30" in third
+    assert "loss             8 █▁ 2 at step 30, now 2.5" in third
+    assert "validation_bleu  0.25 ▁ 0.25 at step 30" in third
     assert "samples/s 160" in third
     assert third.count("ETA") == 1
     assert "answer  row 39: " in fourth
     assert fourth.count("answer ") == watch.ANSWERS
     assert watch.line(seen[2]).startswith(
-        "train 33/90  step 30: select_loss 1.5, select_bleu 0.25  samples/s 160  ETA "
+        "train 33/90  step 30: validation_loss 1.5, validation_bleu 0.25  samples/s 160  ETA "
     )
 
 
@@ -141,17 +141,17 @@ def test_what_a_model_says_moves_no_cursor(worker: Worker) -> None:
 @pytest.mark.parametrize("status", ["[]", '{"step": "x"}', '{"step": 1, "done": "a"}', "{"])
 def test_files_of_another_shape_are_passed_over(worker: Worker, status: str) -> None:
     for step, loss in ((1, 4.0), (2, float("inf")), (3, float("nan")), (4, 1.0)):
-        worker.point(step, loss=loss, select_loss=loss)
+        worker.point(step, loss=loss, validation_loss=loss)
     with (worker.root / WORK / "curve.jsonl").open("a") as file:
-        file.write('\n[]\n{"loss": 2}\n{"step": 5, "loss": "low", "select_loss": Infinity}\n')
+        file.write('\n[]\n{"loss": 2}\n{"step": 5, "loss": "low", "validation_loss": Infinity}\n')
     with (worker.root / WORK / "judging-000004.jsonl").open("a") as file:
         file.write('\n7\n{"id": 1}\n')
     (worker.root / ".vlmtune/status.json").write_text(status)
     seen = next(watch.glimpses(worker.root, script()))
     shown = "\n".join(watch.screen(seen, worker.root, 100))
     assert "no step has begun yet" in shown
-    assert "loss         4 █▁ 1 at step 4" in shown
-    assert "select_loss  4 █▁ 1 at step 4" in shown
+    assert "loss             4 █▁ 1 at step 4" in shown
+    assert "validation_loss  4 █▁ 1 at step 4" in shown
     assert seen.answers == [("1", "(failed: None)")]
     assert watch.line(seen).startswith("starting  step 5")
 

@@ -52,7 +52,7 @@ def check(
 def show(
     config: ConfigArg,
     row: Annotated[int, typer.Option("--row", help="Which row, counted from 0.")] = 0,
-    role: Annotated[str, typer.Option(help="Role of the rows: train, select or test.")] = "train",
+    role: Annotated[str, typer.Option(help="Role of the rows: train, validation or test.")] = "train",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with the resized pictures.")
     ] = None,
@@ -69,8 +69,8 @@ def show(
 
     set_offline(offline)
     loaded = load_config(config, sets).config
-    if role not in ("train", "select", "test"):
-        raise ConfigError(f"--role must be train, select or test (got {role!r})")
+    if role not in ("train", "validation", "test"):
+        raise ConfigError(f"--role must be train, validation or test (got {role!r})")
     rows = whole(loaded, role)  # type: ignore[arg-type]
     shown = Example(loaded, _task(loaded), find_checkpoint(loaded.model), rows).row(role, row)  # type: ignore[arg-type]
     if output is not None:

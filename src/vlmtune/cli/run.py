@@ -47,7 +47,7 @@ def predict(
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter folder; without one the untouched model answers.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Role of the rows: train, select or test.")] = None,
+    split: Annotated[str | None, typer.Option(help="Role of the rows: train, validation or test.")] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Answer for one picture instead, base and tuned.")
     ] = None,
@@ -97,7 +97,7 @@ def merge(
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter folder that answered; without one the untouched model did.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Role of the rows: train, select or test.")] = None,
+    split: Annotated[str | None, typer.Option(help="Role of the rows: train, validation or test.")] = None,
     sets: Sets = None,
     as_json: AsJson = False,
     progress: Shown = "auto",
@@ -116,8 +116,8 @@ def merge(
 
 
 def _check_split(split: str | None) -> None:
-    if split not in (None, "train", "select", "test"):
-        raise ConfigError(f"--split must be train, select or test (got {split!r})")
+    if split not in (None, "train", "validation", "test"):
+        raise ConfigError(f"--split must be train, validation or test (got {split!r})")
 
 
 def _shard(shards: int | None, shard: int | None) -> "Shard | None":

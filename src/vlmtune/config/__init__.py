@@ -6,11 +6,11 @@ pipeline.
 """
 
 from vlmtune.config.loader import LoadedConfig, arguments, diff, load, load_config, show
-from vlmtune.config.schema import AlsoConfig, Config, config_json, json_schema
+from vlmtune.config.schema import Config, EvaluationSetConfig, config_json, json_schema
 
 __all__ = [
-    "AlsoConfig",
     "Config",
+    "EvaluationSetConfig",
     "LoadedConfig",
     "arguments",
     "config_json",

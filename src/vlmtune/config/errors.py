@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from vlmtune.config.nodes import Mistake, Node, Place, Steps, kind
 from vlmtune.config.yaml import core_scalar
 from vlmtune.errors import ConfigError
-from vlmtune.registry import closest
+from vlmtune.registry import RENAMED_ROLES, closest, renamed
 
 Fields = dict[str, str]
 """Keys a block may have, and the first sentence about each."""
@@ -52,7 +52,9 @@ def dotted(path: Iterable[str | int]) -> str:
 
 def one_of(got: str, names: Sequence[str]) -> str:
     """The end of a sentence about a name that is none of `names`."""
-    nearest = closest(got.strip("'"), list(names))
+    word = got.strip("'")
+    nearest = RENAMED_ROLES.get(word)
+    nearest = nearest if nearest in names else closest(word, list(names))
     known = f"one of {', '.join(names)}" if len(names) > 1 else "".join(names)
     return f"must be {known} (got {got})" + (f"; did you mean {nearest!r}?" if nearest else "")
 
@@ -202,6 +204,8 @@ class _Explainer:
         return "; leave the quotes out" if is_number and kind_ in ("int_type", "float_type") else ""
 
     def _nearest(self, path: Steps) -> str:
+        if new := renamed(path):
+            return f"; it is called {new!r} now"
         key, known = str(path[-1]), self._fields(path[:-1])
         if nearest := closest(key, list(known)):
             return f"; did you mean {nearest!r}?"

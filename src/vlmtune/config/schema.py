@@ -109,7 +109,7 @@ DatasetBlock = Annotated[
 TaskBlock = Annotated[SerializeAsAny[TaskConfig], Plug("tasks", "name", TaskConfig, "TASK")]
 
 
-class AlsoConfig(Part):
+class EvaluationSetConfig(Part):
     """Other rows, or another task, that both models answer: what training broke elsewhere."""
 
     name: str
@@ -134,7 +134,7 @@ class AlsoConfig(Part):
 class EvaluationBlock(EvaluationConfig):
     """What is measured, and on which rows; here or elsewhere."""
 
-    also: list[AlsoConfig] = []
+    additional: list[EvaluationSetConfig] = []
     """Further evaluation sets. Both models answer them, too, and each has a comparison of its own; the verdict says
     where the tuned model got worse."""
 
@@ -183,7 +183,7 @@ class Config(Part):
     @property
     def needs_hub(self) -> bool:
         """Whether the model or the dataset is named as on the Hub."""
-        rows = [self.dataset, *(one.dataset for one in self.evaluation.also)]
+        rows = [self.dataset, *(one.dataset for one in self.evaluation.additional)]
         named = [self.model.name, *(block.model_dump()["path"] for block in rows if block.source == "hub")]
         return any(name != TINY and not Path(name).exists() for name in named)
 

@@ -26,10 +26,10 @@ from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from vlmtune.config.schema import AlsoConfig, EvaluationBlock
+    from vlmtune.config.schema import EvaluationBlock, EvaluationSetConfig
 
 COLUMN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-TAKEN = re.compile(r"train|select|test|(mock|real|damaged)(-\d+)?")
+TAKEN = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names of a baseline's answers on other rows, and of those moved aside."""
 
 REPORT_ENDINGS = (".html", ".htm", ".json")
@@ -48,7 +48,7 @@ def dataset(block: DatasetConfig) -> DatasetConfig:
     if block.target in ("each", "sample") and not block.references:
         said = f"{{0}} {block.target!r} teaches references, but {{1}} names no column"
         refuse("dataset", [judgement(said, "target", "references")])
-    if block.shares is not None and len({block.splits.train, block.splits.select, block.splits.test}) == 3:
+    if block.shares is not None and len({block.splits.train, block.splits.validation, block.splits.test}) == 3:
         said = "{0} parts a split that several roles name, but {1} names three different ones; leave it out"
         refuse("dataset", [judgement(said, "shares", "splits")])
     return block
@@ -57,10 +57,10 @@ def dataset(block: DatasetConfig) -> DatasetConfig:
 def training(block: TrainingConfig) -> TrainingConfig:
     """A choice among steps needs several of them; seeds are different ones."""
     wrong = []
-    if block.early_stopping is not None and block.select_by is None:
-        wrong.append(judgement("{0} needs {1}: what is better or worse", "early_stopping", "select_by"))
-    if block.select_by is not None and block.evaluate_every_steps is None:
-        wrong.append(judgement("{0} chooses among steps, but {1} is null", "select_by", "evaluate_every_steps"))
+    if block.early_stopping is not None and block.best_metric is None:
+        wrong.append(judgement("{0} needs {1}: what is better or worse", "early_stopping", "best_metric"))
+    if block.best_metric is not None and block.evaluate_every_steps is None:
+        wrong.append(judgement("{0} chooses among steps, but {1} is null", "best_metric", "evaluate_every_steps"))
     if len(set(block.seeds)) < len(block.seeds):
         wrong.append(judgement("names one seed twice", loc=("seeds",), value=block.seeds))
     frozen = [part for part, rate in block.learning_rates if rate is not None and part not in block.lora.parts]
@@ -84,8 +84,8 @@ def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlo
     if {"task", "dataset"} <= info.data.keys():
         task, rows = info.data["task"], info.data["dataset"]
         wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
-        for n, one in enumerate(block.also):
-            wrong += [*_metrics(one, one.task, one.dataset, ("also", n)), *_set(one, rows, ("also", n))]
+        for n, one in enumerate(block.additional):
+            wrong += [*_metrics(one, one.task, one.dataset, ("additional", n)), *_set(one, rows, ("additional", n))]
         asked = [
             judgement(said, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
@@ -95,7 +95,7 @@ def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlo
     return block
 
 
-def _set(one: "AlsoConfig", rows: DatasetConfig, at: Steps) -> Iterator[InitErrorDetails]:
+def _set(one: "EvaluationSetConfig", rows: DatasetConfig, at: Steps) -> Iterator[InitErrorDetails]:
     """A further set has labels, and none of the rows that are learnt."""
     if not one.dataset.labelled:
         yield judgement(
@@ -110,7 +110,7 @@ def _own_names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:
     """Every column and every further set has files of its own, whether or not the disk knows upper and lower case."""
     seen: set[str] = set()
     places: list[tuple[Steps, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
-    places += [(("also", n), one.name) for n, one in enumerate(block.also)]
+    places += [(("additional", n), one.name) for n, one in enumerate(block.additional)]
     for place, name in places:
         said = None
         if not COLUMN_NAME.fullmatch(name):
@@ -142,7 +142,7 @@ def _column(one: BaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Itera
 
 
 def _metrics(
-    block: "EvaluationBlock | AlsoConfig", task: TaskConfig, rows: DatasetConfig, at: Steps = ()
+    block: "EvaluationBlock | EvaluationSetConfig", task: TaskConfig, rows: DatasetConfig, at: Steps = ()
 ) -> Iterator[InitErrorDetails]:
     """What is wrong with the names of metrics; a dotted one is imported, and afterwards known without its module."""
     known: dict[str, Metric] = {metric.name: metric for metric in registry.load("tasks", task.name).TASK.metrics}
@@ -190,7 +190,7 @@ def _has_truth(rows: DatasetConfig, truth: str) -> bool:
 def output(block: OutputConfig, info: ValidationInfo) -> OutputConfig:
     """Every result has a plain name and a place of its own in output.dir; a page's ending says what it is."""
     known = info.data.get("evaluation")
-    taken = [one.name for one in (*known.baselines, *known.also)] if known is not None else []
+    taken = [one.name for one in (*known.baselines, *known.additional)] if known is not None else []
     refuse("output", [*_names(block), *_beside_columns(block, taken)])
     return block
 

@@ -9,8 +9,8 @@ from vlmtune.data._download import Host
 from vlmtune.registry import Part
 from vlmtune.types import Example
 
-SplitRole = Literal["train", "select", "test"]
-ROLES: tuple[SplitRole, ...] = ("train", "select", "test")
+SplitRole = Literal["train", "validation", "test"]
+ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")
 
 
 class Splits(Part):
@@ -19,7 +19,7 @@ class Splits(Part):
     train: str = "train"
     """What the adapter learns from."""
 
-    select: str = "validation"
+    validation: str = "validation"
     """What chooses checkpoints and settings; never evidence."""
 
     test: str = "test"
@@ -32,8 +32,8 @@ class Limits(Part):
     train: PositiveInt | None = None
     """Rows of the train role."""
 
-    select: PositiveInt | None = None
-    """Rows of the select role."""
+    validation: PositiveInt | None = None
+    """Rows of the validation role."""
 
     test: PositiveInt | None = None
     """Rows of the test role."""
@@ -45,8 +45,8 @@ class Shares(Part):
     train: PositiveFloat = 0.8
     """Of the train role."""
 
-    select: PositiveFloat = 0.1
-    """Of the select role."""
+    validation: PositiveFloat = 0.1
+    """Of the validation role."""
 
     test: PositiveFloat = 0.1
     """Of the test role."""

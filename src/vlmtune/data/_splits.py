@@ -10,6 +10,8 @@ from vlmtune.data._contract import ROLES, DatasetConfig, Rows, Shares, SplitRole
 from vlmtune.errors import DataError
 from vlmtune.types import Example
 
+OLD_NAMES = {new: old for old, new in registry.RENAMED_ROLES.items()}
+
 
 class SomeRows:
     """Some rows of a split, in their order.
@@ -102,7 +104,11 @@ def _parted(rows: Rows, shares: Shares, together: Sequence[SplitRole], role: Spl
     kept = [n for n in range(len(rows)) if low <= _place(rows.companions(n), shares.seed) < high][:limit]
     if not kept:
         raise DataError(f"{len(rows)} rows are too few to part among {', '.join(together)}: none is left for {role}")
-    return SomeRows(rows, kept, {"shares": shares.model_dump(), "roles": list(together), "role": role, "limit": limit})
+    # Stored fingerprints are hashes of this, under the names that roles had when the first of them were written.
+    weights = {OLD_NAMES.get(key, key): value for key, value in shares.model_dump().items()}
+    roles = [OLD_NAMES.get(other, other) for other in together]
+    why = {"shares": weights, "roles": roles, "role": OLD_NAMES.get(role, role), "limit": limit}
+    return SomeRows(rows, kept, why)
 
 
 def _place(text: str, seed: int) -> float:

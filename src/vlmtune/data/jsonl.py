@@ -26,7 +26,7 @@ class Config(DatasetConfig):
     path: str
     """Folder with the files; image paths are relative to it and may not leave it."""
 
-    splits: Splits = Splits(train="train.jsonl", select="validation.jsonl", test="test.jsonl")
+    splits: Splits = Splits(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
     """File name of each role's rows: a JSON object per line, or one JSON array of objects. A pattern (`train-*.jsonl`)
     takes all files that fit, in the order of their names."""
 

@@ -27,7 +27,7 @@ class Config(DatasetConfig):
     path: str
     """Folder with the files; image paths are relative to it and may not leave it."""
 
-    splits: Splits = Splits(train="train.csv", select="validation.csv", test="test.csv")
+    splits: Splits = Splits(train="train.csv", validation="validation.csv", test="test.csv")
     """File name of each role's rows; its ending says the format: .csv, .tsv, .parquet, .arrow or .feather. A pattern
     (`train-*.parquet`) takes all files that fit, in the order of their names."""
 

@@ -44,7 +44,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "shared": Kind(
         "warning",
-        "Pictures that the select split shares with another",
+        "Pictures that the validation split shares with another",
         "Rows that choose a checkpoint should be neither trained on nor reported.",
     ),
     "copy": Kind("warning", "Rows that ask the same about the same picture", "Remove all but one."),

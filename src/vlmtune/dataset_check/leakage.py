@@ -89,9 +89,9 @@ def leaks(train: Told, evaluated: Told) -> Iterator[Finding]:
         yield Finding("leak", place.role, f"shows the same pixels as {other.id} of the {other.role} rows", place, other)
 
 
-def shared(select: Told, other: Told) -> Iterator[Finding]:
+def shared(validation: Told, other: Told) -> Iterator[Finding]:
     """Select rows that show a picture of other rows, each once."""
-    for place, there in _common(select, other):
+    for place, there in _common(validation, other):
         said = f"shows the same pixels as {there.id} of the {there.role} rows"
         yield Finding("shared", place.role, said, place, there)
 

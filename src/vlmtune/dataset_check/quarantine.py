@@ -142,10 +142,10 @@ class Quarantine:
         if bad is None:
             if self.file.is_file() and name in read_json(self.file).get("roles", {}):
                 progress.note(f"{self.file} speaks of other {name} rows or settings; they are looked at again")
-            bad = lessons.bad_rows(name, progress, stop) if name in ("train", "select") else unreadable(rows)
+            bad = lessons.bad_rows(name, progress, stop) if name in ("train", "validation") else unreadable(rows)
         refuse_many(name, bad, len(rows), self.config.dataset.max_bad_fraction)
         if found:
-            self.keep(name, rows, bad, "training" if name in ("train", "select") else "prediction")
+            self.keep(name, rows, bad, "training" if name in ("train", "validation") else "prediction")
         return bad
 
 

@@ -159,11 +159,11 @@ def _compare(parts: Sequence[Part], pictures: Pictures) -> int:
     train = next((part for part in parts if part.name == "train"), None)
     if train is not None:
         crowded += _compare_with_train(train, [part for part in evaluated if part is not train], told, pictures)
-    select = next((part for part in parts if part.name == "select"), None)
-    if select is not None and select not in evaluated:
+    validation = next((part for part in parts if part.name == "validation"), None)
+    if validation is not None and validation not in evaluated:
         others = [part for part in (train, *evaluated) if part is not None and not part.further]
-        for other in dict.fromkeys(part.name for part in others if not part.same_rows(select)):
-            select.findings += shared(told["select"], told[other])
+        for other in dict.fromkeys(part.name for part in others if not part.same_rows(validation)):
+            validation.findings += shared(told["validation"], told[other])
     return crowded
 
 

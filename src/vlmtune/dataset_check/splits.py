@@ -86,8 +86,8 @@ def parts_of(config: Config, task: Task) -> Iterator[Part]:
     """The roles, then the further evaluation sets; nothing is opened."""
     for role in ROLES:
         yield Part(role, role, config, task)
-    for one in config.evaluation.also:
-        evaluation = config.evaluation.model_copy(update={"split": one.split, "also": []})
+    for one in config.evaluation.additional:
+        evaluation = config.evaluation.model_copy(update={"split": one.split, "additional": []})
         about = config.model_copy(update={"dataset": one.dataset, "task": one.task, "evaluation": evaluation})
         yield Part(f"{one.name}/{one.split}", one.split, about, registry.load("tasks", one.task.name).TASK)
 

@@ -85,7 +85,7 @@ def _newest(root: Path) -> Path | None:
 
 
 def _answers(work: Path) -> list[tuple[str, str]]:
-    """(id, answer) of the newest answers; while the select rows are judged, of those."""
+    """(id, answer) of the newest answers; while the validation rows are judged, of those."""
     files = [work / "exchanged.jsonl", *sorted(work.glob("judging-*.jsonl"), reverse=True), work / "answers.jsonl"]
     for file in files:
         lines = _objects(folder.whole_lines(file)[-ANSWERS:])
@@ -145,14 +145,14 @@ def _standing(status: Mapping[str, Any] | None, width: int) -> Iterator[tuple[st
 
 
 def _curves(seen: Glimpse, room: int) -> Iterator[tuple[str, str]]:
-    """The loss, and what was measured on the select rows."""
+    """The loss, and what was measured on the validation rows."""
     losses = points(seen.curve, "loss")
     if losses:
         values = [value for _, value in losses]
         now = (seen.status or {}).get("facts", {}).get("loss")
         later = f", now {now:.4g}" if isinstance(now, int | float) else ""
         yield "loss", f"{values[0]:.4g} {sparkline(values, room)} {values[-1]:.4g} at step {losses[-1][0]}{later}"
-    judged = [point for point in seen.curve if "select_loss" in point]
+    judged = [point for point in seen.curve if "validation_loss" in point]
     for key in judged[-1] if judged else ():
         known = points(judged, key)
         if key != "step" and known:

@@ -97,9 +97,9 @@ def _about(session: Session, part: Part) -> Session:
     name = part.manifest["origin"].get("set")
     if name is None:
         return session
-    found = next((other for other in session.also if other.set == name), None)
+    found = next((other for other in session.additional if other.set == name), None)
     if found is None:
-        raise IntegrityError(f"{part.file} answers rows of the set {name!r}, which evaluation.also does not name")
+        raise IntegrityError(f"{part.file} answers rows of the set {name!r}, which evaluation.additional does not name")
     return found
 
 

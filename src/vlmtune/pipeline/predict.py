@@ -79,19 +79,19 @@ def predict(
     Raises:
         DataError: a row lacks what a metric compares with, or a column its train rows; before a model is loaded.
     """
-    also, session = session.also, session.of(adapter)
+    additional, session = session.additional, session.of(adapter)
     evaluated = role in (None, session.config.evaluation.split)
     asked = columns(session) if adapter is None and evaluated else []
-    for other in also if evaluated else []:
+    for other in additional if evaluated else []:
         try:
             _answerable(other, list(other.rows(other.config.evaluation.split)))
         except DataError as error:
-            raise DataError(f"evaluation.also, {other.set}: {error}") from None
+            raise DataError(f"evaluation.additional, {other.set}: {error}") from None
     with _opening(session, adapter) as engine:
         artifact = _predicted(session, engine, adapter, role, None, shard)
         for column in asked:
             _predicted(session, engine, adapter, role, column, shard)
-        for other in also if evaluated else []:
+        for other in additional if evaluated else []:
             _predicted(other.of(adapter), engine, adapter, None, None, shard)
     return artifact
 

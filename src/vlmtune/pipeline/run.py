@@ -24,9 +24,9 @@ def compare(session: Session) -> Comparison:
     """
     # The rows of the config come first: what a further set cannot be compared on must not cost their comparison.
     comparison = _written(session, _compared(session))
-    if session.also:
-        also = {str(other.set): _written(other, _compared(other)) for other in session.also}
-        comparison = _written(session, beside(comparison, also))
+    if session.additional:
+        additional = {str(other.set): _written(other, _compared(other)) for other in session.additional}
+        comparison = _written(session, beside(comparison, additional))
     tell_comparison(session, comparison, _answers(session))
     return comparison
 
@@ -67,7 +67,7 @@ def _written(session: Session, comparison: Comparison) -> Comparison:
 def run(session: Session) -> Comparison:
     """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
     if not all(seeded.adapter_path().exists() for seeded in session.seeds):
-        roles: tuple[SplitRole, ...] = ("train", "select")
+        roles: tuple[SplitRole, ...] = ("train", "validation")
         for role in roles:
             lessons_of(session, session.rows(role)).check(role, session.progress, session.stop)
     predict.predict(session)

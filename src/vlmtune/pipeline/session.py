@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune import registry
-from vlmtune.config import AlsoConfig, Config
+from vlmtune.config import Config, EvaluationSetConfig
 from vlmtune.data import Rows, SplitRole, open_role, shared_roles
 from vlmtune.dataset_check.quarantine import Quarantine, Remaining
 from vlmtune.distributed import ALONE, Ranks, join, started
@@ -114,11 +114,11 @@ class Session:
         return next((seeded for seeded in self.seeds if seeded.adapter_path() == adapter), self)
 
     @functools.cached_property
-    def also(self) -> list["Session"]:
+    def additional(self) -> list["Session"]:
         """One session per further evaluation set, with rows, task and files of its own, and this one's models."""
-        return [self._about(one) for one in self.config.evaluation.also]
+        return [self._about(one) for one in self.config.evaluation.additional]
 
-    def _about(self, one: AlsoConfig) -> "Session":
+    def _about(self, one: EvaluationSetConfig) -> "Session":
         output, evaluation = self.config.output, self.config.evaluation
         keys = ("baseline", "tuned", "baseline_metrics", "tuned_metrics", "comparison", "report", "regressions")
         files = {key: Path(getattr(output, key)) for key in keys}
@@ -128,10 +128,10 @@ class Session:
             "dataset": one.dataset,
             "task": one.task,
             "output": output.model_copy(update=own),
-            "evaluation": evaluation.model_copy(update={**asked, "slices": [], "baselines": [], "also": []}),
+            "evaluation": evaluation.model_copy(update={**asked, "slices": [], "baselines": [], "additional": []}),
         }
         choosing: Literal["id", "all", "none"] = "none"
-        if "select" in shared_roles(self.config.dataset, one.dataset, one.split):
+        if "validation" in shared_roles(self.config.dataset, one.dataset, one.split):
             named_alike = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
             choosing = "id" if named_alike else "all"
         about = replace(self, config=self.config.model_copy(update=changed), set=one.name, choosing=choosing)

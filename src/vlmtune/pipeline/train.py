@@ -28,7 +28,7 @@ CHANGE_NO_ADAPTER = {
     "checkpoint_layers",
     "evaluate_every_steps",
     "log_every_steps",
-    "row_tokens",
+    "pack_tokens",
     "save_every_steps",
     "seeds",
     "workers",
@@ -49,8 +49,8 @@ def _train(session: Session) -> Path:
     from vlmtune.training.trainer import Job, train
 
     config, artifact = session.config, session.adapter_path()
-    train_rows, select_rows = session.rows("train"), session.rows("select")
-    origin = _origin(session, train_rows, select_rows)
+    train_rows, validation_rows = session.rows("train"), session.rows("validation")
+    origin = _origin(session, train_rows, validation_rows)
     work = session.ranks.share(lambda: _work(session, origin))
     if work is None:
         session.progress.note(f"adapter: {artifact} is finished")
@@ -68,12 +68,12 @@ def _train(session: Session) -> Path:
         model=config.model,
         inputs=session.inputs,
         train=lessons_of(session, train_rows),
-        select=lessons_of(session, select_rows),
+        validation=lessons_of(session, validation_rows),
         target=config.dataset.target,
         work=work,
         adapter=built,
         log=mirror,
-        judge=judge_of(session, select_rows, work),
+        judge=judge_of(session, validation_rows, work),
         ranks=session.ranks,
     )
     facts = train(job, session.progress, session.stop)
@@ -83,7 +83,7 @@ def _train(session: Session) -> Path:
         curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
         # A copy: a run that goes on after a crash here finds its lines where they were.
         write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
-        chosen = [select_rows.id(row) for row in range(len(select_rows))] if config.training.select_by else []
+        chosen = [validation_rows.id(row) for row in range(len(validation_rows))] if config.training.best_metric else []
         way = {"curve": curve, "resumed_at": resumed_at(work)}
         session.folder.publish(artifact, origin, {**facts, **way, "selection_ids": chosen}, built)
         for tracker in trackers:
@@ -99,14 +99,14 @@ def _say_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _origin(session: Session, train_rows: Rows, select_rows: Rows) -> Origin:
+def _origin(session: Session, train_rows: Rows, validation_rows: Rows) -> Origin:
     training, target = session.config.training, session.config.dataset.target
-    chooses = {"evaluate_every_steps"} if training.select_by is not None else set()
+    chooses = {"evaluate_every_steps"} if training.best_metric is not None else set()
     settings = training.model_dump(mode="json", exclude=CHANGE_NO_ADAPTER - chooses)
     if training.continue_from is not None:
         settings["continue_from"] = session.adapter_hash(Path(training.continue_from))  # wherever it lies
     return session.origin(
-        dataset={"train": rows_facts(train_rows), "select": rows_facts(select_rows), "target": target},
+        dataset={"train": rows_facts(train_rows), "validation": rows_facts(validation_rows), "target": target},
         training=settings,
     )
 
@@ -120,7 +120,7 @@ def _work(session: Session, origin: Origin) -> Path | None:
 
 
 def judge_of(session: Session, rows: Rows, work: Path) -> "Judge | None":
-    """What answers the select rows while training and measures the metric that chooses; None where none does.
+    """What answers the validation rows while training and measures the metric that chooses; None where none does.
 
     Raises:
         ConfigError: the task has no such metric, or the rows nothing that it compares with.
@@ -128,7 +128,7 @@ def judge_of(session: Session, rows: Rows, work: Path) -> "Judge | None":
     from vlmtune.modeling.loading import pick_device
     from vlmtune.training.checkpoints import Judge
 
-    name, config = session.config.training.select_by, session.config
+    name, config = session.config.training.best_metric, session.config
     if name is None or name == "loss":
         return None
     examples = list(rows)
@@ -140,9 +140,9 @@ def judge_of(session: Session, rows: Rows, work: Path) -> "Judge | None":
     def score(model: Any, step: int) -> float | None:
         engine = hf.attached(model, decoding, session.inputs, pick_device(config.model), config.training.precision)
         partial = work / f"judging-{step:06d}.jsonl"
-        lines = answering.answer("judge select rows", engine, examples, partial)
+        lines = answering.answer("judge validation rows", engine, examples, partial)
         partial.unlink()
         value = score_lines(lines, session.task, config.task, [name]).to_json()["metrics"][name]
         return None if value is None else float(value)
 
-    return Judge(f"select_{name}", metric.higher_is_better, score)
+    return Judge(f"validation_{name}", metric.higher_is_better, score)

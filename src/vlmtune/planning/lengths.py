@@ -133,8 +133,8 @@ def first_epoch(lessons: Lessons, target: str | None, progress: Progress) -> Epo
         progress.step("read train rows", len(steps)) as shown,
     ):
         for batch in feed:
-            packed += [work_of(row) for row in rows_of(batch, layout, settings.row_tokens)]
-            alone |= {work_of(row) for lesson in batch for row in rows_of([lesson], layout, settings.row_tokens)}
+            packed += [work_of(row) for row in rows_of(batch, layout, settings.pack_tokens)]
+            alone |= {work_of(row) for lesson in batch for row in rows_of([lesson], layout, settings.pack_tokens)}
             sizes += [_sizes(lesson, inputs) for lesson in batch]
             padded += _padded([len(lesson) for lesson in batch])
             shown.advance()

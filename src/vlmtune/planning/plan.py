@@ -72,7 +72,7 @@ def beside_measured(
     Raises:
         ConfigError: an architecture that `plan` does not know.
     """
-    shorter = config.training.model_copy(update={"row_tokens": facts["row_tokens"]})
+    shorter = config.training.model_copy(update={"pack_tokens": facts["pack_tokens"]})
     config = config.model_copy(update={"training": shorter})
     epoch = survey(config, checkpoint, rows, progress)
     on_cpu = facts["device"] == "cpu"
@@ -226,7 +226,7 @@ def _changes(config: Config, shapes: Shapes, own: Setup, epoch: Epoch, room: int
     """What would need less memory, alone and together, the least intrusive first; each with what it then takes."""
     small = Setup("bf16", own.lora, "nf4")
     # Rows of one token hold one example each: none is ever cut.
-    auto, short = "training.checkpoint_layers=auto", "training.row_tokens=1"
+    auto, short = "training.checkpoint_layers=auto", "training.pack_tokens=1"
     tries = [([auto], own, epoch.kinds)] if config.training.checkpoint_layers != "auto" else []
     always = [auto] if tries else []
     shorter = epoch.alone != epoch.kinds

@@ -2,7 +2,7 @@
 
 Where the score changed: rows won and lost, how far they moved, A's score against B's, slices.
 
-The learning curve: loss of every logged step, loss on the select rows, and which checkpoint was taken.
+The learning curve: loss of every logged step, loss on the validation rows, and which checkpoint was taken.
 
 The score of the surest answers over how many of them are kept: does a side know when it is right?
 """
@@ -343,7 +343,7 @@ def learning(training: Mapping[str, Any] | None) -> Figure | None:
     """Loss over steps; None where the comparison does not know how B was trained."""
     curve: Sequence[Mapping[str, Any]] = (training or {}).get("curve") or []
     losses = points(curve, "loss")
-    chosen = points(curve, "select_loss")
+    chosen = points(curve, "validation_loss")
     if not losses and not chosen:
         return None
     every = [*losses, *chosen]
@@ -380,7 +380,7 @@ def learning(training: Mapping[str, Any] | None) -> Figure | None:
     parts += _legend(bool(losses), bool(chosen), bottom + 36)
     said = f"Loss per supervised token over {last} steps."
     if chosen:
-        said += f" On the select rows it ends at {chosen[-1][1]:.4f}."
+        said += f" On the validation rows it ends at {chosen[-1][1]:.4f}."
     if (training or {}).get("resumed_at"):
         said += f" It was resumed after step {', '.join(map(str, (training or {})['resumed_at']))}."
     return Figure("curve", "Learning curve", said, "".join(parts), bottom + 46, _table(curve))
@@ -402,7 +402,7 @@ def _marks(training: Mapping[str, Any]) -> list[tuple[float, str]]:
 
 def _legend(trained: bool, chosen: bool, y: float) -> list[str]:
     parts, x = [], 46.0
-    for there, kind, label in ((trained, "a", "training rows"), (chosen, "b", "select rows")):
+    for there, kind, label in ((trained, "a", "training rows"), (chosen, "b", "validation rows")):
         if there:
             parts += [line(x, y - 4, x + 18, y - 4, f"curve {kind}"), words(x + 24, y, label)]
             x += 130
@@ -410,7 +410,7 @@ def _legend(trained: bool, chosen: bool, y: float) -> list[str]:
 
 
 def _table(curve: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    keys = [key for key in ("loss", "select_loss") if points(curve, key)]
+    keys = [key for key in ("loss", "validation_loss") if points(curve, key)]
     known = [point for point in curve if any(key in point for key in keys)]
     spaced = known if len(known) <= _ROWS else [known[n * len(known) // _ROWS] for n in range(_ROWS)]
     shown = [[f"{point['step']}", *(f"{point[key]:.4f}" if key in point else "" for key in keys)] for point in spaced]

@@ -17,7 +17,7 @@ DESCRIBED = ("metadata.csv", "metadata.jsonl")
 _ON_THE_HUB = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
 _WORDS = {
     "train": ("train", "training"),
-    "select": ("validation", "valid", "val", "dev", "eval"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing", "testa", "minitest"),
 }
 
@@ -220,13 +220,13 @@ def _roles(
         raise ConfigError("the dataset has no splits")
     only = next(iter(found.values()))
     train = found.get("train", only)
-    select = found.get("select", train)
-    splits = {"train": train, "select": select, "test": found.get("test", select)}
+    validation = found.get("validation", train)
+    splits = {"train": train, "validation": validation, "test": found.get("test", validation)}
     if splits["test"] == train:
         doubts.append(f"only {only} was found: dataset.shares parts its rows among the roles")
-    elif select == train:
+    elif validation == train:
         doubts.append(f"no split that chooses a checkpoint was found: dataset.shares takes a part of {train} for it")
-    elif splits["test"] == select:
-        doubts.append(f"no split to report on was found: dataset.shares parts {select} in two")
+    elif splits["test"] == validation:
+        doubts.append(f"no split to report on was found: dataset.shares parts {validation} in two")
     doubts = [doubt for doubt in doubts if doubt]
     return splits, f"! {'; '.join(doubts)}" if doubts else ""

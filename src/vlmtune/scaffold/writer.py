@@ -25,7 +25,7 @@ FETCHED = 200
 """Rows of a dataset that is not here: what is downloaded to guess from."""
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
-SHARES = {"train": 0.8, "select": 0.1, "test": 0.1}
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 FLOW = {"splits", "shares", "limit"}
 _PLAIN = re.compile(r"[A-Za-z_./][\w./ -]*")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "~"}
@@ -184,7 +184,7 @@ def _render(text: str, place: Place, made: Guess, columns: list[looking.Column],
             lines += [
                 f"  # not used: {', '.join(map(_shown, spare))}; meta: [NAME] carries one into the prediction file"
             ]
-            lines += ["  # limit: {train: 2000, select: 500, test: 500}"]
+            lines += ["  # limit: {train: 2000, validation: 500, test: 500}"]
         if name == "task":
             lines += [f"  # tasks: {', '.join(registry.available('tasks'))}"]
     return "\n".join(lines) + "\n"

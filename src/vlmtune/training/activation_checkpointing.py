@@ -101,7 +101,7 @@ class Memory:
             return
         if not any(tokens):
             return  # a rank that has no part in any batch
-        most = self._gradients.row_tokens
+        most = self._gradients.pack_tokens
         self.try_longest(lessons_of(max(range(len(tokens)), key=lambda n: longest_row(tokens[n], most))))
         if writes:
             write_json(self._chosen, self.checkpoint_layers)
@@ -116,7 +116,7 @@ class Memory:
         """
         while True:
             row = max(self._gradients.rows(lessons), key=len)
-            found = self._found(row, longest_row([len(lesson) for lesson in lessons], self._gradients.row_tokens))
+            found = self._found(row, longest_row([len(lesson) for lesson in lessons], self._gradients.pack_tokens))
             if found is not None:
                 self.checkpoint(found)
                 return

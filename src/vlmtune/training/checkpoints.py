@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-000050` that counts once its `complete.json` is there with the hashes of the others; it
 is written under another name and renamed last. A crash at any moment leaves the newest complete one.
 
-Which step's adapter is kept: the last one, or the best by a judgement on the select rows.
+Which step's adapter is kept: the last one, or the best by a judgement on the validation rows.
 
 What was judged stands in the curve, so a resumed run knows what the interrupted one knew.
 """
@@ -119,7 +119,7 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-LOSS = "select_loss"
+LOSS = "validation_loss"
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class TrainingConfig(Part):
     batch_size: PositiveInt = 8
     """Answers per optimizer step (the global batch)."""
 
-    row_tokens: PositiveInt = 2048
+    pack_tokens: PositiveInt = 2048
     """Most tokens in one forward pass. Examples are packed into rows of this length, those about the same pictures
     behind one prefix. Changes memory and speed, never the result beyond rounding; halves by itself where memory does
     not suffice."""
@@ -107,10 +107,10 @@ class TrainingConfig(Part):
     """Steps between two points of the training curve."""
 
     evaluate_every_steps: PositiveInt | None = None
-    """Steps between two judgements on the select rows; null judges once, at the end."""
+    """Steps between two judgements on the validation rows; null judges once, at the end."""
 
-    select_by: str | None = None
-    """What chooses the step whose adapter is kept, among those judged: `loss` on the select rows, or the name of a
+    best_metric: str | None = None
+    """What chooses the step whose adapter is kept, among those judged: `loss` on the validation rows, or the name of a
     metric of the task, for which they are answered, too. Null keeps the last step. Rows that chose are no evidence: a
     comparison leaves them out."""
 

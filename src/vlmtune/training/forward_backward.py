@@ -73,7 +73,7 @@ TOO_LARGE = (
     "one example alone does not fit into this GPU's memory. Try one of: --set model.max_pixels=401408, "
     "--set training.checkpoint_layers=auto, --set model.quantization=nf4"
 )
-SHORTER = "row_tokens.json"
+SHORTER = "pack_tokens.json"
 """In the work folder: the length that rows had to be cut to, for whoever resumes."""
 
 
@@ -102,13 +102,13 @@ class Gradients:
     ) -> None:
         self._base, self._weights, self._inputs, self._device = base, weights, inputs, device
         self._settings, self._work, self._ranks = settings, work, ranks
-        self.row_tokens = settings.row_tokens
+        self.pack_tokens = settings.pack_tokens
 
     def rows(self, lessons: Sequence[Encoded]) -> list[Row]:
         """Lessons as packed rows."""
         inputs = self._inputs
         layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
-        return rows_of(lessons, layout, self.row_tokens)
+        return rows_of(lessons, layout, self.pack_tokens)
 
     def losses(self, row: Row) -> "torch.Tensor":
         """Loss of every learnt token of a row, [targets]."""
@@ -154,9 +154,9 @@ class Gradients:
         """
         if len(self.rows(lessons)) == len(lessons):
             raise EnvironmentProblem(TOO_LARGE)
-        self.row_tokens = max(map(len, self.rows(lessons))) // 2
+        self.pack_tokens = max(map(len, self.rows(lessons))) // 2
         if self._ranks.first:
-            write_json(self._work / SHORTER, self.row_tokens)
+            write_json(self._work / SHORTER, self.pack_tokens)
 
 
 def _seed(seed: int, step: int, row: int) -> int:

@@ -43,15 +43,15 @@ class Job:
     """One training run.
 
     `work` keeps checkpoints and the curve; `adapter` is the folder the result is written to. `target` is
-    `dataset.target`. `log(step, values)` mirrors the curve to trackers. `judge` measures the select rows beside their
-    loss. The job is the same on all `ranks`; the first one alone writes.
+    `dataset.target`. `log(step, values)` mirrors the curve to trackers. `judge` measures the validation rows beside
+    their loss. The job is the same on all `ranks`; the first one alone writes.
     """
 
     settings: TrainingConfig
     model: ModelConfig
     inputs: Inputs
     train: Lessons
-    select: Lessons
+    validation: Lessons
     target: str | None
     work: Path
     adapter: Path
@@ -75,7 +75,7 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
 
     # Tokenizing and decoding need no model: bad rows are named before the weights are loaded.
     sizes, _ = job.ranks.share(
-        lambda: (job.train.check("train", progress, stop), job.select.check("select", progress, stop))
+        lambda: (job.train.check("train", progress, stop), job.validation.check("validation", progress, stop))
     )
     device = pick_device(job.model)
     base = load_model(job.inputs.checkpoint, device, job.settings.precision)
@@ -100,7 +100,7 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
         "device": device,
         "attention": kernel,
         **trainer.memory.facts(),
-        "row_tokens": trainer.gradients.row_tokens,
+        "pack_tokens": trainer.gradients.pack_tokens,
         "peak_bytes_over_model": torch.cuda.max_memory_allocated() - loaded if device == "cuda" else None,
         "ranks": job.ranks.world,
         "versions": {"torch": torch.__version__},
@@ -127,8 +127,8 @@ class _Trainer:
         family, asked = job.inputs.checkpoint.family, settings.checkpoint_layers
         self.memory = Memory(self._base, family, self.gradients, asked, job.work)
         self._history = History(job.work, job.log)
-        higher = job.judge is not None and job.judge.higher_is_better and settings.select_by != "loss"
-        by = None if settings.select_by is None else f"select_{settings.select_by}"
+        higher = job.judge is not None and job.judge.higher_is_better and settings.best_metric != "loss"
+        by = None if settings.best_metric is None else f"validation_{settings.best_metric}"
         self._selection = Selection(job.work, by, higher, settings.early_stopping)
         self._judged: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
@@ -176,13 +176,13 @@ class _Trainer:
             stop.obey(f"step {step} of {len(self._plan)} is saved")
 
     def _is_due(self, step: int) -> bool:
-        """Whether a judgement on the select rows follows a step."""
+        """Whether a judgement on the validation rows follows a step."""
         every = self._job.settings.evaluate_every_steps
         return step == len(self._plan) or (every is not None and step > 0 and step % every == 0)
 
     def _judge(self, stop: StopRequest) -> None:
-        """Loss, and the task's metric where asked for, on the select rows; the best adapter so far is kept."""
-        values = {LOSS: self.select_loss(stop)}
+        """Loss, and the task's metric where asked for, on the validation rows; the best adapter so far is kept."""
+        values = {LOSS: self.validation_loss(stop)}
         judge, job = self._job.judge, self._job
         if judge is not None:
             with unsegmented(self._base, job.inputs.checkpoint.family):
@@ -220,16 +220,16 @@ class _Trainer:
             "seconds_waited_for_data": round(self._waited_s, 1),
         }
 
-    def select_loss(self, stop: StopRequest) -> float:
-        """Mean loss per supervised token over the select rows, first targets."""
+    def validation_loss(self, stop: StopRequest) -> float:
+        """Mean loss per supervised token over the validation rows, first targets."""
         import torch
 
         self._model.eval()
-        ranks, rows, size = self._job.ranks, len(self._job.select.rows), self._job.settings.batch_size
+        ranks, rows, size = self._job.ranks, len(self._job.validation.rows), self._job.settings.batch_size
         every = [[Visit(n, 0, 0) for n in range(at, min(at + size, rows))] for at in range(0, rows, size)]
         mine = every[ranks.rank :: ranks.world]
         total = torch.zeros(2, dtype=torch.float64)
-        with torch.no_grad(), Prefetch(self._job.select.encode, mine, self._job.settings.workers) as feed:
+        with torch.no_grad(), Prefetch(self._job.validation.encode, mine, self._job.settings.workers) as feed:
             for _ in mine:
                 if ranks.world == 1:  # several stop together, after their next step
                     stop.obey(f"step {self.step} is saved")
@@ -323,7 +323,7 @@ class _Trainer:
             progress.note(f"going on after step {self.step} of {len(self._plan)}")
         self._selection.restore(points)
         self._judged = {point.pop("step"): point for point in points if LOSS in point}
-        self.gradients.row_tokens = tokens or self.gradients.row_tokens
+        self.gradients.pack_tokens = tokens or self.gradients.pack_tokens
 
     def _left_behind(self) -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
         """What an interrupted run left: its newest checkpoint, the curve up to there, and how short rows had to be."""
