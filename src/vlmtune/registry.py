@@ -69,21 +69,23 @@ class Part(BaseModel):
 
 
 class UnknownPlug(ConfigError):
-    """No plug of that name. `suggestion` is the closest one that exists, or None."""
+    """No plug of that name; `available` are those that exist."""
 
     def __init__(self, folder: str, name: str) -> None:
         self.available = available(folder)
-        self.suggestion = closest(name, self.available)
         super().__init__(
-            f"no {name!r} in {folder}; there are: {', '.join(self.available)}"
-            + (f"; did you mean {self.suggestion!r}?" if self.suggestion else "")
+            f"no {name!r} in {folder}; there are: {', '.join(self.available)}" + did_you_mean(name, self.available)
         )
 
 
-def closest(word: str, words: list[str]) -> str | None:
-    """The word most like `word`, or None where none is alike."""
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return found[0] if found else None
+def did_you_mean(word: str, words: list[str], otherwise: str = "") -> str:
+    """The end of a message about an unknown `word`: its closest match among `words`, or `otherwise` without one.
+
+    >>> did_you_mean("trian", ["train", "test"])
+    "; did you mean 'train'?"
+    """
+    nearest = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]!r}?" if nearest else otherwise
 
 
 def available(folder: str) -> list[str]:

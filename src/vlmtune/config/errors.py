@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from vlmtune.config.nodes import Mistake, Node, Place, Steps, kind
 from vlmtune.config.yaml import core_scalar
 from vlmtune.errors import ConfigError
-from vlmtune.registry import RENAMED_ROLES, closest, renamed
+from vlmtune.registry import RENAMED_ROLES, did_you_mean, renamed
 
 Fields = dict[str, str]
 """Keys a block may have, and the first sentence about each."""
@@ -53,10 +53,9 @@ def dotted(path: Iterable[str | int]) -> str:
 def one_of(got: str, names: Sequence[str]) -> str:
     """The end of a sentence about a name that is none of `names`."""
     word = got.strip("'")
-    nearest = RENAMED_ROLES.get(word)
-    nearest = nearest if nearest in names else closest(word, list(names))
+    word = RENAMED_ROLES.get(word, word)
     known = f"one of {', '.join(names)}" if len(names) > 1 else "".join(names)
-    return f"must be {known} (got {got})" + (f"; did you mean {nearest!r}?" if nearest else "")
+    return f"must be {known} (got {got})" + did_you_mean(word, list(names))
 
 
 def judgement(said: str, *keys: str, loc: Steps = (), value: Any = None) -> InitErrorDetails:
@@ -207,8 +206,8 @@ class _Explainer:
         if new := renamed(path):
             return f"; it is called {new!r} now"
         key, known = str(path[-1]), self._fields(path[:-1])
-        if nearest := closest(key, list(known)):
-            return f"; did you mean {nearest!r}?"
+        if hint := did_you_mean(key, list(known)):
+            return hint
         elsewhere = [dotted((*start, key)) for start in self._blocks(()) if key in self._fields(start)]
         return f"; did you mean {elsewhere[0]!r}?" if len(elsewhere) == 1 else _listed(known)
 

@@ -85,10 +85,9 @@ def find(name: str) -> Path:
             if _is_file(file):
                 return file
     known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    nearest = registry.closest(Path(name).name.removesuffix(".yaml"), known)
     raise ConfigError(
         f"no config {name!r}: it is neither a file nor a name in configs/; there are: {', '.join(known)}"
-        + (f"; did you mean {nearest!r}?" if nearest else "")
+        + registry.did_you_mean(Path(name).name.removesuffix(".yaml"), known)
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmtune.errors import ConfigError
 from vlmtune.families import PartName
-from vlmtune.registry import closest
+from vlmtune.registry import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +213,7 @@ def find_gpu(name: str) -> str:
     found = next((known for known in GPUS if _plain(known) == _plain(name)), None)
     if found is not None:
         return found
-    nearest = closest(name.lower(), list(GPUS))
-    raise ConfigError(
-        f"--gpu {name}: not known; there are: {', '.join(GPUS)}" + (f"; did you mean {nearest!r}?" if nearest else "")
-    )
+    raise ConfigError(f"--gpu {name}: not known; there are: {', '.join(GPUS)}" + did_you_mean(name.lower(), list(GPUS)))
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
-from vlmtune.registry import Part, closest
+from vlmtune.registry import Part, did_you_mean
 from vlmtune.scoring import EvaluationConfig, diagnostics, examples, gates, score, verdict
 from vlmtune.scoring.diagnostics import sliced
 from vlmtune.scoring.metric_comparison import Terms, adjust, judged
@@ -198,10 +198,9 @@ def _primary_first(metrics: Sequence[Metric], evaluation: EvaluationConfig) -> l
     primary = evaluation.primary or names[0]
     if primary in names:
         return sorted(metrics, key=lambda metric: metric.name != primary)
-    nearest = closest(primary, names)
     raise ConfigError(
         f"evaluation.primary: {primary!r} is not measured here; there are: {', '.join(names)}"
-        + (f"; did you mean {nearest!r}?" if nearest else "")
+        + did_you_mean(primary, names)
     )
 
 

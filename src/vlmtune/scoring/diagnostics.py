@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
-from vlmtune.registry import closest
+from vlmtune.registry import did_you_mean
 from vlmtune.scoring.metric_comparison import Measured, Terms, weigh
 from vlmtune.scoring.pairing import Lines, Rows, Seeds, Side, group_of
 from vlmtune.scoring.score import measure, summary
@@ -254,10 +254,8 @@ def _order(value: str) -> tuple[bool, bool, float, str]:
 
 def _unknown(column: str, rows: Rows) -> str:
     names = sorted({name for lines in (*rows.a, *rows.b) for line in lines for name in _columns(line)})
-    nearest = closest(column, names)
     there = f"there are: {', '.join(names)}" if names else "the rows carry none (dataset.meta puts columns there)"
-    hint = f"; did you mean {nearest!r}?" if nearest else ""
-    return f"no compared row has the column {column!r} to slice by; {there}{hint}"
+    return f"no compared row has the column {column!r} to slice by; {there}{did_you_mean(column, names)}"
 
 
 def _columns(line: Line) -> Sequence[str]:

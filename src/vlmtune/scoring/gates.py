@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmtune.errors import ConfigError
-from vlmtune.registry import closest
+from vlmtune.registry import did_you_mean
 
 FIELDS = ("delta", "ci_low", "ci_high", "a", "b", "p")
 _SIGNS: Mapping[str, Callable[[float, float], bool]] = {
@@ -97,6 +97,4 @@ def _value(entry: Mapping[str, Any], field: str) -> float | None:
 
 
 def _unknown(name: str, known: list[str], what: str) -> str:
-    nearest = closest(name, known)
-    hint = f"; did you mean {nearest!r}?" if nearest else ""
-    return f"no {what} {name!r}; there are: {', '.join(known)}{hint}"
+    return f"no {what} {name!r}; there are: {', '.join(known)}{did_you_mean(name, known)}"

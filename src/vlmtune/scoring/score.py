@@ -13,7 +13,7 @@ import numpy as np
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.metrics import Metric, Stats, own
 from vlmtune.predictions import Line
-from vlmtune.registry import Part, closest
+from vlmtune.registry import Part, did_you_mean
 from vlmtune.scoring.statistics import wilson
 from vlmtune.tasks import Task
 from vlmtune.types import Unparsed
@@ -161,8 +161,7 @@ def named(task: Task, names: Sequence[str]) -> list[Metric]:
     found: dict[str, Metric] = {}
     for name in names:
         if name not in known and "." not in name:
-            nearest = closest(name, list(known))
-            hint = f"; did you mean {nearest!r}?" if nearest else ""
+            hint = did_you_mean(name, list(known))
             raise ConfigError(
                 f"the task has no metric {name!r}; there are: {', '.join(known)}, and your own by dotted names{hint}"
             )

@@ -11,7 +11,7 @@ from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family, PartName
 from vlmtune.files import os_errors_named, read_json, write_bytes
 from vlmtune.modeling.loading import compute_in_base_precision
-from vlmtune.registry import closest
+from vlmtune.registry import did_you_mean
 from vlmtune.training.config import LoraConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -136,10 +136,9 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
     where = " or ".join(part.replace("_", " ") for part in chosen)
     for name in names:
         if name not in known:
-            nearest = closest(name, known)
             raise ConfigError(
                 f"training.lora.target_modules: {name!r} matches no linear layer of the {where}"
-                + (f"; did you mean {nearest!r}?" if nearest else ".")
+                + did_you_mean(name, known, otherwise=".")
                 + f" There are: {', '.join(known)}"
             )
     for part, there in chosen.items():
