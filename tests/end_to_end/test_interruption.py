@@ -127,8 +127,8 @@ def stop_and_go_on(step: str, fault: str, code: int, folder: Path, stages: Path)
 
 def test_every_fault_point_has_its_crash() -> None:
     source = "".join(file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
-    assert set(re.findall(r"faults\.hit\(\"([^\"]+)\"\)", source)) == set(KILLED)
-    assert source.count("faults.hit(") == len(re.findall(r"faults\.hit\(\"[^\"]+\"\)", source))
+    assert set(re.findall(r"fault_injection\.hit\(\"([^\"]+)\"\)", source)) == set(KILLED)
+    assert source.count("fault_injection.hit(") == len(re.findall(r"fault_injection\.hit\(\"[^\"]+\"\)", source))
 
 
 @pytest.mark.parametrize(("point", "where"), [(point, where) for point in KILLED for where in KILLED[point]])

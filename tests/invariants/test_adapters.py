@@ -108,9 +108,11 @@ def test_in_half_precision_adapters_keep_less_and_learn_in_fp32(inputs: Inputs) 
     assert less < 0.85 * more
 
     def error(found: Tensors) -> float:
-        return max(((found[name] - grad).norm() / grad.norm()).item() for name, grad in exact.items())
+        # Over all tensors: the worst single one is decided by how a CPU's kernels happen to round.
+        apart = sum((found[name] - grad).square().sum().item() for name, grad in exact.items())
+        return apart / sum(grad.square().sum().item() for grad in exact.values())
 
-    assert error(narrow) < 1.2 * error(wide), "what bf16 costs is the model's, not the adapter's"
+    assert error(narrow) < 1.1 * error(wide), "what bf16 costs is the model's, not the adapter's"
 
 
 @pytest.mark.parametrize(
