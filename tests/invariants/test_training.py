@@ -79,7 +79,7 @@ def test_workers_change_nothing(make_job: MakeJob, workers: int) -> None:
 def test_what_a_worker_finds_stops_training(make_job: MakeJob) -> None:
     """A picture that vanished after the check."""
     job = make_job()
-    taught = job.train.rows.taught
+    with_target = job.train.rows.with_target
 
     class Vanishing:
         def __getattr__(self, name: str) -> Any:
@@ -88,11 +88,11 @@ def test_what_a_worker_finds_stops_training(make_job: MakeJob) -> None:
         def __len__(self) -> int:
             return len(job.train.rows)
 
-        def taught(self, row: int, choice: int) -> Any:
+        def with_target(self, row: int, target: int) -> Any:
             seen.append(row)
             if len(seen) > 230:  # the check meets 40 rows with five captions each
                 raise DataError(f"row {row} vanished")
-            return taught(row, choice)
+            return with_target(row, target)
 
     seen: list[int] = []
     with pytest.raises(DataError, match=r"row \d+ vanished"):

@@ -99,7 +99,7 @@ def test_ids_of_a_column_and_choices_need_no_image(save: Save, monkeypatch: pyte
     monkeypatch.setattr(datasets.Dataset, "__getitem__", watched)
     made = rows(folder, id="n", target="sample")
     assert [made.id(n) for n in range(4)] == ["7", "8", "9", "10"]
-    assert [made.choices(n) for n in range(4)] == [1] * 4
+    assert [made.target_count(n) for n in range(4)] == [1] * 4
     assert [columns for columns in read if "image" in columns] == [{"image", "caption", "n"}], "the first row's columns"
     read.clear()
     assert made.fingerprint == made.fingerprint
@@ -282,7 +282,7 @@ def test_numbers_of_classes_are_their_names(tmp_path: Path) -> None:
             ("dog", {"labels": ["cat", "dog"], "n": 1}),
             ("cat", {"labels": [], "n": 0}),
         ]
-        assert [found.choices(n) for n in range(2)] == [1, 1]
+        assert [found.target_count(n) for n in range(2)] == [1, 1]
 
 
 def test_ids_of_a_local_folder_do_not_depend_on_where_it_lies(tmp_path: Path) -> None:

@@ -220,9 +220,9 @@ def test_a_record_is_read_once(
     read.clear()
     assert rows[3].target == "c3"
     assert read == [3]
-    assert rows.taught(4, 1).target == "x"
+    assert rows.with_target(4, 1).target == "x"
     assert read == [3, 4]
-    assert [rows.choices(n) for n in (1, 1, 1)] == [2, 2, 2]
+    assert [rows.target_count(n) for n in (1, 1, 1)] == [2, 2, 2]
     assert read == [3, 4, 1]
 
 
@@ -251,13 +251,13 @@ def test_a_row_without_references_to_choose_from_is_named(target: str, tmp_path:
     write_jsonl("t.jsonl", {"captions": ["a"]}, {"captions": []})
     rows = jsonl.open(config(tmp_path, references=["captions"], target=target), "t.jsonl")
     with pytest.raises(DataError, match="t.jsonl, row 1: no reference to teach"):
-        [rows.choices(n) for n in range(2)]
+        [rows.target_count(n) for n in range(2)]
 
 
 def test_the_answer_of_a_conversation_can_be_chosen(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", {"m": [ASK, {"role": "assistant", "content": "A ball."}]})
     rows = jsonl.open(config(tmp_path, references=[], messages="m", target="sample"), "t.jsonl")
-    assert (rows.choices(0), rows.taught(0, 0).target) == (1, "A ball.")
+    assert (rows.target_count(0), rows.with_target(0, 0).target) == (1, "A ball.")
 
 
 def test_a_source_must_not_give_two_images_one_name() -> None:
@@ -303,7 +303,7 @@ def test_targets(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("test.jsonl", {"a": "One.", "b": "Two."})
     for target, taught in ((None, ["One."]), ("b", ["Two."]), ("each", ["One.", "Two."]), ("sample", ["One.", "Two."])):
         rows = jsonl.open(config(tmp_path, references=["a", "b"], target=target), "test.jsonl")
-        assert [rows.taught(0, n).target for n in range(rows.choices(0))] == taught
+        assert [rows.with_target(0, n).target for n in range(rows.target_count(0))] == taught
 
 
 def test_whole_numbers_are_answers_in_decimal_digits(tmp_path: Path, write_jsonl: Write) -> None:

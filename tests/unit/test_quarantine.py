@@ -98,7 +98,7 @@ def test_bad_train_rows_within_the_budget_are_left_out_and_named(begin: Begin) -
     rows = begin(ALLOWED, notes=notes).rows("train")
     left_out = ["train-3", "row 4", "train-5", "row 6", "train-7"]
     assert [rows.id(n) for n in range(len(rows))] == [f"train-{n}" for n in (0, 1, 2, 8, 9)]
-    assert [row.id for row in rows] == [rows[n].id for n in range(5)] == [rows.taught(n, 0).id for n in range(5)]
+    assert [row.id for row in rows] == [rows[n].id for n in range(5)] == [rows.with_target(n, 0).id for n in range(5)]
     assert rows_facts(rows)["left_out"] == left_out
     assert [each["id"] for each in entry("train")["left_out"]] == left_out
     said = [each["reason"] for each in entry("train")["left_out"]]

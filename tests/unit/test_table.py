@@ -253,7 +253,7 @@ def test_memory_does_not_grow_with_the_rows(name: str, tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
     rows = opened(tmp_path / name, id="id")
     assert rows[999].target == text
-    assert rows.choices(5) == 1
+    assert rows.target_count(5) == 1
     assert pa.total_allocated_bytes() - before < 1_000_000, "of 20 MB"
 
 
@@ -323,7 +323,7 @@ def test_a_pattern_takes_all_rows_of_all_files(kind: str, tmp_path: Path) -> Non
     assert ids(None) == ["00", "01", "10", "11", "20", "21"]
     assert ids(3) == ["00", "01", "10"]
     whole = plug.open(config, f"train-*{kind}")
-    assert [whole.choices(5), whole[4].target] == [1, "c20"]
+    assert [whole.target_count(5), whole[4].target] == [1, "c20"]
     assert whole.fingerprint == plug.open(config, f"train-?????-of-00003{kind}").fingerprint
     assert len(plug.open(config, f"train-00001-of-00003{kind}")) == 2
     with pytest.raises(DataError, match=r"test-\*: no file fits this pattern; .* has train-00000-of-00003"):

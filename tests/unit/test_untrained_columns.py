@@ -69,8 +69,8 @@ class Rows(list[Example]):
     def id(self, index: int) -> str:
         return self[index].id
 
-    def taught(self, index: int, choice: int) -> Example:
-        return replace(self[index], target=self[index].truth["references"][choice])
+    def with_target(self, index: int, target: int) -> Example:
+        return replace(self[index], target=self[index].truth["references"][target])
 
 
 def row(name: str, *seeds: int, references: Sequence[str] = ("a tree",), **more: Any) -> Example:

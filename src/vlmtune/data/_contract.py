@@ -135,11 +135,11 @@ class Rows(Protocol):
     def id(self, index: int) -> str:
         """Id of row `index`, without reading it."""
 
-    def companions(self, index: int) -> str:
-        """The same text for rows that must not be parted: their group, else their picture, else the row alone."""
+    def group_key(self, index: int) -> str:
+        """Equal for rows that must stay in the same split: those of one group, else those that share an image."""
 
-    def choices(self, index: int) -> int:
-        """How many training targets row `index` has: references with `each` or `sample`, otherwise 1."""
+    def target_count(self, index: int) -> int:
+        """Number of training targets of row `index`: its references with `each` or `sample`, otherwise 1."""
 
-    def taught(self, index: int, choice: int) -> Example:
-        """Row `index` with its `choice`-th target."""
+    def with_target(self, index: int, target: int) -> Example:
+        """Row `index` with its `target`-th target, counted from 0."""

@@ -158,12 +158,12 @@ class MappedRows:
         """Id of a row, without reading it."""
         return self._ids[index]
 
-    def companions(self, index: int) -> str:
+    def group_key(self, index: int) -> str:
         """The same text for rows of one group or one picture (the same file or bytes), and for those between them."""
-        return self._companions[index]
+        return self._group_keys[index]
 
     @functools.cached_property
-    def _companions(self) -> Texts:
+    def _group_keys(self) -> Texts:
         return together(map(self._marks, range(len(self))))
 
     def _marks(self, index: int) -> list[str]:
@@ -191,7 +191,7 @@ class MappedRows:
             digest.update(json.dumps([name, contents.digest(index), files]).encode())
         return digest.hexdigest()
 
-    def choices(self, index: int) -> int:
+    def target_count(self, index: int) -> int:
         """Number of training targets of a row.
 
         Raises:
@@ -203,12 +203,12 @@ class MappedRows:
             self._choices[index] = self._count_references(index)
         return self._choices[index]
 
-    def taught(self, index: int, choice: int) -> Example:
-        """Row `index` with its `choice`-th target."""
+    def with_target(self, index: int, target: int) -> Example:
+        """Row `index` with its `target`-th target, counted from 0."""
         example = self[index]
         if self._config.target not in ("each", "sample"):
             return example
-        return replace(example, target=example.truth["references"][choice])
+        return replace(example, target=example.truth["references"][target])
 
     def _at(self, index: int) -> str:
         at = self._records.at

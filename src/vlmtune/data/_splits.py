@@ -45,17 +45,17 @@ class SomeRows:
         """Id of a row, without reading it."""
         return self._rows.id(self._kept[index])
 
-    def companions(self, index: int) -> str:
+    def group_key(self, index: int) -> str:
         """What the row shares with others that belong together."""
-        return self._rows.companions(self._kept[index])
+        return self._rows.group_key(self._kept[index])
 
-    def choices(self, index: int) -> int:
+    def target_count(self, index: int) -> int:
         """Number of training targets of a row."""
-        return self._rows.choices(self._kept[index])
+        return self._rows.target_count(self._kept[index])
 
-    def taught(self, index: int, choice: int) -> Example:
-        """Row `index` with its `choice`-th target."""
-        return self._rows.taught(self._kept[index], choice)
+    def with_target(self, index: int, target: int) -> Example:
+        """Row `index` with its `target`-th target, counted from 0."""
+        return self._rows.with_target(self._kept[index], target)
 
 
 def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
@@ -101,7 +101,7 @@ def _parted(rows: Rows, shares: Shares, together: Sequence[SplitRole], role: Spl
         total += getattr(shares, other)
         ends[other] = (begin, total)
     low, high = (end / total for end in ends[role])
-    kept = [n for n in range(len(rows)) if low <= _place(rows.companions(n), shares.seed) < high][:limit]
+    kept = [n for n in range(len(rows)) if low <= _place(rows.group_key(n), shares.seed) < high][:limit]
     if not kept:
         raise DataError(f"{len(rows)} rows are too few to part among {', '.join(together)}: none is left for {role}")
     # Stored fingerprints are hashes of this, under the names that roles had when the first of them were written.

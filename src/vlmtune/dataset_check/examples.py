@@ -184,7 +184,8 @@ class Reader:
 
         try:
             # One reading of the record serves both: examples of a row differ in their target alone.
-            examples = [self.rows.taught(row, n) for n in range(self.rows.choices(row))] if self.teaches else []
+            count = self.rows.target_count(row) if self.teaches else 0
+            examples = [self.rows.with_target(row, n) for n in range(count)]
             example = examples[0] if examples else self.rows[row]
         except DataError as error:
             where, colon, what = str(error).partition(": ")  # a source names the place first

@@ -134,7 +134,7 @@ def shown(suspects: Iterable[Suspect], rows: Rows) -> list[Shown]:
                 "that was trained on them with --adapter"
             )
         number = places[one.id]
-        example = rows.taught(number, one.choice)
+        example = rows.with_target(number, one.choice)
         target = example.target or ""
         others = tuple(text for text in example.truth["references"] if text != target)
         picture = thumbnail(decode_rgb(example.images[0])) if example.images else None

@@ -55,8 +55,8 @@ class Shown:
         if role == "test":
             made.append({"target": None, **self._encoded(inputs, inputs.prompt(prompt))})
         else:
-            for n in range(self.rows.choices(row)):
-                taught = self.rows.taught(row, n)
+            for n in range(self.rows.target_count(row)):
+                taught = self.rows.with_target(row, n)
                 target = self.task.teach(task, taught)
                 made.append({"target": target, **self._encoded(inputs, lessons.encoded(taught))})
         return {

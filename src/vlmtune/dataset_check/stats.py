@@ -127,8 +127,8 @@ class _Reader:
             yield self.inputs.prompt(self.task.ask(task, self.rows[row]))
             return
         lessons = Lessons(self.rows, self.task, task, self.inputs, self.config.training)
-        for n in range(self.rows.choices(row)):
-            yield lessons.encoded(self.rows.taught(row, n))
+        for n in range(self.rows.target_count(row)):
+            yield lessons.encoded(self.rows.with_target(row, n))
 
 
 def _plain(sums: _Sums) -> dict[str, Any]:

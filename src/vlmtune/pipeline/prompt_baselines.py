@@ -121,7 +121,7 @@ class Shown:
         return found
 
     def _read(self, number: int) -> tuple[Example, frozenset[str]]:
-        row = self._rows.taught(number, 0)
+        row = self._rows.with_target(number, 0)
         return row, _pixels(row)
 
 

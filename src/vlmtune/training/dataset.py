@@ -66,7 +66,7 @@ class Lessons:
         Raises:
             DataError: names the row and what is wrong with it.
         """
-        example = self.rows.taught(visit.row, visit.choice)
+        example = self.rows.with_target(visit.row, visit.choice)
         try:
             return self.encoded(example)
         except DataError as error:
@@ -129,7 +129,7 @@ class Lessons:
 
     def _tried(self, row: int) -> list[tuple[int, int]] | DataError:
         try:
-            made = [self.encode(Visit(row, n, 0)) for n in range(self.rows.choices(row))]
+            made = [self.encode(Visit(row, n, 0)) for n in range(self.rows.target_count(row))]
         except DataError as error:
             return error
         return [(len(encoded), encoded.rendered.supervised) for encoded in made]

@@ -63,7 +63,7 @@ def plan(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int
             if met >= batches * batch_size:
                 made.ends.append(len(made.rows))
                 batches += 1
-            choices = rows.choices(row)
+            choices = rows.target_count(row)
             chosen = range(choices) if target == "each" else [_draw(choices, seed, epoch, row)]
             made.rows.extend([row] * len(chosen))
             made.choices.extend(chosen)
