@@ -1,4 +1,4 @@
-# A fresh machine needs python3 (3.11 or newer), git and make; uv and everything else is fetched on first use, about 3 GB.
+# A fresh machine needs python3 (3.11 or newer), git and make. uv and everything else is fetched on first use, about 3 GB.
 
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
@@ -9,39 +9,47 @@ ifeq ($(UV),)
 UV := .bootstrap/bin/uv
 endif
 
-.PHONY: help install demo test soak check bench docs vllm-env
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest
+# A file's tests stay in one process: they share what is expensive to make, such as a trained demo or a server.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
-help: ## what there is
+.PHONY: help install demo quick test soak check bench docs vllm-env
+
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 14
 
-install: $(STAMP) ## .venv with all that vlmtune and its tests need
+install: $(STAMP) ## .venv with everything that vlmtune and its tests need
 
-demo: $(STAMP) ## the whole story on a tiny model and drawn pictures, on the CPU
+demo: $(STAMP) ## baseline, training, evaluation and report with a tiny model on the CPU
 	$(PYTHON) -m vlmtune demo
 
-# A file's tests stay in one process: they share what is dear to make, as a trained demo or a server.
+quick: $(STAMP) ## unit and architecture tests, on all cores
+	$(PYTEST) -q --durations=5 $(PARALLEL) tests/unit tests/architecture
+
 test: $(STAMP) ## all tests, on all cores
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -rs --durations=10 -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -rs --durations=10 $(PARALLEL)
 
 SOAKED := tests/end_to_end/test_interruption.py $(wildcard tests/unit/test_*fuzz*.py)
 
-soak: $(STAMP) ## random kills and broken input as in the tests, ten times as much; takes ten minutes
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(SOAKED) -k "random or broken" --soak -rP
+soak: $(STAMP) ## the tests with random kills and broken input, with ten times as many cases; takes ten minutes
+	$(PYTEST) $(SOAKED) -k "random or broken" --soak -rP
 
 check: $(STAMP) ## lint, format, types
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-bench: $(STAMP) ## what benchmarks/ measures; writes its results anew
+bench: $(STAMP) $(VLLM_STAMP) ## run every benchmark and rewrite its results; installs TRL and vLLM to compare with
+	$(UV) sync --quiet --group bench
 	for file in benchmarks/*/run.py; do OMP_NUM_THREADS=1 $(PYTHON) "$$file" || exit 1; done
 
-docs: $(STAMP) ## write docs/config.md and schemas/ anew from the code
+docs: $(STAMP) ## regenerate docs/config.md and schemas/, and build the documentation site into site/
 	$(PYTHON) scripts/make_docs.py
+	$(UV) run --quiet --isolated --only-group docs python scripts/make_site.py
 
-vllm-env: $(VLLM_STAMP) ## .venv-vllm, where vLLM lives alone: the CPU build, for tests and small models (6 GB)
+vllm-env: $(VLLM_STAMP) ## .venv-vllm with the CPU build of vLLM, for tests and small models (6 GB)
 
-# Installing again is due when the stamp is older than what says what to install.
+# Install again when what says what to install is newer than the stamp.
 $(STAMP): pyproject.toml | $(UV)
 	$(UV) sync
 	@touch $@

@@ -26,6 +26,8 @@ NOT_OURS = {
     "wandb",
     "dist",
     "build",
+    "site",
+    ".cache",
     "__pycache__",
     "uv.lock",
 }

@@ -5,6 +5,7 @@ Commands stand in fences marked `bash`, or `console` behind "$ ".
 """
 
 import ast
+import functools
 import importlib.util
 import re
 import shlex
@@ -24,6 +25,7 @@ import vlmtune as package
 from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.config.loader import shipped
+from vlmtune.errors import Exit
 
 OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
 """Programs that are not ours; their commands are believed."""
@@ -32,7 +34,8 @@ QUICK = {"score", "compare", "config"}
 """Verbs of vlmtune that are run for real. Others need a model; end-to-end tests cover them."""
 
 MODES = ("baseline", "train", "eval")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+AT_ROOT = ("README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "llms.txt")
+DOCUMENTS = [*(ROOT / name for name in AT_ROOT), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def fences(*languages: str) -> Iterator[tuple[str, str, str]]:
@@ -145,6 +148,47 @@ def test_a_command_works_as_written(words: list[str], folder: Path, monkeypatch:
         assert program in OTHERS or [program, *rest[:1]] in (["uv", "sync"], ["uv", "pip"]), (
             "teach this test the program"
         )
+
+
+@functools.cache
+def anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    for path, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)", file.read_text(encoding="utf-8")):
+        target = file.parent / path if path else file
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+def test_every_page_is_listed() -> None:
+    for listing, pattern, folder, pages in (
+        ("llms.txt", r"\]\(docs/(\w[\w-]*\.md)\)", "docs", "*.md"),
+        ("zensical.toml", r'= "(\w[\w-]*\.md)"', "docs", "*.md"),
+        ("docs/decisions/README.md", r"\]\((0[\w-]*\.md)\)", "docs/decisions", "0*.md"),
+    ):
+        listed = set(re.findall(pattern, (ROOT / listing).read_text(encoding="utf-8")))
+        assert {file.name for file in (ROOT / folder).glob(pages)} - listed == set(), listing
+
+
+def test_every_command_is_described() -> None:
+    """docs/commands.md names every verb and every exit code."""
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    verbs = set(re.findall(r"^\| `vlmtune ([a-z -]+?)(?= [A-Z[-]|`)", text, re.MULTILINE))
+    assert verbs == {" ".join(verb) for verb in every_verb(typer.main.get_command(app))}
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert codes == set(Exit)
+
+
+def every_verb(command: Any, verb: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if not hasattr(command, "commands"):
+        yield verb
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_verb(below, (*verb, name))
 
 
 def test_the_readme_shows_the_ways_in() -> None:
