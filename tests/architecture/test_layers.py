@@ -14,10 +14,10 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 LAYERS = (
     "errors families fault_injection prefetch progress types",
     "distributed files hub images metrics predictions registry signals",
-    "data modeling report run_folder tasks tracking",
+    "data modeling run_folder tasks tracking",
     "processing scoring",
-    "compare_files generation training",
-    "engines",
+    "generation report training",
+    "compare_files engines",
     "config doctor inference maintenance",
     "planning scaffold",
     "dataset_check",

@@ -1,0 +1,466 @@
+"""The results of scoring, as they stand in `compare.json`, in `metrics_*.json` and behind `--json`.
+
+Every type here is a plain dictionary with known keys, so a result needs no conversion on its way to a file, a page or
+a tracker, and one that was read back from a file has the same type. `schemas/comparison.schema.json` is generated from
+this file, the strings under the fields included.
+
+Side A is the reference, usually the untouched model; side B is the one that is judged.
+"""
+
+from typing import Any, Generic, Literal, NotRequired, TypeVar, final
+
+from typing_extensions import TypedDict
+
+Status = Literal["improved", "worse", "no_difference", "inconclusive"]
+PairedBy = Literal["id", "order", "references"]
+
+Interval = list[float]
+"""A confidence interval: its lower and its upper end."""
+
+T = TypeVar("T")
+
+
+class Sides(TypedDict, Generic[T]):
+    """One value for each side."""
+
+    a: T
+    b: T
+
+
+class Difference(TypedDict):
+    """Two scores and the interval of their difference. With several seeds a score is the mean over them."""
+
+    a: float
+    """Score of side A."""
+
+    b: float
+    """Score of side B."""
+
+    delta: float
+    """B - A."""
+
+    ci: Interval | None
+    """Confidence interval of `delta`; null with fewer than 20 groups."""
+
+
+class McNemar(TypedDict):
+    """McNemar's exact test of a metric that is 0 or 1 per row."""
+
+    only_a: int
+    """Rows on which only A is right."""
+
+    only_b: int
+    """Rows on which only B is right."""
+
+    p: float
+    """Two-sided exact binomial p-value."""
+
+
+class MetricResult(Difference):
+    """One metric of both sides on the compared rows."""
+
+    name: str
+    p: float | None
+    """Two-sided p-value of the paired randomization test; null with fewer than 20 groups or with several seeds."""
+
+    p_adjusted: float | None
+    """`p` after Holm's correction; null where there is no `p`, and for prompt baselines."""
+
+    detectable: float | None
+    """True difference that this comparison would have found 4 times in 5; null with fewer than 20 groups."""
+
+    higher_is_better: bool
+    scale: float
+    """Upper end of the metric's scale: 1, 10 or 100."""
+
+    signature: str
+    """Which of the definitions of that name this is."""
+
+    seeds: Sides[list[float]] | None
+    """Score of every training seed; null with one file a side."""
+
+    failures_as_worst: Difference | None
+    """The same with every failed row scored as the worst answer; null where nothing failed."""
+
+    mcnemar: McNemar | None
+    """Null unless the metric is 0 or 1 per row, rows are independent, and there is one file a side."""
+
+    rate_ci: Sides[Interval] | None
+    """Wilson's interval of each side's score alone; null where `mcnemar` is."""
+
+
+class RowCounts(TypedDict):
+    """How many rows there are, and how many count."""
+
+    a: int
+    """Rows of side A; of several seeds, of the longest file."""
+
+    b: int
+    """Rows of side B; of several seeds, of the longest file."""
+
+    paired: int
+    """Rows that every file has."""
+
+    only_a: int
+    """Rows of A without a partner."""
+
+    only_b: int
+    """Rows of B without a partner."""
+
+    failed_a: int
+    """Paired rows that a file of A does not answer."""
+
+    failed_b: int
+    """Paired rows that a file of B does not answer."""
+
+    selection: int
+    """Paired rows that chose a checkpoint or a setting; they are no evidence."""
+
+    compared: int
+    """Rows the scores are about: paired, answered by every file, and not used for selection."""
+
+    groups: int
+    """Independent groups among the compared rows."""
+
+
+class SliceResult(Difference):
+    """The primary metric on the rows with one value of a metadata column."""
+
+    column: str
+    value: str
+    rows: int
+    p: float | None
+    """As in a metric's result."""
+
+    p_adjusted: float | None
+    """`p` after Holm's correction over all slices."""
+
+    worse: bool
+    """Whether B is worse here, judged by the interval and by `p_adjusted`."""
+
+
+class Lengths(TypedDict):
+    """Words per text."""
+
+    mean: float
+    median: float
+
+
+class ResponseLengths(Sides[Lengths]):
+    """Lengths of the answers and of the references."""
+
+    references: Lengths
+
+
+class ResponseShares(TypedDict):
+    """Shares of the answered rows; null where nothing is known."""
+
+    ended: float | None
+    """Answers that ended by themselves."""
+
+    cut_off: float | None
+    """Answers that reached the longest length allowed."""
+
+    empty: float | None
+    unparsed: float | None
+    """Answers that the task could not read."""
+
+    repeating: float | None
+    """Answers that say a passage three times in a row."""
+
+
+class LengthControl(TypedDict):
+    """What is left of the gain when A's answers are cut to the lengths of B's."""
+
+    a_cut: float
+    """Score of A's shortened answers."""
+
+    delta: float
+    """Score of B minus `a_cut`."""
+
+    ci: Interval
+    """Confidence interval of `delta`."""
+
+    explains: bool
+    """Whether nothing is left: length alone explains the gain."""
+
+
+class ImageControl(TypedDict):
+    """What one side loses when every question is asked with the image of another row."""
+
+    rows: int
+    """Rows that every seed answered both ways."""
+
+    own: float
+    """Score with the rows' own images."""
+
+    shuffled: float
+    """Score with the images of other rows."""
+
+    drop: float
+    """`own` - `shuffled`."""
+
+    ci: Interval | None
+    """Confidence interval of `drop`; null with fewer than 20 groups."""
+
+    kept: float | None
+    """`shuffled` / `own`; null where `own` is 0."""
+
+
+class AdapterEffect(TypedDict):
+    """What the adapter changes at all."""
+
+    max_logit_difference: float
+    """Largest change of a first token's logit by the adapter, over a few rows."""
+
+
+class Controls(TypedDict):
+    """What else could explain a gain; null where a control was not run or has too few rows."""
+
+    length: LengthControl | None
+    image: Sides[ImageControl | None] | None
+    effect: AdapterEffect | None
+
+
+class ConfidencePoint(TypedDict):
+    """Score of the most confident answers."""
+
+    coverage: float
+    """Share of the rows that is kept."""
+
+    score: float
+    confidence: float
+    """Confidence of the least confident answer that is kept: the geometric mean of its tokens' probabilities."""
+
+
+class ConfidenceCurve(TypedDict):
+    """Risk-coverage curve of a side: score over the share of the most confident answers that is kept."""
+
+    points: list[ConfidencePoint]
+    """By ascending coverage; the last point is all rows."""
+
+    half: float
+    """Score of the more confident half."""
+
+    all: float
+    """Score of all rows."""
+
+    gain: float
+    """`half` - `all`."""
+
+    ci: Interval | None
+    """Confidence interval of `gain`; null where the half has fewer than 20 groups."""
+
+    area: float
+    """Mean score over all shares, from one row to all."""
+
+
+class TrainingSummary(TypedDict, total=False):
+    """How B was trained, as far as its manifest says; nothing that depends on the speed of a machine."""
+
+    seed_shown: str
+    """Which of several seeds this is about."""
+
+    steps: int
+    chosen_step: int
+    """Step whose checkpoint became the adapter."""
+
+    stopped_early: bool
+    resumed_at: list[int]
+    """Steps at which an interrupted training went on."""
+
+    trainable_parameters: int
+    curve: list[dict[str, Any]]
+    """Per logged step: `step`, `loss` and what else was measured."""
+
+
+class StatisticsSettings(TypedDict):
+    """The config's `evaluation.statistics`."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+class _PromptBaseline(TypedDict):
+    column: str
+    """Name of the prompt baseline."""
+
+    rows: RowCounts
+    """Rows of the prompt baseline (A) and of side B."""
+
+    status: Status
+    why_not: list[str]
+    """Why nothing can be concluded; empty where something can."""
+
+
+@final
+class PromptBaselineResult(_PromptBaseline, MetricResult):
+    """B against the untouched model asked differently, in the primary metric; `a` is the prompt baseline's score."""
+
+
+@final
+class UnscoredPromptBaseline(_PromptBaseline):
+    """A prompt baseline that shares no answered row with B."""
+
+
+class ComparisonResult(TypedDict):
+    """Side B against side A, without the single rows."""
+
+    schema_version: Literal[1]
+    status: Status
+    verdict: str
+    """The conclusion in one sentence or a few."""
+
+    warnings: list[str]
+    """What could change the reader's mind, the weightiest first."""
+
+    primary: str
+    """Name of the metric the status is about; it is the first of `metrics`."""
+
+    names: Sides[str]
+    seeds: Sides[list[str]]
+    """The files of each side, by name: one, or one per training seed."""
+
+    rows: RowCounts
+    paired_by: PairedBy
+    metrics: list[MetricResult]
+    """The primary metric first; empty where no row was answered on both sides."""
+
+    untrained: list[PromptBaselineResult | UnscoredPromptBaseline]
+    """The prompt baselines, in the order of `evaluation.baselines`."""
+
+    best_untrained: str | None
+    """Prompt baseline the status is against; null where side A itself scores best."""
+
+    slices: list[SliceResult]
+    others: list["ComparisonResult"]
+    """Further systems, each compared with side A."""
+
+    also: NotRequired[list["AdditionalResult"]]
+    """The same models on the sets of `evaluation.additional`."""
+
+    lengths: ResponseLengths
+    shares: Sides[ResponseShares]
+    controls: Controls
+    confidence: Sides[ConfidenceCurve | None] | None
+    """Null where no engine gave log-probabilities."""
+
+    settings: Sides[dict[str, Any]]
+    """What the answers were made from: the manifest's `origin`; empty for files without a manifest."""
+
+    training: TrainingSummary | None
+    statistics: StatisticsSettings
+    set: NotRequired[str | None]
+    """In a run folder: name of the additional evaluation set, null for the config's own rows."""
+
+    mock: NotRequired[bool]
+    """In a run folder: whether the tiny stand-in model answered."""
+
+
+class AdditionalResult(ComparisonResult):
+    """The comparison on an additional evaluation set."""
+
+    name: str
+    """Name of the set."""
+
+
+class FailureRecord(TypedDict):
+    """Why a row has no answer."""
+
+    stage: str
+    """Where it failed: image, prompt or engine."""
+
+    reason: str
+
+
+class ExampleBoxes(TypedDict):
+    """Boxes of a row as [x1, y1, x2, y2], from 0 to 1000 of the image's sides."""
+
+    references: list[list[float]]
+    a: list[list[float]]
+    b: list[list[float]]
+
+
+class ExampleResult(TypedDict):
+    """One paired row; of several seeds, of the first file of each side."""
+
+    id: str | None
+    image: str | None
+    """SHA-256 of the first image's pixels."""
+
+    references: list[str]
+    a: str | None
+    """Answer of side A; null where the row failed."""
+
+    b: str | None
+    """Answer of side B; null where the row failed."""
+
+    cut_off: Sides[bool]
+    flags: Sides[list[str]]
+    """What is odd about an answer: failed, cut_off, empty, unparsed, repeating."""
+
+    changed: bool
+    """Whether the two answers differ."""
+
+    failure: Sides[FailureRecord | None] | None
+    """Null where both sides answered."""
+
+    meta: dict[str, Any]
+    gain: float | None
+    """Change of A's primary score when this row's answer becomes B's; null where a side failed."""
+
+    deltas: dict[str, float | None] | None
+    """By metric: that change times the number of rows. Of a mean over rows it is B's score minus A's."""
+
+    scores: Sides[dict[str, float | None]] | None
+    """By metric: the score of this row alone; null where such a number means nothing."""
+
+    boxes: NotRequired[ExampleBoxes]
+    question: NotRequired[Any]
+    image_size: NotRequired[Any]
+    """Width and height in pixels."""
+
+    truth: NotRequired[dict[str, Any]]
+    """What else the answers were compared with, by name."""
+
+
+class ComparisonFile(ComparisonResult):
+    """A whole `compare.json`."""
+
+    examples: list[ExampleResult]
+
+
+class ScoredRows(TypedDict):
+    """Rows of one prediction file."""
+
+    asked: int
+    answered: int
+    failed: int
+    unparsed: int
+    """Answered, but the task could not read the answer; scored as wrong."""
+
+    cut_off: int
+
+
+class ScoreLengths(TypedDict):
+    """Lengths of the answers and of the references."""
+
+    answers: Lengths
+    references: Lengths
+
+
+class ScoreResult(TypedDict):
+    """Metrics of one prediction file."""
+
+    schema_version: Literal[1]
+    metrics: dict[str, float | None]
+    """By name; null where nothing was answered."""
+
+    intervals: dict[str, Interval]
+    """Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent."""
+
+    signatures: dict[str, str]
+    rows: ScoredRows
+    lengths: ScoreLengths
+    shares: ResponseShares
