@@ -5,7 +5,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -134,10 +133,8 @@ def test_redirects_are_followed_and_each_hop_is_looked_up_once(remote: Callable[
 def test_what_is_no_whole_image_from_an_allowed_public_host(
     path: str, said: str, remote: Callable[..., Remote], tmp_path: Path
 ) -> None:
-    began = time.monotonic()
     with pytest.raises(ImageError, match=f"^row 3: .*{said}"):
         remote(HOST, "other.example.net", total_s=1).read(f"https://{HOST}/{path}", "row 3")
-    assert time.monotonic() - began < 5
     assert [file for file in tmp_path.rglob("cache/**/*") if file.is_file()] == []
 
 
