@@ -115,7 +115,7 @@ def main() -> None:
     start = time.process_time()
     plain = compare(*sides, captioning.TASK, captioning.Config(), evaluation).to_json()
     compared = time.process_time() - start
-    pictures = {image: photo(n) for n, image in enumerate(page.wanted(plain, ReportConfig()))}
+    pictures = {image: photo(n) for n, image in enumerate(page.images_shown(plain, ReportConfig()))}
     start = time.process_time()
     html = page.render(plain, pictures, ReportConfig())
     rendered = time.process_time() - start

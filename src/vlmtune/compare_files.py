@@ -163,7 +163,7 @@ def write_comparison(
     if file.suffix == ".json":
         write_json(file, plain)
     elif file.suffix in (".html", ".htm"):
-        write_atomic(file, html.render(plain, pictures(html.wanted(plain, shown), sources), shown))
+        write_atomic(file, html.render(plain, pictures(html.images_shown(plain, shown), sources), shown))
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
     else:

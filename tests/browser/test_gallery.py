@@ -85,15 +85,15 @@ def test_search_finds_ids_answers_and_references(show: Open) -> None:
         found = [some[0] for some in texts if wanted.lower() in "\n".join(some).lower()]
         assert sorted(ids(shown)) == sorted(found)
         assert shown.locator(".chip .count").first.inner_text() == str(len(found))
-    assert "No row matches" in shown.locator("#found").inner_text()
+    assert "No row matches" in shown.locator("#summary").inner_text()
 
 
 def test_the_metric_moves_charts_and_rows(show: Open) -> None:
     plain = labelled()
     shown = show(plain)
-    assert shown.locator(".drawings:visible").get_attribute("data-metric") == "accuracy"
+    assert shown.locator(".charts:visible").get_attribute("data-metric") == "accuracy"
     shown.locator("#metric").select_option("macro_f1")
-    assert shown.locator(".drawings:visible").get_attribute("data-metric") == "macro_f1"
+    assert shown.locator(".charts:visible").get_attribute("data-metric") == "macro_f1"
     assert shown.locator("#metric-above").input_value() == "macro_f1"
     scored = [e for e in plain["examples"] if e["deltas"]]
     best = max(scored, key=lambda e: abs(e["deltas"]["macro_f1"]))
@@ -133,12 +133,12 @@ def test_pages_hold_fifty_rows(show: Open) -> None:
     plain = captions(120)
     shown = show(plain, hash_="#sort=data")
     assert ids(shown) == names(plain["examples"][:50])
-    shown.locator("#after").click()
+    shown.locator("#next").click()
     assert ids(shown) == names(plain["examples"][50:100])
-    shown.locator("#after").click()
+    shown.locator("#next").click()
     assert ids(shown) == names(plain["examples"][100:])
-    assert shown.locator("#after").is_disabled()
-    assert shown.locator("#place").inner_text() == "Page 3 of 3"
+    assert shown.locator("#next").is_disabled()
+    assert shown.locator("#position").inner_text() == "Page 3 of 3"
     assert "page=3" in hash_of(shown)
 
 

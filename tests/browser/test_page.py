@@ -63,8 +63,8 @@ def test_every_number_is_the_comparison_s(show: Open, state: str) -> None:
         assert cells[5] == f"{entry['p']:.4f}"
     examples = plain["examples"]
     cards: list[dict[str, Any]] = shown.locator(".card").evaluate_all(CARDS)
-    while shown.locator("#after").is_visible() and shown.locator("#after").is_enabled():
-        shown.locator("#after").click()
+    while shown.locator("#next").is_visible() and shown.locator("#next").is_enabled():
+        shown.locator("#next").click()
         cards += shown.locator(".card").evaluate_all(CARDS)
     assert len(cards) == len(examples)
     for card, example in zip(cards, examples, strict=True):
@@ -112,7 +112,7 @@ def test_a_failed_row_says_why(show: Open) -> None:
     assert shown.locator("#failures").is_visible()
 
 
-def test_boxes_lie_over_the_picture(show: Open) -> None:
+def test_boxes_lie_over_the_image(show: Open) -> None:
     plain = boxed()
     shown = show(plain, hash_="#row=row+1")
     card = shown.locator(".card", has_text="row 1").filter(has=shown.locator(".id", has_text="row 1")).first

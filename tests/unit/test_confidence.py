@@ -18,7 +18,7 @@ from vlmtune.errors import DataError
 from vlmtune.metrics import bleu  # type: ignore[attr-defined]
 from vlmtune.predictions import Line
 from vlmtune.report import ReportConfig, charts, text
-from vlmtune.report import html as page
+from vlmtune.report import html as html_page
 from vlmtune.scoring.diagnostics import curve, sureness, unsure
 from vlmtune.scoring.metric_comparison import Terms
 from vlmtune.scoring.score import measure, summary
@@ -98,16 +98,16 @@ def test_without_probabilities_there_is_no_curve() -> None:
     both = judged(plain, known)
     assert both.facts["confidence"]["a"] is None
     shown = both.to_json()
-    assert "the half of the answers that B is surest of" in text.render(shown)
-    assert "the surer, the better" in page.render(shown, {}, ReportConfig())
-    assert "surest" not in text.render(judged(plain, plain).to_json())
-    figure = charts.coverage(shown)
+    assert "the more confident half of B's answers" in text.render(shown)
+    assert "confident answers are better" in html_page.render(shown, {}, ReportConfig())
+    assert "more confident" not in text.render(judged(plain, plain).to_json())
+    figure = charts.score_by_confidence(shown)
     assert figure is not None
-    assert figure.table[0] == ["rows kept, surest first", "B"]
+    assert figure.table[0] == ["rows kept, most confident first", "B"]
     assert figure.table[-1] == ["100%", f"{both.facts['confidence']['b']['all']:.4f}"]
 
 
-def test_the_most_doubtful_rows_come_first_and_a_picture_once() -> None:
+def test_the_most_doubtful_rows_come_first_and_an_image_once() -> None:
     base = lines(6, 0.5)
     rows = [
         sure(base[0], 0.9),

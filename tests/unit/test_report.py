@@ -11,20 +11,18 @@ import pytest
 from pages import HOSTILE, PICTURE, boxed, captions, endings, failing, hostile, labelled
 from pieces import judged, lines
 
-from vlmtune.report import ReportConfig, markdown, rows, text
-from vlmtune.report import html as page
-from vlmtune.report import html as payload
+from vlmtune.report import ReportConfig, html, markdown, rows, text
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed, "hostile": hostile}
 
 
 def rendered(plain: dict[str, Any], config: ReportConfig | None = None) -> str:
-    return page.render(plain, PICTURE, config or ReportConfig())
+    return html.render(plain, PICTURE, config or ReportConfig())
 
 
-def carried(html: str) -> dict[str, Any]:
+def embedded(shown: str) -> dict[str, Any]:
     """What the page's script reads."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', shown, re.DOTALL)
     assert found is not None
     data: dict[str, Any] = json.loads(found[1])
     return data
@@ -33,20 +31,20 @@ def carried(html: str) -> dict[str, Any]:
 @pytest.mark.parametrize("state", STATES)
 def test_numbers_on_page_and_in_texts_are_the_comparison_s(state: str) -> None:
     plain = STATES[state]()
-    html, said, marked = rendered(plain), text.render(plain), markdown.render(plain)
-    assert plain["verdict"] in unescape(html)
+    shown, said, marked = rendered(plain), text.render(plain), markdown.render(plain)
+    assert plain["verdict"] in unescape(shown)
     for metric in plain["metrics"]:
         digits = {1: 4, 10: 3, 100: 2}[metric["scale"]]
         for value in (metric["a"], metric["b"]):
-            assert f">{value:.{digits}f}<" in html
+            assert f">{value:.{digits}f}<" in shown
             assert f" {value:.{digits}f} " in said
             assert f"| {value:.{digits}f} |" in marked
         for value in (metric["delta"], *metric["ci"]):
-            assert f"{value:+.{digits}f}" in html
+            assert f"{value:+.{digits}f}" in shown
             assert f"{value:+.{digits}f}" in said
             assert f"{value:+.{digits}f}" in marked
     for warning in plain["warnings"]:
-        assert warning in unescape(html)
+        assert warning in unescape(shown)
         assert f"! {warning}" in said
 
 
@@ -57,12 +55,12 @@ def test_the_same_comparison_gives_the_same_bytes(state: str) -> None:
 
 
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
-    html = rendered(captions())
-    policy = re.search(r'Content-Security-Policy" content="(.*?)"', html)
+    shown = rendered(captions())
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', shown)
     assert policy is not None
     allowed = dict(part.strip().split(" ", 1) for part in policy[1].split(";"))
     for kind in ("script", "style"):
-        content = re.search(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+        content = re.search(rf"<{kind}>(.*?)</{kind}>", shown, re.DOTALL)
         assert content is not None
         digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
         assert allowed[f"{kind}-src"] == f"'sha256-{digest}'"
@@ -70,7 +68,7 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
 
 
 def test_the_script_is_small_and_sets_text_alone() -> None:
-    script = "".join((page.FOLDER / name).read_text(encoding="utf-8") for name in page.SCRIPTS)
+    script = "".join((html.FOLDER / name).read_text(encoding="utf-8") for name in html.SCRIPTS)
     assert len(script.encode()) < 60_000
     for way in (
         "innerHTML",
@@ -86,14 +84,14 @@ def test_the_script_is_small_and_sets_text_alone() -> None:
 
 
 def test_hostile_text_adds_no_element() -> None:
-    html, harmless = rendered(hostile()), rendered(judged(lines(34, 0.5), lines(34, 0.2)).to_json())
+    shown, harmless = rendered(hostile()), rendered(judged(lines(34, 0.5), lines(34, 0.2)).to_json())
     for tag in ("<script", "</script", "<img", "<b>", "<!--", 'onerror="'):
-        assert html.count(tag) == harmless.count(tag), tag
+        assert shown.count(tag) == harmless.count(tag), tag
 
 
 def test_the_script_gets_every_row_as_it_is() -> None:
     plain = hostile()
-    data = carried(rendered(plain))
+    data = embedded(rendered(plain))
     assert [(row["i"], row["a"], row["b"]) for row in data["rows"]] == [
         (example["id"], example["a"], example["b"]) for example in plain["examples"]
     ]
@@ -102,19 +100,19 @@ def test_the_script_gets_every_row_as_it_is() -> None:
 @pytest.mark.parametrize("name", ["one row", "all ties", "one side all failed", "no rows"])
 def test_every_ending_gives_a_sentence(name: str) -> None:
     plain = endings()[name]
-    html = unescape(rendered(plain))
-    assert plain["verdict"] in html
+    shown = unescape(rendered(plain))
+    assert plain["verdict"] in shown
     assert plain["verdict"] in text.render(plain)
     assert markdown.escaped(plain["verdict"]) in markdown.render(plain)
     said = {
-        "all ties": "No row scores differently on the two sides.",
-        "one side all failed": "No row was answered on both sides",
-        "no rows": "There is no row to show.",
+        "all ties": "Every row has the same score on both sides.",
+        "one side all failed": "No row was answered by both sides",
+        "no rows": "There are no rows to show.",
     }
-    assert said.get(name, "") in html
+    assert said.get(name, "") in shown
 
 
-def test_rows_that_matter_have_their_picture() -> None:
+def test_rows_that_matter_have_their_image() -> None:
     before = lines(90, 0.5)
     after = [
         line if n % 3 else other for n, (line, other) in enumerate(zip(before, lines(90, 0.5, seed=9), strict=True))
@@ -123,12 +121,12 @@ def test_rows_that_matter_have_their_picture() -> None:
     named = [[type(line)(**{**_fields(line), "image": line.id}) for line in some] for some in (before, after)]
     plain = judged(*named).to_json()
     gains = {example["id"]: example["gain"] for example in plain["examples"]}
-    chosen = rows.pictured(plain, 2)
+    chosen = rows.images_shown(plain, 2)
     known = {name: gain for name, gain in gains.items() if gain is not None}
     assert {max(known, key=known.__getitem__), min(known, key=known.__getitem__)} <= set(chosen)
     assert {name for name, gain in gains.items() if gain is None} <= set(chosen)
-    assert chosen == rows.pictured(plain, 2)
-    assert len(chosen) < len(rows.pictured(plain, 200)) == 90
+    assert chosen == rows.images_shown(plain, 2)
+    assert len(chosen) < len(rows.images_shown(plain, 200)) == 90
 
 
 def _fields(line: Any) -> dict[str, Any]:
@@ -137,32 +135,32 @@ def _fields(line: Any) -> dict[str, Any]:
 
 def test_too_much_text_is_shortened_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = hostile()
-    html = rendered(plain)
-    assert "Texts longer than" not in html
-    assert max(len(row["a"]) for row in carried(html)["rows"]) == len(HOSTILE[-1])
-    monkeypatch.setattr(payload, "_ROWS", 60_000)
-    html = rendered(plain)
-    texts = [row["a"] for row in carried(html)["rows"]]
+    shown = rendered(plain)
+    assert "Texts longer than" not in shown
+    assert max(len(row["a"]) for row in embedded(shown)["rows"]) == len(HOSTILE[-1])
+    monkeypatch.setattr(html, "_ROW_BYTES", 60_000)
+    shown = rendered(plain)
+    texts = [row["a"] for row in embedded(shown)["rows"]]
     assert (len(texts), max(map(len, texts)) < 5_100) == (len(plain["examples"]), True)
     assert "more characters in the JSON]" in texts[len(HOSTILE) - 1]
-    assert "Texts longer than 5000 characters" in html
+    assert "Texts longer than 5000 characters" in shown
 
 
 def test_too_many_rows_leave_those_that_changed_least_out_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = captions(60)
-    monkeypatch.setattr(payload, "_ROWS", 10_000)
-    html = rendered(plain)
-    kept = [row["i"] for row in carried(html)["rows"]]
+    monkeypatch.setattr(html, "_ROW_BYTES", 10_000)
+    shown = rendered(plain)
+    kept = [row["i"] for row in embedded(shown)["rows"]]
     changes = {example["id"]: abs(example["deltas"]["bleu"]) for example in plain["examples"]}
     left_out = [name for name in changes if name not in kept]
     assert 0 < len(kept) < 60
     assert min(changes[name] for name in kept) >= max(changes[name] for name in left_out)
-    assert f"carries the {len(kept)} rows that changed most; the other {len(left_out)} stand in the JSON" in html
+    assert f"has the {len(kept)} rows that changed most; the other {len(left_out)} are in the JSON" in shown
 
 
-def test_pictures_stop_where_the_page_would_get_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payload, "_PICTURES", 20)
-    assert list(payload.encoded(["a", "b", "c"], dict.fromkeys("abc", b"123456"))) == ["a", "b"]
+def test_images_stop_where_the_page_would_get_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "_IMAGE_BYTES", 20)
+    assert list(html.embed_images(["a", "b", "c"], dict.fromkeys("abc", b"123456"))) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -173,24 +171,24 @@ def test_numbers_are_written_as_the_browser_does(value: float, digits: int, said
     assert text.fixed(value, digits) == said
 
 
-def test_training_slices_and_further_runs_are_shown_where_there_are_any() -> None:
-    html = rendered(labelled())
+def test_training_slices_and_other_runs_are_shown_where_there_are_any() -> None:
+    shown = rendered(labelled())
     for said in (
         "Learning curve",
         "light = night",
-        "Further runs against the same A",
+        "Other runs against the same A",
         "out of memory",
         "56e7f7648d9946be",
     ):
-        assert said in html
+        assert said in shown
     bare = rendered(captions())
-    for said in ("Learning curve", "By slice", "Further runs", "Failures</h2>"):
+    for said in ("Learning curve", "by slice</h3>", "Other runs", "Failures</h2>"):
         assert said not in bare
 
 
 def test_the_commands_name_the_files_and_metrics() -> None:
-    html = unescape(rendered(labelled()))
+    shown = unescape(rendered(labelled()))
     assert (
-        "vlmtune compare base.jsonl tuned.jsonl other.jsonl --task classification --slice light -o report.html" in html
+        "vlmtune compare base.jsonl tuned.jsonl other.jsonl --task classification --slice light -o report.html" in shown
     )
-    assert "vlmtune score tuned.jsonl --task classification --metrics accuracy,macro_f1" in html
+    assert "vlmtune score tuned.jsonl --task classification --metrics accuracy,macro_f1" in shown

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from pages import boxed, captions, curve, labelled
 
-from vlmtune.report import charts, rows, text
-from vlmtune.report import charts as changes
-from vlmtune.report import charts as curves
-from vlmtune.report.charts import WIDTH, Figure
+from vlmtune.report import charts, rows, svg, text
+from vlmtune.report.svg import WIDTH, Figure
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
 
@@ -19,12 +17,12 @@ STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
 def drawn(plain: dict[str, Any]) -> list[Figure]:
     figures = [
         charts.forest(plain["metrics"]),
-        changes.slices(plain),
-        changes.systems(plain),
-        curves.learning(plain.get("training")),
+        charts.slices(plain),
+        charts.systems(plain),
+        charts.learning_curve(plain.get("training")),
     ]
     for column in rows.columns(plain):
-        figures += [draw(column, plain["examples"]) for draw in (changes.outcomes, changes.histogram, changes.scatter)]
+        figures += [draw(column, plain["examples"]) for draw in (charts.outcomes, charts.histogram, charts.scatter)]
     return [figure for figure in figures if figure is not None]
 
 
@@ -53,7 +51,7 @@ def test_names_are_text() -> None:
 def test_outcomes_count_rows() -> None:
     plain = captions()
     column = rows.columns(plain)[0]
-    counts = {row[0]: int(row[1]) for row in changes.outcomes(column, plain["examples"]).table[1:]}
+    counts = {row[0]: int(row[1]) for row in charts.outcomes(column, plain["examples"]).table[1:]}
     gains = [example["gain"] for example in plain["examples"]]
     assert counts["B better"] == sum(round(gain, 9) > 0 for gain in gains)
     assert sum(counts.values()) == len(gains)
@@ -63,14 +61,14 @@ def test_outcomes_count_rows() -> None:
         for example in plain["examples"]
         if example["scores"]
     ]
-    table = changes.outcomes(rows.columns(plain)[0], plain["examples"]).table
+    table = charts.outcomes(rows.columns(plain)[0], plain["examples"]).table
     assert [int(row[1]) for row in table[1:]] == [right.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0))]
 
 
 def test_histogram_and_scatter_hold_every_row_once() -> None:
     plain = captions(200)
     column = rows.columns(plain)[0]
-    histogram, scatter = changes.histogram(column, plain["examples"]), changes.scatter(column, plain["examples"])
+    histogram, scatter = charts.histogram(column, plain["examples"]), charts.scatter(column, plain["examples"])
     assert histogram is not None
     assert scatter is not None
     assert sum(int(row[1]) for row in histogram.table[1:]) == 200
@@ -81,9 +79,9 @@ def test_where_lower_is_better_a_fall_is_good() -> None:
     plain = captions(60)
     better = rows.columns(plain)[0]
     error = replace(better, higher_is_better=False)
-    tables = [changes.outcomes(column, plain["examples"]).table for column in (better, error)]
+    tables = [charts.outcomes(column, plain["examples"]).table for column in (better, error)]
     assert (tables[0][1][1], tables[0][3][1]) == (tables[1][3][1], tables[1][1][1])
-    for draw in (changes.histogram, changes.scatter):
+    for draw in (charts.histogram, charts.scatter):
         drawings = [draw(column, plain["examples"]) for column in (better, error)]
         assert drawings[0] is not None
         assert drawings[1] is not None
@@ -95,28 +93,28 @@ def test_no_change_no_histogram_and_no_curve_no_figure() -> None:
     same = captions(30, 0.2, 0.2)
     for example in same["examples"]:
         example["deltas"] = dict.fromkeys(example["deltas"], 0.0)
-    assert changes.histogram(rows.columns(same)[0], same["examples"]) is None
-    assert curves.learning(None) is None
-    assert curves.learning({"curve": []}) is None
+    assert charts.histogram(rows.columns(same)[0], same["examples"]) is None
+    assert charts.learning_curve(None) is None
+    assert charts.learning_curve({"curve": []}) is None
     assert charts.forest([]) is None
 
 
-def test_the_curve_marks_resumed_and_taken_steps() -> None:
-    figure = curves.learning({"curve": curve(60), "resumed_at": [20, 30], "chosen_step": 40})
+def test_the_curve_marks_resumptions_and_the_selected_step() -> None:
+    figure = charts.learning_curve({"curve": curve(60), "resumed_at": [20, 30], "chosen_step": 40})
     assert figure is not None
     assert figure.svg.count(">resumed<") == 2
-    assert figure.svg.count(">taken<") == 1
-    assert "It was resumed after step 20, 30." in figure.svg
+    assert figure.svg.count(">selected<") == 1
+    assert "Training was resumed after step 20, 30." in figure.svg
     assert figure.table[0] == ["step", "loss", "validation loss"]
     assert [row[1] for row in figure.table[1:4]] == [f"{point['loss']:.4f}" for point in curve(60)[:3]]
 
 
 def test_marks_that_stand_close_do_not_write_over_each_other() -> None:
-    figure = curves.learning({"curve": curve(100), "resumed_at": [50, 51, 52, 90], "chosen_step": 100})
+    figure = charts.learning_curve({"curve": curve(100), "resumed_at": [50, 51, 52, 90], "chosen_step": 100})
     assert figure is not None
     places = [
         (float(x), float(y))
-        for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(?:resumed|taken)<', figure.svg)
+        for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(?:resumed|selected)<', figure.svg)
     ]
     assert len(places) == 4
     assert figure.svg.count('class="mark"') == 5
@@ -132,8 +130,8 @@ def test_a_training_in_one_line() -> None:
         {"step": 9, "validation_loss": 3.0},
     ]
     plain = {"curve": points, "chosen_step": 5, "resumed_at": [3]}
-    assert text.summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 taken, resumed after 3"
-    assert text.summary(None) is None
+    assert text.training_summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 selected, resumed after step 3"
+    assert text.training_summary(None) is None
     assert text.sparkline([1.0] * 3) == "▁▁▁"
     assert text.sparkline([]) == ""
     assert text.sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
@@ -141,6 +139,6 @@ def test_a_training_in_one_line() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.02), (0, 4999), (1e-7, 3e-7), (5, 5)])
 def test_ticks_are_few_and_inside(low: float, high: float) -> None:
-    found = charts.ticks(low, high)
+    found = svg.ticks(low, high)
     assert 1 <= len(found) <= 6
     assert all(low - 1e-12 <= tick <= high + 1e-12 for tick in found)

@@ -194,7 +194,7 @@ def test_show_says_what_made_it_and_what_is_next(root: Path) -> None:
         "model tiny (qwen3_vl, config 751dc9d8)",
         "rows 30, fingerprint a6618abe5f85",
         "cpu, torch 2.0",
-        "curve       loss 4 █▃▁ 1 over 9 steps, step 9 taken, resumed after 5",
+        "curve       loss 4 █▃▁ 1 over 9 steps, step 9 selected, resumed after step 5",
         f"next        vlmtune run CONFIG --set output.dir={root}",
     ):
         assert words in said

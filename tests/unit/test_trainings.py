@@ -38,7 +38,7 @@ def test_a_comparison_tells_the_training_of_its_own_adapter(tmp_path: Path) -> N
     base, tuned = answers(tmp_path, "base", 0.6, None), answers(tmp_path, "tuned", 0.3, own)
     found = compare_files(base, tuned)
     assert found.facts["training"] == {"steps": 9, "chosen_step": 9, "resumed_at": [4], "curve": CURVE}
-    assert "training: loss 4 █▁ 1 over 9 steps, step 9 taken, resumed after 4" in text.render(found.to_json())
+    assert "training: loss 4 █▁ 1 over 9 steps, step 9 selected, resumed after step 4" in text.render(found.to_json())
     assert compare_files(tuned, base).facts["training"] is None
     assert compare_files(base, answers(tmp_path, "gone", 0.3, "0123")).facts["training"] is None
 

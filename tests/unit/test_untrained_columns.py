@@ -21,8 +21,7 @@ from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
 from vlmtune.processing.chat_template import images_of
 from vlmtune.progress import Progress
-from vlmtune.report import ReportConfig, markdown, text
-from vlmtune.report import html as page
+from vlmtune.report import ReportConfig, html, markdown, text
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import Side
 from vlmtune.signals import StopRequest
@@ -239,9 +238,9 @@ def test_the_run_compares_with_its_columns(begin: Begin) -> None:
     plain = json.loads(Path("out/compare.json").read_text())
     assert [entry["column"] for entry in plain["untrained"]] == list(COLUMNS)
     assert all(entry["rows"]["compared"] == 24 and len(entry["ci"]) == 2 for entry in plain["untrained"])
-    assert "Without training" in Path("out/report.html").read_text()
+    assert "Prompt baselines" in Path("out/report.html").read_text()
     run.compare(begin("evaluation.baselines=[]"))
-    assert "Without training" not in Path("out/report.html").read_text()
+    assert "Prompt baselines" not in Path("out/report.html").read_text()
 
 
 # The verdict
@@ -295,22 +294,22 @@ def test_a_column_that_cannot_be_judged_is_named_and_left_out() -> None:
     everything = [replace(line, prediction=None, failure=failure) for line in failed]
     nothing = beside(lines(80, 0.3), rival=everything)
     assert nothing.status == "improved"
-    assert text.untrained_rows(nothing.to_json())[2] == ["rival", "0", "-", "-", "-", "-", "-", "not judged"]
+    assert text.prompt_baseline_rows(nothing.to_json())[2] == ["rival", "0", "-", "-", "-", "-", "-", "inconclusive"]
 
 
 def test_the_table_stands_in_every_report() -> None:
     plain = beside(lines(80, 0.4), poor=lines(80, 0.7, seed=2), rival=lines(80, 0.4, seed=3)).to_json()
-    header, *rows = text.untrained_rows(plain)
+    header, *rows = text.prompt_baseline_rows(plain)
     assert [(cells[0], cells[-1]) for cells in rows] == [("base", ""), ("poor", ""), ("rival", "best")]
-    html = unescape(page.render(plain, {}, ReportConfig()))
+    shown = unescape(html.render(plain, {}, ReportConfig()))
     said, marked = text.render(plain), markdown.render(plain)
     for entry, cells in zip(plain["untrained"], rows[1:], strict=True):
         change = f"{entry['delta']:+.4f}"
         assert cells[4] == change
-        assert f'<th scope="row">{entry["column"]}</th><td>80</td><td>{entry["a"]:.4f}</td>' in html
+        assert f'<th scope="row">{entry["column"]}</th><td>80</td><td>{entry["a"]:.4f}</td>' in shown
         assert any(line.startswith(entry["column"]) and change in line for line in said.splitlines())
         assert f"| {' | '.join(cells)} |" in marked
-    assert header[0] in html
+    assert header[0] in shown
 
 
 # The config

@@ -19,8 +19,8 @@ from vlmtune.dataset_check.text import verdict
 from vlmtune.errors import DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb, thumbnail
-from vlmtune.report import templates
-from vlmtune.report.charts import WIDTH, Figure, bar, line, ticks, words
+from vlmtune.report import svg, templates
+from vlmtune.report.svg import WIDTH, Figure
 from vlmtune.types import Example
 
 TOP, BOTTOM, LEFT = 18.0, 168.0, 40.0
@@ -41,20 +41,16 @@ def histogram(name: str, title: str, counted: Mapping[str, Any]) -> Figure:
     def across(value: float) -> float:
         return float(LEFT + (value - low) / (high - low) * (WIDTH - LEFT))
 
-    parts = []
-    for tick in ticks(0, most, 4):
-        if tick == int(tick):
-            y = BOTTOM - (BOTTOM - TOP) * tick / most
-            parts += [line(LEFT, y, WIDTH, y, "zero" if tick == 0 else "grid")]
-            parts += [words(LEFT - 6, y + 4, f"{tick:,.0f}", "end", "axis")]
+    parts = svg.count_axis(most, LEFT, TOP, BOTTOM)
     for number, count in enumerate(counts):
         height = (BOTTOM - TOP) * count / most
         if count:
             # A bar of one row among thousands must still be seen: it is the longest row.
-            parts.append(bar(LEFT + number * width + 0.5, BOTTOM - max(height, 1.5), width - 1, max(height, 1.5), "b"))
-    for tick in ticks(low, high, 6):
+            size = width - 1, max(height, 1.5)
+            parts.append(svg.bar(LEFT + number * width + 0.5, BOTTOM - size[1], *size, "b"))
+    for tick in svg.ticks(low, high, 6):
         anchor = "end" if across(tick) > WIDTH - 12 else "middle"
-        parts.append(words(across(tick), BOTTOM + 16, f"{tick:,.0f}", anchor, "axis"))
+        parts.append(svg.text(across(tick), BOTTOM + 16, f"{tick:,.0f}", anchor, "axis"))
     table = [["from", "to", "rows"]]
     table += [[f"{edges[n]:,}", f"{edges[n + 1] - 1:,}", f"{count:,}"] for n, count in enumerate(counts)]
     said = f"{sum(counts):,} in all, from {low:,} to {high - 1:,}."

@@ -161,7 +161,7 @@ def show(found: Mapping[str, Any]) -> str:
         aside = ", moved aside" if one["aside"] else ""
         lines.append(f"  {one['kind']:<11} {Path(one['path']).name}{aside}")
         lines += [f"    {line}" for line in _facts(one["manifest"])]
-    trained = text.summary(found["training"])
+    trained = text.training_summary(found["training"])
     lines += [f"  curve       {trained}"] if trained else []
     for one in found["making"]:
         lines += _in_progress(one) if one["waits"] else [_of_another(one)]

@@ -1,7 +1,7 @@
-"""A comparison as text, Markdown or one self-contained page. A pure function of the comparison: no model, no torch.
+"""A comparison as text, Markdown or one self-contained page; the model card of an adapter. Needs no model and no torch.
 
-`text` and `markdown` are words alone. `page` puts the page together: `rows` and `payload` say what it carries of each
-row, `charts`, `changes` and `curves` draw, `provenance` lists how it was made; style and script lie beside them.
+`text` and `markdown` are words alone. `html` fills the page's template from `rows`, `charts` (drawn with `svg`) and
+`provenance`; `templates` renders any page with its style and script inside.
 """
 
 from pydantic import PositiveInt
@@ -13,5 +13,5 @@ class ReportConfig(Part):
     """What the page shows."""
 
     examples: PositiveInt = 200
-    """Rows shown with their picture, of each kind: largest gains, largest losses, drawn at random. Failed rows always
-    are, and all other rows without one."""
+    """Rows shown with their image, of each kind: largest gains, largest losses, drawn at random. Failed rows always
+    are, and all other rows are shown without one."""

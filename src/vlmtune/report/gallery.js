@@ -1,10 +1,10 @@
-/* The rows: numbers of a row, which rows are shown in which order, and a row as a card. Texts are only ever set as text. */
+/* The rows: their numbers, filters and order, and a row as a card. Texts are only ever set as text. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const ROWS = DATA.rows.map((row, n) => Object.assign(row, { n }));
 const PER_PAGE = 50;
-const LONG = 250;
-const FLAGS = { cut_off: "cut off", unparsed: "unreadable", repeating: "repeats itself" };
+const LONG = 250; /* characters above which a text scrolls in its own box */
+const FLAGS = { cut_off: "cut off", unparsed: "unparseable", repeating: "repetitive" };
 
 const delta = (row, metric) => (row.d ? row.d[metric] : null);
 const score = (row, side, metric) => (row.s ? row.s[side][metric] : null);
@@ -43,26 +43,26 @@ const SORTS = [
   ["b-high", "score of B, highest first", (row, metric) => score(row, 1, metric), -1],
   ["long", "length of B, longest first", (row) => size(row.b), -1],
   ["short", "length of B, shortest first", (row) => size(row.b), 1],
-  ["data", "place in the dataset", (row) => row.n, 1],
+  ["data", "order in the dataset", (row) => row.n, 1],
 ];
 
 const absolute = (value) => (value === null ? null : Math.abs(value));
 
-/* Rows ordered by one of SORTS; rows without such a number come last, equal ones stay in the dataset's order. */
+/* Rows ordered by one of SORTS; those without the number come last, equal ones keep the dataset's order. */
 function ordered(rows, sort, metric) {
-  const [, , key, way] = SORTS.find(([name]) => name === sort);
+  const [, , key, direction] = SORTS.find(([name]) => name === sort);
   const keyed = rows.map((row) => [key(row, metric), row]);
   keyed.sort(([x, one], [y, other]) => {
     if (x === null || y === null) return (x === null) - (y === null) || one.n - other.n;
-    return (x - y) * way || one.n - other.n;
+    return (x - y) * direction || one.n - other.n;
   });
   return keyed.map(([, row]) => row);
 }
 
-/* Rows whose id, answers or expected texts hold all of the searched text. */
+/* Rows whose id, question, answers, references or metadata contain the text. */
 function searched(rows, text) {
-  const wanted = text.trim().toLowerCase();
-  return wanted === "" ? rows : rows.filter((row) => haystack(row).includes(wanted));
+  const needle = text.trim().toLowerCase();
+  return needle === "" ? rows : rows.filter((row) => haystack(row).includes(needle));
 }
 
 function haystack(row) {
@@ -71,19 +71,19 @@ function haystack(row) {
 }
 
 function element(tag, kind, ...content) {
-  const made = document.createElement(tag);
-  if (kind) made.className = kind;
-  made.append(...content);
-  return made;
+  const created = document.createElement(tag);
+  if (kind) created.className = kind;
+  created.append(...content);
+  return created;
 }
 
-function drawn(tag, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
+function svgElement(tag, attributes) {
+  const created = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  return created;
 }
 
-function written(value, digits, sign) {
+function fixed(value, digits, sign) {
   if (value === null) return "";
   const text = value.toFixed(digits).replace(/^-(0(\.0*)?)$/, "$1");
   return sign && !text.startsWith("-") ? `+${text}` : text;
@@ -95,60 +95,60 @@ function outcome(row, metric) {
   const better = gain(row, metric);
   if (row.e !== undefined) return element("span", "pill bad", "failed");
   if (better === null) return "";
-  return element("span", `pill ${tone(better)}`, better > 0 ? "B better" : better < 0 ? "B worse" : "alike");
+  return element("span", `pill ${tone(better)}`, better > 0 ? "B better" : better < 0 ? "B worse" : "tie");
 }
 
-function picture(row) {
-  const place = element("div", "picture");
-  if (row.h === undefined) return place;
+function thumbnail(row) {
+  const cell = element("div", "image");
+  if (row.h === undefined) return cell;
   const image = document.createElement("img");
   image.src = `data:image/webp;base64,${DATA.images[row.h]}`;
-  image.alt = `Picture of ${row.i}`;
+  image.alt = `Image of ${row.i}`;
   image.decoding = "async";
   const frame = element("div", "frame", image);
   if (row.x) frame.append(boxes(row.x));
-  place.append(frame);
-  if (row.x) place.append(boxLegend(row.x));
-  return place;
+  cell.append(frame);
+  if (row.x) cell.append(boxLegend(row.x));
+  return cell;
 }
 
-function boxes(found) {
-  const svg = drawn("svg", { class: "boxes", viewBox: "0 0 1000 1000", preserveAspectRatio: "none", "aria-hidden": "true" });
+function boxes(sides) {
+  const svg = svgElement("svg", { class: "boxes", viewBox: "0 0 1000 1000", preserveAspectRatio: "none", "aria-hidden": "true" });
   for (const kind of ["references", "a", "b"]) {
-    for (const [left, top, right, bottom] of found[kind]) {
-      const place = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
-      svg.append(drawn("rect", { class: `box-${kind}`, ...place }));
+    for (const [left, top, right, bottom] of sides[kind]) {
+      const size = { width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
+      svg.append(svgElement("rect", { class: `box-${kind}`, x: left, y: top, ...size }));
     }
   }
   return svg;
 }
 
-function boxLegend(found) {
-  const names = { references: "true", a: "A", b: "B" };
-  const shown = Object.keys(names).filter((kind) => found[kind].length > 0);
-  return element("p", "legend", ...shown.map((kind) => element("span", `key-${kind}`, names[kind])));
+function boxLegend(sides) {
+  const names = { references: "reference", a: "A", b: "B" };
+  const kinds = Object.keys(names).filter((kind) => sides[kind].length > 0);
+  return element("p", "legend", ...kinds.map((kind) => element("span", `key-${kind}`, names[kind])));
 }
 
 function answer(side, text, pieces, flags) {
-  const said = element("div", "said");
-  if (text === null) said.append(element("p", "none", "no answer"));
-  else if (text.trim() === "") said.append(element("p", "none", "(empty)"));
+  const content = element("div", "content");
+  if (text === null) content.append(element("p", "none", "no answer"));
+  else if (text.trim() === "") content.append(element("p", "none", "(empty)"));
   else {
     const line = element("p", "", ...pieces.map(([piece, same]) => (same ? piece : element(side === "a" ? "del" : "ins", "", piece))));
     line.dir = "auto";
-    said.append(scrollable(line, text.length));
+    content.append(scrollable(line, text.length));
   }
-  for (const flag of flags.filter((name) => name !== "failed")) said.append(element("span", "flag", FLAGS[flag] || flag), " ");
-  return element("div", `answer ${side}`, element("b", "tag", side.toUpperCase()), said);
+  for (const flag of flags.filter((name) => name !== "failed")) content.append(element("span", "flag", FLAGS[flag] || flag), " ");
+  return element("div", `answer ${side}`, element("b", "tag", side.toUpperCase()), content);
 }
 
 function scores(row, metric) {
   const head = element("tr", "", ...["metric", "A", "B", "change"].map((name) => headCell(name, "col")));
   head.firstChild.replaceChildren(element("span", "unseen", "metric"));
-  const lines = DATA.metrics.map((about, n) => {
-    const numbers = [0, 1].map((side) => element("td", "", written(score(row, side, n), about.digits, false)));
-    const change = element("td", tone(gain(row, n)), written(delta(row, n), about.digits, true));
-    return element("tr", n === metric ? "chosen" : "", headCell(about.name, "row"), ...numbers, change);
+  const lines = DATA.metrics.map((column, n) => {
+    const numbers = [0, 1].map((side) => element("td", "", fixed(score(row, side, n), column.digits, false)));
+    const change = element("td", tone(gain(row, n)), fixed(delta(row, n), column.digits, true));
+    return element("tr", n === metric ? "chosen" : "", headCell(column.name, "row"), ...numbers, change);
   });
   return element("table", "scores", element("thead", "", head), element("tbody", "", ...lines));
 }
@@ -159,10 +159,10 @@ function headCell(text, scope) {
   return cell;
 }
 
-/* A long text scrolls in its own box, which the keyboard must reach. */
-function scrollable(made, length) {
-  if (length > LONG) made.tabIndex = 0;
-  return made;
+/* A long text scrolls in its own box, so the keyboard must be able to focus it. */
+function scrollable(box, length) {
+  if (length > LONG) box.tabIndex = 0;
+  return box;
 }
 
 function expected(row) {
@@ -177,14 +177,14 @@ function expected(row) {
   return scrollable(list, row.r.join(" ").length);
 }
 
-function asked(row) {
+function question(row) {
   if (row.q === undefined) return "";
   const line = element("p", "question", row.q);
   line.dir = "auto";
   return line;
 }
 
-/* One row as a card; `link` is the address of this very row. */
+/* A row as a card; `link` is the address of this row. */
 function card(row, metric, link) {
   const name = element("a", "id", row.i);
   name.href = link;
@@ -194,14 +194,14 @@ function card(row, metric, link) {
     "div",
     "texts",
     element("h3", "", name, " ", outcome(row, metric)),
-    asked(row),
+    question(row),
     answer("a", row.a, pieces[0], flags[0]),
     answer("b", row.b, pieces[1], flags[1]),
     ...(row.e || []).map(([side, reason]) => element("p", "failure", `${side} failed, ${reason}`)),
     expected(row),
-    ...(row.m || []).flatMap((remark) => [element("span", "remark", remark), " "])
+    ...(row.m || []).flatMap((text) => [element("span", "metadata", text), " "])
   );
-  const made = element("article", "card", picture(row), texts, ...(row.s ? [scores(row, metric)] : []));
-  made.tabIndex = -1;
-  return made;
+  const created = element("article", "card", thumbnail(row), texts, ...(row.s ? [scores(row, metric)] : []));
+  created.tabIndex = -1;
+  return created;
 }

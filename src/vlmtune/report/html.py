@@ -1,10 +1,8 @@
 """A comparison as one page: a single file that needs no network and no other file, and reads without its script.
 
-A pure function of the comparison and the pictures: the same input gives the same bytes. Text of rows is only ever text:
-the template escapes it, the script sets it as text, and the page's policy runs nothing but the script and style it
-was made with.
-
-Rows and pictures as the page's script reads them: safe inside a script element, and never too large to open.
+A pure function of the comparison and the thumbnails: the same input gives the same bytes. Texts of rows are only ever
+text: the template escapes them, the script sets them as text, and the page's Content Security Policy allows nothing but
+the script and style that it was made with.
 """
 
 import base64
@@ -15,63 +13,179 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.report import ReportConfig, charts, provenance, rows, templates, text
-from vlmtune.report import charts as changes
-from vlmtune.report import charts as coverage
-from vlmtune.report import charts as curves
-from vlmtune.report.rows import Column, Example
+from vlmtune.report.rows import Example, MetricColumn
 
-_PICTURES = 12_000_000
-_ROWS = 10_000_000
-"""Most bytes of pictures and of rows: together with the rest, a page stays under 25 MB."""
+_IMAGE_BYTES = 12_000_000
+_ROW_BYTES = 10_000_000
+"""Most bytes of images and of rows: with everything else, a page stays under 25 MB."""
 
 _LIMITS = (100_000, 20_000, 5_000, 2_000, 1_000, 500, 200)
-"""Longest text that is carried whole: the first of these with which all rows fit."""
+"""Most characters of a text: the first of these with which all rows fit."""
 
-_CARD = 5_000
-"""Longest text on the cards that stand on the page without its script."""
+_CARD_LIMIT = 5_000
+"""Most characters of a text on the cards that need no script."""
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
+"""Parts of the page's one script, in their order."""
+
+STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
+
+
+def images_shown(comparison: Mapping[str, Any], config: ReportConfig) -> list[str]:
+    """Hashes of the images whose thumbnails `render` can use, the most important first."""
+    return rows.images_shown(comparison, config.examples)
+
+
+def render(comparison: Mapping[str, Any], thumbnails: Mapping[str, bytes], config: ReportConfig) -> str:
+    """The page as HTML.
+
+    Args:
+        comparison: as `Comparison.to_json` gives it, with its examples.
+        thumbnails: WebP images by the hash of the original.
+        config: what is shown.
+    """
+    return templates.render(
+        "page.html.jinja",
+        [],
+        scripts=[FOLDER / name for name in SCRIPTS],
+        filters={"fixed": text.fixed, "signed": text.signed, "interval": text.interval},
+        comparison=comparison,
+        colour=STATUS_COLOURS[comparison["status"]],
+        **_numbers(comparison),
+        **_gallery(comparison, thumbnails, config),
+        **_provenance(comparison),
+    )
+
+
+def _numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables, sentences and charts of the scores."""
+    examples = comparison["examples"]
+    return {
+        "primary": comparison["metrics"][0] if comparison["metrics"] else None,
+        "precision": text.precision,
+        "level": f"{comparison['statistics']['confidence']:.0%}",
+        "metrics": text.metric_rows(comparison),
+        "forest": charts.forest(comparison["metrics"]),
+        "notes": text.metric_notes(comparison),
+        "prompt_baselines": text.prompt_baseline_rows(comparison),
+        "additional_sets": text.additional_set_rows(comparison),
+        "answers": text.answer_rows(comparison),
+        "controls": [line.split(": ", 1) for line in text.control_lines(comparison)],
+        "changes": [
+            (
+                column,
+                charts.outcomes(column, examples),
+                charts.histogram(column, examples),
+                charts.scatter(column, examples),
+            )
+            for column in rows.columns(comparison)
+        ],
+        "confidence": [line.partition(": ")[2] for line in text.confidence_lines(comparison)],
+        "score_by_confidence": charts.score_by_confidence(comparison),
+        "slices": text.slice_rows(comparison),
+        "slice_forest": charts.slices(comparison),
+        "systems": [row[:-1] for row in text.system_rows(comparison)],
+        "system_forest": charts.systems(comparison),
+        "others": [(other, text.metric_rows(other)) for other in comparison["others"]],
+        "status_colours": STATUS_COLOURS,
+    }
+
+
+def _gallery(comparison: Mapping[str, Any], thumbnails: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
+    """All rows for the script, and the first cards for readers without it."""
+    from markupsafe import Markup
+
+    columns, examples = rows.columns(comparison), comparison["examples"]
+    images = embed_images(images_shown(comparison, config), thumbnails)
+    embedded = embed_rows(examples, columns, images)
+    primary = columns[0] if columns else None
+    first = rows.by_change(examples, primary)[: rows.FIRST_CARDS]
+    return {
+        "columns": columns,
+        "images": images,
+        "cards": [(rows.label(examples[n], n), _card(examples[n]), _outcome(examples[n], primary)) for n in first],
+        "limit": embedded.limit,
+        "left_out": embedded.left_out,
+        "expected": rows.expected,
+        "failures": rows.failures,
+        "metadata": rows.metadata,
+        "question": rows.question,
+        "flag_labels": {"cut_off": "cut off", "unparsed": "unparseable", "repeating": "repetitive"},
+        "data": Markup(embedded.data),
+    }
+
+
+def _card(example: Example) -> dict[str, Any]:
+    return {**example, **_shortened({key: example[key] for key in ("a", "b", "references")}, _CARD_LIMIT)}
+
+
+def _outcome(example: Example, primary: MetricColumn | None) -> tuple[str, str]:
+    """(colour, label) of a row's outcome."""
+    gain = None if primary is None else primary.gain(example)
+    if gain is None:
+        return "bad", "failed"
+    return ("good", "B better") if gain > 0 else ("bad", "B worse") if gain < 0 else ("even", "tie")
+
+
+def _provenance(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """How the comparison was made, and how to repeat it."""
+    different, same = provenance.settings(comparison)
+    return {
+        "curve": charts.learning_curve(comparison.get("training")),
+        "training": provenance.training(comparison),
+        "different": different,
+        "same": same,
+        "failed": provenance.failed(comparison["examples"]),
+        "commands": provenance.commands(comparison),
+        "row_counts": [(provenance.ROW_LABELS.get(key, key), count) for key, count in comparison["rows"].items()],
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """What the script reads. Where not everything fits: the longest whole text, and how many rows are left out."""
+class EmbeddedRows:
+    """Rows and images as the JSON that the page's script reads.
+
+    Where not everything fits: `limit` is the length to which texts were cut, `left_out` the number of missing rows.
+    """
 
     data: str
     limit: int | None
     left_out: int
 
 
-def encoded(wanted: Sequence[str], pictures: Mapping[str, bytes]) -> dict[str, str]:
-    """Pictures as base64, in order of importance until the page would get too large."""
-    found: dict[str, str] = {}
-    room = _PICTURES
-    for image in wanted:
-        if image in pictures:
-            text = base64.b64encode(pictures[image]).decode()
-            room -= len(text)
+def embed_images(hashes: Sequence[str], thumbnails: Mapping[str, bytes]) -> dict[str, str]:
+    """Thumbnails as base64 by hash, in the given order until the page would get too large."""
+    embedded: dict[str, str] = {}
+    room = _IMAGE_BYTES
+    for image in hashes:
+        if image in thumbnails:
+            data = base64.b64encode(thumbnails[image]).decode()
+            room -= len(data)
             if room < 0:
                 break
-            found[image] = text
-    return found
+            embedded[image] = data
+    return embedded
 
 
-def carried(examples: Sequence[Example], columns: Sequence[Column], images: Mapping[str, str]) -> Carried:
-    """All rows, with shortened texts if need be; where even that is too much, without those that changed least."""
-    places = {image: n for n, image in enumerate(images)}
-    slim = [_row(n, example, columns, places) for n, example in enumerate(examples)]
-    packed, limit, kept = [_json(row) for row in slim], None, list(range(len(slim)))
+def embed_rows(examples: Sequence[Example], columns: Sequence[MetricColumn], images: Mapping[str, str]) -> EmbeddedRows:
+    """All rows, with shortened texts if need be; if that is not enough, without those that changed least."""
+    numbers = {image: n for n, image in enumerate(images)}
+    compact = [_compact(n, example, columns, numbers) for n, example in enumerate(examples)]
+    packed, limit, kept = [_json(row) for row in compact], None, list(range(len(compact)))
     for shorter in _LIMITS:
-        if _size(packed) <= _ROWS:
+        if _size(packed) <= _ROW_BYTES:
             break
         limit = shorter
-        packed = [_json(_shortened(row, limit)) for row in slim]
-    if _size(packed) > _ROWS:
-        room, chosen = _ROWS, set()
-        for n in rows.in_order(examples, columns[0] if columns else None):
+        packed = [_json(_shortened(row, limit)) for row in compact]
+    if _size(packed) > _ROW_BYTES:
+        room, fitting = _ROW_BYTES, set()
+        for n in rows.by_change(examples, columns[0] if columns else None):
             room -= len(packed[n].encode()) + 1
             if room < 0:
                 break
-            chosen.add(n)
-        kept = sorted(chosen)
+            fitting.add(n)
+        kept = sorted(fitting)
     metrics = [{"name": c.name, "sign": 1 if c.higher_is_better else -1, "digits": c.digits} for c in columns]
     parts = {
         "metrics": _json(metrics),
@@ -79,31 +193,28 @@ def carried(examples: Sequence[Example], columns: Sequence[Column], images: Mapp
         "images": _json([*images.values()]),
     }
     data = "{" + ",".join(f'"{key}":{value}' for key, value in parts.items()) + "}"
-    return Carried(data, limit, len(slim) - len(kept))
+    return EmbeddedRows(data, limit, len(compact) - len(kept))
 
 
-def card(example: Example) -> dict[str, Any]:
-    """A row for the cards that need no script, its texts shortened where they are very long."""
-    return {**example, **_shortened({key: example[key] for key in ("a", "b", "references")}, _CARD)}
+def _compact(
+    number: int, example: Example, columns: Sequence[MetricColumn], images: Mapping[str, int]
+) -> dict[str, Any]:
+    """A row under one-letter keys, without what it does not have.
 
-
-def _row(number: int, example: Example, columns: Sequence[Column], places: Mapping[str, int]) -> dict[str, Any]:
-    """A row in few letters; what is not there is left out.
-
-    i id, a and b answers, r what was expected, s scores of A and B per metric, d changes per metric, f flags, h image,
-    e failures, x boxes, m remarks, q question.
+    i id, a and b answers, r what was expected, s scores of A and B by metric, d changes by metric, f flags, h number of
+    its image, e failures, x boxes, m metadata, q question.
     """
-    row: dict[str, Any] = {"i": rows.name(example, number), "a": example["a"], "b": example["b"]}
+    row: dict[str, Any] = {"i": rows.label(example, number), "a": example["a"], "b": example["b"]}
     row["r"] = rows.expected(example)
     if example["scores"] is not None:
         row["s"] = [[example["scores"][side][column.name] for column in columns] for side in ("a", "b")]
         row["d"] = [example["deltas"][column.name] for column in columns]
     optional = {
         "f": [example["flags"]["a"], example["flags"]["b"]] if any(example["flags"].values()) else None,
-        "h": places.get(example["image"]),
+        "h": images.get(example["image"]),
         "e": rows.failures(example),
         "x": example.get("boxes"),
-        "m": rows.meta(example),
+        "m": rows.metadata(example),
         "q": rows.question(example),
     }
     return row | {key: value for key, value in optional.items() if value is not None and value != []}
@@ -123,126 +234,12 @@ def _shortened(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
 
 
 def _size(packed: Sequence[str]) -> int:
-    return sum(len(text.encode()) + 1 for text in packed)
+    return sum(len(row.encode()) + 1 for row in packed)
 
 
 def _json(value: Any) -> str:
-    """JSON without what could end a script element or a line of an old script."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """JSON without the characters that could end a script element, or a line in an old JavaScript engine."""
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
-
-
-FOLDER = Path(__file__).parent
-STATUSES = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
-"""Colour of the verdict."""
-
-SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
-"""Parts of the page's one script, in their order."""
-
-
-def wanted(plain: Mapping[str, Any], config: ReportConfig) -> list[str]:
-    """Hashes of the images whose thumbnails `render` has a use for."""
-    return rows.pictured(plain, config.examples)
-
-
-def render(plain: Mapping[str, Any], pictures: Mapping[str, bytes], config: ReportConfig) -> str:
-    """The page as HTML.
-
-    Args:
-        plain: a comparison as `Comparison.to_json` gives it, with its examples.
-        pictures: WebP thumbnails by the hash of their image.
-        config: what is shown.
-    """
-    return templates.render(
-        "page.html.jinja",
-        [],
-        scripts=[FOLDER / name for name in SCRIPTS],
-        filters={"fixed": text.fixed, "signed": text.signed},
-        plain=plain,
-        tone=STATUSES[plain["status"]],
-        **_numbers(plain),
-        **_gallery(plain, pictures, config),
-        **_making(plain),
-    )
-
-
-def _numbers(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores, their drawings, and what stands beside them."""
-    found = rows.columns(plain)
-    examples = plain["examples"]
-    return {
-        "primary": plain["metrics"][0] if plain["metrics"] else None,
-        "precision": text.precision,
-        "level": f"{plain['statistics']['confidence']:.0%}",
-        "metrics": text.metric_rows(plain),
-        "forest": charts.forest(plain["metrics"]),
-        "further": [line for line in text.metric_lines(plain) if line],
-        "answers": text.answer_rows(plain),
-        "controls": text.control_lines(plain),
-        "confidence": [line.partition(": ")[2] for line in text.confidence_lines(plain)],
-        "coverage": coverage.coverage(plain),
-        "also": text.also_rows(plain),
-        "changes": [(column, _drawn(column, examples)) for column in found],
-        "untrained": text.untrained_rows(plain),
-        "slices": text.slice_rows(plain),
-        "slice_forest": changes.slices(plain),
-        "systems": [row[:-1] for row in text.system_rows(plain)],
-        "system_forest": changes.systems(plain),
-        "others": [(other, text.metric_rows(other)) for other in plain["others"]],
-        "statuses": STATUSES,
-    }
-
-
-def _drawn(column: rows.Column, examples: Sequence[rows.Example]) -> dict[str, charts.Figure | None]:
-    return {
-        "outcomes": changes.outcomes(column, examples),
-        "histogram": changes.histogram(column, examples),
-        "scatter": changes.scatter(column, examples),
-    }
-
-
-def _gallery(plain: Mapping[str, Any], pictures: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
-    """Rows for the script, and the first cards for readers without one."""
-    from markupsafe import Markup
-
-    found, examples = rows.columns(plain), plain["examples"]
-    images = encoded(wanted(plain, config), pictures)
-    embedded = carried(examples, found, images)
-    first = rows.in_order(examples, found[0] if found else None)[: rows.FIRST]
-    return {
-        "columns": found,
-        "images": images,
-        "cards": [(rows.name(examples[n], n), card(examples[n]), _tone(examples[n], found)) for n in first],
-        "limit": embedded.limit,
-        "left_out": embedded.left_out,
-        "expected": rows.expected,
-        "failures": rows.failures,
-        "meta": rows.meta,
-        "question": rows.question,
-        "flag_names": {"cut_off": "cut off", "unparsed": "unreadable", "repeating": "repeats itself"},
-        "data": Markup(embedded.data),
-    }
-
-
-def _tone(example: Mapping[str, Any], found: Sequence[rows.Column]) -> tuple[str, str]:
-    """(colour, words) of a row's outcome."""
-    good = found[0].good(example) if found else None
-    if good is None:
-        return "bad", "failed"
-    return ("good", "B better") if good > 0 else ("bad", "B worse") if good < 0 else ("even", "alike")
-
-
-def _making(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """How it was made and how to make it again."""
-    differ, alike = provenance.settings(plain)
-    return {
-        "curve": curves.learning(plain.get("training")),
-        "training": provenance.training(plain),
-        "differ": differ,
-        "alike": alike,
-        "failed": provenance.failed(plain["examples"]),
-        "commands": provenance.commands(plain),
-        "row_names": provenance.ROW_NAMES,
-    }
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    return data

@@ -1,6 +1,6 @@
 """A comparison as Markdown: for a pull request, and as the results section of a model card.
 
-What rows say stands in code spans, where nothing is a link, a mention or HTML; names and sentences are escaped.
+Texts of rows stand in code spans, where nothing is a link, a mention or HTML; names and sentences are escaped.
 """
 
 import re
@@ -10,83 +10,92 @@ from typing import Any
 from vlmtune.report import rows, text
 
 EXAMPLES = 5
-"""Rows shown of the largest gains, and of the largest losses."""
+"""Rows listed of the largest gains, and of the largest losses."""
 
 _LONGEST = 300
+"""Characters of a row's text that are quoted."""
 
 
-def render(plain: Mapping[str, Any]) -> str:
-    """The verdict, warnings, numbers, controls and the rows that changed most.
+def render(comparison: Mapping[str, Any]) -> str:
+    """Verdict, warnings, numbers, controls and the rows that changed most.
 
     Args:
-        plain: a comparison as `Comparison.to_json` gives it, with its examples.
+        comparison: as `Comparison.to_json` gives it, with its examples.
     """
-    names = plain["names"]
+    names = comparison["names"]
     title = f"# {escaped(names['b'])} against {escaped(names['a'])}"
-    return "\n".join([title, "", results(plain), *_changed(plain)])
+    return "\n".join([title, "", results(comparison), *_changed(comparison)])
 
 
-def results(plain: Mapping[str, Any]) -> str:
-    """Verdict, warnings, tables and controls, without a title: for a model card, too. Examples are not needed."""
-    parts = [f"**{escaped(plain['verdict'])}**", ""]
-    parts += [*(f"> ⚠ {escaped(warning)}  " for warning in plain["warnings"]), *([""] if plain["warnings"] else [])]
-    metrics = text.metric_rows(plain)
-    if len(metrics) > 1:
-        parts += [*table(metrics), ""]
-    parts += [f"- {escaped(line)}" if line else "" for line in text.metric_lines(plain)]
-    for cells in (text.untrained_rows(plain), text.also_rows(plain), text.system_rows(plain), text.slice_rows(plain)):
-        parts += [*table(cells), ""] if cells else []
-    parts += [*table(text.answer_rows(plain)), ""]
-    controls = [*text.control_lines(plain), *text.confidence_lines(plain)]
-    parts += [*(f"- {escaped(line)}" for line in controls), *([""] if controls else [])]
-    found = plain["rows"]
-    parts.append(
-        f"{found['compared']} rows compared of {found['paired']} paired by {plain['paired_by']} "
-        f"({found['only_a']} only in A, {found['only_b']} only in B; failed {found['failed_a']} and "
-        f"{found['failed_b']}); {plain['statistics']['resamples']} resamples, seed {plain['statistics']['seed']}."
+def results(comparison: Mapping[str, Any]) -> str:
+    """Verdict, warnings, tables and controls, without a title and without rows."""
+    warnings = [f"> ⚠ {escaped(warning)}  " for warning in comparison["warnings"]]
+    lines = [f"**{escaped(comparison['verdict'])}**", "", *_block(warnings)]
+    metrics = text.metric_rows(comparison)
+    lines += _block(table(metrics) if len(metrics) > 1 else [])
+    lines += _block([f"- {escaped(line)}" for line in text.metric_notes(comparison)])
+    for cells in (*text.optional_tables(comparison), text.answer_rows(comparison)):
+        lines += _block(table(cells))
+    controls = [*text.control_lines(comparison), *text.confidence_lines(comparison)]
+    lines += _block([f"- {escaped(line)}" for line in controls])
+    counts = comparison["rows"]
+    lines.append(
+        f"{counts['compared']} rows compared of {counts['paired']} paired by {comparison['paired_by']} "
+        f"({counts['only_a']} only in A, {counts['only_b']} only in B; failed: {counts['failed_a']} in A, "
+        f"{counts['failed_b']} in B); {comparison['statistics']['resamples']} resamples, seed "
+        f"{comparison['statistics']['seed']}."
     )
-    return "\n".join([*parts, ""])
+    return "\n".join([*lines, ""])
+
+
+def _block(lines: list[str]) -> list[str]:
+    """Lines with a blank one behind them; nothing where there are none."""
+    return [*lines, ""] if lines else []
 
 
 def table(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, header first; all but the first column to the right."""
+    """Lines of a table, header first; all columns but the first are right-aligned."""
     head, *body = ([escaped(cell) for cell in row] for row in cells)
     under = ["---", *("---:" for _ in head[1:])]
     return [f"| {' | '.join(row)} |" for row in (head, under, *body)]
 
 
-def escaped(words: str) -> str:
-    """A text that Markdown shows as it is, on one line; nobody is mentioned and nothing is linked."""
-    line = " ".join(words.split())
+def escaped(content: str) -> str:
+    """A text on one line that Markdown shows as it is: nobody is mentioned and nothing is linked."""
+    line = " ".join(content.split())
     line = re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", line.replace("&", "&amp;"))
     return line.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;").replace("://", "&#58;//")
 
 
-def code(words: str) -> str:
-    """A text as a code span on one line, cut where it is very long."""
-    line = " ".join(words.split())
+def code(content: str) -> str:
+    """A text as a code span on one line, cut where it is very long.
+
+    The fence is longer than any run of backticks inside: "a ` b" becomes "``a ` b``".
+    """
+    line = " ".join(content.split())
     line = line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
-    space = " " if line.startswith("`") or line.endswith("`") or not line else ""
-    return f"{fence}{space}{line or ' '}{space}{fence}" if line else "(empty)"
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line}{space}{fence}" if line else "(empty)"
 
 
-def _changed(plain: Mapping[str, Any]) -> list[str]:
-    columns = rows.columns(plain)
+def _changed(comparison: Mapping[str, Any]) -> list[str]:
+    columns = rows.columns(comparison)
     if not columns:
         return []
-    good = [(columns[0].good(example), example) for example in plain["examples"]]
-    ranked = sorted(((value, example) for value, example in good if value), key=lambda pair: -pair[0])
-    gains = [example for value, example in ranked if value > 0][:EXAMPLES]
-    losses = [example for value, example in ranked[::-1] if value < 0][:EXAMPLES]
+    primary = columns[0]
+    gains = [(primary.gain(example), example) for example in comparison["examples"]]
+    ranked = sorted(((gain, example) for gain, example in gains if gain), key=lambda pair: -pair[0])
+    best = [example for gain, example in ranked if gain > 0][:EXAMPLES]
+    worst = [example for gain, example in ranked[::-1] if gain < 0][:EXAMPLES]
     lines = []
-    for title, chosen in (("Largest gains", gains), ("Largest losses", losses)):
-        if chosen:
-            lines += [f"## {title}, in {escaped(columns[0].name)}", "", *_rows(chosen, columns[0])]
+    for title, examples in (("Largest gains", best), ("Largest losses", worst)):
+        if examples:
+            lines += [f"## {title} in {escaped(primary.name)}", "", *_list(examples, primary)]
     return lines
 
 
-def _rows(examples: Iterable[rows.Example], column: rows.Column) -> list[str]:
+def _list(examples: Iterable[rows.Example], column: rows.MetricColumn) -> list[str]:
     lines = []
     for example in examples:
         name = code(example["id"]) if example["id"] is not None else "a row without id"

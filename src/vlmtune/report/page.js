@@ -1,26 +1,26 @@
-/* What is shown: chips, sort, search and pages, kept in the address; keys; export. */
+/* The state of the page (chip, sort, search, page), which the address holds; keyboard shortcuts; CSV export. */
 
 const START = { metric: DATA.metrics.length ? DATA.metrics[0].name : "", show: "all", sort: "size", q: "", page: 1, row: "" };
 const state = { ...START };
 const by = (id) => document.getElementById(id);
-let found = [];
-let waiting = 0;
+let matches = [];
+let addressTimer = 0;
 
 const metricNumber = () => Math.max(0, DATA.metrics.findIndex((metric) => metric.name === state.metric));
 const pagesOf = (rows) => Math.max(1, Math.ceil(rows.length / PER_PAGE));
 
-/* The address of a state: only what differs from the start. */
-function address(changed) {
-  const wanted = { ...state, ...changed };
-  const kept = Object.keys(START).filter((key) => wanted[key] !== START[key]);
-  return `#${new URLSearchParams(kept.map((key) => [key, wanted[key]])).toString() || "show=all"}`;
+/* The address of the state with some changes: only what differs from the start. */
+function address(changes) {
+  const target = { ...state, ...changes };
+  const keys = Object.keys(START).filter((key) => target[key] !== START[key]);
+  return `#${new URLSearchParams(keys.map((key) => [key, target[key]])).toString() || "show=all"}`;
 }
 
 /* Reads the address; false where it names a section of the page rather than a state. */
 function readAddress() {
-  const said = location.hash.slice(1);
-  if (said !== "" && !said.includes("=")) return false;
-  const params = new URLSearchParams(said);
+  const hash = location.hash.slice(1);
+  if (hash !== "" && !hash.includes("=")) return false;
+  const params = new URLSearchParams(hash);
   const known = (name, values) => (values.includes(params.get(name)) ? params.get(name) : START[name]);
   state.metric = known("metric", DATA.metrics.map((metric) => metric.name));
   state.show = known("show", KINDS.map(([name]) => name));
@@ -31,66 +31,66 @@ function readAddress() {
   return true;
 }
 
-function choose() {
+function selectRows() {
   const metric = metricNumber();
   const matching = searched(ROWS, state.q);
   for (const chip of by("chips").children) {
-    const [, , belongs] = KINDS.find(([name]) => name === chip.dataset.kind);
-    const count = matching.reduce((sum, row) => sum + Boolean(belongs(row, metric)), 0);
+    const [, , matchesKind] = KINDS.find(([name]) => name === chip.dataset.kind);
+    const count = matching.reduce((sum, row) => sum + Boolean(matchesKind(row, metric)), 0);
     chip.lastChild.textContent = count.toLocaleString("en");
     chip.setAttribute("aria-pressed", String(chip.dataset.kind === state.show));
     chip.classList.toggle("nothing", count === 0);
   }
-  const [, , belongs] = KINDS.find(([name]) => name === state.show);
-  found = ordered(matching.filter((row) => belongs(row, metric)), state.sort, metric);
+  const [, , matchesKind] = KINDS.find(([name]) => name === state.show);
+  matches = ordered(matching.filter((row) => matchesKind(row, metric)), state.sort, metric);
 }
 
 function show() {
-  choose();
-  const at = state.row === "" ? -1 : found.findIndex((row) => row.i === state.row);
+  selectRows();
+  const at = state.row === "" ? -1 : matches.findIndex((row) => row.i === state.row);
   if (at >= 0) state.page = Math.floor(at / PER_PAGE) + 1;
-  state.page = Math.min(state.page, pagesOf(found));
+  state.page = Math.min(state.page, pagesOf(matches));
   const first = (state.page - 1) * PER_PAGE;
   const metric = metricNumber();
-  const shown = found.slice(first, first + PER_PAGE);
-  by("cards").replaceChildren(...shown.map((row) => card(row, metric, address({ row: row.i, page: 1 }))));
-  by("found").textContent = sentence(first, shown.length);
-  by("pages").hidden = pagesOf(found) < 2;
-  by("place").textContent = `Page ${state.page} of ${pagesOf(found)}`;
-  by("before").disabled = state.page === 1;
-  by("after").disabled = state.page === pagesOf(found);
+  const visible = matches.slice(first, first + PER_PAGE);
+  by("cards").replaceChildren(...visible.map((row) => card(row, metric, address({ row: row.i, page: 1 }))));
+  by("summary").textContent = sentence(first, visible.length);
+  by("pages").hidden = pagesOf(matches) < 2;
+  by("position").textContent = `Page ${state.page} of ${pagesOf(matches)}`;
+  by("previous").disabled = state.page === 1;
+  by("next").disabled = state.page === pagesOf(matches);
   for (const select of document.querySelectorAll("#metric, #metric-above")) select.value = state.metric;
   by("sort").value = state.sort;
   if (by("search").value !== state.q) by("search").value = state.q;
-  for (const block of document.querySelectorAll(".drawings")) block.hidden = block.dataset.metric !== state.metric;
+  for (const block of document.querySelectorAll(".charts")) block.hidden = block.dataset.metric !== state.metric;
   if (at >= 0) focusCard(at - first);
 }
 
 function sentence(first, count) {
   if (ROWS.length === 0) return "";
   if (count === 0) return `No row matches. ${ROWS.length.toLocaleString("en")} rows in all.`;
-  const range = found.length > PER_PAGE ? `Rows ${first + 1} to ${first + count} of ` : "";
-  const rows = `${found.length.toLocaleString("en")} ${found.length === 1 ? "row" : "rows"}`;
-  return `${range}${rows}${found.length < ROWS.length ? `, ${ROWS.length.toLocaleString("en")} in all` : ""}`;
+  const range = matches.length > PER_PAGE ? `Rows ${first + 1} to ${first + count} of ` : "";
+  const rows = `${matches.length.toLocaleString("en")} ${matches.length === 1 ? "row" : "rows"}`;
+  return `${range}${rows}${matches.length < ROWS.length ? `, ${ROWS.length.toLocaleString("en")} in all` : ""}`;
 }
 
-function change(changed) {
-  Object.assign(state, { page: 1, row: "" }, changed);
+function change(changes) {
+  Object.assign(state, { page: 1, row: "" }, changes);
   writeAddress();
   show();
 }
 
-/* While somebody types, the address follows with the last letter: browsers refuse a hundred changes in a few seconds. */
+/* While somebody types, the address is written after a pause: browsers refuse a hundred changes within seconds. */
 function writeAddress() {
-  clearTimeout(waiting);
+  clearTimeout(addressTimer);
   const write = () => history.replaceState(null, "", address({}));
-  if (document.activeElement === by("search")) waiting = setTimeout(write, 300);
+  if (document.activeElement === by("search")) addressTimer = setTimeout(write, 300);
   else write();
 }
 
-function turn(way) {
-  const page = state.page + way;
-  if (page < 1 || page > pagesOf(found)) return false;
+function turnPage(direction) {
+  const page = state.page + direction;
+  if (page < 1 || page > pagesOf(matches)) return false;
   change({ page });
   by("examples").scrollIntoView();
   return true;
@@ -103,24 +103,24 @@ function focusCard(n) {
   chosen.scrollIntoView({ block: "start" });
 }
 
-function step(way) {
+function step(direction) {
   const cards = [...by("cards").children];
   const now = cards.indexOf(document.activeElement && document.activeElement.closest(".card"));
-  const next = now < 0 ? (way > 0 ? 0 : cards.length - 1) : now + way;
+  const next = now < 0 ? (direction > 0 ? 0 : cards.length - 1) : now + direction;
   if (next >= 0 && next < cards.length) focusCard(next);
-  else if (turn(way)) focusCard(way > 0 ? 0 : PER_PAGE - 1);
+  else if (turnPage(direction)) focusCard(direction > 0 ? 0 : PER_PAGE - 1);
 }
 
 const KEYS = {
   j: () => step(1),
   k: () => step(-1),
-  n: () => turn(1),
-  p: () => turn(-1),
+  n: () => turnPage(1),
+  p: () => turnPage(-1),
   "/": () => by("search").focus(),
   "?": () => by("help").showModal(),
 };
 
-function pressed(event) {
+function onKey(event) {
   const typing = event.target.closest("input, select, textarea");
   if (event.key === "Escape" && typing) typing.blur();
   if (typing || event.ctrlKey || event.metaKey || event.altKey || by("help").open || !KEYS[event.key]) return;
@@ -128,7 +128,7 @@ function pressed(event) {
   KEYS[event.key]();
 }
 
-/* A text that starts like a formula is kept from becoming one in a spreadsheet. */
+/* A cell; a text that starts like a formula gets an apostrophe, so that no spreadsheet runs it. */
 function csvCell(value) {
   const text = value === null || value === undefined ? "" : String(value);
   const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
@@ -138,8 +138,8 @@ function csvCell(value) {
 function csv() {
   const names = DATA.metrics.flatMap(({ name }) => [`${name} A`, `${name} B`, `${name} change`]);
   const head = ["id", "A", "B", "references", "flags A", "flags B", ...names];
-  const lines = found.map((row) => {
-    const flags = (row.f || [[], []]).map((some) => some.join(" "));
+  const lines = matches.map((row) => {
+    const flags = (row.f || [[], []]).map((names) => names.join(" "));
     const numbers = DATA.metrics.flatMap((_, n) => [score(row, 0, n), score(row, 1, n), delta(row, n)]);
     return [row.i, row.a, row.b, row.r.join(" | "), ...flags, ...numbers];
   });
@@ -155,17 +155,17 @@ function download() {
 }
 
 function option(value, text) {
-  const made = element("option", "", text);
-  made.value = value;
-  return made;
+  const item = element("option", "", text);
+  item.value = value;
+  return item;
 }
 
 function chip([name, label]) {
-  const made = element("button", "chip", label, " ", element("span", "count", ""));
-  made.type = "button";
-  made.dataset.kind = name;
-  made.addEventListener("click", () => change({ show: name }));
-  return made;
+  const button = element("button", "chip", label, " ", element("span", "count", ""));
+  button.type = "button";
+  button.dataset.kind = name;
+  button.addEventListener("click", () => change({ show: name }));
+  return button;
 }
 
 function start() {
@@ -178,11 +178,11 @@ function start() {
   by("chips").append(...KINDS.map(chip));
   by("sort").addEventListener("change", () => change({ sort: by("sort").value }));
   by("search").addEventListener("input", () => change({ q: by("search").value }));
-  by("before").addEventListener("click", () => turn(-1));
-  by("after").addEventListener("click", () => turn(1));
+  by("previous").addEventListener("click", () => turnPage(-1));
+  by("next").addEventListener("click", () => turnPage(1));
   by("csv").addEventListener("click", download);
   by("keys").addEventListener("click", KEYS["?"]);
-  document.addEventListener("keydown", pressed);
+  document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", () => readAddress() && show());
   by("controls").hidden = ROWS.length === 0;
   readAddress();

@@ -1,4 +1,4 @@
-"""How a comparison was made: settings of both sides next to each other, failures, and the commands that repeat it."""
+"""How a comparison was made: the settings of both sides, failed rows, and the commands that repeat it."""
 
 import json
 import shlex
@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmtune.report.rows import Example, failures
+from vlmtune.report.rows import Example, failures, label
 
-ROW_NAMES = {
+ROW_LABELS = {
     "a": "rows of A",
     "b": "rows of B",
     "paired": "in both",
@@ -16,75 +16,79 @@ ROW_NAMES = {
     "only_b": "only in B",
     "failed_a": "failed in A",
     "failed_b": "failed in B",
-    "selection": "left out: chose the checkpoint",
+    "selection": "left out: used to select the checkpoint",
     "compared": "compared",
     "groups": "independent groups",
 }
-"""Counts of rows in words."""
+"""Row counts in words."""
+
+_IDS = 20
+"""Most ids listed for one kind of failure."""
 
 
-def settings(plain: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Settings that differ (path, A, B), and those alike (path, value). What is null on both sides is left out."""
-    a, b = (flat(plain["settings"][side]) for side in ("a", "b"))
-    differ, alike = [], []
+def settings(comparison: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Settings that differ (path, A, B) and those that are the same (path, value), without those null on both sides."""
+    a, b = (_flat(comparison["settings"][side]) for side in ("a", "b"))
+    different, same = [], []
     for path in dict.fromkeys([*a, *b]):
         one, other = a.get(path), b.get(path)
         if one != other:
-            differ.append((path, one or "-", other or "-"))
+            different.append((path, one or "-", other or "-"))
         elif one is not None:
-            alike.append((path, one))
-    return differ, alike
+            same.append((path, one))
+    return different, same
 
 
-def flat(value: Any, path: str = "") -> dict[str, str | None]:
-    """Nested values by dotted path."""
+def _flat(value: Any, path: str = "") -> dict[str, str | None]:
+    """Nested values by dotted path: {"lora": {"rank": 16}} gives {"lora.rank": "16"}."""
     if isinstance(value, Mapping):
-        found: dict[str, str | None] = {}
+        leaves: dict[str, str | None] = {}
         for key, item in value.items():
-            found |= flat(item, f"{path}.{key}" if path else str(key))
-        return found
+            leaves |= _flat(item, f"{path}.{key}" if path else str(key))
+        return leaves
     if value is None:
         return {path: None}
     return {path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
 
-def training(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known of the training beside its curve."""
-    facts = {key: value for key, value in (plain.get("training") or {}).items() if key != "curve"}
-    return [(path, value) for path, value in flat(facts).items() if value is not None]
+def training(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of the training besides its curve."""
+    facts = {key: value for key, value in (comparison.get("training") or {}).items() if key != "curve"}
+    return [(path, value) for path, value in _flat(facts).items() if value is not None]
 
 
 def failed(examples: Sequence[Example]) -> list[tuple[str, str, int, list[str]]]:
-    """(side, what happened, rows, the first ids), the most frequent first."""
+    """(side, reason, rows, the first ids) of every kind of failure, the most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     ids: dict[tuple[str, str], list[str]] = {}
-    for number, example in enumerate(examples, start=1):
+    for number, example in enumerate(examples):
         for failure in failures(example):
             counts[failure] += 1
-            ids.setdefault(failure, []).append(example["id"] if example["id"] is not None else f"row {number}")
-    return [(*failure, count, ids[failure][:20]) for failure, count in counts.most_common()]
+            ids.setdefault(failure, []).append(label(example, number))
+    return [(*failure, count, ids[failure][:_IDS]) for failure, count in counts.most_common()]
 
 
-def commands(plain: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what for, command) that make this page and its numbers again."""
-    files = [_files(plain, "a"), _files(plain, "b"), *(_files(other, "b") for other in plain.get("others") or [])]
-    task = next((side["task"]["name"] for side in plain["settings"].values() if "task" in side), None)
-    named = ["--task", task] if task else []
-    columns = dict.fromkeys(part["column"] for part in plain.get("slices") or [])
-    sliced = [word for column in columns for word in ("--slice", column)]
-    both = shlex.join(["vlmtune", "compare", *map(",".join, files), *named, *sliced])
-    metrics = ",".join(entry["name"] for entry in plain["metrics"])
-    found = [("This page, from the prediction files", f"{both} -o report.html")]
-    found.append(("The numbers alone, for a script", f"{both} --json"))
+def commands(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(purpose, command) for repeating the page and its numbers."""
+    others = comparison.get("others") or []
+    files = [_files(comparison, "a"), _files(comparison, "b"), *(_files(other, "b") for other in others)]
+    name = next((side["task"]["name"] for side in comparison["settings"].values() if "task" in side), None)
+    task = ["--task", name] if name else []
+    columns = dict.fromkeys(part["column"] for part in comparison.get("slices") or [])
+    slices = [word for column in columns for word in ("--slice", column)]
+    compare = shlex.join(["vlmtune", "compare", *map(",".join, files), *task, *slices])
+    found = [("This page, from the prediction files", f"{compare} -o report.html")]
+    found.append(("The numbers alone, for a script", f"{compare} --json"))
+    metrics = ",".join(entry["name"] for entry in comparison["metrics"])
     if metrics:
-        scored = shlex.join(["vlmtune", "score", files[1][0], *named, "--metrics", metrics])
-        found.append(("The scores of one side; needs no model", scored))
-    if any(plain["settings"].values()):
+        score = shlex.join(["vlmtune", "score", files[1][0], *task, "--metrics", metrics])
+        found.append(("The scores of one side; needs no model", score))
+    if any(comparison["settings"].values()):
         found.append(("The answers themselves, with the config of this run", "vlmtune run CONFIG"))
     return found
 
 
-def _files(plain: Mapping[str, Any], side: str) -> list[str]:
-    """The prediction files of one side, by their names."""
-    names = plain["seeds"][side] if "seeds" in plain else [plain["names"][side]]
+def _files(comparison: Mapping[str, Any], side: str) -> list[str]:
+    """The prediction files of one side, by name."""
+    names = comparison["seeds"][side] if "seeds" in comparison else [comparison["names"][side]]
     return [f"{name}.jsonl" for name in names]

@@ -1,6 +1,6 @@
-"""The rows of a comparison as the page needs them: which metrics they know, in which order they come, in which words.
+"""The rows of a comparison as the page shows them: their metrics, their order, their texts.
 
-Numbers of a row are those of `scoring.examples`; `payload` packs them for the script.
+The numbers of a row come from `scoring.examples`; `html` packs them for the page's script.
 """
 
 import json
@@ -12,30 +12,32 @@ from typing import Any
 from vlmtune.report.text import precision
 
 Example = Mapping[str, Any]
-FIRST = 20
-"""Cards that stand on the page without its script."""
+FIRST_CARDS = 20
+"""Cards on the page when its script does not run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A metric as the rows know it. `alone` says whether it is a number of one row, `mean` whether the score is the
-    mean of those, `binary` whether they are all 0 or 1 as well.
+class MetricColumn:
+    """A metric with what the rows know of it.
+
+    `per_row`: every row has a score of its own (macro-F1 has none). `mean`: the metric is the mean of those scores
+    (BLEU is not). `binary`: the scores are also all 0 or 1.
     """
 
     name: str
     higher_is_better: bool
     digits: int
-    alone: bool
+    per_row: bool
     mean: bool
     binary: bool
 
-    def good(self, example: Example) -> float | None:
-        """How much better B is in this row; None where a side failed."""
+    def gain(self, example: Example) -> float | None:
+        """How much better B is in this row, positive being better; None where a side failed."""
         delta = None if example["deltas"] is None else example["deltas"][self.name]
         return delta if delta is None or self.higher_is_better else -delta
 
-    def values(self, examples: Iterable[Example]) -> list[tuple[float, float]]:
-        """Scores of A and B of the rows that have both."""
+    def scores(self, examples: Iterable[Example]) -> list[tuple[float, float]]:
+        """(A, B) scores of the rows that have both."""
         both = [
             (row["scores"]["a"][self.name], row["scores"]["b"][self.name])
             for row in examples
@@ -44,84 +46,86 @@ class Column:
         return [(a, b) for a, b in both if a is not None and b is not None]
 
 
-def columns(plain: Mapping[str, Any]) -> list[Column]:
+def columns(comparison: Mapping[str, Any]) -> list[MetricColumn]:
     """The metrics of a comparison, the primary one first."""
     found = []
-    scored = [row for row in plain["examples"] if row["scores"] is not None]
-    for entry in plain["metrics"]:
+    scored = [row for row in comparison["examples"] if row["scores"] is not None]
+    for entry in comparison["metrics"]:
         name = entry["name"]
-        own = [(row["scores"]["a"][name], row["scores"]["b"][name], row["deltas"][name]) for row in scored]
-        whole = [(a, b, delta) for a, b, delta in own if None not in (a, b, delta)]
-        alone = bool(own) and len(whole) == len(own)
-        mean = alone and all(abs(b - a - delta) < 1e-5 for a, b, delta in whole)
-        binary = mean and all({a, b} <= {0, 1} for a, b, _ in whole)
-        found.append(Column(name, entry["higher_is_better"], precision(entry), alone, mean, binary))
+        triples = [(row["scores"]["a"][name], row["scores"]["b"][name], row["deltas"][name]) for row in scored]
+        complete = [(a, b, delta) for a, b, delta in triples if None not in (a, b, delta)]
+        per_row = bool(triples) and len(complete) == len(triples)
+        mean = per_row and all(abs(b - a - delta) < 1e-5 for a, b, delta in complete)
+        binary = mean and all({a, b} <= {0, 1} for a, b, _ in complete)
+        found.append(MetricColumn(name, entry["higher_is_better"], precision(entry), per_row, mean, binary))
     return found
 
 
-def in_order(examples: Sequence[Example], column: Column | None) -> list[int]:
-    """Row numbers, the largest change first, failed rows last: the order the page opens with."""
-    sizes = [None if column is None else column.good(example) for example in examples]
-    return sorted(range(len(examples)), key=lambda n: (sizes[n] is None, -abs(sizes[n] or 0.0), n))
+def by_change(examples: Sequence[Example], column: MetricColumn | None) -> list[int]:
+    """Row numbers, the largest change first and failed rows last: the order in which the page opens."""
+    gains = [None if column is None else column.gain(example) for example in examples]
+    return sorted(range(len(examples)), key=lambda n: (gains[n] is None, -abs(gains[n] or 0.0), n))
 
 
-def pictured(plain: Mapping[str, Any], most: int) -> list[str]:
-    """Images the page shows, most important first: largest losses and gains, failed rows, rows drawn at random.
+def images_shown(comparison: Mapping[str, Any], most: int) -> list[str]:
+    """Hashes of the images that the page shows, the most important first.
+
+    They belong to the rows with the largest gains and losses, to failed rows, and to rows drawn at random.
 
     Args:
-        plain: a comparison as `Comparison.to_json` gives it.
-        most: rows of each kind.
+        comparison: as `Comparison.to_json` gives it, with its examples.
+        most: rows of each kind, except that all failed rows are taken.
     """
-    examples, first = plain["examples"], next(iter(columns(plain)), None)
-    good = [None if first is None else first.good(example) for example in examples]
-    ranked = sorted((n for n, value in enumerate(good) if value), key=lambda n: (-(good[n] or 0.0), n))
-    gains = [n for n in ranked[:most] if (good[n] or 0.0) > 0]
-    losses = [n for n in ranked[::-1][:most] if (good[n] or 0.0) < 0]
+    examples, first = comparison["examples"], next(iter(columns(comparison)), None)
+    gain = [0.0 if first is None else first.gain(example) or 0.0 for example in examples]
+    ranked = sorted((n for n, value in enumerate(gain) if value), key=lambda n: (-gain[n], n))
+    gains = [n for n in ranked[:most] if gain[n] > 0]
+    losses = [n for n in ranked[::-1][:most] if gain[n] < 0]
     failed = [n for n, example in enumerate(examples) if example["failure"] is not None]
     rest = sorted(set(range(len(examples))) - {*gains, *losses, *failed})
     drawn = random.Random(0).sample(rest, min(most, len(rest)))
-    first_cards = in_order(examples, first)[:FIRST]
     alternating = [n for pair in zip(gains, losses, strict=False) for n in pair]
-    chosen = dict.fromkeys([*first_cards, *alternating, *gains, *losses, *failed, *drawn])
-    images = (examples[n]["image"] for n in chosen)
+    first_cards = by_change(examples, first)[:FIRST_CARDS]
+    numbers = dict.fromkeys([*first_cards, *alternating, *gains, *losses, *failed, *drawn])
+    images = (examples[n]["image"] for n in numbers)
     return list(dict.fromkeys(image for image in images if image is not None))
 
 
-def name(example: Example, number: int) -> str:
-    """What a row is called: its id, else its place."""
+def label(example: Example, number: int) -> str:
+    """What a row is called: its id, or its number counted from 1."""
     return f"row {number + 1}" if example["id"] is None else str(example["id"])
 
 
 def question(example: Example) -> str | None:
-    """What was asked about the image, where rows differ in that and the file says so."""
+    """The question about the image, where rows have one and the prediction file records it."""
     asked = example.get("question", example["meta"].get("question"))
     return asked if isinstance(asked, str) else None
 
 
 def expected(example: Example) -> list[str]:
     """What a right answer says: the references, and whatever else the metrics compared with."""
-    found = list(example["references"])
+    texts = list(example["references"])
     for key, value in example.get("truth", {}).items():
-        said = _said(value)
-        if said not in found:
-            found.append(f"{key}: {said}")
-    return found
+        text = _readable(value)
+        if text not in texts:
+            texts.append(f"{key}: {text}")
+    return texts
 
 
-def _said(value: Any) -> str:
-    """A value for people: texts as they are, a list of texts with commas, all else as JSON."""
+def _readable(value: Any) -> str:
+    """A value for people: texts as they are, a list of texts joined by commas, all else as JSON."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def failures(example: Example) -> list[tuple[str, str]]:
-    """(side, what happened) of a row without an answer."""
-    found = example["failure"] or {}
-    return [(side.upper(), f"{what['stage']}: {what['reason']}") for side, what in found.items() if what is not None]
+    """(side, reason) for each side without an answer."""
+    sides = example["failure"] or {}
+    return [(side.upper(), f"{what['stage']}: {what['reason']}") for side, what in sides.items() if what is not None]
 
 
-def meta(example: Example) -> list[str]:
-    """The row's own remarks as texts."""
+def metadata(example: Example) -> list[str]:
+    """Image size and metadata of a row, as texts."""
     size = {"size": "x".join(map(str, example["image_size"]))} if "image_size" in example else {}
-    return [f"{key}: {_said(value)}" for key, value in {**size, **example["meta"]}.items() if key != "question"]
+    return [f"{key}: {_readable(value)}" for key, value in {**size, **example["meta"]}.items() if key != "question"]

@@ -1,4 +1,4 @@
-"""Templates to pages that stand alone: escaped text, style and script inside, and a policy that runs nothing else."""
+"""Jinja templates rendered to self-contained pages: style and script inside, all text escaped, nothing else allowed."""
 
 import base64
 import hashlib
@@ -17,15 +17,15 @@ def render(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
-    """A page as HTML; what `values` hold is only ever text.
+    """A page as HTML. Whatever `values` hold is escaped as text.
 
     Args:
         template: name of a Jinja template, looked for in `folders` and then among the report's own.
         folders: where templates are.
-        styles: files of CSS, behind the report's own.
-        scripts: files of JavaScript, in their order: the template's `script` and `script_hash`.
+        styles: CSS files, placed after the report's own.
+        scripts: JavaScript files, in their order; the template gets them as `script` and `script_hash`.
         filters: of the template, by name.
-        values: what the template shows, beside `style` and `style_hash`.
+        values: of the template, in addition to `style` and `style_hash`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup

@@ -1,11 +1,11 @@
 "use strict";
 
-/* Which words of two texts are shared. Letters of scripts that are written without spaces count as words. */
+/* Which words two texts share. In scripts written without spaces every letter counts as a word. */
 
 const WORD =
   /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmr}\p{sc=Mymr}]\p{M}*|[\p{L}\p{N}\p{M}_'’]+|\s+|[^\s]/gu;
 
-/* Above this many comparisons only what both texts begin and end with counts as shared: a 100 KB line must not stop the page. */
+/* Above this many comparisons only a common start and end count as shared, so that a 100 KB line does not block the page. */
 const MOST_COMPARED = 250000;
 
 function wordsOf(text) {
@@ -36,7 +36,7 @@ function marked(words, start, end, shared) {
   return pieces;
 }
 
-/* The longest common subsequence: for each word whether it is part of it. */
+/* For every word whether it belongs to the longest common subsequence. */
 function sharedWords(a, b) {
   const inA = new Array(a.length).fill(false);
   const inB = new Array(b.length).fill(false);
