@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 from vlmtune import registry
 from vlmtune.config import Config, json_schema
-from vlmtune.config.schema import Plug, plug_of
-from vlmtune.registry import Part
+from vlmtune.config.schema import Plugin, plugin_of
+from vlmtune.registry import BaseConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS, SCHEMA = ROOT / "docs" / "config.md", ROOT / "schemas" / "config.schema.json"
@@ -27,8 +27,8 @@ A configuration is one YAML 1.2 file. `vlmtune config check FILE` names all mist
 prints every value with where it comes from. A file named in `extends` is laid under, `--set a.b=c` over:
 defaults < `extends` < the file < `--set`.
 
-In `dataset`, `task`, `inference` and `tracking` one key names the plug whose keys the block has; the dotted name of a
-module of yours works, too.
+In `dataset`, `task`, `inference` and `tracking`, one key names a plugin, which defines the other keys of the block. The
+dotted name of a custom module works as well.
 """
 
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
@@ -54,10 +54,10 @@ def docs() -> str:
     """The page."""
     parts = [INTRODUCTION, *_section("Top level", Config.__doc__ or "", [_top(key) for key in Config.model_fields])]
     for key, field in Config.model_fields.items():
-        plug = plug_of(field)
-        if plug is not None:
-            parts += _plugged(key, field.description or "", plug)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+        plugin = plugin_of(field)
+        if plugin is not None:
+            parts += _plugin_section(key, field.description or "", plugin)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             parts += _section(f"`{key}`", field.description or "", list(_rows(field.annotation)))
     return "\n".join(parts)
 
@@ -77,35 +77,35 @@ def _top(key: str) -> Row:
     return f"[`{key}`](#{key})", value, "required" if field.is_required() else "", about
 
 
-def _plugged(key: str, about: str, plug: Plug) -> Iterator[str]:
-    """What all plugs of a block share, then what each one adds or changes."""
-    shared = {row[0]: row for row in _rows(plug.base)}
-    yield from _section(f"`{key}`", f"{about} `{plug.key}` says which:", list(shared.values()))
-    for name in registry.available(plug.folder):
-        part = registry.load(plug.folder, name).Config
-        own = [row for row in _rows(part) if row != shared.get(row[0]) and row[0] != f"`{plug.key}`"]
-        yield from _section(f"`{plug.key}: {name}`", part.__doc__ or "", own, level=3)
+def _plugin_section(key: str, about: str, plugin: Plugin) -> Iterator[str]:
+    """What all plugins of a block share, then what each one adds or changes."""
+    shared = {row[0]: row for row in _rows(plugin.base)}
+    yield from _section(f"`{key}`", f"{about} `{plugin.key}` says which:", list(shared.values()))
+    for name in registry.available(plugin.folder):
+        part = registry.load(plugin.folder, name).Config
+        own = [row for row in _rows(part) if row != shared.get(row[0]) and row[0] != f"`{plugin.key}`"]
+        yield from _section(f"`{plugin.key}: {name}`", part.__doc__ or "", own, level=3)
 
 
-def _rows(part: type[Part], prefix: str = "") -> Iterator[Row]:
+def _rows(part: type[BaseConfig], prefix: str = "") -> Iterator[Row]:
     """One row per key; the keys of a block inside follow with dots, those of a list's blocks behind []."""
     whole = part.model_json_schema()
     for key, field in part.model_fields.items():
         shape, about = whole["properties"][key], " ".join((field.description or "").split())
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             fields = field.get_default() or field.annotation
             yield from _with_defaults(_rows(field.annotation, f"{prefix}{key}."), fields, f"{prefix}{key}.")
         else:
             default = "required" if field.is_required() else f"`{json.dumps(shape.get('default'), ensure_ascii=False)}`"
             yield f"`{prefix}{key}`", _words(shape), default, about.replace("|", "\\|")
             for inner in get_args(field.annotation):
-                if isinstance(inner, type) and issubclass(inner, Part):
+                if isinstance(inner, type) and issubclass(inner, BaseConfig):
                     yield from _rows(inner, f"{prefix}{key}[].")
 
 
 def _with_defaults(rows: Iterator[Row], block: Any, prefix: str) -> Iterator[Row]:
     """Rows of a block whose class has one set of defaults and whose place here may have another."""
-    plain = block.model_dump(mode="json") if isinstance(block, Part) else {}
+    plain = block.model_dump(mode="json") if isinstance(block, BaseConfig) else {}
     for name, value, default, about in rows:
         key = name.strip("`").removeprefix(prefix)
         yield name, value, f"`{json.dumps(plain[key])}`" if key in plain else default, about

@@ -12,7 +12,7 @@ from vlmtune import registry
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.predictions import read
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig, html, markdown
 from vlmtune.run_folder import ADAPTER_FILES, hash_files, read_manifest
 from vlmtune.scoring import EvaluationConfig
@@ -21,7 +21,7 @@ from vlmtune.scoring.pairing import Side
 from vlmtune.scoring.score import Score, score
 from vlmtune.tasks import Task
 
-Block = TypeVar("Block", bound=Part)
+Block = TypeVar("Block", bound=BaseConfig)
 
 Files = str | Path | Sequence[str | Path]
 """One side: a prediction file, or one file per training seed of the same recipe (in one text, joined by commas)."""
@@ -69,7 +69,7 @@ def compare_files(
     return compare(sides[0], sides[1], *chosen, evaluation, sides[2:])
 
 
-def _task(given: Chosen, sides: Sequence[Side]) -> tuple[Task, Part]:
+def _task(given: Chosen, sides: Sequence[Side]) -> tuple[Task, BaseConfig]:
     """A task and its configuration; of several manifests the last one counts."""
     made = [dict(side.origin["task"]) for side in sides if "task" in side.origin]
     wanted = {"name": given} if isinstance(given, str) else dict(given or {})
@@ -78,8 +78,8 @@ def _task(given: Chosen, sides: Sequence[Side]) -> tuple[Task, Part]:
         # A dotted name is imported: which code runs is the user's to say, never a file's.
         raise ConfigError(f"the manifests name the task {name!r}; name it yourself with --task to use it")
     known = next((block for block in reversed(made) if block.get("name") == name), {})
-    plug = registry.load("tasks", name)
-    return plug.TASK, _block(plug.Config, "task", {**known, **wanted, "name": name})
+    plugin = registry.load("tasks", name)
+    return plugin.TASK, _block(plugin.Config, "task", {**known, **wanted, "name": name})
 
 
 def _block(part: type[Block], name: str, values: Mapping[str, Any]) -> Block:

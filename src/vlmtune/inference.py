@@ -17,7 +17,7 @@ from vlmtune.files import append_lines, read_whole_lines, write_atomic
 from vlmtune.images import decode_rgb, pixel_hash, thumbnail
 from vlmtune.predictions import LOGPROB_DIGITS, Line, read
 from vlmtune.progress import Progress
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
@@ -31,7 +31,7 @@ class Answering:
     """What turns examples into requests and outcomes into lines. Thumbnails are written to `pictures`."""
 
     task: Task
-    task_config: Part
+    task_config: BaseConfig
     pictures: Path
     progress: Progress
     stop: StopRequest
@@ -151,7 +151,7 @@ class Shard:
         return int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % self.count == self.index
 
 
-def known_truth(task: Task, config: Part, example: Example) -> Mapping[str, Any] | ImageError:
+def known_truth(task: Task, config: BaseConfig, example: Example) -> Mapping[str, Any] | ImageError:
     """What the task compares an answer with; the error where that takes an image which cannot be read."""
     try:
         return task.truth(config, example)

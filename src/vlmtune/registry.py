@@ -1,7 +1,8 @@
-"""What every configurable part is made of, and how a part is found by its name.
+"""The base class of every config, and the plugin loader.
 
 A folder is the registry: `load("tasks", "captioning")` imports `vlmtune.tasks.captioning`. A dotted name imports a
-user's own module, so plugs can live outside the package. Files whose names begin with an underscore are shared parts.
+user's module, so plugins can live outside the package. A file whose name begins with an underscore holds code that
+plugins share and is not a plugin itself.
 """
 
 import difflib
@@ -60,7 +61,7 @@ def under_current_names(manifest: dict[str, Any]) -> dict[str, Any]:
     return {"origin": origin, "curve": points}
 
 
-class Part(BaseModel):
+class BaseConfig(BaseModel):
     """Base of every config: frozen, unknown keys forbidden, each field documented by the string under it."""
 
     model_config = ConfigDict(
@@ -68,8 +69,8 @@ class Part(BaseModel):
     )
 
 
-class UnknownPlug(ConfigError):
-    """No plug of that name; `available` are those that exist."""
+class UnknownPlugin(ConfigError):
+    """No plugin of that name; `available` are those that exist."""
 
     def __init__(self, folder: str, name: str) -> None:
         self.available = available(folder)
@@ -89,26 +90,26 @@ def did_you_mean(word: str, words: list[str], otherwise: str = "") -> str:
 
 
 def available(folder: str) -> list[str]:
-    """Names of the plugs shipped in `vlmtune/<folder>`, sorted."""
+    """Names of the plugins shipped in `vlmtune/<folder>`, sorted."""
     package = importlib.import_module(f"vlmtune.{folder}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
 def load(folder: str, name: str) -> ModuleType:
-    """Import one plug. An ImportError raised inside it is not hidden.
+    """Import one plugin. An ImportError raised inside it is not hidden.
 
     Raises:
-        UnknownPlug: neither shipped nor importable under its dotted name.
+        UnknownPlugin: neither shipped nor importable under its dotted name.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UnknownPlug(folder, name)
+        raise UnknownPlugin(folder, name)
     if "." not in name:
         if name not in available(folder):
-            raise UnknownPlug(folder, name)
+            raise UnknownPlugin(folder, name)
         return importlib.import_module(f"vlmtune.{folder}.{name}")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name and (name == missing.name or name.startswith(missing.name + ".")):
-            raise UnknownPlug(folder, name) from None
+            raise UnknownPlugin(folder, name) from None
         raise

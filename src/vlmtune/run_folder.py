@@ -20,7 +20,7 @@ from vlmtune import fault_injection, files
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_json
 from vlmtune.progress import Progress
-from vlmtune.registry import Part, under_current_names
+from vlmtune.registry import BaseConfig, under_current_names
 
 MANIFEST_VERSION = 1
 ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
@@ -30,7 +30,7 @@ MERGED = "merged"
 """Folder in `.vlmtune` of the models with an adapter in their weights."""
 
 
-class OutputConfig(Part):
+class OutputConfig(BaseConfig):
     """Where results are written: one folder, and plain names in it, by default those of the classic scripts."""
 
     dir: str = "outputs"

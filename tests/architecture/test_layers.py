@@ -28,7 +28,7 @@ LAYERS = (
 """From the bottom up. A unit (a file or folder of src/vlmtune) imports only from layers below its own."""
 
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units.split()}
-PLUG_FOLDERS = ("data", "tasks", "metrics", "families", "engines", "tracking")
+PLUGIN_FOLDERS = ("data", "tasks", "metrics", "families", "engines", "tracking")
 MODEL = {
     "vlmtune.modeling",
     "vlmtune.processing",
@@ -48,9 +48,9 @@ def edges() -> Iterator[tuple[Module, Import, Module]]:
                 yield module, found, modules()[found.module]
 
 
-def is_plug(module: Module) -> bool:
-    """A file of a plug folder that is neither its contract (__init__) nor a shared part (_name)."""
-    return module.unit in PLUG_FOLDERS and not module.is_package and not module.name.split(".")[-1].startswith("_")
+def is_plugin(module: Module) -> bool:
+    """A file of a plugin folder that is neither its contract (__init__) nor a shared part (_name)."""
+    return module.unit in PLUGIN_FOLDERS and not module.is_package and not module.name.split(".")[-1].startswith("_")
 
 
 def test_every_unit_stands_in_exactly_one_layer() -> None:
@@ -85,20 +85,20 @@ def test_an_underscored_file_belongs_to_its_folder() -> None:
     ] == []
 
 
-def test_plugs_do_not_know_each_other() -> None:
+def test_plugins_do_not_know_each_other() -> None:
     assert [
-        f"{module.where}:{found.line} imports {found.module}; what plugs share stands in a file named _…"
+        f"{module.where}:{found.line} imports {found.module}; what plugins share stands in a file named _…"
         for module, found, target in edges()
-        if module.unit in PLUG_FOLDERS and module.unit == target.unit and is_plug(target)
+        if module.unit in PLUGIN_FOLDERS and module.unit == target.unit and is_plugin(target)
     ] == []
 
 
-def test_plugs_are_found_by_name() -> None:
-    """A task names its metrics by importing them; apart from that only `plugs.load` knows which plugs there are."""
+def test_plugins_are_found_by_name() -> None:
+    """Tasks import their metrics; apart from that only `registry.load` knows which plugins there are."""
     assert [
-        f"{module.where}:{found.line} imports {found.module}; use plugs.load"
+        f"{module.where}:{found.line} imports {found.module}; use registry.load"
         for module, found, target in edges()
-        if is_plug(target) and module.unit != target.unit and (module.unit, target.unit) != ("tasks", "metrics")
+        if is_plugin(target) and module.unit != target.unit and (module.unit, target.unit) != ("tasks", "metrics")
     ] == []
 
 

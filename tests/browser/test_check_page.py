@@ -14,7 +14,7 @@ from vlmtune.config import load
 from vlmtune.dataset_check import runner
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
-from vlmtune.registry import load as plug
+from vlmtune.registry import load as load_plugin
 from vlmtune.signals import StopRequest
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'</style><script>alert(2)</script>"
@@ -49,7 +49,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"task: {{name: captioning}}\noutput: {{dir: {folder / 'out'}}}\n"
     )
     config = load(str(file)).config
-    task, checkpoint, cache = plug("tasks", "captioning").TASK, find_checkpoint(config.model), folder / "cache.jsonl"
+    task, checkpoint, cache = (
+        load_plugin("tasks", "captioning").TASK,
+        find_checkpoint(config.model),
+        folder / "cache.jsonl",
+    )
     asked = runner.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
     found = runner.check(asked, folder / "out")
     assert {count["kind"] for count in found["counts"]} == {"leak", "image", "near-leak", "text", "tiny"}

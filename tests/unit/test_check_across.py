@@ -19,7 +19,7 @@ from vlmtune.errors import DataError
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
-from vlmtune.registry import load as plug
+from vlmtune.registry import load as load_plugin
 from vlmtune.signals import StopRequest
 
 Found = dict[str, Any]
@@ -58,7 +58,7 @@ def check(dataset: str = "", evaluation: str = "{}", *sets: str) -> Found:
     )
     config = load("c.yaml", list(sets)).config
     cache = Path("out", ".vlmtune", runner.CACHE)
-    task = plug("tasks", config.task.name).TASK
+    task = load_plugin("tasks", config.task.name).TASK
     progress = Progress(Silent())
     asked = runner.Check(config, task, find_checkpoint(config.model), cache, progress, StopRequest())
     return runner.check(asked, Path("out"))

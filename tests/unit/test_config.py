@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def among(names: list[str]) -> str:
-    """How a message lists what there is; plugs and metrics come and go."""
+    """How a message lists what there is; plugins and metrics come and go."""
     return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
 
 
@@ -66,7 +66,7 @@ SIX_SAID = [
     "six.yaml:12:14: training.precision must be one of bf16, fp32 (got 'bf61'); did you mean 'bf16'?",
     "six.yaml:13:17: training.warmup_ratio must be less than 1 (got 1.5)",
     "six.yaml:15:5: key 'tracking[0].to' is missing: The tracker: a file in `vlmtune/tracking`, or the dotted name of "
-    "your own module",
+    "a custom module",
 ]
 
 Write = Callable[..., Path]
@@ -309,7 +309,7 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
     assert (
         "which has no class Config that extends DatasetConfig" in mistakes("c.yaml", "dataset.source=mine_a.engine")[0]
     )
-    assert "dotted name of a module of yours" in mistakes("c.yaml", "inference.engine=mine_a.gone")[0]
+    assert "dotted name of an importable module" in mistakes("c.yaml", "inference.engine=mine_a.gone")[0]
     assert "inference.engine must be one of" in mistakes("c.yaml", "inference.engine=..mine")[0]
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         load("c.yaml", ["inference.engine=mine_a.broken"])
@@ -591,7 +591,7 @@ def test_any_argument_raises_config_errors_only(argument: str) -> None:
         load(CLASSIC, [argument])
 
 
-def test_an_unknown_plug_hides_no_other_mistake(tmp_path: Path) -> None:
+def test_an_unknown_plugin_hides_no_other_mistake(tmp_path: Path) -> None:
     """Keys that every source has are judged although nobody knows which source was meant."""
     file = tmp_path / "c.yaml"
     file.write_text(

@@ -32,7 +32,7 @@ def test_committed_files_are_fresh(make_docs: ModuleType) -> None:
     assert make_docs.DOCS.read_text(encoding="utf-8") == make_docs.docs(), again
 
 
-def test_the_page_names_every_key_and_plug(make_docs: ModuleType) -> None:
+def test_the_page_names_every_key_and_plugin(make_docs: ModuleType) -> None:
     page = make_docs.docs()
     for folder, key in (("data", "source"), ("tasks", "name"), ("engines", "engine"), ("tracking", "to")):
         assert all(f"### `{key}: {name}`" in page for name in registry.available(folder))

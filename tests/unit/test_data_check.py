@@ -21,7 +21,7 @@ from vlmtune.errors import DataError, Interrupted
 from vlmtune.files import read_json
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
-from vlmtune.registry import load as plug
+from vlmtune.registry import load as load_plugin
 from vlmtune.signals import StopRequest
 from vlmtune.training.dataset import Lessons
 from vlmtune.training.sampler import Visit
@@ -56,7 +56,7 @@ def config_file(folder: Path, block: str, more: str = "") -> Path:
 
 def checked(config: Config, stop: StopRequest | None = None) -> Found:
     folder = Path(config.output.dir)
-    task = plug("tasks", config.task.name).TASK
+    task = load_plugin("tasks", config.task.name).TASK
     asked = runner.Check(
         config,
         task,
@@ -98,8 +98,10 @@ def unusable(found: Found) -> set[tuple[str, int]]:
 def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], inputs: Any) -> None:
     config, _, found = planted
     train = found["splits"][0]
-    rows = plug("data", "jsonl").open(config.dataset.model_copy(update={"max_bad_fraction": 1.0}), "train.jsonl", None)
-    lessons = Lessons(rows, plug("tasks", "captioning").TASK, config.task, inputs, config.training)
+    rows = load_plugin("data", "jsonl").open(
+        config.dataset.model_copy(update={"max_bad_fraction": 1.0}), "train.jsonl", None
+    )
+    lessons = Lessons(rows, load_plugin("tasks", "captioning").TASK, config.task, inputs, config.training)
     lengths = []
     for row in range(len(rows)):
         try:
@@ -110,7 +112,7 @@ def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], input
     assert train["tokens"]["max"] == max(lengths)
     asked = [row for row in range(50) if ("test", row) not in unusable(found)]
     dataset = config.dataset.model_copy(update={"max_bad_fraction": 1.0})
-    answered = plug("data", "jsonl").open(dataset, "test.jsonl", None)
+    answered = load_plugin("data", "jsonl").open(dataset, "test.jsonl", None)
     prompts = [len(inputs.prompt(lessons.task.ask(config.task, answered[row]))) for row in asked]
     assert found["splits"][2]["tokens"]["sum"] == sum(prompts)
     counted = train["tokens"]["histogram"]

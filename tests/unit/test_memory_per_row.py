@@ -37,9 +37,9 @@ def opened(folder: Path, source: str, count: int, column: str | None, named: boo
     else:
         pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
     del rows
-    plug = registry.load("data", source)
+    plugin = registry.load("data", source)
     columns = {"question": "q", "references": ["a"], "target": "sample", "image": column, "id": "n" if named else None}
-    found: Rows = plug.open(plug.Config(path=str(folder), **columns), file.name)
+    found: Rows = plugin.open(plugin.Config(path=str(folder), **columns), file.name)
     assert len(found.fingerprint) == 64
     return found
 

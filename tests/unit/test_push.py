@@ -13,7 +13,7 @@ from hubbing import Hub, hub
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, IntegrityError
 from vlmtune.pipeline import predict, run
-from vlmtune.pipeline.push import Wish, assemble, push
+from vlmtune.pipeline.push import PushRequest, assemble, push
 from vlmtune.pipeline.session import Session
 from vlmtune.run_folder import Origin
 from vlmtune.scoring.verdict import of_slices, worse_parts
@@ -27,7 +27,7 @@ inference: {engine: mock}
 evaluation: {image_control_rows: 0, statistics: {resamples: 100}}
 """
 KEY = "hf_canary"
-WISH = Wish("team/better", base="org/base")
+REQUEST = PushRequest("team/better", base="org/base")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def judged_as(status: str, session: Session) -> None:
 
 def test_what_arrives_is_the_adapter_its_proof_and_nothing_of_the_rows(session: Session, here: Hub) -> None:
     judged_as("improved", session)
-    assert push(session, WISH) == f"{here.address}/team/better"
+    assert push(session, REQUEST) == f"{here.address}/team/better"
     assert here.created == [{"name": "better", "organization": "team", "visibility": "private"}]
     assert set(here.files) == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "comparison.json", "vlmtune.json"
@@ -96,7 +96,7 @@ def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here
     plain["settings"]["b"]["dataset"]["left_out"] = ["patient-5"]
     plain["also"] = [{**plain, "name": "elsewhere", "verdict": "about patient-6"}]
     file.write_text(json.dumps(plain))
-    push(session, WISH)
+    push(session, REQUEST)
     everything = b"\n".join(here.files.values())
     for private in (b"Meier", b"doctor", b"patient", str(Path.cwd()).encode()):
         assert private not in everything
@@ -107,7 +107,7 @@ def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here
 
 def test_the_card_says_the_comparison_and_the_hub_can_read_it(session: Session, here: Hub) -> None:
     judged_as("improved", session)
-    push(session, WISH)
+    push(session, REQUEST)
     _, head, text = here.files["README.md"].decode().split("---\n", 2)
     data = yaml.safe_load(head)
     plain = json.loads(here.files["comparison.json"])
@@ -126,37 +126,37 @@ def test_the_card_says_the_comparison_and_the_hub_can_read_it(session: Session, 
 def test_an_adapter_without_proof_or_with_a_bad_one_stays_here(session: Session, here: Hub, tmp_path: Path) -> None:
     judged_as("worse", session)
     with pytest.raises(GateFailed, match="not pushed: So it is. .*--anyway"):
-        push(session, WISH)
+        push(session, REQUEST)
     judged_as("inconclusive", session)
     with pytest.raises(GateFailed):
-        push(session, WISH)
-    assert push(session, Wish("team/better", base="org/base", anyway=True))
+        push(session, REQUEST)
+    assert push(session, PushRequest("team/better", base="org/base", anyway=True))
     here.files.clear()
     (session.adapter_path() / "adapter_model.safetensors").write_bytes(b"others")
     with pytest.raises(IntegrityError, match="compares another adapter"):
-        push(session, WISH)
+        push(session, REQUEST)
     session.config.output.path("compare.json").unlink()
     with pytest.raises(ConfigError, match="vlmtune run CONFIG"):
-        push(session, WISH)
+        push(session, REQUEST)
     assert not here.files
 
 
 def test_a_base_that_nobody_can_load_and_a_stand_in_are_refused(session: Session, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--base"):
-        assemble(session, Wish("team/better"), tmp_path / "out")
+        assemble(session, PushRequest("team/better"), tmp_path / "out")
     manifest = session.adapter_path() / "vlmtune.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "mock": True}))
     with pytest.raises(ConfigError, match="stand-in"):
-        assemble(session, WISH, tmp_path / "out")
+        assemble(session, REQUEST, tmp_path / "out")
 
 
 def test_nothing_gets_public_by_accident(session: Session, here: Hub) -> None:
     judged_as("improved", session)
     here.private = False
     with pytest.raises(ConfigError, match="public already"):
-        push(session, WISH)
+        push(session, REQUEST)
     assert not here.files
-    push(session, WISH, public=True)
+    push(session, REQUEST, public=True)
     assert here.created[-1]["visibility"] == "public"
     assert here.files
 
@@ -168,7 +168,7 @@ def test_a_hub_that_refuses_is_an_environment_problem(
     judged_as("improved", session)
     here.status = status
     with pytest.raises(EnvironmentProblem, match=said) as caught:
-        push(session, WISH)
+        push(session, REQUEST)
     assert KEY not in str(caught.value)
 
 

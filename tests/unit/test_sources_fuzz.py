@@ -77,7 +77,7 @@ BINARY = (b"PAR1", b"ARRO", b"\xff\xff\xff\xff")
 def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
     """A case of a hunt: read a broken copy of a file to its end."""
     source, good = FILES[name]
-    plug = registry.load("data", source)
+    plugin = registry.load("data", source)
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     split = name if source != "imagefolder" else "split"
@@ -85,10 +85,10 @@ def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
     def case(rng: random.Random) -> None:
         keys: dict[str, Any] = rng.choice([KEYS, TALK])
         bad = rng.choice([0, 0.9])
-        config: DatasetConfig = plug.Config.model_validate({"path": str(folder), **keys, "max_bad_fraction": bad})
+        config: DatasetConfig = plugin.Config.model_validate({"path": str(folder), **keys, "max_bad_fraction": bad})
         file.unlink(missing_ok=True)  # a mapped file must not change under its reader
         file.write_bytes(mutated(good, rng, binary=good[:4] in BINARY))
-        for example in plug.open(config, split, rng.choice([None, 3])):
+        for example in plugin.open(config, split, rng.choice([None, 3])):
             assert isinstance(example.id, str)
 
     return case

@@ -285,9 +285,9 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
             del cells["image"]
         write_csv(pa.Table.from_pylist([cells]), place / "metadata.csv" if kind == "pictures" else tmp_path / kind)
     source = {"t.jsonl": "jsonl", "pictures": "imagefolder"}.get(kind, "table")
-    plug = registry.load("data", source)
-    config = plug.Config(path=str(tmp_path), question="phrase", boxes="box")
-    example = plug.open(config, "split" if kind == "pictures" else kind)[0]
+    plugin = registry.load("data", source)
+    config = plugin.Config(path=str(tmp_path), question="phrase", boxes="box")
+    example = plugin.open(config, "split" if kind == "pictures" else kind)[0]
     task = grounding.Config.model_validate({"unit": unit, "corners": corners})
     assert grounding.TASK.truth(task, example)["boxes"] == [pytest.approx([100, 200, 600, 600])]
     taught = json.loads(grounding.TASK.teach(task, example))
@@ -314,26 +314,26 @@ def shards(folder: Path, kind: str, **more: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ".feather", ".jsonl"])
 def test_a_pattern_takes_all_rows_of_all_files(kind: str, tmp_path: Path) -> None:
     shards(tmp_path, kind)
-    plug = registry.load("data", "jsonl" if kind == ".jsonl" else "table")
-    config = plug.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
+    plugin = registry.load("data", "jsonl" if kind == ".jsonl" else "table")
+    config = plugin.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
 
     def ids(limit: int | None) -> list[str]:
-        return [row.id for row in plug.open(config, f"train-*{kind}", limit)]
+        return [row.id for row in plugin.open(config, f"train-*{kind}", limit)]
 
     assert ids(None) == ["00", "01", "10", "11", "20", "21"]
     assert ids(3) == ["00", "01", "10"]
-    whole = plug.open(config, f"train-*{kind}")
+    whole = plugin.open(config, f"train-*{kind}")
     assert [whole.target_count(5), whole[4].target] == [1, "c20"]
-    assert whole.fingerprint == plug.open(config, f"train-?????-of-00003{kind}").fingerprint
-    assert len(plug.open(config, f"train-00001-of-00003{kind}")) == 2
+    assert whole.fingerprint == plugin.open(config, f"train-?????-of-00003{kind}").fingerprint
+    assert len(plugin.open(config, f"train-00001-of-00003{kind}")) == 2
     with pytest.raises(DataError, match=r"test-\*: no file fits this pattern; .* has train-00000-of-00003"):
-        plug.open(config, "test-*")
+        plugin.open(config, "test-*")
 
 
 @pytest.mark.parametrize("kind", [".csv", ".parquet", ".jsonl"])
 def test_what_is_wrong_in_one_of_several_files_names_it(kind: str, tmp_path: Path) -> None:
-    plug = registry.load("data", "jsonl" if kind == ".jsonl" else "table")
-    config = plug.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
+    plugin = registry.load("data", "jsonl" if kind == ".jsonl" else "table")
+    config = plugin.Config(path=str(tmp_path), image=None, references=["caption"], id="n")
     fine = {"n": "10", "caption": "c"}
     for bad, said in (
         ({"n": "11", "caption": "  "}, "train-00001-of-00003[^ ]*, row 1: column 'caption' is empty"),
@@ -341,11 +341,11 @@ def test_what_is_wrong_in_one_of_several_files_names_it(kind: str, tmp_path: Pat
     ):
         shards(tmp_path, kind, f1=[fine, bad])
         with pytest.raises(DataError, match=said):
-            list(plug.open(config, f"train-*{kind}"))
+            list(plugin.open(config, f"train-*{kind}"))
     shards(tmp_path, kind, f1=[{"n": "10", "text": "c"}])
     said = "train-00001-of-00003.*(its columns differ from those of .*train-00000.*: caption, text\\.|no column)"
     with pytest.raises(DataError, match=said):
-        list(plug.open(config, f"train-*{kind}"))
+        list(plugin.open(config, f"train-*{kind}"))
 
 
 def test_files_of_a_pattern_have_the_same_classes(tmp_path: Path) -> None:

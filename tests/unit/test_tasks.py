@@ -38,8 +38,8 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "options", "row"), CASES, ids=[case[0] for case in CASES])
 def test_what_is_taught_reads_back_as_the_truth(name: str, options: dict[str, Any], row: Example) -> None:
-    plug = registry.load("tasks", name)
-    config, task = plug.Config(**options), plug.TASK
+    plugin = registry.load("tasks", name)
+    config, task = plugin.Config(**options), plugin.TASK
     answer = task.read(config, task.teach(config, row))
     for metric in task.metrics:
         truth = task.truth(config, row)
@@ -57,14 +57,14 @@ def test_every_shipped_task_is_tried() -> None:
 
 @pytest.mark.parametrize(("name", "options", "row"), CASES, ids=[case[0] for case in CASES])
 def test_what_is_asked_ends_with_the_user_and_shows_the_image(name: str, options: dict[str, Any], row: Example) -> None:
-    plug = registry.load("tasks", name)
-    config = plug.Config(system="Be brief.", **options)
-    system, user = plug.TASK.ask(config, row)
+    plugin = registry.load("tasks", name)
+    config = plugin.Config(system="Be brief.", **options)
+    system, user = plugin.TASK.ask(config, row)
     assert system == Turn("system", ("Be brief.",))
     assert (user.role, user.content[0]) == ("user", row.images[0])
     assert "{" not in str(user.content[1])
     own = (Turn("user", (row.images[0], "My own words?")),)
-    assert plug.TASK.ask(plug.Config(**options), replace(row, turns=own)) == own
+    assert plugin.TASK.ask(plugin.Config(**options), replace(row, turns=own)) == own
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_records_are_found_in_what_models_write(text: str, record: Any) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_an_answer_or_unparsed(text: str) -> None:
     for name, options, _ in CASES:
-        plug = registry.load("tasks", name)
-        answer = plug.TASK.read(plug.Config(**options), text)
+        plugin = registry.load("tasks", name)
+        answer = plugin.TASK.read(plugin.Config(**options), text)
         assert isinstance(answer, Unparsed) or json.dumps(answer) is not None
 
 
@@ -168,12 +168,12 @@ def test_an_unparsed_answer_is_wrong_in_every_metric_that_has_right_ones() -> No
     ],
 )
 def test_bad_rows_are_named(name: str, options: dict[str, Any], row: Example, message: str) -> None:
-    plug = registry.load("tasks", name)
-    config = plug.Config(**options)
+    plugin = registry.load("tasks", name)
+    config = plugin.Config(**options)
 
     def try_it() -> None:
-        plug.TASK.ask(config, row)
-        plug.TASK.teach(config, row)
+        plugin.TASK.ask(config, row)
+        plugin.TASK.teach(config, row)
 
     with pytest.raises(DataError, match=message):
         try_it()

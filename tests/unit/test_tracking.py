@@ -101,8 +101,8 @@ from pathlib import Path
 from vlmtune.tracking import tensorboard, wandb
 facts = {"config": {"seed": 1, "key": "${env:HF_TOKEN}"}, "dir": sys.argv[1], "name": "demo-lora", "id": "ab12"}
 row = pickle.loads(Path("row").read_bytes())
-for plug, more in ((wandb, {"mode": "offline"}), (tensorboard, {})):
-    tracker = plug.open_tracker(plug.Config(**more), facts)
+for plugin, more in ((wandb, {"mode": "offline"}), (tensorboard, {})):
+    tracker = plugin.open_tracker(plugin.Config(**more), facts)
     tracker.log(1, {"loss": 2.0})
     tracker.compared("bleu", [row])
     tracker.finish({"validation_loss": 1.5, "verdict": "better"})

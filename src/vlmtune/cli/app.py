@@ -121,7 +121,7 @@ def options(
 
 def main() -> NoReturn:
     """The `vlmtune` command."""
-    # As with `python -m vlmtune`: your own plugs may lie in the folder you stand in.
+    # As with `python -m vlmtune`: custom plugins may lie in the current directory.
     sys.path.insert(0, str(Path.cwd()))
     # Not app(): that puts a hook of typer's own in place of the one which saves the traceback of a bug.
     command = typer.main.get_command(app)

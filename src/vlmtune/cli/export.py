@@ -114,7 +114,7 @@ def push(
     offline: Offline = False,
 ) -> None:
     """The adapter to the Hugging Face Hub, with a card written from its comparison; no row of the data goes there."""
-    from vlmtune.pipeline.push import Wish, assemble
+    from vlmtune.pipeline.push import PushRequest, assemble
     from vlmtune.pipeline.push import push as upload
     from vlmtune.pipeline.session import Session
 
@@ -122,14 +122,14 @@ def push(
     if not to.startswith(HUB) or to.count("/") != 1:
         raise ConfigError(f"--to must be hf:ORG/NAME (got {to!r})")
     session = Session(load_config(config, sets).config)
-    wish = Wish(to.removeprefix(HUB), adapter, base, anyway)
+    request = PushRequest(to.removeprefix(HUB), adapter, base, anyway)
     if into is not None:
         if into.exists():
             raise ConfigError(f"{into} is there already; choose another folder with --into")
-        files = assemble(session, wish, into)
+        files = assemble(session, request, into)
         print(json.dumps({"schema_version": 1, "files": [str(file) for file in files]}) if as_json else _listed(files))
         return
-    address = upload(session, wish, public)
+    address = upload(session, request, public)
     print(json.dumps({"schema_version": 1, "address": address}) if as_json else address)
 
 

@@ -1,11 +1,11 @@
 """Config = every part's own Config.
 
 Knows which blocks there are; what their keys mean is said where they are read. A block whose kind is the user's choice
-(dataset, task, inference, tracking) takes its class from the plug that it names.
+(dataset, task, inference, tracking) takes its class from the plugin that it names.
 
 Blocks of the configuration that stand in more than one place of it, and the one that holds them again.
 
-A block whose class is the user's choice: `Config` of the plug that one of its keys names.
+A block whose class is the user's choice: `Config` of the plugin that one of its keys names.
 """
 
 import json
@@ -26,7 +26,7 @@ from vlmtune.config.nodes import Steps
 from vlmtune.data import DatasetConfig, SplitRole
 from vlmtune.engines import InferenceConfig
 from vlmtune.modeling.loading import TINY, ModelConfig
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig
 from vlmtune.run_folder import OutputConfig
 from vlmtune.scoring import EvaluationConfig
@@ -36,32 +36,32 @@ from vlmtune.training.config import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Plug:
-    """A block whose class is `Config` of the plug that its `key` names; `offers` is what else that plug must have."""
+class Plugin:
+    """A block whose class is the `Config` of the plugin that its `key` names; the plugin must also have `offers`."""
 
     folder: str
     key: str
-    base: type[Part]
+    base: type[BaseConfig]
     offers: str
 
-    def part(self, value: Any) -> type[Part] | str | None:
-        """The class for a block; a sentence where there is none; None where the block names no plug."""
+    def part(self, value: Any) -> type[BaseConfig] | str | None:
+        """The class for a block; a sentence where there is none; None where the block names no plugin."""
         default = self.base.model_fields[self.key].get_default()
         name = value.get(self.key, default) if isinstance(value, dict) else None
         if not isinstance(name, str):
             return None
         try:
             found = vars(registry.load(self.folder, name))
-        except registry.UnknownPlug as unknown:
-            own = "" if "." not in name else ", or the dotted name of a module of yours that can be imported"
-            return one_of(repr(name), unknown.available) + own
+        except registry.UnknownPlugin as unknown:
+            custom = "" if "." not in name else ", or the dotted name of an importable module"
+            return one_of(repr(name), unknown.available) + custom
         part = found.get("Config")
         if not (isinstance(part, type) and issubclass(part, self.base)):
             return f"names {name!r}, which has no class Config that extends {self.base.__name__}"
         return part if self.offers in found else f"names {name!r}, which has no {self.offers}"
 
     def read(self, value: Any) -> Any:
-        """A block as its plug's Config; anything else is left for pydantic to refuse."""
+        """A block as its plugin's Config; anything else is left for pydantic to refuse."""
         if not isinstance(value, dict):
             return value
         part = self.part(value)
@@ -74,7 +74,7 @@ class Plug:
         raise ValidationError.from_exception_data(self.folder, [{"type": kind, "loc": (self.key,), "input": given}])
 
     def _known_mistakes(self, value: dict[str, Any]) -> list[InitErrorDetails]:
-        """What is wrong with a block of an unknown plug all the same: values of keys that every plug has."""
+        """What is wrong with a block of an unknown plugin all the same: values of keys that every plugin has."""
         try:
             self.base.model_validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
@@ -88,9 +88,9 @@ class Plug:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One choice per shipped plug, told apart by its name; last, anybody's own module, which has a dot in it."""
+        """One choice per shipped plugin, told apart by its name; last, anybody's own module, which has a dot in it."""
         default = self.base.model_fields[self.key].get_default()
-        own = {"type": "string", "pattern": r"\.", "description": "The dotted name of your own module."}
+        custom = {"type": "string", "pattern": r"\.", "description": "The dotted name of a custom module."}
         choices = []
         for name in registry.available(self.folder):
             part = registry.load(self.folder, name).Config
@@ -99,17 +99,18 @@ class Plug:
             required = [key for key in choice.get("required", []) if key != self.key]
             required += [] if name == default else [self.key]
             choices.append({**choice, "properties": {**choice["properties"], self.key: named}, "required": required})
-        mine = {"type": "object", "title": "Your own", "properties": {self.key: own}, "required": [self.key]}
+        mine = {"type": "object", "title": "Custom", "properties": {self.key: custom}, "required": [self.key]}
         return {"oneOf": [*choices, mine]}
 
 
 DatasetBlock = Annotated[
-    SerializeAsAny[DatasetConfig], Plug("data", "source", DatasetConfig, "open"), AfterValidator(validators.dataset)
+    SerializeAsAny[DatasetConfig], Plugin("data", "source", DatasetConfig, "open"), AfterValidator(validators.dataset)
 ]
-TaskBlock = Annotated[SerializeAsAny[TaskConfig], Plug("tasks", "name", TaskConfig, "TASK")]
+TrackerBlock = Annotated[SerializeAsAny[TrackerConfig], Plugin("tracking", "to", TrackerConfig, "open_tracker")]
+TaskBlock = Annotated[SerializeAsAny[TaskConfig], Plugin("tasks", "name", TaskConfig, "TASK")]
 
 
-class EvaluationSetConfig(Part):
+class EvaluationSetConfig(BaseConfig):
     """Other rows, or another task, that both models answer: what training broke elsewhere."""
 
     name: str
@@ -139,7 +140,7 @@ class EvaluationBlock(EvaluationConfig):
     where the tuned model got worse."""
 
 
-class Config(Part):
+class Config(BaseConfig):
     """Everything that decides what a run does and where its results go."""
 
     schema_version: Literal[1] = 1
@@ -163,9 +164,9 @@ class Config(Part):
 
     inference: Annotated[
         SerializeAsAny[InferenceConfig],
-        Plug("engines", "engine", InferenceConfig, "open_engine"),
+        Plugin("engines", "engine", InferenceConfig, "open_engine"),
         AfterValidator(validators.inference),
-    ] = Field(default_factory=dict)  # type: ignore[assignment]  # read as a block without keys: its class is the plug's
+    ] = Field(default_factory=dict)  # type: ignore[assignment]  # read as a block without keys: its class is the plugin's
     """How answers are decoded."""
 
     evaluation: Annotated[EvaluationBlock, AfterValidator(validators.evaluation)] = EvaluationBlock()
@@ -174,7 +175,7 @@ class Config(Part):
     report: ReportConfig = ReportConfig()
     """What the page shows."""
 
-    tracking: list[Annotated[SerializeAsAny[TrackerConfig], Plug("tracking", "to", TrackerConfig, "open_tracker")]] = []
+    tracking: list[TrackerBlock] = []
     """Experiment trackers that mirror the training curves; the local files are always written."""
 
     output: Annotated[OutputConfig, AfterValidator(validators.output)] = OutputConfig()
@@ -202,7 +203,7 @@ class _Untitled(GenerateJsonSchema):
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a config file over all shipped plugs, for editors."""
+    """JSON Schema of a config file over all shipped plugins, for editors."""
     schema = Config.model_json_schema(schema_generator=_Untitled)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vlmtune configuration", **schema}
 
@@ -212,7 +213,7 @@ def fields_at(path: Steps, plain: Any) -> Fields:
 
     A list is no block; those in it stand behind their number.
     """
-    part: type[Part] | None = Config
+    part: type[BaseConfig] | None = Config
     field: FieldInfo | None = None
     for step in path:
         if isinstance(step, int):
@@ -226,19 +227,19 @@ def fields_at(path: Steps, plain: Any) -> Fields:
     return {key: (field.description or "").split(". ")[0].rstrip(".") for key, field in fields.items()}
 
 
-def _part(field: FieldInfo, plain: Any) -> type[Part] | None:
+def _part(field: FieldInfo, plain: Any) -> type[BaseConfig] | None:
     """The class of a block, or of the blocks in a list; None where the field holds none."""
-    if (plug := plug_of(field)) is not None:
-        found = plug.part(plain if isinstance(plain, dict) else {})
-        return found if isinstance(found, type) else plug.base
+    if (plugin := plugin_of(field)) is not None:
+        found = plugin.part(plain if isinstance(plain, dict) else {})
+        return found if isinstance(found, type) else plugin.base
     inside = flat(field.annotation)
-    return next((inner for inner in inside if isinstance(inner, type) and issubclass(inner, Part)), None)
+    return next((inner for inner in inside if isinstance(inner, type) and issubclass(inner, BaseConfig)), None)
 
 
-def plug_of(field: FieldInfo) -> Plug | None:
+def plugin_of(field: FieldInfo) -> Plugin | None:
     """How a block, or the blocks in a list, find their class; None where it is always the same."""
     inside = (*field.metadata, *flat(field.annotation))
-    return next((inner for inner in inside if isinstance(inner, Plug)), None)
+    return next((inner for inner in inside if isinstance(inner, Plugin)), None)
 
 
 def flat(annotation: Any) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from vlmtune.config.nodes import Steps
 from vlmtune.data import DatasetConfig, shared_roles
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
-from vlmtune.metrics import Metric, own
+from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
 from vlmtune.run_folder import OutputConfig
 from vlmtune.scoring import BaselineConfig, EvaluationConfig
@@ -151,7 +151,7 @@ def _metrics(
     for loc, name in asked:
         if "." in name and loc[-1] != "primary":
             try:
-                metric = own(name)
+                metric = custom_metric(name)
             except ConfigError as error:
                 yield judgement(str(error), loc=loc, value=name)
                 continue

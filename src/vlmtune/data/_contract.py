@@ -6,14 +6,14 @@ from typing import Literal, Protocol
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from vlmtune.data._download import Host
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.types import Example
 
 SplitRole = Literal["train", "validation", "test"]
 ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")
 
 
-class Splits(Part):
+class Splits(BaseConfig):
     """Which split of the source plays which role."""
 
     train: str = "train"
@@ -26,7 +26,7 @@ class Splits(Part):
     """What is reported."""
 
 
-class Limits(Part):
+class Limits(BaseConfig):
     """How many rows of each role are used, in dataset order; null uses all."""
 
     train: PositiveInt | None = None
@@ -39,7 +39,7 @@ class Limits(Part):
     """Rows of the test role."""
 
 
-class Shares(Part):
+class Shares(BaseConfig):
     """How the roles that name one and the same split part its rows, in proportion."""
 
     train: PositiveFloat = 0.8
@@ -55,11 +55,11 @@ class Shares(Part):
     """Another seed parts the rows otherwise."""
 
 
-class DatasetConfig(Part):
+class DatasetConfig(BaseConfig):
     """Columns of a source mapped to roles; every source adds where it finds its rows."""
 
     source: str
-    """What reads the dataset: a file in `vlmtune/data`, or the dotted name of your own module."""
+    """What reads the dataset: a file in `vlmtune/data`, or the dotted name of a custom module."""
 
     image: str | list[str] | None = "image"
     """Column with the image, or several columns, one image each; null for text-only rows."""

@@ -12,17 +12,17 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from vlmtune.engines._http import SERVER_KEY, server_key
 from vlmtune.engines._vllm_server import has_vllm, install_command
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.types import Outcomes, Request
 
 __all__ = ["SERVER_KEY", "Engine", "InferenceConfig", "has_vllm", "install_command", "server_key"]
 
 
-class InferenceConfig(Part):
+class InferenceConfig(BaseConfig):
     """How answers are decoded; the same for the untouched and the tuned model."""
 
     engine: str = "hf"
-    """Who answers: a file in `vlmtune/engines`, or the dotted name of your own module."""
+    """Who answers: a file in `vlmtune/engines`, or the dotted name of a custom module."""
 
     max_new_tokens: PositiveInt = 64
     """Longest answer in tokens; an answer that reaches it is counted as cut off."""

@@ -5,7 +5,7 @@ sees the whole set, so a corpus metric can count documents; `summarise(sums [...
 statistics into the score, over any number of resamples at once. One definition thus gives the score, its confidence
 interval and the paired test. An answer is None where it could not be parsed: `measure` counts that row as wrong.
 
-Files here are nouns; `vlmtune.metrics.bleu` finds the metric of that name in whichever file it stands, `own` a user's.
+`vlmtune.metrics.bleu` resolves to the metric of that name whichever file defines it; `custom_metric` loads a user's.
 """
 
 import functools
@@ -47,7 +47,7 @@ class Metric:
     """Whether every row scores 0 or 1, so that exact tests for shares apply."""
 
 
-def own(name: str) -> Metric:
+def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.
 
     The function takes a row's answer as the task reads it and the row's list of references, and returns a number. The
@@ -59,7 +59,7 @@ def own(name: str) -> Metric:
     """
     path, _, last = name.rpartition(".")
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"metric {name!r}: your own is named as module.function")
+        raise ConfigError(f"metric {name!r}: name a custom metric as module.function")
     try:
         module = importlib.import_module(path)
     except SyntaxError as error:

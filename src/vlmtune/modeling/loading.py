@@ -30,7 +30,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.vision_tower import quicken
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -82,7 +82,7 @@ ONE_THREAD_BELOW = 20_000_000
 """Parameters under which a second CPU thread costs more than it gives (the tiny model: 5-30 times slower with two)."""
 
 
-class ModelConfig(Part):
+class ModelConfig(BaseConfig):
     """Which model is adapted."""
 
     name: str

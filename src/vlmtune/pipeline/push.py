@@ -36,7 +36,7 @@ ALSO = ("name", "status", "primary", "metrics", "rows")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PushRequest:
     """What is to be pushed where.
 
     `name` is `org/name` on the Hub, `adapter` a folder (None is the config's own), `base` the name of the base model on
@@ -49,12 +49,12 @@ class Wish:
     anyway: bool = False
 
 
-def push(session: Session, wish: Wish, public: bool = False) -> str:
+def push(session: Session, request: PushRequest, public: bool = False) -> str:
     """Push the config's adapter; returns its address.
 
     Args:
         session: whose comparison speaks for the adapter.
-        wish: what is pushed, and where to; the repository is made where it is not there.
+        request: what is pushed, and where to; the repository is made where it is not there.
         public: whether everybody may see it.
 
     Raises:
@@ -65,25 +65,25 @@ def push(session: Session, wish: Wish, public: bool = False) -> str:
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        assemble(session, wish, folder)
-        return _upload(folder, wish.name, public)
+        assemble(session, request, folder)
+        return _upload(folder, request.name, public)
 
 
-def assemble(session: Session, wish: Wish, folder: Path) -> list[Path]:
+def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]:
     """Write what `push` would upload into a folder; returns the files. Raises as `push`, short of the Hub."""
-    config, adapter = session.config, wish.adapter or session.seeds[0].adapter_path()
+    config, adapter = session.config, request.adapter or session.seeds[0].adapter_path()
     session.adapter_hash(adapter)
     manifest = read_manifest(adapter)
     if manifest is None:
         raise IntegrityError(f"{adapter}: no manifest; only an adapter that vlmtune trained is pushed, with its proof")
     if manifest["mock"] or config.model.name == TINY:
         raise ConfigError("an adapter of the tiny stand-in model is of no use to others; push one of a real model")
-    known = wish.base or config.model.name
+    known = request.base or config.model.name
     if Path(known).exists():
         raise ConfigError(
             f"model.name {known!r} is a folder here, which nobody else can load; name the model on the Hub with --base"
         )
-    comparison = _comparison(session, adapter, wish.anyway)
+    comparison = _comparison(session, adapter, request.anyway)
     with os_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for file in ADAPTER_FILES:
@@ -94,7 +94,7 @@ def assemble(session: Session, wish: Wish, folder: Path) -> list[Path]:
     write_json(folder / "vlmtune.json", made)
     write_json(folder / "comparison.json", shown)
     hub = config.dataset.model_dump()["path"] if config.dataset.source == "hub" else None
-    write_atomic(folder / "README.md", model_card.render(wish.name, shown, made, hub, config.dataset.splits.test))
+    write_atomic(folder / "README.md", model_card.render(request.name, shown, made, hub, config.dataset.splits.test))
     return sorted(folder.iterdir())
 
 

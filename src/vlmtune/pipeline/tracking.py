@@ -76,8 +76,8 @@ def open_trackers(session: Session, part: str, anew: bool = False) -> list[Guard
     }
     opened = []
     for config in session.config.tracking:
-        plug = registry.load("tracking", config.to)
-        opened.append(Guarded(config.to, functools.partial(plug.open_tracker, config, facts), session.progress))
+        plugin = registry.load("tracking", config.to)
+        opened.append(Guarded(config.to, functools.partial(plugin.open_tracker, config, facts), session.progress))
     return opened
 
 

@@ -6,10 +6,10 @@
 
 from pydantic import PositiveInt
 
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 
 
-class ReportConfig(Part):
+class ReportConfig(BaseConfig):
     """What the page shows."""
 
     examples: PositiveInt = 200

@@ -81,15 +81,15 @@ def _records(place: Place, said: Mapping[str, Any]) -> Records:
         DataError, EnvironmentProblem: as the source.
     """
     block = {**place.block, **said}
-    plug = registry.load("data", block["source"])
+    plugin = registry.load("data", block["source"])
     more = {"stream": True} if place.remote else {}
     known = {key: block[key] for key in block if key not in ("splits", "limit")}
     try:
-        settings = plug.Config.model_validate({**known, **more})
+        settings = plugin.Config.model_validate({**known, **more})
     except ValidationError as error:
         wrong = error.errors()[0]
         raise ConfigError(f"--set dataset.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
-    records: Records = plug.records(settings, place.splits["train"], FETCHED if place.remote else None)
+    records: Records = plugin.records(settings, place.splits["train"], FETCHED if place.remote else None)
     return records
 
 

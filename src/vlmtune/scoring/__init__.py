@@ -9,10 +9,10 @@ it in words, `examples` row by row; `gates` is `--fail-on`.
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from vlmtune.data import SplitRole
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 
 
-class StatisticsConfig(Part):
+class StatisticsConfig(BaseConfig):
     """How differences are judged."""
 
     resamples: PositiveInt = 10_000
@@ -25,7 +25,7 @@ class StatisticsConfig(Part):
     """Seed of the resampling."""
 
 
-class BaselineConfig(Part):
+class BaselineConfig(BaseConfig):
     """The untouched model asked differently: what training must beat."""
 
     name: str
@@ -42,17 +42,17 @@ class BaselineConfig(Part):
     picture of the asked row, or is of its group."""
 
 
-class EvaluationConfig(Part):
+class EvaluationConfig(BaseConfig):
     """What is measured, and on which rows."""
 
     split: SplitRole = "test"
     """Role of the rows both models answer."""
 
     metrics: list[str] | None = None
-    """Metrics to report: the task's by name, your own as `module.function`; null reports all of the task's."""
+    """Metrics to report: the task's by name, custom ones as `module.function`; null reports all of the task's."""
 
     primary: str | None = None
-    """The metric the verdict is about, your own without its module; null takes the first."""
+    """The metric the verdict is about, a custom one without its module; null takes the first."""
 
     slices: list[str] = []
     """Metadata columns (of `dataset.meta`): the primary metric is also shown for every value of each. Descriptive."""

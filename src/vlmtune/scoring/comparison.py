@@ -12,7 +12,7 @@ from typing import Any
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
-from vlmtune.registry import Part, did_you_mean
+from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring import EvaluationConfig, diagnostics, examples, gates, score, verdict
 from vlmtune.scoring.diagnostics import sliced
 from vlmtune.scoring.metric_comparison import Terms, adjust, judged
@@ -99,7 +99,7 @@ def compare(  # noqa: PLR0913 - the sides, and the terms they are compared on
     a: Side | Seeds,
     b: Side | Seeds,
     task: Task,
-    task_config: Part,
+    task_config: BaseConfig,
     evaluation: EvaluationConfig,
     others: Sequence[Side | Seeds] = (),
     *,

@@ -8,7 +8,7 @@ import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.scoring import score
 from vlmtune.scoring.score import measure, read_answers
 from vlmtune.tasks import Task
@@ -21,7 +21,7 @@ _WHOLE_SET = "class"
 """Truth of metrics that average over the labels of the whole set (macro-F1): one row alone has no such score."""
 
 
-def of_rows(rows: Sequence[Row], metrics: Sequence[Metric], task: Task, config: Part) -> list[dict[str, Any]]:
+def of_rows(rows: Sequence[Row], metrics: Sequence[Metric], task: Task, config: BaseConfig) -> list[dict[str, Any]]:
     """Plain values per paired row, in order; failed rows are there, without scores.
 
     `gain` is how the primary score of side A changes when this row's answer becomes B's. `deltas` is that change for
@@ -80,7 +80,7 @@ def _facts(a: Line, b: Line) -> dict[str, Any]:
 
 
 def _numbers(
-    sides: Sequence[Sequence[Line]], metrics: Sequence[Metric], task: Task, config: Part
+    sides: Sequence[Sequence[Line]], metrics: Sequence[Metric], task: Task, config: BaseConfig
 ) -> list[tuple[Stats, Stats | None, Stats | None]]:
     """Per metric: change of A's score by row [N], A's and B's own row scores [N] or None."""
     found = []
@@ -112,7 +112,7 @@ def _rounded(value: float) -> float | None:
     return round(value, DIGITS) + 0.0 if math.isfinite(value) else None
 
 
-def _boxes(rows: Sequence[Row], task: Task, config: Part) -> dict[int, dict[str, Any]]:
+def _boxes(rows: Sequence[Row], task: Task, config: BaseConfig) -> dict[int, dict[str, Any]]:
     """True and answered boxes of the rows that have some: [x1, y1, x2, y2], 0 to 1000 of the image's sides."""
     having = [n for n, (a, _) in enumerate(rows) if _are_boxes(a.truth.get("boxes"))]
     answers = [read_answers([rows[n][side] for n in having], task, config) for side in (0, 1)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.scoring import StatisticsConfig
 from vlmtune.scoring.pairing import Evidence, Lines, Rows
 from vlmtune.scoring.score import measure, signature, summary
@@ -34,7 +34,7 @@ class Terms:
     """How answers are read, and how differences are judged."""
 
     task: Task
-    config: Part
+    config: BaseConfig
     statistics: StatisticsConfig
 
     def measured(self, metric: Metric, a: Sequence[Lines], b: Sequence[Lines]) -> "Measured":

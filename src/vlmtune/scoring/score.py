@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.metrics import Metric, Stats, own
+from vlmtune.metrics import Metric, Stats, custom_metric
 from vlmtune.predictions import Line
-from vlmtune.registry import Part, did_you_mean
+from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.statistics import wilson
 from vlmtune.tasks import Task
 from vlmtune.types import Unparsed
@@ -88,7 +88,7 @@ class Score:
         }
 
 
-def score(lines: Sequence[Line], task: Task, config: Part, names: Sequence[str] | None = None) -> Score:
+def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence[str] | None = None) -> Score:
     """Measure one side.
 
     Args:
@@ -163,20 +163,20 @@ def named(task: Task, names: Sequence[str]) -> list[Metric]:
         if name not in known and "." not in name:
             hint = did_you_mean(name, list(known))
             raise ConfigError(
-                f"the task has no metric {name!r}; there are: {', '.join(known)}, and your own by dotted names{hint}"
+                f"the task has no metric {name!r}; there are: {', '.join(known)}, and custom ones by dotted name{hint}"
             )
-        metric = known.get(name) or own(name)
+        metric = known.get(name) or custom_metric(name)
         if found.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
             raise ConfigError(f"evaluation.metrics: {name!r} has the name of another metric; give yours another")
     return list(found.values())
 
 
-def measure(metric: Metric, lines: Sequence[Line], task: Task, config: Part) -> Stats:
+def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfig) -> Stats:
     """Sufficient statistics [rows, k]; a line without a prediction counts as the worst answer."""
     return metric.measure(read_answers(lines, task, config), [line.truth[metric.truth] for line in lines])
 
 
-def read_answers(lines: Sequence[Line], task: Task, config: Part) -> list[Any]:
+def read_answers(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Any]:
     """What the task reads from each prediction; None where there is none or it cannot be read."""
     read = [None if line.prediction is None else task.read(config, line.prediction) for line in lines]
     return [None if isinstance(answer, Unparsed) else answer for answer in read]

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlmtune.metrics import Metric
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.types import Conversation, Example, Unparsed
 
 
-class TaskConfig(Part):
+class TaskConfig(BaseConfig):
     """What every task lets the user choose."""
 
     name: str
-    """The task: a file in `vlmtune/tasks`, or the dotted name of your own module."""
+    """The task: a file in `vlmtune/tasks`, or the dotted name of a custom module."""
 
     system: str | None = None
     """System prompt; null sends none."""

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 
 
-class TrackerConfig(Part):
+class TrackerConfig(BaseConfig):
     """What every tracker lets the user choose."""
 
     to: str
-    """The tracker: a file in `vlmtune/tracking`, or the dotted name of your own module."""
+    """The tracker: a file in `vlmtune/tracking`, or the dotted name of a custom module."""
 
 
 @dataclass(frozen=True, slots=True)

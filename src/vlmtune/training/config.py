@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vlmtune.families import PartName
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 
 
-class LoraConfig(Part):
+class LoraConfig(BaseConfig):
     """Which weights get a low-rank adapter, and how large it is."""
 
     rank: PositiveInt = 16
@@ -46,7 +46,7 @@ class LoraConfig(Part):
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
-class LearningRates(Part):
+class LearningRates(BaseConfig):
     """Peak learning rates of single parts of the model; null takes `training.learning_rate`."""
 
     language_model: PositiveFloat | None = None
@@ -59,7 +59,7 @@ class LearningRates(Part):
     """Of the adapters on the vision tower's blocks; often a tenth of the language model's."""
 
 
-class TrainingConfig(Part):
+class TrainingConfig(BaseConfig):
     """One LoRA training run."""
 
     epochs: PositiveInt = 1

@@ -12,7 +12,7 @@ from vlmtune.errors import DataError
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 from vlmtune.training.config import TrainingConfig
@@ -56,7 +56,7 @@ class Lessons:
 
     rows: Rows
     task: Task
-    task_config: Part
+    task_config: BaseConfig
     inputs: Inputs
     settings: TrainingConfig
 

@@ -9,7 +9,7 @@ from pieces import QUICK, judged, lines
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError
-from vlmtune.metrics import own
+from vlmtune.metrics import custom_metric
 
 MODULE = '''
 """Metrics of a team."""
@@ -64,7 +64,7 @@ def test_a_function_is_scored_tested_and_may_be_the_primary_metric() -> None:
 
 
 def test_a_whole_metric_keeps_what_it_says() -> None:
-    metric = own("team_metrics.LONG")
+    metric = custom_metric("team_metrics.LONG")
     assert (metric.name, metric.higher_is_better) == ("long", False)
 
 

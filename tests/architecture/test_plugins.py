@@ -1,4 +1,4 @@
-"""Every file in a plug folder meets its folder's contract. Plugs are loaded by name, so no type checker sees this."""
+"""Every plugin meets the contract of its folder. Plugins are loaded by name, so no type checker sees this."""
 
 import importlib
 import inspect
@@ -16,7 +16,7 @@ from vlmtune.data import DatasetConfig, Rows
 from vlmtune.engines import Engine, InferenceConfig
 from vlmtune.families import Family
 from vlmtune.metrics import Metric
-from vlmtune.registry import Part
+from vlmtune.registry import BaseConfig
 from vlmtune.tasks import Task, TaskConfig
 from vlmtune.tracking import Tracker, TrackerConfig
 
@@ -26,14 +26,14 @@ CONFIGURED = {
     "engines": (InferenceConfig, "engine"),
     "tracking": (TrackerConfig, "to"),
 }
-"""Folders whose plugs have a Config: what it extends, and its key that names the plug."""
+"""Folders whose plugins have a Config: what it extends, and its key that names the plugin."""
 
 OPENED = {
     "data": ("open", ["config", "split", "limit"], Rows),
     "engines": ("open_engine", ["config", "model", "inputs", "precision", "adapter"], Engine),
     "tracking": ("open_tracker", ["config", "facts"], Tracker),
 }
-"""Folders whose plugs are opened: by which function, its parameters, the protocol of what it returns."""
+"""Folders whose plugins are opened: by which function, its parameters, the protocol of what it returns."""
 
 
 def every(*folders: str) -> list[Any]:
@@ -43,7 +43,7 @@ def every(*folders: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("folder", "name"), every(*CONFIGURED))
-def test_a_plug_has_a_config_that_names_it(folder: str, name: str) -> None:
+def test_a_plugin_has_a_config_that_names_it(folder: str, name: str) -> None:
     base, key = CONFIGURED[folder]
     config = registry.load(folder, name).Config
     assert issubclass(config, base)
@@ -52,12 +52,12 @@ def test_a_plug_has_a_config_that_names_it(folder: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("folder", "name"), every(*OPENED))
-def test_a_plug_opens_what_its_folder_promises(folder: str, name: str) -> None:
+def test_a_plugin_opens_what_its_folder_promises(folder: str, name: str) -> None:
     opener, parameters, protocol = OPENED[folder]
-    plug = registry.load(folder, name)
-    signature = inspect.signature(getattr(plug, opener))
+    plugin = registry.load(folder, name)
+    signature = inspect.signature(getattr(plugin, opener))
     assert list(signature.parameters) == parameters
-    opened = returned(plug, signature.return_annotation)
+    opened = returned(plugin, signature.return_annotation)
     promised = [name for name, _ in inspect.getmembers(protocol) if name in vars(protocol) and called(name)]
     assert promised
     for method in promised:
@@ -71,8 +71,8 @@ def called(name: str) -> bool:
     return not name.startswith("_") or name in ("__len__", "__getitem__", "__iter__")
 
 
-def returned(plug: ModuleType, annotation: Any) -> Any:
-    return getattr(plug, annotation) if isinstance(annotation, str) else annotation
+def returned(plugin: ModuleType, annotation: Any) -> Any:
+    return getattr(plugin, annotation) if isinstance(annotation, str) else annotation
 
 
 @pytest.mark.parametrize("name", registry.available("tasks"))
@@ -105,13 +105,13 @@ def test_a_metric_is_found_by_its_name_wherever_it_stands() -> None:
     assert all(getattr(metrics, metric.name) is metric for _, _, metric in found), "two metrics of one name"
 
 
-def parts() -> list[type[Part]]:
+def parts() -> list[type[BaseConfig]]:
     """Every config class of the package."""
     for name in modules():
         if name != "vlmtune.__main__":
             importlib.import_module(name)
-    known: dict[str, type[Part]] = {}
-    waiting = Part.__subclasses__()
+    known: dict[str, type[BaseConfig]] = {}
+    waiting = BaseConfig.__subclasses__()
     while waiting:
         part = waiting.pop()
         waiting += part.__subclasses__()
