@@ -1,6 +1,6 @@
-"""What this machine has for the job: Python, torch and driver, GPU, disk, credentials, optional parts.
+"""The environment on this machine: Python, packages, driver, GPU, disk, memory, credentials.
 
-Credentials are looked for where the libraries look, and named, never shown.
+Credentials are looked up where the libraries look, and only reported as present or absent.
 """
 
 import netrc
@@ -20,16 +20,16 @@ OPTIONAL = {"wandb": "uv pip install wandb", "torchvision": "uv pip install torc
 CREDENTIALS = {"HF_TOKEN": "gated models and datasets", "WANDB_API_KEY": "tracking to Weights & Biases"}
 WANDB_HOST = "api.wandb.ai"
 MODEL_GB = 40
-"""Free disk below which an 8B model and its download may not fit."""
+"""Free disk space below which an 8B model may not fit."""
 
 VLLM_CAPABILITY = 7.5
-"""Oldest GPUs that vLLM is built for (Turing)."""
+"""Lowest compute capability that vLLM supports (Turing)."""
 
-PATIENCE_S = 20.0
+NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 def examine() -> dict[str, Any]:
-    """Everything found, as plain values. Imports torch, because only torch knows which GPU it can use."""
+    """Everything found, as JSON values. Imports torch, because only torch knows which GPUs it can use."""
     return {
         "schema_version": 1,
         "python": platform.python_version(),
@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
 
 
 def render(found: dict[str, Any]) -> str:
-    """The findings as text; a line that needs attention begins with "!" and says what to do."""
+    """The findings as text. A line that needs attention starts with "!" and says what to do."""
     torch = found["torch"]
     lines = [f"  python        {found['python']}  ({found['executable']})"]
     for name, version in found["packages"].items():
@@ -64,12 +64,12 @@ def render(found: dict[str, Any]) -> str:
             f"! gpu           driver {found['driver']} sees one, but torch (CUDA {torch['cuda']}) cannot use it"
         )
     elif not found["driver_problem"]:
-        lines.append("  gpu           none: `vlmtune demo` and USE_MOCK=True run on the CPU; an 8B model wants a GPU")
+        lines.append("  gpu           none: `vlmtune demo` and USE_MOCK=True run on the CPU; an 8B model needs a GPU")
     lines.append(f"  memory        {found['memory_gb']} GB")
     lines += [_disk(found["disk_free_gb"], "here, where results go", 1, "checkpoints need some")]
     lines += [_disk(found["cache_free_gb"], f"in {found['cache']}", MODEL_GB, f"an 8B model needs about {MODEL_GB} GB")]
-    for name, there in found["credentials"].items():
-        lines.append(f"  {name:<13} {'present' if there else 'absent'}  (for {CREDENTIALS[name]})")
+    for name, present in found["credentials"].items():
+        lines.append(f"  {name:<13} {'present' if present else 'absent'}  (for {CREDENTIALS[name]})")
     for name, version in found["optional"].items():
         lines.append(f"  {name:<13} {version or 'not installed, optional: ' + OPTIONAL[name]}")
     lines.append(f"  vllm          {_vllm(found)}")
@@ -77,13 +77,13 @@ def render(found: dict[str, Any]) -> str:
 
 
 def _vllm(found: dict[str, Any]) -> str:
-    """Whether the engine is there; the one command that installs it for this machine's GPU, or why none can."""
+    """Whether vLLM is installed; if not, the command that installs it for this GPU, or why there is none."""
     if found["vllm"]:
-        return "there, in an environment of its own"
+        return "installed in its own environment"
     gpus = found["torch"]["gpus"]
     old = [gpu["name"] for gpu in gpus if gpu["capability"] < VLLM_CAPABILITY]
     if old:
-        return f"not installed, and it does not run on {old[0]}: it wants compute capability 7.5 or more"
+        return f"not installed, and it does not run on {old[0]}: it needs compute capability 7.5 or higher"
     return f"not installed, optional: {install_command(gpu=bool(gpus or found['driver']))}"
 
 
@@ -96,7 +96,7 @@ def _version(package: str) -> str | None:
 
 def _disk(free_gb: float | None, where: str, needed_gb: float, why: str) -> str:
     if free_gb is None:
-        return f"! disk          nothing is known of the space {where}"
+        return f"! disk          the free space {where} is unknown"
     short = free_gb < needed_gb
     return f"{'!' if short else ' '} disk          {free_gb} GB free {where}" + (f"; {why}" if short else "")
 
@@ -111,7 +111,7 @@ def _torch() -> dict[str, Any]:
     try:
         gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError) as error:
-        return {**known, "gpus": [], "problem": f"the GPU cannot be asked: {str(error).splitlines()[0]}"}
+        return {**known, "gpus": [], "problem": f"the GPU cannot be queried: {str(error).splitlines()[0]}"}
     named = [
         {"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9), "capability": gpu.major + gpu.minor / 10}
         for gpu in gpus
@@ -120,39 +120,39 @@ def _torch() -> dict[str, Any]:
 
 
 def _driver() -> dict[str, str | None]:
-    """Version of the NVIDIA driver, None where there is none; and what is wrong with it."""
+    """Version of the NVIDIA driver, None if there is none, and what is wrong with it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return {"driver": None, "driver_problem": None}
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(
-            query, capture_output=True, text=True, timeout=PATIENCE_S, check=False, errors="replace"
+            query, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        problem = f"nvidia-smi gave no answer in {PATIENCE_S:g} s: the driver hangs; restart the machine"
+        problem = f"nvidia-smi did not answer within {NVIDIA_SMI_TIMEOUT_S:g} s: the driver hangs; restart the machine"
         return {"driver": None, "driver_problem": problem}
     except OSError as error:
         return {"driver": None, "driver_problem": f"nvidia-smi cannot be run: {error.strerror}"}
-    said = (answer.stdout + answer.stderr).strip().splitlines()
-    if answer.returncode != 0 or not said:
-        why = said[0].strip() if said else "it said nothing"
+    lines = (answer.stdout + answer.stderr).strip().splitlines()
+    if answer.returncode != 0 or not lines:
+        why = lines[0].strip() if lines else "no output"
         return {"driver": None, "driver_problem": f"nvidia-smi failed ({answer.returncode}): {why}"}
-    return {"driver": said[0].strip(), "driver_problem": None}
+    return {"driver": lines[0].strip(), "driver_problem": None}
 
 
 def _cache() -> dict[str, Any]:
-    """Where models and datasets from the Hub lie, and the space there."""
+    """Where models and datasets from the Hub are cached, and the free space there."""
     from huggingface_hub import constants
 
     return {"cache": constants.HF_HUB_CACHE, "cache_free_gb": _free_gb(Path(constants.HF_HUB_CACHE))}
 
 
 def _free_gb(folder: Path) -> float | None:
-    """Free space where a folder is or would be made; None where nobody may look."""
+    """Free space on the disk of a folder that may not exist yet; None where it may not be read."""
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        return round(shutil.disk_usage(there).free / 1e9, 1)
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        return round(shutil.disk_usage(existing).free / 1e9, 1)
     except OSError:
         return None
 
@@ -163,12 +163,12 @@ def _hub_token() -> bool:
 
     try:
         return bool(get_token())
-    except (HfHubHTTPError, OSError, ValueError):  # a login that no longer works is none
+    except (HfHubHTTPError, OSError, ValueError):  # a login that no longer works does not count
         return False
 
 
 def _wandb_key() -> bool:
-    """Whether there is a key in the environment, or a login in the file that wandb reads."""
+    """Whether the environment has a key, or the file that wandb reads has a login."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     named = os.environ.get("NETRC")

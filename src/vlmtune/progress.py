@@ -1,6 +1,6 @@
-"""Progress events and who shows them: rich bars, plain lines, JSON lines, or nobody. Everything goes to stderr.
+"""Progress events and their display: progress bars, plain lines, JSON lines or nothing. Everything goes to stderr.
 
-Where a run stands is also kept in a small file of its folder, for those who watch it from elsewhere.
+A run also writes its latest event to a small status file, so that other processes can watch it.
 """
 
 import json
@@ -14,44 +14,48 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Facts = Mapping[str, float | int | str]
+"""Numbers that belong to an event, such as the loss, by name."""
+
 Style = Literal["auto", "rich", "plain", "jsonl", "none"]
 PLAIN_SHARE, PLAIN_SECONDS = 0.05, 30.0
-STATUS = "status.json"
-"""Name of the file that `Kept` writes, in the folder's `.vlmtune`; gone when the run has ended well."""
+"""The plain style prints a line after this share of a step, or after this time."""
 
-KEPT_SECONDS = 1.0
-"""The file is written at most so often: 0.2 ms each, and never waiting for the disk."""
+STATUS = "status.json"
+"""Name of the status file in the folder's `.vlmtune`; removed when the run ends normally."""
+
+STATUS_SECONDS = 1.0
+"""Shortest time between two writes of the status file. A write takes 0.2 ms and does not wait for the disk."""
 
 RATE_EVENTS = 50
-"""Events that the rate is measured over."""
+"""Events over which the rate is measured."""
 
 
 class Listener(Protocol):
-    """Shows progress; never decides anything."""
+    """Displays progress. It never affects the work."""
 
     def note(self, text: str) -> None:
-        """Something worth saying once."""
+        """Show a message."""
 
-    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
-        """`done` of `total` parts of a step; the first call has done = 0, the last done = total."""
+    def update(self, step: str, done: int, total: int, facts: Facts) -> None:
+        """`done` of `total` parts of a step are done; the first call has done = 0, the last done = total."""
 
     def end(self, step: str) -> None:
-        """The step is over: it reached its total, or an exception left it."""
+        """The step is over, because it reached its total or an exception ended it."""
 
 
 class Progress:
-    """What steps report to."""
+    """Passes the progress of steps to a listener."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
 
     def note(self, text: str) -> None:
-        """Say one thing."""
+        """Show a message."""
         self._listener.note(text)
 
     @contextmanager
     def step(self, name: str, total: int) -> Iterator["Step"]:
-        """A part of the work with a known size. The listener hears of its end however it ends."""
+        """A part of the work with a known size. The listener learns of its end even when an exception ends it."""
         try:
             yield Step(name, total, self._listener)
         finally:
@@ -63,21 +67,21 @@ class Step:
 
     def __init__(self, name: str, total: int, listener: Listener) -> None:
         self._name, self._total, self._done, self._listener = name, total, 0, listener
-        listener.at(name, 0, total, {})
+        listener.update(name, 0, total, {})
 
     def advance(self, count: int = 1, **facts: float | int | str) -> None:
-        """`count` more are done."""
+        """Count `count` more parts as done."""
         self._done += count
-        self._listener.at(self._name, self._done, self._total, facts)
+        self._listener.update(self._name, self._done, self._total, facts)
 
 
 class Silent:
-    """Shows nothing."""
+    """Shows nothing; a base for listeners that handle only some events."""
 
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
+    def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Nothing."""
 
     def end(self, step: str) -> None:
@@ -85,7 +89,7 @@ class Silent:
 
 
 class Plain:
-    """One line per 5 % or 30 s, for logs."""
+    """One line per 5 % of a step or 30 s, for logs."""
 
     def __init__(self) -> None:
         self._shown: tuple[str, int, float] = ("", 0, 0.0)
@@ -94,8 +98,8 @@ class Plain:
         """One line."""
         print(text, file=sys.stderr, flush=True)
 
-    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
-        """A line where it is due."""
+    def update(self, step: str, done: int, total: int, facts: Facts) -> None:
+        """Print a line if one is due."""
         name, shown, when = self._shown
         now = time.monotonic()
         due = name != step or done == total or done - shown >= PLAIN_SHARE * total or now - when >= PLAIN_SECONDS
@@ -104,7 +108,7 @@ class Plain:
             print(f"{step}: {done}/{total}{_facts(facts)}", file=sys.stderr, flush=True)
 
     def end(self, step: str) -> None:
-        """Nothing: its last line is out."""
+        """Nothing: the last line is already printed."""
 
 
 class Jsonl:
@@ -114,12 +118,12 @@ class Jsonl:
         """{"note": …}"""
         print(json.dumps({"note": text}), file=sys.stderr, flush=True)
 
-    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
+    def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """{"step": …, "done": …, "total": …, …}"""
         print(json.dumps({"step": step, "done": done, "total": total, **facts}), file=sys.stderr, flush=True)
 
     def end(self, step: str) -> None:
-        """Nothing: its last event is out."""
+        """Nothing: the last event is already printed."""
 
 
 class Rich:
@@ -139,7 +143,7 @@ class Rich:
         """One line above the bars."""
         self._bars.console.print(text, highlight=False, markup=False)
 
-    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
+    def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Move the bar."""
         if step not in self._tasks:
             self._tasks[step] = self._bars.add_task(step, total=total, facts="")
@@ -147,7 +151,7 @@ class Rich:
         self._bars.update(self._tasks[step], completed=done, facts=_facts(facts))
 
     def end(self, step: str) -> None:
-        """Leave the bar as it stands, and give the terminal back: what is printed next would be overwritten."""
+        """Stop the live display, leaving the bar in place: it would overwrite what is printed next."""
         if step in self._tasks:
             self._bars.refresh()
             self._bars.stop()
@@ -155,66 +159,66 @@ class Rich:
 
 
 @dataclass(slots=True)
-class _Standing:
-    """Where an open step stands. `seen` holds (time, done) of its last events, `RATE_EVENTS` at most."""
+class _OpenStep:
+    """The state of an open step. `recent` holds (time, done) of its last events, at most `RATE_EVENTS`."""
 
     done: int
     total: int
     facts: Facts
-    seen: deque[tuple[float, int]]
+    recent: deque[tuple[float, int]]
 
     @property
     def rate(self) -> float | None:
-        """Parts per second over the last events; None where nothing was done yet."""
-        if len(self.seen) < 2 or self.seen[-1][0] == self.seen[0][0]:
+        """Parts per second over the recent events; None where nothing was done yet."""
+        if len(self.recent) < 2 or self.recent[-1][0] == self.recent[0][0]:
             return None
-        (began, first), (now, done) = self.seen[0], self.seen[-1]
-        return (done - first) / (now - began)
+        (start, first), (now, done) = self.recent[0], self.recent[-1]
+        return (done - first) / (now - start)
 
 
-class Kept:
-    """Leaves in a file where the run stands, and passes everything on.
+class StatusFile:
+    """Writes the state of the innermost open step to a file, and passes every event on.
 
-    The file is replaced whole, so a reader never meets half of one: {"step", "done", "total", "facts", "rate" (parts
-    per second, null before any is known), "at" (Unix time), "command" (the process's arguments)}. It is about the
-    innermost open step, and behind an exception about the outermost. A hint for people: nothing is resumed from it,
-    and where it cannot be written the run goes on without.
+    The file holds {"step", "done", "total", "facts", "rate" (parts per second; null until one is known), "at" (Unix
+    time), "command" (the process's arguments)}, and is replaced as a whole, so that a reader never sees half of it.
+    After an exception it is about the outermost step. It only informs people: nothing is resumed from it, and where it
+    cannot be written, the run continues without it.
     """
 
     def __init__(self, listener: Listener, file: Path) -> None:
         self._listener, self._file, self._written = listener, file, 0.0
-        self._open: dict[str, _Standing] = {}
+        self._open: dict[str, _OpenStep] = {}
 
     def note(self, text: str) -> None:
-        """Nothing of its own."""
+        """Pass it on."""
         self._listener.note(text)
 
-    def at(self, step: str, done: int, total: int, facts: Facts) -> None:
-        """Write where it is due: at the beginning and the end of a step, and in between once a second."""
-        self._listener.at(step, done, total, facts)
+    def update(self, step: str, done: int, total: int, facts: Facts) -> None:
+        """Write if it is due: at the start and the end of a step, and once a second in between."""
+        self._listener.update(step, done, total, facts)
         now = time.monotonic()
         if step not in self._open:
-            self._open[step] = _Standing(done, total, facts, deque(maxlen=RATE_EVENTS))
-        else:  # the first event after 0 is what an interrupted run had done: speed is measured from there
-            standing = self._open[step]
-            standing.done, standing.facts = done, facts
-            standing.seen.append((now, done))
-        if done in (0, total) or now - self._written >= KEPT_SECONDS:
+            self._open[step] = _OpenStep(done, total, facts, deque(maxlen=RATE_EVENTS))
+        else:  # the first event after 0 may be what an interrupted run had done: the rate is measured from there
+            step_state = self._open[step]
+            step_state.done, step_state.facts = done, facts
+            step_state.recent.append((now, done))
+        if done in (0, total) or now - self._written >= STATUS_SECONDS:
             self._write(step)
 
     def end(self, step: str) -> None:
-        """Back to the step around it. The outermost one leaves how far it came."""
+        """Write the state of the enclosing step; of the outermost step, how far it came."""
         self._listener.end(step)
-        around = [name for name in self._open if name != step]
-        if around or step in self._open:
-            self._write(around[-1] if around else step)
+        enclosing = [name for name in self._open if name != step]
+        if enclosing or step in self._open:
+            self._write(enclosing[-1] if enclosing else step)
         self._open.pop(step, None)
 
     def _write(self, step: str) -> None:
         self._written = time.monotonic()
-        standing = self._open[step]
-        counted = {"step": step, "done": standing.done, "total": standing.total, "rate": standing.rate}
-        status = {**counted, "facts": dict(standing.facts), "at": round(time.time(), 3), "command": sys.argv}
+        step_state = self._open[step]
+        counted = {"step": step, "done": step_state.done, "total": step_state.total, "rate": step_state.rate}
+        status = {**counted, "facts": dict(step_state.facts), "at": round(time.time(), 3), "command": sys.argv}
         building = self._file.with_name(f".{self._file.name}.building")
         with suppress(OSError):
             building.write_text(json.dumps(status), encoding="utf-8")
@@ -225,10 +229,15 @@ def _facts(facts: Facts) -> str:
     return "".join(f"  {k} {v:.4g}" if isinstance(v, float) else f"  {k} {v}" for k, v in facts.items())
 
 
-def open_progress(style: Style, kept: Path | None = None) -> Progress:
-    """The listener of that style; `auto` takes rich in a terminal and plain elsewhere. `kept`: see `Kept`."""
+def open_progress(style: Style, status_file: Path | None = None) -> Progress:
+    """Progress in a style; `auto` is rich in a terminal and plain elsewhere.
+
+    Args:
+        style: how events are shown.
+        status_file: where `StatusFile` writes; None for no file.
+    """
     if style == "auto":
         style = "rich" if sys.stderr.isatty() else "plain"
     listeners: dict[Style, Callable[[], Listener]] = {"rich": Rich, "plain": Plain, "jsonl": Jsonl, "none": Silent}
-    shown = listeners[style]()
-    return Progress(shown if kept is None else Kept(shown, kept))
+    listener = listeners[style]()
+    return Progress(listener if status_file is None else StatusFile(listener, status_file))

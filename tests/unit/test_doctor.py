@@ -42,7 +42,7 @@ def test_logins_are_found_where_the_libraries_look(home: Path, monkeypatch: pyte
     assert examine()["credentials"]["WANDB_API_KEY"] is True
 
 
-def test_the_disk_that_counts_is_the_one_models_go_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_of_the_model_cache_is_checked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "far/away"))
     found = examine()
     assert (found["cache"], found["cache_free_gb"] > 0) == (str(home / "far/away"), True)
@@ -69,17 +69,17 @@ def test_a_driver_that_torch_cannot_use_stands_out() -> None:
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("sleep 30", "nvidia-smi gave no answer in 0.2 s: the driver hangs"),
+        ("sleep 30", "nvidia-smi did not answer within 0.2 s: the driver hangs"),
         ("echo 'NVIDIA-SMI has failed: mismatch'; exit 18", "nvidia-smi failed (18): NVIDIA-SMI has failed: mismatch"),
-        ("exit 0", "nvidia-smi failed (0): it said nothing"),
+        ("exit 0", "nvidia-smi failed (0): no output"),
     ],
 )
-def test_an_unwell_nvidia_smi_is_said(script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_driver_is_reported(script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script.replace('sleep', 'exec sleep')}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(doctor, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(doctor, "NVIDIA_SMI_TIMEOUT_S", 0.2)
     found = examine()
     assert found["driver"] is None
     assert f"! driver        {said}" in render(found)
@@ -88,9 +88,9 @@ def test_an_unwell_nvidia_smi_is_said(script: str, said: str, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("capability", "driver", "there", "said"),
     [
-        (9.0, "570.1", True, "there, in an environment of its own"),
+        (9.0, "570.1", True, "installed in its own environment"),
         (9.0, "570.1", False, "--torch-backend=auto vllm"),
-        (7.0, "570.1", False, "does not run on Old 100: it wants compute capability 7.5"),
+        (7.0, "570.1", False, "does not run on Old 100: it needs compute capability 7.5"),
         (None, None, False, "optional: make vllm-env"),
     ],
 )
@@ -102,7 +102,7 @@ def test_the_one_command_for_vllm(capability: float | None, driver: str | None, 
     assert said in line
 
 
-def test_a_tool_that_cannot_be_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_cannot_be_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*words: Any, **more: Any) -> None:
         raise PermissionError(13, "Permission denied")
 

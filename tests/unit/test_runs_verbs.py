@@ -22,7 +22,7 @@ from vlmtune.errors import ConfigError, FolderLocked
 from vlmtune.files import locked, write_json
 from vlmtune.maintenance import garbage, repair, summary
 from vlmtune.maintenance.inspect import find, look
-from vlmtune.progress import Kept, Progress, Silent
+from vlmtune.progress import Progress, Silent, StatusFile
 from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, hash_files
 
 MODEL = {"model": {"name": "tiny", "family": "qwen3_vl", "config_hash": "751dc9d8"}}
@@ -87,9 +87,9 @@ def stopped(root: Path, *steps: int) -> Path:
     (work / "curve.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 10, "lo')
     for step in steps:
         checkpoint(work, step)
-    shown = Kept(Silent(), root / ".vlmtune/status.json")
-    shown.at("train", 0, 90, {})
-    shown.at("train", 34, 90, {"loss": 2.5})
+    shown = StatusFile(Silent(), root / ".vlmtune/status.json")
+    shown.update("train", 0, 90, {})
+    shown.update("train", 34, 90, {"loss": 2.5})
     shown.end("train")
     (root / ".vlmtune/lock").write_text(f"process {DEAD} on {socket.gethostname()}\n")
     return work

@@ -17,7 +17,7 @@ from vlmtune.cli.app import app
 from vlmtune.errors import ConfigError
 from vlmtune.files import append_lines
 from vlmtune.maintenance import watch
-from vlmtune.progress import Kept, Progress, Silent
+from vlmtune.progress import Progress, Silent, StatusFile
 from vlmtune.run_folder import RunFolder
 
 WORK = ".vlmtune/lora-0123456789ab"
@@ -32,11 +32,11 @@ class Worker:
         (root / WORK).mkdir(parents=True)
         self.held = ExitStack()
         self.held.enter_context(RunFolder(root, Progress(Silent())).locked())
-        self.listener = Kept(Silent(), root / ".vlmtune/status.json")
+        self.listener = StatusFile(Silent(), root / ".vlmtune/status.json")
 
     def at(self, done: int, **facts: float) -> None:
         self.listener._written = 0.0
-        self.listener.at("train", done, 90, facts)
+        self.listener.update("train", done, 90, facts)
 
     def point(self, step: int, **values: float) -> None:
         append_lines(self.root / WORK / "curve.jsonl", [json.dumps({"step": step, **values})])
@@ -199,7 +199,7 @@ def kept(root: Path) -> dict[str, Any]:
 
 
 def test_the_file_says_the_innermost_step_and_after_an_exception_the_outermost(tmp_path: Path) -> None:
-    progress = Progress(Kept(Silent(), tmp_path / "status.json"))
+    progress = Progress(StatusFile(Silent(), tmp_path / "status.json"))
 
     def fail() -> None:
         with progress.step("train", 90) as train:
@@ -220,7 +220,7 @@ def test_the_rate_does_not_count_what_an_interrupted_run_had_done(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with Progress(Kept(Silent(), tmp_path / "status.json")).step("train", 90) as train:
+    with Progress(StatusFile(Silent(), tmp_path / "status.json")).step("train", 90) as train:
         train.advance(60)
         assert kept(tmp_path)["rate"] is None
         for _ in range(10):
@@ -230,5 +230,5 @@ def test_the_rate_does_not_count_what_an_interrupted_run_had_done(
 
 
 def test_a_file_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
-    with Progress(Kept(Silent(), tmp_path / "not there" / "status.json")).step("train", 2) as train:
+    with Progress(StatusFile(Silent(), tmp_path / "not there" / "status.json")).step("train", 2) as train:
         train.advance(2)

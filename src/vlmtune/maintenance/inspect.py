@@ -169,8 +169,8 @@ class Making:
 class Run:
     """A run folder at one moment.
 
-    `status` is what `progress.Kept` left; `making` all work that is not published; `stale` says why the comparison is
-    not about what lies here; `problems` what could not be read; `notes` what is here and belongs to nothing.
+    `status` is that of `progress.StatusFile`; `making` all work that is not published; `stale` says why the comparison
+    is not about what lies here; `problems` what could not be read; `notes` what is here and belongs to nothing.
     """
 
     root: Path

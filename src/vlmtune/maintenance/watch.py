@@ -24,7 +24,7 @@ ANSWERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """A live run at one moment. `curve` and `answers` are of what is in the making; `status` as `progress.Kept`."""
+    """A live run at one moment. `curve` and `answers` are of what is in the making; `status` as in `StatusFile`."""
 
     owner: folder.Owner
     status: Mapping[str, Any] | None
