@@ -1,6 +1,5 @@
-"""Does a model know when it is right, which rows are worth labelling next, which labels are probably wrong."""
+"""Whether a model knows when it is right, and which rows are worth labelling next."""
 
-import html
 import json
 import math
 import random
@@ -12,8 +11,6 @@ import pytest
 from commands import warm_vlmtune
 from pieces import QUICK, judged, lines
 
-from vlmtune.data import scenes
-from vlmtune.dataset_check.label_errors import read_visits, suspects
 from vlmtune.errors import DataError
 from vlmtune.metrics import bleu  # type: ignore[attr-defined]
 from vlmtune.predictions import Line
@@ -134,78 +131,11 @@ def test_rows_without_labels_are_answered_and_the_doubtful_ones_written(tmp_path
     ran = warm_vlmtune("predict", "c.yaml", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "answered; there are no labels to score them by\n"
-    assert "next: vlmtune unsure outputs/baseline_predictions.jsonl" in ran.stderr
+    assert "next: vlmtune data uncertain outputs/baseline_predictions.jsonl" in ran.stderr
     assert not list((tmp_path / "outputs").glob("metrics*"))
     assert json.loads((tmp_path / "outputs/baseline_predictions.controls.json").read_text())["image"] is None
-    picked = warm_vlmtune("unsure", "outputs/baseline_predictions.jsonl", "-n", "2", "-o", "next.jsonl", cwd=tmp_path)
+    predictions = "outputs/baseline_predictions.jsonl"
+    picked = warm_vlmtune("data", "uncertain", predictions, "-n", "2", "-o", "next.jsonl", cwd=tmp_path)
     assert picked.returncode == 0, picked.stderr
     first, second = map(json.loads, (tmp_path / "next.jsonl").read_text().splitlines())
     assert first["sureness"] <= second["sureness"]
-
-
-def trained(rows: int, wrong: set[int], epochs: int = 2) -> list[dict[str, object]]:
-    """Losses that fall over the steps, noisily, and less where the label is wrong."""
-    rng = np.random.default_rng(3)
-    visits: list[dict[str, object]] = []
-    for epoch in range(epochs):
-        for row in rng.permutation(rows).tolist():
-            level = 4 * math.exp(-len(visits) / rows) + 0.5
-            loss = level * math.exp(0.3 * rng.normal()) + (3 if row in wrong else 0)
-            visits.append({"step": len(visits) // 8, "id": f"row {row}", "choice": 0, "epoch": epoch, "loss": loss})
-    return visits
-
-
-def test_wrong_labels_stand_out_whenever_they_were_met() -> None:
-    """The loss falls eightfold meanwhile: by the loss alone, the first rows of the training would be suspected."""
-    wrong = set(range(0, 800, 40))
-    visits = trained(800, wrong)
-    found = {one.id for one in suspects(visits, 20)}
-    assert len(found & {f"row {row}" for row in wrong}) >= 17
-    worst = sorted(visits, key=lambda visit: -float(str(visit["loss"])))[:20]
-    assert len({visit["id"] for visit in worst} & {f"row {row}" for row in wrong}) <= 10
-    (first,) = suspects(visits, 1)
-    assert len(first.losses) == 2
-
-
-def test_targets_of_one_row_are_suspected_by_themselves() -> None:
-    visits = [{"id": f"row {n % 10}", "choice": n % 2, "loss": 1.0 + 0.01 * (n % 7)} for n in range(100)]
-    for visit in visits:
-        if (visit["id"], visit["choice"]) == ("row 3", 1):
-            visit["loss"] = 3.0
-    (first,) = suspects(visits, 1)
-    assert (first.id, first.choice) == ("row 3", 1)
-
-
-def test_suspects_are_shown_with_what_they_teach(tmp_path: Path) -> None:
-    """The page carries picture and text of each, and runs nothing."""
-    (tmp_path / "c.yaml").write_text(
-        "model: {name: tiny}\ndataset: {source: scenes, references: [caption_0, caption_1], target: each, id: id,\n"
-        "  limit: {train: 20}}\ntask: {name: captioning}\n"
-    )
-    folder = tmp_path / "outputs" / "lora"
-    folder.mkdir(parents=True)
-    visits = [
-        {"id": f"train-{n:05d}", "choice": choice, "epoch": 0, "loss": 5.0 if (n, choice) == (7, 1) else 1 + 0.01 * n}
-        for n in range(20)
-        for choice in (0, 1)
-    ]
-    (folder / "visits.jsonl").write_text("".join(json.dumps(visit) + "\n" for visit in visits))
-    ran = warm_vlmtune("data", "suspects", "c.yaml", "-n", "3", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    first, *others = map(json.loads, ran.stdout.splitlines())
-    assert (first["id"], first["row"], first["choice"], first["losses"]) == ("train-00007", 7, 1, [5.0])
-    row = scenes.record("train", 7)
-    assert (first["target"], first["other_references"]) == (row["caption_1"], [row["caption_0"]])
-    assert len(others) == 2
-    page = (tmp_path / "outputs" / "suspects.html").read_text()
-    assert html.escape(row["caption_1"]) in page
-    assert page.count("data:image/webp") == 3
-    assert "<script" not in page
-    shorter = warm_vlmtune("data", "suspects", "c.yaml", "--set", "dataset.limit.train=5", cwd=tmp_path)
-    assert shorter.returncode == 3
-    assert "the training met a row 'train-00007'" in shorter.stderr
-
-
-def test_without_a_log_of_training_it_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="visits.jsonl is not there"):
-        read_visits(tmp_path)

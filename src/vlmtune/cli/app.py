@@ -16,8 +16,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vlmtune.cli import compare, data, export, inspect, run
-from vlmtune.cli import data as starting
-from vlmtune.cli import data as suspecting
 from vlmtune.cli.runs import runs_app
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
 
@@ -75,7 +73,7 @@ config_app = typer.Typer(
 data_app = typer.Typer(help="Look at a dataset before training on it.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command()(run.demo)
-app.command()(starting.init)
+app.command()(data.init)
 app.command()(run.run)
 app.command()(run.predict)
 app.command()(run.merge)
@@ -85,7 +83,6 @@ app.command()(export.push)
 app.command()(export.serve)
 app.command()(compare.compare)
 app.command()(compare.score)
-app.command()(compare.unsure)
 app.command()(inspect.doctor)
 app.command()(inspect.plan)
 config_app.command("check")(inspect.config_check)
@@ -96,7 +93,8 @@ app.add_typer(config_app, name="config")
 data_app.command("check")(data.check)
 data_app.command("show")(data.show)
 data_app.command("stats")(data.stats)
-data_app.command("suspects")(suspecting.suspects)
+data_app.command("label-errors")(data.label_errors)
+data_app.command("uncertain")(data.uncertain)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 

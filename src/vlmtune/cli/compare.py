@@ -1,6 +1,5 @@
 """The verbs that need prediction files alone: compare, score."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,25 +71,6 @@ def score(
 
     chosen = _blocks(sets, task)["task"]
     print_score(score_file(file, chosen, metrics.split(",") if metrics else None), as_json)
-
-
-def unsure(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file; its rows need no labels.")],
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows.")] = 100,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write them here (.jsonl).")] = None,
-) -> None:
-    """The rows worth labelling next: those whose answers the model is least sure of, as JSON lines."""
-    from vlmtune.files import write_atomic
-    from vlmtune.predictions import read
-    from vlmtune.scoring.diagnostics import unsure as least_sure
-
-    rows = least_sure(read(file), count)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if output is None:
-        print(text, end="")
-    else:
-        write_atomic(output, text)
-        print(f"{output}: {len(rows)} rows")
 
 
 def _blocks(sets: list[str] | None, task: str | None) -> dict[str, Any]:

@@ -122,10 +122,10 @@ def _above(share: float) -> str:
     return f"{share}"
 
 
-def suspects(
+def label_errors(
     config: ConfigArg,
     adapter: Annotated[
-        Path | None, typer.Option(help="Adapter folder whose training is read; by default the one the config trains.")
+        Path | None, typer.Option(help="Adapter whose training log is read; by default the one this config trains.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many labels.")] = 50,
     output: Annotated[
@@ -134,22 +134,40 @@ def suspects(
     sets: Sets = None,
     offline: Offline = False,
 ) -> None:
-    """Train rows whose label is probably wrong, by how hard they were to learn: as JSON lines and as a page."""
-    from vlmtune.dataset_check.label_errors import read_visits, render, shown
-    from vlmtune.dataset_check.label_errors import suspects as rank
+    """Training rows whose label is probably wrong, ranked by their losses: as JSON lines and as a page."""
+    from vlmtune.dataset_check.label_errors import cards, rank_label_errors, read_loss_log, render
     from vlmtune.files import write_atomic
     from vlmtune.pipeline.session import Session
 
     set_offline(offline)
     session = Session(load_config(config, sets).config)
-    visits = read_visits(adapter or session.seeds[0].adapter_path())
+    log = read_loss_log(adapter or session.seeds[0].adapter_path())
     rows = session.rows("train")
-    found = shown(rank(visits, count), rows)
-    page = output or session.config.output.path("suspects.html")
-    write_atomic(page, render(found, len(rows), 1 + max(visit["epoch"] for visit in visits)))
-    for one in found:
-        print(json.dumps(one.to_json(), ensure_ascii=False))
+    found = cards(rank_label_errors(log, count), rows)
+    page = output or session.config.output.path("label_errors.html")
+    write_atomic(page, render(found, len(rows), 1 + max(entry["epoch"] for entry in log)))
+    for card in found:
+        print(json.dumps(card.to_json(), ensure_ascii=False))
     print(f"page: {page}", file=sys.stderr)
+
+
+def uncertain(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file; its rows need no labels.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows.")] = 100,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write them to this file (.jsonl).")] = None,
+) -> None:
+    """Rows worth labelling next: those the model is least certain about, as JSON lines."""
+    from vlmtune.files import write_atomic
+    from vlmtune.predictions import read
+    from vlmtune.scoring.diagnostics import unsure
+
+    rows = unsure(read(file), count)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomic(output, text)
+        print(f"{output}: {len(rows)} rows")
 
 
 def init(

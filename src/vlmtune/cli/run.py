@@ -88,7 +88,7 @@ def predict(
     if session.config.dataset.labelled:
         say_next("train" if adapter is None else "run", config, sets)
     else:
-        print(f"next: vlmtune unsure {shlex.quote(str(file))}", file=sys.stderr)
+        print(f"next: vlmtune data uncertain {shlex.quote(str(file))}", file=sys.stderr)
 
 
 def merge(

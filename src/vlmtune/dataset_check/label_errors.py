@@ -1,10 +1,9 @@
-"""Training rows whose label is probably wrong, found by how hard they were to learn.
+"""Training examples whose label is probably wrong, ranked by their training losses.
 
-A run writes every row's loss each time it was met (`visits.jsonl` in the adapter's folder). Losses fall while a model
-learns, so a row is compared with those that were met around the same time: what stays far above its neighbours in every
-epoch contradicts what the others teach. (The idea is that of small-loss and area-under-the-margin methods.)
-
-The suspects with what they show and what they teach: as JSON lines, and as one page without a script.
+Training logs the loss of every example each time it is seen (`visits.jsonl` in the adapter folder). Losses fall as the
+model learns, so each one is compared with those logged around the same step: an example that stays far above them in
+every epoch contradicts the rest of the data. Small-loss selection and area-under-the-margin ranking rest on the same
+idea.
 """
 
 import base64
@@ -23,138 +22,142 @@ from vlmtune.files import read_whole_lines
 from vlmtune.images import decode_rgb, thumbnail
 from vlmtune.report import templates
 
-NEIGHBOURS = 200
-"""Visits around one that it is compared with."""
+WINDOW = 200
+"""Losses, logged around the same step, that one loss is compared with."""
 
-TO_SIGMA = 1.4826
-"""Median absolute deviation to standard deviation, for normally distributed values."""
+MAD_TO_SIGMA = 1.4826
+"""Ratio of standard deviation to median absolute deviation for a normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
-    """A target that was hard to learn: `score` is how many standard deviations above its neighbours, on average."""
+class LabelError:
+    """A probable label error. `target` counts the row's targets from 0, `losses` has one entry per epoch.
+
+    `score` is the mean distance of the losses above the median of their window, in standard deviations.
+    """
 
     id: str
-    choice: int
+    target: int
     score: float
     losses: tuple[float, ...]
 
 
-def suspects(visits: Sequence[Mapping[str, Any]], count: int) -> list[Suspect]:
-    """The `count` most suspicious targets, worst first; of one row each of its targets by itself.
+def rank_label_errors(log: Sequence[Mapping[str, Any]], count: int) -> list[LabelError]:
+    """The `count` most probable label errors, most probable first. Each target of a row is ranked on its own.
 
     Args:
-        visits: {"id", "choice", "loss"} in the order of training; loss per supervised token.
-        count: how many.
+        log: {"id", "choice", "loss"} in training order; loss per supervised token.
+        count: how many to return.
     """
-    losses = np.array([visit["loss"] for visit in visits], np.float64)
-    above = _above(losses)
-    found: dict[tuple[str, int], list[int]] = {}
-    for n, visit in enumerate(visits):
-        found.setdefault((visit["id"], visit["choice"]), []).append(n)
+    losses = np.array([entry["loss"] for entry in log], np.float64)
+    distances = _distances(losses)
+    entries: dict[tuple[str, int], list[int]] = {}
+    for n, entry in enumerate(log):
+        entries.setdefault((entry["id"], entry["choice"]), []).append(n)
     ranked = [
-        Suspect(name, choice, float(above[numbers].mean()), tuple(losses[numbers].tolist()))
-        for (name, choice), numbers in found.items()
+        LabelError(row_id, target, float(distances[numbers].mean()), tuple(losses[numbers].tolist()))
+        for (row_id, target), numbers in entries.items()
     ]
-    return sorted(ranked, key=lambda one: (-one.score, one.id, one.choice))[:count]
+    return sorted(ranked, key=lambda one: (-one.score, one.id, one.target))[:count]
 
 
-def _above(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each loss [N] lies above the median of its neighbours, in their robust standard deviations."""
+def _distances(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each loss [N] above the median of its window, in the window's robust standard deviations [N]."""
     count = len(losses)
-    width = min(NEIGHBOURS, count)
+    width = min(WINDOW, count)
     starts = np.clip(np.arange(count) - width // 2, 0, count - width)
     windows = np.lib.stride_tricks.sliding_window_view(losses, width)
-    middles = np.median(windows, axis=1)
-    spreads = np.median(np.abs(windows - middles[:, None]), axis=1) * TO_SIGMA
-    above: NDArray[np.float64] = (losses - middles[starts]) / np.maximum(spreads[starts], 1e-12)
-    return above
+    medians = np.median(windows, axis=1)
+    sigmas = np.median(np.abs(windows - medians[:, None]), axis=1) * MAD_TO_SIGMA
+    distances: NDArray[np.float64] = (losses - medians[starts]) / np.maximum(sigmas[starts], 1e-12)
+    return distances
 
 
-def read_visits(adapter: Path) -> list[dict[str, Any]]:
-    """What a training noted of each row.
+def read_loss_log(adapter: Path) -> list[dict[str, Any]]:
+    """The losses that the training of an adapter logged, in training order.
 
     Raises:
-        DataError: there is nothing of the kind in the adapter's folder.
+        DataError: the adapter folder has no such log, or an empty one.
     """
     file = adapter / "visits.jsonl"
     if not file.is_file():
-        raise DataError(f"{file} is not there: an adapter that `vlmtune train` made has it; name its folder")
-    visits = [json.loads(line) for line in read_whole_lines(file)]
-    if not visits:
+        raise DataError(f"{file} does not exist; name an adapter folder written by `vlmtune train`")
+    log = [json.loads(line) for line in read_whole_lines(file)]
+    if not log:
         raise DataError(f"{file} is empty")
-    return visits
+    return log
 
 
 FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A suspect with its row: number among those of its role, where its first picture is, and that picture (WebP), what
-    it teaches, its other references.
+class Card:
+    """A probable label error with the content of its row.
+
+    `row` is the row's index in the train rows, `where` the location of its first image, `image` that image as WebP.
     """
 
-    suspect: Suspect
+    error: LabelError
     row: int
     where: str | None
     question: str | None
     target: str
-    others: tuple[str, ...]
-    picture: bytes | None
+    other_references: tuple[str, ...]
+    image: bytes | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without the picture."""
-        found = self.suspect
+        """Plain values, without the image."""
+        error = self.error
         return {
-            "id": found.id,
+            "id": error.id,
             "row": self.row,
             "where": self.where,
-            "choice": found.choice,
-            "score": round(found.score, 4),
-            "losses": [round(loss, 4) for loss in found.losses],
+            "target_index": error.target,
+            "score": round(error.score, 4),
+            "losses": [round(loss, 4) for loss in error.losses],
             "question": self.question,
             "target": self.target,
-            "other_references": list(self.others),
+            "other_references": list(self.other_references),
         }
 
 
-def shown(suspects: Iterable[Suspect], rows: Rows) -> list[Shown]:
-    """The suspects' rows.
+def cards(errors: Iterable[LabelError], rows: Rows) -> list[Card]:
+    """The rows behind some label errors.
 
     Raises:
-        DataError: the dataset has no row of such an id: it is not the one that was trained on.
+        DataError: a row id is unknown: the adapter was trained on another dataset.
     """
-    places = {rows.id(n): n for n in range(len(rows))}
-    found = []
-    for one in suspects:
-        if one.id not in places:
+    index = {rows.id(n): n for n in range(len(rows))}
+    made = []
+    for error in errors:
+        if error.id not in index:
             raise DataError(
-                f"the training met a row {one.id!r}, which the train rows of this config do not have; name the adapter "
-                "that was trained on them with --adapter"
+                f"the adapter was trained on a row {error.id!r}, which is not among the train rows of this config; "
+                "pass the adapter that was trained on them with --adapter"
             )
-        number = places[one.id]
-        example = rows.with_target(number, one.choice)
+        row = index[error.id]
+        example = rows.with_target(row, error.target)
         target = example.target or ""
         others = tuple(text for text in example.truth["references"] if text != target)
-        picture = thumbnail(decode_rgb(example.images[0])) if example.images else None
+        image = thumbnail(decode_rgb(example.images[0])) if example.images else None
         where = example.images[0].where if example.images else None
-        found.append(Shown(one, number, where, example.question, target, others, picture))
-    return found
+        made.append(Card(error, row, where, example.question, target, others, image))
+    return made
 
 
-def render(found: Sequence[Shown], rows: int, epochs: int) -> str:
-    """The page as HTML; text of rows is only ever text.
+def render(found: Sequence[Card], rows: int, epochs: int) -> str:
+    """The page as HTML; dataset text is always escaped.
 
     Args:
-        found: the suspects, worst first.
-        rows: how many train rows there are.
-        epochs: how often the training met each.
+        found: the label errors, most probable first.
+        rows: number of train rows.
+        epochs: how often training saw each row.
     """
     return templates.render(
         "label_errors.html.jinja",
         [FOLDER],
-        cards=[(one, base64.b64encode(one.picture).decode() if one.picture else None) for one in found],
+        cards=[(card, base64.b64encode(card.image).decode() if card.image else None) for card in found],
         rows=rows,
         epochs=epochs,
     )

@@ -1,8 +1,8 @@
-"""How many exchanged captions does `vlmtune data suspects` find? Writes results.json and README.md.
+"""How many swapped captions does `vlmtune data label-errors` find? Writes results.json and README.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/suspects/run.py
+    OMP_NUM_THREADS=1 python benchmarks/label_errors/run.py
 
-The tiny model learns captions of drawn scenes, some of which have got each other's; what is seeded is the same again.
+The tiny model is trained on captions of drawn scenes, some of which are swapped among each other. Seeds are fixed.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import vlmtune
 from vlmtune.data import scenes
-from vlmtune.dataset_check.label_errors import read_visits, suspects
+from vlmtune.dataset_check.label_errors import rank_label_errors, read_loss_log
 
 HERE = Path(__file__).parent
 ROWS, WRONG, EPOCHS = 1000, 50, 3
@@ -29,7 +29,7 @@ output: {{dir: {folder}/out}}
 
 
 def write_rows(folder: Path) -> set[str]:
-    """Scenes as JSONL files with pictures; returns the ids of the train rows whose captions were exchanged."""
+    """Scenes as JSONL files with images; returns the ids of the train rows whose captions were swapped."""
     config = scenes.Config(references=["caption_0"], id="id")
     wrong: set[str] = set()
     for split, count in (("train", ROWS), ("validation", 40), ("test", 40)):
@@ -48,46 +48,46 @@ def write_rows(folder: Path) -> set[str]:
     return wrong
 
 
-def by_mean_loss(visits: list[dict[str, Any]]) -> set[str]:
-    """The simpler way: rows with the largest mean loss."""
+def by_mean_loss(log: list[dict[str, Any]]) -> set[str]:
+    """The naive baseline: rows with the highest mean loss."""
     losses: dict[str, list[float]] = {}
-    for visit in visits:
-        losses.setdefault(visit["id"], []).append(visit["loss"])
+    for entry in log:
+        losses.setdefault(entry["id"], []).append(entry["loss"])
     return set(sorted(losses, key=lambda row: -sum(losses[row]) / len(losses[row]))[:WRONG])
 
 
 def measure() -> dict[str, Any]:
-    """Exchanged captions among as many suspects, after each epoch."""
+    """Swapped captions among equally many label errors, after each epoch."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         wrong = write_rows(folder)
         file = folder / "c.yaml"
         file.write_text(CONFIG.format(folder=folder, epochs=EPOCHS), encoding="utf-8")
         (adapter,) = vlmtune.train(vlmtune.load_config(str(file)))
-        visits = read_visits(adapter)
+        log = read_loss_log(adapter)
     found = {}
     for epochs in range(1, EPOCHS + 1):
-        met = [visit for visit in visits if visit["epoch"] < epochs]
-        ranked = {one.id for one in suspects(met, WRONG)}
-        found[epochs] = {"suspects": len(ranked & wrong), "mean loss": len(by_mean_loss(met) & wrong)}
+        logged = [entry for entry in log if entry["epoch"] < epochs]
+        ranked = {one.id for one in rank_label_errors(logged, WRONG)}
+        found[epochs] = {"label errors": len(ranked & wrong), "mean loss": len(by_mean_loss(logged) & wrong)}
     return {"rows": ROWS, "wrong": WRONG, "found": found, "chance": WRONG * WRONG / ROWS}
 
 
 def page(results: dict[str, Any]) -> str:
     """README.md."""
     lines = [
-        "# Does `vlmtune data suspects` find wrong labels?",
+        "# Does `vlmtune data label-errors` find wrong labels?",
         "",
         "<!-- Written by run.py. -->",
         "",
-        f"{results['rows']} captioned scenes; {results['wrong']} have got each other's captions; the tiny model.",
-        f"Of the {results['wrong']} first suspects so many are exchanged ones; chance finds {results['chance']:g}.",
+        f"The tiny model on {results['rows']} captioned scenes, {results['wrong']} of them with swapped captions: how",
+        f"many of these are among the {results['wrong']} rows ranked highest. Chance would find {results['chance']:g}.",
         "",
-        "| epochs | suspects | the largest mean losses |",
+        "| epochs | `data label-errors` | highest mean loss |",
         "|---|---|---|",
-        *(f"| {epochs} | {one['suspects']} | {one['mean loss']} |" for epochs, one in results["found"].items()),
+        *(f"| {epochs} | {one['label errors']} | {one['mean loss']} |" for epochs, one in results["found"].items()),
         "",
-        f"Command: `OMP_NUM_THREADS=1 python benchmarks/suspects/run.py`; {results['machine']}.",
+        f"Command: `OMP_NUM_THREADS=1 python benchmarks/label_errors/run.py`; {results['machine']}.",
         "",
     ]
     return "\n".join(lines)
