@@ -3,6 +3,7 @@
 Imports inside functions count, and so do those under TYPE_CHECKING: whoever reads a file must know what they name.
 """
 
+import importlib
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -149,3 +150,23 @@ def test_the_document_shows_the_tree() -> None:
     assert [name for inner, name in shown if not (PACKAGE / name if inner else ROOT / name).exists()] == []
     named = {name.rstrip("/").removesuffix(".py") for inner, name in shown if inner} | {"__init__", "__main__"}
     assert {module.unit for module in modules().values()} <= named
+
+
+def test_the_document_shows_the_path_of_a_row() -> None:
+    """Every function it names exists, and is named once."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"^  ([\w.]+) {2,}", text.split("## The path of a row")[1].split("```")[1], re.MULTILINE)
+    assert len(named) > 25
+    assert len(named) == len(set(named))
+    for name in named:
+        module = next(start for start in parents_of(f"vlmtune.{name}") if start in modules())
+        found: object = importlib.import_module(module)
+        for part in f"vlmtune.{name}".removeprefix(module).strip(".").split("."):
+            found = getattr(found, part)
+
+
+def parents_of(name: str) -> Iterator[str]:
+    """The dotted name without its last part, without its last two, and so on."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
