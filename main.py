@@ -47,7 +47,7 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
         print("USE_MOCK=True: the tiny embedded model on drawn scenes, on the CPU; results are marked as mock")
     overrides = [*([MOCK_KEYS] if mock else []), *sets]
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
-    with working(config, mock=mock, in_ranks=mode == "train") as session:
+    with working(config, mock=mock, distributed=mode == "train") as session:
         if mode == "baseline":
             print_score(predict.score(session, predict.predict(session)))
         elif mode == "train":

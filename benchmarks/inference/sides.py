@@ -171,7 +171,7 @@ def columns(folder: Path, tokens: int, adapter: Path, kind: str) -> dict[str, An
     begin = time.process_time()
     marks = []
     if kind == "both":
-        with engine.untuned():
+        with engine.adapter_disabled():
             list(engine.answer(requests))
         marks.append(time.process_time() - begin)
     list(engine.answer(requests))

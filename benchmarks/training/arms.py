@@ -25,11 +25,12 @@ from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
 from vlmtune.training import forward_backward
-from vlmtune.training import trainer as loop
-from vlmtune.training.attention import use_segments
+from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig, TrainingConfig
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.lora import add_adapter
+from vlmtune.training.trainer import Trainer as OurTrainer
+from vlmtune.training.trainer import TrainingJob
 
 Epoch = Callable[[], None]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -156,16 +157,16 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         path=str(photos), image="image", references=["captions"], target=captions or "caption", id="id"
     )
     rows = jsonl.open(config, "train.jsonl", None)
-    lessons = Lessons(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
+    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
     base = load_model(inputs.checkpoint, "cpu", "fp32")
     if without == "linear patch embedding":
         embedding = next(m for name, m in base.named_modules() if name.endswith("patch_embed"))
-        del embedding.forward  # what quicken laid over the class's own
+        del embedding.forward  # what optimize_vision_tower laid over the class's own
     if without == "the grouped tower":
         base.get_submodule(inputs.checkpoint.family.tower).config._attn_implementation = "sdpa"
-    use_segments(base, inputs.checkpoint.family)
+    enable_packed_attention(base, inputs.checkpoint.family)
     adapted = add_adapter(base, settings.lora, inputs.checkpoint.family, 0)
-    job = loop.Job(
+    job = TrainingJob(
         settings=settings,
         model=model,
         inputs=inputs,
@@ -176,28 +177,30 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         adapter=folder / "adapter",
         log=lambda step, values: None,
     )
-    trainer = loop._Trainer(job, adapted, "cpu", lessons.check("train", Progress(Silent()), StopRequest()))
+    trainer = OurTrainer(job, adapted, "cpu", lessons.check("train", Progress(Silent()), StopRequest()))
     _switch_off(trainer, without)
 
     def epoch() -> None:
         inputs._cache.clear()
         inputs._room = inputs_module.CACHE_BYTES
-        with Prefetch(lessons.encode, trainer._plan, settings.workers) as feed:
-            for visits in trainer._plan:
-                trainer._one_step(visits, next(feed), StopRequest())
+        with Prefetch(lessons.encode, trainer._batches, settings.workers) as feed:
+            for samples in trainer._batches:
+                trainer._optimizer_step(samples, next(feed), StopRequest())
                 trainer.step = 1
 
     return epoch
 
 
 def _switch_off(trainer: Any, without: str | None) -> None:
-    plain = forward_backward.rows_of
+    plain = forward_backward.pack
     if without == "packing":
-        trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), 1, share=False)
+        trainer.forward_backward.pack = lambda lessons: plain(lessons, _layout(trainer), 1, share_prefixes=False)
     elif without == "shared prefixes":
-        trainer.gradients.rows = lambda lessons: plain(lessons, _layout(trainer), PACK_TOKENS, share=False)
+        trainer.forward_backward.pack = lambda lessons: plain(
+            lessons, _layout(trainer), PACK_TOKENS, share_prefixes=False
+        )
     elif without == "head at learnt places only":
-        trainer.gradients.losses = functools.partial(_losses_everywhere, trainer)
+        trainer.forward_backward.token_losses = functools.partial(_losses_everywhere, trainer)
 
 
 def _layout(trainer: Any) -> forward_backward.Layout:

@@ -30,7 +30,7 @@ from workload import PROMPT, TINY, photos  # noqa: E402
 
 from vlmtune.data import jsonl  # noqa: E402
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model  # noqa: E402
-from vlmtune.modeling.vision_tower import quicken  # noqa: E402
+from vlmtune.modeling.vision_tower import optimize_vision_tower  # noqa: E402
 from vlmtune.planning.costs import flops  # noqa: E402
 from vlmtune.planning.lengths import total, work_of  # noqa: E402
 from vlmtune.planning.shapes import GPUS, read_shapes  # noqa: E402
@@ -40,11 +40,11 @@ from vlmtune.progress import Progress, Silent  # noqa: E402
 from vlmtune.signals import StopRequest  # noqa: E402
 from vlmtune.tasks import captioning  # noqa: E402
 from vlmtune.training import forward_backward  # noqa: E402
-from vlmtune.training import trainer as loop  # noqa: E402
-from vlmtune.training.attention import use_segments  # noqa: E402
+from vlmtune.training.attention import enable_packed_attention  # noqa: E402
 from vlmtune.training.config import LoraConfig, TrainingConfig  # noqa: E402
-from vlmtune.training.dataset import Lessons  # noqa: E402
+from vlmtune.training.dataset import TrainingExamples  # noqa: E402
 from vlmtune.training.lora import add_adapter  # noqa: E402
+from vlmtune.training.trainer import Trainer, TrainingJob  # noqa: E402
 
 WARM_STEPS = 3
 """Steps before the clock runs: kernels are chosen and memory is taken in them."""
@@ -73,7 +73,7 @@ def random_model(folder: Path, device: str, precision: str, quantized: bool, inp
         with torch.device(device):
             model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
         if not quantized:
-            quicken(model, inputs.checkpoint.family)
+            optimize_vision_tower(model, inputs.checkpoint.family)
             return model.requires_grad_(False).eval()
         model.save_pretrained(folder)  # bitsandbytes quantises while it loads
         del model
@@ -101,12 +101,12 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
         "train.jsonl",
         None,
     )
-    lessons = Lessons(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
+    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
     base = random_model(source, device, precision, given.quantization is not None, inputs)
     loaded = torch.cuda.memory_allocated() if device == "cuda" else 0
-    kernel = use_segments(base, inputs.checkpoint.family, settings.attention)
+    kernel = enable_packed_attention(base, inputs.checkpoint.family, settings.attention)
     adapted = add_adapter(base, settings.lora, inputs.checkpoint.family, 0)
-    job = loop.Job(
+    job = TrainingJob(
         settings=settings,
         model=model,
         inputs=inputs,
@@ -118,12 +118,12 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
         log=lambda step, values: None,
     )
     sizes = lessons.check("train", Progress(Silent()), StopRequest())
-    return loop._Trainer(job, adapted, device, sizes), kernel, loaded
+    return Trainer(job, adapted, device, sizes), kernel, loaded
 
 
 def equalities(trainer: Any) -> dict[str, float]:
     """Largest relative distance of an adapter gradient, packed rows against one lesson at a time, on this GPU."""
-    lessons = [trainer._job.train.encode(visit) for visit in trainer._plan[0][:8]]
+    lessons = [trainer._job.train.encode(visit) for visit in trainer._batches[0][:8]]
     for name, weight in trainer._model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
@@ -132,17 +132,17 @@ def equalities(trainer: Any) -> dict[str, float]:
     doubled = [*lessons, *lessons]  # every picture twice: its second lesson shares the first one's prefix
 
     def gradient(length: int, share: bool) -> list[torch.Tensor]:
-        trainer.gradients.forget()
+        trainer.forward_backward.zero_grad()
         supervised = sum(lesson.rendered.supervised for lesson in doubled)
-        for row in forward_backward.rows_of(doubled, layout, length, share):
-            (trainer.gradients.losses(row).sum() / supervised).backward()
+        for row in forward_backward.pack(doubled, layout, length, share):
+            (trainer.forward_backward.token_losses(row).sum() / supervised).backward()
         return [weight.grad.float().clone() for weight in trainer._weights]
 
     trainer._model.eval()
-    apart = gradient(1, share=False)
-    found = {"packed": gradient(2048, share=False), "shared prefixes": gradient(2048, share=True)}
-    found["one lesson at a time, again"] = gradient(1, share=False)
-    trainer.gradients.forget()
+    apart = gradient(1, share_prefixes=False)
+    found = {"packed": gradient(2048, share_prefixes=False), "shared prefixes": gradient(2048, share_prefixes=True)}
+    found["one lesson at a time, again"] = gradient(1, share_prefixes=False)
+    trainer.forward_backward.zero_grad()
     for name, weight in trainer._model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(weight)
@@ -162,11 +162,11 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         )
     trainer, kernel, loaded = trainer_of(given, folder, device)
     apart = equalities(trainer)
-    trainer._check_rows()
-    trainer._try_longest_row()
+    trainer._check_packing()
+    trainer._try_longest_sequence()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    plan = trainer._plan
+    plan = trainer._batches
     warm = min(WARM_STEPS, len(plan) - 1)
     works = []
     with Prefetch(trainer._job.train.encode, plan, given.workers) as feed:
@@ -175,8 +175,8 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 _wait(device)
                 began, waited = time.perf_counter(), feed.waited_s
             lessons = next(feed)
-            works += [work_of(row) for row in trainer.gradients.rows(lessons)] if number >= warm else []
-            trainer._one_step(visits, lessons, StopRequest())
+            works += [work_of(row) for row in trainer.forward_backward.pack(lessons)] if number >= warm else []
+            trainer._optimizer_step(visits, lessons, StopRequest())
             trainer.step = 1
         _wait(device)
         took, idle = time.perf_counter() - began, feed.waited_s - waited
@@ -192,8 +192,8 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "device": card,
         **{key: value for key, value in vars(given).items() if key != "output"},
         "kernel": kernel,
-        "checkpointed_layers": trainer.memory.checkpoint_layers,
-        "pack_tokens": trainer.gradients.pack_tokens,
+        "checkpointed_layers": trainer.checkpointing.checkpoint_layers,
+        "pack_tokens": trainer.forward_backward.pack_tokens,
         "seconds": took,
         "samples_per_s": answers / took,
         "tokens_per_s": work.tokens / took,

@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/training/run.py                    # writes results.json and README.md
 
 All arms take turns in one process, round after round, so that a busy machine is busy for all; what counts is the CPU
-time of the whole process, threads included, over one epoch with its decoding. Memory is measured in a process per arm.
+time of the whole process, threads included, over one epoch with its decoding. Memory is measured in one
+process per arm.
 """
 
 import argparse

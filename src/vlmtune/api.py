@@ -12,7 +12,7 @@ from vlmtune.scoring.comparison import Comparison
 
 def train(config: Config) -> list[Path]:
     """Train the config's adapter; returns its folder, one per seed. Finished or interrupted work is continued."""
-    with working(config, "none", in_ranks=True) as session:
+    with working(config, "none", distributed=True) as session:
         return train_step.train(session)
 
 

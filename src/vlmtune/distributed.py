@@ -1,6 +1,6 @@
-"""Several processes that train one adapter, one per GPU, started by torchrun; one alone where nobody started more.
+"""Data-parallel training: several processes, one per GPU, started by torchrun. Without torchrun, a single process.
 
-The only place that knows of torch.distributed. Small things travel between CPUs, gradients between GPUs.
+The only module that uses torch.distributed. Python objects travel between CPUs, gradients between GPUs.
 """
 
 import os
@@ -18,79 +18,90 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=24)
-"""How long a rank waits for another: the first one checks data alone. torchrun ends all where one has died."""
+TIMEOUT = timedelta(hours=24)
+"""How long a process waits for another: the main one checks the data alone. torchrun ends all if one dies."""
 
 
-def started() -> int:
-    """How many processes torchrun started; 1 without it."""
+def launched_world_size() -> int:
+    """Number of processes torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process among `world`. The first one alone writes, and speaks."""
+class ProcessGroup:
+    """This process among `world_size`. Only the main one, rank 0, writes files and reports progress."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, make: Callable[[], T]) -> T:
-        """What the first rank makes, on all of them. Where it fails with an error of ours, the others end with it."""
-        if self.world == 1:
-            return make()
+    def broadcast(self, compute: Callable[[], T]) -> T:
+        """Compute a value in the main process and return it in all. If that fails, the others exit with its code.
+
+        Raises:
+            VlmtuneError: what `compute` raised; in the main process.
+            SystemExit: in the others.
+            EnvironmentProblem: another process has ended.
+        """
+        if self.world_size == 1:
+            return compute()
+        import torch
         import torch.distributed as dist
 
-        made: list[Any] = [None, None]
-        failed: VlmtuneError | None = None
-        if self.first:
+        message: list[Any] = [None, None]  # the value, and the exit code of a failure
+        failure: VlmtuneError | None = None
+        if self.is_main:
             try:
-                made[0] = make()
+                message[0] = compute()
             except VlmtuneError as error:
-                failed, made[1] = error, int(error.exit_code)
-        with _others_there():
-            dist.broadcast_object_list(made, src=0, device=_cpu())
-        if failed is not None:
-            raise failed
-        if made[1] is not None:
-            sys.exit(made[1])
-        value: T = made[0]
+                failure, message[1] = error, int(error.exit_code)
+        with _peer_errors():
+            dist.broadcast_object_list(message, src=0, device=torch.device("cpu"))
+        if failure is not None:
+            raise failure
+        if message[1] is not None:
+            sys.exit(message[1])
+        value: T = message[0]
         return value
 
-    def add_up(self, tensors: "Sequence[torch.Tensor]") -> None:
-        """Sum tensors of one type and device over all ranks, in place, in one message."""
-        if self.world == 1 or not tensors:
+    def all_reduce(self, tensors: "Sequence[torch.Tensor]") -> None:
+        """Sum tensors of one dtype and device over all processes, in place, in one message.
+
+        Raises:
+            EnvironmentProblem: another process has ended.
+        """
+        if self.world_size == 1 or not tensors:
             return
         import torch
         import torch.distributed as dist
 
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _others_there():
+        with _peer_errors():
             dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def leave(self) -> None:
-        """Take leave of the others; every rank has done its part."""
-        if self.world > 1:
+    def destroy(self) -> None:
+        """Wait for all processes, then destroy the process group."""
+        if self.world_size > 1:
             import torch.distributed as dist
 
-            with _others_there():
+            with _peer_errors():
                 dist.barrier()
             dist.destroy_process_group()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def join() -> Ranks:
-    """Meet the other processes that torchrun started; takes this process' GPU."""
-    if started() == 1:
-        return ALONE
+def init_process_group() -> ProcessGroup:
+    """Join the process group that torchrun started, and select this process' GPU."""
+    if launched_world_size() == 1:
+        return SINGLE_PROCESS
     import torch
     import torch.distributed as dist
 
@@ -98,16 +109,16 @@ def join() -> Ranks:
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    return Ranks(dist.get_rank(), dist.get_world_size())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager
-def _others_there() -> Iterator[None]:
-    """What torch raises when another rank is gone, as an error of ours.
+def _peer_errors() -> Iterator[None]:
+    """Turn what torch raises when another process is gone into an error of ours.
 
     Raises:
-        EnvironmentProblem: one of the others has ended.
+        EnvironmentProblem: another process has ended.
     """
     import torch
 
@@ -117,12 +128,6 @@ def _others_there() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise EnvironmentProblem(
-            f"another rank has ended, or cannot be reached ({str(error).splitlines()[0]:.200}). If it said why, mend "
-            "that; then run the same command again: it goes on from the last checkpoint"
+            f"another process has ended or cannot be reached ({str(error).splitlines()[0]:.200}). Fix the cause it "
+            "reported, then run the same command again: it resumes from the last checkpoint"
         ) from None
-
-
-def _cpu() -> "torch.device":
-    import torch
-
-    return torch.device("cpu")

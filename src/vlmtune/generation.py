@@ -1,12 +1,11 @@
-"""The decoding loop of one batch: prompts read together, a token a step, answers that ended leave.
+"""Generating answers with a loaded model, batch by batch, and teacher-forcing answers of another engine.
 
-Written out rather than left to `generate`, so that one long answer does not hold the whole batch, every token's
-log-probability is kept, and no state of the batch before stays in the model.
+`decode` is written out rather than left to `generate`: finished answers leave the batch, so that one long answer does
+not hold all of it, the log-probability of every token is kept, and no state of an earlier batch stays in the model.
 
-What the local model would have said, had it been given another engine's words one by one.
-
-One forward over prompt and answer gives the likeliest token at every place of the answer. Up to the first place where
-it is not the given one, that is greedy decoding; there it shows by how little or how much the two differ.
+`teacher_force` runs prompt and answer in one forward pass and takes the likeliest token at every position of the
+answer. Up to the first one that differs from the given token this is greedy decoding; there the gap tells a near-tie
+from a real disagreement.
 """
 
 import inspect
@@ -16,25 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmtune.processing.encoder import Encoded, Inputs, collate
-
-if TYPE_CHECKING:
-    import torch
-from typing import TYPE_CHECKING
-
 from vlmtune.processing.chat_template import Rendered
+from vlmtune.processing.encoder import Encoded, Inputs, collate
 from vlmtune.types import Conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import torch
 
-LEAVING = 0.25
-"""Share of a batch's answers that must have ended before it is made smaller: copying the cache has a price."""
+COMPACT_AT = 0.25
+"""Share of a batch's answers that must have finished before they are removed: copying the cache has a price."""
 
 
 @dataclass(slots=True)
-class Answer:
-    """Generated token ids and the log-probability of each, the one that ended it included."""
+class GeneratedTokens:
+    """Token ids of an answer and the log-probability of each, the stop token included."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -49,72 +43,72 @@ def decode(
     batch: Sequence[Encoded],
     inputs: Inputs,
     device: str,
-    most: int,
+    max_new_tokens: int,
     choose: Choose,
-) -> list[Answer]:
-    """Answers of at most `most` tokens to a batch of prompts; each ends behind its first stop token.
+) -> list[GeneratedTokens]:
+    """Answers to a batch of prompts, each ending with its first stop token or after `max_new_tokens`.
 
     Args:
         model: for image and text, outside of any PEFT wrapper; adapters sit in its layers.
         batch: B prompts.
         inputs: what encoded them.
         device: where the model is.
-        most: tokens per answer.
+        max_new_tokens: per answer.
         choose: picks the next tokens.
     """
     import torch
     from transformers import DynamicCache
 
     tensors = collate(batch, inputs, "left", device, model.dtype)
-    places, due = _positions(batch, inputs, tensors["input_ids"].shape[1], device)
+    positions, next_position = _positions(batch, inputs, tensors["input_ids"].shape[1], device)
     mask, stops = tensors["attention_mask"].bool(), set(inputs.stop_ids)
     padded = not bool(mask.all())
     body = model.base_model
-    named = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
+    cache_name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
     cache: Any = DynamicCache()
-    answers = [Answer() for _ in batch]
-    inside = list(range(len(batch)))  # numbers in the batch of the rows that are left in the cache
-    ended: set[int] = set()
-    tensors["position_ids"] = torch.cat([(mask.cumsum(1) - 1).clamp(min=0)[None], places])
-    for step in range(most):
-        hidden = body(**tensors, **{named: cache}, use_cache=True).last_hidden_state[:, -1]
+    answers = [GeneratedTokens() for _ in batch]
+    active = list(range(len(batch)))  # row of the cache -> index in the batch
+    finished: set[int] = set()
+    tensors["position_ids"] = torch.cat([(mask.cumsum(1) - 1).clamp(min=0)[None], positions])
+    for step in range(max_new_tokens):
+        hidden = body(**tensors, **{cache_name: cache}, use_cache=True).last_hidden_state[:, -1]
         logprobs = model.get_output_embeddings()(hidden).float().log_softmax(-1)
         tokens = choose(logprobs)
-        told = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
-        for number, token, value in zip(inside, tokens.tolist(), told, strict=True):
-            if number not in ended:
-                answers[number].ids.append(token)
-                answers[number].logprobs.append(value)
+        chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+        for index, token, logprob in zip(active, tokens.tolist(), chosen, strict=True):
+            if index not in finished:
+                answers[index].ids.append(token)
+                answers[index].logprobs.append(logprob)
                 if token in stops:
-                    ended.add(number)
-        going = [place for place, number in enumerate(inside) if number not in ended]
-        if step == most - 1 or not going:
+                    finished.add(index)
+        unfinished = [row for row, index in enumerate(active) if index not in finished]
+        if step == max_new_tokens - 1 or not unfinished:
             break
-        if len(inside) - len(going) >= LEAVING * len(inside):
-            left = torch.tensor(going, device=device)
-            cache.batch_select_indices(left)
-            inside = [inside[place] for place in going]
-            tokens, mask, due = tokens[left], mask[left], due[left]
+        if len(active) - len(unfinished) >= COMPACT_AT * len(active):
+            kept = torch.tensor(unfinished, device=device)
+            cache.batch_select_indices(kept)
+            active = [active[row] for row in unfinished]
+            tokens, mask, next_position = tokens[kept], mask[kept], next_position[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        tensors = {"input_ids": tokens[:, None], "position_ids": due[None, :, None].expand(3, -1, -1)}
-        if padded:  # attention is faster without a mask; and one of four axes is taken as it is
+        tensors = {"input_ids": tokens[:, None], "position_ids": next_position[None, :, None].expand(3, -1, -1)}
+        if padded:  # attention is faster without a mask; a mask of four dimensions is used as it is
             tensors["attention_mask"] = mask[:, None, None, :]
-        due = due + 1
+        next_position = next_position + 1
     return answers
 
 
 def _positions(
     batch: Sequence[Encoded], inputs: Inputs, length: int, device: str
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Rotary positions of the padded prompts [3, B, length], and the one that is due next in each [B]."""
+    """Rotary positions of the left-padded prompts [3, B, length], and the next position of each [B]."""
     import torch
 
     family, token, merge = inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge
-    places = np.zeros((3, len(batch), length), dtype=np.int64)
+    positions = np.zeros((3, len(batch), length), dtype=np.int64)
     for row, item in enumerate(batch):
         grids = [picture.grid for picture in item.pictures]
-        places[:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
-    return torch.from_numpy(places).to(device), torch.from_numpy(places.max((0, 2)) + 1).to(device)
+        positions[:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
+    return torch.from_numpy(positions).to(device), torch.from_numpy(positions.max((0, 2)) + 1).to(device)
 
 
 def greedy(logprobs: "torch.Tensor") -> "torch.Tensor":
@@ -123,25 +117,25 @@ def greedy(logprobs: "torch.Tensor") -> "torch.Tensor":
 
 
 def sampling(temperature: float, top_p: float, seed: int) -> Choose:
-    """Draws from the distribution at a temperature, from the likeliest tokens whose shares reach `top_p`."""
+    """Nucleus sampling at a temperature: from the likeliest tokens whose probabilities reach `top_p`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
 
     def choose(logprobs: torch.Tensor) -> torch.Tensor:
-        shares, order = (logprobs / temperature).softmax(-1).sort(-1, descending=True)
-        shares[shares.cumsum(-1) - shares >= top_p] = 0
-        drawn = torch.multinomial(shares.cpu(), 1, generator=generator)
+        probabilities, order = (logprobs / temperature).softmax(-1).sort(-1, descending=True)
+        probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
+        drawn = torch.multinomial(probabilities.cpu(), 1, generator=generator)
         return order.gather(1, drawn.to(order.device))[:, 0]
 
     return choose
 
 
 @dataclass(frozen=True, slots=True)
-class Forced:
-    """For each token of an answer: the likeliest one there, and the log-probability by which it leads the given one.
+class TeacherForced:
+    """For each token of an answer: the likeliest token there, and its lead in log-probability over the given one.
 
-    `image_tokens` counts the tokens of each picture of the prompt: its size as the model reads it.
+    `image_tokens` counts the tokens of each image of the prompt: its size as the model reads it.
     """
 
     ids: tuple[int, ...]
@@ -149,29 +143,29 @@ class Forced:
     image_tokens: tuple[int, ...]
 
 
-def force(model: Any, inputs: Inputs, conversation: Conversation, ids: "Sequence[int]") -> Forced:
-    """Put an answer into a model's mouth.
+def teacher_force(model: Any, inputs: Inputs, conversation: Conversation, ids: Sequence[int]) -> TeacherForced:
+    """Teacher-force an answer.
 
     Args:
-        model: as `models.load_model` or `models.attach_adapter` gives it.
+        model: from `loading.load_model` or `loading.attach_adapter`.
         inputs: of its checkpoint.
-        conversation: what was asked.
-        ids: the answer's tokens, the end-of-turn token included where there was one.
+        conversation: the prompt.
+        ids: the answer's tokens, the end-of-turn token included if there was one.
 
     Raises:
-        DataError: the conversation cannot be read, or is too long.
+        DataError: the conversation cannot be encoded, or is too long.
     """
     import torch
 
     prompt = inputs.prompt(conversation)
-    counts = tuple(inputs.patcher.tokens(picture.grid) for picture in prompt.pictures)
+    image_tokens = tuple(inputs.patcher.tokens(picture.grid) for picture in prompt.pictures)
     if not ids:
-        return Forced((), (), counts)
+        return TeacherForced((), (), image_tokens)
     rendered = Rendered(prompt.rendered.ids + tuple(ids), prompt.rendered.trained + (True,) * len(ids))
     tensors = collate([Encoded(rendered, prompt.pictures)], inputs, "left", str(model.device), model.dtype)
     with torch.inference_mode():
         logits = model(**tensors, use_cache=False, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
-    likely = logits.log_softmax(-1)
-    best = likely.max(-1)
-    given = likely.gather(-1, torch.tensor(ids, device=likely.device)[:, None])[:, 0]
-    return Forced(tuple(best.indices.tolist()), tuple((best.values - given).tolist()), counts)
+    logprobs = logits.log_softmax(-1)
+    best = logprobs.max(-1)
+    given = logprobs.gather(-1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
+    return TeacherForced(tuple(best.indices.tolist()), tuple((best.values - given).tolist()), image_tokens)

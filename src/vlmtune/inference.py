@@ -27,7 +27,7 @@ KEPT_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class Predictor:
     """What turns examples into requests and outcomes into lines. Thumbnails are written to `pictures`."""
 
     task: Task

@@ -17,13 +17,13 @@ from vlmtune import registry
 from vlmtune.engines import hf
 from vlmtune.modeling import vision_tower
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
-from vlmtune.modeling.vision_tower import GRIDS
+from vlmtune.modeling.vision_tower import GROUPED_ATTENTION
 from vlmtune.processing.encoder import Inputs, collate
-from vlmtune.training.attention import use_segments
+from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapter, trainable
-from vlmtune.training.packing import Layout, rows_of
+from vlmtune.training.packing import Layout, pack
 from vlmtune.types import Prediction, Request
 
 TEMPLATE_WITH_DEFAULT_SYSTEM = """\
@@ -168,8 +168,8 @@ def test_the_quickened_tower_sees_the_same(family_inputs: tuple[ModelConfig, Inp
     """Linear patches and images of equal size attended together, against the tower as transformers has it."""
     inputs = family_inputs[1]
     plain = AutoModelForImageTextToText.from_pretrained(str(inputs.checkpoint.folder), dtype=torch.float32).eval()
-    assert model.model.visual.config._attn_implementation == GRIDS
-    assert plain.model.visual.config._attn_implementation != GRIDS
+    assert model.model.visual.config._attn_implementation == GROUPED_ATTENTION
+    assert plain.model.visual.config._attn_implementation != GROUPED_ATTENTION
     sizes = [(128, 96), (70, 100), (128, 96), (64, 64), (96, 128), (128, 96), (100, 70)]
     talk = (user(*[ref(picture(*size, seed=n), str(n)) for n, size in enumerate(sizes)]),)
     tensors = collate([inputs.prompt(talk)], inputs, "left", "cpu", torch.float32)
@@ -189,14 +189,14 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
     inputs = family_inputs[1]
     family = inputs.checkpoint.family
     base, again = (load_model(inputs.checkpoint, "cpu", "fp32") for _ in range(2))
-    use_segments(base, family)
-    use_segments(again, family)
+    enable_packed_attention(base, family)
+    enable_packed_attention(again, family)
     adapted = add_adapter(base, LoraConfig(dropout=0.0), family, 0)
     assert all("language_model" in name for name in trainable(adapted))
     layout = Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge)
     answers = ("A red ball .", "Two cars on the street .")
     lessons = [inputs.lesson((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
-    (row,) = rows_of(lessons, layout, 2048)
+    (row,) = pack(lessons, layout, 2048)
 
     def loss_of(model: Any) -> torch.Tensor:
         return token_losses(model.base_model.model, row, inputs, "cpu").sum()
@@ -224,12 +224,12 @@ def test_every_part_can_learn(family_inputs: tuple[ModelConfig, Inputs]) -> None
     linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
     some = {family.part(name): name.rpartition(".")[2] for name in linear if family.part(name)}
     assert some.keys() == family.parts.keys()
-    use_segments(base, family)
+    enable_packed_attention(base, family)
     settings = LoraConfig(parts=list(family.parts), target_modules=sorted(set(some.values())))
     adapted = add_adapter(base, settings, family, 0)
     assert {family.part(name.removeprefix("base_model.model.")) for name in trainable(adapted)} == set(family.parts)
     lesson = inputs.lesson((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
-    (row,) = rows_of([lesson], Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge), 2048)
+    (row,) = pack([lesson], Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge), 2048)
     token_losses(base, row, inputs, "cpu").sum().backward()
     check_first_gradients(adapted)
 
@@ -258,7 +258,7 @@ def test_one_call_for_all_pictures_sees_what_their_groups_see(monkeypatch: pytes
     torch.manual_seed(0)
     tensors = [torch.randn(1, 3, 30, 8) for _ in range(3)]
     bounds = [0, 8, 12, 20, 30]
-    grouped, _ = vision_tower.attend_in_groups(
+    grouped, _ = vision_tower.grouped_attention(
         torch.nn.Module(), *tensors, None, cu_seq_lens_q=torch.tensor(bounds), scaling=0.3
     )
     assert torch.allclose(vision_tower._at_once(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)

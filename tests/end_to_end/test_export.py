@@ -118,4 +118,4 @@ def test_one_picture_is_answered_by_base_and_tuned(run: Path) -> None:
 def test_parity_needs_another_engine(run: Path) -> None:
     refused = warm_vlmtune("predict", "c.yaml", "--parity", "2", cwd=run)
     assert refused.returncode == 2
-    assert "does not say its tokens" in refused.stderr
+    assert "reports no token ids" in refused.stderr

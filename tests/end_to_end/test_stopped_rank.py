@@ -43,7 +43,7 @@ def goes_on(folder: Path, undisturbed: bytes) -> None:
     assert not (folder / ADAPTER).exists()
     ended = train(folder)
     assert [one.returncode for one in ended] == [0, 0], ended[0].stderr
-    assert "going on after step" in ended[0].stderr
+    assert "resuming after step" in ended[0].stderr
     assert (folder / ADAPTER).read_bytes() == undisturbed
     assert json.loads((folder / "out/lora/vlmtune.json").read_text())["steps"] == STEPS
 

@@ -21,14 +21,14 @@ from vlmtune.processing.encoder import Inputs, collate
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import trainer
-from vlmtune.training.attention import use_segments
+from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LearningRates, LoraConfig
 from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, continue_adapter, optimizer_groups, save_adapter, trainable
-from vlmtune.training.packing import Layout, Row, rows_of
+from vlmtune.training.packing import Layout, PackedSequence, pack
 from vlmtune.types import Prediction, Request
 
-MakeJob = Callable[..., trainer.Job]
+MakeJob = Callable[..., trainer.TrainingJob]
 Tensors = Mapping[str, torch.Tensor]
 QUIET = Progress(Silent())
 LANGUAGE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -49,7 +49,7 @@ def adapted(inputs: Inputs, settings: LoraConfig, base: Any = None, precision: s
     """With an adapter whose B is not zero, where half of all mistakes could not show."""
     if base is None:
         base = load_model(inputs.checkpoint, "cpu", precision)
-        use_segments(base, inputs.checkpoint.family)
+        enable_packed_attention(base, inputs.checkpoint.family)
     model = add_adapter(base, settings, inputs.checkpoint.family, 0)
     torch.manual_seed(1)
     for name, weight in trainable(model).items():
@@ -58,9 +58,9 @@ def adapted(inputs: Inputs, settings: LoraConfig, base: Any = None, precision: s
     return model
 
 
-def row_of(inputs: Inputs) -> Row:
+def row_of(inputs: Inputs) -> PackedSequence:
     layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
-    (row,) = rows_of([inputs.lesson(talk, "all", 4096) for talk in TALKS], layout, 4096)
+    (row,) = pack([inputs.lesson(talk, "all", 4096) for talk in TALKS], layout, 4096)
     return row
 
 
@@ -270,7 +270,7 @@ def test_a_base_in_four_bits_trains_and_answers(inputs: Inputs, make_job: MakeJo
     assert kept == {torch.bfloat16}
     states = [base.get_submodule(name).weight.quant_state for name in layers]
     assert {(state.quant_type, state.nested, state.dtype) for state in states} == {("nf4", True, torch.bfloat16)}
-    use_segments(base, small.checkpoint.family)
+    enable_packed_attention(base, small.checkpoint.family)
     exact = gradients_of(adapted(inputs, LoraConfig(dropout=0.0)), inputs)
     model = adapted(small, LoraConfig(dropout=0.0), base)
     found = gradients_of(model, small)
@@ -285,4 +285,4 @@ def test_a_base_in_four_bits_trains_and_answers(inputs: Inputs, make_job: MakeJo
     )
     (answer,) = engine.answer([Request("one", (user(A, "Describe."),))])
     assert isinstance(answer, Prediction)
-    assert engine.effect([Request("one", (user(A, "Describe."),))])
+    assert engine.adapter_delta([Request("one", (user(A, "Describe."),))])

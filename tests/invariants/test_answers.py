@@ -19,7 +19,7 @@ from vlmtune import generation
 from vlmtune.data import scenes
 from vlmtune.engines import hf
 from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
-from vlmtune.inference import Answering, exchanged
+from vlmtune.inference import Predictor, exchanged
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.processing import encoder as inputs_module
 from vlmtune.processing.chat_template import Rendered
@@ -95,7 +95,7 @@ def test_answers_that_leave_the_batch_change_no_other(
     usual = answers(inputs, requests, 10)
     lengths = {outcome.tokens for outcome in usual.values() if isinstance(outcome, Prediction)}
     assert len(lengths) > 3, "answers that end together would leave together"
-    monkeypatch.setattr(generation, "LEAVING", leaving)
+    monkeypatch.setattr(generation, "COMPACT_AT", leaving)
     assert answers(inputs, requests, 10) == usual
 
 
@@ -145,7 +145,7 @@ def test_base_and_tuned_answer_from_one_load_and_one_decoding(
     monkeypatch.setattr(inputs_module, "decode_rgb", lambda ref: decoded.append(ref.where) or real(ref))
     fresh = Inputs(inputs.checkpoint, TINY)
     engine = hf.open_engine(hf.Config(batch_size=10, max_new_tokens=24), TINY, fresh, "fp32", adapter)
-    with engine.untuned():
+    with engine.adapter_disabled():
         assert plain(engine.answer(requests)) == base
     assert plain(engine.answer(requests)) == tuned
     assert sorted(decoded) == [f"mixed picture {n}" for n in range(6)]
@@ -283,8 +283,8 @@ def test_a_dead_adapter_is_refused(inputs: Inputs, adapter: Path, tmp_path: Path
     save_file({k: v * (0 if "lora_B" in k else 1) for k, v in weights.items()}, dead / "adapter_model.safetensors")
     engine = hf.open_engine(hf.Config(), TINY, inputs, "fp32", dead)
     with pytest.raises(IntegrityError, match="loads but changes nothing"):
-        engine.effect(mixed_requests()[:2])
-    alive = hf.open_engine(hf.Config(), TINY, inputs, "fp32", adapter).effect(mixed_requests()[:2])
+        engine.adapter_delta(mixed_requests()[:2])
+    alive = hf.open_engine(hf.Config(), TINY, inputs, "fp32", adapter).adapter_delta(mixed_requests()[:2])
     assert alive is not None
     assert alive > 0.1
 
@@ -320,7 +320,7 @@ def test_interrupted_answers_go_on_where_they_stopped(inputs: Inputs, tmp_path: 
     examples = scene_examples(24)
 
     def answer(partial: Path, stop: StopRequest) -> list[str]:
-        answering = Answering(captioning.TASK, captioning.Config(), tmp_path / "pictures", QUIET, stop)
+        answering = Predictor(captioning.TASK, captioning.Config(), tmp_path / "pictures", QUIET, stop)
         engine = hf.open_engine(hf.Config(batch_size=8, max_new_tokens=8), TINY, inputs, "fp32")
         return [line.to_json() for line in answering.answer("test", engine, examples, partial)]
 

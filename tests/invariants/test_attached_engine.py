@@ -35,8 +35,8 @@ def test_a_plain_model_answers_as_one_that_was_opened(inputs: Inputs, base: dict
     model = load_model(inputs.checkpoint, "cpu", "fp32")
     engine = hf.attached(model, CONFIG, inputs, "cpu", "fp32")
     assert by_id(engine.answer(REQUESTS)) == base
-    assert engine.effect(REQUESTS) is None
-    with engine.untuned():
+    assert engine.adapter_delta(REQUESTS) is None
+    with engine.adapter_disabled():
         assert by_id(engine.answer(REQUESTS)) == base
 
 
@@ -54,7 +54,7 @@ def test_a_model_in_training_answers_with_and_without_its_adapter_and_trains_on(
     engine = hf.attached(model.eval(), CONFIG, inputs, "cpu", "fp32")
     tuned = by_id(engine.answer(REQUESTS))
     assert tuned != base
-    with engine.untuned():
+    with engine.adapter_disabled():
         assert by_id(engine.answer(REQUESTS)) == base, "to the last digit of every log-probability"
     assert by_id(engine.answer(REQUESTS)) == tuned
     engine.close()

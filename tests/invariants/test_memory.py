@@ -18,19 +18,26 @@ from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import forward_backward, trainer
-from vlmtune.training.activation_checkpointing import CHOSEN, FILLED, HELD, Memory, fewest, longest_row
-from vlmtune.training.attention import use_segments
+from vlmtune.training.activation_checkpointing import (
+    CHOICE_FILE,
+    MAX_MEMORY_SHARE,
+    OPTIMIZER_BYTES,
+    ActivationCheckpointing,
+    fewest_layers,
+    longest_sequence,
+)
+from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.packing import Layout, rows_of
+from vlmtune.training.packing import Layout, pack
 
-MakeJob = Callable[..., trainer.Job]
+MakeJob = Callable[..., trainer.TrainingJob]
 QUIET = Progress(Silent())
 LAYERS = 4
 
 
-def lessons_of(inputs: Inputs) -> list[Encoded]:
+def training_examples(inputs: Inputs) -> list[Encoded]:
     image = ref(picture(128, 96), "one")
     talks = [(user(image, "Describe."), assistant(text)) for text in ("A red ball .", "Two boats on the sand .")]
     return [inputs.lesson(talk, "all", 4096) for talk in [*talks, (user("No picture."), assistant("Yes ."))]]
@@ -43,13 +50,13 @@ def layout_of(inputs: Inputs) -> Layout:
 def test_checkpointed_layers_change_no_gradient(inputs: Inputs) -> None:
     """With dropout, which must fall on the same places again, and pictures, whose features enter between the layers."""
     base: Any = load_model(inputs.checkpoint, "cpu", "fp32")
-    use_segments(base, inputs.checkpoint.family)
+    enable_packed_attention(base, inputs.checkpoint.family)
     model = add_adapter(base, LoraConfig(dropout=0.1), inputs.checkpoint.family, 0).train()
     for name, weight in trainable(model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
-    memory = Memory(base, inputs.checkpoint.family, SimpleNamespace(), "auto", Path())  # type: ignore[arg-type]
-    (row,) = rows_of(lessons_of(inputs), layout_of(inputs), 4096)
+    memory = ActivationCheckpointing(base, inputs.checkpoint.family, SimpleNamespace(), "auto", Path())  # type: ignore[arg-type]
+    (row,) = pack(training_examples(inputs), layout_of(inputs), 4096)
     calls: list[int] = []
     for number, layer in enumerate(base.model.language_model.layers):
         layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
@@ -79,16 +86,16 @@ def test_the_fewest_layers_that_fit_are_found(layers: int, needed: int) -> None:
         tried.append(count)
         return count >= needed
 
-    assert fewest(layers, fits) == (needed if needed <= layers else None)
+    assert fewest_layers(layers, fits) == (needed if needed <= layers else None)
     assert len(tried) <= 2 + layers.bit_length()
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(1, 300))
 def test_no_row_is_longer_than_expected(inputs: Inputs, chosen: list[int], most: int) -> None:
-    lessons = [lessons_of(inputs)[n] for n in chosen]
-    longest = longest_row([len(lesson) for lesson in lessons], most)
-    apart = max(len(row) for row in rows_of(lessons, layout_of(inputs), most, share=False))
-    assert max(len(row) for row in rows_of(lessons, layout_of(inputs), most)) <= longest
+    lessons = [training_examples(inputs)[n] for n in chosen]
+    longest = longest_sequence([len(lesson) for lesson in lessons], most)
+    apart = max(len(row) for row in pack(lessons, layout_of(inputs), most, share_prefixes=False))
+    assert max(len(row) for row in pack(lessons, layout_of(inputs), most)) <= longest
     assert apart <= longest
     if sum(map(len, lessons)) <= most:
         assert apart == longest
@@ -143,21 +150,21 @@ def test_a_gpu_is_filled_and_not_more(
     class Rows:
         pack_tokens = property(lambda self: packed[-1])
 
-        def rows(self, some: Sequence[Sequence[int]]) -> list[range]:
+        def pack(self, some: Sequence[Sequence[int]]) -> list[range]:
             return [range(700)] if packed[-1] >= 800 else [range(400), range(400)]
 
-        def losses(self, row: Sequence[int]) -> torch.Tensor:
+        def token_losses(self, row: Sequence[int]) -> torch.Tensor:
             return card.losses(row)
 
-        def forget(self) -> None: ...
+        def zero_grad(self) -> None: ...
 
-        def shorten_rows(self, some: Sequence[Any]) -> None:
+        def halve_pack_tokens(self, some: Sequence[Any]) -> None:
             if packed[-1] < 800:
-                raise EnvironmentProblem(forward_backward.TOO_LARGE)
+                raise EnvironmentProblem(forward_backward.EXAMPLE_TOO_LARGE)
             packed.append(packed[-1] // 2)
 
-    memory: Any = Memory(card, inputs.checkpoint.family, Rows(), "auto", Path())  # type: ignore[arg-type]
-    room = FILLED * card.total * fraction - HELD * 50_000
+    memory: Any = ActivationCheckpointing(card, inputs.checkpoint.family, Rows(), "auto", Path())  # type: ignore[arg-type]
+    room = MAX_MEMORY_SHARE * card.total * fraction - OPTIMIZER_BYTES * 50_000
     fitting = [(n, count) for n in (800, 400) for count in range(LAYERS + 1) if card.needed(n, count) <= room]
     if not fitting:
         with pytest.raises(EnvironmentProblem, match="--set model.quantization=nf4"):
@@ -173,7 +180,7 @@ def test_a_gpu_is_filled_and_not_more(
 def test_more_layers_than_there_are_is_refused(inputs: Inputs) -> None:
     base = load_model(inputs.checkpoint, "cpu", "fp32")
     with pytest.raises(ConfigError, match="checkpoint_layers is 5, but this model has 4 layers"):
-        Memory(base, inputs.checkpoint.family, SimpleNamespace(), 5, Path())  # type: ignore[arg-type]
+        ActivationCheckpointing(base, inputs.checkpoint.family, SimpleNamespace(), 5, Path())  # type: ignore[arg-type]
 
 
 def test_the_longest_row_is_tried_once_before_anything_is_learnt(
@@ -190,7 +197,7 @@ def test_the_longest_row_is_tried_once_before_anything_is_learnt(
     facts = trainer.train(job, QUIET, StopRequest())
     assert facts["checkpoint_layers"] == 1
     assert tried[1] == max(tried[1:]), "after the check for leaks, before the first step"
-    assert (job.work / CHOSEN).read_text().strip() == "1"
+    assert (job.work / CHOICE_FILE).read_text().strip() == "1"
     before = len(tried)
     trainer.train(job, QUIET, StopRequest())
     assert len(tried) - before == 1, "whoever goes on takes what was chosen: only the check for leaks is made again"

@@ -21,13 +21,12 @@ from vlmtune.modeling.loading import load_model
 from vlmtune.processing.encoder import Encoded, Inputs, collate, picture_tensors
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import attention
-from vlmtune.training import trainer as loop
-from vlmtune.training.attention import SEGMENTS, attend_in_segments, pick_kernel, use_segments
+from vlmtune.training import attention, trainer
+from vlmtune.training.attention import PACKED_ATTENTION, enable_packed_attention, packed_attention, pick_kernel
 from vlmtune.training.config import LoraConfig
-from vlmtune.training.forward_backward import check_isolation, token_losses
+from vlmtune.training.forward_backward import check_packing_leakage, token_losses
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.packing import Layout, Row, Segment, rows_of
+from vlmtune.training.packing import Layout, PackedSequence, Segment, pack
 
 Losses = list[torch.Tensor]
 A, B, C = (ref(picture(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100), (96, 160)]))
@@ -69,7 +68,7 @@ def adapted(base: Any, inputs: Inputs) -> Any:
 @pytest.fixture(scope="module")
 def segmented(inputs: Inputs) -> Any:
     base = load_model(inputs.checkpoint, "cpu", "fp32")
-    use_segments(base, inputs.checkpoint.family)
+    enable_packed_attention(base, inputs.checkpoint.family)
     return adapted(base, inputs)
 
 
@@ -104,14 +103,14 @@ def test_rows_equal_lessons_one_at_a_time(
     segmented: Any,
     separate: tuple[Losses, Mapping[str, torch.Tensor]],
 ) -> None:
-    rows = rows_of(lessons, layout, most_tokens, share)
+    rows = pack(lessons, layout, most_tokens, share)
     for row in rows:
         losses = token_losses(segmented.base_model.model, row, inputs, "cpu")
         losses.sum().backward()
-        owners = torch.tensor(row.owners)
-        for owner in set(row.owners):
+        example_indices = torch.tensor(row.example_indices)
+        for owner in set(row.example_indices):
             wanted = separate[0][owner]
-            assert (losses.detach()[owners == owner] - wanted).norm() <= 1e-5 * wanted.norm()
+            assert (losses.detach()[example_indices == owner] - wanted).norm() <= 1e-5 * wanted.norm()
     for name, grad in gradients(segmented).items():
         assert (grad - separate[1][name]).norm() <= 1e-5 * separate[1][name].norm(), name
 
@@ -119,7 +118,7 @@ def test_rows_equal_lessons_one_at_a_time(
 def test_five_captions_cost_one_picture(layout: Layout, inputs: Inputs) -> None:
     captions = ["A red ball .", "Two boats on the sand .", "A ball .", "There is a ball .", "Some boats ."]
     lessons = [inputs.lesson((user(A, "Describe."), assistant(text)), "all", 4096) for text in captions]
-    (row,) = rows_of(lessons, layout, 4096)
+    (row,) = pack(lessons, layout, 4096)
     assert len(row.pictures) == 1
     prefix = len(inputs.prompt((user(A, "Describe."),)))
     assert len(row) <= prefix + sum(len(lesson) - prefix for lesson in lessons)
@@ -131,8 +130,10 @@ def test_every_learnt_token_stands_in_exactly_one_row(
     layout: Layout, lessons: Sequence[Encoded], chosen: list[int], most_tokens: int
 ) -> None:
     some = [lessons[n] for n in chosen]
-    rows = rows_of(some, layout, most_tokens)
-    learnt = sorted((owner, target) for row in rows for owner, target in zip(row.owners, row.targets, strict=True))
+    rows = pack(some, layout, most_tokens)
+    learnt = sorted(
+        (owner, target) for row in rows for owner, target in zip(row.example_indices, row.targets, strict=True)
+    )
     assert learnt == sorted(
         (n, token)
         for n, lesson in enumerate(some)
@@ -140,11 +141,11 @@ def test_every_learnt_token_stands_in_exactly_one_row(
         if trained
     )
     for row in rows:
-        assert len(row) <= most_tokens or len(set(row.owners)) == 1
+        assert len(row) <= most_tokens or len(set(row.example_indices)) == 1
         assert [place for s in row.segments for place in range(s.start, s.end)] == list(range(len(row)))
         tokens = sum(id == layout.image_token for id in row.ids)
         assert tokens == sum(p.grid[1] * p.grid[2] // layout.merge**2 for p in row.pictures)
-    assert [row.ids for row in rows] == [row.ids for row in rows_of(some, layout, most_tokens)]
+    assert [row.ids for row in rows] == [row.ids for row in pack(some, layout, most_tokens)]
 
 
 def leaks_everywhere(module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: Any, **_: Any) -> Any:
@@ -154,13 +155,13 @@ def leaks_everywhere(module: Any, query: Any, key: Any, value: Any, mask: Any, *
 
 
 def forgets_parents(*tensors: Any, segments: Sequence[Segment], **named: Any) -> Any:
-    return attend_in_segments(*tensors, segments=[Segment(s.start, s.end) for s in segments], **named)
+    return packed_attention(*tensors, segments=[Segment(s.start, s.end) for s in segments], **named)
 
 
 def one_parent_for_all(*tensors: Any, segments: Sequence[Segment], **named: Any) -> Any:
     first = segments[0]
     wrong = [Segment(s.start, s.end, first.start, first.end) if s.start else s for s in segments]
-    return attend_in_segments(*tensors, segments=wrong, **named)
+    return packed_attention(*tensors, segments=wrong, **named)
 
 
 def aligned_with_the_first_keys(
@@ -169,7 +170,7 @@ def aligned_with_the_first_keys(
     """Causal from the top left: the n-th query of a branch sees the first n keys of its parent, and not itself."""
     done = []
     for s in segments:
-        seen = [*range(s.parent_start, s.parent_end), *range(s.start, s.end)]
+        seen = [*range(s.prefix_start, s.prefix_end), *range(s.start, s.end)]
         parts = query[:, :, s.start : s.end], key[:, :, seen], value[:, :, seen]
         mask = torch.ones(s.end - s.start, len(seen), dtype=torch.bool).tril()
         attend = torch.nn.functional.scaled_dot_product_attention
@@ -183,16 +184,16 @@ def test_the_check_before_step_one_sees_every_leak(
 ) -> None:
     base = load_model(inputs.checkpoint, "cpu", precision)
     family = inputs.checkpoint.family
-    use_segments(base, family)
+    enable_packed_attention(base, family)
 
-    def check(row: Row) -> None:
-        check_isolation(base, family, row, lambda each: token_losses(base, each, inputs, "cpu"))
+    def check(row: PackedSequence) -> None:
+        check_packing_leakage(base, family, row, lambda each: token_losses(base, each, inputs, "cpu"))
 
-    (plain,) = rows_of(lessons[:3], layout, 4096, share=False)
-    (shared,) = rows_of([lessons[2], lessons[0], lessons[1]], layout, 4096)
+    (plain,) = pack(lessons[:3], layout, 4096, share_prefixes=False)
+    (shared,) = pack([lessons[2], lessons[0], lessons[1]], layout, 4096)
     check(plain)
     check(shared)
-    leaks: list[tuple[Callable[..., Any], Row]] = [
+    leaks: list[tuple[Callable[..., Any], PackedSequence]] = [
         (leaks_everywhere, plain),
         (leaks_everywhere, shared),
         (forgets_parents, shared),
@@ -201,30 +202,30 @@ def test_the_check_before_step_one_sees_every_leak(
     ]
     try:
         for leak, row in leaks:
-            AttentionInterface.register(SEGMENTS, leak)
-            with pytest.raises(IntegrityError, match="packed rows leak"):
+            AttentionInterface.register(PACKED_ATTENTION, leak)
+            with pytest.raises(IntegrityError, match="packed sequences leak"):
                 check(row)
     finally:
-        AttentionInterface.register(SEGMENTS, attention.attend_in_segments)
+        AttentionInterface.register(PACKED_ATTENTION, attention.packed_attention)
 
 
 @pytest.mark.parametrize(("target", "branches"), [("sample", 0), ("each", 2)])
 def test_a_run_checks_rows_as_it_will_pack_them(
-    target: str, branches: int, make_job: Callable[..., loop.Job], monkeypatch: pytest.MonkeyPatch
+    target: str, branches: int, make_job: Callable[..., trainer.TrainingJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Enough(Exception): ...
 
-    def watched(model: Any, family: Family, row: Row, losses: Any) -> None:
+    def watched(model: Any, family: Family, row: PackedSequence, losses: Any) -> None:
         checked.append(row)
         raise Enough
 
-    checked: list[Row] = []
-    monkeypatch.setattr(loop, "check_isolation", watched)
+    checked: list[PackedSequence] = []
+    monkeypatch.setattr(trainer, "check_packing_leakage", watched)
     with pytest.raises(Enough):
-        loop.train(replace(make_job(), target=target), Progress(Silent()), StopRequest())
+        trainer.train(replace(make_job(), target=target), Progress(Silent()), StopRequest())
     (row,) = checked
     assert len(row.pictures) == (2 if branches else 3)
-    assert sum(s.parent_end > s.parent_start for s in row.segments) == branches
+    assert sum(s.prefix_end > s.prefix_start for s in row.segments) == branches
 
 
 @pytest.mark.parametrize(
@@ -243,9 +244,9 @@ def test_the_check_before_step_one_sees_how_transformers_would_leak(
 ) -> None:
     """Packed rows through the model's own attention keep apart when called in one way, and silently leak in others."""
     base, family = load_model(inputs.checkpoint, "cpu", precision), inputs.checkpoint.family
-    (row,) = rows_of(lessons[:3], layout, 4096, share=False)
+    (row,) = pack(lessons[:3], layout, 4096, share_prefixes=False)
 
-    def losses(each: Row) -> torch.Tensor:
+    def losses(each: PackedSequence) -> torch.Tensor:
         own = torch.cat([torch.arange(s.end - s.start) for s in each.segments])
         every = torch.cat([own[None], torch.from_numpy(each.positions)])[:, None]
         given = {"attention_mask": torch.ones(1, len(each))} if "attention_mask" in route else {}
@@ -260,10 +261,10 @@ def test_the_check_before_step_one_sees_how_transformers_would_leak(
         return torch.nn.functional.cross_entropy(logits, torch.tensor(each.targets), reduction="none")
 
     if not leaks:
-        check_isolation(base, family, row, losses)
+        check_packing_leakage(base, family, row, losses)
         return
-    with pytest.raises(IntegrityError, match="packed rows leak"):
-        check_isolation(base, family, row, losses)
+    with pytest.raises(IntegrityError, match="packed sequences leak"):
+        check_packing_leakage(base, family, row, losses)
 
 
 def part_by_part(
@@ -306,12 +307,12 @@ def test_one_call_for_a_row_gathers_what_the_loop_sees(
     """The GPU's routes, with a plain loop in the place of their kernels, called as the packages declare them."""
     monkeypatch.setattr(varlen, "varlen_attn", torch_s_own)
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func))
-    (row,) = rows_of(lessons, layout, 4096, share)
+    (row,) = pack(lessons, layout, 4096, share)
     torch.manual_seed(0)
     tensors = [torch.randn(1, heads, len(row), 32, requires_grad=True) for heads in (4, 2, 2)]
     given: dict[str, Any] = {"segments": row.segments, "scaling": 0.2}
     whole, loop = (
-        attend_in_segments(torch.nn.Module(), *tensors, None, kernel=each, **given)[0] for each in (kernel, "loop")
+        packed_attention(torch.nn.Module(), *tensors, None, kernel=each, **given)[0] for each in (kernel, "loop")
     )
     assert torch.allclose(whole, loop, atol=1e-6)
     weights = torch.randn_like(loop)

@@ -17,7 +17,7 @@ from vlmtune.modeling.loading import load_model
 from vlmtune.processing.encoder import Inputs
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
-from vlmtune.training.sampler import Visit, part_of
+from vlmtune.training.sampler import Sample, shard_batch
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -134,10 +134,10 @@ def test_torchrun_starts_the_train_step_alone(run: Path) -> None:
 
 
 def test_parts_are_the_whole_batch_and_a_row_stays_in_one() -> None:
-    visits = [Visit(row, choice, 0) for row in range(5) for choice in range(3)]
+    visits = [Sample(row, choice, 0) for row in range(5) for choice in range(3)]
     tokens = [10 * (visit.row + 1) for visit in visits]
-    parts = [part_of(visits, tokens, rank, 3) for rank in range(3)]
+    parts = [shard_batch(visits, tokens, rank, 3) for rank in range(3)]
     assert sorted(number for part in parts for number in part) == list(range(15))
     assert all(len({n for n, part in enumerate(parts) for v in part if visits[v].row == row}) == 1 for row in range(5))
     assert max(sum(tokens[v] for v in part) for part in parts) <= 180
-    assert part_of(visits[:1], tokens[:1], 1, 2) == []
+    assert shard_batch(visits[:1], tokens[:1], 1, 2) == []

@@ -10,7 +10,7 @@ from pieces import TINY, encoded, picture, ref, user
 from vlmtune import inference as answering_module
 from vlmtune.engines import hf
 from vlmtune.errors import Interrupted
-from vlmtune.inference import Answering
+from vlmtune.inference import Predictor
 from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
@@ -46,7 +46,7 @@ class AfterWrites(StopRequest):
 
 
 def file_of(engine: hf.HfEngine, examples: Sequence[Example], partial: Path, stop: StopRequest) -> str:
-    answering = Answering(captioning.TASK, captioning.Config(), partial.parent / "pictures", Progress(Silent()), stop)
+    answering = Predictor(captioning.TASK, captioning.Config(), partial.parent / "pictures", Progress(Silent()), stop)
     lines = answering.answer("test", engine, examples, partial)
     return "".join(line.to_json() + "\n" for line in lines)
 
@@ -118,7 +118,7 @@ def test_a_box_in_pixels_of_an_unreadable_picture_is_a_failure(engine: hf.HfEngi
         for name, image in (("a", readable), ("b", torn))
     ]
     config = grounding.Config(unit="pixels")
-    answering = Answering(grounding.TASK, config, tmp_path / "pictures", Progress(Silent()), StopRequest())
+    answering = Predictor(grounding.TASK, config, tmp_path / "pictures", Progress(Silent()), StopRequest())
     good, bad = answering.answer("test", engine, rows, tmp_path / "partial.jsonl")
     assert good.failure is None
     assert good.truth["boxes"] != [[1, 2, 30, 40]]

@@ -16,14 +16,13 @@ from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem,
 from vlmtune.modeling.loading import load_model
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.training import checkpoints, forward_backward
-from vlmtune.training import trainer as loop
-from vlmtune.training.attention import use_segments
+from vlmtune.training import checkpoints, forward_backward, trainer
+from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig, TrainingConfig, learning_rate
 from vlmtune.training.lora import add_adapter, check_first_gradients, continue_adapter, trainable
-from vlmtune.training.sampler import plan
+from vlmtune.training.sampler import sample_batches
 
-MakeJob = Callable[..., loop.Job]
+MakeJob = Callable[..., trainer.TrainingJob]
 QUIET = Progress(Silent())
 
 
@@ -44,7 +43,7 @@ def adapter_bytes(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def seen(job: loop.Job) -> Any:
+def seen(job: trainer.TrainingJob) -> Any:
     base = load_model(job.inputs.checkpoint, "cpu", "fp32")
     model = add_adapter(base, job.settings.lora, job.inputs.checkpoint.family, 0)
     torch.manual_seed(1)
@@ -57,12 +56,12 @@ def seen(job: loop.Job) -> Any:
 @pytest.mark.parametrize("questions", [9, 11], ids=["between checkpoints", "later"])
 def test_interrupted_and_resumed_equals_uninterrupted(make_job: MakeJob, questions: int) -> None:
     straight = make_job("straight", epochs=2, save_every_steps=3)
-    loop.train(straight, QUIET, StopRequest())
+    trainer.train(straight, QUIET, StopRequest())
     broken = make_job("broken", epochs=2, save_every_steps=3)
     with pytest.raises(Interrupted, match=r"step \d+ of 10 is saved"):
-        loop.train(broken, QUIET, StopAfter(questions))
+        trainer.train(broken, QUIET, StopAfter(questions))
     assert not broken.adapter.exists()
-    loop.train(broken, QUIET, StopRequest())
+    trainer.train(broken, QUIET, StopRequest())
     assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
     assert (broken.work / "curve.jsonl").read_text() == (straight.work / "curve.jsonl").read_text()
 
@@ -71,7 +70,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_job: MakeJob, questio
 def test_workers_change_nothing(make_job: MakeJob, workers: int) -> None:
     usual, other = make_job("usual"), make_job("other", workers=workers)
     for job in (usual, other):
-        loop.train(job, QUIET, StopRequest())
+        trainer.train(job, QUIET, StopRequest())
     assert adapter_bytes(usual.adapter) == adapter_bytes(other.adapter)
     assert (usual.work / "visits.jsonl").read_text() == (other.work / "visits.jsonl").read_text()
 
@@ -96,21 +95,21 @@ def test_what_a_worker_finds_stops_training(make_job: MakeJob) -> None:
 
     seen: list[int] = []
     with pytest.raises(DataError, match=r"row \d+ vanished"):
-        loop.train(replace(job, train=replace(job.train, rows=Vanishing())), QUIET, StopRequest())  # type: ignore[arg-type]
+        trainer.train(replace(job, train=replace(job.train, rows=Vanishing())), QUIET, StopRequest())  # type: ignore[arg-type]
 
 
 CHOOSING = {"best_metric": "loss", "evaluate_every_steps": 1, "learning_rate": 0.05, "epochs": 2, "save_every_steps": 3}
 """Steps so long that the loss goes up and down."""
 
 
-def judged(job: loop.Job) -> dict[int, float]:
+def judged(job: trainer.TrainingJob) -> dict[int, float]:
     curve = [json.loads(line) for line in (job.work / "curve.jsonl").read_text().splitlines()]
     return {point["step"]: point["validation_loss"] for point in curve if "validation_loss" in point}
 
 
 def test_the_adapter_of_the_best_step_is_kept(make_job: MakeJob) -> None:
     job = make_job(**CHOOSING)
-    facts = loop.train(job, QUIET, StopRequest())
+    facts = trainer.train(job, QUIET, StopRequest())
     losses = judged(job)
     assert list(losses) == list(range(1, 11))
     best = min(losses, key=lambda step: losses[step])
@@ -118,16 +117,16 @@ def test_the_adapter_of_the_best_step_is_kept(make_job: MakeJob) -> None:
     model = seen(job)
     continue_adapter(model, job.adapter)
     again = make_job("again", epochs=1)
-    use_segments(model.base_model.model, job.inputs.checkpoint.family)
+    enable_packed_attention(model.base_model.model, job.inputs.checkpoint.family)
     sizes = job.train.check("train", QUIET, StopRequest())
-    trainer = loop._Trainer(again, model, "cpu", sizes)
-    assert trainer.validation_loss(StopRequest()) == pytest.approx(losses[best], rel=1e-6)
+    evaluated = trainer.Trainer(again, model, "cpu", sizes)
+    assert evaluated.validation_loss(StopRequest()) == pytest.approx(losses[best], rel=1e-6)
     assert sorted(file.name for file in job.work.glob("best-*")) == [f"best-{best:06d}"]
 
 
 def test_training_ends_when_nothing_gets_better(make_job: MakeJob) -> None:
     job = make_job(**CHOOSING, early_stopping=1)
-    facts = loop.train(job, QUIET, StopRequest())
+    facts = trainer.train(job, QUIET, StopRequest())
     losses = judged(job)
     steps = list(losses)
     assert facts["stopped_early"]
@@ -139,11 +138,11 @@ def test_training_ends_when_nothing_gets_better(make_job: MakeJob) -> None:
 @pytest.mark.parametrize("questions", [6, 8, 10, 12])
 def test_choosing_survives_interruptions(make_job: MakeJob, questions: int) -> None:
     straight = make_job("straight", **CHOOSING, early_stopping=4)
-    facts = loop.train(straight, QUIET, StopRequest())
+    facts = trainer.train(straight, QUIET, StopRequest())
     broken = make_job("broken", **CHOOSING, early_stopping=4)
     with pytest.raises(Interrupted):
-        loop.train(broken, QUIET, StopAfter(questions))
-    again = loop.train(broken, QUIET, StopRequest())
+        trainer.train(broken, QUIET, StopAfter(questions))
+    again = trainer.train(broken, QUIET, StopRequest())
     assert again["chosen_step"] == facts["chosen_step"]
     assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
     for file in ("curve.jsonl", "visits.jsonl"):
@@ -152,7 +151,7 @@ def test_choosing_survives_interruptions(make_job: MakeJob, questions: int) -> N
 
 def test_a_damaged_checkpoint_is_passed_over(make_job: MakeJob) -> None:
     job = make_job(epochs=2, save_every_steps=3)
-    loop.train(job, QUIET, StopRequest())
+    trainer.train(job, QUIET, StopRequest())
     newest = checkpoints.newest(job.work)
     assert newest is not None
     assert newest.name == "step-000010"
@@ -165,15 +164,15 @@ def test_a_damaged_checkpoint_is_passed_over(make_job: MakeJob) -> None:
 
 def test_order_depends_on_seed_and_epoch_alone(make_job: MakeJob) -> None:
     rows = make_job().train.rows
-    steps = plan(rows, "sample", 2, 8, 42)
-    assert steps == plan(rows, "sample", 2, 8, 42)
-    assert steps != plan(rows, "sample", 2, 8, 43)
+    steps = sample_batches(rows, "sample", 2, 8, 42)
+    assert steps == sample_batches(rows, "sample", 2, 8, 42)
+    assert steps != sample_batches(rows, "sample", 2, 8, 43)
     for epoch in (0, 1):
         assert sorted(v.row for batch in steps for v in batch if v.epoch == epoch) == list(range(40))
     assert [v.row for batch in steps[:5] for v in batch] != [v.row for batch in steps[5:] for v in batch]
-    assert len({v.choice for batch in steps for v in batch}) == 5
-    each = plan(rows, "each", 1, 8, 42)
-    assert sorted((v.row, v.choice) for batch in each for v in batch) == [(r, c) for r in range(40) for c in range(5)]
+    assert len({v.target for batch in steps for v in batch}) == 5
+    each = sample_batches(rows, "each", 1, 8, 42)
+    assert sorted((v.row, v.target) for batch in each for v in batch) == [(r, c) for r in range(40) for c in range(5)]
     assert len(each) == 25
     assert {len(batch) for batch in each} == {5, 10}
     assert all(len({n for n, batch in enumerate(each) for v in batch if v.row == row}) == 1 for row in range(40))
@@ -182,7 +181,7 @@ def test_order_depends_on_seed_and_epoch_alone(make_job: MakeJob) -> None:
 def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same global batches, so the same adapter up to the order in which gradients are added."""
     roomy = make_job("roomy", dropout=0.0)
-    loop.train(roomy, QUIET, StopRequest())
+    trainer.train(roomy, QUIET, StopRequest())
     real = forward_backward.token_losses
 
     def small_card(model: Any, row: Any, *more: Any) -> torch.Tensor:
@@ -191,9 +190,9 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
         return real(model, row, *more)
 
     tight = make_job("tight", dropout=0.0, pack_tokens=2048)
-    monkeypatch.setattr(loop._Trainer, "_check_rows", lambda self: None)
+    monkeypatch.setattr(trainer.Trainer, "_check_packing", lambda self: None)
     monkeypatch.setattr(forward_backward, "token_losses", small_card)
-    facts = loop.train(tight, QUIET, StopRequest())
+    facts = trainer.train(tight, QUIET, StopRequest())
     assert facts["pack_tokens"] <= 250
     met = [
         [(line["step"], line["id"]) for line in map(json.loads, (job.work / "visits.jsonl").read_text().splitlines())]
@@ -206,14 +205,14 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
     impossible = make_job("impossible")
     monkeypatch.setattr(forward_backward, "token_losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(EnvironmentProblem, match="one example alone does not fit .* --set model.max_pixels"):
-        loop.train(impossible, QUIET, StopRequest())
+        trainer.train(impossible, QUIET, StopRequest())
 
 
 def test_every_visit_is_logged_once_with_its_own_loss(make_job: MakeJob) -> None:
     job = make_job(epochs=2, save_every_steps=3, dropout=0.0)
     with pytest.raises(Interrupted):
-        loop.train(job, QUIET, StopAfter(9))
-    loop.train(job, QUIET, StopRequest())
+        trainer.train(job, QUIET, StopAfter(9))
+    trainer.train(job, QUIET, StopRequest())
     visits = [json.loads(line) for line in (job.work / "visits.jsonl").read_text().splitlines()]
     met = [(visit["epoch"], visit["id"]) for visit in visits]
     assert sorted(met) == sorted((epoch, job.train.rows.id(n)) for epoch in (0, 1) for n in range(40))
@@ -233,7 +232,7 @@ def test_nan_stops_before_the_optimizer_step(make_job: MakeJob, monkeypatch: pyt
     monkeypatch.setattr(forward_backward, "token_losses", poisoned)
     job = make_job(epochs=2, save_every_steps=2)
     with pytest.raises(Diverged, match=r"step 5: loss nan"):
-        loop.train(job, QUIET, StopRequest())
+        trainer.train(job, QUIET, StopRequest())
     assert '"rows"' in (job.work / "diverged.json").read_text()
     newest = checkpoints.newest(job.work)
     assert newest is not None
@@ -256,7 +255,7 @@ def test_unknown_target_module_names_the_closest(make_job: MakeJob) -> None:
 def test_a_row_too_long_stops_before_the_model_is_loaded(make_job: MakeJob) -> None:
     job = make_job(max_tokens=30)
     with pytest.raises(DataError, match=r"train-00000: \d+ tokens, more than training.max_tokens \(30\)"):
-        loop.train(job, QUIET, StopRequest())
+        trainer.train(job, QUIET, StopRequest())
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:

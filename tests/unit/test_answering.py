@@ -10,7 +10,7 @@ from pieces import Notes, assistant, encoded, picture, ref, user
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash
-from vlmtune.inference import Answering, exchanged
+from vlmtune.inference import Predictor, exchanged
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
@@ -43,7 +43,7 @@ class Echo:
 
 
 def test_rows_belong_together_by_group_then_by_picture(tmp_path: Path) -> None:
-    answering = Answering(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
+    answering = Predictor(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
     rows = [
         example("one", seen(1)),
         example("same picture", seen(1, "copy")),
@@ -76,7 +76,7 @@ class Looking(Echo):
 
 def test_pictures_are_made_while_the_engine_works_and_no_thread_stays(tmp_path: Path) -> None:
     rows = [example(f"row {n}", seen(n)) for n in range(5)] + [example("again", seen(0, "copy"))]
-    answering = Answering(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
+    answering = Predictor(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
     with pytest.raises(EnvironmentProblem, match="gone"):
         answering.answer("test", Looking(tmp_path / "p", 5), rows, tmp_path / "partial.jsonl")  # type: ignore[arg-type]
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("vlmtune-pictures")]

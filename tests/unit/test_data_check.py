@@ -23,8 +23,8 @@ from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
 from vlmtune.registry import load as load_plugin
 from vlmtune.signals import StopRequest
-from vlmtune.training.dataset import Lessons
-from vlmtune.training.sampler import Visit
+from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.sampler import Sample
 
 Found = dict[str, Any]
 
@@ -101,11 +101,11 @@ def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], input
     rows = load_plugin("data", "jsonl").open(
         config.dataset.model_copy(update={"max_bad_fraction": 1.0}), "train.jsonl", None
     )
-    lessons = Lessons(rows, load_plugin("tasks", "captioning").TASK, config.task, inputs, config.training)
+    lessons = TrainingExamples(rows, load_plugin("tasks", "captioning").TASK, config.task, inputs, config.training)
     lengths = []
     for row in range(len(rows)):
         try:
-            lengths.append(len(lessons.encode(Visit(row, 0, 0))))
+            lengths.append(len(lessons.encode(Sample(row, 0, 0))))
         except DataError:
             continue
     assert train["tokens"]["sum"] == sum(lengths)

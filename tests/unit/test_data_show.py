@@ -14,8 +14,8 @@ from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.processing.encoder import Inputs
-from vlmtune.training.dataset import Lessons
-from vlmtune.training.sampler import Visit
+from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.sampler import Sample
 
 CONFIG = """\
 model: {{name: tiny, device: cpu}}
@@ -64,10 +64,10 @@ def test_an_example_is_shown_as_training_reads_it(
     rows = registry.load("data", "jsonl").open(
         made.dataset.model_copy(update={"max_bad_fraction": 1.0}), "t.jsonl", None
     )
-    lessons = Lessons(rows, registry.load("tasks", "captioning").TASK, made.task, inputs, made.training)
+    lessons = TrainingExamples(rows, registry.load("tasks", "captioning").TASK, made.task, inputs, made.training)
     assert [each["target"] for each in shown["encoded"]] == ["日本語 🙂 .", "a ball ."]
     for choice, each in enumerate(shown["encoded"]):
-        truth = lessons.encode(Visit(0, choice, 0))
+        truth = lessons.encode(Sample(0, choice, 0))
         ids: list[int] = []
         trained: list[bool] = []
         for segment in each["segments"]:

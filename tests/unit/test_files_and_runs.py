@@ -15,7 +15,7 @@ from pieces import Notes, picture, ref
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import append_lines, read_json, read_whole_lines, write_atomic, write_json
-from vlmtune.inference import Answering
+from vlmtune.inference import Predictor
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import Origin, RunFolder, differences
 from vlmtune.signals import StopRequest
@@ -303,7 +303,7 @@ def test_a_folder_whose_way_is_a_file_or_whose_name_is_too_long(tmp_path: Path) 
 
 
 def test_a_torn_picture_never_has_the_name_of_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answering = Answering(
+    answering = Predictor(
         captioning.TASK, captioning.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest()
     )
     image = picture(40, 40)

@@ -21,8 +21,8 @@ from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import vqa
 from vlmtune.training.config import TrainingConfig
-from vlmtune.training.dataset import Lessons
-from vlmtune.training.sampler import plan
+from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.sampler import sample_batches
 
 MOST_BYTES = 200
 EPOCHS = 3
@@ -69,7 +69,7 @@ def test_rows_and_their_visits(
 
     def keep(count: int) -> Any:
         rows = opened(tmp_path, source, count, column, named)
-        return rows, plan(rows, "sample", EPOCHS, 8, 1)
+        return rows, sample_batches(rows, "sample", EPOCHS, 8, 1)
 
     taken = bytes_a_row(keep)
     print(f"{source}, {column}, {named}: {taken:.0f} bytes a row with {EPOCHS} epochs planned")
@@ -79,7 +79,7 @@ def test_rows_and_their_visits(
 def test_lengths_of_lessons(inputs: Inputs, tmp_path: Path) -> None:
     def sizes(count: int) -> Any:
         rows = opened(tmp_path, "jsonl", count, None, True)
-        lessons = Lessons(rows, vqa.TASK, vqa.Config(), inputs, TrainingConfig(workers=0))
+        lessons = TrainingExamples(rows, vqa.TASK, vqa.Config(), inputs, TrainingConfig(workers=0))
         found = lessons.check("train", Progress(Silent()), StopRequest())
         Renderer._encode.cache_clear()  # it keeps no more than 4,096 texts
         return rows, found

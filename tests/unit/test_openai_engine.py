@@ -178,9 +178,9 @@ def test_retry_after_is_waited_for_within_a_limit(inputs: Inputs) -> None:
     row = requests(1)[0]
     assert one._pause(row, 0, http.Reply(429, b"", 7.0)) == 7
     assert one._pause(row, 0, http.Reply(429, b"", 3600.0)) == client.LONGEST_WAIT_S
-    own = [one._pause(row, attempt, http.Trouble("cut")) for attempt in range(5)]
+    own = [one._pause(row, attempt, http.NoReply("cut")) for attempt in range(5)]
     assert all(0.25 * 2**n <= pause <= 0.75 * 2**n for n, pause in enumerate(own))
-    assert own[0] != one._pause(requests(2)[1], 0, http.Trouble("cut"))
+    assert own[0] != one._pause(requests(2)[1], 0, http.NoReply("cut"))
 
 
 def test_a_redirect_is_not_followed_and_the_key_stays(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def says(base: float, tuned: float, wobble: float = 0.0) -> Script:
 
 def test_the_effect_of_a_served_adapter(inputs: Inputs) -> None:
     with serving.serving(says(-0.5, -1.25)) as stub:
-        assert adapted(stub, inputs).effect(requests(2)) == pytest.approx(0.75)
+        assert adapted(stub, inputs).adapter_delta(requests(2)) == pytest.approx(0.75)
     assert [body["model"] for _, _, body in stub.seen] == ["tiny", "tuned", "tiny"] * 2
 
 
@@ -268,7 +268,7 @@ def test_the_effect_of_a_served_adapter(inputs: Inputs) -> None:
 def test_a_server_that_ignores_the_adapter_is_found_out(wobble: float, inputs: Inputs) -> None:
     """Also where it computes no answer twice in exactly the same way."""
     with serving.serving(says(-0.5, -0.5, wobble)) as stub, pytest.raises(IntegrityError, match="without it"):
-        adapted(stub, inputs).effect(requests(4))
+        adapted(stub, inputs).adapter_delta(requests(4))
 
 
 @pytest.mark.parametrize("ignored", [True, False])
@@ -281,9 +281,9 @@ def test_without_log_probabilities_the_texts_are_the_proof(ignored: bool, inputs
         engine = adapted(stub, inputs, logprobs=False)
         if ignored:
             with pytest.raises(IntegrityError):
-                engine.effect(requests(2))
+                engine.adapter_delta(requests(2))
         else:
-            assert engine.effect(requests(2)) is None
+            assert engine.adapter_delta(requests(2)) is None
 
 
 def test_a_key_in_the_config_is_refused_and_not_repeated(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from vlmtune.config import load
 from vlmtune.engines import mock
 from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
-from vlmtune.inference import Answering
+from vlmtune.inference import Predictor
 from vlmtune.pipeline import predict, run, train
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
@@ -82,8 +82,8 @@ class Flaky:
 EXAMPLES = [Example(f"row {n}", (), None, {"references": ["a"]}, f"row {n}") for n in range(40)]
 
 
-def answering(folder: Path, stop: StopRequest | None = None) -> Answering:
-    return Answering(
+def answering(folder: Path, stop: StopRequest | None = None) -> Predictor:
+    return Predictor(
         captioning.TASK, captioning.Config(), folder / "pictures", Progress(Silent()), stop or StopRequest()
     )
 

@@ -20,8 +20,8 @@ from vlmtune.planning.shapes import GPUS, find_gpu
 from vlmtune.planning.text import render
 from vlmtune.processing.encoder import Inputs, Picture
 from vlmtune.progress import Progress, Silent
-from vlmtune.training.dataset import Lessons
-from vlmtune.training.packing import Row, Segment
+from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.packing import PackedSequence, Segment
 
 QUIET = Progress(Silent())
 WORDS = "a red ball on the grass and two small boats near a house".split()
@@ -80,7 +80,7 @@ def decoded(config: Config, inputs: Inputs) -> Epoch:
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
     task = registry.load("tasks", config.task.name).TASK
-    return first_epoch(Lessons(rows, task, config.task, inputs, config.training), config.dataset.target, QUIET)
+    return first_epoch(TrainingExamples(rows, task, config.task, inputs, config.training), config.dataset.target, QUIET)
 
 
 @pytest.mark.parametrize("target", ["each", "sample"])
@@ -122,7 +122,7 @@ def test_pixels_are_not_decoded(make_config: Make, inputs: Inputs, tmp_path: Pat
 
 def test_pairs_are_those_of_the_causal_mask_and_the_parent() -> None:
     segments = (Segment(0, 5), Segment(5, 8, 0, 5), Segment(8, 10))
-    row = Row((0,) * 10, None, segments, (), (), (), ())  # type: ignore[arg-type]
+    row = PackedSequence((0,) * 10, None, segments, (), (), (), ())  # type: ignore[arg-type]
     assert work_of(row).pairs == (1 + 2 + 3 + 4 + 5) + (6 + 7 + 8) + (1 + 2)
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlmtune.data import scenes
-from vlmtune.distributed import ALONE
+from vlmtune.distributed import SINGLE_PROCESS
 from vlmtune.errors import ConfigError
 from vlmtune.modeling.loading import load_model
 from vlmtune.planning.costs import NF4_BYTES, Setup, activation_bytes, base_bytes, flops, memory, trained_weights
@@ -25,13 +25,13 @@ from vlmtune.planning.shapes import Shapes, read_shapes
 from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress, Silent
 from vlmtune.tasks import captioning
-from vlmtune.training.activation_checkpointing import Memory
-from vlmtune.training.attention import use_segments
+from vlmtune.training.activation_checkpointing import ActivationCheckpointing
+from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig, TrainingConfig
-from vlmtune.training.dataset import Lessons
-from vlmtune.training.forward_backward import Gradients
+from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.forward_backward import ForwardBackward
 from vlmtune.training.lora import add_adapter, trainable
-from vlmtune.training.sampler import plan
+from vlmtune.training.sampler import sample_batches
 
 CONFIGS = Path(__file__).parents[1] / "data" / "qwen3_vl"
 SAMPLE = Work(tokens=230, pairs=230 * 231 // 2, supervised=15, patches=768, patch_pairs=768**2)
@@ -138,15 +138,15 @@ def train_an_epoch(inputs: Inputs, tmp_path: Path) -> Trained:
         )
         parts = (rows, captioning.TASK, captioning.Config())
         base: Any = load_model(inputs.checkpoint, "cpu", precision)
-        use_segments(base, inputs.checkpoint.family)
-        lessons = Lessons(*parts, inputs, settings)
-        steps = plan(rows, target, 1, settings.batch_size, settings.seed)
+        enable_packed_attention(base, inputs.checkpoint.family)
+        lessons = TrainingExamples(*parts, inputs, settings)
+        steps = sample_batches(rows, target, 1, settings.batch_size, settings.seed)
         batches = [[lessons.encode(visit) for visit in visits] for visits in steps]
         if isinstance(watch, LiveBytes):
             watch.ignore([*base.parameters(), *base.buffers()])
         with watch:
             take_steps(base, inputs, settings, batches, tmp_path, layers)
-        small = Lessons(*parts, HeaderInputs(inputs.checkpoint, TINY), settings)
+        small = TrainingExamples(*parts, HeaderInputs(inputs.checkpoint, TINY), settings)
         return first_epoch(small, target, Progress(Silent()))
 
     return run
@@ -158,12 +158,12 @@ def take_steps(
     model = add_adapter(base, settings.lora, inputs.checkpoint.family, 0).train()
     weights = list(trainable(model).values())
     optimizer = torch.optim.AdamW(weights)
-    gradients = Gradients(model.base_model.model, weights, inputs, "cpu", settings, work, ALONE)
-    Memory(model.base_model.model, inputs.checkpoint.family, gradients, layers, work)
+    gradients = ForwardBackward(model.base_model.model, weights, inputs, "cpu", settings, work, SINGLE_PROCESS)
+    ActivationCheckpointing(model.base_model.model, inputs.checkpoint.family, gradients, layers, work)
     for step, lessons in enumerate(batches):
-        gradients.add(lessons, sum(lesson.rendered.supervised for lesson in lessons), step)
+        gradients.accumulate(lessons, sum(lesson.rendered.supervised for lesson in lessons), step)
         optimizer.step()
-        gradients.forget()
+        gradients.zero_grad()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from vlmtune.dataset_check.quarantine import FILE, Quarantine, Remaining
 from vlmtune.errors import DataError, IntegrityError
 from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.session import Session, rows_facts
-from vlmtune.pipeline.train import lessons_of
+from vlmtune.pipeline.train import training_examples
 from vlmtune.predictions import read
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import read_manifest
@@ -82,7 +82,7 @@ def test_without_a_budget_nothing_is_left_out(begin: Begin) -> None:
     assert set(rows_facts(rows)) == {"rows", "fingerprint"}
     assert not Path("out", FILE).exists()
     with pytest.raises(DataError, match="train-3 .*cannot be decoded.*\n.*data check.*max_bad_fraction"):
-        lessons_of(session, rows).check("train", Progress(Silent()), StopRequest())
+        training_examples(session, rows).check("train", Progress(Silent()), StopRequest())
     spoil("train", 3, "no JSON")
     with pytest.raises(DataError, match="train.jsonl:4: not JSON"):
         begin().rows("train")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vlmtune.engines import mock
-from vlmtune.inference import Answering
+from vlmtune.inference import Predictor
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import vqa
@@ -29,17 +29,17 @@ class Noting(mock.MockEngine):
 
 
 @pytest.fixture
-def answering(tmp_path: Path) -> Answering:
-    return Answering(vqa.TASK, vqa.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest())
+def answering(tmp_path: Path) -> Predictor:
+    return Predictor(vqa.TASK, vqa.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest())
 
 
-def answered(answering: Answering, partial: Path) -> tuple[list[str], list[str]]:
+def answered(answering: Predictor, partial: Path) -> tuple[list[str], list[str]]:
     """The lines, and the ids that had to be asked for."""
     engine = Noting()
     return [line.to_json() for line in answering.answer("test", engine, EXAMPLES, partial)], engine.asked
 
 
-def test_cut_at_every_byte(answering: Answering, tmp_path: Path) -> None:
+def test_cut_at_every_byte(answering: Predictor, tmp_path: Path) -> None:
     partial = tmp_path / "answers.jsonl"
     whole, asked = answered(answering, partial)
     ids = [example.id for example in EXAMPLES]

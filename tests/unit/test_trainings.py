@@ -11,7 +11,7 @@ from vlmtune.compare_files import compare_files
 from vlmtune.files import write_json
 from vlmtune.report import text
 from vlmtune.run_folder import ADAPTER_FILES, hash_files
-from vlmtune.training.log import History, resumed_at
+from vlmtune.training.log import TrainingLog, resumed_at
 
 CURVE = [{"step": 1, "loss": 4.0}, {"step": 9, "loss": 1.0}]
 
@@ -50,15 +50,15 @@ def test_of_several_seeds_the_first_is_shown_by_name(tmp_path: Path) -> None:
 
 
 def test_resumptions_are_kept_and_cut_with_the_curve(tmp_path: Path) -> None:
-    history = History(tmp_path, lambda step, values: None)
-    history.go_on(0)
+    history = TrainingLog(tmp_path, lambda step, values: None)
+    history.resume(0)
     assert resumed_at(tmp_path) == []
     for step in (10, 20, 20, 30):
         history.point(step, {"loss": 1.0})
         history.point(step + 5, {"loss": 1.0})
-        history.go_on(step)
+        history.resume(step)
     assert resumed_at(tmp_path) == [10, 20, 30]
-    history.go_on(20)  # the newest checkpoint was damaged
+    history.resume(20)  # the newest checkpoint was damaged
     assert resumed_at(tmp_path) == [10, 20]
     assert [point["step"] for point in history.points()] == [10, 20, 20]
 

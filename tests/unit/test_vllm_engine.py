@@ -263,8 +263,8 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
     try:
         assert isinstance(next(engine.answer(row)), Prediction)
         assert engine.facts()["merged"]
-        assert (engine.effect(row) or 0) > 0.1
-        with engine.untuned():
+        assert (engine.adapter_delta(row) or 0) > 0.1
+        with engine.adapter_disabled():
             assert isinstance(next(engine.answer(row)), Prediction)
         assert garbage.search(Path("outputs")) == []
     finally:
@@ -323,19 +323,19 @@ def test_answers_that_differ_are_told_by_place_gap_and_size(inputs: Inputs) -> N
         def __init__(self, ids: tuple[int, ...], prompt_ids: tuple[int, ...]) -> None:
             self.answer = client.Answer("", "stop", len(ids), ids, prompt_ids, None, {})
 
-        def told(self, requests: list[Request]) -> list[tuple[Request, client.Answer]]:
+        def token_outputs(self, requests: list[Request]) -> list[tuple[Request, client.Answer]]:
             return [(request, self.answer) for request in requests]
 
     same = parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
     assert same.agrees
     other = parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
-    parting = other.rows[0].parting
-    assert parting is not None
-    assert (parting.place, parting.ours, parting.theirs) == (3, ids[3], ids[3] + 1)
-    assert parting.gap > 0.1
+    divergence = other.rows[0].divergence
+    assert divergence is not None
+    assert (divergence.token, divergence.ours, divergence.theirs) == (3, ids[3], ids[3] + 1)
+    assert divergence.gap > 0.1
     assert not other.agrees
     assert "token 4 of" in parity.render(other, inputs.renderer.text)
-    assert other.rows[0].same(parting.gap * 1.01)
+    assert other.rows[0].same(divergence.gap * 1.01)
     smaller = parity.examine(Told(ids, few), model, inputs, [row])
     assert not smaller.agrees
     assert "image tokens" in parity.render(smaller, inputs.renderer.text)
@@ -387,14 +387,14 @@ def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter:
     engine = hf.HfEngine(hf.Config(max_new_tokens=24), inputs, model, "cpu", "fp32", adapted=True)
     with contextlib.ExitStack() as stack:
         if side == "base":
-            stack.enter_context(real.untuned())
-            stack.enter_context(engine.untuned())
+            stack.enter_context(real.adapter_disabled())
+            stack.enter_context(engine.adapter_disabled())
         found = parity.examine(real, model, inputs, asked)
         made = {outcome.id: outcome for outcome in real.answer(asked)}
         ours = {outcome.id: outcome for outcome in engine.answer(asked)}
     assert len(found.rows) == ROWS + 2
     assert found.agrees, parity.render(found, inputs.renderer.text)
-    same = [row.id for row in found.rows if row.parting is None]
+    same = [row.id for row in found.rows if row.divergence is None]
     assert len(same) > ROWS / 2
     for name in same:
         one, other = made[name], ours[name]
@@ -405,11 +405,11 @@ def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter:
 
 
 def test_the_real_vllm_shows_the_adapters_effect(real: ServerEngine, inputs: Inputs) -> None:
-    effect = real.effect(requests(2))
+    effect = real.adapter_delta(requests(2))
     assert effect is not None
     assert effect > 0.1
     with pytest.raises(IntegrityError, match="ignores the adapter"):
-        client.effect(real._base, real._base, requests(2))
+        client.adapter_delta(real._base, real._base, requests(2))
 
 
 def test_a_prompt_longer_than_the_model_is_a_named_failure(real: ServerEngine) -> None:

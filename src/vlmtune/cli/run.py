@@ -141,9 +141,9 @@ def train(
     from vlmtune.pipeline.session import working
 
     set_offline(offline)
-    with working(load_config(config, sets).config, progress, in_ranks=True) as session:
+    with working(load_config(config, sets).config, progress, distributed=True) as session:
         adapters = [str(adapter) for adapter in train.train(session)]
-        if not session.ranks.first:
+        if not session.processes.is_main:
             return
     plain = {"schema_version": 1, "adapter": adapters[0], "adapters": adapters}
     print(json.dumps(plain) if as_json else "\n".join(f"adapter: {adapter}" for adapter in adapters))

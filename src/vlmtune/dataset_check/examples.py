@@ -16,7 +16,7 @@ from vlmtune.errors import DataError, ExampleTooLong, ImageError
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.processing.encoder import Encoded, Inputs, Picture
 from vlmtune.tasks import Task
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.dataset import TrainingExamples
 from vlmtune.types import Conversation, Example, ImageRef, Turn
 
 Mistake = tuple[str, str]
@@ -228,7 +228,7 @@ class Reader:
         self, looked: Looked, found: Any, example: Example, examples: Sequence[Example], sizes: Mapping[str, Size]
     ) -> None:
         """Tokens of every lesson, and of the prompt; what cannot be made is a finding, each reason once."""
-        lessons = Lessons(self.rows, self.task, self.config.task, self.inputs, self.config.training)
+        lessons = TrainingExamples(self.rows, self.task, self.config.task, self.inputs, self.config.training)
         known = {each.kind for each in looked.findings}
         said: set[str] = set()
 
@@ -254,7 +254,7 @@ class Reader:
             if encoded is not None and not self.teaches:
                 looked.lengths.append(self._length(encoded))
         for taught in examples:
-            encoded = attempt(lambda lesson=taught: lessons.encoded(_without_pixels(lesson, sizes)))
+            encoded = attempt(lambda lesson=taught: lessons.encode_example(_without_pixels(lesson, sizes)))
             if encoded is not None:
                 looked.lengths.append(self._length(encoded))
 

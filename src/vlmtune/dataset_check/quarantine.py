@@ -19,7 +19,7 @@ from vlmtune.errors import DataError
 from vlmtune.files import read_json, write_json
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.dataset import TrainingExamples
 
 FILE = "quarantine.json"
 SCHEMA_VERSION = 1
@@ -127,7 +127,7 @@ class Quarantine:
         write_json(self.file, plain)
 
     def left_out(
-        self, name: str, rows: Rows, lessons: Lessons, progress: Progress, stop: StopRequest
+        self, name: str, rows: Rows, lessons: TrainingExamples, progress: Progress, stop: StopRequest
     ) -> dict[int, str]:
         """Rows that cannot be used, with their reasons: as the file says, or found and written there now.
 

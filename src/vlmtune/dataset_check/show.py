@@ -19,7 +19,7 @@ from vlmtune.planning.lengths import HeaderInputs
 from vlmtune.processing.chat_template import images_of
 from vlmtune.processing.encoder import Encoded
 from vlmtune.tasks import Task
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.dataset import TrainingExamples
 from vlmtune.types import Conversation, Turn
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Shown:
         inputs = HeaderInputs(self.checkpoint, self.config.model)
         example, task = self.rows[row], self.config.task
         prompt = self.task.ask(task, example)
-        lessons = Lessons(self.rows, self.task, task, inputs, self.config.training)
+        lessons = TrainingExamples(self.rows, self.task, task, inputs, self.config.training)
         made: list[dict[str, Any]] = []
         if role == "test":
             made.append({"target": None, **self._encoded(inputs, inputs.prompt(prompt))})
@@ -58,7 +58,7 @@ class Shown:
             for n in range(self.rows.target_count(row)):
                 taught = self.rows.with_target(row, n)
                 target = self.task.teach(task, taught)
-                made.append({"target": target, **self._encoded(inputs, lessons.encoded(taught))})
+                made.append({"target": target, **self._encoded(inputs, lessons.encode_example(taught))})
         return {
             "schema_version": SCHEMA_VERSION,
             "role": role,

@@ -21,7 +21,7 @@ from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded
 from vlmtune.progress import Progress
 from vlmtune.tasks import Task
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.dataset import TrainingExamples
 
 SCHEMA_VERSION = 1
 
@@ -126,9 +126,9 @@ class _Reader:
         if self.role == "test":
             yield self.inputs.prompt(self.task.ask(task, self.rows[row]))
             return
-        lessons = Lessons(self.rows, self.task, task, self.inputs, self.config.training)
+        lessons = TrainingExamples(self.rows, self.task, task, self.inputs, self.config.training)
         for n in range(self.rows.target_count(row)):
-            yield lessons.encoded(self.rows.with_target(row, n))
+            yield lessons.encode_example(self.rows.with_target(row, n))
 
 
 def _plain(sums: _Sums) -> dict[str, Any]:

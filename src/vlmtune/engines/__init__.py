@@ -50,10 +50,10 @@ class Engine(Protocol):
         depend on where that was. Taking a request may raise: the user wants to stop.
         """
 
-    def untuned(self) -> AbstractContextManager[None]:
+    def adapter_disabled(self) -> AbstractContextManager[None]:
         """Answers come from the model without its adapter inside this block: both columns from one load."""
 
-    def effect(self, requests: Sequence[Request]) -> float | None:
+    def adapter_delta(self, requests: Sequence[Request]) -> float | None:
         """How much the adapter changes these requests' first logits; None where there is none to probe.
 
         Raises:

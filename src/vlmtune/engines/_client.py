@@ -250,7 +250,7 @@ class Client:
         ask = functools.partial(self._ask, asked=asked)
         return self._certain(next(spread([request], ask, 1, self._config.watchdog_s, self._server.look)))
 
-    def told(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
+    def token_outputs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
         """Each request with all that the server says about its answer, as they are ready; errors as `answer`."""
         self._over.clear()
 
@@ -314,18 +314,18 @@ class Client:
             reply = self._post(body)
             if isinstance(reply, http.Reply) and reply.status not in PASSING:
                 return self._read(request, reply, encoded)
-            nobody = isinstance(reply, http.Trouble) and reply.nobody
-            reason = reply.said if isinstance(reply, http.Trouble) else _status(reply)
+            nobody = isinstance(reply, http.NoReply) and reply.nobody
+            reason = reply.said if isinstance(reply, http.NoReply) else _status(reply)
             self._server.look()
             if attempt + 1 < tries and self._over.wait(self._pause(request, attempt, reply)):
                 break
         return _Lost(Failure(request.id, "engine", f"the server {reason}, {tries} tries"), nobody)
 
-    def _post(self, body: Mapping[str, Any]) -> http.Reply | http.Trouble:
+    def _post(self, body: Mapping[str, Any]) -> http.Reply | http.NoReply:
         url = f"{self._server.base_url.rstrip('/')}/chat/completions"
         reply = http.send(url, self._server.key, self._config.timeout_s, body)
         if isinstance(reply, http.Reply) and reply.status == 200 and not http.is_json(reply.body):
-            return http.Trouble("answered no whole JSON")
+            return http.NoReply("answered no whole JSON")
         return reply
 
     def _read(self, request: Request, reply: http.Reply, encoded: "Encoded | None") -> Answer | Failure | _Refused:
@@ -360,7 +360,7 @@ class Client:
             )
         return _Refused(Failure(request.id, "prompt", f"the server {said}"), said)
 
-    def _pause(self, request: Request, attempt: int, reply: http.Reply | http.Trouble) -> float:
+    def _pause(self, request: Request, attempt: int, reply: http.Reply | http.NoReply) -> float:
         """Seconds before the next try; at random, so that requests that failed together do not return together."""
         jitter = 0.5 + random.Random(f"{self._config.seed}/{request.id}/{attempt}").random()
         own = self._config.retry_s * 2.0**attempt * jitter
@@ -373,7 +373,7 @@ class Client:
         )
 
 
-def effect(base: Client, tuned: Client, requests: Sequence[Request]) -> float | None:
+def adapter_delta(base: Client, tuned: Client, requests: Sequence[Request]) -> float | None:
     """Largest change the adapter makes to the log-probability of a likely first token of these requests.
 
     The untouched model is asked before and after the tuned one: what two of its own answers differ by (a prompt found
@@ -451,7 +451,7 @@ class ServerEngine:
         return (self._tuned or self._base).answer(request for request in requests if request.id not in done)
 
     @contextmanager
-    def untuned(self) -> Iterator[None]:
+    def adapter_disabled(self) -> Iterator[None]:
         """The model without its adapter answers inside this block."""
         tuned, self._tuned = self._tuned, None
         try:
@@ -459,17 +459,17 @@ class ServerEngine:
         finally:
             self._tuned = tuned
 
-    def effect(self, requests: Sequence[Request]) -> float | None:
+    def adapter_delta(self, requests: Sequence[Request]) -> float | None:
         """Largest change of a likely first token's log-probability; None without an adapter or log-probabilities.
 
         Raises:
             IntegrityError: the adapter changes nothing, or the server ignores it.
         """
-        return effect(self._base, self._tuned, requests) if self._tuned is not None else None
+        return adapter_delta(self._base, self._tuned, requests) if self._tuned is not None else None
 
-    def told(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
+    def token_outputs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
         """Each request with all that the server says about its answer, token ids included where it gives them."""
-        return (self._tuned or self._base).told(requests)
+        return (self._tuned or self._base).token_outputs(requests)
 
     def facts(self) -> Mapping[str, Any]:
         """What is known of the server."""

@@ -43,7 +43,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class NoReply:
     """No whole reply. `nobody` says that no server was reached at all."""
 
     said: str
@@ -55,7 +55,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | Trouble:
+def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | NoReply:
     """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds.
 
     A server that says the key back does not bring it into our files: it is cut out of the reply.
@@ -72,11 +72,11 @@ def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | 
     except urllib.error.URLError as error:
         reason = error.reason
         waited = isinstance(reason, TimeoutError)
-        return Trouble(f"gave no answer in {timeout_s:g} s" if waited else f"cannot be reached ({reason})", not waited)
+        return NoReply(f"gave no answer in {timeout_s:g} s" if waited else f"cannot be reached ({reason})", not waited)
     except TimeoutError:
-        return Trouble(f"gave no answer in {timeout_s:g} s")
+        return NoReply(f"gave no answer in {timeout_s:g} s")
     except (OSError, http.client.HTTPException) as error:
-        return Trouble(f"cut the connection ({type(error).__name__})")
+        return NoReply(f"cut the connection ({type(error).__name__})")
 
 
 def is_local(url: str) -> bool:

@@ -204,7 +204,7 @@ class Server:
         """
         body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
         reply = http.send(f"{self._root}/v1/load_lora_adapter", self._key, LOAD_S, body)
-        if isinstance(reply, http.Trouble):
+        if isinstance(reply, http.NoReply):
             raise RemoteError(f"vLLM's server {reply.said} while it loaded {adapter.folder}{self.last_lines()}")
         if reply.status != 200:
             raise refusal(adapter.folder, http.message(reply.body))

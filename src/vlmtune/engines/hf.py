@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError
-from vlmtune.generation import Answer, decode, greedy, sampling
+from vlmtune.generation import GeneratedTokens, decode, greedy, sampling
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Inputs, collate
@@ -84,7 +84,7 @@ class HfEngine:
         self._halved = 0
 
     @contextmanager
-    def untuned(self) -> Iterator[None]:
+    def adapter_disabled(self) -> Iterator[None]:
         """The same model answers without its adapter inside this block: two columns from one load."""
         with self._model.disable_adapter() if self._adapted else contextlib.nullcontext():
             yield
@@ -134,7 +134,7 @@ class HfEngine:
         left = torch.cuda.get_device_properties().total_memory - torch.cuda.memory_allocated()
         return max(1, int(left // 2 // token))
 
-    def effect(self, requests: Sequence[Request]) -> float | None:
+    def adapter_delta(self, requests: Sequence[Request]) -> float | None:
         """Largest change the adapter makes to a first-token logit of these requests; None without an adapter.
 
         Raises:
@@ -232,7 +232,7 @@ class HfEngine:
             )
         return [self._prediction(request, answer) for (request, _), answer in zip(batch, made, strict=True)]
 
-    def _prediction(self, request: Request, answer: Answer) -> Prediction:
+    def _prediction(self, request: Request, answer: GeneratedTokens) -> Prediction:
         stopped = answer.ids[-1] in self._inputs.stop_ids
         return Prediction(
             id=request.id,

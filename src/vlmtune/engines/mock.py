@@ -48,7 +48,7 @@ class MockEngine:
             yield Prediction(request.id, " ".join(words), "stop", len(words) + 1)
 
     @contextmanager
-    def untuned(self) -> Iterator[None]:
+    def adapter_disabled(self) -> Iterator[None]:
         """The words of the untouched model inside this block."""
         salt, self._salt = self._salt, ""
         try:
@@ -56,7 +56,7 @@ class MockEngine:
         finally:
             self._salt = salt
 
-    def effect(self, requests: Sequence[Request]) -> float | None:
+    def adapter_delta(self, requests: Sequence[Request]) -> float | None:
         """There is no model to probe."""
         return None
 

@@ -29,7 +29,7 @@ from vlmtune import registry
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
-from vlmtune.modeling.vision_tower import quicken
+from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.registry import BaseConfig
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         torch.set_num_threads(1)
     # A checkpoint's generation_config may ask for sampling; what decodes is the config's to say.
     model.generation_config = type(model.generation_config)()
-    quicken(model, checkpoint.family)
+    optimize_vision_tower(model, checkpoint.family)
     model.requires_grad_(False)
     model.eval()
     made: PreTrainedModel = model

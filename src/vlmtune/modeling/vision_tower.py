@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-GRIDS = "vlmtune_flash_grids"
+GROUPED_ATTENTION = "vlmtune_flash_grids"
 """Name of the tower's attention. transformers hands whole sequences with their bounds to names that hold "flash"."""
 
 
-def quicken(model: "nn.Module", family: Family) -> None:
+def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
     """Swap the slow spots of a loaded model's tower."""
     from types import MethodType
 
@@ -28,8 +28,8 @@ def quicken(model: "nn.Module", family: Family) -> None:
 
     tower: Any = model.get_submodule(family.tower)
     tower.patch_embed.forward = MethodType(_linear_patches, tower.patch_embed)
-    AttentionInterface.register(GRIDS, attend_in_groups)
-    tower.config._attn_implementation = GRIDS  # noqa: SLF001 - the public setter knows transformers' own names only
+    AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+    tower.config._attn_implementation = GROUPED_ATTENTION  # noqa: SLF001 - the public setter knows transformers' own names only
 
 
 def _linear_patches(embed: Any, patches: "torch.Tensor") -> "torch.Tensor":
@@ -41,7 +41,7 @@ def _linear_patches(embed: Any, patches: "torch.Tensor") -> "torch.Tensor":
     return torch.nn.functional.linear(flat, weight.reshape(len(weight), -1), embed.proj.bias)
 
 
-def attend_in_groups(  # noqa: PLR0913 - the signature is what transformers calls
+def grouped_attention(  # noqa: PLR0913 - the signature is what transformers calls
     module: "nn.Module",
     query: "torch.Tensor",
     key: "torch.Tensor",

@@ -21,7 +21,7 @@ from vlmtune.config import Config
 from vlmtune.engines import Engine
 from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import folder_locked, locked, os_errors_named, read_json, write_json
-from vlmtune.generation import Forced, decode, force, greedy
+from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Inputs
@@ -84,7 +84,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     model = attach_adapter(load_model(inputs.checkpoint, device, precision), adapter)
     hf: Any = registry.load("engines", "hf")
     probing = hf.attached(model, hf.Config(), inputs, device, precision)
-    effect = probing.effect([Request(row.id, one) for row, one in zip(rows, asked, strict=True)])
+    effect = probing.adapter_delta([Request(row.id, one) for row, one in zip(rows, asked, strict=True)])
     told = _told(model.get_base_model(), inputs, asked, device, config.inference.max_new_tokens)
     with os_errors_named(building):
         # Weights of the base, whatever their format, stay where they are: the merged ones take their place.
@@ -102,7 +102,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     )
 
 
-def prove(told: Sequence[Sequence[int]], forced: Sequence[Forced], near: float) -> None:
+def prove(told: Sequence[Sequence[int]], forced: Sequence[TeacherForced], near: float) -> None:
     """That a model finds given answers likeliest, up to ties.
 
     Raises:
@@ -139,7 +139,7 @@ def _write_limits(folder: Path, inputs: Inputs) -> None:
             write_json(folder / name, plain)
 
 
-def _forced_elsewhere(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[Forced]:
+def _forced_elsewhere(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[TeacherForced]:
     """What the checkpoint in a folder makes of the answers, found by a process that starts from nothing."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -147,7 +147,7 @@ def _forced_elsewhere(config: Config, folder: Path, told: Sequence[Sequence[int]
     child.start()
     theirs.close()
     try:
-        found: list[Forced] = ours.recv()
+        found: list[TeacherForced] = ours.recv()
     except EOFError:
         raise EnvironmentProblem(
             "the process that was to load the merged checkpoint ended; see its message above"
@@ -161,14 +161,17 @@ def _force_all(plain: str, folder: Path, told: Sequence[Sequence[int]], out: Any
     out.send(forced_by(Config.model_validate(json.loads(plain)), folder, told))
 
 
-def forced_by(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[Forced]:
+def forced_by(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[TeacherForced]:
     """What the checkpoint in a folder makes of answers to the config's first rows, its own files used throughout."""
     own = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder), "revision": None})})
     session = Session(own)
     inputs = session.inputs
     model = load_model(inputs.checkpoint, pick_device(config.model), config.training.precision)
     rows = list(session.rows(config.evaluation.split))[: len(told)]
-    return [force(model, inputs, session.task.ask(config.task, row), ids) for row, ids in zip(rows, told, strict=True)]
+    return [
+        teacher_force(model, inputs, session.task.ask(config.task, row), ids)
+        for row, ids in zip(rows, told, strict=True)
+    ]
 
 
 TICK_S = 0.2
@@ -247,13 +250,13 @@ class Merged:
         outcomes: Outcomes = self._engine().answer(requests, done)
         return outcomes
 
-    def told(self, requests: Iterable[Request]) -> Iterator[Any]:
+    def token_outputs(self, requests: Iterable[Request]) -> Iterator[Any]:
         """What the engine below says about its tokens."""
-        told: Iterator[Any] = self._engine().told(requests)
+        told: Iterator[Any] = self._engine().token_outputs(requests)
         return told
 
     @contextmanager
-    def untuned(self) -> Iterator[None]:
+    def adapter_disabled(self) -> Iterator[None]:
         """The untouched model answers inside this block."""
         self._turn_to(self._base)
         try:
@@ -261,7 +264,7 @@ class Merged:
         finally:
             self._turn_to(self._tuned)
 
-    def effect(self, requests: Sequence[Request]) -> float:
+    def adapter_delta(self, requests: Sequence[Request]) -> float:
         """As it was found when the adapter was merged, on rows of the config."""
         return self._effect
 

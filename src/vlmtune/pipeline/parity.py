@@ -1,7 +1,7 @@
-"""Whether two engines give the same answers: the first token at which they part, and by how little or how much.
+"""Whether two engines give the same answers: the first token at which they diverge, and by how much.
 
-Token ids are compared, never texts: different tokens may read alike. Whether two engines are the same is a question to
-fp32; in bf16 the arithmetic alone moves near-ties, and the gaps only show whether that is all.
+Token ids are compared, never texts, because different tokens may read alike. Exact parity can only be expected in fp32:
+in bf16 the arithmetic alone decides near-ties, and the gaps show whether that explains the differences.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,40 +10,40 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from vlmtune.errors import ConfigError
-from vlmtune.generation import Forced, force
+from vlmtune.generation import TeacherForced, teacher_force
 from vlmtune.processing.encoder import Inputs
 from vlmtune.types import Failure, Request
 
 NEAR = 1e-4
-"""Lead of the likeliest token under which two tokens count as equally likely, in fp32 log-probabilities."""
+"""Two tokens closer than this in log-probability count as equally likely, in fp32."""
 
 
 class Answer(Protocol):
-    """What an engine says it generated; token ids are None where it does not say them."""
+    """What an engine generated; token ids are None if it does not report them."""
 
     @property
     def ids(self) -> tuple[int, ...] | None:
-        """Of the generated tokens."""
+        """Ids of the generated tokens."""
 
     @property
     def prompt_ids(self) -> tuple[int, ...] | None:
-        """Of the prompt, image tokens expanded."""
+        """Ids of the prompt, image tokens expanded."""
 
 
-class Telling(Protocol):
-    """An engine that says which tokens it generated."""
+class TokenEngine(Protocol):
+    """An engine that reports the tokens it generated."""
 
-    def told(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
+    def token_outputs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
         """Each request with its answer and the answer's token ids, in any order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
-    """The first place at which the local model would have gone on differently. `gap` is how much likelier, in
-    log-probability, it finds its own token than the other engine's.
+class Divergence:
+    """The first token that the local model would have generated differently. `gap` is the difference in
+    log-probability between its own token and the other engine's.
     """
 
-    place: int
+    token: int
     ours: int
     theirs: int
     gap: float
@@ -51,31 +51,31 @@ class Parting:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request. `failure` where the other engine gave no answer; the image tokens say at which size it was read."""
+    """One request. `failure` says why there is no answer; image tokens show at which size it was read."""
 
     id: str
     tokens: int
-    parting: Parting | None
+    divergence: Divergence | None
     image_tokens: tuple[int, ...]
     their_image_tokens: tuple[int, ...] | None
     failure: str | None = None
 
     def same(self, near: float) -> bool:
-        """Whether the two agree: every token, or up to two that are equally likely."""
+        """Whether the two agree: on every token, or up to a pair of equally likely ones."""
         sizes = self.their_image_tokens in (None, self.image_tokens)
-        return self.failure is None and sizes and (self.parting is None or self.parting.gap < near)
+        return self.failure is None and sizes and (self.divergence is None or self.divergence.gap < near)
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """All rows, and the gap below which a parting is a tie."""
+    """All rows, and the gap below which a divergence is a tie."""
 
     rows: tuple[Row, ...]
     near: float
 
     @property
     def agrees(self) -> bool:
-        """Whether every row is the same by the rule."""
+        """Whether all rows agree."""
         return bool(self.rows) and all(row.same(self.near) for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,13 +94,13 @@ class Parity:
                     "id": row.id,
                     "tie": row in ties,
                     "failure": row.failure,
-                    "parting": None
-                    if row.parting is None
+                    "divergence": None
+                    if row.divergence is None
                     else {
-                        "token": row.parting.place,
-                        "hf": row.parting.ours,
-                        "other": row.parting.theirs,
-                        "gap": row.parting.gap,
+                        "token": row.divergence.token,
+                        "hf": row.divergence.ours,
+                        "other": row.divergence.theirs,
+                        "gap": row.divergence.gap,
                     },
                     "image_tokens": {"hf": row.image_tokens, "other": row.their_image_tokens},
                 }
@@ -111,11 +111,11 @@ class Parity:
 
 
 def render(parity: Parity, text: Callable[[Sequence[int]], str]) -> str:
-    """The finding in a few lines; `text` turns token ids into words."""
+    """The result in a few lines; `text` decodes token ids."""
     plain = parity.to_json()
-    lines = [f"{plain['identical']} of {plain['rows']} answers are the same, token for token"]
+    lines = [f"{plain['identical']} of {plain['rows']} answers are identical, token for token"]
     if plain["ties"]:
-        lines.append(f"{plain['ties']} more part where two tokens are equally likely (gap below {parity.near:g})")
+        lines.append(f"{plain['ties']} more diverge where two tokens are equally likely (gap below {parity.near:g})")
     for row in parity.rows:
         if row.same(0.0):
             continue
@@ -123,10 +123,10 @@ def render(parity: Parity, text: Callable[[Sequence[int]], str]) -> str:
             lines.append(f"! {row.id}: no answer: {row.failure}")
             continue
         mark = " " if row.same(parity.near) else "!"
-        if row.parting is not None:
-            at = row.parting
+        if row.divergence is not None:
+            at = row.divergence
             lines.append(
-                f"{mark} {row.id}: token {at.place + 1} of {row.tokens}: hf {text([at.ours])!r}, other "
+                f"{mark} {row.id}: token {at.token + 1} of {row.tokens}: hf {text([at.ours])!r}, other "
                 f"{text([at.theirs])!r}, gap {at.gap:.2g}"
             )
         if row.their_image_tokens not in (None, row.image_tokens):
@@ -134,45 +134,46 @@ def render(parity: Parity, text: Callable[[Sequence[int]], str]) -> str:
     return "\n".join(lines)
 
 
-def compare(told: Answer | Failure, forced: Forced | None, request: str, image_id: int) -> Row:
-    """One row: what another engine said, and what the local model makes of it.
+def compare(answer: Answer | Failure, forced: TeacherForced | None, request: str, image_id: int) -> Row:
+    """Compare another engine's answer with what the local model makes of it.
 
     Args:
-        told: the other engine's answer.
-        forced: of its tokens; None where it gave no answer.
+        answer: the other engine's.
+        forced: its tokens, teacher-forced; None if it gave no answer.
         request: the row's id.
-        image_id: the token that stands for a piece of a picture.
+        image_id: the image placeholder token.
     """
-    if isinstance(told, Failure) or told.ids is None or forced is None:
-        why = told.reason if isinstance(told, Failure) else "the server gives no token ids"
-        return Row(request, 0, None, (), None, why)
-    place = next((n for n, (ours, theirs) in enumerate(zip(forced.ids, told.ids, strict=True)) if ours != theirs), None)
-    parting = None if place is None else Parting(place, forced.ids[place], told.ids[place], forced.leads[place])
-    theirs = None
-    if told.prompt_ids is not None:
-        theirs = tuple(len(list(run)) for is_image, run in groupby(told.prompt_ids, image_id.__eq__) if is_image)
-    return Row(request, len(told.ids), parting, forced.image_tokens, theirs)
+    if isinstance(answer, Failure) or answer.ids is None or forced is None:
+        reason = answer.reason if isinstance(answer, Failure) else "the server reports no token ids"
+        return Row(request, 0, None, (), None, reason)
+    pairs = enumerate(zip(forced.ids, answer.ids, strict=True))
+    first = next((n for n, (ours, theirs) in pairs if ours != theirs), None)
+    divergence = None if first is None else Divergence(first, forced.ids[first], answer.ids[first], forced.leads[first])
+    sizes = None
+    if answer.prompt_ids is not None:
+        sizes = tuple(len(list(run)) for is_image, run in groupby(answer.prompt_ids, image_id.__eq__) if is_image)
+    return Row(request, len(answer.ids), divergence, forced.image_tokens, sizes)
 
 
 def examine(engine: object, model: Any, inputs: Inputs, requests: Iterable[Request], near: float = NEAR) -> Parity:
-    """Ask an engine, and put its answers into the local model's mouth.
+    """Query an engine and teacher-force its answers with the local model.
 
     Args:
-        engine: one that says its token ids: `vllm`, or `openai` with `server: vllm`.
-        model: the same model, with the same adapter, as `models.load_model` and `attach_adapter` give it.
+        engine: one that reports token ids: `vllm`, or `openai` with `server: vllm`.
+        model: the same model with the same adapter, from `loading.load_model` and `attach_adapter`.
         inputs: of its checkpoint.
-        requests: what is asked.
-        near: gap under which a parting is a tie.
+        requests: sent to the engine.
+        near: gap below which a divergence is a tie.
 
     Raises:
-        ConfigError: the engine does not say its tokens.
+        ConfigError: the engine does not report its tokens.
     """
-    if not hasattr(engine, "told"):
-        raise ConfigError("this engine does not say its tokens; compare the engine vllm, or openai with server: vllm")
-    telling: Telling = engine
+    if not hasattr(engine, "token_outputs"):
+        raise ConfigError("this engine reports no token ids; compare the engine vllm, or openai with server: vllm")
+    token_engine: TokenEngine = engine
     rows = []
-    for request, told in telling.told(requests):
-        ids = None if isinstance(told, Failure) else told.ids
-        forced = None if ids is None else force(model, inputs, request.conversation, ids)
-        rows.append(compare(told, forced, request.id, inputs.renderer.image_id))
+    for request, answer in token_engine.token_outputs(requests):
+        ids = None if isinstance(answer, Failure) else answer.ids
+        forced = None if ids is None else teacher_force(model, inputs, request.conversation, ids)
+        rows.append(compare(answer, forced, request.id, inputs.renderer.image_id))
     return Parity(tuple(sorted(rows, key=lambda row: row.id)), near)

@@ -14,7 +14,7 @@ from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
 from vlmtune.errors import DataError, ImageError
 from vlmtune.files import write_json
-from vlmtune.inference import Answering, Shard, exchanged, known_truth
+from vlmtune.inference import Predictor, Shard, exchanged, known_truth
 from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.parity import Parity, examine
 from vlmtune.pipeline.prompt_baselines import Ask, Column, columns
@@ -205,10 +205,10 @@ def _answer(session: Session, engine: Engine, made: Target, examples: list[Examp
     """Ask everything, or one shard of it; write answers, controls and score. Returns the engine's facts."""
     artifact, shard, work = made.artifact, made.part, session.folder.work(made.artifact, made.origin)
     name = artifact.stem
-    answering = Answering(
+    answering = Predictor(
         session.task, session.config.task, artifact.parent / "pictures", session.progress, session.stop, ask
     )
-    effect = engine.effect([answering.request(example) for example in examples[:PROBED]])
+    effect = engine.adapter_delta([answering.request(example) for example in examples[:PROBED]])
     swapped = exchanged(examples, control_rows(session))
     if shard is not None:
         examples, swapped = ([row for row in rows if shard.owns(row.id)] for rows in (examples, swapped))
@@ -274,7 +274,7 @@ def ask(session: Session, image: Path, adapter: Path | None = None, question: st
     session.adapter_hash(adapter)
     engine = open_engine(session, adapter)
     try:
-        with engine.untuned():
+        with engine.adapter_disabled():
             base = next(iter(engine.answer([request])))
         tuned = next(iter(engine.answer([request]))) if adapter is not None else None
     finally:

@@ -7,7 +7,7 @@ from vlmtune.compare_files import read_side, write_comparison, write_regressions
 from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
-from vlmtune.pipeline.session import Session, lessons_of
+from vlmtune.pipeline.session import Session, training_examples
 from vlmtune.pipeline.tracking import tell_comparison
 from vlmtune.run_folder import read_manifest
 from vlmtune.scoring.comparison import Comparison, beside
@@ -69,7 +69,7 @@ def run(session: Session) -> Comparison:
     if not all(seeded.adapter_path().exists() for seeded in session.seeds):
         roles: tuple[SplitRole, ...] = ("train", "validation")
         for role in roles:
-            lessons_of(session, session.rows(role)).check(role, session.progress, session.stop)
+            training_examples(session, session.rows(role)).check(role, session.progress, session.stop)
     predict.predict(session)
     for adapter in train.train(session):
         predict.predict(session, adapter)

@@ -12,7 +12,7 @@ from vlmtune import registry
 from vlmtune.config import Config, EvaluationSetConfig
 from vlmtune.data import Rows, SplitRole, open_role, shared_roles
 from vlmtune.dataset_check.quarantine import Quarantine, Remaining
-from vlmtune.distributed import ALONE, Ranks, join, started
+from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, launched_world_size
 from vlmtune.engines import Engine
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
@@ -23,14 +23,14 @@ from vlmtune.progress import STATUS, Progress, Silent, Style, open_progress
 from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.dataset import TrainingExamples
 
 
 @dataclass(frozen=True)
 class Session:
     """A config, who hears of its progress, and who may stop it.
 
-    `mock` marks all it makes as made by the stand-in. Of several `ranks` only the first one writes. `set` names the
+    `mock` marks all it makes as made by the stand-in. Of several `processes` only the main one writes. `set` names the
     further evaluation set that this session is about, None for the rows of the config itself. `choosing` says which of
     its rows may have chosen a checkpoint: those with such an `id`, `all` (the same rows, called otherwise), or `none`.
     """
@@ -39,7 +39,7 @@ class Session:
     progress: Progress = field(default_factory=lambda: Progress(Silent()))
     stop: StopRequest = field(default_factory=StopRequest)
     mock: bool = False
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     set: str | None = None
     choosing: Literal["id", "all", "none"] = "id"
 
@@ -71,8 +71,8 @@ class Session:
     def _usable(self, role: SplitRole, rows: Rows) -> Rows:
         name = role if self.set is None else f"{self.set}/{role}"
         quarantine = Quarantine(self.folder.root, self.config, self.inputs.facts())
-        left_out = self.ranks.share(
-            lambda: quarantine.left_out(name, rows, lessons_of(self, rows), self.progress, self.stop)
+        left_out = self.processes.broadcast(
+            lambda: quarantine.left_out(name, rows, training_examples(self, rows), self.progress, self.stop)
         )
         if not left_out:
             return rows
@@ -226,36 +226,38 @@ def rows_facts(rows: Rows) -> dict[str, Any]:
     return facts | ({"left_out": rows.left_out} if isinstance(rows, Remaining) else {})
 
 
-def lessons_of(session: Session, rows: Rows) -> Lessons:
+def training_examples(session: Session, rows: Rows) -> TrainingExamples:
     """The rows as they are taught."""
-    return Lessons(rows, session.task, session.config.task, session.inputs, session.config.training)
+    return TrainingExamples(rows, session.task, session.config.task, session.inputs, session.config.training)
 
 
 @contextmanager
-def working(config: Config, progress: Style = "auto", mock: bool = False, in_ranks: bool = False) -> Iterator[Session]:
+def working(
+    config: Config, progress: Style = "auto", mock: bool = False, distributed: bool = False
+) -> Iterator[Session]:
     """A session that owns its run folder until the block ends, and stops at a safe point when a signal comes.
 
     Args:
         config: of the run.
         progress: how it is shown.
         mock: whether the stand-in works.
-        in_ranks: whether the step may run in several processes at once, as torchrun starts them.
+        distributed: whether the step may run in several processes at once, as torchrun starts them.
 
     Raises:
         FolderLocked: a live process works in the folder.
         ConfigError: torchrun started a step that runs in one process.
     """
-    if started() > 1 and not in_ranks:
+    if launched_world_size() > 1 and not distributed:
         raise ConfigError("torchrun is for the train step alone; start this one with plain vlmtune")
-    ranks = join()
+    processes = init_process_group()
     kept = Path(config.output.dir) / ".vlmtune" / STATUS
-    shown = open_progress(progress, kept) if ranks.first else open_progress("none")
+    shown = open_progress(progress, kept) if processes.is_main else open_progress("none")
     if config.needs_hub:
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
-        session = Session(config, shown, stop, mock, ranks)
-        with session.folder.locked() if ranks.first else nullcontext():
+        session = Session(config, shown, stop, mock, processes)
+        with session.folder.locked() if processes.is_main else nullcontext():
             yield session
-            if ranks.first:
+            if processes.is_main:
                 kept.unlink(missing_ok=True)
-    ranks.leave()
+    processes.destroy()

@@ -14,13 +14,13 @@ from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Inputs, Picture
 from vlmtune.progress import Progress
-from vlmtune.training.dataset import Lessons
-from vlmtune.training.packing import Layout, Row, rows_of
-from vlmtune.training.sampler import plan
+from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.packing import Layout, PackedSequence, pack
+from vlmtune.training.sampler import sample_batches
 from vlmtune.types import ImageRef
 
 CLASSIC_MICRO_BATCH = 2
-"""Lessons that the classic loop pads to the longest of them."""
+"""Examples that the classic loop pads to the longest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Work:
         )
 
 
-def work_of(row: Row) -> Work:
+def work_of(row: PackedSequence) -> Work:
     """What one packed row asks for."""
     pairs = 0
     for segment in row.segments:
         own = segment.end - segment.start
-        pairs += own * (segment.parent_end - segment.parent_start) + own * (own + 1) // 2
+        pairs += own * (segment.prefix_end - segment.prefix_start) + own * (own + 1) // 2
     patches = [_patches(picture) for picture in row.pictures]
     return Work(len(row), pairs, len(row.targets), sum(patches), sum(n * n for n in patches))
 
@@ -110,7 +110,7 @@ class Epoch:
     padded_tokens: int
 
 
-def first_epoch(lessons: Lessons, target: str | None, progress: Progress) -> Epoch:
+def first_epoch(lessons: TrainingExamples, target: str | None, progress: Progress) -> Epoch:
     """Encode and pack every visit of the first epoch; later ones differ in which lessons meet in a batch.
 
     Args:
@@ -123,7 +123,7 @@ def first_epoch(lessons: Lessons, target: str | None, progress: Progress) -> Epo
     """
     settings, inputs = lessons.settings, lessons.inputs
     layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
-    steps = plan(lessons.rows, target, 1, settings.batch_size, settings.seed)
+    steps = sample_batches(lessons.rows, target, 1, settings.batch_size, settings.seed)
     packed: list[Work] = []
     alone: set[Work] = set()
     sizes: list[tuple[int, int, int]] = []
@@ -133,8 +133,8 @@ def first_epoch(lessons: Lessons, target: str | None, progress: Progress) -> Epo
         progress.step("read train rows", len(steps)) as shown,
     ):
         for batch in feed:
-            packed += [work_of(row) for row in rows_of(batch, layout, settings.pack_tokens)]
-            alone |= {work_of(row) for lesson in batch for row in rows_of([lesson], layout, settings.pack_tokens)}
+            packed += [work_of(row) for row in pack(batch, layout, settings.pack_tokens)]
+            alone |= {work_of(row) for lesson in batch for row in pack([lesson], layout, settings.pack_tokens)}
             sizes += [_sizes(lesson, inputs) for lesson in batch]
             padded += _padded([len(lesson) for lesson in batch])
             shown.advance()

@@ -21,8 +21,8 @@ from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, m
 from vlmtune.planning.lengths import Epoch, HeaderInputs, Work, first_epoch
 from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
 from vlmtune.progress import Progress
-from vlmtune.training.activation_checkpointing import fewest
-from vlmtune.training.dataset import Lessons
+from vlmtune.training.activation_checkpointing import fewest_layers
+from vlmtune.training.dataset import TrainingExamples
 
 EFFICIENCY = 0.35
 """Share of a datasheet's bf16 rate that training is taken to reach; published ones on images reach 0.30 to 0.40."""
@@ -45,7 +45,7 @@ def survey(config: Config, checkpoint: Checkpoint, rows: Rows, progress: Progres
         DataError: a row cannot be taught; named.
     """
     task = registry.load("tasks", config.task.name).TASK
-    lessons = Lessons(rows, task, config.task, HeaderInputs(checkpoint, config.model), config.training)
+    lessons = TrainingExamples(rows, task, config.task, HeaderInputs(checkpoint, config.model), config.training)
     return first_epoch(lessons, config.dataset.target, progress)
 
 
@@ -217,7 +217,7 @@ def _needed(shapes: Shapes, setup: Setup, rows: Iterable[Work], asked: int | str
 
     if isinstance(asked, int):
         return {"checkpoint_layers": asked, "peak_bytes": peak(asked), "fits": peak(asked) <= room}
-    found = fewest(layers, lambda count: peak(count) <= room)
+    found = fewest_layers(layers, lambda count: peak(count) <= room)
     least = found if found is not None else min(range(layers + 1), key=peak)
     return {"checkpoint_layers": least, "peak_bytes": peak(least), "fits": found is not None}
 

@@ -1,5 +1,5 @@
-"""Conversations to an adapter folder.
+"""Conversations in, an adapter folder out.
 
-`loop.train(...)` is the entrance; `settings` holds the configs and imports no torch. Training never sees an engine:
-an adapter crosses to inference as a folder on disk.
+`trainer.train(...)` is the entry point; `config` holds the settings and imports no torch. Training never touches an
+inference engine: an adapter reaches inference as a folder on disk.
 """

@@ -1,8 +1,9 @@
-"""Attention inside segments: each sees its parent and then itself, causally; nothing else of the row.
+"""Attention for packed sequences: every segment sees its prefix and then itself, causally; nothing else.
 
-Registered with transformers under a name of its own and given to the language model alone. The row's segments travel as
-a keyword argument from the model's forward to every layer, so nothing is kept between calls. On a GPU in half precision
-one call of a variable-length attention, torch's or flash-attn's, does a whole row; elsewhere one call per segment.
+Registered with transformers under a name of its own and set on the language model alone. The segments of a sequence
+travel as a keyword argument from the model's forward to every layer, so no state is kept between calls. On a GPU in
+half precision one call of a variable-length kernel, torch's or flash-attn's, computes a whole sequence; elsewhere one
+call per segment does.
 """
 
 import inspect
@@ -23,81 +24,81 @@ if TYPE_CHECKING:
     Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     Bounds = tuple[torch.Tensor, torch.Tensor]
 
-SEGMENTS = "vlmtune_segments"
-
+PACKED_ATTENTION = "vlmtune_packed"
+"""The name under which transformers knows this attention."""
 
 Kernel = Literal["varlen", "flash", "loop"]
 MODULES = {"varlen": "torch.nn.attention.varlen", "flash": "flash_attn"}
-"""Where the kernels for a GPU in half precision stand, the one to take first in front."""
+"""Modules of the kernels for a GPU in half precision, in order of preference."""
 
 
-def pick_kernel(asked: str, device: str, dtype: "torch.dtype") -> Kernel:
-    """What computes attention here: the one asked for, or by `auto` the first that runs.
+def pick_kernel(requested: str, device: str, dtype: "torch.dtype") -> Kernel:
+    """The kernel to use: the requested one, or with `auto` the first that runs here.
 
     Raises:
-        EnvironmentProblem: the one asked for cannot run here.
+        EnvironmentProblem: the requested kernel cannot run here.
     """
     import torch
 
     fast = device.startswith("cuda") and dtype in (torch.float16, torch.bfloat16)
-    if asked == "loop" or (asked == "auto" and not fast):
+    if requested == "loop" or (requested == "auto" and not fast):
         return "loop"
     if not fast:
         raise EnvironmentProblem(
-            f"training.attention={asked} needs a GPU and half precision (here: {device}, {str(dtype).split('.')[-1]}); "
-            "use --set training.attention=auto"
+            f"training.attention={requested} needs a GPU and half precision (here: {device}, "
+            f"{str(dtype).split('.')[-1]}); use --set training.attention=auto"
         )
-    there = [name for name, module in MODULES.items() if asked in ("auto", name) and _runs(module)]
-    if not there and asked == "flash":
+    usable = [name for name, module in MODULES.items() if requested in ("auto", name) and _can_import(module)]
+    if not usable and requested == "flash":
         raise EnvironmentProblem(
             "training.attention=flash needs the package flash-attn, built for this torch: pip install flash-attn "
             "--no-build-isolation; or use --set training.attention=auto"
         )
-    if not there and asked == "varlen":
+    if not usable and requested == "varlen":
         raise EnvironmentProblem(
             f"training.attention=varlen needs torch 2.10 or newer (here: {torch.__version__}): pip install -U torch; "
             "or use --set training.attention=auto"
         )
-    return there[0] if there else "loop"  # type: ignore[return-value]  # the names of MODULES
+    return usable[0] if usable else "loop"  # type: ignore[return-value]  # the keys of MODULES
 
 
-def use_segments(model: "nn.Module", family: Family, asked: str = "auto") -> Kernel:
-    """Let the language model of a loaded model attend inside segments; returns what computes that.
+def enable_packed_attention(model: "nn.Module", family: Family, requested: str = "auto") -> Kernel:
+    """Switch the language model of a loaded model to packed attention; returns the kernel in use.
 
-    Every forward then needs `segments`: the row's own, in order, covering it.
+    Every forward then needs the keyword `segments`: those of its packed sequence, in order, covering it.
 
     Raises:
-        EnvironmentProblem: the kernel asked for cannot run here.
+        EnvironmentProblem: the requested kernel cannot run here.
     """
     from transformers import AttentionInterface
 
     language: Any = model.get_submodule(family.language)
-    kernel = pick_kernel(asked, language.device.type, language.dtype)
-    AttentionInterface.register(SEGMENTS, partial(attend_in_segments, kernel=kernel))
-    language.config._attn_implementation = SEGMENTS  # noqa: SLF001 - the public setter knows transformers' own names only
+    kernel = pick_kernel(requested, language.device.type, language.dtype)
+    AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, kernel=kernel))
+    language.config._attn_implementation = PACKED_ATTENTION  # noqa: SLF001 - the public setter rejects unknown names
     return kernel
 
 
-def _runs(module: str) -> bool:
+def _can_import(module: str) -> bool:
     try:
         import_module(module)
-    except ImportError:  # not there, or built for another torch
+    except ImportError:  # not installed, or built for another torch
         return False
     return True
 
 
 @contextmanager
-def unsegmented(model: "nn.Module", family: Family) -> Iterator[None]:
-    """Let the language model attend as it was loaded, for answering; segments again afterwards."""
+def plain_attention(model: "nn.Module", family: Family) -> Iterator[None]:
+    """Let the language model attend as it was loaded, to generate text; packed attention again afterwards."""
     language: Any = model.get_submodule(family.language)
     language.config._attn_implementation = "sdpa"  # noqa: SLF001 - as above
     try:
         yield
     finally:
-        language.config._attn_implementation = SEGMENTS  # noqa: SLF001 - as above
+        language.config._attn_implementation = PACKED_ATTENTION  # noqa: SLF001 - as above
 
 
-def attend_in_segments(  # noqa: PLR0913 - the signature is what transformers calls
+def packed_attention(  # noqa: PLR0913 - the signature is what transformers calls
     module: "nn.Module",
     query: "torch.Tensor",
     key: "torch.Tensor",
@@ -109,70 +110,74 @@ def attend_in_segments(  # noqa: PLR0913 - the signature is what transformers ca
     kernel: Kernel = "loop",
     **_: Any,
 ) -> "tuple[torch.Tensor, None]":
-    """Attention of one packed row.
+    """Attention over one packed sequence.
 
     Args:
-        module: the attention layer; not used.
+        module: the attention layer; unused.
         query: [1, heads, S, head_dim].
         key: [1, key-value heads, S, head_dim].
         value: as `key`.
-        attention_mask: none; who sees whom is said by the segments.
-        segments: of the row, in order.
+        attention_mask: unused; the segments say which token sees which.
+        segments: of the packed sequence, in order.
         scaling: of the scores.
         kernel: what computes it.
 
     Returns:
-        [1, S, heads, head_dim], and no weights.
+        [1, S, heads, head_dim], and no attention weights.
     """
     if kernel == "loop":
-        return _one_by_one(query, key, value, segments, scaling), None
-    index, bounds, longest = _gathering(tuple(segments), query.device)
+        return _loop(query, key, value, segments, scaling), None
+    index, bounds, longest = _varlen_layout(tuple(segments), query.device)
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
-    # Keys and values are gathered per segment, so that autograd adds up what is shared.
+    # A shared prefix is gathered once per branch; autograd adds the gradients of the copies up.
     gathered = (queries, keys[index], values[index])
-    at_once = _flash if kernel == "flash" else _varlen
-    return at_once(gathered, bounds, longest, scaling)[None], None
+    attend = _flash if kernel == "flash" else _varlen
+    return attend(gathered, bounds, longest, scaling)[None], None
 
 
-def _one_by_one(
+def _loop(
     query: "torch.Tensor",
     key: "torch.Tensor",
     value: "torch.Tensor",
     segments: Sequence[Segment],
     scaling: float | None,
 ) -> "torch.Tensor":
+    """One call of scaled_dot_product_attention per segment; [1, S, heads, head_dim]."""
     import torch
 
     attend = torch.nn.functional.scaled_dot_product_attention
-    grouped = key.shape[1] != query.shape[1]
-    done = []
+    gqa = key.shape[1] != query.shape[1]
+    outputs = []
     for segment in segments:
-        own, seen = slice(segment.start, segment.end), slice(segment.parent_start, segment.parent_end)
+        own, prefix = slice(segment.start, segment.end), slice(segment.prefix_start, segment.prefix_end)
         queries, keys, values = query[:, :, own], key[:, :, own], value[:, :, own]
-        parent = segment.parent_end - segment.parent_start
-        if not parent:
-            done.append(attend(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped))
+        seen = segment.prefix_end - segment.prefix_start
+        if not seen:
+            outputs.append(attend(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=gqa))
             continue
         length = segment.end - segment.start
-        mask = torch.ones(length, parent + length, dtype=torch.bool, device=query.device).tril(parent)
-        keys, values = torch.cat([key[:, :, seen], keys], 2), torch.cat([value[:, :, seen], values], 2)
-        done.append(attend(queries, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped))
-    return torch.cat(done, 2).transpose(1, 2)
+        # Rows are queries, columns the prefix and then the segment: for 2 tokens after 3,  1 1 1 | 1 0
+        #                                                                                   1 1 1 | 1 1
+        mask = torch.ones(length, seen + length, dtype=torch.bool, device=query.device).tril(seen)
+        keys, values = torch.cat([key[:, :, prefix], keys], 2), torch.cat([value[:, :, prefix], values], 2)
+        outputs.append(attend(queries, keys, values, attn_mask=mask, scale=scaling, enable_gqa=gqa))
+    return torch.cat(outputs, 2).transpose(1, 2)
 
 
 def _varlen(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], scaling: float | None) -> "torch.Tensor":
-    """By torch, whose call has other arguments in each version.
+    """Torch's variable-length attention, whose arguments differ between versions.
 
-    Queries and keys of a segment end together, which is how the causal window is aligned; so, too, in `_flash`.
+    A segment has fewer queries than keys if it has a prefix. Both kernels align the causal mask at the end, so the last
+    query sees the last key.
     """
     from torch.nn.attention.varlen import varlen_attn
 
     queries, keys, values = gathered
-    known = inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    if "scale" in known:
+    parameters = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in parameters else {"is_causal": True}
+    if "scale" in parameters:
         options["scale"] = scaling
-    if "enable_gqa" in known:
+    if "enable_gqa" in parameters:
         options["enable_gqa"] = True
     else:
         repeats = queries.shape[1] // keys.shape[1]
@@ -183,19 +188,29 @@ def _varlen(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], sca
 
 
 def _flash(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], scaling: float | None) -> "torch.Tensor":
-    """By flash-attn (2.1 or newer), which repeats the key-value heads itself."""
+    """flash-attn (2.1 or newer), which repeats the key-value heads itself."""
     call: Any = import_module("flash_attn").flash_attn_varlen_func
     out: torch.Tensor = call(*gathered, *bounds, *longest, softmax_scale=scaling, causal=True)
     return out
 
 
 @lru_cache(maxsize=4)
-def _gathering(segments: tuple[Segment, ...], device: "torch.device") -> "tuple[torch.Tensor, Bounds, tuple[int, int]]":
-    """Which keys each segment sees, bounds of queries and keys, longest of both: the same for every layer of a row."""
+def _varlen_layout(
+    segments: tuple[Segment, ...], device: "torch.device"
+) -> "tuple[torch.Tensor, Bounds, tuple[int, int]]":
+    """Indices of the keys each segment sees, bounds of queries and keys, longest of both.
+
+    The same for every layer of a sequence, hence cached. For the prefix P1 P2 P3 and its branches A1 A2 and B1 B2:
+
+        segments       P1 P2 P3 | A1 A2          | B1 B2
+        index           0  1  2 | 0  1  2  3  4  | 0  1  2  5  6
+        query bounds   [0, 3, 5, 7]       longest 3
+        key bounds     [0, 3, 8, 13]      longest 5
+    """
     import torch
 
-    seen = [[*range(s.parent_start, s.parent_end), *range(s.start, s.end)] for s in segments]
-    index = torch.tensor([place for places in seen for place in places], device=device)
-    lengths = [s.end - s.start for s in segments], [len(places) for places in seen]
+    seen = [[*range(s.prefix_start, s.prefix_end), *range(s.start, s.end)] for s in segments]
+    index = torch.tensor([key for keys in seen for key in keys], device=device)
+    lengths = [s.end - s.start for s in segments], [len(keys) for keys in seen]
     queries, keys = (torch.tensor([0, *some]).cumsum(0).int().to(device) for some in lengths)
     return index, (queries, keys), (max(lengths[0]), max(lengths[1]))

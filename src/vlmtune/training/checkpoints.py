@@ -1,19 +1,17 @@
-"""The state of a run after an optimizer step, on disk: weights, optimizer moments, position. Safetensors and JSON only.
+"""Checkpoints of a training run, and the adapter of its best step.
 
-A checkpoint is a folder `step-000050` that counts once its `complete.json` is there with the hashes of the others; it
-is written under another name and renamed last. A crash at any moment leaves the newest complete one.
-
-Which step's adapter is kept: the last one, or the best by a judgement on the validation rows.
-
-What was judged stands in the curve, so a resumed run knows what the interrupted one knew.
+A checkpoint holds weights, optimizer moments and the step, in safetensors and JSON only. It is a folder `step-000050`
+that counts once its `complete.json` exists with the hashes of the other files; it is written under another name and
+renamed last, so a crash at any moment leaves the newest complete one.
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmtune import fault_injection
 from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_bytes
@@ -22,15 +20,14 @@ from vlmtune.training.lora import trainable
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 KEPT = 2
+"""Checkpoints kept on disk."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
-    """Publish the state after `step` optimizer steps and forget all but the newest `KEPT`.
+    """Write the checkpoint after `step` optimizer steps and delete all but the newest `KEPT`.
 
     Raises:
         EnvironmentProblem: the disk is full; older checkpoints are untouched.
@@ -64,21 +61,21 @@ def _write(
     moments = {f"{kind}.{name}": state[kind].cpu() for name, state in states.items() for kind in MOMENTS}
     write_bytes(building / "moments.safetensors", to_bytes(moments))
     fault_injection.hit("checkpoint.moments")
-    taken = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
+    steps = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
     hashes = {file.name: _hash(file) for file in sorted(building.iterdir())}
-    complete = {"step": step, "optimizer_steps": max(taken), "files": hashes}
+    complete = {"step": step, "optimizer_steps": max(steps), "files": hashes}
     write_atomic(building / "complete.json", json.dumps(complete, indent=2))
     fault_injection.hit("checkpoint.complete")
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete, None where there is none."""
+    """The newest complete checkpoint; None if there is none."""
     return next((c for c in sorted(folder.glob("step-*"), reverse=True) if _complete(c)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A checkpoint that was read."""
+    """The contents of a checkpoint."""
 
     step: int
     optimizer_steps: int
@@ -87,7 +84,7 @@ class State:
 
 
 def read(checkpoint: Path) -> State:
-    """A checkpoint's tensors on the CPU."""
+    """Read a checkpoint; its tensors are on the CPU."""
     from safetensors.torch import load_file
 
     complete = read_json(checkpoint / "complete.json")
@@ -96,7 +93,7 @@ def read(checkpoint: Path) -> State:
 
 
 def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
-    """Put weights and optimizer back as they were."""
+    """Restore weights and optimizer in place."""
     import torch
 
     for name, parameter in trainable(model).items():
@@ -119,39 +116,42 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-LOSS = "validation_loss"
+VALIDATION_LOSS = "validation_loss"
+"""Key of the curve."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """A number for a model after a step; None where nothing could be measured. `name` is its key in the curve."""
+class Evaluator:
+    """A metric of the model after a step; None where it is undefined. `name` is its key in the curve."""
 
     name: str
     higher_is_better: bool
     score: Callable[[Any, int], float | None]
 
 
-class Selection:
-    """Keeps the adapter of the best step in `work/best-<step>`.
+class BestAdapter:
+    """Keeps the adapter of the best step so far in `work/best-<step>`.
+
+    All evaluations are in the curve, so a resumed run knows what the interrupted one knew.
 
     Args:
-        work: of the run.
-        by: key of the curve that decides; None keeps the last step.
+        work: folder of the run.
+        key: key of the curve that decides; None keeps the last step.
         higher_is_better: which way.
-        patience: judgements without a better one after which training ends; None never ends it.
+        patience: evaluations without improvement after which training ends; None never ends it.
     """
 
-    def __init__(self, work: Path, by: str | None, higher_is_better: bool, patience: int | None) -> None:
-        self._work, self._by, self._patience = work, by, patience
+    def __init__(self, work: Path, key: str | None, higher_is_better: bool, patience: int | None) -> None:
+        self._work, self._key, self._patience = work, key, patience
         self._sign = 1.0 if higher_is_better else -1.0
         self.step: int | None = None
         self._best = float("-inf")
-        self._since = 0
+        self._without_improvement = 0
 
     @property
-    def exhausted(self) -> bool:
-        """Whether training may end early."""
-        return self._patience is not None and self._since >= self._patience
+    def should_stop(self) -> bool:
+        """Whether training should end early."""
+        return self._patience is not None and self._without_improvement >= self._patience
 
     @property
     def folder(self) -> Path | None:
@@ -159,31 +159,34 @@ class Selection:
         return self._folder(self.step) if self.step is not None else None
 
     def restore(self, points: Iterable[Mapping[str, Any]]) -> None:
-        """Know again what the curve says."""
+        """Replay the evaluations of a curve."""
         for point in points:
-            self._hear(point["step"], point)
+            self._improves(point["step"], point)
 
-    def offer(self, step: int, values: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
-        """Judge a step; `save` writes its adapter where it is the best so far, None where another process does."""
-        if self._hear(step, values) and save is not None:
+    def update(self, step: int, values: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
+        """Take note of an evaluation; `save` writes the adapter if it is the best so far, None if another process does.
+
+        Earlier best adapters stay until `prune`, so that the curve on disk never names one that is gone.
+        """
+        if self._improves(step, values) and save is not None:
             target, building = self._folder(step), self._work / "building-best"
             for old in (target, building):
                 shutil.rmtree(old, ignore_errors=True)
             save(building)
             building.rename(target)
 
-    def tidy(self) -> None:
-        """Forget adapters that were best once."""
+    def prune(self) -> None:
+        """Delete adapters that are no longer the best."""
         for old in self._work.glob("best-*"):
             if old != self.folder:
                 shutil.rmtree(old)
 
-    def _hear(self, step: int, values: Mapping[str, float]) -> bool:
-        if self._by is None or self._by not in values:
+    def _improves(self, step: int, values: Mapping[str, float]) -> bool:
+        if self._key is None or self._key not in values:
             return False
-        value = self._sign * values[self._by]
+        value = self._sign * values[self._key]
         better = value > self._best
-        self._since = 0 if better else self._since + 1
+        self._without_improvement = 0 if better else self._without_improvement + 1
         if better:
             self._best, self.step = value, step
         return better

@@ -89,7 +89,7 @@ class TrainingConfig(BaseConfig):
     """AdamW's decoupled weight decay."""
 
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are scaled down to this norm where they exceed it."""
+    """Largest gradient norm; larger gradients are scaled down to it."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of the frozen model; adapters are fp32 always."""

@@ -1,4 +1,4 @@
-"""Examples as lessons: what the model reads and which tokens it learns. Every one is tried before the first step."""
+"""Rows as training examples: what the model reads, and which tokens are supervised. All are checked before step 1."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,43 +16,44 @@ from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 from vlmtune.training.config import TrainingConfig
-from vlmtune.training.sampler import Visit
+from vlmtune.training.sampler import Sample
 from vlmtune.types import Example, Turn
 
-MOST_NAMED = 10
-"""Bad rows named at once; looking for more would only delay the message."""
+MAX_REPORTED = 10
+"""Bad rows reported at once; looking for more would only delay the message."""
 
-HOW_TO_GO_ON = (
-    "vlmtune data check names all bad rows and pictures. Repair or remove them, or allow some to be left out with "
+HINT = (
+    "`vlmtune data check` lists all bad rows and images. Repair or remove them, or let some be skipped with "
     "dataset.max_bad_fraction"
 )
-TRIED_TOGETHER = 16
-"""Rows that the threads are given at once."""
+CHECK_BATCH = 16
+"""Rows handed to the worker threads at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Tokens of every lesson, and how many of them are learnt: [lessons], row after row, target after target.
+class ExampleLengths:
+    """Tokens and supervised tokens of every training example, [examples], row by row and target by target.
 
-    Lesson n of row r stands at `starts[r]` + n; eight bytes a lesson.
+    The example of row r and target t has index `starts[r]` + t; eight bytes an example.
     """
 
     tokens: NDArray[np.int32]
     supervised: NDArray[np.int32]
     starts: NDArray[np.int64]
 
-    def places(self, visits: Sequence[Visit]) -> list[int]:
-        """Where the lessons of some visits stand."""
-        return [int(self.starts[visit.row]) + visit.choice for visit in visits]
+    def indices(self, samples: Sequence[Sample]) -> list[int]:
+        """Indices of the examples that some samples stand for."""
+        return [int(self.starts[sample.row]) + sample.target for sample in samples]
 
     def first_targets(self) -> tuple[int, int]:
-        """(tokens, supervised tokens) over one pass with each row's first target."""
-        return int(self.tokens[self.starts[:-1]].sum()), int(self.supervised[self.starts[:-1]].sum())
+        """(tokens, supervised tokens) of one pass over each row with its first target."""
+        first = self.starts[:-1]
+        return int(self.tokens[first].sum()), int(self.supervised[first].sum())
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
-    """The rows of one split, taught by one task."""
+class TrainingExamples:
+    """The rows of one split with their targets, encoded on access."""
 
     rows: Rows
     task: Task
@@ -60,20 +61,20 @@ class Lessons:
     inputs: Inputs
     settings: TrainingConfig
 
-    def encode(self, visit: Visit) -> Encoded:
-        """Token ids, mask and patches of one visit.
+    def encode(self, sample: Sample) -> Encoded:
+        """Token ids, supervision mask and image patches of one sample.
 
         Raises:
             DataError: names the row and what is wrong with it.
         """
-        example = self.rows.with_target(visit.row, visit.choice)
+        example = self.rows.with_target(sample.row, sample.target)
         try:
-            return self.encoded(example)
+            return self.encode_example(example)
         except DataError as error:
-            raise type(error)(*_named(error, example.id)) from None
+            raise type(error)(*_with_row(error, example.id)) from None
 
-    def encoded(self, example: Example) -> Encoded:
-        """What one example teaches with its target.
+    def encode_example(self, example: Example) -> Encoded:
+        """The same for an example of the task with its target.
 
         Raises:
             DataError: what is wrong with it.
@@ -82,60 +83,60 @@ class Lessons:
         conversation = (*self.task.ask(self.task_config, example), answer)
         return self.inputs.lesson(conversation, self.settings.trained_turns, self.settings.max_tokens)
 
-    def check(self, name: str, progress: Progress, stop: StopRequest) -> Sizes:
-        """Encode every row with every target once, in threads.
+    def check(self, name: str, progress: Progress, stop: StopRequest) -> ExampleLengths:
+        """Encode every row with each of its targets once, in threads.
 
         Raises:
-            DataError: names the rows that cannot be taught, the first `MOST_NAMED` of them.
+            DataError: lists the rows that cannot be trained on, at most the first `MAX_REPORTED`.
         """
         tokens, supervised, starts = array("i"), array("i"), array("q", [0])
         bad: list[DataError] = []
-        for found in self._tried_rows(name, progress, stop):
-            if isinstance(found, DataError):
-                bad.append(found)
-                if len(bad) == MOST_NAMED:
+        for result in self._check_rows(name, progress, stop):
+            if isinstance(result, DataError):
+                bad.append(result)
+                if len(bad) == MAX_REPORTED:
                     break
                 continue
-            tokens.extend(size[0] for size in found)
-            supervised.extend(size[1] for size in found)
+            tokens.extend(length for length, _ in result)
+            supervised.extend(count for _, count in result)
             starts.append(len(tokens))
         if len(bad) == 1:
-            raise DataError(f"{bad[0]}\n{HOW_TO_GO_ON}")
+            raise DataError(f"{bad[0]}\n{HINT}")
         if bad:
-            count = f"at least {MOST_NAMED}" if len(bad) == MOST_NAMED else str(len(bad))
-            named = "".join(f"  {error}\n" for error in bad)
-            raise DataError(f"{count} {name} rows cannot be taught:\n{named}{HOW_TO_GO_ON}")
-        return Sizes(np.array(tokens, np.int32), np.array(supervised, np.int32), np.array(starts, np.int64))
+            count = f"at least {MAX_REPORTED}" if len(bad) == MAX_REPORTED else str(len(bad))
+            listed = "".join(f"  {error}\n" for error in bad)
+            raise DataError(f"{count} {name} rows cannot be trained on:\n{listed}{HINT}")
+        return ExampleLengths(np.array(tokens, np.int32), np.array(supervised, np.int32), np.array(starts, np.int64))
 
     def bad_rows(self, name: str, progress: Progress, stop: StopRequest) -> dict[int, str]:
-        """Rows that cannot be taught with each of their targets, and why; all of them."""
-        tried = enumerate(self._tried_rows(name, progress, stop))
-        return {row: str(found) for row, found in tried if isinstance(found, DataError)}
+        """All rows that cannot be trained on with each of their targets, and why."""
+        results = enumerate(self._check_rows(name, progress, stop))
+        return {row: str(result) for row, result in results if isinstance(result, DataError)}
 
-    def _tried_rows(
+    def _check_rows(
         self, name: str, progress: Progress, stop: StopRequest
     ) -> Iterator[list[tuple[int, int]] | DataError]:
-        """Of each row (tokens, supervised tokens) of its lessons, or the first thing that is wrong with it."""
+        """For each row (tokens, supervised tokens) of its examples, or the first thing that is wrong with it."""
         count = len(self.rows)
-        batches = [range(start, min(start + TRIED_TOGETHER, count)) for start in range(0, count, TRIED_TOGETHER)]
+        batches = [range(start, min(start + CHECK_BATCH, count)) for start in range(0, count, CHECK_BATCH)]
         with (
-            Prefetch(self._tried, batches, self.settings.workers) as feed,
+            Prefetch(self._check_row, batches, self.settings.workers) as results,
             progress.step(f"check {name} rows", count) as step,
         ):
-            for tried in feed:
-                yield from tried
-                step.advance(len(tried))
+            for batch in results:
+                yield from batch
+                step.advance(len(batch))
                 stop.obey("nothing was trained yet")
 
-    def _tried(self, row: int) -> list[tuple[int, int]] | DataError:
+    def _check_row(self, row: int) -> list[tuple[int, int]] | DataError:
         try:
-            made = [self.encode(Visit(row, n, 0)) for n in range(self.rows.target_count(row))]
+            encoded = [self.encode(Sample(row, target, 0)) for target in range(self.rows.target_count(row))]
         except DataError as error:
             return error
-        return [(len(encoded), encoded.rendered.supervised) for encoded in made]
+        return [(len(one), one.rendered.supervised) for one in encoded]
 
 
-def _named(error: DataError, row: str) -> tuple[str, ...]:
-    """Constructor arguments of the same error with the row's id in front; an ImageError has two."""
+def _with_row(error: DataError, row: str) -> tuple[str, ...]:
+    """Constructor arguments of the same error with the row's id in front; an ImageError takes two."""
     where = getattr(error, "where", None)
     return (error.reason, f"{row} ({where})") if where is not None else (f"{row}: {error}",)  # type: ignore[attr-defined]

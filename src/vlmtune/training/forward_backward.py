@@ -1,93 +1,70 @@
-"""Losses and gradients of lessons in packed rows, which get shorter where memory ends.
+"""Losses and gradients of packed examples, and the test that packing leaks nothing between them.
 
-A global batch's gradient is the same however it is packed; dropout is a function of (seed, step, row).
-
-What a packed row costs: the loss of every token that is learnt, from one forward pass.
-
-Tried on every run's own first rows before step 1: no lesson of a packed row feels another.
-
-A leak between lessons moves a loss by a thousandth and the gradient by a third; nobody sees it in a curve. The gradient
-of one lesson's loss with respect to what enters the language model tells exactly: it is 0, to the bit, at every place
-the lesson must not see.
+A global batch has the same gradient however it is packed; dropout is a function of (seed, step, sequence).
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmtune.distributed import Ranks
-from vlmtune.errors import EnvironmentProblem
-from vlmtune.files import write_json
-from vlmtune.processing.encoder import Encoded, Inputs
-from vlmtune.training.config import TrainingConfig
-from vlmtune.training.packing import Layout, Row, rows_of
-
-if TYPE_CHECKING:
-    import torch
-from typing import TYPE_CHECKING
-
-from vlmtune.processing.encoder import picture_tensors
-
-if TYPE_CHECKING:
-    import torch
-from typing import TYPE_CHECKING
-
-from vlmtune.errors import IntegrityError
+from vlmtune.distributed import ProcessGroup
+from vlmtune.errors import EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
+from vlmtune.files import write_json
+from vlmtune.processing.encoder import Encoded, Inputs, picture_tensors
+from vlmtune.training.config import TrainingConfig
+from vlmtune.training.packing import Layout, PackedSequence, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
+EXAMPLE_TOO_LARGE = (
+    "one example alone does not fit into this GPU's memory. Try one of: --set model.max_pixels=401408, "
+    "--set training.checkpoint_layers=auto, --set model.quantization=nf4"
+)
+PACK_TOKENS_FILE = "pack_tokens.json"
+"""In the work folder: the packed length that fitted into memory, for a resumed run."""
 
-def token_losses(model: Any, row: Row, inputs: Inputs, device: str) -> "torch.Tensor":
-    """Cross-entropy of each target of a row, [targets], in nats; fp32.
 
-    The head runs at the predicting places alone: at 8B and 1,840 tokens that is 0.1 GB of logits instead of 4.2.
+def token_losses(model: Any, sequence: PackedSequence, inputs: Inputs, device: str) -> "torch.Tensor":
+    """Cross-entropy of each target of a packed sequence, [targets], in nats; fp32.
+
+    The head runs at the predicting positions alone: at 8B and 1,840 tokens that is 0.1 GB of logits instead of 4.2.
 
     Args:
-        model: the model inside its adapter, whose language model attends inside segments (`attention.use_segments`).
-        row: S tokens.
+        model: the model inside its adapter, with packed attention (`attention.enable_packed_attention`).
+        sequence: S tokens.
         inputs: of the checkpoint.
         device: where the model is.
     """
     import torch
 
-    places = torch.from_numpy(row.positions)
-    # The first of the four rows is the plain text position, which the model only asks masks for.
-    places = torch.cat([torch.arange(len(row))[None], places])[:, None]
+    positions = torch.from_numpy(sequence.positions)
+    # The model takes [4, 1, S]: the plain text position, which it uses for masks only, then the three rotary ones.
+    positions = torch.cat([torch.arange(len(sequence))[None], positions])[:, None]
     hidden = model.base_model(
-        input_ids=torch.tensor([row.ids], device=device),
-        position_ids=places.to(device),
+        input_ids=torch.tensor([sequence.ids], device=device),
+        position_ids=positions.to(device),
         use_cache=False,
-        segments=row.segments,
-        **picture_tensors(row.pictures, inputs, device, model.dtype),
+        segments=sequence.segments,
+        **picture_tensors(sequence.pictures, inputs, device, model.dtype),
     ).last_hidden_state[0]
-    logits = model.get_output_embeddings()(hidden[list(row.predictors)]).float()
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets, device=device), reduction="none")
+    logits = model.get_output_embeddings()(hidden[list(sequence.predictors)]).float()
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(sequence.targets, device=device), reduction="none")
 
 
-TOO_LARGE = (
-    "one example alone does not fit into this GPU's memory. Try one of: --set model.max_pixels=401408, "
-    "--set training.checkpoint_layers=auto, --set model.quantization=nf4"
-)
-SHORTER = "pack_tokens.json"
-"""In the work folder: the length that rows had to be cut to, for whoever resumes."""
-
-
-class Gradients:
-    """The model at work on packed rows.
+class ForwardBackward:
+    """Computes packed sequences with one model.
 
     Args:
         base: the model inside its adapter.
-        weights: what is trained.
+        weights: the trained weights.
         inputs: of the checkpoint.
         device: where the model is.
         settings: of the training.
-        work: where a shortened row is noted.
-        ranks: this process among others.
+        work: folder in which a shortened packed length is recorded.
+        processes: those that share the global batch.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is one thing it works with
@@ -98,113 +75,131 @@ class Gradients:
         device: str,
         settings: TrainingConfig,
         work: Path,
-        ranks: Ranks,
+        processes: ProcessGroup,
     ) -> None:
         self._base, self._weights, self._inputs, self._device = base, weights, inputs, device
-        self._settings, self._work, self._ranks = settings, work, ranks
+        self._settings, self._work, self._processes = settings, work, processes
         self.pack_tokens = settings.pack_tokens
 
-    def rows(self, lessons: Sequence[Encoded]) -> list[Row]:
-        """Lessons as packed rows."""
+    def pack(self, examples: Sequence[Encoded]) -> list[PackedSequence]:
+        """The examples as packed sequences."""
         inputs = self._inputs
         layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
-        return rows_of(lessons, layout, self.pack_tokens)
+        return pack(examples, layout, self.pack_tokens)
 
-    def losses(self, row: Row) -> "torch.Tensor":
-        """Loss of every learnt token of a row, [targets]."""
-        return token_losses(self._base, row, self._inputs, self._device)
+    def token_losses(self, sequence: PackedSequence) -> "torch.Tensor":
+        """Loss of every supervised token of a packed sequence, [targets]."""
+        return token_losses(self._base, sequence, self._inputs, self._device)
 
-    def forget(self) -> None:
-        """No gradients any more."""
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
         for weight in self._weights:
             weight.grad = None
 
-    def add(self, lessons: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
-        """Add these lessons' part of the gradient of a batch with so many supervised tokens; returns their losses.
+    def accumulate(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
+        """Add these examples' share of the gradient of a global batch.
 
-        Where a row does not fit into memory, all rows are made half as long and the batch is tried again: the same
-        batch, the same gradient.
+        If memory does not suffice, the packed length is halved and the examples are tried again: the same batch, the
+        same gradient.
+
+        Args:
+            examples: this process' share of the batch.
+            supervised: supervised tokens of the whole global batch.
+            step: number of the optimizer step, for dropout's seed.
+
+        Returns:
+            Summed loss of each example, [examples], fp64.
         """
         import torch
 
         while True:
             with contextlib.suppress(torch.OutOfMemoryError):
-                return self._backward(lessons, supervised, step)
-            # Out here the failed pass is really gone: inside `except` its traceback would keep it alive.
-            self.forget()
+                return self._backward(examples, supervised, step)
+            # Only here is the failed pass really freed: inside `except` the traceback would keep it alive.
+            self.zero_grad()
             torch.cuda.empty_cache()
-            self.shorten_rows(lessons)
+            self.halve_pack_tokens(examples)
 
-    def _backward(self, lessons: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
+    def _backward(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
         import torch
 
-        summed = torch.zeros(len(lessons), dtype=torch.float64)
-        for number, row in enumerate(self.rows(lessons)):
-            torch.manual_seed(_seed(self._settings.seed, step, number * self._ranks.world + self._ranks.rank))
-            losses = self.losses(row)
+        summed = torch.zeros(len(examples), dtype=torch.float64)
+        rank, world_size = self._processes.rank, self._processes.world_size
+        for index, sequence in enumerate(self.pack(examples)):
+            torch.manual_seed(_seed(self._settings.seed, step, index * world_size + rank))
+            losses = self.token_losses(sequence)
             (losses.sum() / supervised).backward()
-            summed.index_add_(0, torch.tensor(row.owners), losses.detach().double().cpu())
+            summed.index_add_(0, torch.tensor(sequence.example_indices), losses.detach().double().cpu())
         return summed
 
-    def shorten_rows(self, lessons: Sequence[Encoded]) -> None:
-        """Make rows half as long, for the rest of the run.
+    def halve_pack_tokens(self, examples: Sequence[Encoded]) -> None:
+        """Halve the packed length for the rest of the run, starting from the longest sequence of these examples.
 
         Raises:
-            EnvironmentProblem: each of these lessons had a row of its own already.
+            EnvironmentProblem: each of these examples already has a sequence of its own.
         """
-        if len(self.rows(lessons)) == len(lessons):
-            raise EnvironmentProblem(TOO_LARGE)
-        self.pack_tokens = max(map(len, self.rows(lessons))) // 2
-        if self._ranks.first:
-            write_json(self._work / SHORTER, self.pack_tokens)
+        sequences = self.pack(examples)
+        if len(sequences) == len(examples):
+            raise EnvironmentProblem(EXAMPLE_TOO_LARGE)
+        self.pack_tokens = max(map(len, sequences)) // 2
+        if self._processes.is_main:
+            write_json(self._work / PACK_TOKENS_FILE, self.pack_tokens)
 
 
-def _seed(seed: int, step: int, row: int) -> int:
-    return (seed * 1_000_003 + step) * 1_000_003 + row & 0x7FFF_FFFF_FFFF_FFFF
+def _seed(seed: int, step: int, sequence: int) -> int:
+    return (seed * 1_000_003 + step) * 1_000_003 + sequence & 0x7FFF_FFFF_FFFF_FFFF
 
 
-def check_isolation(model: Any, family: Family, row: Row, losses: "Callable[[Row], torch.Tensor]") -> None:
-    """One backward pass of the row's last lesson, one with a parent where there is any.
+def check_packing_leakage(
+    model: Any, family: Family, sequence: PackedSequence, losses: "Callable[[PackedSequence], torch.Tensor]"
+) -> None:
+    """Check that no example of a packed sequence influences another, by one backward pass.
+
+    A leak moves a loss by a thousandth and the gradient by a third, which no loss curve shows. The gradient of one
+    example's loss with respect to the language model's input embeddings does: it must be exactly 0 at every token that
+    the example must not see, and not 0 at its own prefix. The last branch is tested, or the last segment if none has a
+    prefix. In the drawing of `packing` the loss of B has a gradient at indices 0-2 and 5-6, and zeros elsewhere.
 
     Args:
         model: the model inside its adapter.
         family: says where the language model is.
-        row: several lessons.
-        losses: token losses of a row, [targets].
+        sequence: several examples.
+        losses: token losses of a sequence, [targets].
 
     Raises:
-        IntegrityError: the lesson feels a place it must not see, or does not feel all of its beginning.
+        IntegrityError: the example sees a token it must not see, or not all of its prefix.
     """
     import torch
 
-    own = next((s for s in reversed(row.segments) if s.parent_end > s.parent_start), row.segments[-1])
-    entering: list[torch.Tensor] = []
+    own = next((s for s in reversed(sequence.segments) if s.prefix_end > s.prefix_start), sequence.segments[-1])
+    embeddings: list[torch.Tensor] = []
 
-    def watch(module: Any, words: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        hidden = words[0] if words else named["hidden_states"]
-        entering.append(hidden.detach().requires_grad_())
-        return ((entering[0], *words[1:]), named) if words else (words, {**named, "hidden_states": entering[0]})
+    def capture(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        embeddings.append(hidden.detach().requires_grad_())
+        return ((embeddings[0], *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": embeddings[0]})
 
-    first = model.get_submodule(family.language).layers[0]
-    hook = first.register_forward_pre_hook(watch, with_kwargs=True)
+    first_layer = model.get_submodule(family.language).layers[0]
+    hook = first_layer.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        # What the branch itself predicts: its first token is predicted in the parent, which would feel itself anyway.
-        branch = torch.tensor([own.start <= place < own.end for place in row.predictors])
-        losses(row)[branch.to(model.device)].sum().backward()
+        # Only targets predicted inside the branch: its first token is predicted by the end of the prefix, which has a
+        # gradient whether or not the branch sees it.
+        branch = torch.tensor([own.start <= index < own.end for index in sequence.predictors])
+        losses(sequence)[branch.to(model.device)].sum().backward()
     finally:
         hook.remove()
-    felt = entering[0].grad
-    assert felt is not None
-    strength = felt[0].abs().sum(dim=-1).cpu()
-    seen = torch.zeros(len(row), dtype=torch.bool)
-    seen[own.start : own.end] = seen[own.parent_start : own.parent_end] = True
-    leak = strength[~seen].max().item() if (~seen).any() else 0.0
-    # Both ends of a parent: where a kernel aligns queries with the first keys, its last place is not seen.
-    begins = [own.parent_start, own.parent_end - 1] if own.parent_end > own.parent_start else [own.start]
-    weakest = strength[begins].min().item()
+    gradient = embeddings[0].grad
+    assert gradient is not None
+    strength = gradient[0].abs().sum(dim=-1).cpu()
+    visible = torch.zeros(len(sequence), dtype=torch.bool)
+    visible[own.start : own.end] = visible[own.prefix_start : own.prefix_end] = True
+    leak = strength[~visible].max().item() if (~visible).any() else 0.0
+    # Both ends of the prefix: a kernel that aligns queries with the first keys would miss its last token.
+    ends = [own.prefix_start, own.prefix_end - 1] if own.prefix_end > own.prefix_start else [own.start]
+    weakest = strength[ends].min().item()
     if leak != 0 or not weakest > 0:
         raise IntegrityError(
-            f"packed rows leak: a lesson feels another (gradient {leak:.3g}, must be 0) or not its own beginning "
-            f"({weakest:.3g}, must not be 0). This version of transformers or of the attention kernel does not keep to "
-            "the rows' bounds; please report it, and install the versions that vlmtune was tested with"
+            f"packed sequences leak: an example sees another one (gradient {leak:.3g}, must be 0) or misses its own "
+            f"prefix ({weakest:.3g}, must not be 0). This version of transformers or of the attention kernel does not "
+            "respect segment bounds; please report it, and install the versions that vlmtune was tested with"
         )

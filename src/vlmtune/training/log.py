@@ -1,6 +1,4 @@
-"""What a run leaves of its way: the curve, a point per logged step, every example's loss each time it was met, and the
-steps at which it was resumed.
-"""
+"""Training logs: the curve, every example's loss each time it was seen, and the steps at which the run was resumed."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -10,40 +8,40 @@ from typing import Any
 from vlmtune.files import append_lines, read_whole_lines, write_atomic
 
 
-class History:
-    """Three files in a run's work folder, `curve.jsonl`, `visits.jsonl` and `resumed.jsonl`.
+class TrainingLog:
+    """Three files in a run's work folder: `curve.jsonl`, `visits.jsonl` (one line per sample) and `resumed.jsonl`.
 
-    `mirror(step, values)` hears of the curve. Lines are held back until `save`, and a resumed run cuts off what stands
-    behind its checkpoint: it is made again.
+    `mirror(step, values)` receives every point of the curve. Samples are buffered until the next point or `flush`. A
+    resumed run drops the lines behind its checkpoint, because it writes them again.
     """
 
     def __init__(self, work: Path, mirror: Callable[[int, Mapping[str, float]], None]) -> None:
-        self.curve, self.visits, self.resumed = (work / f"{name}.jsonl" for name in ("curve", "visits", "resumed"))
+        self.curve, self.samples, self.resumed = (work / f"{name}.jsonl" for name in ("curve", "visits", "resumed"))
         self._mirror = mirror
-        self._unwritten: list[str] = []
+        self._buffer: list[str] = []
 
-    def visit(self, **facts: Any) -> None:
-        """One example met; kept until the next point or checkpoint."""
-        self._unwritten.append(json.dumps(facts))
+    def sample(self, **facts: Any) -> None:
+        """Record one sample that was trained on."""
+        self._buffer.append(json.dumps(facts))
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of the curve: to the local file first, then to trackers."""
-        self.save()
+        """Record a point of the curve: in the local file first, then in the mirror."""
+        self.flush()
         append_lines(self.curve, [json.dumps({"step": step, **values})])
         self._mirror(step, values)
 
-    def save(self) -> None:
-        """Write what was held back."""
-        append_lines(self.visits, self._unwritten)
-        self._unwritten.clear()
+    def flush(self) -> None:
+        """Write the buffered samples."""
+        append_lines(self.samples, self._buffer)
+        self._buffer.clear()
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The curve so far."""
         return map(json.loads, read_whole_lines(self.curve))
 
-    def go_on(self, step: int) -> None:
-        """Forget everything behind a step, and note that the run was resumed there; at 0 it begins anew."""
-        for file in (self.curve, self.visits, self.resumed):
+    def resume(self, step: int) -> None:
+        """Drop everything behind a step and record that the run was resumed there; step 0 starts over."""
+        for file in (self.curve, self.samples, self.resumed):
             kept = [line for line in read_whole_lines(file) if json.loads(line)["step"] <= step]
             write_atomic(file, "".join(line + "\n" for line in kept))
         if step:

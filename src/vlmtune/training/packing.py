@@ -1,8 +1,19 @@
-"""Lessons as packed rows: several in one forward pass, without padding, those about one picture behind one prefix.
+"""Sequence packing: several examples in one forward pass, without padding, and one prefix per image.
 
-A row is a list of segments. A segment sees itself, causally, and before that the whole of its parent, nothing else;
-that is what `attention` computes. Lessons with the same pictures share their longest common beginning as one parent
-segment, and each goes on as a branch: five captions of a photo cost one pass of the photo. No torch here.
+A packed sequence is a list of segments. A token attends causally inside its own segment and to the whole of the
+segment's prefix, if it has one, and to nothing else; `attention` implements that. Examples about the same images share
+their longest common beginning as one prefix segment, and each continues as a branch: five captions of a photo cost one
+pass over the photo. No torch here.
+
+Two captions of one image, prompt P1 P2 P3, answers A1 A2 and B1 B2, and an unrelated example C1 C2 C3 C4 pack into
+
+    index      0   1   2 | 3   4 | 5   6 | 7   8   9  10
+    token     P1  P2  P3 |A1  A2 |B1  B2 |C1  C2  C3  C4
+    segment    0   0   0 | 1   1 | 2   2 | 3   3   3   3
+    prefix     -   -   - |[0, 3) |[0, 3) | -   -   -   -
+    position   0   1   2 | 3   4 | 3   4 | 0   1   2   3
+
+Positions continue from the prefix in each branch, exactly as if the example stood alone.
 """
 
 import math
@@ -19,20 +30,20 @@ from vlmtune.processing.encoder import Encoded, Picture
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Places [start, end) of a row, and those of its parent (start = end where it has none)."""
+    """Tokens [start, end) of a packed sequence, and those of its prefix (start = end where it has none)."""
 
     start: int
     end: int
-    parent_start: int = 0
-    parent_end: int = 0
+    prefix_start: int = 0
+    prefix_end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One packed row of S tokens.
+class PackedSequence:
+    """One packed sequence of S tokens.
 
-    `predictors[i]` is the place whose hidden state predicts the token `targets[i]`, of lesson `owners[i]`; a shared
-    last prefix place stands there once per branch. `positions` is [3, S].
+    The hidden state at index `predictors[i]` predicts the token `targets[i]`, which belongs to example
+    `example_indices[i]`; the last token of a shared prefix is listed once per branch. `positions` is [3, S].
     """
 
     ids: tuple[int, ...]
@@ -40,7 +51,7 @@ class Row:
     segments: tuple[Segment, ...]
     predictors: tuple[int, ...]
     targets: tuple[int, ...]
-    owners: tuple[int, ...]
+    example_indices: tuple[int, ...]
     pictures: tuple[Picture, ...]
 
     def __len__(self) -> int:
@@ -49,30 +60,36 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a checkpoint's family and processor say about tokens of pictures."""
+    """What a checkpoint's family and processor say about image tokens."""
 
     family: Family
     image_token: int
     merge: int
 
 
-def rows_of(lessons: Sequence[Encoded], layout: Layout, most_tokens: int, share: bool = True) -> list[Row]:
-    """Pack lessons into rows of at most `most_tokens` tokens, best-fit decreasing.
+def pack(
+    examples: Sequence[Encoded], layout: Layout, max_tokens: int, share_prefixes: bool = True
+) -> list[PackedSequence]:
+    """Pack examples into sequences of at most `max_tokens` tokens, best-fit decreasing.
 
-    A lesson is never split or cut; one longer than `most_tokens` has a row of its own. Depends on the arguments alone.
+    No example is ever split or truncated; one longer than `max_tokens` gets a sequence of its own. The result is a pure
+    function of the arguments.
 
     Args:
-        lessons: all lessons of a global batch; `owners` counts in it.
+        examples: the examples of a global batch; `example_indices` refer to them.
         layout: of the checkpoint.
-        most_tokens: tokens per row.
-        share: whether lessons with the same pictures share their beginning.
+        max_tokens: tokens per sequence.
+        share_prefixes: whether examples with the same images share their beginning.
     """
-    groups = [bunch for alike in _alike(lessons, share) for bunch in _fitting(alike, lessons, most_tokens)]
-    sizes = [_tokens(bunch, lessons) for bunch in groups]
-    order = sorted(range(len(groups)), key=lambda n: (-sizes[n], n))
+    groups = [
+        part
+        for group in _group_by_images(examples, share_prefixes)
+        for part in _split_to_fit(group, examples, max_tokens)
+    ]
+    sizes = [_packed_length(group, examples) for group in groups]
     bins: list[list[int]] = []
     room: list[int] = []
-    for n in order:
+    for n in sorted(range(len(groups)), key=lambda n: (-sizes[n], n)):
         fitting = [b for b, left in enumerate(room) if left >= sizes[n]]
         if fitting:
             best = min(fitting, key=lambda b: (room[b], b))
@@ -80,105 +97,111 @@ def rows_of(lessons: Sequence[Encoded], layout: Layout, most_tokens: int, share:
             room[best] -= sizes[n]
         else:
             bins.append([n])
-            room.append(most_tokens - sizes[n])
-    return [_row([groups[n] for n in chosen], lessons, layout) for chosen in bins]
+            room.append(max_tokens - sizes[n])
+    return [_packed_sequence([groups[n] for n in members], examples, layout) for members in bins]
 
 
-def _alike(lessons: Sequence[Encoded], share: bool) -> list[list[int]]:
-    """Numbers of lessons with the same pictures together; those without pictures each alone."""
+def _group_by_images(examples: Sequence[Encoded], share_prefixes: bool) -> list[list[int]]:
+    """Indices of examples with the same images; an example without images is a group of its own."""
     groups: defaultdict[object, list[int]] = defaultdict(list)
-    for n, lesson in enumerate(lessons):
-        same = tuple(picture.digest for picture in lesson.pictures)
-        groups[same if share and same else n].append(n)
+    for n, example in enumerate(examples):
+        images = tuple(picture.digest for picture in example.pictures)
+        groups[images if share_prefixes and images else n].append(n)
     return list(groups.values())
 
 
-def _fitting(alike: list[int], lessons: Sequence[Encoded], most_tokens: int) -> list[list[int]]:
-    """Cut a group so that each part fits into a row with a prefix of its own."""
+def _split_to_fit(group: list[int], examples: Sequence[Encoded], max_tokens: int) -> list[list[int]]:
+    """Split a group into parts that each fit into one sequence together with their prefix."""
     parts: list[list[int]] = [[]]
-    for n in alike:
-        if parts[-1] and _tokens([*parts[-1], n], lessons) > most_tokens:
+    for n in group:
+        if parts[-1] and _packed_length([*parts[-1], n], examples) > max_tokens:
             parts.append([])
         parts[-1].append(n)
     return parts
 
 
-def _tokens(bunch: Sequence[int], lessons: Sequence[Encoded]) -> int:
-    shared = _shared(bunch, lessons)
-    return shared + sum(len(lessons[n]) - shared for n in bunch)
+def _packed_length(group: Sequence[int], examples: Sequence[Encoded]) -> int:
+    prefix = _prefix_length(group, examples)
+    return prefix + sum(len(examples[n]) - prefix for n in group)
 
 
-def _shared(bunch: Sequence[int], lessons: Sequence[Encoded]) -> int:
-    """Tokens that all lessons of a bunch begin with; 0 for one alone. Every lesson keeps a token of its own."""
-    if len(bunch) == 1:
+def _prefix_length(group: Sequence[int], examples: Sequence[Encoded]) -> int:
+    """Tokens that all examples of a group begin with; 0 for a single one. Every example keeps a token of its own."""
+    if len(group) == 1:
         return 0
-    texts = [lessons[n].rendered.ids for n in bunch]
-    most = min(map(len, texts)) - 1
-    return next((place for place in range(most) if len({text[place] for text in texts}) > 1), most)
+    texts = [examples[n].rendered.ids for n in group]
+    longest = min(map(len, texts)) - 1
+    return next((index for index in range(longest) if len({text[index] for text in texts}) > 1), longest)
 
 
 class _Builder:
-    """Grows one row."""
+    """Builds one packed sequence."""
 
-    def __init__(self, lessons: Sequence[Encoded], layout: Layout) -> None:
-        self._lessons, self._layout = lessons, layout
+    def __init__(self, examples: Sequence[Encoded], layout: Layout) -> None:
+        self._examples, self._layout = examples, layout
         self.ids: list[int] = []
         self.positions: list[NDArray[np.int64]] = []
         self.segments: list[Segment] = []
         self.predictors: list[int] = []
         self.targets: list[int] = []
-        self.owners: list[int] = []
+        self.example_indices: list[int] = []
         self.pictures: list[Picture] = []
 
-    def add(self, bunch: Sequence[int]) -> None:
-        """A prefix where the bunch shares one, then a branch per lesson."""
-        shared = _shared(bunch, self._lessons)
+    def add(self, group: Sequence[int]) -> None:
+        """A prefix segment if the group shares one, then a branch per example."""
+        shared = _prefix_length(group, self._examples)
         prefix = len(self.ids)
         if shared:
-            self._take(bunch[0], 0, shared, Segment(prefix, prefix + shared))
-        for n in bunch:
-            start, length = len(self.ids), len(self._lessons[n])
-            parent = (prefix, prefix + shared) if shared else (0, 0)
-            self._take(n, shared, length, Segment(start, start + length - shared, *parent))
-            self._predict(n, shared, prefix, start - shared)
+            self._append(group[0], 0, shared, Segment(prefix, prefix + shared))
+        for n in group:
+            start, length = len(self.ids), len(self._examples[n])
+            bounds = (prefix, prefix + shared) if shared else (0, 0)
+            self._append(n, shared, length, Segment(start, start + length - shared, *bounds))
+            self._add_targets(n, shared, prefix, start - shared)
 
-    def _take(self, n: int, start: int, end: int, segment: Segment) -> None:
-        """Tokens [start, end) of a lesson as a segment, with the pictures that begin in it."""
-        lesson, layout = self._lessons[n], self._layout
-        ids = lesson.rendered.ids
+    def _append(self, n: int, start: int, end: int, segment: Segment) -> None:
+        """Tokens [start, end) of example `n` as a segment, with the images that begin in it."""
+        example, layout = self._examples[n], self._layout
+        ids = example.rendered.ids
         self.ids += ids[start:end]
-        grids = [picture.grid for picture in lesson.pictures]
-        places = layout.family.positions(ids, layout.image_token, grids, layout.merge)
-        self.positions.append(places[:, start:end])
+        grids = [picture.grid for picture in example.pictures]
+        positions = layout.family.positions(ids, layout.image_token, grids, layout.merge)
+        self.positions.append(positions[:, start:end])
         self.segments.append(segment)
-        begun = 0
-        for picture in lesson.pictures:
-            first = ids.index(layout.image_token, begun)
-            begun = first + math.prod(picture.grid) // layout.merge**2
+        search_from = 0
+        for picture in example.pictures:
+            first = ids.index(layout.image_token, search_from)
+            search_from = first + math.prod(picture.grid) // layout.merge**2
             if start <= first < end:
                 self.pictures.append(picture)
 
-    def _predict(self, n: int, shared: int, prefix: int, branch: int) -> None:
-        """Place t of a lesson lies at `prefix` + t in the shared part, at `branch` + t behind it; t predicts t + 1."""
-        rendered = self._lessons[n].rendered
-        for place in range(1, len(rendered)):
-            if rendered.trained[place]:
-                before = place - 1
+    def _add_targets(self, n: int, shared: int, prefix: int, branch: int) -> None:
+        """Record which index of the sequence predicts each supervised token of example `n`.
+
+        Token t of the example lies at index `prefix` + t while t < `shared`, and at `branch` + t after that. In the
+        drawing above, example B (shared 3, prefix 0) starts its branch at index 5, so `branch` is 5 - 3 = 2: its token
+        3 (B1) is predicted by its token 2 (P3, in the prefix, index 0 + 2), its token 4 (B2) by its token 3 (B1, index
+        2 + 3 = 5). Index 2 therefore predicts A1 for the one example and B1 for the other.
+        """
+        rendered = self._examples[n].rendered
+        for token in range(1, len(rendered)):
+            if rendered.trained[token]:
+                before = token - 1
                 self.predictors.append(before + (prefix if before < shared else branch))
-                self.targets.append(rendered.ids[place])
-                self.owners.append(n)
+                self.targets.append(rendered.ids[token])
+                self.example_indices.append(n)
 
 
-def _row(bunches: Sequence[Sequence[int]], lessons: Sequence[Encoded], layout: Layout) -> Row:
-    made = _Builder(lessons, layout)
-    for bunch in bunches:
-        made.add(bunch)
-    return Row(
-        ids=tuple(made.ids),
-        positions=np.concatenate(made.positions, axis=1),
-        segments=tuple(made.segments),
-        predictors=tuple(made.predictors),
-        targets=tuple(made.targets),
-        owners=tuple(made.owners),
-        pictures=tuple(made.pictures),
+def _packed_sequence(groups: Sequence[Sequence[int]], examples: Sequence[Encoded], layout: Layout) -> PackedSequence:
+    builder = _Builder(examples, layout)
+    for group in groups:
+        builder.add(group)
+    return PackedSequence(
+        ids=tuple(builder.ids),
+        positions=np.concatenate(builder.positions, axis=1),
+        segments=tuple(builder.segments),
+        predictors=tuple(builder.predictors),
+        targets=tuple(builder.targets),
+        example_indices=tuple(builder.example_indices),
+        pictures=tuple(builder.pictures),
     )

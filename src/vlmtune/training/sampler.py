@@ -1,4 +1,4 @@
-"""Which examples share an optimizer step: a pure function of the rows and the seed, never of memory or workers."""
+"""Which examples share an optimizer step: a pure function of the rows and the seed, never of memory or threads."""
 
 import hashlib
 import random
@@ -12,23 +12,23 @@ from vlmtune.data import Rows
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
-    """One example met once: row, which of its targets, in which epoch."""
+class Sample:
+    """One training example in one epoch: the index of its row, and which of the row's targets it is trained on."""
 
     row: int
-    choice: int
+    target: int
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Plan(Sequence[list[Visit]]):
-    """Every optimizer step's global batch, made when it is asked for; twelve bytes a visit are kept.
+class BatchSampler(Sequence[list[Sample]]):
+    """The global batch of every optimizer step, built on access; memory is twelve bytes a sample.
 
-    `rows`, `choices` and `epochs` are those of all visits in their order, `ends` the visits up to the end of each step.
+    `rows`, `targets` and `epochs` hold all samples in order, `ends` the number of samples up to the end of each step.
     """
 
     rows: "array[int]"
-    choices: "array[int]"
+    targets: "array[int]"
     epochs: "array[int]"
     ends: "array[int]"
 
@@ -36,63 +36,65 @@ class Plan(Sequence[list[Visit]]):
         return len(self.ends)
 
     @overload
-    def __getitem__(self, index: int) -> list[Visit]: ...
+    def __getitem__(self, index: int) -> list[Sample]: ...
     @overload
-    def __getitem__(self, index: slice) -> list[list[Visit]]: ...
-    def __getitem__(self, index: int | slice) -> list[Visit] | list[list[Visit]]:
+    def __getitem__(self, index: slice) -> list[list[Sample]]: ...
+    def __getitem__(self, index: int | slice) -> list[Sample] | list[list[Sample]]:
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         step = range(len(self))[index]
-        place = slice(self.ends[step - 1] if step else 0, self.ends[step])
-        return list(map(Visit, self.rows[place], self.choices[place], self.epochs[place]))
+        batch = slice(self.ends[step - 1] if step else 0, self.ends[step])
+        return list(map(Sample, self.rows[batch], self.targets[batch], self.epochs[batch]))
 
 
-def plan(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> Plan:
+def sample_batches(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> BatchSampler:
     """The global batches of all epochs.
 
-    Rows are shuffled by (seed, epoch). With `target` "each" a row is met once per reference, all in one batch, where
-    they share its pictures; with "sample" once per epoch with a reference chosen by (seed, epoch, row). Batch k ends
-    with the row in which visit k * `batch_size` lies: sizes differ by less than a row, their number is the usual one.
+    Rows are shuffled by (seed, epoch). With `target` "each" a row contributes one sample per reference, all in one
+    batch, where they share its images; with "sample" one per epoch, its reference drawn by (seed, epoch, row). Batch k
+    ends with the row that contains sample k * `batch_size`: batch sizes differ by less than one row, and the number of
+    batches is the usual one.
     """
-    made = Plan(array("i"), array("i"), array("i"), array("q"))
+    sampler = BatchSampler(array("i"), array("i"), array("i"), array("q"))
     for epoch in range(epochs):
         order = array("i", range(len(rows)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        met, batches = 0, 1
+        drawn, batches = 0, 1
         for row in order:
-            if met >= batches * batch_size:
-                made.ends.append(len(made.rows))
+            if drawn >= batches * batch_size:
+                sampler.ends.append(len(sampler.rows))
                 batches += 1
-            choices = rows.target_count(row)
-            chosen = range(choices) if target == "each" else [_draw(choices, seed, epoch, row)]
-            made.rows.extend([row] * len(chosen))
-            made.choices.extend(chosen)
-            made.epochs.extend([epoch] * len(chosen))
-            met += len(chosen)
-        made.ends.append(len(made.rows))
-    return made
+            count = rows.target_count(row)
+            targets = range(count) if target == "each" else [_draw(count, seed, epoch, row)]
+            sampler.rows.extend([row] * len(targets))
+            sampler.targets.extend(targets)
+            sampler.epochs.extend([epoch] * len(targets))
+            drawn += len(targets)
+        sampler.ends.append(len(sampler.rows))
+    return sampler
 
 
-def _draw(choices: int, seed: int, epoch: int, row: int) -> int:
-    if choices == 1:
+def _draw(count: int, seed: int, epoch: int, row: int) -> int:
+    if count == 1:
         return 0
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{row}".encode()).digest()[:8], "big") % choices
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{row}".encode()).digest()[:8], "big") % count
 
 
-def part_of(visits: Sequence[Visit], tokens: Sequence[int], rank: int, world: int) -> list[int]:
-    """Numbers of the visits of a batch that one of `world` ranks works on; together they are all, each once.
+def shard_batch(samples: Sequence[Sample], tokens: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """Indices of the samples of a batch that one of `world_size` processes computes; the shards partition the batch.
 
-    Visits of one row share its pictures and stay together; the longest go first, each to the rank with the least work.
+    Samples of one row share its images and stay together. The longest rows are assigned first, each to the process with
+    the fewest tokens so far.
     """
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for number, visit in enumerate(visits):
-        groups[visit.row].append(number)
-    sizes = {row: sum(tokens[number] for number in numbers) for row, numbers in groups.items()}
-    load = [0] * world
-    mine: list[int] = []
+    for index, sample in enumerate(samples):
+        groups[sample.row].append(index)
+    sizes = {row: sum(tokens[index] for index in indices) for row, indices in groups.items()}
+    load = [0] * world_size
+    shard: list[int] = []
     for row in sorted(groups, key=lambda row: (-sizes[row], row)):
-        least = min(range(world), key=lambda n: (load[n], n))
-        load[least] += sizes[row]
-        if least == rank:
-            mine += groups[row]
-    return sorted(mine)
+        least_loaded = min(range(world_size), key=lambda n: (load[n], n))
+        load[least_loaded] += sizes[row]
+        if least_loaded == rank:
+            shard += groups[row]
+    return sorted(shard)

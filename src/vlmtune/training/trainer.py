@@ -1,7 +1,7 @@
-"""The training loop: batches of visits, gradients over the global batch, one optimizer step, curves, checkpoints.
+"""The training loop: sample a global batch, accumulate its gradient, take one optimizer step, log and checkpoint.
 
-The loss of a step is the sum of all supervised tokens' losses over their number in the whole global batch, however it
-is packed into rows. Everything random is a function of (seed, step, row): a resumed run is the same run.
+The loss of a step is the sum over all supervised tokens of the global batch divided by their number, however the batch
+is packed. Everything random is a function of (seed, step, sequence), so a resumed run equals an uninterrupted one.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from vlmtune.distributed import ALONE, Ranks
+from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup
 from vlmtune.errors import Diverged, EnvironmentProblem
 from vlmtune.files import read_json, write_json
 from vlmtune.modeling.loading import ModelConfig, load_model, pick_device
@@ -23,15 +23,20 @@ from vlmtune.processing.encoder import Encoded, Inputs
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints
-from vlmtune.training.activation_checkpointing import Memory
-from vlmtune.training.attention import unsegmented, use_segments
-from vlmtune.training.checkpoints import LOSS, Judge, Selection
+from vlmtune.training.activation_checkpointing import ActivationCheckpointing
+from vlmtune.training.attention import enable_packed_attention, plain_attention
+from vlmtune.training.checkpoints import VALIDATION_LOSS, BestAdapter, Evaluator
 from vlmtune.training.config import TrainingConfig, learning_rate
-from vlmtune.training.dataset import Lessons, Sizes
-from vlmtune.training.forward_backward import SHORTER, TOO_LARGE, Gradients, check_isolation
-from vlmtune.training.log import History
+from vlmtune.training.dataset import ExampleLengths, TrainingExamples
+from vlmtune.training.forward_backward import (
+    EXAMPLE_TOO_LARGE,
+    PACK_TOKENS_FILE,
+    ForwardBackward,
+    check_packing_leakage,
+)
+from vlmtune.training.log import TrainingLog
 from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
-from vlmtune.training.sampler import Visit, part_of, plan
+from vlmtune.training.sampler import Sample, sample_batches, shard_batch
 
 if TYPE_CHECKING:
     import torch
@@ -39,59 +44,60 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """One training run.
 
-    `work` keeps checkpoints and the curve; `adapter` is the folder the result is written to. `target` is
-    `dataset.target`. `log(step, values)` mirrors the curve to trackers. `judge` measures the validation rows beside
-    their loss. The job is the same on all `ranks`; the first one alone writes.
+    `work` keeps checkpoints and logs; `adapter` is the folder the result is written to. `target` is `dataset.target`.
+    `log(step, values)` mirrors the curve to trackers. `evaluator` scores the validation rows in addition to their loss.
+    The job is the same in all `processes`; only the main one writes.
     """
 
     settings: TrainingConfig
     model: ModelConfig
     inputs: Inputs
-    train: Lessons
-    validation: Lessons
+    train: TrainingExamples
+    validation: TrainingExamples
     target: str | None
     work: Path
     adapter: Path
     log: Callable[[int, Mapping[str, float]], None]
-    judge: Judge | None = None
-    ranks: Ranks = ALONE
+    evaluator: Evaluator | None = None
+    processes: ProcessGroup = SINGLE_PROCESS
 
 
-def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
-    """Train, or go on where an interrupted run stopped, and write the adapter.
+def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, Any]:
+    """Train, or resume an interrupted run, and write the adapter.
 
     Returns:
         Facts for the manifest: steps, tokens, losses, seconds, device, versions.
 
     Raises:
-        DataError: a row cannot be taught; before the first step.
+        DataError: a row cannot be trained on; before the first step.
         Diverged: a loss or gradient was not finite; before that optimizer step.
-        Interrupted, Terminated: a signal came; the state is saved.
+        Interrupted, Terminated: a signal was received; the state is saved.
     """
     import torch
 
-    # Tokenizing and decoding need no model: bad rows are named before the weights are loaded.
-    sizes, _ = job.ranks.share(
+    # Tokenizing and decoding need no model: bad rows are reported before the weights are loaded.
+    lengths, _ = job.processes.broadcast(
         lambda: (job.train.check("train", progress, stop), job.validation.check("validation", progress, stop))
     )
+    family, settings = job.inputs.checkpoint.family, job.settings
     device = pick_device(job.model)
-    base = load_model(job.inputs.checkpoint, device, job.settings.precision)
-    loaded = torch.cuda.memory_allocated() if device == "cuda" else 0
-    kernel = use_segments(base, job.inputs.checkpoint.family, job.settings.attention)
-    going_on = None if job.settings.continue_from is None else Path(job.settings.continue_from)
-    model = add_adapter(base, job.settings.lora, job.inputs.checkpoint.family, job.settings.seed, going_on)
-    trainer = _Trainer(job, model, device, sizes)
+    base = load_model(job.inputs.checkpoint, device, settings.precision)
+    loaded_bytes = torch.cuda.memory_allocated() if device == "cuda" else 0
+    kernel = enable_packed_attention(base, family, settings.attention)
+    initial = None if settings.continue_from is None else Path(settings.continue_from)
+    model = add_adapter(base, settings.lora, family, settings.seed, initial)
+    trainer = Trainer(job, model, device, lengths)
     started = time.monotonic()
     try:
         trainer.run(progress, stop)
     except torch.OutOfMemoryError:
-        raise EnvironmentProblem(TOO_LARGE) from None
-    if job.ranks.first:
+        raise EnvironmentProblem(EXAMPLE_TOO_LARGE) from None
+    if job.processes.is_main:
         trainer.write_adapter()
-    tokens, supervised = sizes.first_targets()
+    tokens, supervised = lengths.first_targets()
     return {
         "steps": trainer.step,
         "tokens_per_epoch": tokens,
@@ -99,121 +105,125 @@ def train(job: Job, progress: Progress, stop: StopRequest) -> dict[str, Any]:
         "trainable_parameters": sum(p.numel() for p in trainable(model).values()),
         "device": device,
         "attention": kernel,
-        **trainer.memory.facts(),
-        "pack_tokens": trainer.gradients.pack_tokens,
-        "peak_bytes_over_model": torch.cuda.max_memory_allocated() - loaded if device == "cuda" else None,
-        "ranks": job.ranks.world,
+        **trainer.checkpointing.facts(),
+        "pack_tokens": trainer.forward_backward.pack_tokens,
+        "peak_bytes_over_model": torch.cuda.max_memory_allocated() - loaded_bytes if device == "cuda" else None,
+        "ranks": job.processes.world_size,
         "versions": {"torch": torch.__version__},
         **trainer.facts(time.monotonic() - started),
     }
 
 
-class _Trainer:
+class Trainer:
     """The state of a run between two optimizer steps."""
 
-    def __init__(self, job: Job, model: "PeftModel", device: str, sizes: Sizes) -> None:
+    def __init__(self, job: TrainingJob, model: "PeftModel", device: str, lengths: ExampleLengths) -> None:
         import torch
 
         self._job, self._model, self._device = job, model, device
-        self._sizes = sizes
+        self._lengths = lengths
         self._base: Any = model.base_model.model
-        settings = job.settings
+        settings, family = job.settings, job.inputs.checkpoint.family
         self._weights = list(trainable(model).values())
         self._optimizer = torch.optim.AdamW(
-            optimizer_groups(model, job.inputs.checkpoint.family, settings), weight_decay=settings.weight_decay
+            optimizer_groups(model, family, settings), weight_decay=settings.weight_decay
         )
-        self._plan = plan(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed)
-        self.gradients = Gradients(self._base, self._weights, job.inputs, device, settings, job.work, job.ranks)
-        family, asked = job.inputs.checkpoint.family, settings.checkpoint_layers
-        self.memory = Memory(self._base, family, self.gradients, asked, job.work)
-        self._history = History(job.work, job.log)
-        higher = job.judge is not None and job.judge.higher_is_better and settings.best_metric != "loss"
-        by = None if settings.best_metric is None else f"validation_{settings.best_metric}"
-        self._selection = Selection(job.work, by, higher, settings.early_stopping)
-        self._judged: dict[int, dict[str, float]] = {}
+        self._batches = sample_batches(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed)
+        self.forward_backward = ForwardBackward(
+            self._base, self._weights, job.inputs, device, settings, job.work, job.processes
+        )
+        self.checkpointing = ActivationCheckpointing(
+            self._base, family, self.forward_backward, settings.checkpoint_layers, job.work
+        )
+        self._log = TrainingLog(job.work, job.log)
+        higher = job.evaluator is not None and job.evaluator.higher_is_better and settings.best_metric != "loss"
+        key = None if settings.best_metric is None else f"validation_{settings.best_metric}"
+        self._best = BestAdapter(job.work, key, higher, settings.early_stopping)
+        self._evaluations: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
         self._answers = 0
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
-        """All steps that are still to be taken."""
+        """Take all remaining steps."""
         self._resume(progress)
-        self._check_rows()
-        self._try_longest_row()
-        left = (self._own(self._plan[step]) for step in range(self.step, len(self._plan)))
+        self._check_packing()
+        self._try_longest_sequence()
+        remaining = (self._shard(self._batches[step]) for step in range(self.step, len(self._batches)))
         with (
-            Prefetch(self._job.train.encode, left, self._job.settings.workers) as feed,
-            progress.step("train", len(self._plan)) as shown,
+            Prefetch(self._job.train.encode, remaining, self._job.settings.workers) as batches,
+            progress.step("train", len(self._batches)) as shown,
         ):
             shown.advance(self.step)
             while True:
-                if self._is_due(self.step) and self.step not in self._judged:
-                    self._judge(stop)
-                if self.step == len(self._plan) or self._selection.exhausted:
+                if self._is_evaluated(self.step) and self.step not in self._evaluations:
+                    self._evaluate(stop)
+                if self.step == len(self._batches) or self._best.should_stop:
                     break
-                began, waited = time.monotonic(), feed.waited_s
-                loss, norm = self._one_step(self._plan[self.step], next(feed), stop)
-                took, self._waited_s = time.monotonic() - began, feed.waited_s
+                samples = self._batches[self.step]
+                began, waited = time.monotonic(), batches.waited_s
+                loss, norm = self._optimizer_step(samples, next(batches), stop)
+                took, self._waited_s = time.monotonic() - began, batches.waited_s
                 self._stepped_s += took
-                self._answers += len(self._plan[self.step])
-                speed, waits = len(self._plan[self.step]) / took, (feed.waited_s - waited) / took
+                self._answers += len(samples)
                 self.step += 1
-                facts: dict[str, float | str] = {"samples/s": speed, "waiting for data": f"{waits:.0%}"}
+                waiting = f"{(batches.waited_s - waited) / took:.0%}"
+                facts: dict[str, float | str] = {"samples/s": len(samples) / took, "waiting for data": waiting}
                 shown.advance(1, loss=loss, **facts)
-                self._keep(loss, norm, stop)
+                self._after_step(loss, norm, stop)
 
-    def _keep(self, loss: float, norm: float, stop: StopRequest) -> None:
-        """After a step: its point of the curve and a checkpoint where they are due; ends where a signal came."""
+    def _after_step(self, loss: float, norm: float, stop: StopRequest) -> None:
+        """Log and checkpoint where due; raise if a signal was received."""
         settings, step = self._job.settings, self.step
         stopping = stop.received is not None
-        if self._job.ranks.first:
-            if step % settings.log_every_steps == 0 or step in (1, len(self._plan)):
-                self._history.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
-            if stopping or step % settings.save_every_steps == 0 or self._is_due(step):
-                self._history.save()
+        if self._job.processes.is_main:
+            if step % settings.log_every_steps == 0 or step in (1, len(self._batches)):
+                self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
+            if stopping or step % settings.save_every_steps == 0 or self._is_evaluated(step):
+                self._log.flush()
                 checkpoints.save(self._job.work, step, self._model, self._optimizer)
         if stopping:
-            stop.obey(f"step {step} of {len(self._plan)} is saved")
+            stop.obey(f"step {step} of {len(self._batches)} is saved")
 
-    def _is_due(self, step: int) -> bool:
-        """Whether a judgement on the validation rows follows a step."""
+    def _is_evaluated(self, step: int) -> bool:
+        """Whether an evaluation on the validation rows follows a step."""
         every = self._job.settings.evaluate_every_steps
-        return step == len(self._plan) or (every is not None and step > 0 and step % every == 0)
+        return step == len(self._batches) or (every is not None and step > 0 and step % every == 0)
 
-    def _judge(self, stop: StopRequest) -> None:
-        """Loss, and the task's metric where asked for, on the validation rows; the best adapter so far is kept."""
-        values = {LOSS: self.validation_loss(stop)}
-        judge, job = self._job.judge, self._job
-        if judge is not None:
-            with unsegmented(self._base, job.inputs.checkpoint.family):
-                score = job.ranks.share(lambda: judge.score(self._model, self.step))
-            values |= {judge.name: score} if score is not None else {}
-        self._judged[self.step] = values
-        if job.ranks.first:
-            self._selection.offer(self.step, values, self._save_adapter)
-            self._history.point(self.step, values)
-            self._selection.tidy()
+    def _evaluate(self, stop: StopRequest) -> None:
+        """Loss on the validation rows, and the task's metric if requested; keeps the best adapter so far."""
+        values = {VALIDATION_LOSS: self.validation_loss(stop)}
+        evaluator, job = self._job.evaluator, self._job
+        if evaluator is not None:
+            with plain_attention(self._base, job.inputs.checkpoint.family):
+                score = job.processes.broadcast(lambda: evaluator.score(self._model, self.step))
+            values |= {evaluator.name: score} if score is not None else {}
+        self._evaluations[self.step] = values
+        if job.processes.is_main:
+            self._best.update(self.step, values, self._save_adapter)
+            self._log.point(self.step, values)
+            self._best.prune()
         else:
-            self._selection.offer(self.step, values, None)
+            self._best.update(self.step, values, None)
 
     def _save_adapter(self, folder: Path) -> None:
         checkpoint = self._job.inputs.checkpoint
         save_adapter(self._model, folder, checkpoint.name, checkpoint.commit)
 
     def write_adapter(self) -> None:
-        """The adapter of the chosen step in its folder."""
-        if self._selection.folder is None:
+        """Write the adapter of the chosen step into the job's adapter folder."""
+        if self._best.folder is None:
             self._save_adapter(self._job.adapter)
         else:
             shutil.rmtree(self._job.adapter, ignore_errors=True)
-            shutil.copytree(self._selection.folder, self._job.adapter)
+            shutil.copytree(self._best.folder, self._job.adapter)
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """How the run went, for the manifest."""
         return {
-            **self._judged.get(self.step, {}),
-            "chosen_step": self._selection.step or self.step,
-            "stopped_early": self.step < len(self._plan),
+            **self._evaluations.get(self.step, {}),
+            "chosen_step": self._best.step or self.step,
+            "stopped_early": self.step < len(self._batches),
             "seconds_since_start_or_resume": round(seconds, 1),
             "seconds_in_steps": round(self._stepped_s, 3),
             "answers_in_steps": self._answers,
@@ -221,126 +231,132 @@ class _Trainer:
         }
 
     def validation_loss(self, stop: StopRequest) -> float:
-        """Mean loss per supervised token over the validation rows, first targets."""
+        """Mean loss per supervised token over the validation rows with their first targets, in nats."""
         import torch
 
         self._model.eval()
-        ranks, rows, size = self._job.ranks, len(self._job.validation.rows), self._job.settings.batch_size
-        every = [[Visit(n, 0, 0) for n in range(at, min(at + size, rows))] for at in range(0, rows, size)]
-        mine = every[ranks.rank :: ranks.world]
+        processes, rows, size = self._job.processes, len(self._job.validation.rows), self._job.settings.batch_size
+        batches = [[Sample(n, 0, 0) for n in range(at, min(at + size, rows))] for at in range(0, rows, size)]
+        own = batches[processes.rank :: processes.world_size]
         total = torch.zeros(2, dtype=torch.float64)
-        with torch.no_grad(), Prefetch(self._job.validation.encode, mine, self._job.settings.workers) as feed:
-            for _ in mine:
-                if ranks.world == 1:  # several stop together, after their next step
+        encode, workers = self._job.validation.encode, self._job.settings.workers
+        with torch.no_grad(), Prefetch(encode, own, workers) as encoded:
+            for examples in encoded:
+                if processes.world_size == 1:  # several processes stop together, after their next step
                     stop.obey(f"step {self.step} is saved")
-                for row in self.gradients.rows(next(feed)):
-                    total += torch.tensor([self.gradients.losses(row).double().sum().item(), len(row.targets)])
-        ranks.add_up([total])
+                for sequence in self.forward_backward.pack(examples):
+                    losses = self.forward_backward.token_losses(sequence)
+                    total += torch.tensor([losses.double().sum().item(), len(sequence.targets)])
+        processes.all_reduce([total])
         return (total[0] / total[1]).item()
 
-    def _part(self, visits: Sequence[Visit]) -> list[int]:
-        """Numbers of this rank's visits of a global batch."""
-        tokens = [int(self._sizes.tokens[place]) for place in self._sizes.places(visits)]
-        return part_of(visits, tokens, self._job.ranks.rank, self._job.ranks.world)
+    def _shard_indices(self, samples: Sequence[Sample]) -> list[int]:
+        """Indices of this process' samples in a global batch."""
+        tokens = [int(self._lengths.tokens[index]) for index in self._lengths.indices(samples)]
+        return shard_batch(samples, tokens, self._job.processes.rank, self._job.processes.world_size)
 
-    def _own(self, visits: Sequence[Visit]) -> list[Visit]:
-        """This rank's visits of a global batch."""
-        return [visits[number] for number in self._part(visits)]
+    def _shard(self, samples: Sequence[Sample]) -> list[Sample]:
+        """This process' samples of a global batch."""
+        return [samples[index] for index in self._shard_indices(samples)]
 
-    def _one_step(self, visits: Sequence[Visit], lessons: Sequence[Encoded], stop: StopRequest) -> tuple[float, float]:
-        """One optimizer step over a global batch, of which `lessons` are this rank's.
+    def _optimizer_step(
+        self, samples: Sequence[Sample], examples: Sequence[Encoded], stop: StopRequest
+    ) -> tuple[float, float]:
+        """One optimizer step over a global batch, of which `examples` are this process' share.
 
-        Returns the batch's loss and the gradient's norm before clipping.
+        Returns the batch's loss and the gradient norm before clipping.
         """
         import torch
 
         self._model.train()
-        supervised = [int(self._sizes.supervised[place]) for place in self._sizes.places(visits)]
-        summed = torch.zeros(len(visits), dtype=torch.float64)
-        summed[self._part(visits)] = self.gradients.add(lessons, sum(supervised), self.step)
-        self._add_up(summed, stop)
-        total = summed.sum().item() / sum(supervised)
+        supervised = [int(self._lengths.supervised[index]) for index in self._lengths.indices(samples)]
+        summed = torch.zeros(len(samples), dtype=torch.float64)
+        summed[self._shard_indices(samples)] = self.forward_backward.accumulate(examples, sum(supervised), self.step)
+        self._all_reduce(summed, stop)
+        loss = summed.sum().item() / sum(supervised)
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self._job.settings.max_grad_norm).item()
-        if not math.isfinite(total) or not math.isfinite(norm):
-            self._refuse(visits, total, norm)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            self._raise_diverged(samples, loss, norm)
         if self.step == 0:
             check_first_gradients(self._model)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["share"]
         self._optimizer.step()
-        self.gradients.forget()
-        if self._job.ranks.first:
-            self._log_visits(visits, supervised, summed.tolist())
-        return total, norm
+        self.forward_backward.zero_grad()
+        if self._job.processes.is_main:
+            self._log_samples(samples, supervised, summed.tolist())
+        return loss, norm
 
-    def _add_up(self, summed: "torch.Tensor", stop: StopRequest) -> None:
-        """Gradients and losses over all ranks; a signal that reached one of them reaches all."""
+    def _all_reduce(self, summed: "torch.Tensor", stop: StopRequest) -> None:
+        """Sum gradients and losses over all processes; a signal that reached one of them reaches all."""
         import torch
 
-        ranks = self._job.ranks
-        if ranks.world == 1:
+        processes = self._job.processes
+        if processes.world_size == 1:
             return
         for weight in self._weights:
-            if weight.grad is None:  # a rank without a part in this batch
+            if weight.grad is None:  # a process without examples in this batch
                 weight.grad = torch.zeros_like(weight)
-        ranks.add_up([weight.grad for weight in self._weights if weight.grad is not None])
-        signal = torch.tensor([float(stop.received or 0) / ranks.world], dtype=torch.float64)
-        ranks.add_up([summed, signal])
+        processes.all_reduce([weight.grad for weight in self._weights if weight.grad is not None])
+        signal = torch.tensor([float(stop.received or 0) / processes.world_size], dtype=torch.float64)
+        processes.all_reduce([summed, signal])
         if signal.item() and stop.received is None:
             stop.received = Signals.SIGTERM
 
-    def _check_rows(self) -> None:
-        """That lessons of a row do not feel each other, tried on two of the first batch and its last."""
-        first = self._plan[0]
-        lessons = [self._job.train.encode(visit) for visit in dict.fromkeys([*first[:2], first[-1]])]
-        row = self.gradients.rows(lessons)[0]
+    def _check_packing(self) -> None:
+        """Test for leaks between packed examples, on two of the first batch and its last."""
+        first = self._batches[0]
+        examples = [self._job.train.encode(sample) for sample in dict.fromkeys([*first[:2], first[-1]])]
+        sequence = self.forward_backward.pack(examples)[0]
         self._model.eval()
-        check_isolation(self._base, self._job.inputs.checkpoint.family, row, self.gradients.losses)
-        self.gradients.forget()
+        family = self._job.inputs.checkpoint.family
+        check_packing_leakage(self._base, family, sequence, self.forward_backward.token_losses)
+        self.forward_backward.zero_grad()
 
-    def _try_longest_row(self) -> None:
-        """The longest row of this rank's first epoch, before the first step."""
-        first = itertools.takewhile(lambda visits: visits[0].epoch == 0, self._plan)
-        tokens = [self._sizes.tokens[self._sizes.places(self._own(visits))].tolist() for visits in first]
+    def _try_longest_sequence(self) -> None:
+        """Try the longest sequence of this process' first epoch before the first step."""
+        first_epoch = itertools.takewhile(lambda samples: samples[0].epoch == 0, self._batches)
+        tokens = [self._lengths.tokens[self._lengths.indices(self._shard(batch))].tolist() for batch in first_epoch]
         self._model.train()
-        encode, steps = self._job.train.encode, self._plan
-        self.memory.settle(tokens, lambda n: [encode(visit) for visit in self._own(steps[n])], self._job.ranks.first)
+        encode, batches = self._job.train.encode, self._batches
+        self.checkpointing.choose(
+            tokens, lambda n: [encode(sample) for sample in self._shard(batches[n])], self._job.processes.is_main
+        )
 
-    def _log_visits(self, visits: Sequence[Visit], supervised: Sequence[int], summed: Sequence[float]) -> None:
-        """Every example's loss each time it is met: what is always hard to learn may be labelled wrongly."""
-        for visit, tokens, loss in zip(visits, supervised, summed, strict=True):
-            seen = {"step": self.step + 1, "id": self._job.train.rows.id(visit.row), "choice": visit.choice}
-            self._history.visit(**seen, epoch=visit.epoch, loss=loss / tokens, tokens=tokens)
+    def _log_samples(self, samples: Sequence[Sample], supervised: Sequence[int], summed: Sequence[float]) -> None:
+        """Log every sample's loss: an example that stays hard to learn may be mislabelled."""
+        for sample, tokens, loss in zip(samples, supervised, summed, strict=True):
+            seen = {"step": self.step + 1, "id": self._job.train.rows.id(sample.row), "choice": sample.target}
+            self._log.sample(**seen, epoch=sample.epoch, loss=loss / tokens, tokens=tokens)
 
     def _rate(self, step: int) -> float:
-        return learning_rate(step, len(self._plan), self._job.settings)
+        return learning_rate(step, len(self._batches), self._job.settings)
 
     def _resume(self, progress: Progress) -> None:
-        state, points, tokens = self._job.ranks.share(self._left_behind)
+        state, points, pack_tokens = self._job.processes.broadcast(self._read_state)
         if state is not None:
             checkpoints.restore(state, self._model, self._optimizer)
             self.step = state.step
-            progress.note(f"going on after step {self.step} of {len(self._plan)}")
-        self._selection.restore(points)
-        self._judged = {point.pop("step"): point for point in points if LOSS in point}
-        self.gradients.pack_tokens = tokens or self.gradients.pack_tokens
+            progress.note(f"resuming after step {self.step} of {len(self._batches)}")
+        self._best.restore(points)
+        self._evaluations = {point.pop("step"): point for point in points if VALIDATION_LOSS in point}
+        self.forward_backward.pack_tokens = pack_tokens or self.forward_backward.pack_tokens
 
-    def _left_behind(self) -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
-        """What an interrupted run left: its newest checkpoint, the curve up to there, and how short rows had to be."""
+    def _read_state(self) -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
+        """The newest checkpoint of an interrupted run, its curve up to there, and a shortened packed length."""
         newest = checkpoints.newest(self._job.work)
         state = checkpoints.read(newest) if newest is not None else None
-        # It may have written lines behind its last checkpoint; they are made again.
-        self._history.go_on(state.step if state is not None else 0)
-        shorter = self._job.work / SHORTER
-        return state, list(self._history.points()), read_json(shorter, int) if shorter.is_file() else None
+        self._log.resume(state.step if state is not None else 0)
+        shortened = self._job.work / PACK_TOKENS_FILE
+        return state, list(self._log.points()), read_json(shortened, int) if shortened.is_file() else None
 
-    def _refuse(self, visits: Sequence[Visit], loss: float, norm: float) -> None:
-        rows = [self._job.train.rows.id(visit.row) for visit in visits]
+    def _raise_diverged(self, samples: Sequence[Sample], loss: float, norm: float) -> None:
+        rows = [self._job.train.rows.id(sample.row) for sample in samples]
         dump = self._job.work / "diverged.json"
-        if self._job.ranks.first:
+        if self._job.processes.is_main:
             write_json(dump, {"step": self.step + 1, "loss": str(loss), "grad_norm": str(norm), "rows": rows})
         raise Diverged(
             f"step {self.step + 1}: loss {loss}, gradient norm {norm}; the step was not taken and the last checkpoint "
-            f"is untouched. Its rows are in {dump}. Look at them, or try --set training.learning_rate="
+            f"is untouched. Its rows are listed in {dump}. Look at them, or try --set training.learning_rate="
             f"{self._job.settings.learning_rate / 4:g}"
         )
