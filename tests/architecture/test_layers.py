@@ -162,7 +162,8 @@ def test_the_document_shows_the_path_of_a_row() -> None:
         module = next(start for start in parents_of(f"vlmtune.{name}") if start in modules())
         found: object = importlib.import_module(module)
         for part in f"vlmtune.{name}".removeprefix(module).strip(".").split("."):
-            found = getattr(found, part)
+            found = getattr(found, part, None)
+        assert found is not None, f"docs/architecture.md names {name}, which does not exist"
 
 
 def parents_of(name: str) -> Iterator[str]:
