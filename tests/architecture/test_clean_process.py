@@ -22,7 +22,6 @@ WITHOUT_TORCH = [
     "run --help",
     "config check demo.yaml",
     "config show flickr8k_captioning.yaml",
-    "config diff demo.yaml flickr8k_captioning.yaml",
     "config schema",
     "plan demo.yaml --set dataset.limit.train=24",
     "data check demo.yaml --set dataset.limit.train=24",

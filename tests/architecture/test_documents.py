@@ -24,7 +24,7 @@ from pieces import lines
 import vlmtune as package
 from vlmtune.cli.app import app
 from vlmtune.config import load
-from vlmtune.config.loader import shipped
+from vlmtune.config.loader import shipped_folder
 from vlmtune.errors import Exit
 
 OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
@@ -93,7 +93,7 @@ def stand_in(folder: Path, words: list[str]) -> None:
             file.write_text(text, encoding="utf-8")
         elif isolated and word.endswith(".yaml") and not (folder / "configs" / word).exists() and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(shipped() / "demo.yaml", file)
+            shutil.copy(shipped_folder() / "demo.yaml", file)
 
 
 def parsed(words: list[str]) -> list[str]:
@@ -201,7 +201,7 @@ def test_the_readme_shows_the_ways_in() -> None:
     "text", [pytest.param(text, id=place) for place, _, text in fences("yaml")] or [pytest.param("", id="none")]
 )
 def test_a_yaml_example_is_a_valid_config(text: str, tmp_path: Path) -> None:
-    base = "" if re.search(r"^(extends|model):", text, re.MULTILINE) else f"extends: {shipped() / 'demo.yaml'}\n"
+    base = "" if re.search(r"^(extends|model):", text, re.MULTILINE) else f"extends: {shipped_folder() / 'demo.yaml'}\n"
     file = tmp_path / "example.yaml"
     file.write_text(base + text, encoding="utf-8")
     assert load(str(file)).config

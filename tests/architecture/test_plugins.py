@@ -11,7 +11,7 @@ from sources import modules
 
 from vlmtune import metrics, registry
 from vlmtune.config import load
-from vlmtune.config.loader import shipped
+from vlmtune.config.loader import shipped_folder
 from vlmtune.data import DatasetConfig, Rows
 from vlmtune.engines import Engine, InferenceConfig
 from vlmtune.families import Family
@@ -131,6 +131,6 @@ def test_every_field_of_every_config_is_documented() -> None:
     assert [part for part in parts() if not part.__doc__] == []
 
 
-@pytest.mark.parametrize("file", sorted(shipped().rglob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted(shipped_folder().rglob("*.yaml")), ids=lambda file: file.name)
 def test_every_shipped_config_loads(file: Any) -> None:
     assert load(str(file)).config

@@ -90,9 +90,9 @@ def test_every_seed_has_its_adapter_and_all_are_one_side(session: Session) -> No
 def test_what_cannot_choose_is_refused(session: Session) -> None:
     with pytest.raises(ConfigError, match="early_stopping.* needs .*best_metric"):
         begin("training.early_stopping=2")
-    with pytest.raises(ConfigError, match="chooses among steps, but .*evaluate_every_steps"):
+    with pytest.raises(ConfigError, match="compares evaluations, but .*evaluate_every_steps"):
         begin("training.best_metric=loss")
-    with pytest.raises(ConfigError, match="one seed twice"):
+    with pytest.raises(ConfigError, match="contains a seed twice"):
         begin("training.seeds=[1, 1]")
     with pytest.raises(ConfigError, match="no metric 'blue'.*did you mean 'bleu'"):
         train.train(begin("training.best_metric=blue", "training.evaluate_every_steps=1"))

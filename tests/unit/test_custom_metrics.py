@@ -76,7 +76,7 @@ def test_a_whole_metric_keeps_what_it_says() -> None:
         ("[..x]", "null", "module.function"),
         ("[broken_metrics.f]", "null", "is no Python"),
         ("[no_such_module.f]", "null", "there is no module 'no_such_module'"),
-        ("[team_metrics.bleu]", "null", "has the name of another metric"),
+        ("[team_metrics.bleu]", "null", "is also the name of another metric"),
         ("[bleu, team_metrics.brief]", "chrf", "is not among"),
     ],
 )

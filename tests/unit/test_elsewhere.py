@@ -172,11 +172,11 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("name: more", "name: Questions", "is the name of another column or set"),
+        ("name: more", "name: Questions", "is also the name of another baseline or set"),
         ("metrics: [exact_match]", "metrics: [bleu]", "'bleu'"),
         ("question: question, references", "question: question, referenzes", "did you mean 'references'"),
         ("question: question, references: [answer]", "question: question", "names no column of labels"),
-        ("split: validation", "split: train", "which the adapter learns from"),
+        ("split: validation", "split: train", "which the adapter is trained on"),
         ("evaluation:", "output: {report: compare.questions.html}\nevaluation:", "files of 'questions'"),
     ],
 )

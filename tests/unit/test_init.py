@@ -15,7 +15,7 @@ from pieces import encoded, picture
 
 from vlmtune import registry
 from vlmtune.cli.app import main
-from vlmtune.config import Config, arguments, load
+from vlmtune.config import Config, load, parse_overrides
 from vlmtune.data import ROLES, _tables, hub, open_role
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.scaffold import writer
@@ -56,7 +56,7 @@ def pictures(folder: str, name: str) -> None:
 def made(text: str, *sets: str) -> tuple[Config, Written, str]:
     file = Path("made.yaml")
     file.unlink(missing_ok=True)
-    written = write(text, file, arguments(list(sets)))
+    written = write(text, file, parse_overrides(list(sets)))
     return load("made.yaml").config, written, file.read_text(encoding="utf-8")
 
 

@@ -527,7 +527,7 @@ def test_no_set_and_no_column_has_the_name_of_what_is_moved_aside(tmp_path: Path
     text = f"model: {{name: tiny}}\ndataset: {rows}\ntask: {{name: captioning}}\n"
     text += f"evaluation: {{{key}: [{{name: NAME, {entry}}}]}}\n"
     file.write_text(text.replace("NAME", name))
-    with pytest.raises(ConfigError, match="is taken by another file"):
+    with pytest.raises(ConfigError, match="is reserved for other files"):
         load(file)
     file.write_text(text.replace("NAME", f"{name}s"))
     load(file)

@@ -130,7 +130,7 @@ def test_too_few_rows_and_three_splits_are_refused(parts: Callable[..., dict[str
         parts([{"n": 0, "image": "shared0.png", "c": "a"}])
     dataset = "{source: jsonl, path: ., references: [c], shares: {}}"
     (tmp_path / "c.yaml").write_text(f"model: {{name: tiny}}\ndataset: {dataset}\ntask: {{name: captioning}}\n")
-    with pytest.raises(ConfigError, match="parts a split that several roles name"):
+    with pytest.raises(ConfigError, match="divides a split among the roles that use it"):
         load(str(tmp_path / "c.yaml"))
 
 

@@ -319,15 +319,15 @@ def test_the_table_stands_in_every_report() -> None:
     ("block", "said"),
     [
         ("[{name: a/b, examples: 1}]",
-         ["1:33: evaluation.baselines[0].name names a file: letters, digits, - and _ alone, at most 40 (got 'a/b')"]),
+         ["1:33: evaluation.baselines[0].name names files: only letters, digits, - and _, at most 40 (got 'a/b')"]),
         ("[{name: Mock, examples: 1}]",
-         ["1:33: evaluation.baselines[0].name 'Mock' is taken by another file; choose another name"]),
+         ["1:33: evaluation.baselines[0].name 'Mock' is reserved for other files; choose another name"]),
         ("[{name: A, examples: 1}, {name: a, examples: 2}]",
-         ["1:57: evaluation.baselines[1].name 'a' is the name of another column or set, too; choose another name"]),
+         ["1:57: evaluation.baselines[1].name 'a' is also the name of another baseline or set; choose another name"]),
         ("[{name: a}]",
-         ["1:26: evaluation.baselines[0] asks as the baseline does; set prompt, length_instruction or examples"]),
+         ["1:26: evaluation.baselines[0] equals the main baseline; set prompt, length_instruction or examples"]),
         ("[{name: a, prompt: ' '}]",
-         ["1:44: evaluation.baselines[0].prompt must not be empty; leave it out to keep the task's"]),
+         ["1:44: evaluation.baselines[0].prompt must not be empty; omit it to keep the task's prompt"]),
         ("[{name: a, examples: 9}]",
          ["1:46: evaluation.baselines[0].examples is 9, and dataset.limit.train leaves 8 rows"]),
         ("[{name: a, examples: -1}]",
@@ -346,5 +346,5 @@ def test_mistakes_have_their_places(tmp_path: Path, block: str, said: list[str])
 def test_a_result_has_no_name_of_a_column_s_files(begin: Begin) -> None:
     with pytest.raises(ConfigError, match=r"output.tuned belongs to the files of 'short' in evaluation"):
         begin("output.tuned=baseline_predictions.short.jsonl")
-    with pytest.raises(ConfigError, match=r"baselines\[1\].length_instruction takes the length from references"):
+    with pytest.raises(ConfigError, match=r"baselines\[1\].length_instruction needs references"):
         begin("dataset.references=[]", "dataset.target=caption_0")

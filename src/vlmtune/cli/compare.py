@@ -77,9 +77,9 @@ def _blocks(sets: list[str] | None, task: str | None) -> dict[str, Any]:
     """What stands in for a config where there are only prediction files: the blocks task and evaluation."""
     if not sets:
         return {"task": task}
-    from vlmtune.config import arguments
+    from vlmtune.config import parse_overrides
 
-    given = arguments(sets)
+    given = parse_overrides(sets)
     wrong = [key for key, block in given.items() if key not in ("task", "evaluation") or not isinstance(block, dict)]
     if wrong:
         raise ConfigError(

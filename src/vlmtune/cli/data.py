@@ -181,7 +181,7 @@ def init(
     offline: Offline = False,
 ) -> None:
     """A first config for a dataset, with a reason beside every guess; --set settles what cannot be guessed."""
-    from vlmtune.config import arguments
+    from vlmtune.config import parse_overrides
     from vlmtune.hub import go_offline_if_unreachable
     from vlmtune.progress import open_progress
     from vlmtune.scaffold.writer import write
@@ -189,7 +189,7 @@ def init(
     set_offline(offline)
     if not Path(name).exists() and not offline:
         go_offline_if_unreachable(open_progress("auto"))
-    written = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), arguments(sets or ()))
+    written = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), parse_overrides(sets or ()))
     for doubt in written.doubts:
         print(f"! {doubt}", file=sys.stderr)
     print(f"{written.file}: {written.task}\nnext: vlmtune data check {written.file}")

@@ -1,4 +1,4 @@
-"""The verbs that look before anything runs: doctor, plan, and config check, show, schema, diff."""
+"""The verbs that look before anything runs: doctor, plan, and config check, show, schema."""
 
 import json
 from typing import Annotated
@@ -43,9 +43,9 @@ def plan(
 
 
 def config_check(config: ConfigArg, sets: Sets = None) -> None:
-    """Validate a config; all mistakes at once, with their positions."""
+    """Validate a config; lists all errors with their positions."""
     load_config(config, sets)
-    print(f"{config}: no mistakes (the data and the model were not looked at)")
+    print(f"{config}: no errors (data and model were not checked)")
 
 
 def config_show(config: ConfigArg, sets: Sets = None, as_json: AsJson = False) -> None:
@@ -61,11 +61,3 @@ def config_schema() -> None:
     from vlmtune.config import json_schema
 
     print(json.dumps(json_schema(), indent=2))
-
-
-def config_diff(a: ConfigArg, b: ConfigArg) -> None:
-    """What differs between two resolved configs."""
-    from vlmtune.config import diff
-
-    for path, before, after in diff(load_config(a, None).config, load_config(b, None).config):
-        print(f"{path}: {json.dumps(before)} -> {json.dumps(after)}")

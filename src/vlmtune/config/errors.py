@@ -1,6 +1,6 @@
-"""What pydantic found wrong, in our words and with the place where it was written.
+"""Turns pydantic's validation errors into sentences that name the source location.
 
-Knows the tree and pydantic's kinds of error; what keys a block may have it is told by its caller.
+Knows the node tree and pydantic's error types; the caller supplies the keys that a block may have.
 """
 
 import re
@@ -11,16 +11,16 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from vlmtune.config.nodes import Mistake, Node, Place, Steps, kind
+from vlmtune.config.nodes import KeyPath, Node, Problem, SourceLocation, describe
 from vlmtune.config.yaml import core_scalar
 from vlmtune.errors import ConfigError
 from vlmtune.registry import RENAMED_ROLES, did_you_mean, renamed
 
 Fields = dict[str, str]
-"""Keys a block may have, and the first sentence about each."""
+"""The keys of a block, each with the first sentence of its documentation."""
 
-DEEPEST = 4
-"""Blocks inside each other in which a misplaced key is looked for."""
+SEARCH_DEPTH = 4
+"""Levels of nested blocks in which a misplaced key is searched for."""
 
 _SHAPES = {
     "int_type": "a whole number",
@@ -46,139 +46,131 @@ _RANGES = {
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """A path as it is written: training.lora.rank, tracking[0].to."""
+    """A key path in text form: training.lora.rank, tracking[0].to."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 def one_of(got: str, names: Sequence[str]) -> str:
-    """The end of a sentence about a name that is none of `names`."""
+    """The end of a sentence about a value that is not one of `names`."""
     word = got.strip("'")
     word = RENAMED_ROLES.get(word, word)
     known = f"one of {', '.join(names)}" if len(names) > 1 else "".join(names)
     return f"must be {known} (got {got})" + did_you_mean(word, list(names))
 
 
-def judgement(said: str, *keys: str, loc: Steps = (), value: Any = None) -> InitErrorDetails:
-    """A mistake that a check of ours found.
+def invalid(message: str, *keys: str, loc: KeyPath = (), value: Any = None) -> InitErrorDetails:
+    """The error of one of our own validators.
 
     Args:
-        said: the sentence; "{0}" stands for the dotted path of the first key, "{1}" for that of the second.
-        keys: keys of the block that contradict each other, the one to change first; none where a value is wrong by
-            itself.
-        loc: where the value stands, relative to what is being checked.
+        message: the sentence; "{0}" is replaced by the dotted path of the first key, "{1}" by that of the second.
+        keys: keys of the block that contradict each other, the one to change first; empty if one value is invalid.
+        loc: path of the value, relative to what is being validated.
         value: the value.
     """
-    kind_ = PydanticCustomError("judgement", "{said}", {"said": said, "keys": list(keys)})
-    return InitErrorDetails(type=kind_, loc=loc, input=value)
+    error = PydanticCustomError("vlmtune", "{message}", {"message": message, "keys": list(keys)})
+    return InitErrorDetails(type=error, loc=loc, input=value)
 
 
-def refuse(title: str, found: Sequence[InitErrorDetails]) -> None:
-    """Raise what was found as pydantic's own error, if anything was.
-
-    Raises:
-        ValidationError: something was found.
-    """
-    if found:
-        raise ValidationError.from_exception_data(title, list(found))
+def raise_invalid(title: str, errors: Sequence[InitErrorDetails]) -> None:
+    """Raise pydantic's ValidationError unless there are no errors."""
+    if errors:
+        raise ValidationError.from_exception_data(title, list(errors))
 
 
-def report(mistakes: Sequence[Mistake]) -> None:
-    """Raise all mistakes as one error, files first, in the order of their lines.
-
-    Raises:
-        ConfigError: there is a mistake.
-    """
-    if not mistakes:
+def raise_problems(problems: Sequence[Problem]) -> None:
+    """Raise one ConfigError for all problems, if any: those in files first, in line order."""
+    if not problems:
         return
-    ordered = sorted(mistakes, key=lambda m: (m.at.line is None, m.at.source, m.at.line or 0, m.at.column or 0))
-    lines = list(dict.fromkeys(str(mistake) for mistake in ordered))
+    ordered = sorted(problems, key=lambda m: (m.at.line is None, m.at.source, m.at.line or 0, m.at.column or 0))
+    lines = list(dict.fromkeys(str(problem) for problem in ordered))
     count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
     raise ConfigError("\n".join([*lines, f"{count}; nothing was started"]))
 
 
-def explain(error: ValidationError, root: Node, fields: Callable[[Steps], Fields]) -> list[Mistake]:
-    """Every mistake in a sentence.
+def translate(error: ValidationError, root: Node, fields: Callable[[KeyPath], Fields]) -> list[Problem]:
+    """Translate a validation error into problems.
 
     Args:
-        error: what pydantic raised about the plain values of `root`.
+        error: what pydantic raised for the plain values of `root`.
         root: the tree.
-        fields: the keys that the block at a path may have.
+        fields: returns the keys that the block at a path may have.
     """
-    found: dict[Steps, list[tuple[Steps, ErrorDetails]]] = {}
+    found: dict[KeyPath, list[tuple[KeyPath, ErrorDetails]]] = {}
     for detail in error.errors(include_url=False):
-        path, choice = _walk(root, detail)
+        path, choice = _locate(root, detail)
         found.setdefault(path if choice is None else choice, []).append((path, detail))
     explainer = _Explainer(root, fields)
-    return [mistake for start, group in found.items() for mistake in explainer.group(start, group)]
+    return [problem for start, group in found.items() for problem in explainer.group(start, group)]
 
 
-def _walk(root: Node, detail: ErrorDetails) -> tuple[Steps, Steps | None]:
-    """Where in the tree an error stands; and, where the value may be of several kinds, where that value stands.
+def _locate(root: Node, detail: ErrorDetails) -> tuple[KeyPath, KeyPath | None]:
+    """Path of an error in the tree; for a value of a union type, the path of that value, too.
 
-    pydantic puts the name of the kind it tried into the location; it is no key of the tree.
+    pydantic adds the name of the union member it tried to the location: ("dataset", "image", "list[str]", 1) is the
+    path ("dataset", "image", 1) of the union at ("dataset", "image").
     """
     node = root
-    path: Steps = ()
-    choice: Steps | None = None
+    path: KeyPath = ()
+    choice: KeyPath | None = None
     for step in detail["loc"]:
         inner = node.child(step)
         if inner is not None:
             node, path = inner, (*path, step)
         elif detail["type"] == "missing" and step == detail["loc"][-1]:
             path = (*path, step)
-        elif choice is None and detail["type"] != "judgement":
+        elif choice is None and detail["type"] != "vlmtune":
             choice = path
     return path, choice
 
 
 class _Explainer:
-    def __init__(self, root: Node, fields: Callable[[Steps], Fields]) -> None:
+    def __init__(self, root: Node, fields: Callable[[KeyPath], Fields]) -> None:
         self._root = root
         self._fields = fields
 
-    def group(self, start: Steps, found: list[tuple[Steps, ErrorDetails]]) -> Iterator[Mistake]:
-        """Errors about one value: several where it may be of several kinds and fits none."""
+    def group(self, start: KeyPath, found: list[tuple[KeyPath, ErrorDetails]]) -> Iterator[Problem]:
+        """Problems of one value; pydantic reports several errors for a union of which no member fits."""
         deepest = max(len(path) for path, _ in found)
         kept = [(path, detail) for path, detail in found if len(path) == deepest]
         shapes = list(dict.fromkeys(_SHAPES.get(detail["type"], "") for _, detail in kept))
         if deepest == len(start) and len(shapes) > 1 and all(shapes):
-            yield self._at(start, f"{dotted(start)} must be {' or '.join(shapes)} (got {kind(self._node(start))})")
+            yield self._at(start, f"{dotted(start)} must be {' or '.join(shapes)} (got {describe(self._node(start))})")
             return
         for path, detail in kept:
             yield self._one(path, detail)
 
-    def _one(self, path: Steps, detail: ErrorDetails) -> Mistake:
-        kind_, context = detail["type"], detail.get("ctx", {})
-        if kind_ == "extra_forbidden":
-            return Mistake(self._key(path), f"unknown key {dotted(path)!r}{self._nearest(path)}")
-        if kind_ == "missing":
+    def _one(self, path: KeyPath, detail: ErrorDetails) -> Problem:
+        code, context = detail["type"], detail.get("ctx", {})
+        if code == "extra_forbidden":
+            return Problem(self._key(path), f"unknown key {dotted(path)!r}{self._nearest(path)}")
+        if code == "missing":
             meaning = self._fields(path[:-1]).get(str(path[-1]), "")
-            said = f"key {dotted(path)!r} is missing" + (f": {meaning}" if meaning else "")
-            return Mistake(self._key(path[:-1]), said)
-        if kind_ == "judgement":
-            return self._judged(path, context["said"], context["keys"])
-        if kind_ == "secret":  # the line, or the argument, holds what must not be shown
+            message = f"key {dotted(path)!r} is missing" + (f": {meaning}" if meaning else "")
+            return Problem(self._key(path[:-1]), message)
+        if code == "vlmtune":
+            return self._contradiction(path, context["message"], context["keys"])
+        if code == "secret":  # neither the line nor the argument may be shown
             at = self._node(path).at
             source = at.source if at.line is not None else at.source.partition("=")[0]
-            return Mistake(replace(at, text="", source=source), f"{dotted(path)} {detail['msg']}")
+            return Problem(replace(at, text="", source=source), f"{dotted(path)} {detail['msg']}")
         return self._at(path, f"{dotted(path)}{self._value(path, detail)}")
 
-    def _value(self, path: Steps, detail: ErrorDetails) -> str:
-        """What is wrong with a value by itself, behind its name."""
-        kind_, context, got = detail["type"], detail.get("ctx", {}), kind(self._node(path))
-        if kind_ == "literal_error":
+    def _value(self, path: KeyPath, detail: ErrorDetails) -> str:
+        """What is wrong with a single value; follows its name."""
+        code, context, got = detail["type"], detail.get("ctx", {}), describe(self._node(path))
+        if code == "literal_error":
             return f" {one_of(got, _names(context['expected']))}"
-        if kind_ in _RANGES:
-            words, key = _RANGES[kind_]
+        if code in _RANGES:
+            words, key = _RANGES[code]
             return f" must be {words} {_number(context[key])} (got {got})"
-        if kind_ in _SHAPES:
-            return f" must be {_SHAPES[kind_]} (got {got}){self._advice(kind_, path)}"
+        if code in _SHAPES:
+            return f" must be {_SHAPES[code]} (got {got}){self._advice(code, path)}"
         return f": {detail['msg']}"
 
-    def _judged(self, path: Steps, said: str, keys: list[str]) -> Mistake:
-        """A mistake of several keys stands at the first one that was written, and names the places of the others."""
+    def _contradiction(self, path: KeyPath, message: str, keys: list[str]) -> Problem:
+        """A contradiction between keys is located at the first one that was written, and names where the others are."""
         if not keys:
-            return self._at(path, f"{dotted(path)} {said}")
+            return self._at(path, f"{dotted(path)} {message}")
         paths = [(*path, *key.split(".")) for key in keys]
         written = [(dotted(each), self._root.find(each)) for each in paths]
         first = next((n for n, (_, node) in enumerate(written) if node is not None), 0)
@@ -190,19 +182,19 @@ class _Explainer:
             if n != first
         ]
         for n, (name, _) in enumerate(written):
-            said = said.replace(f"{{{n}}}", name)
-        return Mistake(at, said + (f" ({', '.join(others)})" if others else ""))
+            message = message.replace(f"{{{n}}}", name)
+        return Problem(at, message + (f" ({', '.join(others)})" if others else ""))
 
-    def _advice(self, kind_: str, path: Steps) -> str:
+    def _advice(self, code: str, path: KeyPath) -> str:
         value = self._node(path).value
-        if kind_ == "string_type" and isinstance(value, bool | int | float):
+        if code == "string_type" and isinstance(value, bool | int | float):
             return "; put it in quotes"
-        if kind_ == "list_type" and isinstance(value, str) and len(value) <= 60 and not self._fields((*path, 0)):
+        if code == "list_type" and isinstance(value, str) and len(value) <= 60 and not self._fields((*path, 0)):
             return f"; write [{value}]"
         is_number = isinstance(value, str) and isinstance(core_scalar(value), int | float)
-        return "; leave the quotes out" if is_number and kind_ in ("int_type", "float_type") else ""
+        return "; leave the quotes out" if is_number and code in ("int_type", "float_type") else ""
 
-    def _nearest(self, path: Steps) -> str:
+    def _nearest(self, path: KeyPath) -> str:
         if new := renamed(path):
             return f"; it is called {new!r} now"
         key, known = str(path[-1]), self._fields(path[:-1])
@@ -211,27 +203,27 @@ class _Explainer:
         elsewhere = [dotted((*start, key)) for start in self._blocks(()) if key in self._fields(start)]
         return f"; did you mean {elsewhere[0]!r}?" if len(elsewhere) == 1 else _listed(known)
 
-    def _blocks(self, path: Steps) -> Iterator[Steps]:
-        """Paths of all blocks that a configuration may have."""
-        for key in self._fields(path) if len(path) < DEEPEST else ():
+    def _blocks(self, path: KeyPath) -> Iterator[KeyPath]:
+        """Paths of all blocks that a configuration can have."""
+        for key in self._fields(path) if len(path) < SEARCH_DEPTH else ():
             if self._fields((*path, key)):
                 yield (*path, key)
                 yield from self._blocks((*path, key))
 
-    def _node(self, path: Steps) -> Node:
+    def _node(self, path: KeyPath) -> Node:
         node = self._root.find(path)
         assert node is not None, path
         return node
 
-    def _at(self, path: Steps, said: str) -> Mistake:
-        return Mistake(self._node(path).at, said)
+    def _at(self, path: KeyPath, message: str) -> Problem:
+        return Problem(self._node(path).at, message)
 
-    def _key(self, path: Steps) -> Place:
-        """Where the key of a path stands; the value itself where it has none, as in a list."""
+    def _key(self, path: KeyPath) -> SourceLocation:
+        """Location of the key at a path; of the value itself if it has no key, as in a list."""
         if not path:
             return self._root.at
-        above = self._node(path[:-1])
-        return above.keys.get(str(path[-1])) or self._node(path).at
+        parent = self._node(path[:-1])
+        return parent.keys.get(str(path[-1])) or self._node(path).at
 
 
 def _names(expected: str) -> list[str]:
@@ -243,7 +235,7 @@ def _listed(known: Fields) -> str:
     return f"; there are: {', '.join(known)}" if known else ""
 
 
-def _near(place: Place, other: Place) -> str:
+def _near(place: SourceLocation, other: SourceLocation) -> str:
     return f"line {place.line}" if place.source == other.source and place.line is not None else str(place)
 
 

@@ -1,8 +1,6 @@
-"""A configuration from files and arguments: found by name, laid over what it extends, judged as a whole.
+"""Loads a configuration from files and arguments: found by name, merged with what it extends, validated as a whole.
 
-All mistakes are reported at once, each with its place. Imports no torch: a config is checked in a moment.
-
-A resolved configuration as text with its origins, and two of them side by side.
+All problems are reported at once, each with its source location. Never imports torch, so that checking is instant.
 """
 
 import json
@@ -15,19 +13,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from vlmtune import registry
-from vlmtune.config.errors import dotted, explain, report
-from vlmtune.config.nodes import Mistake, Node, Place, Steps, block, from_plain, lay_over
+from vlmtune.config.errors import dotted, raise_problems, translate
+from vlmtune.config.nodes import KeyPath, Node, Problem, SourceLocation, block, from_plain, merge
 from vlmtune.config.schema import Config, config_json, fields_at
 from vlmtune.config.yaml import parse, read_file, shown
 from vlmtune.errors import ConfigError
 
-OVERRIDE = Place("override")
-"""Where values come from that a program laid over a config."""
+OVERRIDE = SourceLocation("override")
+"""Location of values that a program passed to `load`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration, and the tree of what was written, which knows where."""
+    """A configuration, and the tree it was read from, which knows the source locations."""
 
     config: Config
     tree: Node
@@ -38,48 +36,48 @@ def load(
     overrides: Sequence[str | Mapping[str, Any]] = (),
     replaced: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LoadedConfig:
-    """Read and judge a configuration. Precedence: defaults < `extends` files < the file < replaced < overrides.
+    """Load a configuration. Precedence: defaults < `extends` files < the file < `replaced` < `overrides`.
 
     Args:
-        name: a file; or the name of one in `configs/` here, or among the shipped ones, with or without `.yaml`.
-        overrides: laid over in order: "a.b=c", the value read as YAML, or nested mappings.
-        replaced: top-level blocks that replace the file's own as a whole.
+        name: a file, or the name of one in `configs/` here or among the shipped ones, with or without `.yaml`.
+        overrides: merged in order: "a.b=c", the value parsed as YAML, or nested mappings.
+        replaced: top-level blocks that replace the file's blocks entirely.
 
     Raises:
-        ConfigError: no such file, not YAML; or all mistakes in it at once, each with its place.
+        ConfigError: no such file, not YAML, or invalid; lists all problems with their locations.
     """
-    tree, mistakes = _with_bases(find(os.fspath(name)), ())
+    tree, problems = _read_with_bases(find_config(os.fspath(name)), ())
     if replaced:
         keys = dict.fromkeys(replaced, OVERRIDE)
         children = {**_children(tree), **{key: from_plain(value, OVERRIDE) for key, value in replaced.items()}}
         tree = block(children, tree.at, {**tree.keys, **keys})
     for override in overrides:
         if isinstance(override, str):
-            over, wrong = _argument(override, tree)
-            mistakes += wrong
+            over, wrong = _parse_override(override, tree)
+            problems += wrong
         else:
             over = from_plain(override, OVERRIDE)
-        tree = lay_over(tree, over)
+        tree = merge(tree, over)
     try:
         config = Config.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as error:
-        report([*mistakes, *explain(error, tree, lambda path: fields_at(path, tree.plain()))])
+        raise_problems([*problems, *translate(error, tree, lambda path: fields_at(path, tree.plain()))])
         raise
-    report(mistakes)
+    raise_problems(problems)
     return LoadedConfig(config, tree)
 
 
-def find(name: str) -> Path:
+def find_config(name: str) -> Path:
     """The file of a configuration.
 
     Raises:
-        ConfigError: there is none; lists those that exist.
+        ConfigError: no such file; lists the configs that exist.
     """
     if _is_file(Path(name)):
         return Path(name)
     if os.path.isdir(name):  # noqa: PTH112  see _is_file
         raise ConfigError(f"{name} is a folder; name one of its files")
-    folders = [Path("configs"), shipped()]
+    folders = [Path("configs"), shipped_folder()]
     for folder in folders:
         for file in (folder / name, folder / f"{name}.yaml"):
             if _is_file(file):
@@ -92,12 +90,12 @@ def find(name: str) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Unlike `Path.is_file`, False for what cannot be a file's name or may not be looked at, too."""
+    """Unlike `Path.is_file`, False for names that are invalid or inaccessible."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def shipped() -> Path:
-    """Folder of the configs that come with vlmtune: in the package, or beside `src` in a source checkout."""
+def shipped_folder() -> Path:
+    """Folder of the shipped configs: in the package, or beside `src` in a source checkout."""
     packaged = Path(__file__).parents[1] / "assets" / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
 
@@ -107,86 +105,86 @@ def _children(node: Node) -> dict[str, Node]:
 
 
 def load_config(name: str | os.PathLike[str], overrides: Sequence[str | Mapping[str, Any]] = ()) -> Config:
-    """A configuration by its file or name; `load` also tells where each value comes from. Same errors."""
+    """Load a configuration by file or name; see `load`, which also returns where each value comes from."""
     return load(name, overrides).config
 
 
-def arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Arguments "a.b=c" as nested plain values, for commands that read no config.
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """Parse arguments "a.b=c" into nested plain values, for commands that read no config.
 
     Raises:
-        ConfigError: all mistakes in them at once.
+        ConfigError: lists all problems.
     """
     tree = block({}, OVERRIDE, {})
-    mistakes: list[Mistake] = []
+    problems: list[Problem] = []
     for text in texts:
-        over, wrong = _argument(text, tree)
-        tree, mistakes = lay_over(tree, over), mistakes + wrong
-    report(mistakes)
+        over, wrong = _parse_override(text, tree)
+        tree, problems = merge(tree, over), problems + wrong
+    raise_problems(problems)
     plain: dict[str, Any] = tree.plain()
     return plain
 
 
-def _with_bases(file: Path, above: tuple[Path, ...]) -> tuple[Node, list[Mistake]]:
-    """A file laid over the files it extends; `above` are the files that led here."""
-    tree, mistakes = read_file(file)
+def _read_with_bases(file: Path, chain: tuple[Path, ...]) -> tuple[Node, list[Problem]]:
+    """A file merged over the files it extends; `chain` lists the files that led here."""
+    tree, problems = read_file(file)
     children = _children(tree)
     extends = children.get("extends")
     if extends is None:
-        return tree, mistakes
-    above = (*above, file.resolve())
-    own = block({key: node for key, node in children.items() if key != "extends"}, tree.at, tree.keys)
+        return tree, problems
+    chain = (*chain, file.resolve())
+    this = block({key: node for key, node in children.items() if key != "extends"}, tree.at, tree.keys)
     merged = block({}, tree.at, {})
     for node in extends.value if isinstance(extends.value, list) else [extends]:
         base = file.parent / node.value if isinstance(node.value, str) else None
         if base is None:
-            mistakes.append(Mistake(node.at, "extends takes the name of a file, or a list of them"))
+            problems.append(Problem(node.at, "extends takes the name of a file, or a list of them"))
         elif not _is_file(base):
-            mistakes.append(Mistake(node.at, f"extends: there is no file {shown(base)}"))
-        elif base.resolve() in above:
-            circle = [*above[above.index(base.resolve()) :], base.resolve()]
-            mistakes.append(Mistake(node.at, f"extends goes in a circle: {' -> '.join(map(shown, circle))}"))
+            problems.append(Problem(node.at, f"extends: there is no file {shown(base)}"))
+        elif base.resolve() in chain:
+            circle = [*chain[chain.index(base.resolve()) :], base.resolve()]
+            problems.append(Problem(node.at, f"extends goes in a circle: {' -> '.join(map(shown, circle))}"))
         else:
-            under, wrong = _with_bases(base, above)
-            mistakes += wrong
-            merged = lay_over(merged, under)
-    return lay_over(merged, own), mistakes
+            inherited, wrong = _read_with_bases(base, chain)
+            problems += wrong
+            merged = merge(merged, inherited)
+    return merge(merged, this), problems
 
 
-def _argument(text: str, tree: Node) -> tuple[Node, list[Mistake]]:
-    """An argument "a.b=c" as what it lays over the tree."""
-    at = Place(f"--set {text}")
+def _parse_override(text: str, tree: Node) -> tuple[Node, list[Problem]]:
+    """An argument "a.b=c" as a tree to merge over `tree`."""
+    at = SourceLocation(f"--set {text}")
     nothing = block({}, at, {})
     path, equals, written = text.partition("=")
     steps = path.strip().split(".")
     if not equals or not all(steps):
-        return nothing, [Mistake(at, "write --set key=value, as in --set training.learning_rate=1e-4")]
+        return nothing, [Problem(at, "write --set key=value, as in --set training.learning_rate=1e-4")]
     if steps[0] == "extends":
-        return nothing, [Mistake(at, "extends is read from files alone")]
+        return nothing, [Problem(at, "extends is read from files alone")]
     for length in range(1, len(steps)):
         above, name = tree.find(tuple(steps[:length])), dotted(steps[:length])
         if above is not None and isinstance(above.value, list):
-            return nothing, [Mistake(at, f"{name} is a list; set it as a whole: --set '{name}=[…]'")]
+            return nothing, [Problem(at, f"{name} is a list; set it as a whole: --set '{name}=[…]'")]
         if above is not None and above.value is not None and not isinstance(above.value, dict):
-            return nothing, [Mistake(at, f"{name} is a value and has no keys")]
+            return nothing, [Problem(at, f"{name} is a value and has no keys")]
     try:
-        node, mistakes = parse(written, at.source, in_file=False)
+        node, problems = parse(written, at.source, in_file=False)
     except ConfigError as error:
-        return nothing, [Mistake(at, str(error).removeprefix(f"{at}: "))]
+        return nothing, [Problem(at, str(error).removeprefix(f"{at}: "))]
     for step in reversed(steps):
         node = block({step: node}, at, {step: at})
-    return node, mistakes
+    return node, problems
 
 
 def show(loaded: LoadedConfig) -> str:
-    """The resolved configuration as YAML, each value followed by where it comes from."""
+    """The resolved configuration as YAML, each value followed by its source location."""
     rows = list(_rows(config_json(loaded.config), (), loaded.tree))
-    width = min(60, max(len(text) for text, origin in rows if origin))
-    return "\n".join(f"{text:<{width}}  # {origin}" if origin else text for text, origin in rows)
+    width = min(60, max(len(text) for text, source in rows if source))
+    return "\n".join(f"{text:<{width}}  # {source}" if source else text for text, source in rows)
 
 
-def _rows(plain: Any, path: Steps, tree: Node) -> Iterator[tuple[str, str]]:
-    """(line of YAML, origin) of every value below a path; blocks have lines of their own and no origin."""
+def _rows(plain: Any, path: KeyPath, tree: Node) -> Iterator[tuple[str, str]]:
+    """(line of YAML, source) of every value below a path; the line that opens a block has no source."""
     items = plain.items() if isinstance(plain, dict) else enumerate(plain)
     for key, value in items:
         here = (*path, key)
@@ -197,20 +195,5 @@ def _rows(plain: Any, path: Steps, tree: Node) -> Iterator[tuple[str, str]]:
             yield from _rows(value, here, tree)
         else:
             node = tree.find(here)
-            origin = "default" if node is None else str(node.at).rpartition(":")[0] if node.at.line else str(node.at)
-            yield f"{margin}{label} {json.dumps(value, ensure_ascii=False)}", origin
-
-
-def diff(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
-    """Where two configurations differ: (dotted path, value of `a`, value of `b`); None where one has no such key."""
-    before, after = dict(_leaves(config_json(a), ())), dict(_leaves(config_json(b), ()))
-    paths = [*before, *(path for path in after if path not in before)]
-    return [(p, before.get(p), after.get(p)) for p in paths if before.get(p) != after.get(p)]
-
-
-def _leaves(plain: Any, path: Steps) -> Iterator[tuple[str, Any]]:
-    if isinstance(plain, dict):
-        for key, value in plain.items():
-            yield from _leaves(value, (*path, key))
-    else:
-        yield dotted(path), plain
+            source = "default" if node is None else str(node.at).rpartition(":")[0] if node.at.line else str(node.at)
+            yield f"{margin}{label} {json.dumps(value, ensure_ascii=False)}", source

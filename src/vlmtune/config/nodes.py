@@ -1,4 +1,4 @@
-"""What was written, as a tree that remembers where. Knows neither YAML nor what the keys mean."""
+"""A tree of values that remember where they were written. Knows neither YAML nor the meaning of the keys."""
 
 import json
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Scalar = str | int | float | bool | None
-Steps = tuple[str | int, ...]
-"""From the root of a tree: keys, and positions in lists."""
+KeyPath = tuple[str | int, ...]
+"""Keys and list indices from the root of a tree: ("tracking", 0, "to")."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where something was written: a file with line and column, both from 1; or an argument, which has neither."""
+class SourceLocation:
+    """Where a value was written: a file with 1-based line and column, or a command-line argument, which has neither."""
 
     source: str
     line: int | None = None
@@ -25,29 +25,29 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and where it stands; for a block, also where its keys stand. `size` counts the values in it."""
+    """A value and its location; for a block, also the locations of its keys. `size` counts the values in it."""
 
     value: "Scalar | dict[str, Node] | list[Node]"
-    at: Place
-    keys: Mapping[str, Place] = field(default_factory=dict)
+    at: SourceLocation
+    keys: Mapping[str, SourceLocation] = field(default_factory=dict)
     size: int = 1
 
     def plain(self) -> Any:
-        """The value without its places."""
+        """The value without its locations."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         return [child.plain() for child in self.value] if isinstance(self.value, list) else self.value
 
     def child(self, step: str | int) -> "Node | None":
-        """The value under a key or at a position of a list; None where there is none."""
+        """The value under a key or at a list index; None if there is none."""
         if isinstance(self.value, dict) and isinstance(step, str):
             return self.value.get(step)
         if isinstance(self.value, list) and isinstance(step, int) and step < len(self.value):
             return self.value[step]
         return None
 
-    def find(self, path: Steps) -> "Node | None":
-        """The value at a path; None where there is none."""
+    def find(self, path: KeyPath) -> "Node | None":
+        """The value at a path; None if there is none."""
         node: Node | None = self
         for step in path:
             node = node.child(step) if node is not None else None
@@ -55,40 +55,40 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
-    """One thing that is wrong, in a sentence."""
+class Problem:
+    """One thing that is wrong, in a sentence, and where."""
 
-    at: Place
-    said: str
+    at: SourceLocation
+    message: str
 
     def __str__(self) -> str:
         line = self.at.text.strip()
-        return f"{self.at}: {self.said}" + (f"\n    {line:.100}" if line else "")
+        return f"{self.at}: {self.message}" + (f"\n    {line:.100}" if line else "")
 
 
-def block(children: "dict[str, Node]", at: Place, keys: Mapping[str, Place]) -> Node:
+def block(children: "dict[str, Node]", at: SourceLocation, keys: Mapping[str, SourceLocation]) -> Node:
     """A block of keys."""
     return Node(children, at, keys, 1 + sum(child.size for child in children.values()))
 
 
-def lay_over(under: Node, over: Node) -> Node:
-    """Blocks are merged key by key, everything else is replaced. Neither argument changes.
+def merge(base: Node, override: Node) -> Node:
+    """Merge blocks key by key; the override replaces everything else. Neither argument is modified.
 
-    A merged block stands where the file that comes last has it: an argument changes its values, not its place.
+    A merged block is located in the last file that has it: an argument changes its values, not its location.
     """
-    if not isinstance(under.value, dict) or not isinstance(over.value, dict):
-        return over
-    merged, keys = dict(under.value), dict(under.keys)
-    for key, child in over.value.items():
+    if not isinstance(base.value, dict) or not isinstance(override.value, dict):
+        return override
+    merged, keys = dict(base.value), dict(base.keys)
+    for key, child in override.value.items():
         both_blocks = key in merged and isinstance(merged[key].value, dict) and isinstance(child.value, dict)
-        if not both_blocks or over.keys[key].line is not None:
-            keys[key] = over.keys[key]
-        merged[key] = lay_over(merged[key], child) if key in merged else child
-    return block(merged, under.at if over.at.line is None else over.at, keys)
+        if not both_blocks or override.keys[key].line is not None:
+            keys[key] = override.keys[key]
+        merged[key] = merge(merged[key], child) if key in merged else child
+    return block(merged, base.at if override.at.line is None else override.at, keys)
 
 
-def from_plain(value: Any, at: Place) -> Node:
-    """Plain Python values as a tree, all of it written at one place."""
+def from_plain(value: Any, at: SourceLocation) -> Node:
+    """Plain Python values as a tree, every node at the same location."""
     if isinstance(value, Mapping):
         children = {str(key): from_plain(child, at) for key, child in value.items()}
         return block(children, at, dict.fromkeys(children, at))
@@ -97,8 +97,8 @@ def from_plain(value: Any, at: Place) -> Node:
     return Node(value, at)
 
 
-def kind(node: Node) -> str:
-    """A node's value in a message: short, as it may have been written."""
+def describe(node: Node) -> str:
+    """A node's value for an error message: shortened, in YAML or Python notation."""
     if isinstance(node.value, dict):
         return "a block of keys"
     if isinstance(node.value, list):

@@ -1,11 +1,7 @@
-"""Config = every part's own Config.
+"""The top-level Config, composed of every module's Config class.
 
-Knows which blocks there are; what their keys mean is said where they are read. A block whose kind is the user's choice
-(dataset, task, inference, tracking) takes its class from the plugin that it names.
-
-Blocks of the configuration that stand in more than one place of it, and the one that holds them again.
-
-A block whose class is the user's choice: `Config` of the plugin that one of its keys names.
+Defines which blocks there are; each key is documented in the module that reads it. A block that selects a plugin
+(dataset, task, inference, tracking) has the class of the plugin that it names.
 """
 
 import json
@@ -21,8 +17,8 @@ from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from vlmtune import registry
 from vlmtune.config import validators
-from vlmtune.config.errors import Fields, judgement, one_of, refuse
-from vlmtune.config.nodes import Steps
+from vlmtune.config.errors import Fields, invalid, one_of, raise_invalid
+from vlmtune.config.nodes import KeyPath
 from vlmtune.data import DatasetConfig, SplitRole
 from vlmtune.engines import InferenceConfig
 from vlmtune.modeling.loading import TINY, ModelConfig
@@ -44,8 +40,8 @@ class Plugin:
     base: type[BaseConfig]
     offers: str
 
-    def part(self, value: Any) -> type[BaseConfig] | str | None:
-        """The class for a block; a sentence where there is none; None where the block names no plugin."""
+    def config_class(self, value: Any) -> type[BaseConfig] | str | None:
+        """The class of a block; an error message if there is none; None if the block names no plugin."""
         default = self.base.model_fields[self.key].get_default()
         name = value.get(self.key, default) if isinstance(value, dict) else None
         if not isinstance(name, str):
@@ -61,20 +57,20 @@ class Plugin:
         return part if self.offers in found else f"names {name!r}, which has no {self.offers}"
 
     def read(self, value: Any) -> Any:
-        """A block as its plugin's Config; anything else is left for pydantic to refuse."""
+        """Validate a block as its plugin's Config; anything but a block is left for pydantic to reject."""
         if not isinstance(value, dict):
             return value
-        part = self.part(value)
+        part = self.config_class(value)
         if isinstance(part, type):
             return part.model_validate_json(json.dumps(value), strict=True)
         given = value.get(self.key)
         if isinstance(part, str):
-            refuse(self.folder, [judgement(part, loc=(self.key,), value=given), *self._known_mistakes(value)])
+            raise_invalid(self.folder, [invalid(part, loc=(self.key,), value=given), *self._shared_key_errors(value)])
         kind: Any = "string_type" if self.key in value else "missing"
         raise ValidationError.from_exception_data(self.folder, [{"type": kind, "loc": (self.key,), "input": given}])
 
-    def _known_mistakes(self, value: dict[str, Any]) -> list[InitErrorDetails]:
-        """What is wrong with a block of an unknown plugin all the same: values of keys that every plugin has."""
+    def _shared_key_errors(self, value: dict[str, Any]) -> list[InitErrorDetails]:
+        """Errors in the keys that all plugins share, for a block that names an unknown plugin."""
         try:
             self.base.model_validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
@@ -88,7 +84,7 @@ class Plugin:
         return core_schema.no_info_before_validator_function(self.read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """One choice per shipped plugin, told apart by its name; last, anybody's own module, which has a dot in it."""
+        """One alternative per shipped plugin, discriminated by its name; then any custom module, named with a dot."""
         default = self.base.model_fields[self.key].get_default()
         custom = {"type": "string", "pattern": r"\.", "description": "The dotted name of a custom module."}
         choices = []
@@ -111,33 +107,33 @@ TaskBlock = Annotated[SerializeAsAny[TaskConfig], Plugin("tasks", "name", TaskCo
 
 
 class EvaluationSetConfig(BaseConfig):
-    """Other rows, or another task, that both models answer: what training broke elsewhere."""
+    """An additional evaluation set: other rows, or another task, to see what training made worse."""
 
     name: str
-    """Name of the set; its files have it in theirs."""
+    """Name of the set; it is part of the names of its files."""
 
     dataset: DatasetBlock
     """Where its rows come from, and what their columns mean."""
 
     task: TaskBlock
-    """What is asked there, and what counts."""
+    """What is asked about them, and how answers are scored."""
 
     split: SplitRole = "test"
     """Role of the rows both models answer."""
 
     metrics: list[str] | None = None
-    """Names of that task's metrics to report; null reports all of them."""
+    """Metrics of that task to report; null reports all of them."""
 
     primary: str | None = None
-    """The metric its verdict is about; null takes the task's first."""
+    """The metric its verdict is about; null takes the first one of the task."""
 
 
 class EvaluationBlock(EvaluationConfig):
-    """What is measured, and on which rows; here or elsewhere."""
+    """What is measured, and on which rows."""
 
     additional: list[EvaluationSetConfig] = []
-    """Further evaluation sets. Both models answer them, too, and each has a comparison of its own; the verdict says
-    where the tuned model got worse."""
+    """Additional evaluation sets. Both models answer them as well, and each gets its own comparison; the verdict says
+    on which of them the tuned model got worse."""
 
 
 class Config(BaseConfig):
@@ -147,17 +143,17 @@ class Config(BaseConfig):
     """Version of this format."""
 
     extends: str | list[str] = Field(default=[], exclude=True)
-    """Files that this one is laid over, relative to it: blocks are merged key by key, later files win, lists are
-    replaced. Gone from the resolved configuration."""
+    """Files to inherit from, relative to this one: blocks are merged key by key, later files take precedence, lists are
+    replaced. Not part of the resolved configuration."""
 
     model: Annotated[ModelConfig, AfterValidator(validators.model)]
-    """Which model is adapted."""
+    """Which model is fine-tuned."""
 
     dataset: DatasetBlock
     """Where rows come from, and what their columns mean."""
 
     task: TaskBlock
-    """What is asked, and what counts."""
+    """What the model is asked, and how answers are scored."""
 
     training: Annotated[TrainingConfig, AfterValidator(validators.training)] = TrainingConfig()
     """How the adapter is trained."""
@@ -166,52 +162,52 @@ class Config(BaseConfig):
         SerializeAsAny[InferenceConfig],
         Plugin("engines", "engine", InferenceConfig, "open_engine"),
         AfterValidator(validators.inference),
-    ] = Field(default_factory=dict)  # type: ignore[assignment]  # read as a block without keys: its class is the plugin's
-    """How answers are decoded."""
+    ] = Field(default_factory=dict)  # type: ignore[assignment]  # validated like an empty block: the plugin defines its class
+    """How answers are generated."""
 
     evaluation: Annotated[EvaluationBlock, AfterValidator(validators.evaluation)] = EvaluationBlock()
-    """What is measured, on which rows, and how differences are judged."""
+    """What is measured, on which rows, and how differences are tested."""
 
     report: ReportConfig = ReportConfig()
-    """What the page shows."""
+    """What the HTML report shows."""
 
     tracking: list[TrackerBlock] = []
-    """Experiment trackers that mirror the training curves; the local files are always written."""
+    """Experiment trackers that receive the training curves, besides the local files."""
 
     output: Annotated[OutputConfig, AfterValidator(validators.output)] = OutputConfig()
     """Where results are written."""
 
     @property
     def needs_hub(self) -> bool:
-        """Whether the model or the dataset is named as on the Hub."""
+        """Whether the model or a dataset is loaded from the Hub."""
         rows = [self.dataset, *(one.dataset for one in self.evaluation.additional)]
         named = [self.model.name, *(block.model_dump()["path"] for block in rows if block.source == "hub")]
         return any(name != TINY and not Path(name).exists() for name in named)
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """The resolved configuration as plain values, every default written out; itself a valid config file."""
+    """The resolved configuration as plain values, including all defaults; valid as a config file itself."""
     plain: dict[str, Any] = config.model_dump(mode="json")
     return plain
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without pydantic's titles, which repeat the keys."""
+    """Omits pydantic's titles, which repeat the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a config file over all shipped plugins, for editors."""
+    """JSON Schema of a config file, with all shipped plugins, for editors."""
     schema = Config.model_json_schema(schema_generator=_Untitled)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "vlmtune configuration", **schema}
 
 
-def fields_at(path: Steps, plain: Any) -> Fields:
-    """Keys that the block at a path may have, with the first sentence about each; none where no block can be.
+def fields_at(path: KeyPath, plain: Any) -> Fields:
+    """The keys of the block at a path, each with the first sentence of its documentation; empty if there is no block.
 
-    A list is no block; those in it stand behind their number.
+    A list is not a block; the blocks in it are found under their index.
     """
     part: type[BaseConfig] | None = Config
     field: FieldInfo | None = None
@@ -228,22 +224,22 @@ def fields_at(path: Steps, plain: Any) -> Fields:
 
 
 def _part(field: FieldInfo, plain: Any) -> type[BaseConfig] | None:
-    """The class of a block, or of the blocks in a list; None where the field holds none."""
+    """The class of a block, or of the blocks in a list; None if the field holds neither."""
     if (plugin := plugin_of(field)) is not None:
-        found = plugin.part(plain if isinstance(plain, dict) else {})
+        found = plugin.config_class(plain if isinstance(plain, dict) else {})
         return found if isinstance(found, type) else plugin.base
-    inside = flat(field.annotation)
+    inside = flatten(field.annotation)
     return next((inner for inner in inside if isinstance(inner, type) and issubclass(inner, BaseConfig)), None)
 
 
 def plugin_of(field: FieldInfo) -> Plugin | None:
-    """How a block, or the blocks in a list, find their class; None where it is always the same."""
-    inside = (*field.metadata, *flat(field.annotation))
+    """The plugin marker of a block, or of the blocks in a list; None if the class is fixed."""
+    inside = (*field.metadata, *flatten(field.annotation))
     return next((inner for inner in inside if isinstance(inner, Plugin)), None)
 
 
-def flat(annotation: Any) -> Iterator[Any]:
-    """An annotation and everything in its brackets."""
+def flatten(annotation: Any) -> Iterator[Any]:
+    """An annotation and all its type arguments, recursively."""
     yield annotation
     for inner in get_args(annotation):
-        yield from flat(inner)
+        yield from flatten(inner)

@@ -1,6 +1,6 @@
-"""Values that are right by themselves and wrong together. Judges and never edits; `composed` calls it.
+"""Checks values that are valid by themselves but contradict each other.
 
-Each judge takes a block, and for `evaluation` the blocks before it, and returns it unchanged.
+Each validator takes a block (`evaluation` and `output` also see the blocks before it) and returns it unchanged.
 """
 
 import os
@@ -13,8 +13,8 @@ from pydantic import ValidationInfo
 from pydantic_core import InitErrorDetails
 
 from vlmtune import registry
-from vlmtune.config.errors import judgement, one_of, refuse
-from vlmtune.config.nodes import Steps
+from vlmtune.config.errors import invalid, one_of, raise_invalid
+from vlmtune.config.nodes import KeyPath
 from vlmtune.data import DatasetConfig, shared_roles
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
@@ -28,160 +28,161 @@ from vlmtune.training.config import TrainingConfig
 if TYPE_CHECKING:
     from vlmtune.config.schema import EvaluationBlock, EvaluationSetConfig
 
-COLUMN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 TAKEN = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
-"""Names of a baseline's answers on other rows, and of those moved aside."""
+"""Names that would collide with answers to another split, or with archived files."""
 
 REPORT_ENDINGS = (".html", ".htm", ".json")
 
 
 def model(block: ModelConfig) -> ModelConfig:
-    """Image sizes leave room between them."""
+    """The smallest image area must not exceed the largest."""
     smallest, largest = block.min_pixels, block.max_pixels
     if smallest is not None and largest is not None and smallest > largest:
-        refuse("model", [judgement("{0} is larger than {1}", "min_pixels", "max_pixels")])
+        raise_invalid("model", [invalid("{0} is larger than {1}", "min_pixels", "max_pixels")])
     return block
 
 
 def dataset(block: DatasetConfig) -> DatasetConfig:
-    """A target that is one of the references needs references."""
+    """A target taken from the references needs references; shares need a split with several roles."""
     if block.target in ("each", "sample") and not block.references:
-        said = f"{{0}} {block.target!r} teaches references, but {{1}} names no column"
-        refuse("dataset", [judgement(said, "target", "references")])
+        message = f"{{0}} {block.target!r} trains on references, but {{1}} names no column"
+        raise_invalid("dataset", [invalid(message, "target", "references")])
     if block.shares is not None and len({block.splits.train, block.splits.validation, block.splits.test}) == 3:
-        said = "{0} parts a split that several roles name, but {1} names three different ones; leave it out"
-        refuse("dataset", [judgement(said, "shares", "splits")])
+        message = "{0} divides a split among the roles that use it, but {1} names three different ones; leave it out"
+        raise_invalid("dataset", [invalid(message, "shares", "splits")])
     return block
 
 
 def training(block: TrainingConfig) -> TrainingConfig:
-    """A choice among steps needs several of them; seeds are different ones."""
+    """Selecting a checkpoint needs a metric and several evaluations; seeds must be distinct."""
     wrong = []
     if block.early_stopping is not None and block.best_metric is None:
-        wrong.append(judgement("{0} needs {1}: what is better or worse", "early_stopping", "best_metric"))
+        wrong.append(invalid("{0} needs {1}, which says what is better", "early_stopping", "best_metric"))
     if block.best_metric is not None and block.evaluate_every_steps is None:
-        wrong.append(judgement("{0} chooses among steps, but {1} is null", "best_metric", "evaluate_every_steps"))
+        wrong.append(invalid("{0} compares evaluations, but {1} is null", "best_metric", "evaluate_every_steps"))
     if len(set(block.seeds)) < len(block.seeds):
-        wrong.append(judgement("names one seed twice", loc=("seeds",), value=block.seeds))
+        wrong.append(invalid("contains a seed twice", loc=("seeds",), value=block.seeds))
     frozen = [part for part, rate in block.learning_rates if rate is not None and part not in block.lora.parts]
     for part in frozen:
-        said = "{0} is set, but {1} leaves that part frozen"
-        wrong.append(judgement(said, f"learning_rates.{part}", "lora.parts"))
-    refuse("training", wrong)
+        message = "{0} is set, but {1} leaves that part frozen"
+        wrong.append(invalid(message, f"learning_rates.{part}", "lora.parts"))
+    raise_invalid("training", wrong)
     return block
 
 
 def inference(block: InferenceConfig) -> InferenceConfig:
-    """Greedy decoding ignores what shapes sampling."""
+    """Greedy decoding ignores sampling parameters."""
     if block.temperature == 0 and block.top_p < 1:
-        said = "{0} has no effect while {1} is 0; set a temperature, or leave top_p out"
-        refuse("inference", [judgement(said, "top_p", "temperature")])
+        message = "{0} has no effect while {1} is 0; set a temperature, or leave top_p out"
+        raise_invalid("inference", [invalid(message, "top_p", "temperature")])
     return block
 
 
 def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlock":
-    """The task has the metrics, and the dataset what they compare with. Not judged where task or dataset are wrong."""
+    """The task has the metrics, and the dataset what they compare with. Skipped if task or dataset are invalid."""
     if {"task", "dataset"} <= info.data.keys():
         task, rows = info.data["task"], info.data["dataset"]
         wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
         for n, one in enumerate(block.additional):
             wrong += [*_metrics(one, one.task, one.dataset, ("additional", n)), *_set(one, rows, ("additional", n))]
         asked = [
-            judgement(said, loc=("baselines", n, *loc), value=one.name)
+            invalid(message, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
-            for loc, said in _column(one, task, rows)
+            for loc, message in _baseline(one, task, rows)
         ]
-        refuse("evaluation", [*wrong, *_own_names(block), *asked])
+        raise_invalid("evaluation", [*wrong, *_names(block), *asked])
     return block
 
 
-def _set(one: "EvaluationSetConfig", rows: DatasetConfig, at: Steps) -> Iterator[InitErrorDetails]:
-    """A further set has labels, and none of the rows that are learnt."""
+def _set(one: "EvaluationSetConfig", rows: DatasetConfig, at: KeyPath) -> Iterator[InitErrorDetails]:
+    """An additional set has labels, and shares no rows with training."""
     if not one.dataset.labelled:
-        yield judgement(
-            "names no column of labels: nothing can be compared there", loc=(*at, "dataset"), value=one.name
-        )
+        yield invalid("names no column with labels, so nothing can be compared", loc=(*at, "dataset"), value=one.name)
     if "train" in shared_roles(rows, one.dataset, one.split):
-        said = f"asks rows of the split {rows.splits.train!r}, which the adapter learns from; choose another"
-        yield judgement(said, loc=(*at, "split"), value=one.split)
+        message = f"is the split {rows.splits.train!r}, which the adapter is trained on; choose another"
+        yield invalid(message, loc=(*at, "split"), value=one.split)
 
 
-def _own_names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:
-    """Every column and every further set has files of its own, whether or not the disk knows upper and lower case."""
+def _names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:
+    """Baselines and additional sets have distinct file names, also on case-insensitive file systems."""
     seen: set[str] = set()
-    places: list[tuple[Steps, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
+    places: list[tuple[KeyPath, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
     places += [(("additional", n), one.name) for n, one in enumerate(block.additional)]
     for place, name in places:
-        said = None
-        if not COLUMN_NAME.fullmatch(name):
-            said = f"names a file: letters, digits, - and _ alone, at most 40 (got {name!r})"
+        message = None
+        if not NAME.fullmatch(name):
+            message = f"names files: only letters, digits, - and _, at most 40 (got {name!r})"
         elif TAKEN.fullmatch(name.lower()):
-            said = f"{name!r} is taken by another file; choose another name"
+            message = f"{name!r} is reserved for other files; choose another name"
         elif name.lower() in seen:
-            said = f"{name!r} is the name of another column or set, too; choose another name"
-        if said is not None:
-            yield judgement(said, loc=(*place, "name"), value=name)
+            message = f"{name!r} is also the name of another baseline or set; choose another name"
+        if message is not None:
+            yield invalid(message, loc=(*place, "name"), value=name)
         seen.add(name.lower())
 
 
-def _column(one: BaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Iterator[tuple[Steps, str]]:
-    """Where and why an untrained column asks nothing new, or lacks what it needs."""
+def _baseline(one: BaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Iterator[tuple[KeyPath, str]]:
+    """Where and why a prompt baseline changes nothing, or lacks what it needs."""
     if one.prompt is None and not one.length_instruction and not one.examples:
-        yield (), "asks as the baseline does; set prompt, length_instruction or examples"
+        yield (), "equals the main baseline; set prompt, length_instruction or examples"
     if one.prompt is not None:
         if not one.prompt.strip():
-            yield ("prompt",), "must not be empty; leave it out to keep the task's"
+            yield ("prompt",), "must not be empty; omit it to keep the task's prompt"
         elif rows.messages is not None:
             yield ("prompt",), "has no effect: the rows bring their own conversations (dataset.messages)"
         elif "prompt" not in type(task).model_fields:
             yield ("prompt",), f"has no effect: the task {task.name} has no prompt"
     if one.length_instruction and not _has_truth(rows, "references"):
-        yield ("length_instruction",), "takes the length from references; name their column in dataset.references"
+        yield (
+            ("length_instruction",),
+            "needs references; name their column in dataset.references",
+        )
     if rows.limit.train is not None and one.examples > rows.limit.train:
         yield ("examples",), f"is {one.examples}, and dataset.limit.train leaves {rows.limit.train} rows"
 
 
 def _metrics(
-    block: "EvaluationBlock | EvaluationSetConfig", task: TaskConfig, rows: DatasetConfig, at: Steps = ()
+    block: "EvaluationBlock | EvaluationSetConfig", task: TaskConfig, rows: DatasetConfig, at: KeyPath = ()
 ) -> Iterator[InitErrorDetails]:
-    """What is wrong with the names of metrics; a dotted one is imported, and afterwards known without its module."""
+    """Errors in metric names. A dotted one is imported, and referred to without its module from then on."""
     known: dict[str, Metric] = {metric.name: metric for metric in registry.load("tasks", task.name).TASK.metrics}
-    asked: list[tuple[Steps, str]] = [((*at, "metrics", n), name) for n, name in enumerate(block.metrics or [])]
+    asked: list[tuple[KeyPath, str]] = [((*at, "metrics", n), name) for n, name in enumerate(block.metrics or [])]
     asked += [((*at, "primary"), block.primary)] if block.primary is not None else []
     for loc, name in asked:
         if "." in name and loc[-1] != "primary":
             try:
                 metric = custom_metric(name)
             except ConfigError as error:
-                yield judgement(str(error), loc=loc, value=name)
+                yield invalid(str(error), loc=loc, value=name)
                 continue
             if metric.name in known:
-                yield judgement(f"{name!r} has the name of another metric; give yours another", loc=loc, value=name)
+                yield invalid(f"{name!r} is also the name of another metric; rename yours", loc=loc, value=name)
             known[metric.name] = metric
         elif name not in known:
-            yield judgement(one_of(repr(name), list(known)), loc=loc, value=name)
+            yield invalid(one_of(repr(name), list(known)), loc=loc, value=name)
         elif not _has_truth(rows, known[name].truth):
             column = f"dataset.{known[name].truth}"
-            yield judgement(f"is {name!r}, which compares with {column}; name its column there", loc=loc, value=name)
+            yield invalid(f"is {name!r}, which compares with {column}, but that is not set", loc=loc, value=name)
     named = {name.rpartition(".")[2] for name in block.metrics or ()}
     if block.metrics and block.primary in known and block.primary not in named:
         where = ".".join(map(str, at))
         places = (f"{where}.{key}" if where else key for key in ("primary", "metrics"))
-        yield judgement(f"{{0}} {block.primary!r} is not among {{1}}", *places)
+        yield invalid(f"{{0}} {block.primary!r} is not among {{1}}", *places)
 
 
 def _slices(block: EvaluationConfig, rows: DatasetConfig) -> Iterator[InitErrorDetails]:
     for n, column in enumerate(block.slices):
         if column not in rows.meta:
-            yield judgement(
-                f"is {column!r}, which dataset.meta does not carry along; name it there, too",
+            yield invalid(
+                f"is {column!r}, which is not in dataset.meta; add it there",
                 loc=("slices", n),
                 value=column,
             )
 
 
 def _has_truth(rows: DatasetConfig, truth: str) -> bool:
-    """Whether the dataset block names where a metric's truth stands; a truth it has no key for is not judged."""
+    """Whether the dataset names the column of a metric's ground truth; True for one that it has no key for."""
     if truth == "references" and rows.messages is not None:
         return True
     return truth not in type(rows).model_fields or bool(getattr(rows, truth))
@@ -191,7 +192,7 @@ def output(block: OutputConfig, info: ValidationInfo) -> OutputConfig:
     """Every result has a plain name and a place of its own in output.dir; a page's ending says what it is."""
     known = info.data.get("evaluation")
     taken = [one.name for one in (*known.baselines, *known.additional)] if known is not None else []
-    refuse("output", [*_names(block), *_beside_columns(block, taken)])
+    raise_invalid("output", [*_file_names(block), *_beside_columns(block, taken)])
     return block
 
 
@@ -202,27 +203,27 @@ def _beside_columns(block: OutputConfig, columns: Sequence[str]) -> Iterator[Ini
         name = getattr(block, key)
         for column in columns:
             if name.startswith(tuple(f"{stem}.{column}." for stem in stems)):
-                said = f"belongs to the files of {column!r} in evaluation; choose another name (got {name!r})"
-                yield judgement(said, loc=(key,), value=name)
+                message = f"belongs to the files of {column!r} in evaluation; choose another name (got {name!r})"
+                yield invalid(message, loc=(key,), value=name)
 
 
-def _names(block: OutputConfig) -> Iterator[InitErrorDetails]:
+def _file_names(block: OutputConfig) -> Iterator[InitErrorDetails]:
     seen: dict[str, str] = {}
     for key in type(block).model_fields:
         if key == "dir":
             continue
         name = getattr(block, key)
         if name in ("", ".", "..") or set(name) & set("/\\\0"):
-            yield judgement(f"must be a plain name of something in output.dir (got {name!r})", loc=(key,), value=name)
+            yield invalid(f"must be a plain name of something in output.dir (got {name!r})", loc=(key,), value=name)
             continue
         for place in _places(key, block):
             if place in seen and seen[place] != key:
-                yield judgement(f"{{0}} and {{1}} would both write {place}", key, seen[place])
+                yield invalid(f"{{0}} and {{1}} would both write {place}", key, seen[place])
                 break
             seen.setdefault(place, key)
     for key in ("comparison", "report"):
         if Path(getattr(block, key)).suffix not in REPORT_ENDINGS:
-            yield judgement("must end in .html or .json", loc=(key,), value=getattr(block, key))
+            yield invalid("must end in .html or .json", loc=(key,), value=getattr(block, key))
 
 
 def _places(key: str, block: OutputConfig) -> list[str]:

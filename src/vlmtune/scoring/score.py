@@ -167,7 +167,7 @@ def named(task: Task, names: Sequence[str]) -> list[Metric]:
             )
         metric = known.get(name) or custom_metric(name)
         if found.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
-            raise ConfigError(f"evaluation.metrics: {name!r} has the name of another metric; give yours another")
+            raise ConfigError(f"evaluation.metrics: {name!r} is also the name of another metric; rename yours")
     return list(found.values())
 
 
