@@ -20,7 +20,7 @@ import pytest
 Ended = subprocess.CompletedProcess[str]
 ROOT = Path(__file__).parents[1]
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["warm"])
+_SERVER.set_forkserver_preload(["preload"])
 
 
 def command(*words: str, cwd: Path, **environment: str) -> Ended:
@@ -81,7 +81,7 @@ def _call(
 ) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
-    assert "warm" in sys.modules, "this child's parent is cold"
+    assert "preload" in sys.modules, "the parent of this child preloaded nothing"
     os.chdir(cwd)
     os.environ.update(environment)
     sys.argv = ["vlmtune", *words]

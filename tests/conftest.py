@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pieces import TINY
+from builders import TINY
 
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.processing.encoder import Inputs

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pieces import QUICK, judged, lines, picture
+from builders import QUICK, judged, lines, picture
 
 from vlmtune.images import thumbnail
 from vlmtune.metrics.boxes import acc_at_05, mean_iou

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import lines
 from commands import command
-from pieces import lines
 from sources import HEAVY
 
 CHILD = """

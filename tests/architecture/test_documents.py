@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import typer
+from builders import lines
 from commands import ROOT, vlmtune
-from pieces import lines
 
 import vlmtune as package
 from vlmtune.cli.app import app

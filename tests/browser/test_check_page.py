@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from pieces import encoded, picture
+from builders import encoded, picture
 from playwright.sync_api import Browser, Page
 
 from vlmtune.config import load

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import judged, lines
 from pages import captions, hostile, labelled
-from pieces import judged, lines
 from playwright.sync_api import Page
 
 from vlmtune.predictions import Line

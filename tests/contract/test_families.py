@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pieces import assistant, picture, ref, user
+from builders import assistant, picture, ref, user
 from torch.nn.attention import varlen
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 

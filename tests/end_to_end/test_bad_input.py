@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import encoded, picture
 from commands import Ended, warm_vlmtune
-from pieces import encoded, picture
 
 CONFIG = """\
 model: {name: tiny, device: cpu}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders import picture
 from commands import warm_vlmtune
-from pieces import picture
 
 from vlmtune.config import load
 from vlmtune.errors import IntegrityError

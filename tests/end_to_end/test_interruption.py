@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from commands import warm_vlmtune
-from killing import killed_after, timed
+from process_signals import killed_after, timed
 from sources import PACKAGE
 
 from vlmtune.compare_files import pictures

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import Ended, warm_ranks
-from killing import signalled_when
+from process_signals import signalled_when
 
 STEPS = 12
 CONFIG = f"""\
@@ -81,7 +81,7 @@ def test_torchrun_ends_all_where_one_was_killed(undisturbed: bytes, tmp_path: Pa
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\n"
-        "from killing import signalled_when\n"
+        "from process_signals import signalled_when\n"
         "from vlmtune.cli.app import main\n"
         "if os.environ['RANK'] == '1':\n"
         f"    signalled_when({SAVED!r}, signal.SIGKILL, Path('at'))()\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import TINY
+from builders import TINY
 
 from vlmtune.data import Rows, scenes
 from vlmtune.processing.encoder import Inputs

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import TINY, assistant, picture, ref, user
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from pieces import TINY, assistant, picture, ref, user
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 

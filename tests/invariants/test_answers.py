@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders import TINY, assistant, picture, ref, user
 from peft import PeftModel
-from pieces import TINY, assistant, picture, ref, user
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 

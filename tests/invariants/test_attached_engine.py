@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from pieces import TINY, picture, ref, user
+from builders import TINY, picture, ref, user
 
 from vlmtune import generation
 from vlmtune.engines import hf

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import assistant, picture, ref, user
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import assistant, picture, ref, user
 
 from vlmtune.errors import ConfigError, EnvironmentProblem
 from vlmtune.modeling.loading import load_model

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import assistant, picture, ref, user
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import assistant, picture, ref, user
 from torch.nn.attention import varlen
 from transformers import AttentionInterface, AutoModelForImageTextToText
 

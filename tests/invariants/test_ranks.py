@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders import picture
 from commands import Ended, warm_ranks, warm_vlmtune
-from pieces import picture
 from safetensors.torch import load_file, save_file
 
 from vlmtune.modeling.loading import load_model

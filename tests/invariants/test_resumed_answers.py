@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pieces import TINY, encoded, picture, ref, user
+from builders import TINY, encoded, picture, ref, user
 
 from vlmtune import inference as answering_module
 from vlmtune.engines import hf

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import Notes
+from builders import Notes
 from typer.testing import CliRunner
 
 from vlmtune.cli.app import app

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pieces import TINY
+from builders import TINY
 from safetensors.torch import load_file
 
 from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem, IntegrityError, Interrupted

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import pytest
-from pieces import Notes, assistant, encoded, picture, ref, user
+from builders import Notes, assistant, encoded, picture, ref, user
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash

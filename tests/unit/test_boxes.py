@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import VECTORS, score, values
+from metric_vectors import VECTORS, score, values
 from torchvision.ops import box_iou
 
 from vlmtune.metrics import acc_at_05, mean_iou

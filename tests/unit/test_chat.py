@@ -1,9 +1,9 @@
 """Rendering: golden against the processor's own `apply_chat_template`; the mask against what was said."""
 
 import pytest
+from builders import assistant, picture, ref, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pieces import assistant, picture, ref, user
 from transformers import AutoProcessor
 
 from vlmtune.errors import DataError, ExampleTooLong

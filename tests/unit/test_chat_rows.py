@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 
 from vlmtune.data import jsonl, table
 from vlmtune.data._rows import MappedRows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 from PIL import Image
 
 from vlmtune.cli.app import app

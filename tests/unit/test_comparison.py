@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pieces import QUICK, judged, lines
+from builders import QUICK, judged, lines
 
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import QUICK, judged, lines
 from commands import warm_vlmtune
-from pieces import QUICK, judged, lines
 
 from vlmtune.errors import DataError
 from vlmtune.metrics import bleu  # type: ignore[attr-defined]

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import QUICK, judged, lines
 from commands import warm_vlmtune
-from pieces import QUICK, judged, lines
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import encoded, picture, ref
 from commands import ROOT
-from pieces import encoded, picture, ref
 from PIL import Image
 
 from vlmtune.cli.app import app

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 from PIL import Image
 
 from vlmtune import registry

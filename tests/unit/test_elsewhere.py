@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import QUICK, judged, lines
+from builders import QUICK, judged, lines
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, DataError, IntegrityError

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from builders import judged, lines
 from pages import boxed, failing, labelled
-from pieces import judged, lines
 
 from vlmtune.metrics.ngrams import bleu
 from vlmtune.predictions import Line

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from pieces import Notes, picture, ref
+from builders import Notes, picture, ref
 
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError

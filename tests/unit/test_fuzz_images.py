@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from builders import encoded, picture, ref
 from fuzzing import hunt, mutated
-from pieces import encoded, picture, ref
 from PIL import Image
 
 from vlmtune.errors import ImageError

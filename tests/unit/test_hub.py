@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from pieces import Notes
+from builders import Notes
 
 from vlmtune import hub
 from vlmtune.progress import Progress

@@ -12,8 +12,8 @@ import httpx
 import huggingface_hub.constants
 import pyarrow.parquet
 import pytest
+from builders import encoded, picture
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
-from pieces import encoded, picture
 
 from vlmtune.data import hub
 from vlmtune.data._rows import MappedRows

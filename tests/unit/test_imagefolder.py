@@ -8,7 +8,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 
 from vlmtune.data import imagefolder
 from vlmtune.data._rows import MappedRows

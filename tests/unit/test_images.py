@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from builders import encoded, picture, ref
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import encoded, picture, ref
 from PIL import Image, PngImagePlugin
 
 from vlmtune import images

@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 
 from vlmtune import registry
 from vlmtune.cli.app import main

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import encoded, picture
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import encoded, picture
 from PIL import Image
 
 from vlmtune.data import DatasetConfig, Splits, _json, jsonl

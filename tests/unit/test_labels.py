@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import VECTORS, score, values
+from metric_vectors import VECTORS, score, values
 from sklearn.metrics import accuracy_score, f1_score
 
 from vlmtune.errors import DataError

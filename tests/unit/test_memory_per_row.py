@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from pieces import picture
+from builders import picture
 
 from vlmtune import registry
 from vlmtune.data import Rows

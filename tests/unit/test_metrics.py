@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measuring import score
+from metric_vectors import score
 
 import vlmtune.metrics
 from vlmtune import registry

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import VECTORS, score
+from metric_vectors import VECTORS, score
 from sacrebleu.metrics import BLEU, CHRF
 
 from vlmtune.metrics import Metric, bleu, chrf, sacrebleu

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_server
 import numpy as np
 import pytest
-import serving
+from builders import TINY, encoded, picture, ref, user
 from commands import warm_vlmtune
-from pieces import TINY, encoded, picture, ref, user
+from fake_server import Body, Script, Step, Stub, always, answer, asked, status
 from PIL import Image
-from serving import Body, Script, Step, Stub, always, answer, asked, status
 
 from vlmtune.config import load
 from vlmtune.engines import _client as client
@@ -80,36 +80,36 @@ def rows(script: dict[int, Step]) -> Script:
 PASSING = {
     "429": status(429, Retry_After="0.01"),
     "500": status(500),
-    "cut": serving.cut,
-    "cut where nothing says its length": serving.cut_unseen,
-    "dropped": serving.dropped,
-    "silent": serving.hang,
-    "slow": serving.slowly,
+    "cut": fake_server.cut,
+    "cut where nothing says its length": fake_server.cut_unseen,
+    "dropped": fake_server.dropped,
+    "silent": fake_server.hang,
+    "slow": fake_server.slowly,
 }
 
 
 @pytest.mark.parametrize("step", PASSING.values(), ids=PASSING.keys())
 def test_what_passes_is_tried_again(step: Step, inputs: Inputs) -> None:
-    with serving.serving(once_per_row(step)) as stub:
+    with fake_server.serving(once_per_row(step)) as stub:
         made = by_id(opened(stub, inputs).answer(requests(6)))
     assert sorted(made) == [f"row {n}" for n in range(6)]
     assert all(isinstance(outcome, Prediction) for outcome in made.values())
-    assert len(stub.seen) == (6 if step is serving.slowly else 12)
+    assert len(stub.seen) == (6 if step is fake_server.slowly else 12)
 
 
 ODD: dict[str, tuple[Step, str, str]] = {
-    "no choices": (serving.empty, "engine", "no answer (no choices)"),
-    "no text": (lambda e: e.reply(200, serving.completion(e.body, None)), "engine", "made no text"),  # type: ignore[arg-type]
+    "no choices": (fake_server.empty, "engine", "no answer (no choices)"),
+    "no text": (lambda e: e.reply(200, fake_server.completion(e.body, None)), "engine", "made no text"),  # type: ignore[arg-type]
     "no completion": (lambda e: e.reply(200, {"model": "tiny"}), "engine", "no chat completion: choices"),
     "filtered": (
-        lambda e: e.reply(200, _with(serving.completion(e.body, "x"), finish_reason="content_filter")),
+        lambda e: e.reply(200, _with(fake_server.completion(e.body, "x"), finish_reason="content_filter")),
         "engine",
         "content_filter",
     ),
     "too long": (status(400, "maximum context length is 10"), "prompt", "400: maximum context length is 10"),
     "always 500": (status(500, "cuda"), "engine", "answered 500: cuda, 3 tries"),
-    "always cut": (serving.cut, "engine", "no whole JSON"),
-    "always silent": (serving.hang, "engine", "gave no answer in 0.4 s, 3 tries"),
+    "always cut": (fake_server.cut, "engine", "no whole JSON"),
+    "always silent": (fake_server.hang, "engine", "gave no answer in 0.4 s, 3 tries"),
 }
 
 
@@ -121,7 +121,7 @@ def _with(completion: Body, **more: object) -> Body:
 def test_a_row_that_gets_no_answer_is_a_failure_with_its_reason(
     step: Step, stage: str, said: str, inputs: Inputs
 ) -> None:
-    with serving.serving(rows({3: step})) as stub:
+    with fake_server.serving(rows({3: step})) as stub:
         made = by_id(opened(stub, inputs, max_retries=2).answer(requests(6)))
     failed = made.pop("row 3")
     assert isinstance(failed, Failure)
@@ -133,7 +133,7 @@ def test_a_row_that_gets_no_answer_is_a_failure_with_its_reason(
 
 def test_a_bad_picture_fails_alone_and_is_never_sent(inputs: Inputs) -> None:
     bad = Request("bad", (user(ref(b"not an image", "bad.png"), "What?"),))
-    with serving.serving(always(answer)) as stub:
+    with fake_server.serving(always(answer)) as stub:
         made = by_id(opened(stub, inputs).answer([bad, *requests(2)]))
     assert made["bad"] == Failure("bad", "image", made["bad"].reason)  # type: ignore[union-attr]
     assert len(stub.seen) == 2
@@ -150,10 +150,10 @@ def test_nobody_there_ends_the_run_after_bounded_tries(inputs: Inputs) -> None:
 ENDS: dict[str, tuple[Step, type[Exception], str, int]] = {
     "the key": (status(401), EnvironmentProblem, "refuses the key", 4),
     "the path": (status(404, "no model"), RemoteError, "no model.*inference.base_url", 5),
-    "another model": (serving.as_another, IntegrityError, "answered as 'another'.*answers_as: another", 9),
+    "another model": (fake_server.as_another, IntegrityError, "answered as 'another'.*answers_as: another", 9),
     "all in the same words": (status(400, "unknown field"), RemoteError, "refuses every request", 5),
     "broken": (status(503, "loading"), RemoteError, "503: loading", 5),
-    "silent": (serving.hang, RemoteError, "no answer came for 0.5 s", 5),
+    "silent": (fake_server.hang, RemoteError, "no answer came for 0.5 s", 5),
 }
 
 
@@ -161,15 +161,15 @@ ENDS: dict[str, tuple[Step, type[Exception], str, int]] = {
 def test_what_is_wrong_for_all_rows_ends_the_run(
     step: Step, kind: type[Exception], said: str, code: int, inputs: Inputs
 ) -> None:
-    more = {"watchdog_s": 0.5, "timeout_s": 2} if step is serving.hang else {}
-    with serving.serving(always(step)) as stub, pytest.raises(kind, match=said) as raised:
+    more = {"watchdog_s": 0.5, "timeout_s": 2} if step is fake_server.hang else {}
+    with fake_server.serving(always(step)) as stub, pytest.raises(kind, match=said) as raised:
         list(opened(stub, inputs, max_retries=1, **more).answer(requests(60)))
     assert raised.value.exit_code == code  # type: ignore[attr-defined]
     assert len(stub.seen) < 40
 
 
 def test_a_server_that_answered_no_row_at_all_is_broken_however_few_there_were(inputs: Inputs) -> None:
-    with serving.serving(always(status(500))) as stub, pytest.raises(RemoteError):
+    with fake_server.serving(always(status(500))) as stub, pytest.raises(RemoteError):
         list(opened(stub, inputs, max_retries=1).answer(requests(1)))
 
 
@@ -185,9 +185,9 @@ def test_retry_after_is_waited_for_within_a_limit(inputs: Inputs) -> None:
 
 def test_a_redirect_is_not_followed_and_the_key_stays(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", KEY)
-    with serving.serving(always(answer)) as other:
+    with fake_server.serving(always(answer)) as other:
         moved = status(302, Location=f"{other.base_url}/chat/completions")
-        with serving.serving(always(moved)) as stub, pytest.raises(RemoteError, match="302"):
+        with fake_server.serving(always(moved)) as stub, pytest.raises(RemoteError, match="302"):
             list(opened(stub, inputs, api_key="${env:CANARY}").answer(requests(3)))
     assert stub.seen[0][1]["Authorization"] == f"Bearer {KEY}"
     assert other.seen == []
@@ -198,7 +198,7 @@ def test_whoever_stops_taking_requests_leaves_at_once(inputs: Inputs) -> None:
         yield requests(1)[0]
         raise Interrupted("stopped")
 
-    with serving.serving(always(serving.hang)) as stub, pytest.raises(Interrupted):
+    with fake_server.serving(always(fake_server.hang)) as stub, pytest.raises(Interrupted):
         list(opened(stub, inputs, timeout_s=60, watchdog_s=60).answer(stopped()))
 
 
@@ -212,9 +212,9 @@ def test_pictures_are_sent_as_we_decode_them(mode: str, inputs: Inputs) -> None:
         image.putalpha(layer)
     data = encoded(image.convert("P"), "GIF") if mode == "P" else encoded(image, exif=turned)
     one = ref(data, mode)
-    with serving.serving(always(answer)) as stub:
+    with fake_server.serving(always(answer)) as stub:
         list(opened(stub, inputs).answer([Request("row", (user(one, "What?"),))]))
-    (sent,) = serving.pictures(stub.seen[0][2])
+    (sent,) = fake_server.pictures(stub.seen[0][2])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(sent))), np.asarray(decode_rgb(one)))
 
 
@@ -222,7 +222,7 @@ def test_pictures_are_sent_as_we_decode_them(mode: str, inputs: Inputs) -> None:
 def test_a_server_of_ours_gets_the_very_pixels_the_model_reads(size: tuple[int, int], inputs: Inputs) -> None:
     row = (user("First", ref(picture(*size, seed=5), f"{size}"), "what?"),)
     ours = inputs.prompt(row)
-    (sent,) = serving.pictures({"messages": messages(row, ours, inputs)})
+    (sent,) = fake_server.pictures({"messages": messages(row, ours, inputs)})
     image = Image.open(io.BytesIO(sent))
     assert inputs.patcher.grid(image) == ours.pictures[0].grid
     assert (inputs.patcher.patches(image) == ours.pictures[0].patches).all()
@@ -233,13 +233,13 @@ def test_a_server_that_reads_another_prompt_is_found_out(inputs: Inputs) -> None
     ids = list(inputs.prompt(row.conversation).rendered.ids)
 
     def told(prompt: list[int]) -> Step:
-        return lambda e: e.reply(200, serving.completion(e.body, "x", prompt_token_ids=prompt))
+        return lambda e: e.reply(200, fake_server.completion(e.body, "x", prompt_token_ids=prompt))
 
-    with serving.serving(always(told(ids))) as stub:
+    with fake_server.serving(always(told(ids))) as stub:
         (made,) = opened(stub, inputs, server="vllm").answer([row])
     assert isinstance(made, Prediction)
     assert stub.seen[0][2]["stop_token_ids"] == inputs.stop_ids
-    with serving.serving(always(told(ids[:-1]))) as stub, pytest.raises(IntegrityError, match="another prompt"):
+    with fake_server.serving(always(told(ids[:-1]))) as stub, pytest.raises(IntegrityError, match="another prompt"):
         list(opened(stub, inputs, server="vllm").answer([row]))
 
 
@@ -253,13 +253,13 @@ def says(base: float, tuned: float, wobble: float = 0.0) -> Script:
 
     def script(number: int, body: Body) -> Step:
         value = (tuned if body["model"] == "tuned" else base) + wobble * number
-        return lambda e: e.reply(200, serving.completion(e.body, "same", value))
+        return lambda e: e.reply(200, fake_server.completion(e.body, "same", value))
 
     return script
 
 
 def test_the_effect_of_a_served_adapter(inputs: Inputs) -> None:
-    with serving.serving(says(-0.5, -1.25)) as stub:
+    with fake_server.serving(says(-0.5, -1.25)) as stub:
         assert adapted(stub, inputs).adapter_delta(requests(2)) == pytest.approx(0.75)
     assert [body["model"] for _, _, body in stub.seen] == ["tiny", "tuned", "tiny"] * 2
 
@@ -267,7 +267,7 @@ def test_the_effect_of_a_served_adapter(inputs: Inputs) -> None:
 @pytest.mark.parametrize("wobble", [0.0, 0.01])
 def test_a_server_that_ignores_the_adapter_is_found_out(wobble: float, inputs: Inputs) -> None:
     """Also where it computes no answer twice in exactly the same way."""
-    with serving.serving(says(-0.5, -0.5, wobble)) as stub, pytest.raises(IntegrityError, match="without it"):
+    with fake_server.serving(says(-0.5, -0.5, wobble)) as stub, pytest.raises(IntegrityError, match="without it"):
         adapted(stub, inputs).adapter_delta(requests(4))
 
 
@@ -275,9 +275,9 @@ def test_a_server_that_ignores_the_adapter_is_found_out(wobble: float, inputs: I
 def test_without_log_probabilities_the_texts_are_the_proof(ignored: bool, inputs: Inputs) -> None:
     def script(number: int, body: Body) -> Step:
         text = "same" if ignored else f"I am {body['model']}"
-        return lambda e: e.reply(200, serving.completion(e.body, text, None))
+        return lambda e: e.reply(200, fake_server.completion(e.body, text, None))
 
-    with serving.serving(script) as stub:
+    with fake_server.serving(script) as stub:
         engine = adapted(stub, inputs, logprobs=False)
         if ignored:
             with pytest.raises(IntegrityError):
@@ -310,10 +310,10 @@ def test_a_hanging_server_ends_the_command_and_a_rerun_finishes(tmp_path: Path) 
     (tmp_path / "plain").mkdir()
     (tmp_path / "hung").mkdir()
     patience = {"watchdog_s": 1, "timeout_s": 0.5}
-    with serving.serving(always(answer)) as stub:
+    with fake_server.serving(always(answer)) as stub:
         ended = [predict(tmp_path / "plain", stub, **patience)]
         stub.seen.clear()
-        stub.script = lambda number, body: answer if number < 23 else serving.hang
+        stub.script = lambda number, body: answer if number < 23 else fake_server.hang
         ended.append(predict(tmp_path / "hung", stub, **patience))
         stub.seen.clear()
         stub.script = always(answer)

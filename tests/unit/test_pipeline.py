@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import Notes
+from builders import Notes
 
 from vlmtune.config import load
 from vlmtune.engines import mock

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import picture
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import picture
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
 from vlmtune.errors import ImageError, IntegrityError

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import TINY, assistant, encoded, picture, ref, user
 from commands import ROOT, warm_vlmtune
-from pieces import TINY, assistant, encoded, picture, ref, user
 from PIL import Image
 
 from vlmtune import registry

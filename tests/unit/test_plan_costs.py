@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from pieces import TINY
+from builders import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode

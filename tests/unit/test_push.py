@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import ROOT, warm_vlmtune
-from hubbing import Hub, hub
+from fake_hub import Hub, hub
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, IntegrityError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import Notes, encoded, picture
+from builders import Notes, encoded, picture
 
 from vlmtune.cli.app import app
 from vlmtune.config import load

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 import typer
-from clusters import SCONTROL, SRUN, VLMTUNE, Desk, warm_server
 from commands import ROOT, warm_vlmtune
+from fake_cluster import SCONTROL, SRUN, VLMTUNE, Desk, warm_server
 from ruamel.yaml import YAML
 
 from vlmtune.cli.app import app

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from measuring import MORE, VECTORS, score, values
+from metric_vectors import MORE, VECTORS, score, values
 
 from vlmtune.metrics import field_f1, record_match
 

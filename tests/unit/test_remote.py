@@ -12,7 +12,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 from pydantic import ValidationError
 
 from vlmtune.data import _download, hub, jsonl

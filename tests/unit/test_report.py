@@ -8,8 +8,8 @@ from html import unescape
 from typing import Any
 
 import pytest
+from builders import judged, lines
 from pages import HOSTILE, PICTURE, boxed, captions, endings, failing, hostile, labelled
-from pieces import judged, lines
 
 from vlmtune.report import ReportConfig, html, markdown, rows, text
 

@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from builders import judged, lines
 from pages import captions, hostile
-from pieces import judged, lines
 
 from vlmtune.report import markdown
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import judged, lines
+from builders import judged, lines
 from typer.testing import CliRunner
 
 from vlmtune.cli.app import app

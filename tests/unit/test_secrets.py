@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import fake_server
 import pytest
-import serving
 from commands import Ended, vlmtune, warm_vlmtune
-from serving import Body, Exchange, Step, status
+from fake_server import Body, Exchange, Step, status
 
 NAMED = "MY_SERVER"
 SECRETS = {
@@ -90,7 +90,7 @@ def test_a_server_that_says_the_key_back(give: Give, tmp_path: Path) -> None:
         status(400, f"no row for {exchange.headers['Authorization']}")(exchange)
 
     def answer(exchange: Exchange) -> None:
-        exchange.reply(200, serving.completion(exchange.body, f"a picture of {exchange.headers['Authorization']}"))
+        exchange.reply(200, fake_server.completion(exchange.body, f"a picture of {exchange.headers['Authorization']}"))
 
     def refuse(exchange: Exchange) -> None:
         status(401, f"Incorrect API key provided: {exchange.headers['Authorization']}")(exchange)
@@ -98,11 +98,11 @@ def test_a_server_that_says_the_key_back(give: Give, tmp_path: Path) -> None:
     def script(number: int, body: Body) -> Step:
         return echo if number % 2 else answer
 
-    with serving.serving(script) as stub:
+    with fake_server.serving(script) as stub:
         ended = give("predict", "c.yaml", *server(f"base_url={stub.base_url}"))
         assert ended.returncode == 0, ended.stderr
         assert stub.seen[0][1]["Authorization"] == f"Bearer {SECRETS[NAMED]}", "the key itself was asked with"
-        stub.script = serving.always(refuse)
+        stub.script = fake_server.always(refuse)
         ended = give("predict", "c.yaml", *server(f"base_url={stub.base_url}"), "--set", "output.dir=refused")
     assert ended.returncode == 4
     assert "refuses the key" in ended.stderr

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pieces import QUICK, lines
+from builders import QUICK, lines
 from simulations import compared
 
 from vlmtune.scoring.comparison import Comparison, compare

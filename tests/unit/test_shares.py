@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import encoded, picture
 from commands import warm_vlmtune
-from pieces import encoded, picture
 
 from vlmtune.config import load
 from vlmtune.data import Rows, Shares, Splits, jsonl, open_role

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from measuring import MORE, VECTORS, score, values
+from metric_vectors import MORE, VECTORS, score, values
 
 from vlmtune.metrics import anls, exact_match, relaxed_accuracy, vqa_accuracy
 from vlmtune.metrics.short_answers import normalise_vqa

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pieces import QUICK, judged, lines
+from builders import QUICK, judged, lines
 
 from vlmtune.errors import ConfigError
 from vlmtune.predictions import Line

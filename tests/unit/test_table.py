@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from pieces import encoded, picture
+from builders import encoded, picture
 
 from vlmtune import registry
 from vlmtune.data import _download, _tables, table

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from builders import picture, ref
 from hypothesis import given
 from hypothesis import strategies as st
-from pieces import picture, ref
 
 from vlmtune import registry
 from vlmtune.errors import DataError

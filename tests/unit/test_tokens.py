@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import MORE
+from metric_vectors import MORE
 from nltk.tokenize import TreebankWordTokenizer
 
 from vlmtune.metrics._tokenization import words

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import Notes, judged, lines, picture
 from commands import command, warm_vlmtune
-from pieces import Notes, judged, lines, picture
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import thumbnail

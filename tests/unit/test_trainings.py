@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import lines
+from builders import lines
 
 from vlmtune.compare_files import compare_files
 from vlmtune.files import write_json

@@ -6,7 +6,7 @@ import jiwer
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measuring import VECTORS, score
+from metric_vectors import VECTORS, score
 
 from vlmtune.metrics import cer, wer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import QUICK, Notes, encoded, lines, picture, ref
+from builders import QUICK, Notes, encoded, lines, picture, ref
 
 from vlmtune.config import load
 from vlmtune.engines import mock

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pieces import TINY
+from builders import TINY
 from sources import modules
 
 from vlmtune.errors import EnvironmentProblem, IntegrityError

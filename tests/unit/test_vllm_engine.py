@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders import TINY, picture, ref, user
 from commands import ROOT, warm_vlmtune
-from pieces import TINY, picture, ref, user
 
 from vlmtune.config import load
 from vlmtune.data import scenes
@@ -42,7 +42,7 @@ from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
 from vlmtune.types import Failure, Prediction, Request
 
-STAND_IN = [sys.executable, str(ROOT / "tests" / "serving.py")]
+STAND_IN = [sys.executable, str(ROOT / "tests" / "fake_server.py")]
 KEY = "canary-key"
 CONFIG = "model: {name: tiny}\ndataset: {source: scenes, references: [caption_0]}\ntask: {name: captioning}\n"
 REAL = ROOT / ".venv-vllm/bin/python"

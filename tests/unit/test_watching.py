@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pieces import lines
+from builders import lines
 from typer.testing import CliRunner
 
 from vlmtune.cli.app import app

@@ -1,6 +1,6 @@
 """A scripted server of chat completions on this machine: slow, refusing, cut off, silent, or somebody else.
 
-Run as a program it stands in for vLLM's server: `python serving.py ANYTHING… --host H --port P`.
+Run as a program it stands in for vLLM's server: `python fake_server.py ANYTHING… --host H --port P`.
 """
 
 import base64
