@@ -1,28 +1,33 @@
-"""The Python interface: a config in, files and values out; the command line makes the same."""
+"""The Python interface, with the same results as the command line: configs and files in, files and values out."""
 
 from pathlib import Path
 
-from vlmtune.config import Config
+from vlmtune import compare_files
+from vlmtune.config import Config, loader
 from vlmtune.pipeline import predict as predict_step
 from vlmtune.pipeline import run as run_step
 from vlmtune.pipeline import train as train_step
 from vlmtune.pipeline.session import working
 from vlmtune.scoring.comparison import Comparison
 
+load_config = loader.load_config
+compare = compare_files.compare_files
+score = compare_files.score_file
+
 
 def train(config: Config) -> list[Path]:
-    """Train the config's adapter; returns its folder, one per seed. Finished or interrupted work is continued."""
+    """Train the adapter of a config, one per seed; returns their folders. Resumes interrupted training."""
     with working(config, "none", distributed=True) as session:
         return train_step.train(session)
 
 
 def predict(config: Config, adapter: Path | None = None) -> Path:
-    """Answer the config's evaluation rows; returns the prediction file."""
+    """Answer the evaluation rows of a config, with or without an adapter; returns the prediction file."""
     with working(config, "none") as session:
         return predict_step.predict(session, adapter)
 
 
 def run(config: Config) -> Comparison:
-    """Baseline, training, evaluation and comparison of a config."""
+    """Run baseline, training, evaluation and comparison of a config; skips finished steps."""
     with working(config, "none") as session:
         return run_step.run(session)

@@ -1,7 +1,23 @@
-"""Every error vlmtune raises on purpose, drawn once, with the exit code each one ends a command with.
+"""Every error vlmtune raises on purpose, with the exit code it ends a command with.
 
-Knows nothing else. A message says what is wrong, where (file:line, split, row id) and what to do. Anything that
-is not a `VlmtuneError` is a bug of ours: the command line saves its traceback and exits 1.
+    VlmtuneError
+    ├── ConfigError            2  the command line or the configuration is wrong
+    │   ├── AdapterRefused        the engine cannot load this adapter
+    │   └── UnknownPlugin         no plugin of that name (registry.py)
+    ├── DataError              3  the dataset cannot be used as described
+    │   ├── ImageError            an image cannot be decoded
+    │   └── ExampleTooLong        an example exceeds training.max_tokens
+    ├── EnvironmentProblem     4  this machine lacks something
+    ├── RemoteError            5  a remote engine kept failing
+    ├── GateFailed             6  the comparison did not pass
+    ├── Diverged               7  a loss or gradient was not finite
+    ├── FolderLocked           8  another process uses the run folder
+    ├── IntegrityError         9  artifacts do not belong together
+    ├── Terminated            75  SIGTERM
+    └── Interrupted          130  Ctrl-C
+
+Messages say what is wrong, where (file:line, split, row id) and what to do. Any other exception is a bug: the command
+line saves its traceback and exits with 1.
 """
 
 from enum import IntEnum
@@ -25,7 +41,7 @@ class Exit(IntEnum):
 
 
 class VlmtuneError(Exception):
-    """Root of the tree. `str(error)` is what the user reads."""
+    """Base class. `str(error)` is the message for the user."""
 
     exit_code: Exit = Exit.BUG
 
@@ -37,7 +53,7 @@ class ConfigError(VlmtuneError):
 
 
 class AdapterRefused(ConfigError):
-    """The engine cannot put this adapter on its model; merged into the model it can answer all the same."""
+    """The engine cannot load this adapter; merged into the model, it can be used all the same."""
 
 
 class DataError(VlmtuneError):
@@ -47,7 +63,7 @@ class DataError(VlmtuneError):
 
 
 class ImageError(DataError):
-    """One image cannot be decoded. `reason` is short enough to stand in a table."""
+    """One image cannot be decoded. `reason` is short enough for a table."""
 
     def __init__(self, reason: str, where: str) -> None:
         super().__init__(f"{where}: {reason}")
@@ -56,7 +72,7 @@ class ImageError(DataError):
 
 
 class ExampleTooLong(DataError):
-    """An example needs more tokens than fit; vlmtune never cuts one."""
+    """An example has more tokens than `training.max_tokens`; vlmtune never truncates."""
 
 
 class EnvironmentProblem(VlmtuneError):
@@ -66,42 +82,42 @@ class EnvironmentProblem(VlmtuneError):
 
 
 class RemoteError(VlmtuneError):
-    """A remote engine kept failing after retries; what was answered is kept."""
+    """A remote engine kept failing despite retries; the answers so far are kept."""
 
     exit_code = Exit.REMOTE
 
 
 class GateFailed(VlmtuneError):
-    """The comparison did not pass what the user asked for."""
+    """The comparison does not meet the user's condition."""
 
     exit_code = Exit.GATE
 
 
 class Diverged(VlmtuneError):
-    """A loss or gradient was not finite; the optimizer step was not taken."""
+    """A loss or gradient was not finite; the optimizer step was skipped."""
 
     exit_code = Exit.DIVERGED
 
 
 class FolderLocked(VlmtuneError):
-    """A live process works in this run folder."""
+    """A running process uses this run folder."""
 
     exit_code = Exit.LOCKED
 
 
 class IntegrityError(VlmtuneError):
-    """Things that must belong together do not: checkpoint, adapter and base, fingerprints, configs."""
+    """Artifacts that must belong together do not: checkpoint, adapter and base model, fingerprints, configs."""
 
     exit_code = Exit.INTEGRITY
 
 
 class Terminated(VlmtuneError):
-    """SIGTERM arrived and the state is saved: the same command goes on."""
+    """SIGTERM was received and the state is saved; the same command resumes."""
 
     exit_code = Exit.TERMINATED
 
 
 class Interrupted(VlmtuneError):
-    """Ctrl-C arrived and the state is saved: the same command goes on."""
+    """Ctrl-C was received and the state is saved; the same command resumes."""
 
     exit_code = Exit.INTERRUPTED
