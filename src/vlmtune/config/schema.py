@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
@@ -136,6 +144,11 @@ class EvaluationBlock(EvaluationConfig):
     on which of them the tuned model got worse."""
 
 
+def _evaluation(block: EvaluationBlock, info: ValidationInfo) -> EvaluationBlock:
+    validators.evaluation(block, block.additional, info)
+    return block
+
+
 class Config(BaseConfig):
     """Everything that decides what a run does and where its results go."""
 
@@ -165,7 +178,7 @@ class Config(BaseConfig):
     ] = Field(default_factory=dict)  # type: ignore[assignment]  # validated like an empty block: the plugin defines its class
     """How answers are generated."""
 
-    evaluation: Annotated[EvaluationBlock, AfterValidator(validators.evaluation)] = EvaluationBlock()
+    evaluation: Annotated[EvaluationBlock, AfterValidator(_evaluation)] = EvaluationBlock()
     """What is measured, on which rows, and how differences are tested."""
 
     report: ReportConfig = ReportConfig()

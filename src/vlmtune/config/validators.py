@@ -1,13 +1,13 @@
 """Checks values that are valid by themselves but contradict each other.
 
-Each validator takes a block (`evaluation` and `output` also see the blocks before it) and returns it unchanged.
+Each validator takes a block and returns it unchanged; `evaluation` and `output` also see the blocks before it.
 """
 
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pydantic import ValidationInfo
 from pydantic_core import InitErrorDetails
@@ -15,7 +15,7 @@ from pydantic_core import InitErrorDetails
 from vlmtune import registry
 from vlmtune.config.errors import invalid, one_of, raise_invalid
 from vlmtune.config.nodes import KeyPath
-from vlmtune.data import DatasetConfig, shared_roles
+from vlmtune.data import DatasetConfig, SplitRole, shared_roles
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
 from vlmtune.metrics import Metric, custom_metric
@@ -25,14 +25,28 @@ from vlmtune.scoring import BaselineConfig, EvaluationConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import TrainingConfig
 
-if TYPE_CHECKING:
-    from vlmtune.config.schema import EvaluationBlock, EvaluationSetConfig
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 TAKEN = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names that would collide with answers to another split, or with archived files."""
 
 REPORT_ENDINGS = (".html", ".htm", ".json")
+
+
+class _EvaluationSet(Protocol):
+    """What is checked of one of the additional evaluation sets."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dataset(self) -> DatasetConfig: ...
+    @property
+    def task(self) -> TaskConfig: ...
+    @property
+    def split(self) -> SplitRole: ...
+    @property
+    def metrics(self) -> list[str] | None: ...
+    @property
+    def primary(self) -> str | None: ...
 
 
 def model(block: ModelConfig) -> ModelConfig:
@@ -79,23 +93,22 @@ def inference(block: InferenceConfig) -> InferenceConfig:
     return block
 
 
-def evaluation(block: "EvaluationBlock", info: ValidationInfo) -> "EvaluationBlock":
+def evaluation(block: EvaluationConfig, additional: Sequence[_EvaluationSet], info: ValidationInfo) -> None:
     """The task has the metrics, and the dataset what they compare with. Skipped if task or dataset are invalid."""
     if {"task", "dataset"} <= info.data.keys():
         task, rows = info.data["task"], info.data["dataset"]
         wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
-        for n, one in enumerate(block.additional):
+        for n, one in enumerate(additional):
             wrong += [*_metrics(one, one.task, one.dataset, ("additional", n)), *_set(one, rows, ("additional", n))]
         asked = [
             invalid(message, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
             for loc, message in _baseline(one, task, rows)
         ]
-        raise_invalid("evaluation", [*wrong, *_names(block), *asked])
-    return block
+        raise_invalid("evaluation", [*wrong, *_names(block, additional), *asked])
 
 
-def _set(one: "EvaluationSetConfig", rows: DatasetConfig, at: KeyPath) -> Iterator[InitErrorDetails]:
+def _set(one: _EvaluationSet, rows: DatasetConfig, at: KeyPath) -> Iterator[InitErrorDetails]:
     """An additional set has labels, and shares no rows with training."""
     if not one.dataset.labelled:
         yield invalid("names no column with labels, so nothing can be compared", loc=(*at, "dataset"), value=one.name)
@@ -104,11 +117,11 @@ def _set(one: "EvaluationSetConfig", rows: DatasetConfig, at: KeyPath) -> Iterat
         yield invalid(message, loc=(*at, "split"), value=one.split)
 
 
-def _names(block: "EvaluationBlock") -> Iterator[InitErrorDetails]:
+def _names(block: EvaluationConfig, additional: Sequence[_EvaluationSet]) -> Iterator[InitErrorDetails]:
     """Baselines and additional sets have distinct file names, also on case-insensitive file systems."""
     seen: set[str] = set()
     places: list[tuple[KeyPath, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
-    places += [(("additional", n), one.name) for n, one in enumerate(block.additional)]
+    places += [(("additional", n), one.name) for n, one in enumerate(additional)]
     for place, name in places:
         message = None
         if not NAME.fullmatch(name):
@@ -143,7 +156,7 @@ def _baseline(one: BaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Ite
 
 
 def _metrics(
-    block: "EvaluationBlock | EvaluationSetConfig", task: TaskConfig, rows: DatasetConfig, at: KeyPath = ()
+    block: EvaluationConfig | _EvaluationSet, task: TaskConfig, rows: DatasetConfig, at: KeyPath = ()
 ) -> Iterator[InitErrorDetails]:
     """Errors in metric names. A dotted one is imported, and referred to without its module from then on."""
     known: dict[str, Metric] = {metric.name: metric for metric in registry.load("tasks", task.name).TASK.metrics}
