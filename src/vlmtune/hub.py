@@ -6,6 +6,7 @@ The client reads its switch when it is imported: call this before anything that 
 import os
 import urllib.error
 import urllib.request
+from typing import cast
 
 from vlmtune.progress import Progress
 
@@ -32,3 +33,13 @@ def go_offline_if_unreachable(progress: Progress) -> None:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         progress.note(f"{address} cannot be reached ({reason}); looking in the local cache only")
         go_offline()
+
+
+def http_error() -> type[Exception]:
+    """Base of the errors that the Hub's client raises without a network: that of its HTTP library.
+
+    Versions of the client use different libraries (requests, httpx, httpx2), but always derive their own error from it.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return cast("type[Exception]", HfHubHTTPError.__bases__[0])

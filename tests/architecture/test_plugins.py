@@ -31,7 +31,7 @@ CONFIGURED = {
 OPENED = {
     "data": ("open", ["config", "split", "limit"], Rows),
     "engines": ("open_engine", ["config", "model", "inputs", "precision", "adapter"], Engine),
-    "tracking": ("open_tracker", ["config", "facts"], Tracker),
+    "tracking": ("open_tracker", ["config", "run"], Tracker),
 }
 """Folders whose plugins are opened: by which function, its parameters, the protocol of what it returns."""
 

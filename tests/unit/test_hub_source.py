@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx
 import huggingface_hub.constants
 import pyarrow.parquet
 import pytest
@@ -18,6 +17,7 @@ from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, 
 from vlmtune.data import hub
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError, EnvironmentProblem, VlmtuneError
+from vlmtune.hub import http_error
 from vlmtune.images import decode_rgb
 
 Images = dict[str, Any]
@@ -188,6 +188,10 @@ def test_broken_files_and_wrong_names_are_data_errors(save: Save, tmp_path: Path
         rows(empty)
 
 
+ReadTimeout = type("ReadTimeout", (http_error(),), {})
+"""An error of the HTTP library that the Hub's client uses."""
+
+
 def raised(error: Exception, cause: Exception | None = None) -> Exception:
     error.__cause__ = cause
     return error
@@ -227,7 +231,7 @@ FROM_THE_HUB = {
         "its files cannot be read: ValueError: Expected object",
     ),
     "cut download": (
-        raised(DatasetGenerationError(BUILD), httpx.ReadTimeout("timed out")),
+        raised(DatasetGenerationError(BUILD), ReadTimeout("timed out")),
         EnvironmentProblem,
         "the Hub cannot be reached .*ReadTimeout: timed out",
     ),
@@ -336,7 +340,7 @@ def test_a_stream_that_breaks_off_starts_anew(save: Save, monkeypatch: pytest.Mo
 
     def torn(dataset: Any, batch_size: int) -> Any:
         yield next(real(dataset, batch_size))
-        raise httpx.ReadTimeout("timed out")
+        raise ReadTimeout("timed out")
 
     with monkeypatch.context() as patch:
         patch.setattr(datasets.IterableDataset, "iter", torn)

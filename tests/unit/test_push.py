@@ -100,7 +100,7 @@ def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here
     everything = b"\n".join(here.files.values())
     for private in (b"Meier", b"doctor", b"patient", str(Path.cwd()).encode()):
         assert private not in everything
-    assert b"Improved. Worse, however, in 1 of 1 slices. Good." in everything
+    assert b"Improved. It got worse in 1 of 1 slices. Good." in everything
     assert b"chrf got worse" in everything
     assert json.loads(here.files["vlmtune.json"])["origin"]["model"]["name"] == "org/base"
 
@@ -133,7 +133,7 @@ def test_an_adapter_without_proof_or_with_a_bad_one_stays_here(session: Session,
     assert push(session, PushRequest("team/better", base="org/base", anyway=True))
     here.files.clear()
     (session.adapter_path() / "adapter_model.safetensors").write_bytes(b"others")
-    with pytest.raises(IntegrityError, match="compares another adapter"):
+    with pytest.raises(IntegrityError, match="is about another adapter"):
         push(session, REQUEST)
     session.config.output.path("compare.json").unlink()
     with pytest.raises(ConfigError, match="vlmtune run CONFIG"):
@@ -153,7 +153,7 @@ def test_a_base_that_nobody_can_load_and_a_stand_in_are_refused(session: Session
 def test_nothing_gets_public_by_accident(session: Session, here: Hub) -> None:
     judged_as("improved", session)
     here.private = False
-    with pytest.raises(ConfigError, match="public already"):
+    with pytest.raises(ConfigError, match="already public"):
         push(session, REQUEST)
     assert not here.files
     push(session, REQUEST, public=True)
@@ -172,12 +172,23 @@ def test_a_hub_that_refuses_is_an_environment_problem(
     assert KEY not in str(caught.value)
 
 
+def test_a_hub_that_cannot_be_reached_is_an_environment_problem(
+    session: Session, here: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+
+    judged_as("improved", session)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(EnvironmentProblem, match=r"the Hub cannot be reached \(.*\); nothing was pushed"):
+        push(session, REQUEST)
+
+
 def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Session, tmp_path: Path) -> None:
     judged_as("improved", session)
     words = ["push", "c.yaml", "--to", "hf:team/better", "--base", "org/base"]
     offline = warm_vlmtune(*words, "--offline", cwd=tmp_path)
     assert offline.returncode == 4
-    assert "switched off" in offline.stderr
+    assert "offline mode is on" in offline.stderr
     looked = warm_vlmtune(*words, "--into", "would", cwd=tmp_path)
     assert looked.returncode == 0, looked.stderr
     assert "would/README.md" in looked.stdout

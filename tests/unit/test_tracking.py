@@ -17,11 +17,11 @@ from commands import command, warm_vlmtune
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import thumbnail
 from vlmtune.pipeline import tracking
-from vlmtune.pipeline.tracking import SHOWN, Guarded, changed
+from vlmtune.pipeline.tracking import SHOWN, BackgroundTracker, changed_rows
 from vlmtune.progress import Progress
-from vlmtune.tracking import Changed, tensorboard, wandb
+from vlmtune.tracking import ChangedRow, tensorboard, wandb
 
-ROW = Changed("row | 7", thumbnail(picture(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
+ROW = ChangedRow("row | 7", thumbnail(picture(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
 
 
 class Recording:
@@ -32,7 +32,7 @@ class Recording:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.calls.append((step, values))
 
-    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
+    def log_rows(self, metric: str, rows: Sequence[ChangedRow]) -> None:
         self.rows = (metric, rows)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -41,10 +41,10 @@ class Recording:
 
 def test_calls_arrive_in_order() -> None:
     tracker, notes = Recording(), Notes()
-    guarded = Guarded("t", lambda: tracker, Progress(notes))
+    guarded = BackgroundTracker("t", lambda: tracker, Progress(notes))
     for step in range(20):
         guarded.log(step, {"loss": 1 / (step + 1)})
-    guarded.compared("bleu", [ROW])
+    guarded.log_rows("bleu", [ROW])
     guarded.finish({"validation_loss": 0.5})
     assert tracker.rows == ("bleu", (ROW,))
     assert tracker.calls == [(step, {"loss": 1 / (step + 1)}) for step in range(20)]
@@ -67,15 +67,15 @@ def test_what_it_raises_is_said_once(where: str) -> None:
         return Raising()
 
     notes = Notes()
-    guarded = Guarded("t", opening, Progress(notes))
+    guarded = BackgroundTracker("t", opening, Progress(notes))
     guarded.log(1, {})
     guarded.log(2, {})
     guarded.finish({})
-    assert notes.texts == ["t failed and is left out (quota); training goes on, its curve is local"]
+    assert notes.texts == ["t failed (quota); continuing without it, the local curve is complete"]
 
 
 def test_a_tracker_that_hangs_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(tracking, "FINISH_TIMEOUT_S", 0.2)
 
     taken, over = [], threading.Event()
 
@@ -85,13 +85,13 @@ def test_a_tracker_that_hangs_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> 
             over.wait()
 
     notes = Notes()
-    guarded = Guarded("t", Hanging, Progress(notes))
+    guarded = BackgroundTracker("t", Hanging, Progress(notes))
     for step in range(1000):
         guarded.log(step, {})
     guarded.finish({})
     over.set()
     assert taken in ([], [0])
-    assert notes.texts == ["t is slow to finish and is left behind; the local curve is complete"]
+    assert notes.texts == ["t does not finish in time; continuing without it, the local curve is complete"]
 
 
 SECRETS = {"WANDB_API_KEY": "c0ffee" * 6 + "beef", "HF_TOKEN": "hf_cAnArYcAnArYcAnArYcAnArYcAnArYcA"}
@@ -104,14 +104,14 @@ row = pickle.loads(Path("row").read_bytes())
 for plugin, more in ((wandb, {"mode": "offline"}), (tensorboard, {})):
     tracker = plugin.open_tracker(plugin.Config(**more), facts)
     tracker.log(1, {"loss": 2.0})
-    tracker.compared("bleu", [row])
+    tracker.log_rows("bleu", [row])
     tracker.finish({"validation_loss": 1.5, "verdict": "better"})
 """
 
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What both trackers leave, in a process of its own as in a real run: what W&B writes is whole when that ends."""
+    """Files of both trackers, made in a process of its own: what W&B writes is complete when the process ends."""
     folder = tmp_path_factory.mktemp("tracked")
     (folder / "row").write_bytes(pickle.dumps(ROW))
     ended = command(sys.executable, "-c", BOTH, str(folder), cwd=folder, HOME=str(folder), **SECRETS)
@@ -167,7 +167,7 @@ def test_no_secret_is_in_any_file_that_a_tracker_wrote(tracked: Path) -> None:
 def test_the_rows_that_a_tracker_shows_are_the_largest_gains_and_losses(tmp_path: Path) -> None:
     comparison = judged(lines(300, 0.6), lines(300, 0.5, seed=2))
     gains = sorted(example["gain"] for example in comparison.examples)
-    rows = changed(comparison, [])
+    rows = changed_rows(comparison, [])
     assert [row.change for row in rows] == [*gains[::-1][:SHOWN], *gains[:SHOWN][::-1]]
     first = next(example for example in comparison.examples if example["id"] == rows[0].id)
     assert (rows[0].before, rows[0].after, list(rows[0].references)) == (first["a"], first["b"], first["references"])
@@ -208,16 +208,16 @@ SMALL = [
 @pytest.mark.parametrize(
     ("how", "opening", "said"),
     [
-        ("raise RuntimeError('quota')", "pass", "wandb failed and is left out (quota)"),
-        ("time.sleep(600)", "pass", "wandb is slow to finish and is left behind"),
-        ("time.sleep(600)", "hurt()", "wandb is slow to finish and is left behind"),
+        ("raise RuntimeError('quota')", "pass", "wandb failed (quota); continuing without it"),
+        ("time.sleep(600)", "pass", "wandb does not finish in time"),
+        ("time.sleep(600)", "hurt()", "wandb does not finish in time"),
     ],
     ids=["raises", "sleeps", "sleeps at once"],
 )
 def test_a_wandb_that_raises_or_sleeps_at_every_call_stops_no_run(
     how: str, opening: str, said: str, tmp_path: Path
 ) -> None:
-    """The whole story is told, and the local curve is complete."""
+    """The run ends as usual, and the local curve is complete."""
     (tmp_path / "wandb.py").write_text(FAKE.format(how=how, opening=opening), encoding="utf-8")
     ended = warm_vlmtune("run", *SMALL, cwd=tmp_path)  # the command line looks for modules where it is started
     assert ended.returncode == 0, ended.stderr

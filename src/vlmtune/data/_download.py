@@ -37,6 +37,7 @@ from pydantic import AfterValidator
 
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, VlmtuneError
 from vlmtune.files import fsync_folder
+from vlmtune.hub import http_error
 
 
 def place(kind: str, key: Any, suffix: str = "") -> Path:
@@ -292,11 +293,10 @@ def errors_named(path: str, name: str | None, revision: str | None) -> Iterator[
         DataError: no such dataset, folder, configuration, revision or split; files that cannot be read.
     """
     import datasets
-    import httpx
 
     try:
         yield
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, http_error()) as error:
         raise _named(error, path, name, revision) from None
 
 
@@ -342,11 +342,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_network(error: BaseException) -> bool:
-    import httpx
-
     # `datasets` hides what the Hub's client raised behind a FileNotFoundError that quotes it.
     quoted = isinstance(error, FileNotFoundError) and "LocalEntryNotFoundError" in str(error)
-    return quoted or isinstance(error, ConnectionError | TimeoutError | httpx.HTTPError)
+    return quoted or isinstance(error, (ConnectionError, TimeoutError, http_error()))
 
 
 def _short(error: BaseException) -> str:

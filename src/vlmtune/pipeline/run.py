@@ -8,7 +8,7 @@ from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
 from vlmtune.pipeline.session import Session, training_examples
-from vlmtune.pipeline.tracking import tell_comparison
+from vlmtune.pipeline.tracking import track_comparison
 from vlmtune.run_folder import read_manifest
 from vlmtune.scoring.comparison import Comparison, beside
 from vlmtune.scoring.comparison import compare as compare_sides
@@ -27,7 +27,7 @@ def compare(session: Session) -> Comparison:
     if session.additional:
         additional = {str(other.set): _written(other, _compared(other)) for other in session.additional}
         comparison = _written(session, beside(comparison, additional))
-    tell_comparison(session, comparison, _answers(session))
+    track_comparison(session, comparison, _answers(session))
     return comparison
 
 

@@ -1,4 +1,4 @@
-"""What experiment trackers are told: a training as it goes, and the comparison with the rows that changed most."""
+"""Experiment trackers: they mirror a training while it runs, and show the comparison with its largest changes."""
 
 import functools
 import queue
@@ -15,104 +15,110 @@ from vlmtune.files import read_json, write_json
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress
 from vlmtune.scoring.comparison import Comparison
-from vlmtune.tracking import Changed, Tracker
+from vlmtune.tracking import ChangedRow, TrackedRun, Tracker
 
 SHOWN = 25
 """Rows shown of the largest gains, and of the largest losses."""
 
+FINISH_TIMEOUT_S = 5.0
+"""Longest time that a run waits for a tracker to finish."""
 
-PATIENCE_S = 5.0
-"""How long a run waits for a tracker to finish."""
 
+class BackgroundTracker:
+    """Opens and runs a tracker in a thread of its own, so that it can neither stop nor delay a training."""
 
-class Guarded:
-    """Opens and runs a tracker in a thread of its own; training only puts numbers into a queue."""
-
-    def __init__(self, name: str, opening: Callable[[], Tracker], progress: Progress) -> None:
-        self._name, self._opening, self._progress = name, opening, progress
+    def __init__(self, name: str, open_tracker: Callable[[], Tracker], progress: Progress) -> None:
+        self._name, self._open, self._progress = name, open_tracker, progress
         self._calls: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"tracker-{name}")
         self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand over and return at once."""
+        """Queue the call and return at once."""
         self._calls.put(("log", (step, dict(values))))
 
-    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
-        """Hand over and return at once."""
-        self._calls.put(("compared", (metric, tuple(rows))))
+    def log_rows(self, metric: str, rows: Sequence[ChangedRow]) -> None:
+        """Queue the call and return at once."""
+        self._calls.put(("log_rows", (metric, tuple(rows))))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Hand over, then wait for the tracker, but no longer than `PATIENCE_S` seconds."""
+        """Queue the call, then wait for the tracker, but no longer than `FINISH_TIMEOUT_S` seconds."""
         self._calls.put(("finish", (dict(summary),)))
         self._calls.put(None)
-        self._thread.join(PATIENCE_S)
+        self._thread.join(FINISH_TIMEOUT_S)
         if self._thread.is_alive():
-            self._progress.note(f"{self._name} is slow to finish and is left behind; the local curve is complete")
+            self._progress.note(
+                f"{self._name} does not finish in time; continuing without it, the local curve is complete"
+            )
 
     def _work(self) -> None:
         try:
-            tracker = self._opening()
+            tracker = self._open()
             while (call := self._calls.get()) is not None:
                 getattr(tracker, call[0])(*call[1])
-        except Exception as error:  # a tracker is somebody else's program: whatever it raises, training goes on
-            self._progress.note(f"{self._name} failed and is left out ({error}); training goes on, its curve is local")
+        except Exception as error:  # a tracker is third-party code: whatever it raises, training continues
+            self._progress.note(f"{self._name} failed ({error}); continuing without it, the local curve is complete")
 
 
-def open_trackers(session: Session, part: str, anew: bool = False) -> list[Guarded]:
-    """The config's trackers, each in a thread of its own.
+def open_trackers(session: Session, name: str, new_id: bool = False) -> list[BackgroundTracker]:
+    """Open the config's trackers.
 
-    A part of a run (an adapter, a comparison of several) has the same id whenever it is opened again: a resumed
-    training goes on where it was shown, and what is compared stands beside its curves. `anew` draws another one.
+    Args:
+        session: the run.
+        name: what is tracked: an adapter, or the comparison of several. It keeps its id when it is opened again, so
+            that a resumed training continues its curves and a comparison appears next to them.
+        new_id: take a new id, for a training that starts from scratch: trackers accept a step only once.
     """
     if not session.config.tracking:
         return []
     root = session.folder.root
-    facts = {
+    run: TrackedRun = {
         "config": config_json(session.config),
         "dir": str(root),
-        "name": f"{root.resolve().name}-{part}",
-        "id": _id(root, part, anew),
+        "name": f"{root.resolve().name}-{name}",
+        "id": _run_id(root, name, new_id),
     }
     opened = []
     for config in session.config.tracking:
         plugin = registry.load("tracking", config.to)
-        opened.append(Guarded(config.to, functools.partial(plugin.open_tracker, config, facts), session.progress))
+        opened.append(
+            BackgroundTracker(config.to, functools.partial(plugin.open_tracker, config, run), session.progress)
+        )
     return opened
 
 
-def _id(root: Path, part: str, anew: bool) -> str:
-    """Drawn once, and again for a training that begins again: a tracker takes no step twice."""
+def _run_id(root: Path, name: str, new: bool) -> str:
+    """The id under which a name of this run folder is tracked, drawn on first use."""
     file = root / ".vlmtune" / "tracking.json"
     known = read_json(file) if file.is_file() else {}
-    if anew or part not in known:
-        known |= {part: secrets.token_hex(4)}
+    if new or name not in known:
+        known |= {name: secrets.token_hex(4)}
         write_json(file, known)
-    return str(known[part])
+    return str(known[name])
 
 
-def tell_comparison(session: Session, comparison: Comparison, sources: Sequence[Path]) -> None:
-    """The final metrics, and the rows that changed most; beside the curves where there is one training."""
-    alone = len(session.seeds) == 1
-    trackers = open_trackers(session, session.config.output.adapter if alone else "comparison")
+def track_comparison(session: Session, comparison: Comparison, sources: Sequence[Path]) -> None:
+    """Track the final metrics and the rows that changed most; with a single training, next to its curves."""
+    single = len(session.seeds) == 1
+    trackers = open_trackers(session, session.config.output.adapter if single else "comparison")
     if not trackers:
         return
-    facts, rows = comparison.facts, changed(comparison, sources)
+    rows = changed_rows(comparison, sources)
     for tracker in trackers:
-        tracker.compared(facts["primary"], rows)
+        tracker.log_rows(comparison.facts["primary"], rows)
     for tracker in trackers:
         tracker.finish(_summary(comparison))
 
 
 def _summary(comparison: Comparison) -> dict[str, Any]:
-    found: dict[str, Any] = {"status": comparison.status, "verdict": comparison.verdict}
+    summary: dict[str, Any] = {"status": comparison.status, "verdict": comparison.verdict}
     for entry in comparison.facts["metrics"]:
-        named = {"before": entry["a"], "after": entry["b"], "change": entry["delta"]}
-        found |= {f"{entry['name']}/{key}": value for key, value in named.items()}
-    return found
+        values = {"before": entry["a"], "after": entry["b"], "change": entry["delta"]}
+        summary |= {f"{entry['name']}/{key}": value for key, value in values.items()}
+    return summary
 
 
-def changed(comparison: Comparison, sources: Sequence[Path]) -> list[Changed]:
+def changed_rows(comparison: Comparison, sources: Sequence[Path]) -> list[ChangedRow]:
     """The rows with the largest gains and losses in the primary metric, at most `SHOWN` of each, the best first."""
     metrics = comparison.facts["metrics"]
     sign = 1 if not metrics or metrics[0]["higher_is_better"] else -1
@@ -125,8 +131,8 @@ def changed(comparison: Comparison, sources: Sequence[Path]) -> list[Changed]:
     return [_row(example, number, thumbnails) for number, example in enumerate(shown)]
 
 
-def _row(example: Mapping[str, Any], number: int, thumbnails: Mapping[str, bytes]) -> Changed:
-    return Changed(
+def _row(example: Mapping[str, Any], number: int, thumbnails: Mapping[str, bytes]) -> ChangedRow:
+    return ChangedRow(
         id=example["id"] if example["id"] is not None else f"row {number}",
         image=thumbnails.get(example["image"]),
         references=tuple(example["references"]),

@@ -1,15 +1,16 @@
-"""The model card of an adapter: what it is, the comparison that speaks for it, how to load it.
+"""The model card of an adapter: what it is, its comparison, how to load it and how it was trained.
 
-Metadata is written by the Hub's own library, so that its page shows the results; the text is the comparison's Markdown.
-Rows of the dataset are not quoted: a card is read by people who may not see them.
+The metadata is written by the Hub's own library, so that the Hub shows the results; the text is the comparison's
+Markdown. Rows of the dataset are not quoted, because readers of a card may not be allowed to see them.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from vlmtune.report import markdown
+from vlmtune.scoring.results import ComparisonResult
 
-TYPES = {
+HUB_TASKS = {
     "captioning": "image-to-text",
     "vqa": "visual-question-answering",
     "docvqa": "document-question-answering",
@@ -17,68 +18,78 @@ TYPES = {
     "classification": "image-classification",
     "grounding": "object-detection",
 }
-"""The Hub's names of tasks, where it has one; the others are what the model is: image-text-to-text."""
+"""The Hub's names of tasks. Tasks that it has no name for get that of the model, image-text-to-text."""
 
 
-def render(name: str, plain: Mapping[str, Any], made: Mapping[str, Any], dataset: str | None, split: str) -> str:
-    """The card as Markdown with its metadata in front.
+def render(
+    name: str, comparison: ComparisonResult, manifest: Mapping[str, Any], dataset: str | None, split: str
+) -> str:
+    """The card as Markdown, with its metadata in front.
 
     Args:
         name: of the repository, `org/name`.
-        plain: the comparison, examples not needed.
-        made: what the adapter was made from; names the model that it belongs on.
-        dataset: name of the evaluated dataset on the Hub; None where it is nobody else's.
+        comparison: of the base model and the adapter; examples are not needed.
+        manifest: of the adapter; names the base model.
+        dataset: name of the evaluated dataset on the Hub; None if it is not there.
         split: which of its splits was evaluated.
     """
+    origin = manifest["origin"]
+    task, base, title = str(origin["task"]["name"]), str(origin["model"]["name"]), name.rpartition("/")[2]
+    compared = comparison["rows"]["compared"]
+    lines = [
+        "---",
+        _metadata(title, base, task, comparison, dataset, split if dataset else None),
+        "---",
+        "",
+        f"# {markdown.escaped(title)}",
+        "",
+        f"A LoRA adapter for [{markdown.escaped(base)}](https://huggingface.co/{base}), trained for {task}.",
+        "",
+        "## Evaluation",
+        "",
+        f"A is the base model and B the model with this adapter, on the same {compared} rows.",
+        "",
+        markdown.results(comparison),
+        "## Use",
+        "",
+        *_use(name, base),
+        "",
+        "## Training",
+        "",
+        *_settings(origin),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(
+    title: str, base: str, task: str, comparison: ComparisonResult, dataset: str | None, split: str | None
+) -> str:
+    """The card's YAML header."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    task, base = str(made["origin"]["task"]["name"]), str(made["origin"]["model"]["name"])
     results = [
         EvalResult(
-            task_type=TYPES.get(task, "image-text-to-text"),
+            task_type=HUB_TASKS.get(task, "image-text-to-text"),
             dataset_type=dataset or "private",
-            dataset_name=dataset or "a dataset of our own",
-            dataset_split=split if dataset else None,
+            dataset_name=dataset or "a private dataset",
+            dataset_split=split,
             metric_type=entry["name"],
             metric_name=entry["name"],
             metric_value=round(entry["b"], 6),
         )
-        for entry in plain["metrics"]
+        for entry in comparison["metrics"]
     ]
     data = ModelCardData(
         base_model=base,
         library_name="peft",
-        model_name=name.rpartition("/")[2],
+        model_name=title,
         pipeline_tag="image-text-to-text",
         tags=["lora", "vlmtune"],
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
     )
-    return "\n".join(
-        [
-            "---",
-            data.to_yaml(),
-            "---",
-            "",
-            f"# {markdown.escaped(name.rpartition('/')[2])}",
-            "",
-            f"A LoRA adapter for [{markdown.escaped(base)}](https://huggingface.co/{base}), task {task}.",
-            "",
-            "## What it changes",
-            "",
-            f"A is the untouched model, B the one with this adapter, on the same {plain['rows']['compared']} rows.",
-            "",
-            markdown.results(plain),
-            "## Use",
-            "",
-            *_use(name, base),
-            "",
-            "## How it was made",
-            "",
-            *_facts(made),
-            "",
-        ]
-    )
+    return str(data.to_yaml())
 
 
 def _use(name: str, base: str) -> list[str]:
@@ -94,16 +105,15 @@ def _use(name: str, base: str) -> list[str]:
     ]
 
 
-def _facts(made: Mapping[str, Any]) -> list[str]:
-    """What decides whether somebody else sees the same answers."""
-    origin = made["origin"]
-    model, pixels = origin["model"], origin["preprocessing"]["pixels"]
-    training = origin["training"]
+def _settings(origin: Mapping[str, Any]) -> list[str]:
+    """The settings that others need to get the same answers."""
+    model, training = origin["model"], origin["training"]
+    pixels = origin["preprocessing"]["pixels"]
     lines = [
         ("prompt", markdown.code(str(origin["task"].get("prompt", "from the rows")))),
         ("base commit", model.get("commit") or "a local folder"),
         ("base config", model.get("config_hash")),
-        ("picture area in pixels", f"{pixels['min_pixels']} to {pixels['max_pixels']}"),
+        ("image area in pixels", f"{pixels['min_pixels']} to {pixels['max_pixels']}"),
         ("chat template", origin["preprocessing"]["template"]),
         ("tokenizer", origin["preprocessing"]["tokenizer"]),
         ("learning rate", training["learning_rate"]),

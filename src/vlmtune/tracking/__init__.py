@@ -1,15 +1,12 @@
-"""Experiment trackers behind one seam. A tracker is a file here with `Config` and `open_tracker(config, facts)`.
+"""Experiment trackers. A tracker is a file here with `Config` and `open_tracker(config, run)`.
 
-The local JSONL of the curves is always written, by the training loop itself; a tracker only mirrors it. Nothing a
-tracker does may stop or delay training: `pipeline.tracking.Guarded` wraps each one.
-
-`facts` are {"config": the resolved configuration, secrets as placeholders, "dir": the run folder, "name": of the run,
-"id": hex digits, the same whenever this run is opened again: resumed, or compared}.
+Trackers only mirror the local learning curve, which the training loop always writes itself. They can neither stop nor
+delay a training: `pipeline.tracking.BackgroundTracker` wraps each one.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from vlmtune.registry import BaseConfig
 
@@ -21,9 +18,26 @@ class TrackerConfig(BaseConfig):
     """The tracker: a file in `vlmtune/tracking`, or the dotted name of a custom module."""
 
 
+class TrackedRun(TypedDict):
+    """What a tracker is told about a run when it is opened."""
+
+    config: Mapping[str, Any]
+    """The resolved config, with placeholders for secrets."""
+
+    dir: str
+    """The run folder."""
+
+    name: str
+    id: str
+    """Hex digits; the same when the run is opened again to resume a training or to add a comparison."""
+
+
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """A row that the adapter changed. `image` is a WebP thumbnail, `change` that of the primary metric."""
+class ChangedRow:
+    """A row whose score the adapter changed, with the answers before and after.
+
+    `image` is a WebP thumbnail, `change` that of the primary metric.
+    """
 
     id: str
     image: bytes | None
@@ -34,13 +48,13 @@ class Changed:
 
 
 class Tracker(Protocol):
-    """Receives numbers as they are made."""
+    """Receives numbers as they are measured."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of one optimizer step."""
 
-    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
+    def log_rows(self, metric: str, rows: Sequence[ChangedRow]) -> None:
         """The rows with the largest gains and losses in the primary metric, the best first."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """The run ended with these results."""
+        """Final results; the run is over."""

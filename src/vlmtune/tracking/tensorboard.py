@@ -1,14 +1,14 @@
-"""TensorBoard: curves, the largest changes and the summary as event files. Mirrors the local files."""
+"""TensorBoard: learning curves, the largest changes and the summary as event files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlmtune.errors import EnvironmentProblem
-from vlmtune.tracking import Changed, TrackerConfig
+from vlmtune.tracking import ChangedRow, TrackedRun, TrackerConfig
 
 FLUSH_S = 10
-"""Seconds after which events are on the disk."""
+"""Longest time in seconds until events are on disk."""
 
 
 class Config(TrackerConfig):
@@ -18,15 +18,15 @@ class Config(TrackerConfig):
     """The tracker."""
 
     dir: str | None = None
-    """Folder for event files, a folder in it per run; null takes `tensorboard` in the run folder."""
+    """Folder for event files, with a subfolder per run; null means `tensorboard` in the run folder."""
 
 
-def open_tracker(config: Config, facts: Mapping[str, Any]) -> "TensorboardTracker":
-    """Begin an event file.
+def open_tracker(config: Config, run: TrackedRun) -> "TensorboardTracker":
+    """Start an event file.
 
     Args:
-        config: where it lies.
-        facts: as `tracking` says.
+        config: where it is written.
+        run: which run it belongs to.
 
     Raises:
         EnvironmentProblem: the writer is not installed.
@@ -35,8 +35,8 @@ def open_tracker(config: Config, facts: Mapping[str, Any]) -> "TensorboardTracke
         from tensorboardX import SummaryWriter
     except ModuleNotFoundError:
         raise EnvironmentProblem("tracking to tensorboard needs its writer: uv pip install tensorboardX") from None
-    folder = Path(config.dir) if config.dir is not None else Path(facts["dir"]) / "tensorboard"
-    return TensorboardTracker(SummaryWriter(str(folder / facts["name"]), flush_secs=FLUSH_S))
+    folder = Path(config.dir) if config.dir is not None else Path(run["dir"]) / "tensorboard"
+    return TensorboardTracker(SummaryWriter(str(folder / run["name"]), flush_secs=FLUSH_S))
 
 
 class TensorboardTracker:
@@ -50,8 +50,8 @@ class TensorboardTracker:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
-        """A table, and the thumbnails under the rows' ids."""
+    def log_rows(self, metric: str, rows: Sequence[ChangedRow]) -> None:
+        """A table, and thumbnails named by row id."""
         from io import BytesIO
 
         import numpy as np
@@ -66,13 +66,13 @@ class TensorboardTracker:
                 self._writer.add_image(f"before and after/{row.id}", pixels, 0, dataformats="HWC")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Results as a table, numbers for charts too; then the end of the file."""
+        """Write the results as a table and close the file."""
         self._writer.add_text("summary", _table([["", "value"], *([key, value] for key, value in summary.items())]), 0)
         self._writer.close()
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> str:
-    """Markdown that TensorBoard shows; a text ends no cell and begins no other."""
+    """A Markdown table; pipes and line breaks in texts are escaped, so that they do not start a cell or a row."""
     cells = [[" ".join(str("-" if cell is None else cell).split()).replace("|", "\\|") for cell in row] for row in rows]
     head, *body = (f"| {' | '.join(row)} |" for row in cells)
     return "\n".join([head, f"|{'---|' * len(cells[0])}", *body])

@@ -1,10 +1,10 @@
-"""Weights & Biases: curves, the largest changes and the summary. Mirrors the local files; never in the way."""
+"""Weights & Biases: learning curves, the largest changes and the summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from vlmtune.errors import EnvironmentProblem
-from vlmtune.tracking import Changed, TrackerConfig
+from vlmtune.tracking import ChangedRow, TrackedRun, TrackerConfig
 
 
 class Config(TrackerConfig):
@@ -14,26 +14,26 @@ class Config(TrackerConfig):
     """The tracker."""
 
     project: str = "vlmtune"
-    """Project in which runs appear."""
+    """Project that runs belong to."""
 
     entity: str | None = None
-    """Team or user; null takes the login's default."""
+    """Team or user; null means the default of the login."""
 
     mode: Literal["online", "offline"] = "online"
-    """`online`, or `offline` to keep the run in a local folder for a later `wandb sync`."""
+    """`online`, or `offline` to keep runs in a local folder for a later `wandb sync`."""
 
 
-def open_tracker(config: Config, facts: Mapping[str, Any]) -> "WandbTracker":
-    """Start a run, or go on with the one of this id.
+def open_tracker(config: Config, run: TrackedRun) -> "WandbTracker":
+    """Start a run, or continue the one with this id.
 
-    What this process is (its output, code, repository and arguments) is none of the tracker's business.
+    Nothing about the process itself (its output, code, repository, arguments) is sent.
 
     Args:
-        config: where it appears.
-        facts: as `tracking` says; offline files lie in "dir".
+        config: where the run appears.
+        run: which run it is; offline files go to its folder.
 
     Raises:
-        EnvironmentProblem: wandb is not installed, or nobody is logged in.
+        EnvironmentProblem: wandb is not installed, or not logged in.
     """
     try:
         import wandb
@@ -44,18 +44,18 @@ def open_tracker(config: Config, facts: Mapping[str, Any]) -> "WandbTracker":
     settings = wandb.Settings(
         silent=True, init_timeout=30, console="off", disable_code=True, disable_git=True, x_disable_meta=True
     )
-    run = wandb.init(
+    opened = wandb.init(
         project=config.project,
         entity=config.entity,
-        id=facts["id"],
-        name=facts["name"],
+        id=run["id"],
+        name=run["name"],
         resume="allow" if config.mode == "online" else None,
         mode="offline" if config.mode == "offline" else "online",
-        config=dict(facts["config"]),
-        dir=facts["dir"],
+        config=dict(run["config"]),
+        dir=run["dir"],
         settings=settings,
     )
-    return WandbTracker(run)
+    return WandbTracker(opened)
 
 
 class WandbTracker:
@@ -68,7 +68,7 @@ class WandbTracker:
         """Numbers of one step."""
         self._run.log(dict(values), step=step)
 
-    def compared(self, metric: str, rows: Sequence[Changed]) -> None:
+    def log_rows(self, metric: str, rows: Sequence[ChangedRow]) -> None:
         """A table with thumbnails."""
         from io import BytesIO
 
@@ -82,6 +82,6 @@ class WandbTracker:
         self._run.log({"before and after": table})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Results, then the end of the run."""
+        """Write the results and end the run."""
         self._run.summary.update(dict(summary))
         self._run.finish()
