@@ -1,4 +1,4 @@
-"""Pieces that tests build on: the tiny model's config, pictures, image references, turns, prediction lines."""
+"""Builders that tests share: the tiny model's config, images, image references, turns, prediction lines."""
 
 import io
 import random
@@ -21,7 +21,7 @@ TINY = ModelConfig(name="tiny", device="cpu")
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Smooth noise: neighbouring pixels are alike, as in a photo, so that a wrong resize shows."""
+    """Smooth noise. Neighboring pixels are similar, as in a photo, so that a wrong resize is noticed."""
     small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 2, width // 4 + 2, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -45,7 +45,7 @@ def assistant(text: str) -> Turn:
 
 
 class Notes(Silent):
-    """A listener that keeps what was said once."""
+    """A progress listener that records notes."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -59,7 +59,7 @@ QUICK = EvaluationConfig(statistics=StatisticsConfig(resamples=1000))
 
 
 def lines(count: int, noise: float, extra: int = 0, seed: int = 1) -> list[Line]:
-    """Answers that are the first reference with a share of words replaced, and `extra` words behind it."""
+    """Answers equal to the first reference, with a share of the words replaced and `extra` words appended."""
     made = []
     for n in range(count):
         own, other = random.Random(n), random.Random(f"{seed}/{n}")

@@ -1,4 +1,4 @@
-"""Commands as users type them: in processes of their own, or in children forked from a parent that is warm already.
+"""Runs commands as users type them, each in its own process or in a child forked from a preloaded parent.
 
 Importing torch and transformers costs a process 12 CPU-seconds; a forked child has them for nothing.
 """
@@ -24,19 +24,19 @@ _SERVER.set_forkserver_preload(["preload"])
 
 
 def command(*words: str, cwd: Path, **environment: str) -> Ended:
-    """Run one command to its end; `environment` is laid over the tests' own."""
+    """Run one command to completion; `environment` overrides that of the tests."""
     return subprocess.run(
         words, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=900, check=False
     )
 
 
 def vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
-    """`vlmtune WORDS…` in a process of its own."""
+    """Run `vlmtune WORDS…` in its own process."""
     return command(sys.executable, "-m", "vlmtune", *words, cwd=cwd, **environment)
 
 
 def warm_vlmtune(*words: str, cwd: Path, before: Callable[[], None] | None = None, **environment: str) -> Ended:
-    """`vlmtune WORDS…` in a child of a warm parent; `before` is called in it first."""
+    """Run `vlmtune WORDS…` in a child of a preloaded parent, which calls `before` first."""
     _start_parent()
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stdout", Path(folder) / "stderr"
@@ -49,7 +49,7 @@ def warm_vlmtune(*words: str, cwd: Path, before: Callable[[], None] | None = Non
 
 
 def warm_ranks(words: Sequence[str], cwd: Path, before: Sequence[Callable[[], None] | None]) -> list[Ended]:
-    """A command in as many ranks as there are things to be called first, with what torchrun would tell each."""
+    """Run a command in one process per entry of `before`, with the environment that torchrun would set."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -65,7 +65,7 @@ def warm_ranks(words: Sequence[str], cwd: Path, before: Sequence[Callable[[], No
 
 @functools.cache
 def _start_parent() -> None:
-    """The parent passes over what it cannot import without a word, and it does not know this folder by itself."""
+    """The parent silently skips what it cannot import, and needs to be told about this folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()

@@ -21,13 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def soak(request: pytest.FixtureRequest) -> bool:
-    """Whether there is time for many rounds."""
+    """Whether to run many more rounds (`--soak`)."""
     return bool(request.config.getoption("--soak"))
 
 
 @pytest.fixture(scope="module")
 def inputs() -> Inputs:
-    """Of a file's tests alone: it keeps pictures by name, and another file has others under the same names."""
+    """One per test file: it caches images by name, and other files use the same names for other images."""
     return Inputs(find_checkpoint(TINY), TINY)
 
 

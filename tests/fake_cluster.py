@@ -1,4 +1,4 @@
-"""A cluster's own programs, played by small scripts on the PATH, for tests that run what recipes/ starts."""
+"""Small scripts on the PATH that stand in for a cluster's programs, for tests of recipes/."""
 
 import json
 import socketserver
@@ -34,7 +34,7 @@ for one in "${started[@]}"; do
 done
 exit "$highest"
 """
-"""Starts the tasks of a step and ends with their highest code, as the manual of srun says."""
+"""Starts the tasks of a job step and exits with their highest code, as srun's manual says."""
 
 SCONTROL = """\
 case "$*" in
@@ -56,7 +56,7 @@ for one in $CODES; do
   if [[ $one == "$1:${RANK:-0}="* ]]; then exit "${one#*=}"; fi
 done
 """
-"""Notes how it was called; ends as CODES says, `verb:rank=code`."""
+"""Records how it was called and exits as CODES says (`command:rank=code`)."""
 
 SHIM = """\
 import json, os, socket, sys
@@ -69,11 +69,11 @@ with socket.socket(socket.AF_UNIX) as wire:
 sys.stderr.write(said)
 sys.exit(code)
 """
-"""The real command, in a child of a warm parent."""
+"""The real command, in a child of a preloaded parent."""
 
 
 class Desk:
-    """A machine with stand-ins on its PATH, and a log of what they were asked."""
+    """A machine with stand-ins on its PATH and a log of their calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log = folder, folder / "log"
@@ -95,7 +95,7 @@ class Desk:
         )  # fmt: skip
 
     def asked(self) -> list[str]:
-        """What was asked since the last time."""
+        """The calls since the last time this was read."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
         self.log.write_text("", encoding="utf-8")
         return lines

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine, as far as an upload needs it: what arrives is kept."""
+"""A local stand-in for the Hugging Face Hub that supports uploads and records them."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class Hub(ThreadingHTTPServer):
-    """`files` holds what was committed, `created` the repositories asked for; `status` refuses everything."""
+    """`files` are the committed files and `created` the created repositories; a `status` makes it refuse everything."""
 
     daemon_threads = True
 

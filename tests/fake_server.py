@@ -1,6 +1,6 @@
-"""A scripted server of chat completions on this machine: slow, refusing, cut off, silent, or somebody else.
+"""A scripted local chat-completions server: slow, refusing, disconnecting, silent, or another model.
 
-Run as a program it stands in for vLLM's server: `python fake_server.py ANYTHING… --host H --port P`.
+Run as a program, it stands in for vLLM's server: `python fake_server.py ANYTHING… --host H --port P`.
 """
 
 import base64
@@ -62,7 +62,7 @@ class Stub(ThreadingHTTPServer):
         self.base_url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def handle_error(self, *_: object) -> None:
-        """A client that left is none of a script's business."""
+        """Ignore clients that disconnected."""
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def asked(body: Body) -> str:
 
 
 def pictures(body: Body) -> list[bytes]:
-    """The encoded pictures of a request, which are all in data: URLs."""
+    """The encoded images of a request, all of which are data: URLs."""
     parts = [part for message in body["messages"] for part in message["content"] if part["type"] == "image_url"]
     urls = [part["image_url"]["url"] for part in parts]
     assert all(url.startswith("data:image/png;base64,") for url in urls)
@@ -91,7 +91,7 @@ def pictures(body: Body) -> list[bytes]:
 
 
 def completion(body: Body, text: str, logprob: float | None = -0.5, **more: object) -> Body:
-    """What a server says that answers with two tokens."""
+    """The response of a server that answers with two tokens."""
     tokens = [{"token": "a", "logprob": logprob, "top_logprobs": [{"token": "a", "logprob": logprob}]}] * 2
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     choice["logprobs"] = {"content": tokens} if logprob is not None else None  # type: ignore[assignment]
@@ -99,7 +99,7 @@ def completion(body: Body, text: str, logprob: float | None = -0.5, **more: obje
 
 
 def words(body: Body) -> str:
-    """An answer that is a function of the pictures and texts asked about, not of the model's name."""
+    """An answer that depends on the request's images and texts, but not on the model's name."""
     return "a picture " + hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:6]
 
 
@@ -146,7 +146,7 @@ def always(step: Step) -> Script:
 
 
 def main() -> None:
-    """vLLM's part: adapters are loaded, except where their folder is called `refused`; the log says its key."""
+    """vLLM's additions: adapters can be loaded unless their folder is named `refused`; the log contains the key."""
     import os
 
     def script(number: int, body: Body) -> Step:

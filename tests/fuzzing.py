@@ -1,6 +1,6 @@
-"""Broken input in great number: what may happen to bytes, and a hunt for whatever is not an error of ours.
+"""Fuzzing: mutates input and looks for anything that is neither success nor one of vlmtune's errors.
 
-A case is known by its seed, name and number, and is the same one every time.
+A case is determined by its seed, name and number.
 """
 
 import random
@@ -13,7 +13,7 @@ from types import FrameType
 from vlmtune.errors import Exit, VlmtuneError
 
 LONGEST_S = 5.0
-"""CPU-seconds that a case may take; an ordinary one takes hundredths."""
+"""CPU-seconds after which a case counts as hanging; an ordinary case takes hundredths."""
 
 HUGE = [b"1e999", b"9" * 400, b"-0", b"NaN", b"[" * 3000, b'{"a":' * 2000, b"null", b"\\ud800", b"18446744073709551616"]
 
@@ -23,7 +23,7 @@ class Hangs(Exception):
 
 
 def hunt(name: str, rounds: int, case: Callable[[random.Random], object], seed: int = 1) -> Counter[str]:
-    """How many cases ended "fine" and in an "error" of ours that blames the input; anything else is raised."""
+    """Count the cases that end "fine" or in an "error" that blames the input; raise anything else."""
     ends: Counter[str] = Counter()
     for number in range(rounds):
         try:
@@ -54,7 +54,7 @@ def _in_time() -> Iterator[None]:
 
 
 def mutated(data: bytes, rng: random.Random, binary: bool = False) -> bytes:
-    """One to three damages. Of binary files a byte or two in most cases: more, and nothing reads beyond the header."""
+    """One to three mutations. Most binary files get only a byte or two: more, and no reader gets past the header."""
     if binary and rng.random() < 0.8:
         return flipped(data, rng, 2)
     for _ in range(rng.randint(1, 3)):
@@ -70,7 +70,7 @@ def flipped(data: bytes, rng: random.Random, most: int) -> bytes:
 
 
 def _damages(data: bytes, rng: random.Random) -> list[Callable[[], bytes]]:
-    """What may happen to a file: to its bits, ends, lines, encoding, values."""
+    """Mutations of a file's bits, ends, lines, encoding and values."""
     at, length = rng.randrange(len(data) + 1), rng.randrange(1, 40)
     lines = data.split(b"\n")
     first, second = rng.randrange(len(lines)), rng.randrange(len(lines))

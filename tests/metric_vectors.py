@@ -1,4 +1,4 @@
-"""What tests of metrics share: the score of rows, and the values that official scripts gave."""
+"""Shared by metric tests: scores of rows, and the values that official scripts returned."""
 
 import json
 from collections.abc import Sequence
@@ -19,5 +19,5 @@ def score(metric: Metric, answers: Sequence[Any], truths: Sequence[Any]) -> floa
 
 
 def values(metric: Metric, answers: Sequence[Any], truths: Sequence[Any]) -> list[float]:
-    """The metric's value of each row, where that does not depend on the others."""
+    """The metric's value for each row, for metrics whose rows are independent."""
     return [float(value) for value in metric.summarise(metric.measure(answers, truths))]

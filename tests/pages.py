@@ -1,4 +1,4 @@
-"""Comparisons for pages: every kind of metric and row a report may meet, as `Comparison.to_json` gives them."""
+"""Comparisons for report tests, with every kind of metric and row, as `Comparison.to_json` returns them."""
 
 import json
 import random
@@ -37,7 +37,7 @@ PICTURE = {"ff": thumbnail(picture(96, 72))}
 
 
 def failing(some: Sequence[Line], every: int) -> list[Line]:
-    """The same lines, every so many of them without an answer."""
+    """The same lines, with every n-th one lacking an answer."""
     failure = {"stage": "engine", "reason": "out of memory"}
     return [replace(line, prediction=None, failure=failure) if n % every == 0 else line for n, line in enumerate(some)]
 
@@ -47,7 +47,7 @@ def pictured(some: Sequence[Line]) -> list[Line]:
 
 
 def hostile() -> dict[str, Any]:
-    """Every nasty text as id, answer, reference and remark."""
+    """Every hostile text as id, answer, reference and metadata."""
     rows = [
         Line(f"{text[:300]}{n}", text, {"references": [text, "plain"]}, meta={"note": text[:300]})
         for n, text in enumerate(HOSTILE)
@@ -71,7 +71,7 @@ def captions(count: int = 60, a: float = 0.6, b: float = 0.2) -> dict[str, Any]:
 
 
 def labelled(count: int = 80) -> dict[str, Any]:
-    """Right or wrong answers, some unreadable, with a metric no row has by itself; slices, further runs, a curve."""
+    """Right or wrong answers, some unparseable, with a corpus-level metric, slices, further runs and a curve."""
     names = ["cat", "dog", "\u72d7"]
     task = Task(captioning.ask, captioning.teach, _label, (accuracy, macro_f1))
     rng = random.Random(1)
@@ -122,7 +122,7 @@ def curve(steps: int) -> list[dict[str, Any]]:
 
 
 def boxed(count: int = 40) -> dict[str, Any]:
-    """Rows with a box that is right, or off, or not there."""
+    """Rows whose box is right, wrong or missing."""
     task = Task(captioning.ask, captioning.teach, lambda _, text: json.loads(text), (acc_at_05, mean_iou))
     rng = random.Random(2)
 
@@ -141,7 +141,7 @@ def boxed(count: int = 40) -> dict[str, Any]:
 
 
 def endings() -> dict[str, dict[str, Any]]:
-    """Comparisons with little or nothing in them."""
+    """Comparisons that are empty or nearly so."""
     good = lines(30, 0.1)
     return {
         "one row": judged(good[:1], good[:1]).to_json(),

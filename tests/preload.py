@@ -1,4 +1,4 @@
-"""What a command imports on its way to a model; imported once by the parent of forked children."""
+"""Imports what a command needs to load a model, once, in the parent of forked children."""
 
 import datasets  # noqa: F401
 import peft  # noqa: F401

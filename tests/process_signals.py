@@ -1,7 +1,6 @@
-"""A process that is killed at a random moment of its work, or signalled when a file is there.
+"""Kills a process at a random moment of its work, or signals it once a file exists.
 
-At random moments its own time counts, and not that on the wall: a busy machine would let every child be killed while it
-still starts.
+Random moments are in CPU time: by the clock, a busy machine would see every child killed while it is still starting.
 """
 
 import functools
@@ -15,17 +14,17 @@ from pathlib import Path
 
 
 def killed_after(cpu_seconds: float) -> Callable[[], None]:
-    """What a child calls first: it is killed (-9) when it has worked that long."""
+    """Called first in a child: kill it (-9) after that much CPU time."""
     return functools.partial(_arm, cpu_seconds)
 
 
 def signalled_when(pattern: str, number: int, note: Path) -> Callable[[], None]:
-    """What a child calls first: it sends itself a signal when a path below its folder fits, and notes the time."""
+    """Called first in a child: send it a signal once a path below its folder matches, and record the time."""
     return functools.partial(_watch, pattern, number, note)
 
 
 def timed(file: Path) -> Callable[[], None]:
-    """What a child calls first: at its end it writes into the file how long it has worked."""
+    """Called first in a child: write its CPU time to the file when it exits."""
     return functools.partial(Finalize, None, _note, (file,), exitpriority=1)
 
 

@@ -1,6 +1,6 @@
-"""Comparisons of made-up scores whose truth is known: how often does an interval exclude 0, a difference get found?
+"""Simulated comparisons with a known true difference: how often does an interval exclude 0, or a test detect it?
 
-Every row's prediction is its score, written as a number; a comparison takes the same way as real files do. Used by
+Every row's prediction is its score, written as a number; a comparison takes the same path as real files. Used by
 tests/unit/test_calibration.py and, with more trials, by benchmarks/calibration.
 """
 

@@ -1,4 +1,4 @@
-"""The source text as syntax trees: what the tests of the architecture look at. Nothing is imported here."""
+"""The source code as syntax trees, for the architecture tests. Nothing is imported here."""
 
 import ast
 import functools
@@ -35,7 +35,7 @@ NOT_OURS = {
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, wherever in the file it stands. `runs` is False under `if TYPE_CHECKING`."""
+    """One imported module, anywhere in the file. `runs` is False under `if TYPE_CHECKING`."""
 
     module: str
     line: int
@@ -118,7 +118,7 @@ def modules() -> dict[str, Module]:
 
 @functools.cache
 def reachable(start: str) -> dict[str, tuple[str, ...]]:
-    """Every module that importing or running `start` may load, ours and others', each with a way that leads there."""
+    """Every module that importing or running `start` may load, with the chain of imports that leads to it."""
     ways: dict[str, tuple[str, ...]] = {start: (start,)}
     waiting = [start]
     while waiting:
@@ -135,14 +135,14 @@ def reachable(start: str) -> dict[str, tuple[str, ...]]:
 
 @functools.cache
 def texts() -> dict[str, str]:
-    """Every text file of the repository by its path in it: what git tracks, or would."""
+    """Every text file of the repository by its path: what git tracks, or would track."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if listed.returncode == 0 and (ROOT / ".git").exists():
         files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    else:  # not a clone: everything that no tool made
+    else:  # not a clone: everything except tool output
         files = [file for file in ROOT.rglob("*") if not NOT_OURS & set(file.relative_to(ROOT).parts)]
     found: dict[str, str] = {}
     for file in files:

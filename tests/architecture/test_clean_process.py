@@ -1,4 +1,4 @@
-"""What a fresh process loads. Looking at configs and results must not wait for torch, nor need it installed."""
+"""What a fresh process imports. Inspecting configs and results must neither wait for torch nor need it."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ WITHOUT_TORCH = [
 
 
 def loaded(folder: Path, *words: str) -> set[str]:
-    """Top-level modules that a `vlmtune` command has imported when it ends well."""
+    """Top-level modules that a successful `vlmtune` command has imported."""
     ended = command(sys.executable, "-c", CHILD, *words, cwd=folder)
     assert ended.returncode == 0, ended.stderr
     return set(ended.stderr.splitlines()[-1].removeprefix("loaded:").split())

@@ -1,7 +1,7 @@
-"""What README and docs tell the reader to type works: commands are parsed by the real parsers, and run where they need
-neither a GPU, a network nor minutes; YAML examples are valid configs; Python examples name what exists.
+"""The documentation is right: commands parse with the real parsers, and run unless that takes a GPU or minutes;
+YAML examples are valid configs; Python examples name what exists; links lead somewhere.
 
-Commands stand in fences marked `bash`, or `console` behind "$ ".
+Commands are in fences marked `bash`, or `console` after "$ ".
 """
 
 import ast
@@ -28,10 +28,10 @@ from vlmtune.config.loader import shipped_folder
 from vlmtune.errors import Exit
 
 OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
-"""Programs that are not ours; their commands are believed."""
+"""Programs of others, whose commands are not checked."""
 
 QUICK = {"score", "compare", "config"}
-"""Verbs of vlmtune that are run for real. Others need a model; end-to-end tests cover them."""
+"""Commands that are actually run. Others need a model; end-to-end tests cover them."""
 
 MODES = ("baseline", "train", "eval")
 AT_ROOT = ("README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "llms.txt")
@@ -39,7 +39,7 @@ DOCUMENTS = [*(ROOT / name for name in AT_ROOT), *sorted((ROOT / "docs").rglob("
 
 
 def fences(*languages: str) -> Iterator[tuple[str, str, str]]:
-    """(place, language, text) of the fenced blocks of all documents."""
+    """(location, language, text) of all fenced blocks in the documentation."""
     for file in DOCUMENTS:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         for found in re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
@@ -49,7 +49,7 @@ def fences(*languages: str) -> Iterator[tuple[str, str, str]]:
 
 
 def commands() -> Iterator[Any]:
-    """Every command of every document as its words, without what its output is piped into."""
+    """Every command in the documentation, split into words, without what its output is piped into."""
     seen: set[str] = set()
     for place, language, text in fences("bash", "console"):
         for line in text.replace("\\\n", " ").splitlines():
@@ -69,7 +69,7 @@ def commands() -> Iterator[Any]:
 
 
 def bare(words: list[str]) -> list[str]:
-    """Without variables and `uv run` in front, and without where the output goes."""
+    """Without leading variables and `uv run`, and without output redirection."""
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     if words[:2] == ["uv", "run"]:
@@ -84,7 +84,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def stand_in(folder: Path, words: list[str]) -> None:
-    """Prediction files and configs that an example talks about and that are not there."""
+    """Create the prediction files and configs that an example mentions."""
     for number, word in enumerate(words):
         file, isolated = folder / word, not Path(word).is_absolute() and ".." not in word
         if isolated and word.endswith(".jsonl"):
@@ -97,7 +97,7 @@ def stand_in(folder: Path, words: list[str]) -> None:
 
 
 def parsed(words: list[str]) -> list[str]:
-    """The verb of a `vlmtune` command, its options and arguments read by the real parser; nothing is run."""
+    """The command's name; the real parser reads its options and arguments, but nothing is run."""
     command: Any = typer.main.get_command(app)
     verb: list[str] = []
     context = command.make_context("vlmtune", list(words))
@@ -109,7 +109,7 @@ def parsed(words: list[str]) -> list[str]:
 
 
 def classic(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """What main.py's own parser makes of the words: mode and config."""
+    """Mode and config, as main.py's own parser reads them."""
     spec = importlib.util.spec_from_file_location("classic_main", ROOT / "main.py")
     assert spec is not None
     assert spec.loader is not None
@@ -146,7 +146,7 @@ def test_a_command_works_as_written(words: list[str], folder: Path, monkeypatch:
         assert all((ROOT / word.split("::")[0]).exists() for word in rest if word.startswith("tests"))
     else:
         assert program in OTHERS or [program, *rest[:1]] in (["uv", "sync"], ["uv", "pip"]), (
-            "teach this test the program"
+            "add the program to this test"
         )
 
 

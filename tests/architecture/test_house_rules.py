@@ -1,4 +1,4 @@
-"""Rules that a reviewer should not have to remember: sizes, names, broad excepts, prints, environment, paths."""
+"""Rules that no reviewer should have to remember: sizes, names, broad excepts, prints, environment, paths."""
 
 import ast
 import re
@@ -12,10 +12,10 @@ from sources import PACKAGE, texts
 FILE_LINES, FUNCTION_LINES, CONTRACT_LINES = 600, 60, 120
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 BROAD = {"src/vlmtune/pipeline/tracking.py": 1}
-"""Where any exception may be caught, and how often: a tracker is somebody else's program."""
+"""Where any exception may be caught, and how often: trackers are third-party code."""
 
 SPEAKERS = ("src/vlmtune/cli/", "src/vlmtune/progress.py", "main.py")
-"""Who may print."""
+"""Files that may print."""
 
 READERS = {
     "src/vlmtune/fault_injection.py": {"VLMTUNE_FAULT"},
@@ -26,11 +26,11 @@ READERS = {
     "src/vlmtune/distributed.py": {"WORLD_SIZE", "LOCAL_RANK"},
     "main.py": {"USE_MOCK"},
 }
-"""Who may look at the environment, and at what."""
+"""Files that may read the environment, and which variables."""
 
 LOCKS = {"uv.lock", "poetry.lock", "Pipfile.lock", "package-lock.json", "yarn.lock", "pnpm-lock.yaml"}
 MACHINE = re.compile(r"(?<![\w.~}\-])/(?:root|home|tmp|Users|work)/[\w.]")
-"""An absolute path into somebody's home or scratch folder."""
+"""An absolute path into a home or scratch folder."""
 
 SOURCES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "main.py"]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))

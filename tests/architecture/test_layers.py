@@ -1,6 +1,6 @@
-"""Imports run one way. This table is the only one; docs/architecture.md shows it, and a test here compares.
+"""Imports go in one direction. This table is authoritative; docs/architecture.md shows it, and a test here compares.
 
-Imports inside functions count, and so do those under TYPE_CHECKING: whoever reads a file must know what they name.
+Imports inside functions count, and so do those under TYPE_CHECKING: they, too, are what a reader has to follow.
 """
 
 import importlib
@@ -50,7 +50,7 @@ def edges() -> Iterator[tuple[Module, Import, Module]]:
 
 
 def is_plugin(module: Module) -> bool:
-    """A file of a plugin folder that is neither its contract (__init__) nor a shared part (_name)."""
+    """Whether this is a file of a plugin folder other than its contract (__init__) and shared parts (_name)."""
     return module.unit in PLUGIN_FOLDERS and not module.is_package and not module.name.split(".")[-1].startswith("_")
 
 
@@ -115,7 +115,7 @@ def test_plugins_are_found_by_name() -> None:
     ],
 )
 def test_these_never_meet(start: str, never: set[str]) -> None:
-    """Not even by way of others. An adapter crosses as a folder on disk; a report is built anywhere, without torch."""
+    """Not even indirectly. Adapters are passed as folders on disk; reports are built anywhere, without torch."""
     assert [
         " -> ".join(way)
         for module in modules().values()
@@ -143,7 +143,7 @@ def test_the_document_shows_this_table() -> None:
 
 
 def test_the_document_shows_the_tree() -> None:
-    """Every unit is named, and whatever is named is there."""
+    """Every unit is listed, and everything listed exists."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
     shown = re.findall(r"^(  )?([\w./]+) +\S", text, re.MULTILINE)
     assert [name for inner, name in shown if not (PACKAGE / name if inner else ROOT / name).exists()] == []
@@ -152,7 +152,7 @@ def test_the_document_shows_the_tree() -> None:
 
 
 def test_the_document_shows_the_path_of_a_row() -> None:
-    """Every function it names exists, and is named once."""
+    """Every function listed exists and is listed once."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = re.findall(r"^  ([\w.]+) {2,}", text.split("## The path of a row")[1].split("```")[1], re.MULTILINE)
     assert len(named) > 25

@@ -26,14 +26,14 @@ CONFIGURED = {
     "engines": (InferenceConfig, "engine"),
     "tracking": (TrackerConfig, "to"),
 }
-"""Folders whose plugins have a Config: what it extends, and its key that names the plugin."""
+"""Folders whose plugins have a Config: its base class, and the key that names the plugin."""
 
 OPENED = {
     "data": ("open", ["config", "split", "limit"], Rows),
     "engines": ("open_engine", ["config", "model", "inputs", "precision", "adapter"], Engine),
     "tracking": ("open_tracker", ["config", "run"], Tracker),
 }
-"""Folders whose plugins are opened: by which function, its parameters, the protocol of what it returns."""
+"""Folders whose plugins are opened: the function, its parameters, and the protocol of what it returns."""
 
 
 def every(*folders: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The page of promises names tests that exist, one or more for every promise."""
+"""docs/reliability.md names one or more existing tests for every guarantee."""
 
 import ast
 import re
