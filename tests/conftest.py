@@ -12,7 +12,7 @@ import pytest
 from builders import TINY
 
 from vlmtune.modeling.loading import find_checkpoint
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,9 +26,9 @@ def soak(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="module")
-def inputs() -> Inputs:
+def encoder() -> Encoder:
     """One per test file: it caches images by name, and other files use the same names for other images."""
-    return Inputs(find_checkpoint(TINY), TINY)
+    return Encoder(find_checkpoint(TINY), TINY)
 
 
 @pytest.fixture

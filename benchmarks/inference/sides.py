@@ -72,11 +72,11 @@ def read_requests(folder: Path) -> list[Any]:
 
 
 def endless() -> tuple[Any, Any]:
-    """The tiny model and its inputs; nothing stops an answer."""
+    """The tiny model and its encoder; nothing stops an answer."""
     from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint
-    from vlmtune.processing.encoder import Inputs
+    from vlmtune.processing.encoder import Encoder
 
-    class Endless(Inputs):
+    class Endless(Encoder):
         stop_ids = (-1,)
 
     model = ModelConfig(name=TINY, device="cpu")
@@ -87,8 +87,8 @@ def opened(tokens: int, adapter: Path | None) -> Any:
     """Our engine, with nothing in its memory."""
     from vlmtune.engines import hf
 
-    model, inputs = endless()
-    return hf.open_engine(hf.Config(max_new_tokens=tokens), model, inputs, "fp32", adapter)
+    model, encoder = endless()
+    return hf.open_engine(hf.Config(max_new_tokens=tokens), model, encoder, "fp32", adapter)
 
 
 def ours(folder: Path) -> dict[int, dict[str, Any]]:
@@ -133,12 +133,12 @@ def vllm(folder: Path) -> dict[int, dict[str, Any]]:
     from vlmtune.engines import _client as client
     from vlmtune.engines import vllm as engine_file
 
-    model, inputs = endless()
+    model, encoder = endless()
     # Pictures that one length was asked about must not wait in a cache for the next.
     caches = ["--no-enable-prefix-caching", "--mm-processor-cache-gb", "0"]
     limits = {"python": str(VLLM), "cache_gb": 1.0, "concurrency": 64, "arguments": caches}
     start = cpu_s()
-    served = engine_file.open_engine(engine_file.Config(**limits), model, inputs, "fp32")
+    served = engine_file.open_engine(engine_file.Config(**limits), model, encoder, "fp32")
     started = cpu_s() - start
     requests, found = read_requests(folder), {}
     try:
@@ -161,11 +161,11 @@ def vllm(folder: Path) -> dict[int, dict[str, Any]]:
 
 def columns(folder: Path, tokens: int, adapter: Path, kind: str) -> dict[str, Any]:
     """Base, tuned, or both from one load: CPU seconds with the load and without, and pictures decoded."""
-    from vlmtune.processing import encoder as inputs_module
+    from vlmtune.processing import encoder as encoder_module
 
     decoded: list[str] = []
-    real = inputs_module.decode_rgb
-    inputs_module.decode_rgb = lambda ref: (decoded.append(ref.where), real(ref))[1]  # type: ignore[assignment]
+    real = encoder_module.decode_rgb
+    encoder_module.decode_rgb = lambda ref: (decoded.append(ref.where), real(ref))[1]  # type: ignore[assignment]
     load = time.process_time()
     requests, engine = read_requests(folder), opened(tokens, adapter if kind != "base" else None)
     begin = time.process_time()

@@ -19,8 +19,8 @@ from workload import PROMPT
 from vlmtune.data import jsonl
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing import encoder as inputs_module
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing import encoder as encoder_module
+from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
@@ -144,7 +144,7 @@ def _quiet() -> dict[str, Any]:
 def ours(folder: Path, photos: Path, captions: str | None = None, without: str | None = None) -> Epoch:
     """The step of vlmtune; `captions` "each" learns all five, `without` switches one saving off."""
     model = ModelConfig(name=str(folder), device="cpu")
-    inputs = Inputs(find_checkpoint(model), model)
+    encoder = Encoder(find_checkpoint(model), model)
     settings = TrainingConfig(
         batch_size=8,
         precision="fp32",
@@ -157,19 +157,19 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         path=str(photos), image="image", references=["captions"], target=captions or "caption", id="id"
     )
     rows = jsonl.open(config, "train.jsonl", None)
-    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
-    base = load_model(inputs.checkpoint, "cpu", "fp32")
+    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), encoder, settings)
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
     if without == "linear patch embedding":
         embedding = next(m for name, m in base.named_modules() if name.endswith("patch_embed"))
         del embedding.forward  # what optimize_vision_tower laid over the class's own
     if without == "the grouped tower":
-        base.get_submodule(inputs.checkpoint.family.tower).config._attn_implementation = "sdpa"
-    enable_packed_attention(base, inputs.checkpoint.family)
-    adapted = add_adapter(base, settings.lora, inputs.checkpoint.family, 0)
+        base.get_submodule(encoder.checkpoint.family.tower).config._attn_implementation = "sdpa"
+    enable_packed_attention(base, encoder.checkpoint.family)
+    adapted = add_adapter(base, settings.lora, encoder.checkpoint.family, 0)
     job = TrainingJob(
         settings=settings,
         model=model,
-        inputs=inputs,
+        encoder=encoder,
         train=lessons,
         validation=lessons,
         target=captions or "caption",
@@ -181,8 +181,7 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
     _switch_off(trainer, without)
 
     def epoch() -> None:
-        inputs._cache.clear()
-        inputs._room = inputs_module.CACHE_BYTES
+        encoder.images.clear()
         with Prefetch(lessons.encode, trainer._batches, settings.workers) as feed:
             for samples in trainer._batches:
                 trainer._optimizer_step(samples, next(feed), StopRequest())
@@ -204,15 +203,17 @@ def _switch_off(trainer: Any, without: str | None) -> None:
 
 
 def _layout(trainer: Any) -> forward_backward.Layout:
-    inputs = trainer._job.inputs
-    return forward_backward.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    encoder = trainer._job.encoder
+    return forward_backward.Layout(
+        encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
+    )
 
 
 def _losses_everywhere(trainer: Any, row: Any) -> torch.Tensor:
     """As `token_losses`, with logits of the whole row."""
     body, head = trainer._base.base_model, trainer._base.get_output_embeddings()
     places = torch.cat([torch.arange(len(row))[None], torch.from_numpy(row.positions)])[:, None]
-    pictures = inputs_module.picture_tensors(row.pictures, trainer._job.inputs, "cpu", trainer._base.dtype)
+    pictures = encoder_module.image_tensors(row.images, trainer._job.encoder, "cpu", trainer._base.dtype)
     hidden = body(
         input_ids=torch.tensor([row.ids]), position_ids=places, use_cache=False, segments=row.segments, **pictures
     ).last_hidden_state[0]

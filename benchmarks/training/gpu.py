@@ -35,7 +35,7 @@ from vlmtune.planning.costs import flops  # noqa: E402
 from vlmtune.planning.lengths import total, work_of  # noqa: E402
 from vlmtune.planning.shapes import GPUS, read_shapes  # noqa: E402
 from vlmtune.prefetch import Prefetch  # noqa: E402
-from vlmtune.processing.encoder import Inputs  # noqa: E402
+from vlmtune.processing.encoder import Encoder  # noqa: E402
 from vlmtune.progress import Progress, Silent  # noqa: E402
 from vlmtune.signals import StopRequest  # noqa: E402
 from vlmtune.tasks import captioning  # noqa: E402
@@ -64,7 +64,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     return folder
 
 
-def random_model(folder: Path, device: str, precision: str, quantized: bool, inputs: Inputs) -> Any:
+def random_model(folder: Path, device: str, precision: str, quantized: bool, encoder: Encoder) -> Any:
     """The model of a folder; where it has no weights, random ones, made on the device."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -73,19 +73,19 @@ def random_model(folder: Path, device: str, precision: str, quantized: bool, inp
         with torch.device(device):
             model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
         if not quantized:
-            optimize_vision_tower(model, inputs.checkpoint.family)
+            optimize_vision_tower(model, encoder.checkpoint.family)
             return model.requires_grad_(False).eval()
         model.save_pretrained(folder)  # bitsandbytes quantises while it loads
         del model
         torch.cuda.empty_cache()
-    return load_model(inputs.checkpoint, device, precision)
+    return load_model(encoder.checkpoint, device, precision)
 
 
 def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
     """A trainer before its first step, and what the loaded model takes."""
     source = checkpoint(given.model, folder / "model")
     model = ModelConfig(name=str(source), device=device, quantization=given.quantization)
-    inputs = Inputs(find_checkpoint(model), model)
+    encoder = Encoder(find_checkpoint(model), model)
     precision = "bf16" if device == "cuda" else "fp32"
     settings = TrainingConfig(
         batch_size=given.batch,
@@ -101,15 +101,15 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
         "train.jsonl",
         None,
     )
-    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), inputs, settings)
-    base = random_model(source, device, precision, given.quantization is not None, inputs)
+    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), encoder, settings)
+    base = random_model(source, device, precision, given.quantization is not None, encoder)
     loaded = torch.cuda.memory_allocated() if device == "cuda" else 0
-    kernel = enable_packed_attention(base, inputs.checkpoint.family, settings.attention)
-    adapted = add_adapter(base, settings.lora, inputs.checkpoint.family, 0)
+    kernel = enable_packed_attention(base, encoder.checkpoint.family, settings.attention)
+    adapted = add_adapter(base, settings.lora, encoder.checkpoint.family, 0)
     job = TrainingJob(
         settings=settings,
         model=model,
-        inputs=inputs,
+        encoder=encoder,
         train=lessons,
         validation=lessons,
         target=given.target,
@@ -127,8 +127,10 @@ def equalities(trainer: Any) -> dict[str, float]:
     for name, weight in trainer._model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
-    inputs = trainer._job.inputs
-    layout = forward_backward.Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    encoder = trainer._job.encoder
+    layout = forward_backward.Layout(
+        encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
+    )
     doubled = [*lessons, *lessons]  # every picture twice: its second lesson shares the first one's prefix
 
     def gradient(length: int, share: bool) -> list[torch.Tensor]:

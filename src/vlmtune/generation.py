@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmtune.processing.chat_template import Rendered
-from vlmtune.processing.encoder import Encoded, Inputs, collate
+from vlmtune.processing.encoder import Encoded, Encoder, collate
 from vlmtune.types import Conversation
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ Choose = Callable[["torch.Tensor"], "torch.Tensor"]
 def decode(
     model: Any,
     batch: Sequence[Encoded],
-    inputs: Inputs,
+    encoder: Encoder,
     device: str,
     max_new_tokens: int,
     choose: Choose,
@@ -51,7 +51,7 @@ def decode(
     Args:
         model: for image and text, outside of any PEFT wrapper; adapters sit in its layers.
         batch: B prompts.
-        inputs: what encoded them.
+        encoder: what encoded them.
         device: where the model is.
         max_new_tokens: per answer.
         choose: picks the next tokens.
@@ -59,9 +59,9 @@ def decode(
     import torch
     from transformers import DynamicCache
 
-    tensors = collate(batch, inputs, "left", device, model.dtype)
-    positions, next_position = _positions(batch, inputs, tensors["input_ids"].shape[1], device)
-    mask, stops = tensors["attention_mask"].bool(), set(inputs.stop_ids)
+    tensors = collate(batch, encoder, "left", device, model.dtype)
+    positions, next_position = _positions(batch, encoder, tensors["input_ids"].shape[1], device)
+    mask, stops = tensors["attention_mask"].bool(), set(encoder.stop_ids)
     padded = not bool(mask.all())
     body = model.base_model
     cache_name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
@@ -98,15 +98,15 @@ def decode(
 
 
 def _positions(
-    batch: Sequence[Encoded], inputs: Inputs, length: int, device: str
+    batch: Sequence[Encoded], encoder: Encoder, length: int, device: str
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Rotary positions of the left-padded prompts [3, B, length], and the next position of each [B]."""
     import torch
 
-    family, token, merge = inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge
+    family, token, merge = encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
     positions = np.zeros((3, len(batch), length), dtype=np.int64)
     for row, item in enumerate(batch):
-        grids = [picture.grid for picture in item.pictures]
+        grids = [picture.grid for picture in item.images]
         positions[:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
     return torch.from_numpy(positions).to(device), torch.from_numpy(positions.max((0, 2)) + 1).to(device)
 
@@ -143,12 +143,12 @@ class TeacherForced:
     image_tokens: tuple[int, ...]
 
 
-def teacher_force(model: Any, inputs: Inputs, conversation: Conversation, ids: Sequence[int]) -> TeacherForced:
+def teacher_force(model: Any, encoder: Encoder, conversation: Conversation, ids: Sequence[int]) -> TeacherForced:
     """Teacher-force an answer.
 
     Args:
         model: from `loading.load_model` or `loading.attach_adapter`.
-        inputs: of its checkpoint.
+        encoder: of its checkpoint.
         conversation: the prompt.
         ids: the answer's tokens, the end-of-turn token included if there was one.
 
@@ -157,12 +157,12 @@ def teacher_force(model: Any, inputs: Inputs, conversation: Conversation, ids: S
     """
     import torch
 
-    prompt = inputs.prompt(conversation)
-    image_tokens = tuple(inputs.patcher.tokens(picture.grid) for picture in prompt.pictures)
+    prompt = encoder.prompt(conversation)
+    image_tokens = tuple(encoder.image_processor.tokens(picture.grid) for picture in prompt.images)
     if not ids:
         return TeacherForced((), (), image_tokens)
-    rendered = Rendered(prompt.rendered.ids + tuple(ids), prompt.rendered.trained + (True,) * len(ids))
-    tensors = collate([Encoded(rendered, prompt.pictures)], inputs, "left", str(model.device), model.dtype)
+    rendered = Rendered(prompt.rendered.ids + tuple(ids), prompt.rendered.loss_mask + (True,) * len(ids))
+    tensors = collate([Encoded(rendered, prompt.images)], encoder, "left", str(model.device), model.dtype)
     with torch.inference_mode():
         logits = model(**tensors, use_cache=False, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
     logprobs = logits.log_softmax(-1)

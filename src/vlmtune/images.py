@@ -94,15 +94,17 @@ def in_memory(ref: ImageRef) -> ImageRef:
     """
     with _errors_named(ref.where):
         data = ref.read()
-    return ImageRef(ref.where, lambda: data)
+    return ImageRef(ref.where, lambda: data, ref.size)
 
 
 def size_of(ref: ImageRef) -> tuple[int, int]:
-    """Width and height of what `decode_rgb` makes of an image, from its header; pixels are not looked at.
+    """Width and height of what `decode_rgb` makes of an image, as the reference or the image's header has them.
 
     Raises:
-        ImageError: as `decode_rgb`, as far as the header tells.
+        ImageError: as `decode_rgb`, as far as the header shows it.
     """
+    if ref.size is not None:
+        return ref.size
     ref = in_memory(ref)
     with _opened(ref) as image:
         width, height = image.size

@@ -13,11 +13,13 @@ class ImageRef:
 
     `where` names it for messages ("photos/12.jpg", "row 7, column 'image'") and must differ for every image of a
     dataset, splits included: what was made from an image is kept under this name. `read` returns encoded bytes, or a
-    `PIL.Image.Image` where a source draws its images. Only `images.decode_rgb` calls `read`.
+    `PIL.Image.Image` where a source draws its images. Only `images` calls `read`. `size` is the upright width and
+    height in pixels, where they are known already.
     """
 
     where: str
     read: Callable[[], Any]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ CONFIGURED = {
 
 OPENED = {
     "data": ("open", ["config", "split", "limit"], Rows),
-    "engines": ("open_engine", ["config", "model", "inputs", "precision", "adapter"], Engine),
+    "engines": ("open_engine", ["config", "model", "encoder", "precision", "adapter"], Engine),
     "tracking": ("open_tracker", ["config", "run"], Tracker),
 }
 """Folders whose plugins are opened: the function, its parameters, and the protocol of what it returns."""

@@ -18,7 +18,7 @@ from vlmtune.engines import hf
 from vlmtune.modeling import vision_tower
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.modeling.vision_tower import GROUPED_ATTENTION
-from vlmtune.processing.encoder import Inputs, collate
+from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.forward_backward import token_losses
@@ -93,9 +93,9 @@ def make_qwen2_5_vl(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=registry.available("families"))
-def family_inputs(
+def family_encoder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[ModelConfig, Inputs]:
+) -> tuple[ModelConfig, Encoder]:
     name = "tiny"
     if request.param != "qwen3_vl":
         folder = tmp_path_factory.mktemp(request.param)
@@ -104,21 +104,21 @@ def family_inputs(
     config = ModelConfig(name=name, device="cpu")
     checkpoint = find_checkpoint(config)
     assert checkpoint.family.name == request.param, "found by the checkpoint's model_type"
-    return config, Inputs(checkpoint, config)
+    return config, Encoder(checkpoint, config)
 
 
 @pytest.fixture(scope="module")
-def model(family_inputs: tuple[ModelConfig, Inputs]) -> PreTrainedModel:
-    return load_model(family_inputs[1].checkpoint, "cpu", "fp32")
+def model(family_encoder: tuple[ModelConfig, Encoder]) -> PreTrainedModel:
+    return load_model(family_encoder[1].checkpoint, "cpu", "fp32")
 
 
 ONE, TWO = ref(picture(128, 96), "one"), ref(picture(70, 100), "two")
 
 
-def test_ids_and_pixels_equal_the_processor(family_inputs: tuple[ModelConfig, Inputs]) -> None:
-    inputs = family_inputs[1]
-    processor = AutoProcessor.from_pretrained(str(inputs.checkpoint.folder))
-    ours = collate([inputs.prompt((user(ONE, "and", TWO, "What?"),))], inputs, "left", "cpu", torch.float32)
+def test_ids_and_pixels_equal_the_processor(family_encoder: tuple[ModelConfig, Encoder]) -> None:
+    encoder = family_encoder[1]
+    processor = AutoProcessor.from_pretrained(str(encoder.checkpoint.folder))
+    ours = collate([encoder.prompt((user(ONE, "and", TWO, "What?"),))], encoder, "left", "cpu", torch.float32)
     content = [
         {"type": "image", "image": ONE.read()},
         {"type": "text", "text": "and"},
@@ -133,11 +133,11 @@ def test_ids_and_pixels_equal_the_processor(family_inputs: tuple[ModelConfig, In
         assert torch.equal(ours[name].to(theirs[name].dtype), theirs[name]), name
 
 
-def test_answers_do_not_depend_on_company(family_inputs: tuple[ModelConfig, Inputs]) -> None:
-    config, inputs = family_inputs
+def test_answers_do_not_depend_on_company(family_encoder: tuple[ModelConfig, Encoder]) -> None:
+    config, encoder = family_encoder
     asked = [(user(ONE, "What?"),), (user(TWO, "What is this picture about?"),), (user("No picture."),)]
     requests = [Request(str(n), conversation) for n, conversation in enumerate(asked)]
-    engine = hf.open_engine(hf.Config(batch_size=3, max_new_tokens=12), config, inputs, "fp32")
+    engine = hf.open_engine(hf.Config(batch_size=3, max_new_tokens=12), config, encoder, "fp32")
     # Log-probabilities move in the sixth digit with the company.
     together = {outcome.id: replace(outcome, logprobs=None) for outcome in engine.answer(requests)}  # type: ignore[call-arg]
     alone = {o.id: replace(o, logprobs=None) for request in requests for o in engine.answer([request])}  # type: ignore[call-arg]
@@ -145,8 +145,8 @@ def test_answers_do_not_depend_on_company(family_inputs: tuple[ModelConfig, Inpu
     assert len({o.text for o in alone.values() if isinstance(o, Prediction)}) == 3
 
 
-def test_positions_equal_the_model_s_own(family_inputs: tuple[ModelConfig, Inputs], model: PreTrainedModel) -> None:
-    inputs = family_inputs[1]
+def test_positions_equal_the_model_s_own(family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel) -> None:
+    encoder = family_encoder[1]
     pictures = [ref(picture(*size), str(size)) for size in ((128, 96), (70, 100), (64, 64), (300, 90), (96, 160))]
     talks = [
         (user(pictures[0], "What?"),),
@@ -155,24 +155,24 @@ def test_positions_equal_the_model_s_own(family_inputs: tuple[ModelConfig, Input
         (user("Look", *pictures),),
     ]
     for talk in talks:
-        tensors = collate([inputs.prompt(talk)], inputs, "left", "cpu", torch.float32)
+        tensors = collate([encoder.prompt(talk)], encoder, "left", "cpu", torch.float32)
         tensors.pop("pixel_values", None)
         theirs, _ = model.model.get_rope_index(**tensors)
         grids = [tuple(grid) for grid in tensors.get("image_grid_thw", torch.empty(0, 3)).int().tolist()]
-        ids, merge = tensors["input_ids"][0].tolist(), inputs.patcher.limits.merge
-        ours = inputs.checkpoint.family.positions(ids, inputs.renderer.image_id, grids, merge)
+        ids, merge = tensors["input_ids"][0].tolist(), encoder.image_processor.limits.merge
+        ours = encoder.checkpoint.family.positions(ids, encoder.renderer.image_id, grids, merge)
         assert torch.equal(torch.from_numpy(ours), theirs[:, 0])
 
 
-def test_the_quickened_tower_sees_the_same(family_inputs: tuple[ModelConfig, Inputs], model: PreTrainedModel) -> None:
+def test_the_quickened_tower_sees_the_same(family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel) -> None:
     """Linear patches and images of equal size attended together, against the tower as transformers has it."""
-    inputs = family_inputs[1]
-    plain = AutoModelForImageTextToText.from_pretrained(str(inputs.checkpoint.folder), dtype=torch.float32).eval()
+    encoder = family_encoder[1]
+    plain = AutoModelForImageTextToText.from_pretrained(str(encoder.checkpoint.folder), dtype=torch.float32).eval()
     assert model.model.visual.config._attn_implementation == GROUPED_ATTENTION
     assert plain.model.visual.config._attn_implementation != GROUPED_ATTENTION
     sizes = [(128, 96), (70, 100), (128, 96), (64, 64), (96, 128), (128, 96), (100, 70)]
     talk = (user(*[ref(picture(*size, seed=n), str(n)) for n, size in enumerate(sizes)]),)
-    tensors = collate([inputs.prompt(talk)], inputs, "left", "cpu", torch.float32)
+    tensors = collate([encoder.prompt(talk)], encoder, "left", "cpu", torch.float32)
     with torch.no_grad():
         seen = [
             each.model.visual(tensors["pixel_values"], grid_thw=tensors["image_grid_thw"]).pooler_output
@@ -184,22 +184,22 @@ def test_the_quickened_tower_sees_the_same(family_inputs: tuple[ModelConfig, Inp
 
 
 def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
-    family_inputs: tuple[ModelConfig, Inputs], tmp_path: Path
+    family_encoder: tuple[ModelConfig, Encoder], tmp_path: Path
 ) -> None:
-    inputs = family_inputs[1]
-    family = inputs.checkpoint.family
-    base, again = (load_model(inputs.checkpoint, "cpu", "fp32") for _ in range(2))
+    encoder = family_encoder[1]
+    family = encoder.checkpoint.family
+    base, again = (load_model(encoder.checkpoint, "cpu", "fp32") for _ in range(2))
     enable_packed_attention(base, family)
     enable_packed_attention(again, family)
     adapted = add_adapter(base, LoraConfig(dropout=0.0), family, 0)
     assert all("language_model" in name for name in trainable(adapted))
-    layout = Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    layout = Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
     answers = ("A red ball .", "Two cars on the street .")
-    lessons = [inputs.lesson((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
+    lessons = [encoder.training_example((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
     (row,) = pack(lessons, layout, 2048)
 
     def loss_of(model: Any) -> torch.Tensor:
-        return token_losses(model.base_model.model, row, inputs, "cpu").sum()
+        return token_losses(model.base_model.model, row, encoder, "cpu").sum()
 
     weights = list(trainable(adapted).values())
     optimizer = torch.optim.AdamW(weights, lr=1e-2)
@@ -217,10 +217,10 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
         assert torch.equal(loss_of(adapted.eval()), loss_of(attach_adapter(again, tmp_path)))
 
 
-def test_every_part_can_learn(family_inputs: tuple[ModelConfig, Inputs]) -> None:
+def test_every_part_can_learn(family_encoder: tuple[ModelConfig, Encoder]) -> None:
     """The family says truly where its parts are: an adapter on one layer of each feels the loss."""
-    inputs = family_inputs[1]
-    family, base = inputs.checkpoint.family, load_model(inputs.checkpoint, "cpu", "fp32")
+    encoder = family_encoder[1]
+    family, base = encoder.checkpoint.family, load_model(encoder.checkpoint, "cpu", "fp32")
     linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
     some = {family.part(name): name.rpartition(".")[2] for name in linear if family.part(name)}
     assert some.keys() == family.parts.keys()
@@ -228,9 +228,9 @@ def test_every_part_can_learn(family_inputs: tuple[ModelConfig, Inputs]) -> None
     settings = LoraConfig(parts=list(family.parts), target_modules=sorted(set(some.values())))
     adapted = add_adapter(base, settings, family, 0)
     assert {family.part(name.removeprefix("base_model.model.")) for name in trainable(adapted)} == set(family.parts)
-    lesson = inputs.lesson((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
-    (row,) = pack([lesson], Layout(family, inputs.renderer.image_id, inputs.patcher.limits.merge), 2048)
-    token_losses(base, row, inputs, "cpu").sum().backward()
+    lesson = encoder.training_example((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
+    (row,) = pack([lesson], Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge), 2048)
+    token_losses(base, row, encoder, "cpu").sum().backward()
     check_first_gradients(adapted)
 
 

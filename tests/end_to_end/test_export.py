@@ -14,7 +14,7 @@ from vlmtune.errors import IntegrityError
 from vlmtune.modeling.loading import load_model
 from vlmtune.pipeline import export
 from vlmtune.pipeline.session import Session
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.run_folder import read_manifest
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
@@ -31,11 +31,11 @@ evaluation: {image_control_rows: 0, statistics: {resamples: 100}}
 
 
 @pytest.fixture
-def run(inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config, and an adapter with a strong effect where the config would train one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(CONFIG)
-    model = add_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(), inputs.checkpoint.family, 0)
+    model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), encoder.checkpoint.family, 0)
     torch.manual_seed(0)
     for name, weight in trainable(model).items():
         if "lora_B" in name:

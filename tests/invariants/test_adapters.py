@@ -17,7 +17,7 @@ from vlmtune.engines import hf
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.modeling import loading
 from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
-from vlmtune.processing.encoder import Inputs, collate
+from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import trainer
@@ -45,12 +45,12 @@ TALKS = [
 ]
 
 
-def adapted(inputs: Inputs, settings: LoraConfig, base: Any = None, precision: str = "fp32") -> Any:
+def adapted(encoder: Encoder, settings: LoraConfig, base: Any = None, precision: str = "fp32") -> Any:
     """With an adapter whose B is not zero, where half of all mistakes could not show."""
     if base is None:
-        base = load_model(inputs.checkpoint, "cpu", precision)
-        enable_packed_attention(base, inputs.checkpoint.family)
-    model = add_adapter(base, settings, inputs.checkpoint.family, 0)
+        base = load_model(encoder.checkpoint, "cpu", precision)
+        enable_packed_attention(base, encoder.checkpoint.family)
+    model = add_adapter(base, settings, encoder.checkpoint.family, 0)
     torch.manual_seed(1)
     for name, weight in trainable(model).items():
         if "lora_B" in name:
@@ -58,14 +58,14 @@ def adapted(inputs: Inputs, settings: LoraConfig, base: Any = None, precision: s
     return model
 
 
-def row_of(inputs: Inputs) -> PackedSequence:
-    layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
-    (row,) = pack([inputs.lesson(talk, "all", 4096) for talk in TALKS], layout, 4096)
+def row_of(encoder: Encoder) -> PackedSequence:
+    layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    (row,) = pack([encoder.training_example(talk, "all", 4096) for talk in TALKS], layout, 4096)
     return row
 
 
-def gradients_of(model: Any, inputs: Inputs) -> Tensors:
-    token_losses(model.base_model.model, row_of(inputs), inputs, "cpu").sum().backward()
+def gradients_of(model: Any, encoder: Encoder) -> Tensors:
+    token_losses(model.base_model.model, row_of(encoder), encoder, "cpu").sum().backward()
     return {name: weight.grad for name, weight in trainable(model).items() if weight.grad is not None}
 
 
@@ -79,7 +79,7 @@ def as_peft_has_it(model: Any) -> Any:
     return model
 
 
-def saved_bytes(model: Any, inputs: Inputs) -> tuple[int, Tensors]:
+def saved_bytes(model: Any, encoder: Encoder) -> tuple[int, Tensors]:
     """Bytes that the forward pass keeps for the backward pass, each storage once; and the gradients."""
     kept: dict[int, int] = {}
 
@@ -88,22 +88,22 @@ def saved_bytes(model: Any, inputs: Inputs) -> tuple[int, Tensors]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found = gradients_of(model, inputs)
+        found = gradients_of(model, encoder)
     return sum(kept.values()), found
 
 
-def test_in_fp32_adapters_are_peft_s_to_the_bit(inputs: Inputs) -> None:
-    ours, theirs = adapted(inputs, EVERYWHERE), as_peft_has_it(adapted(inputs, EVERYWHERE))
-    one, other = gradients_of(ours, inputs), gradients_of(theirs, inputs)
+def test_in_fp32_adapters_are_peft_s_to_the_bit(encoder: Encoder) -> None:
+    ours, theirs = adapted(encoder, EVERYWHERE), as_peft_has_it(adapted(encoder, EVERYWHERE))
+    one, other = gradients_of(ours, encoder), gradients_of(theirs, encoder)
     assert one.keys() == other.keys() == trainable(ours).keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_in_half_precision_adapters_keep_less_and_learn_in_fp32(inputs: Inputs) -> None:
+def test_in_half_precision_adapters_keep_less_and_learn_in_fp32(encoder: Encoder) -> None:
     settings = LoraConfig(dropout=0.0)
-    exact = gradients_of(adapted(inputs, settings), inputs)
-    less, narrow = saved_bytes(adapted(inputs, settings, precision="bf16"), inputs)
-    more, wide = saved_bytes(as_peft_has_it(adapted(inputs, settings, precision="bf16")), inputs)
+    exact = gradients_of(adapted(encoder, settings), encoder)
+    less, narrow = saved_bytes(adapted(encoder, settings, precision="bf16"), encoder)
+    more, wide = saved_bytes(as_peft_has_it(adapted(encoder, settings, precision="bf16")), encoder)
     assert {grad.dtype for grad in narrow.values()} == {torch.float32}
     assert less < 0.85 * more
 
@@ -124,19 +124,19 @@ def test_in_half_precision_adapters_keep_less_and_learn_in_fp32(inputs: Inputs) 
     ],
     ids=["rsLoRA", "DoRA", "every part"],
 )
-def test_every_kind_learns_and_is_read_by_plain_peft(settings: LoraConfig, inputs: Inputs, tmp_path: Path) -> None:
-    model = adapted(inputs, settings).eval()
+def test_every_kind_learns_and_is_read_by_plain_peft(settings: LoraConfig, encoder: Encoder, tmp_path: Path) -> None:
+    model = adapted(encoder, settings).eval()
     assert {layer.scaling["default"] for layer in model.modules() if isinstance(layer, LoraLayer)} == {settings.scale}
-    found = gradients_of(model, inputs)
+    found = gradients_of(model, encoder)
     assert found.keys() == trainable(model).keys()
     assert all(grad.any() for grad in found.values())
     assert settings.use_dora == any("magnitude" in name for name in found)
     save_adapter(model, tmp_path, "tiny", None)
-    plain = PeftModel.from_pretrained(load_model(inputs.checkpoint, "cpu", "fp32"), str(tmp_path)).eval()
-    ours = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), tmp_path)
-    tensors = collate([inputs.lesson(TALKS[1], "all", 4096)], inputs, "right", "cpu", torch.float32)
+    plain = PeftModel.from_pretrained(load_model(encoder.checkpoint, "cpu", "fp32"), str(tmp_path)).eval()
+    ours = attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), tmp_path)
+    tensors = collate([encoder.training_example(TALKS[1], "all", 4096)], encoder, "right", "cpu", torch.float32)
     with torch.no_grad():
-        untouched = load_model(inputs.checkpoint, "cpu", "fp32")(**tensors).logits
+        untouched = load_model(encoder.checkpoint, "cpu", "fp32")(**tensors).logits
         logits = ours(**tensors).logits
         assert torch.equal(logits, plain(**tensors).logits)
         assert not torch.allclose(logits, untouched, atol=1e-2)
@@ -144,17 +144,17 @@ def test_every_kind_learns_and_is_read_by_plain_peft(settings: LoraConfig, input
         assert (merged - logits).norm() <= 1e-5 * logits.norm()
 
 
-def test_adapters_on_the_tower_learn_what_transformers_own_would(inputs: Inputs) -> None:
+def test_adapters_on_the_tower_learn_what_transformers_own_would(encoder: Encoder) -> None:
     """A packed row with a shared picture through our tower, against one lesson at a time through theirs."""
-    ours = gradients_of(adapted(inputs, EVERYWHERE), inputs)
-    base = AutoModelForImageTextToText.from_pretrained(str(inputs.checkpoint.folder), dtype=torch.float32)
-    theirs = adapted(inputs, EVERYWHERE, base.requires_grad_(False).eval())
+    ours = gradients_of(adapted(encoder, EVERYWHERE), encoder)
+    base = AutoModelForImageTextToText.from_pretrained(str(encoder.checkpoint.folder), dtype=torch.float32)
+    theirs = adapted(encoder, EVERYWHERE, base.requires_grad_(False).eval())
     for talk in TALKS:
-        lesson = inputs.lesson(talk, "all", 4096)
-        logits = theirs(**collate([lesson], inputs, "right", "cpu", torch.float32), use_cache=False).logits[0, :-1]
+        lesson = encoder.training_example(talk, "all", 4096)
+        logits = theirs(**collate([lesson], encoder, "right", "cpu", torch.float32), use_cache=False).logits[0, :-1]
         targets = torch.tensor(lesson.rendered.ids)[1:]
         every = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        every[torch.tensor(lesson.rendered.trained)[1:]].sum().backward()
+        every[torch.tensor(lesson.rendered.loss_mask)[1:]].sum().backward()
     assert ours.keys() == trainable(theirs).keys()
     for name, weight in trainable(theirs).items():
         assert weight.grad is not None
@@ -170,22 +170,22 @@ def test_adapters_on_the_tower_learn_what_transformers_own_would(inputs: Inputs)
         (["merger", "language_model"], ["q_proj", "linear_fc2"], r"(visual\.(merger|deep)|language_model).*"),
     ],
 )
-def test_only_the_chosen_parts_learn(parts: Any, modules: list[str], pattern: str, inputs: Inputs) -> None:
+def test_only_the_chosen_parts_learn(parts: Any, modules: list[str], pattern: str, encoder: Encoder) -> None:
     """The convolution that cuts patches is called `proj`, too, and gets no adapter: it would have no effect."""
-    model = adapted(inputs, LoraConfig(parts=parts, target_modules=modules))
+    model = adapted(encoder, LoraConfig(parts=parts, target_modules=modules))
     names = [name.removeprefix("base_model.model.model.") for name in trainable(model)]
     assert all(re.match(pattern + r"\.lora_[AB]", name) for name in names), names
-    assert {inputs.checkpoint.family.part(f"model.{name}") for name in names} == set(parts)
+    assert {encoder.checkpoint.family.part(f"model.{name}") for name in names} == set(parts)
 
 
-def test_a_frozen_tower_leaves_nothing_for_the_backward_pass(inputs: Inputs) -> None:
+def test_a_frozen_tower_leaves_nothing_for_the_backward_pass(encoder: Encoder) -> None:
     seen: list[Any] = []
     for settings in (LoraConfig(dropout=0.0), EVERYWHERE):
-        model = adapted(inputs, settings).train()
+        model = adapted(encoder, settings).train()
         tower = model.base_model.model.model.visual
         for module in (tower.merger, *tower.blocks, *tower.deepstack_merger_list):
             module.register_forward_hook(lambda _, __, out: seen.append(out.grad_fn))
-        token_losses(model.base_model.model, row_of(inputs), inputs, "cpu")
+        token_losses(model.base_model.model, row_of(encoder), encoder, "cpu")
     assert len(seen) == 12
     assert seen[:6] == [None] * 6
     assert None not in seen[6:]
@@ -194,14 +194,16 @@ def test_a_frozen_tower_leaves_nothing_for_the_backward_pass(inputs: Inputs) -> 
 def test_parts_learn_at_their_own_rate(make_job: MakeJob) -> None:
     rates = LearningRates(merger=1e-12, vision_tower=1e-4)
     job = make_job(lora=EVERYWHERE, learning_rate=2e-3, learning_rates=rates, weight_decay=0.0)
-    model = add_adapter(load_model(job.inputs.checkpoint, "cpu", "fp32"), EVERYWHERE, job.inputs.checkpoint.family, 42)
-    groups = optimizer_groups(model, job.inputs.checkpoint.family, job.settings)
+    model = add_adapter(
+        load_model(job.encoder.checkpoint, "cpu", "fp32"), EVERYWHERE, job.encoder.checkpoint.family, 42
+    )
+    groups = optimizer_groups(model, job.encoder.checkpoint.family, job.settings)
     assert {round(group["share"], 12) for group in groups} == {1.0, 5e-10, 0.05}
     assert sum(len(group["params"]) for group in groups) == len(trainable(model))
     trainer.train(job, QUIET, StopRequest())
     moved: dict[str, float] = {}
     for name, weight in load_file(job.adapter / "adapter_model.safetensors").items():
-        part = job.inputs.checkpoint.family.part(name.removeprefix("base_model.model."))
+        part = job.encoder.checkpoint.family.part(name.removeprefix("base_model.model."))
         if "lora_B" in name:
             moved[str(part)] = max(moved.get(str(part), 0), weight.abs().max().item())
     assert moved["merger"] < 1e-10
@@ -223,8 +225,8 @@ def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
         (LoraConfig(target_modules=["q_proj"]), "other layers .* weights do not fit, first base_model"),
     ]
     for lora, said in wrong:
-        base = load_model(first.inputs.checkpoint, "cpu", "fp32")
-        fresh = add_adapter(base, lora, first.inputs.checkpoint.family, 0)
+        base = load_model(first.encoder.checkpoint, "cpu", "fp32")
+        fresh = add_adapter(base, lora, first.encoder.checkpoint.family, 0)
         with pytest.raises(ConfigError, match=said):
             continue_adapter(fresh, first.adapter)
     with pytest.raises(IntegrityError, match="continue_from: .*work is not an adapter"):
@@ -240,28 +242,30 @@ def test_training_goes_on_from_an_adapter(make_job: MakeJob) -> None:
         (["language_model"], ["q_proj", "qkv"], "'qkv' matches no linear layer of the language model"),
     ],
 )
-def test_a_layer_that_is_not_there_is_named(parts: Any, modules: list[str], said: str, inputs: Inputs) -> None:
-    base = load_model(inputs.checkpoint, "cpu", "fp32")
+def test_a_layer_that_is_not_there_is_named(parts: Any, modules: list[str], said: str, encoder: Encoder) -> None:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
     with pytest.raises(ConfigError, match=said):
-        add_adapter(base, LoraConfig(parts=parts, target_modules=modules), inputs.checkpoint.family, 0)
+        add_adapter(base, LoraConfig(parts=parts, target_modules=modules), encoder.checkpoint.family, 0)
 
 
-def quantized(inputs: Inputs) -> Inputs:
+def quantized(encoder: Encoder) -> Encoder:
     config = TINY.model_copy(update={"quantization": "nf4"})
-    return Inputs(find_checkpoint(config), config)
+    return Encoder(find_checkpoint(config), config)
 
 
-def test_four_bits_that_cannot_be_had_end_with_how_to_get_them(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_four_bits_that_cannot_be_had_end_with_how_to_get_them(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblem, match=r'nf4 needs the package bitsandbytes: pip install "vlmtune\[quant\]"'):
-        load_model(quantized(inputs).checkpoint, "cpu", "bf16")
-    assert inputs.checkpoint.facts() != quantized(inputs).checkpoint.facts()
+        load_model(quantized(encoder).checkpoint, "cpu", "bf16")
+    assert encoder.checkpoint.facts() != quantized(encoder).checkpoint.facts()
 
 
-def test_a_base_in_four_bits_trains_and_answers(inputs: Inputs, make_job: MakeJob) -> None:
+def test_a_base_in_four_bits_trains_and_answers(encoder: Encoder, make_job: MakeJob) -> None:
     """Nothing but the language model's layers is quantised, nothing is widened, and both sides load the same."""
     bnb = pytest.importorskip("bitsandbytes")
-    small = quantized(inputs)
+    small = quantized(encoder)
     base = load_model(small.checkpoint, "cpu", "bf16")
     layers = {name for name, module in base.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
     assert len(layers) == 28
@@ -271,14 +275,14 @@ def test_a_base_in_four_bits_trains_and_answers(inputs: Inputs, make_job: MakeJo
     states = [base.get_submodule(name).weight.quant_state for name in layers]
     assert {(state.quant_type, state.nested, state.dtype) for state in states} == {("nf4", True, torch.bfloat16)}
     enable_packed_attention(base, small.checkpoint.family)
-    exact = gradients_of(adapted(inputs, LoraConfig(dropout=0.0)), inputs)
+    exact = gradients_of(adapted(encoder, LoraConfig(dropout=0.0)), encoder)
     model = adapted(small, LoraConfig(dropout=0.0), base)
     found = gradients_of(model, small)
     assert {grad.dtype for grad in found.values()} == {torch.float32}
     both = [torch.cat([some[name].flatten() for name in sorted(exact)]) for some in (found, exact)]
     assert torch.cosine_similarity(*both, dim=0) > 0.8
     job = make_job(precision="bf16", checkpoint_layers=2)
-    object.__setattr__(job, "inputs", small)
+    object.__setattr__(job, "encoder", small)
     trainer.train(job, QUIET, StopRequest())
     engine = hf.open_engine(
         hf.Config(max_new_tokens=8), loading.ModelConfig(**TINY.model_dump()), small, "bf16", job.adapter

@@ -21,9 +21,9 @@ from vlmtune.engines import hf
 from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
 from vlmtune.inference import Predictor, exchanged
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
-from vlmtune.processing import encoder as inputs_module
+from vlmtune.processing import encoder as encoder_module
 from vlmtune.processing.chat_template import Rendered
-from vlmtune.processing.encoder import Inputs, collate
+from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
@@ -35,9 +35,9 @@ QUIET = Progress(Silent())
 
 
 @pytest.fixture(scope="module")
-def adapter(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def adapter(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter with a strong effect: B is not zero."""
-    model = add_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(), inputs.checkpoint.family, 0)
+    model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), encoder.checkpoint.family, 0)
     torch.manual_seed(0)
     for name, weight in trainable(model).items():
         if "lora_B" in name:
@@ -67,10 +67,10 @@ def mixed_requests() -> list[Request]:
 
 
 def answers(
-    inputs: Inputs, requests: Sequence[Request], batch_size: int, adapter: Path | None = None
+    encoder: Encoder, requests: Sequence[Request], batch_size: int, adapter: Path | None = None
 ) -> dict[str, Outcome]:
     config = hf.Config(batch_size=batch_size, max_new_tokens=24)
-    return plain(hf.open_engine(config, TINY, inputs, "fp32", adapter).answer(requests))
+    return plain(hf.open_engine(config, TINY, encoder, "fp32", adapter).answer(requests))
 
 
 def plain(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
@@ -78,72 +78,72 @@ def plain(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
     return {o.id: replace(o, logprobs=None) if isinstance(o, Prediction) else o for o in outcomes}
 
 
-def test_batches_and_order_change_no_answer(inputs: Inputs) -> None:
+def test_batches_and_order_change_no_answer(encoder: Encoder) -> None:
     requests = mixed_requests()
-    alone = answers(inputs, requests, 1)
+    alone = answers(encoder, requests, 1)
     assert len({o.text for o in alone.values() if isinstance(o, Prediction)}) > 3, "equal answers could hide a mix-up"
     for size in (3, 10):
-        assert answers(inputs, requests, size) == alone
-    assert answers(inputs, requests[::-1], 4) == alone
+        assert answers(encoder, requests, size) == alone
+    assert answers(encoder, requests[::-1], 4) == alone
 
 
 @pytest.mark.parametrize("leaving", [0.01, 2.0], ids=["each leaves at once", "all stay"])
 def test_answers_that_leave_the_batch_change_no_other(
-    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, leaving: float
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, leaving: float
 ) -> None:
     requests = mixed_requests()
-    usual = answers(inputs, requests, 10)
+    usual = answers(encoder, requests, 10)
     lengths = {outcome.tokens for outcome in usual.values() if isinstance(outcome, Prediction)}
     assert len(lengths) > 3, "answers that end together would leave together"
     monkeypatch.setattr(generation, "COMPACT_AT", leaving)
-    assert answers(inputs, requests, 10) == usual
+    assert answers(encoder, requests, 10) == usual
 
 
-def test_a_token_budget_cuts_batches_and_changes_no_answer(inputs: Inputs) -> None:
+def test_a_token_budget_cuts_batches_and_changes_no_answer(encoder: Encoder) -> None:
     requests = mixed_requests()
-    engine = hf.open_engine(hf.Config(batch_tokens=200, max_new_tokens=24), TINY, inputs, "fp32")
-    lengths = {request.id: inputs.prompt_length(request.conversation) for request in requests}
+    engine = hf.open_engine(hf.Config(batch_tokens=200, max_new_tokens=24), TINY, encoder, "fp32")
+    lengths = {request.id: encoder.prompt_length(request.conversation) for request in requests}
     batches = engine._batches([(lengths[request.id], request) for request in requests])
     assert len(batches) > 3
     for batch in batches:
         padded = len(batch) * (max(lengths[request.id] for request in batch) + 24)
         assert padded <= 200 or len(batch) == 1
-    assert plain(engine.answer(requests)) == answers(inputs, requests, 1)
+    assert plain(engine.answer(requests)) == answers(encoder, requests, 1)
 
 
-def test_log_probabilities_are_those_of_one_forward_pass(inputs: Inputs, adapter: Path) -> None:
+def test_log_probabilities_are_those_of_one_forward_pass(encoder: Encoder, adapter: Path) -> None:
     """Of transformers' own, over prompt and answer together, one conversation at a time."""
     requests = mixed_requests()
-    engine = hf.open_engine(hf.Config(max_new_tokens=24), TINY, inputs, "fp32", adapter)
-    model = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), adapter)
-    stops = inputs.stop_ids
+    engine = hf.open_engine(hf.Config(max_new_tokens=24), TINY, encoder, "fp32", adapter)
+    model = attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)
+    stops = encoder.stop_ids
     for outcome in engine.answer(requests):
         assert isinstance(outcome, Prediction)
         assert outcome.logprobs is not None
-        prompt = inputs.prompt(next(r.conversation for r in requests if r.id == outcome.id))
+        prompt = encoder.prompt(next(r.conversation for r in requests if r.id == outcome.id))
         told = list(prompt.rendered.ids)
         for value in outcome.logprobs:
             whole = replace(prompt, rendered=Rendered(tuple(told), (False,) * len(told)))
             model.base_model.model.base_model.rope_deltas = None
             with torch.no_grad():
-                logits = model(**collate([whole], inputs, "left", "cpu", torch.float32), use_cache=False).logits
+                logits = model(**collate([whole], encoder, "left", "cpu", torch.float32), use_cache=False).logits
             best = logits[0, -1].log_softmax(-1).max(-1)
             assert value == pytest.approx(best.values.item(), abs=1e-4)
             told.append(int(best.indices))
         assert (told[-1] in stops) == (outcome.finish_reason == "stop")
-        assert inputs.renderer.text(told[len(prompt) :]) == outcome.text
+        assert encoder.renderer.text(told[len(prompt) :]) == outcome.text
 
 
 def test_base_and_tuned_answer_from_one_load_and_one_decoding(
-    inputs: Inputs, adapter: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = mixed_requests()
-    base, tuned = answers(inputs, requests, 10), answers(inputs, requests, 10, adapter)
+    base, tuned = answers(encoder, requests, 10), answers(encoder, requests, 10, adapter)
     assert base != tuned
     decoded: list[str] = []
-    real = inputs_module.decode_rgb
-    monkeypatch.setattr(inputs_module, "decode_rgb", lambda ref: decoded.append(ref.where) or real(ref))
-    fresh = Inputs(inputs.checkpoint, TINY)
+    real = encoder_module.decode_rgb
+    monkeypatch.setattr(encoder_module, "decode_rgb", lambda ref: decoded.append(ref.where) or real(ref))
+    fresh = Encoder(encoder.checkpoint, TINY)
     engine = hf.open_engine(hf.Config(batch_size=10, max_new_tokens=24), TINY, fresh, "fp32", adapter)
     with engine.adapter_disabled():
         assert plain(engine.answer(requests)) == base
@@ -151,26 +151,26 @@ def test_base_and_tuned_answer_from_one_load_and_one_decoding(
     assert sorted(decoded) == [f"mixed picture {n}" for n in range(6)]
 
 
-def test_what_is_too_large_to_keep_is_measured_by_its_header(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs_module, "CACHE_BYTES", 1)
-    small = Inputs(inputs.checkpoint, TINY)
+def test_what_is_too_large_to_keep_is_measured_by_its_header(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_module, "CACHE_BYTES", 1)
+    small = Encoder(encoder.checkpoint, TINY)
     requests = mixed_requests()
     assert [small.prompt_length(r.conversation) for r in requests] == [
-        len(inputs.prompt(r.conversation)) for r in requests
+        len(encoder.prompt(r.conversation)) for r in requests
     ]
-    assert answers(small, requests, 4) == answers(inputs, requests, 4)
+    assert answers(small, requests, 4) == answers(encoder, requests, 4)
 
 
-def test_plain_transformers_and_peft_give_the_same_tokens(inputs: Inputs, adapter: Path) -> None:
+def test_plain_transformers_and_peft_give_the_same_tokens(encoder: Encoder, adapter: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    folder = str(inputs.checkpoint.folder)
+    folder = str(encoder.checkpoint.folder)
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
     examples = scene_examples(6)
     asked = [Request(e.id, captioning.TASK.ask(captioning.Config(), e)) for e in examples]
-    ours, untouched = answers(inputs, asked, 4, adapter), answers(inputs, asked, 4)
+    ours, untouched = answers(encoder, asked, 4, adapter), answers(encoder, asked, 4)
     assert ours != untouched
     for example in examples:
         content = [
@@ -191,16 +191,16 @@ def test_plain_transformers_and_peft_give_the_same_tokens(inputs: Inputs, adapte
         assert len(ids) == answer.tokens
 
 
-def test_an_adapter_stays_fp32_on_a_model_in_half_precision(inputs: Inputs, adapter: Path) -> None:
+def test_an_adapter_stays_fp32_on_a_model_in_half_precision(encoder: Encoder, adapter: Path) -> None:
     """It is used in the model's precision, as in training; no further from fp32 than plain PEFT, which widens the
     model's activations for it."""
-    encoded = [inputs.prompt(captioning.TASK.ask(captioning.Config(), example)) for example in scene_examples(2)]
+    encoded = [encoder.prompt(captioning.TASK.ask(captioning.Config(), example)) for example in scene_examples(2)]
 
     def logits(load: Callable[[PreTrainedModel], PeftModel], precision: str) -> torch.Tensor:
-        model = load(load_model(inputs.checkpoint, "cpu", precision)).eval()
+        model = load(load_model(encoder.checkpoint, "cpu", precision)).eval()
         assert {p.dtype for name, p in model.named_parameters() if "lora_" in name} == {torch.float32}
         with torch.no_grad():
-            return model(**collate(encoded, inputs, "left", "cpu", model.dtype)).logits.float()
+            return model(**collate(encoded, encoder, "left", "cpu", model.dtype)).logits.float()
 
     def ours(base: PreTrainedModel) -> PeftModel:
         return attach_adapter(base, adapter)
@@ -213,13 +213,13 @@ def test_an_adapter_stays_fp32_on_a_model_in_half_precision(inputs: Inputs, adap
     assert (logits(ours, "bf16") - exact).norm() < 1.2 * (logits(plain, "bf16") - exact).norm()
 
 
-def test_samples_do_not_depend_on_company_and_differ_between_requests(inputs: Inputs) -> None:
+def test_samples_do_not_depend_on_company_and_differ_between_requests(encoder: Encoder) -> None:
     image = ref(picture(128, 128), "one")
     requests = [Request(f"r{n}", (user(image, "Describe this image."),)) for n in range(6)]
 
     def sampled(some: Sequence[Request], batch_size: int) -> dict[str, Outcome]:
         config = hf.Config(batch_size=batch_size, max_new_tokens=24, temperature=2.0)
-        return plain(hf.open_engine(config, TINY, inputs, "fp32").answer(some))
+        return plain(hf.open_engine(config, TINY, encoder, "fp32").answer(some))
 
     together = sampled(requests, 4)
     assert len({o.text for o in together.values() if isinstance(o, Prediction)}) > 3
@@ -227,7 +227,7 @@ def test_samples_do_not_depend_on_company_and_differ_between_requests(inputs: In
 
 
 def test_too_little_memory_halves_the_batch_after_the_failed_one_is_gone(
-    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, left = hf.HfEngine._generate, []
 
@@ -241,17 +241,17 @@ def test_too_little_memory_halves_the_batch_after_the_failed_one_is_gone(
         return real(engine, some)
 
     requests = mixed_requests()[:6]
-    whole = answers(inputs, requests, 6)
+    whole = answers(encoder, requests, 6)
     monkeypatch.setattr(hf.HfEngine, "_generate", small_card)
-    assert answers(inputs, requests, 6) == whole
+    assert answers(encoder, requests, 6) == whole
     monkeypatch.setattr(hf.HfEngine, "_generate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(EnvironmentProblem, match="one request alone does not fit .* --set model.max_pixels"):
-        answers(inputs, requests, 6)
+        answers(encoder, requests, 6)
 
 
 @pytest.mark.parametrize("damage", ["missing weight", "torn file"])
-def test_damaged_weights_are_refused(damage: str, inputs: Inputs, tmp_path: Path) -> None:
-    folder = shutil.copytree(inputs.checkpoint.folder, tmp_path / "damaged")
+def test_damaged_weights_are_refused(damage: str, encoder: Encoder, tmp_path: Path) -> None:
+    folder = shutil.copytree(encoder.checkpoint.folder, tmp_path / "damaged")
     file = folder / "model.safetensors"
     if damage == "torn file":
         file.write_bytes(file.read_bytes()[:-1000])
@@ -263,7 +263,7 @@ def test_damaged_weights_are_refused(damage: str, inputs: Inputs, tmp_path: Path
         load_model(find_checkpoint(ModelConfig(name=str(folder))), "cpu", "fp32")
 
 
-def test_bad_rows_fail_alone(inputs: Inputs) -> None:
+def test_bad_rows_fail_alone(encoder: Encoder) -> None:
     def missing() -> bytes:
         raise FileNotFoundError("gone")
 
@@ -271,26 +271,26 @@ def test_bad_rows_fail_alone(inputs: Inputs) -> None:
     bad = Request("bad image", (user(ImageRef("a.png", missing), "Describe."),))
     long = Request("long", (user("word " * 6000),))
     special = Request("special", (user("a <|im_end|> b"),))
-    got = answers(inputs, [bad, *good, long, special], 2)
+    got = answers(encoder, [bad, *good, long, special], 2)
     stages = {k: v.stage for k, v in got.items() if isinstance(v, Failure)}
     assert stages == {"bad image": "image", "long": "prompt", "special": "prompt"}
-    assert {k: v for k, v in got.items() if isinstance(v, Prediction)} == answers(inputs, good, 2)
+    assert {k: v for k, v in got.items() if isinstance(v, Prediction)} == answers(encoder, good, 2)
 
 
-def test_a_dead_adapter_is_refused(inputs: Inputs, adapter: Path, tmp_path: Path) -> None:
+def test_a_dead_adapter_is_refused(encoder: Encoder, adapter: Path, tmp_path: Path) -> None:
     dead = shutil.copytree(adapter, tmp_path / "dead")
     weights = load_file(dead / "adapter_model.safetensors")
     save_file({k: v * (0 if "lora_B" in k else 1) for k, v in weights.items()}, dead / "adapter_model.safetensors")
-    engine = hf.open_engine(hf.Config(), TINY, inputs, "fp32", dead)
+    engine = hf.open_engine(hf.Config(), TINY, encoder, "fp32", dead)
     with pytest.raises(IntegrityError, match="loads but changes nothing"):
         engine.adapter_delta(mixed_requests()[:2])
-    alive = hf.open_engine(hf.Config(), TINY, inputs, "fp32", adapter).adapter_delta(mixed_requests()[:2])
+    alive = hf.open_engine(hf.Config(), TINY, encoder, "fp32", adapter).adapter_delta(mixed_requests()[:2])
     assert alive is not None
     assert alive > 0.1
 
 
 @pytest.mark.parametrize("damage", ["other names", "other rank", "missing layer"])
-def test_an_adapter_of_another_model_is_refused(damage: str, inputs: Inputs, adapter: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_model_is_refused(damage: str, encoder: Encoder, adapter: Path, tmp_path: Path) -> None:
     other = shutil.copytree(adapter, tmp_path / "other")
     weights = load_file(other / "adapter_model.safetensors")
     if damage == "other names":
@@ -301,7 +301,7 @@ def test_an_adapter_of_another_model_is_refused(damage: str, inputs: Inputs, ada
         weights.pop(min(weights))
     save_file(weights, other / "adapter_model.safetensors")
     with pytest.raises(IntegrityError, match=r"does not fit|belongs to another model"):
-        hf.open_engine(hf.Config(), TINY, inputs, "fp32", other)
+        hf.open_engine(hf.Config(), TINY, encoder, "fp32", other)
 
 
 class AfterRequests(StopRequest):
@@ -316,12 +316,12 @@ class AfterRequests(StopRequest):
         return 2 if self._left < 0 else None
 
 
-def test_interrupted_answers_go_on_where_they_stopped(inputs: Inputs, tmp_path: Path) -> None:
+def test_interrupted_answers_go_on_where_they_stopped(encoder: Encoder, tmp_path: Path) -> None:
     examples = scene_examples(24)
 
     def answer(partial: Path, stop: StopRequest) -> list[str]:
         answering = Predictor(captioning.TASK, captioning.Config(), tmp_path / "pictures", QUIET, stop)
-        engine = hf.open_engine(hf.Config(batch_size=8, max_new_tokens=8), TINY, inputs, "fp32")
+        engine = hf.open_engine(hf.Config(batch_size=8, max_new_tokens=8), TINY, encoder, "fp32")
         return [line.to_json() for line in answering.answer("test", engine, examples, partial)]
 
     whole = answer(tmp_path / "whole.jsonl", StopRequest())

@@ -10,7 +10,7 @@ from builders import TINY, picture, ref, user
 from vlmtune import generation
 from vlmtune.engines import hf
 from vlmtune.modeling.loading import load_model
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, trainable
 from vlmtune.types import Outcome, Request
@@ -27,13 +27,13 @@ def by_id(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
 
 
 @pytest.fixture(scope="module")
-def base(inputs: Inputs) -> dict[str, Outcome]:
-    return by_id(hf.open_engine(CONFIG, TINY, inputs, "fp32").answer(REQUESTS))
+def base(encoder: Encoder) -> dict[str, Outcome]:
+    return by_id(hf.open_engine(CONFIG, TINY, encoder, "fp32").answer(REQUESTS))
 
 
-def test_a_plain_model_answers_as_one_that_was_opened(inputs: Inputs, base: dict[str, Outcome]) -> None:
-    model = load_model(inputs.checkpoint, "cpu", "fp32")
-    engine = hf.attached(model, CONFIG, inputs, "cpu", "fp32")
+def test_a_plain_model_answers_as_one_that_was_opened(encoder: Encoder, base: dict[str, Outcome]) -> None:
+    model = load_model(encoder.checkpoint, "cpu", "fp32")
+    engine = hf.attached(model, CONFIG, encoder, "cpu", "fp32")
     assert by_id(engine.answer(REQUESTS)) == base
     assert engine.adapter_delta(REQUESTS) is None
     with engine.adapter_disabled():
@@ -41,17 +41,17 @@ def test_a_plain_model_answers_as_one_that_was_opened(inputs: Inputs, base: dict
 
 
 def test_a_model_in_training_answers_with_and_without_its_adapter_and_trains_on(
-    inputs: Inputs, base: dict[str, Outcome]
+    encoder: Encoder, base: dict[str, Outcome]
 ) -> None:
-    family = inputs.checkpoint.family
-    model = add_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(), family, 0)
+    family = encoder.checkpoint.family
+    model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), family, 0)
     torch.manual_seed(0)
     for name, weight in trainable(model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     learned = {name for name, value in model.named_parameters() if value.requires_grad}
-    engine = hf.attached(model.eval(), CONFIG, inputs, "cpu", "fp32")
+    engine = hf.attached(model.eval(), CONFIG, encoder, "cpu", "fp32")
     tuned = by_id(engine.answer(REQUESTS))
     assert tuned != base
     with engine.adapter_disabled():
@@ -62,7 +62,7 @@ def test_a_model_in_training_answers_with_and_without_its_adapter_and_trains_on(
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-def test_batches_that_did_not_fit_are_counted(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_did_not_fit_are_counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Any = generation.decode
 
     def small_card(model: Any, batch: list[Any], *rest: Any) -> Any:
@@ -71,7 +71,7 @@ def test_batches_that_did_not_fit_are_counted(inputs: Inputs, monkeypatch: pytes
         return real(model, batch, *rest)
 
     monkeypatch.setattr(hf, "decode", small_card)
-    engine = hf.open_engine(CONFIG, TINY, inputs, "fp32")
+    engine = hf.open_engine(CONFIG, TINY, encoder, "fp32")
     assert engine.facts()["batches_halved"] == 0
     assert set(by_id(engine.answer(REQUESTS))) == {request.id for request in REQUESTS}
     assert engine.facts()["batches_halved"] == 3, "four rows, then two and two"

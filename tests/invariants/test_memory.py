@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from vlmtune.errors import ConfigError, EnvironmentProblem
 from vlmtune.modeling.loading import load_model
-from vlmtune.processing.encoder import Encoded, Inputs
+from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import forward_backward, trainer
@@ -37,26 +37,26 @@ QUIET = Progress(Silent())
 LAYERS = 4
 
 
-def training_examples(inputs: Inputs) -> list[Encoded]:
+def training_examples(encoder: Encoder) -> list[Encoded]:
     image = ref(picture(128, 96), "one")
     talks = [(user(image, "Describe."), assistant(text)) for text in ("A red ball .", "Two boats on the sand .")]
-    return [inputs.lesson(talk, "all", 4096) for talk in [*talks, (user("No picture."), assistant("Yes ."))]]
+    return [encoder.training_example(talk, "all", 4096) for talk in [*talks, (user("No picture."), assistant("Yes ."))]]
 
 
-def layout_of(inputs: Inputs) -> Layout:
-    return Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+def layout_of(encoder: Encoder) -> Layout:
+    return Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
 
 
-def test_checkpointed_layers_change_no_gradient(inputs: Inputs) -> None:
+def test_checkpointed_layers_change_no_gradient(encoder: Encoder) -> None:
     """With dropout, which must fall on the same places again, and pictures, whose features enter between the layers."""
-    base: Any = load_model(inputs.checkpoint, "cpu", "fp32")
-    enable_packed_attention(base, inputs.checkpoint.family)
-    model = add_adapter(base, LoraConfig(dropout=0.1), inputs.checkpoint.family, 0).train()
+    base: Any = load_model(encoder.checkpoint, "cpu", "fp32")
+    enable_packed_attention(base, encoder.checkpoint.family)
+    model = add_adapter(base, LoraConfig(dropout=0.1), encoder.checkpoint.family, 0).train()
     for name, weight in trainable(model).items():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
-    memory = ActivationCheckpointing(base, inputs.checkpoint.family, SimpleNamespace(), "auto", Path())  # type: ignore[arg-type]
-    (row,) = pack(training_examples(inputs), layout_of(inputs), 4096)
+    memory = ActivationCheckpointing(base, encoder.checkpoint.family, SimpleNamespace(), "auto", Path())  # type: ignore[arg-type]
+    (row,) = pack(training_examples(encoder), layout_of(encoder), 4096)
     calls: list[int] = []
     for number, layer in enumerate(base.model.language_model.layers):
         layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
@@ -65,7 +65,7 @@ def test_checkpointed_layers_change_no_gradient(inputs: Inputs) -> None:
         memory.checkpoint(count)
         calls.clear()
         torch.manual_seed(3)
-        token_losses(base, row, inputs, "cpu").sum().backward()
+        token_losses(base, row, encoder, "cpu").sum().backward()
         assert sorted(calls) == sorted([*range(LAYERS), *range(count)]), "computed again: the first, and no others"
         taken = {name: weight.grad for name, weight in trainable(model).items() if weight.grad is not None}
         model.zero_grad(set_to_none=True)
@@ -91,11 +91,11 @@ def test_the_fewest_layers_that_fit_are_found(layers: int, needed: int) -> None:
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(1, 300))
-def test_no_row_is_longer_than_expected(inputs: Inputs, chosen: list[int], most: int) -> None:
-    lessons = [training_examples(inputs)[n] for n in chosen]
+def test_no_row_is_longer_than_expected(encoder: Encoder, chosen: list[int], most: int) -> None:
+    lessons = [training_examples(encoder)[n] for n in chosen]
     longest = longest_sequence([len(lesson) for lesson in lessons], most)
-    apart = max(len(row) for row in pack(lessons, layout_of(inputs), most, share_prefixes=False))
-    assert max(len(row) for row in pack(lessons, layout_of(inputs), most)) <= longest
+    apart = max(len(row) for row in pack(lessons, layout_of(encoder), most, share_prefixes=False))
+    assert max(len(row) for row in pack(lessons, layout_of(encoder), most)) <= longest
     assert apart <= longest
     if sum(map(len, lessons)) <= most:
         assert apart == longest
@@ -140,7 +140,7 @@ def put_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Card], None]:
 
 @pytest.mark.parametrize(("millions", "fraction"), [(9, 1), (4.2, 1), (3.9, 1), (9, 0.328), (1.1, 1), (0.7, 1)])
 def test_a_gpu_is_filled_and_not_more(
-    millions: float, fraction: float, inputs: Inputs, put_in: Callable[[Card], None]
+    millions: float, fraction: float, encoder: Encoder, put_in: Callable[[Card], None]
 ) -> None:
     card = Card(int(millions * 1e6), fraction)
     put_in(card)
@@ -163,7 +163,7 @@ def test_a_gpu_is_filled_and_not_more(
                 raise EnvironmentProblem(forward_backward.EXAMPLE_TOO_LARGE)
             packed.append(packed[-1] // 2)
 
-    memory: Any = ActivationCheckpointing(card, inputs.checkpoint.family, Rows(), "auto", Path())  # type: ignore[arg-type]
+    memory: Any = ActivationCheckpointing(card, encoder.checkpoint.family, Rows(), "auto", Path())  # type: ignore[arg-type]
     room = MAX_MEMORY_SHARE * card.total * fraction - OPTIMIZER_BYTES * 50_000
     fitting = [(n, count) for n in (800, 400) for count in range(LAYERS + 1) if card.needed(n, count) <= room]
     if not fitting:
@@ -177,10 +177,10 @@ def test_a_gpu_is_filled_and_not_more(
     assert sum("forward" in layer.__dict__ for layer in card.layers) == memory.checkpoint_layers
 
 
-def test_more_layers_than_there_are_is_refused(inputs: Inputs) -> None:
-    base = load_model(inputs.checkpoint, "cpu", "fp32")
+def test_more_layers_than_there_are_is_refused(encoder: Encoder) -> None:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
     with pytest.raises(ConfigError, match="checkpoint_layers is 5, but this model has 4 layers"):
-        ActivationCheckpointing(base, inputs.checkpoint.family, SimpleNamespace(), 5, Path())  # type: ignore[arg-type]
+        ActivationCheckpointing(base, encoder.checkpoint.family, SimpleNamespace(), 5, Path())  # type: ignore[arg-type]
 
 
 def test_the_longest_row_is_tried_once_before_anything_is_learnt(

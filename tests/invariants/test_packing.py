@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AutoModelForImageTextToText
 from vlmtune.errors import EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.modeling.loading import load_model
-from vlmtune.processing.encoder import Encoded, Inputs, collate, picture_tensors
+from vlmtune.processing.encoder import Encoded, Encoder, collate, image_tensors
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import attention, trainer
@@ -46,18 +46,18 @@ TALKS = [
 
 
 @pytest.fixture(scope="module")
-def layout(inputs: Inputs) -> Layout:
-    return Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+def layout(encoder: Encoder) -> Layout:
+    return Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
 
 
 @pytest.fixture(scope="module")
-def lessons(inputs: Inputs) -> list[Encoded]:
-    return [inputs.lesson(talk, "all", 4096) for talk in TALKS]
+def lessons(encoder: Encoder) -> list[Encoded]:
+    return [encoder.training_example(talk, "all", 4096) for talk in TALKS]
 
 
-def adapted(base: Any, inputs: Inputs) -> Any:
+def adapted(base: Any, encoder: Encoder) -> Any:
     """With an adapter whose B is not zero, where half of all mistakes could not show."""
-    model = add_adapter(base, LoraConfig(dropout=0.0), inputs.checkpoint.family, 0)
+    model = add_adapter(base, LoraConfig(dropout=0.0), encoder.checkpoint.family, 0)
     torch.manual_seed(1)
     for name, weight in trainable(model).items():
         if "lora_B" in name:
@@ -66,10 +66,10 @@ def adapted(base: Any, inputs: Inputs) -> Any:
 
 
 @pytest.fixture(scope="module")
-def segmented(inputs: Inputs) -> Any:
-    base = load_model(inputs.checkpoint, "cpu", "fp32")
-    enable_packed_attention(base, inputs.checkpoint.family)
-    return adapted(base, inputs)
+def segmented(encoder: Encoder) -> Any:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    enable_packed_attention(base, encoder.checkpoint.family)
+    return adapted(base, encoder)
 
 
 def gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -79,15 +79,15 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def separate(inputs: Inputs, lessons: Sequence[Encoded]) -> tuple[Losses, Mapping[str, torch.Tensor]]:
+def separate(encoder: Encoder, lessons: Sequence[Encoded]) -> tuple[Losses, Mapping[str, torch.Tensor]]:
     """Losses and gradients of one lesson at a time, by transformers alone: its tower, attention, positions, head."""
-    base = AutoModelForImageTextToText.from_pretrained(str(inputs.checkpoint.folder), dtype=torch.float32)
-    model, losses = adapted(base.requires_grad_(False).eval(), inputs), []
+    base = AutoModelForImageTextToText.from_pretrained(str(encoder.checkpoint.folder), dtype=torch.float32)
+    model, losses = adapted(base.requires_grad_(False).eval(), encoder), []
     for lesson in lessons:
-        logits = model(**collate([lesson], inputs, "right", "cpu", torch.float32), use_cache=False).logits[0, :-1]
+        logits = model(**collate([lesson], encoder, "right", "cpu", torch.float32), use_cache=False).logits[0, :-1]
         targets = torch.tensor(lesson.rendered.ids)[1:]
         every = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        losses.append(every[torch.tensor(lesson.rendered.trained)[1:]])
+        losses.append(every[torch.tensor(lesson.rendered.loss_mask)[1:]])
         losses[-1].sum().backward()
     return [each.detach() for each in losses], gradients(model)
 
@@ -97,7 +97,7 @@ def separate(inputs: Inputs, lessons: Sequence[Encoded]) -> tuple[Losses, Mappin
 def test_rows_equal_lessons_one_at_a_time(
     share: bool,
     most_tokens: int,
-    inputs: Inputs,
+    encoder: Encoder,
     layout: Layout,
     lessons: Sequence[Encoded],
     segmented: Any,
@@ -105,7 +105,7 @@ def test_rows_equal_lessons_one_at_a_time(
 ) -> None:
     rows = pack(lessons, layout, most_tokens, share)
     for row in rows:
-        losses = token_losses(segmented.base_model.model, row, inputs, "cpu")
+        losses = token_losses(segmented.base_model.model, row, encoder, "cpu")
         losses.sum().backward()
         example_indices = torch.tensor(row.example_indices)
         for owner in set(row.example_indices):
@@ -115,12 +115,12 @@ def test_rows_equal_lessons_one_at_a_time(
         assert (grad - separate[1][name]).norm() <= 1e-5 * separate[1][name].norm(), name
 
 
-def test_five_captions_cost_one_picture(layout: Layout, inputs: Inputs) -> None:
+def test_five_captions_cost_one_picture(layout: Layout, encoder: Encoder) -> None:
     captions = ["A red ball .", "Two boats on the sand .", "A ball .", "There is a ball .", "Some boats ."]
-    lessons = [inputs.lesson((user(A, "Describe."), assistant(text)), "all", 4096) for text in captions]
+    lessons = [encoder.training_example((user(A, "Describe."), assistant(text)), "all", 4096) for text in captions]
     (row,) = pack(lessons, layout, 4096)
-    assert len(row.pictures) == 1
-    prefix = len(inputs.prompt((user(A, "Describe."),)))
+    assert len(row.images) == 1
+    prefix = len(encoder.prompt((user(A, "Describe."),)))
     assert len(row) <= prefix + sum(len(lesson) - prefix for lesson in lessons)
     assert len(row) < 0.6 * sum(map(len, lessons))
 
@@ -137,14 +137,14 @@ def test_every_learnt_token_stands_in_exactly_one_row(
     assert learnt == sorted(
         (n, token)
         for n, lesson in enumerate(some)
-        for token, trained in zip(lesson.rendered.ids, lesson.rendered.trained, strict=True)
+        for token, trained in zip(lesson.rendered.ids, lesson.rendered.loss_mask, strict=True)
         if trained
     )
     for row in rows:
         assert len(row) <= most_tokens or len(set(row.example_indices)) == 1
         assert [place for s in row.segments for place in range(s.start, s.end)] == list(range(len(row)))
         tokens = sum(id == layout.image_token for id in row.ids)
-        assert tokens == sum(p.grid[1] * p.grid[2] // layout.merge**2 for p in row.pictures)
+        assert tokens == sum(p.grid[1] * p.grid[2] // layout.merge**2 for p in row.images)
     assert [row.ids for row in rows] == [row.ids for row in pack(some, layout, most_tokens)]
 
 
@@ -180,14 +180,14 @@ def aligned_with_the_first_keys(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_check_before_step_one_sees_every_leak(
-    precision: str, inputs: Inputs, layout: Layout, lessons: Sequence[Encoded]
+    precision: str, encoder: Encoder, layout: Layout, lessons: Sequence[Encoded]
 ) -> None:
-    base = load_model(inputs.checkpoint, "cpu", precision)
-    family = inputs.checkpoint.family
+    base = load_model(encoder.checkpoint, "cpu", precision)
+    family = encoder.checkpoint.family
     enable_packed_attention(base, family)
 
     def check(row: PackedSequence) -> None:
-        check_packing_leakage(base, family, row, lambda each: token_losses(base, each, inputs, "cpu"))
+        check_packing_leakage(base, family, row, lambda each: token_losses(base, each, encoder, "cpu"))
 
     (plain,) = pack(lessons[:3], layout, 4096, share_prefixes=False)
     (shared,) = pack([lessons[2], lessons[0], lessons[1]], layout, 4096)
@@ -224,7 +224,7 @@ def test_a_run_checks_rows_as_it_will_pack_them(
     with pytest.raises(Enough):
         trainer.train(replace(make_job(), target=target), Progress(Silent()), StopRequest())
     (row,) = checked
-    assert len(row.pictures) == (2 if branches else 3)
+    assert len(row.images) == (2 if branches else 3)
     assert sum(s.prefix_end > s.prefix_start for s in row.segments) == branches
 
 
@@ -240,10 +240,10 @@ def test_a_run_checks_rows_as_it_will_pack_them(
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_check_before_step_one_sees_how_transformers_would_leak(
-    precision: str, route: dict[str, Any], leaks: bool, inputs: Inputs, layout: Layout, lessons: Sequence[Encoded]
+    precision: str, route: dict[str, Any], leaks: bool, encoder: Encoder, layout: Layout, lessons: Sequence[Encoded]
 ) -> None:
     """Packed rows through the model's own attention keep apart when called in one way, and silently leak in others."""
-    base, family = load_model(inputs.checkpoint, "cpu", precision), inputs.checkpoint.family
+    base, family = load_model(encoder.checkpoint, "cpu", precision), encoder.checkpoint.family
     (row,) = pack(lessons[:3], layout, 4096, share_prefixes=False)
 
     def losses(each: PackedSequence) -> torch.Tensor:
@@ -255,7 +255,7 @@ def test_the_check_before_step_one_sees_how_transformers_would_leak(
             position_ids=every[1:] if "position_ids" in route else every,
             **({"use_cache": False} if "use_cache" in route else {}),
             **given,
-            **picture_tensors(each.pictures, inputs, "cpu", base.dtype),
+            **image_tensors(each.images, encoder, "cpu", base.dtype),
         ).last_hidden_state[0]
         logits = base.lm_head(hidden[list(each.predictors)]).float()
         return torch.nn.functional.cross_entropy(logits, torch.tensor(each.targets), reduction="none")

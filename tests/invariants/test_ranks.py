@@ -14,7 +14,7 @@ from commands import Ended, warm_ranks, warm_vlmtune
 from safetensors.torch import load_file, save_file
 
 from vlmtune.modeling.loading import load_model
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
 from vlmtune.training.sampler import Sample, shard_batch
@@ -30,10 +30,10 @@ output: {dir: out}
 ANSWERS = ["yes", "no", "a red ball and two cars on the green grass", "red"]
 
 
-def warm_adapter(inputs: Inputs, folder: Path) -> None:
+def warm_adapter(encoder: Encoder, folder: Path) -> None:
     """An adapter whose B is not zero, where half of all mistakes could not show."""
-    base = load_model(inputs.checkpoint, "cpu", "fp32")
-    model = add_adapter(base, LoraConfig(dropout=0.0), inputs.checkpoint.family, 0)
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    model = add_adapter(base, LoraConfig(dropout=0.0), encoder.checkpoint.family, 0)
     torch.manual_seed(1)
     for name, weight in trainable(model).items():
         if "lora_B" in name:
@@ -42,7 +42,7 @@ def warm_adapter(inputs: Inputs, folder: Path) -> None:
 
 
 @pytest.fixture
-def run(inputs: Inputs, tmp_path: Path) -> Path:
+def run(encoder: Encoder, tmp_path: Path) -> Path:
     """A picture's row and three of text alone in every batch: of two ranks, one has text alone."""
     rows = []
     for n in range(4):
@@ -54,7 +54,7 @@ def run(inputs: Inputs, tmp_path: Path) -> Path:
         lines = [json.dumps({**row, "answer": answer}) + "\n" for row, answer in zip(kept, ANSWERS, strict=False)]
         (tmp_path / f"{split}.jsonl").write_text("".join(lines))
     (tmp_path / "c.yaml").write_text(CONFIG)
-    warm_adapter(inputs, tmp_path / "warm")
+    warm_adapter(encoder, tmp_path / "warm")
     return tmp_path
 
 

@@ -11,7 +11,7 @@ from vlmtune import inference as answering_module
 from vlmtune.engines import hf
 from vlmtune.errors import Interrupted
 from vlmtune.inference import Predictor
-from vlmtune.processing.encoder import Encoded, Inputs
+from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning, grounding
@@ -29,8 +29,8 @@ def examples() -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def engine(inputs: Inputs) -> hf.HfEngine:
-    return hf.open_engine(hf.Config(batch_size=4, max_new_tokens=12), TINY, inputs, "fp32")
+def engine(encoder: Encoder) -> hf.HfEngine:
+    return hf.open_engine(hf.Config(batch_size=4, max_new_tokens=12), TINY, encoder, "fp32")
 
 
 class AfterWrites(StopRequest):
@@ -89,9 +89,9 @@ def test_an_interruption_leaves_no_thread(
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("vlmtune-prefetch")]
 
 
-def test_a_picture_that_breaks_while_it_is_decoded_fails_alone(inputs: Inputs, examples: list[Example]) -> None:
+def test_a_picture_that_breaks_while_it_is_decoded_fails_alone(encoder: Encoder, examples: list[Example]) -> None:
     """Its header is whole, so it stands in a batch; the others answer as if it had not been there."""
-    fresh = Inputs(inputs.checkpoint, TINY)
+    fresh = Encoder(encoder.checkpoint, TINY)
     engine = hf.open_engine(hf.Config(batch_size=4, max_new_tokens=12), TINY, fresh, "fp32")
     good = [Request(e.id, (user(*e.images, "Describe."),)) for e in examples]
     torn = encoded(picture(128, 128, seed=9), "JPEG")[:-1500]

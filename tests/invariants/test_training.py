@@ -44,8 +44,8 @@ def adapter_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def seen(job: trainer.TrainingJob) -> Any:
-    base = load_model(job.inputs.checkpoint, "cpu", "fp32")
-    model = add_adapter(base, job.settings.lora, job.inputs.checkpoint.family, 0)
+    base = load_model(job.encoder.checkpoint, "cpu", "fp32")
+    model = add_adapter(base, job.settings.lora, job.encoder.checkpoint.family, 0)
     torch.manual_seed(1)
     for name, weight in trainable(model).items():
         if "lora_B" in name:  # B starts at zero, where half of all mistakes cannot show
@@ -117,7 +117,7 @@ def test_the_adapter_of_the_best_step_is_kept(make_job: MakeJob) -> None:
     model = seen(job)
     continue_adapter(model, job.adapter)
     again = make_job("again", epochs=1)
-    enable_packed_attention(model.base_model.model, job.inputs.checkpoint.family)
+    enable_packed_attention(model.base_model.model, job.encoder.checkpoint.family)
     sizes = job.train.check("train", QUIET, StopRequest())
     evaluated = trainer.Trainer(again, model, "cpu", sizes)
     assert evaluated.validation_loss(StopRequest()) == pytest.approx(losses[best], rel=1e-6)
@@ -247,9 +247,9 @@ def test_an_adapter_without_gradient_is_refused(make_job: MakeJob) -> None:
 
 def test_unknown_target_module_names_the_closest(make_job: MakeJob) -> None:
     job = make_job()
-    base = load_model(job.inputs.checkpoint, "cpu", "fp32")
+    base = load_model(job.encoder.checkpoint, "cpu", "fp32")
     with pytest.raises(ConfigError, match="'q_porj' matches no linear layer .* did you mean 'q_proj'"):
-        add_adapter(base, LoraConfig(target_modules=["q_porj"]), job.inputs.checkpoint.family, 0)
+        add_adapter(base, LoraConfig(target_modules=["q_porj"]), job.encoder.checkpoint.family, 0)
 
 
 def test_a_row_too_long_stops_before_the_model_is_loaded(make_job: MakeJob) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 from vlmtune.errors import DataError, ExampleTooLong
 from vlmtune.families.qwen3_vl import FAMILY
 from vlmtune.processing.chat_template import Renderer
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Conversation, ImageRef, Turn
 
 ONE, TWO = ref(picture(128, 128), "one"), ref(picture(100, 75), "two")
@@ -29,8 +29,8 @@ SHAPES: dict[str, Conversation] = {
 
 
 @pytest.fixture(scope="module")
-def processor(inputs: Inputs) -> AutoProcessor:
-    return AutoProcessor.from_pretrained(str(inputs.checkpoint.folder))
+def processor(encoder: Encoder) -> AutoProcessor:
+    return AutoProcessor.from_pretrained(str(encoder.checkpoint.folder))
 
 
 def as_processor(conversation: Conversation) -> list[dict[str, object]]:
@@ -49,73 +49,75 @@ def golden(processor: AutoProcessor, conversation: Conversation, asks: bool) -> 
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_prompt_equals_the_processor(name: str, inputs: Inputs, processor: AutoProcessor) -> None:
+def test_prompt_equals_the_processor(name: str, encoder: Encoder, processor: AutoProcessor) -> None:
     asked = SHAPES[name][:-1]
-    assert list(inputs.prompt(asked).rendered.ids) == golden(processor, asked, asks=True)
+    assert list(encoder.prompt(asked).rendered.ids) == golden(processor, asked, asks=True)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_lesson_equals_the_processor_up_to_the_end_of_turn(name: str, inputs: Inputs, processor: AutoProcessor) -> None:
-    ids = list(inputs.lesson(SHAPES[name], "all", 4096).rendered.ids)
+def test_lesson_equals_the_processor_up_to_the_end_of_turn(
+    name: str, encoder: Encoder, processor: AutoProcessor
+) -> None:
+    ids = list(encoder.training_example(SHAPES[name], "all", 4096).rendered.ids)
     whole = golden(processor, SHAPES[name], asks=False)
     assert whole[: len(ids)] == ids
-    assert inputs.renderer.text(whole[len(ids) :]) == "\n", (
+    assert encoder.renderer.text(whole[len(ids) :]) == "\n", (
         "only the template's newline after the end of turn is left out"
     )
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("turns", ["all", "last"])
-def test_trained_tokens_are_the_answers_and_their_end(name: str, turns: str, inputs: Inputs) -> None:
-    rendered = inputs.lesson(SHAPES[name], turns, 4096).rendered  # type: ignore[arg-type]
-    learnt = [token for token, trained in zip(rendered.ids, rendered.trained, strict=True) if trained]
+def test_trained_tokens_are_the_answers_and_their_end(name: str, turns: str, encoder: Encoder) -> None:
+    rendered = encoder.training_example(SHAPES[name], turns, 4096).rendered  # type: ignore[arg-type]
+    learnt = [token for token, trained in zip(rendered.ids, rendered.loss_mask, strict=True) if trained]
     answers = [turn.content[0] for turn in SHAPES[name] if turn.role == "assistant"]
     expected = answers if turns == "all" else answers[-1:]
-    assert learnt.count(inputs.renderer.end_id) == len(expected)
-    assert inputs.renderer.text(learnt) == "".join(map(str, expected))
+    assert learnt.count(encoder.renderer.end_id) == len(expected)
+    assert encoder.renderer.text(learnt) == "".join(map(str, expected))
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_lesson_begins_with_the_prompt_of_inference(name: str, inputs: Inputs) -> None:
-    lesson = inputs.lesson(SHAPES[name], "all", 4096).rendered
-    prompt = inputs.prompt(SHAPES[name][:-1]).rendered
+def test_lesson_begins_with_the_prompt_of_inference(name: str, encoder: Encoder) -> None:
+    lesson = encoder.training_example(SHAPES[name], "all", 4096).rendered
+    prompt = encoder.prompt(SHAPES[name][:-1]).rendered
     assert lesson.ids[: len(prompt)] == prompt.ids
-    assert lesson.trained[len(prompt)], "the first token after the prompt is learnt"
+    assert lesson.loss_mask[len(prompt)], "the first token after the prompt is learnt"
 
 
 @settings(max_examples=60, deadline=None)
 @given(question=st.text(max_size=40), answer=st.text(min_size=1, max_size=40))
-def test_prefix_holds_for_any_text(question: str, answer: str, inputs: Inputs) -> None:
+def test_prefix_holds_for_any_text(question: str, answer: str, encoder: Encoder) -> None:
     """An answer that begins with white space must not melt into the prompt's last token."""
     asked: Conversation = (user(question),)
     try:
-        lesson = inputs.lesson((*asked, assistant(answer)), "all", 4096).rendered
+        lesson = encoder.training_example((*asked, assistant(answer)), "all", 4096).rendered
     except DataError:
         assert "<|" in question + answer
         return
-    prompt = inputs.prompt(asked).rendered
+    prompt = encoder.prompt(asked).rendered
     assert lesson.ids[: len(prompt)] == prompt.ids
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<|vision_start|>"])
-def test_special_tokens_in_the_data_are_refused(token: str, inputs: Inputs) -> None:
+def test_special_tokens_in_the_data_are_refused(token: str, encoder: Encoder) -> None:
     with pytest.raises(DataError, match="special token"):
-        inputs.prompt((user(f"Ignore this {token} please"),))
+        encoder.prompt((user(f"Ignore this {token} please"),))
 
 
-def test_too_long_is_an_error_with_the_count(inputs: Inputs) -> None:
+def test_too_long_is_an_error_with_the_count(encoder: Encoder) -> None:
     with pytest.raises(ExampleTooLong, match=r"\d+ tokens, more than training.max_tokens \(10\)"):
-        inputs.lesson(SHAPES["one image"], "all", 10)
+        encoder.training_example(SHAPES["one image"], "all", 10)
 
 
-def test_a_template_that_rewrites_earlier_turns_cannot_train_all(inputs: Inputs) -> None:
+def test_a_template_that_rewrites_earlier_turns_cannot_train_all(encoder: Encoder) -> None:
     forgetful = (
         "{%- for m in messages -%}<|im_start|>{{ m.role }}\n"
         "{%- if m.role != 'assistant' or loop.last -%}{% for p in m.content %}{{ p.text }}{% endfor %}{%- endif -%}"
         "<|im_end|>{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
     )
-    renderer = Renderer(inputs.renderer._tokenizer, forgetful, FAMILY)
+    renderer = Renderer(encoder.renderer._tokenizer, forgetful, FAMILY)
     talk = (user("a"), assistant("b"), user("c"), assistant("d"))
     with pytest.raises(DataError, match="trained_turns: last"):
-        renderer.lesson(talk, (), "all")
-    assert renderer.lesson(talk, (), "last").supervised == 2
+        renderer.training_example(talk, (), "all")
+    assert renderer.training_example(talk, (), "last").supervised == 2

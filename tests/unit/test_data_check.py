@@ -95,13 +95,13 @@ def unusable(found: Found) -> set[tuple[str, int]]:
     return {(each["role"], each["row"]) for each in found["findings"] if each["severity"] == "error"}
 
 
-def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], inputs: Any) -> None:
+def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], encoder: Any) -> None:
     config, _, found = planted
     train = found["splits"][0]
     rows = load_plugin("data", "jsonl").open(
         config.dataset.model_copy(update={"max_bad_fraction": 1.0}), "train.jsonl", None
     )
-    lessons = TrainingExamples(rows, load_plugin("tasks", "captioning").TASK, config.task, inputs, config.training)
+    lessons = TrainingExamples(rows, load_plugin("tasks", "captioning").TASK, config.task, encoder, config.training)
     lengths = []
     for row in range(len(rows)):
         try:
@@ -113,7 +113,7 @@ def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], input
     asked = [row for row in range(50) if ("test", row) not in unusable(found)]
     dataset = config.dataset.model_copy(update={"max_bad_fraction": 1.0})
     answered = load_plugin("data", "jsonl").open(dataset, "test.jsonl", None)
-    prompts = [len(inputs.prompt(lessons.task.ask(config.task, answered[row]))) for row in asked]
+    prompts = [len(encoder.prompt(lessons.task.ask(config.task, answered[row]))) for row in asked]
     assert found["splits"][2]["tokens"]["sum"] == sum(prompts)
     counted = train["tokens"]["histogram"]
     assert counted["counts"] == np.histogram(lengths, counted["edges"])[0].tolist()

@@ -13,7 +13,7 @@ from vlmtune import registry
 from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.sampler import Sample
 
@@ -57,14 +57,14 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_an_example_is_shown_as_training_reads_it(
-    config: str, inputs: Inputs, capsys: pytest.CaptureFixture[str]
+    config: str, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = json.loads(said(capsys, "show", config, "--row", "0", "--json"))
     made = load(config).config
     rows = registry.load("data", "jsonl").open(
         made.dataset.model_copy(update={"max_bad_fraction": 1.0}), "t.jsonl", None
     )
-    lessons = TrainingExamples(rows, registry.load("tasks", "captioning").TASK, made.task, inputs, made.training)
+    lessons = TrainingExamples(rows, registry.load("tasks", "captioning").TASK, made.task, encoder, made.training)
     assert [each["target"] for each in shown["encoded"]] == ["日本語 🙂 .", "a ball ."]
     for choice, each in enumerate(shown["encoded"]):
         truth = lessons.encode(Sample(0, choice, 0))
@@ -72,16 +72,18 @@ def test_an_example_is_shown_as_training_reads_it(
         trained: list[bool] = []
         for segment in each["segments"]:
             assert segment["start"] == len(ids)
-            own = [inputs.renderer.image_id] * (segment["end"] - segment["start"])
+            own = [encoder.renderer.image_id] * (segment["end"] - segment["start"])
             if segment["pieces"] is not None:
                 own = [token for piece in segment["pieces"] for token in piece["ids"]]
                 assert "".join(piece["text"] for piece in segment["pieces"]) == segment["text"]
             ids += own
             trained += [segment["kind"] == "trained"] * len(own)
-        assert (tuple(ids), tuple(trained)) == (truth.rendered.ids, truth.rendered.trained)
-        grids = [one.grid for one in truth.pictures]
+        assert (tuple(ids), tuple(trained)) == (truth.rendered.ids, truth.rendered.loss_mask)
+        grids = [one.grid for one in truth.images]
         assert [tuple(one["grid"]) for one in shown["pictures"]] == grids
-        places = inputs.checkpoint.family.positions(ids, inputs.renderer.image_id, grids, inputs.patcher.limits.merge)
+        places = encoder.checkpoint.family.positions(
+            ids, encoder.renderer.image_id, grids, encoder.image_processor.limits.merge
+        )
         for segment in each["segments"]:
             own = places[:, segment["start"] : segment["end"]]
             assert list(segment["positions"].values()) == np.stack([own.min(axis=1), own.max(axis=1)], 1).tolist()

@@ -16,7 +16,7 @@ from builders import picture
 from vlmtune import registry
 from vlmtune.data import Rows
 from vlmtune.processing.chat_template import Renderer
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import vqa
@@ -76,10 +76,10 @@ def test_rows_and_their_visits(
     assert taken <= MOST_BYTES
 
 
-def test_lengths_of_lessons(inputs: Inputs, tmp_path: Path) -> None:
+def test_lengths_of_lessons(encoder: Encoder, tmp_path: Path) -> None:
     def sizes(count: int) -> Any:
         rows = opened(tmp_path, "jsonl", count, None, True)
-        lessons = TrainingExamples(rows, vqa.TASK, vqa.Config(), inputs, TrainingConfig(workers=0))
+        lessons = TrainingExamples(rows, vqa.TASK, vqa.Config(), encoder, TrainingConfig(workers=0))
         found = lessons.check("train", Progress(Silent()), StopRequest())
         Renderer._encode.cache_clear()  # it keeps no more than 4,096 texts
         return rows, found

@@ -22,7 +22,7 @@ from vlmtune.engines._client import ServerEngine
 from vlmtune.engines._messages import messages
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, Interrupted, RemoteError
 from vlmtune.images import decode_rgb
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Failure, Outcome, Prediction, Request
 
 QUICK = {"retry_s": 0.001, "timeout_s": 0.4, "watchdog_s": 5.0, "concurrency": 4}
@@ -43,10 +43,10 @@ def requests(count: int, wide: int = 96) -> list[Request]:
     ]
 
 
-def opened(stub: Stub | str, inputs: Inputs, **more: Any) -> ServerEngine:
+def opened(stub: Stub | str, encoder: Encoder, **more: Any) -> ServerEngine:
     url = stub if isinstance(stub, str) else stub.base_url
     config = openai.Config(base_url=url, **{**QUICK, **more})
-    return openai.open_engine(config, TINY, inputs, "fp32")
+    return openai.open_engine(config, TINY, encoder, "fp32")
 
 
 def by_id(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
@@ -89,9 +89,9 @@ PASSING = {
 
 
 @pytest.mark.parametrize("step", PASSING.values(), ids=PASSING.keys())
-def test_what_passes_is_tried_again(step: Step, inputs: Inputs) -> None:
+def test_what_passes_is_tried_again(step: Step, encoder: Encoder) -> None:
     with fake_server.serving(once_per_row(step)) as stub:
-        made = by_id(opened(stub, inputs).answer(requests(6)))
+        made = by_id(opened(stub, encoder).answer(requests(6)))
     assert sorted(made) == [f"row {n}" for n in range(6)]
     assert all(isinstance(outcome, Prediction) for outcome in made.values())
     assert len(stub.seen) == (6 if step is fake_server.slowly else 12)
@@ -119,10 +119,10 @@ def _with(completion: Body, **more: object) -> Body:
 
 @pytest.mark.parametrize(("step", "stage", "said"), ODD.values(), ids=ODD.keys())
 def test_a_row_that_gets_no_answer_is_a_failure_with_its_reason(
-    step: Step, stage: str, said: str, inputs: Inputs
+    step: Step, stage: str, said: str, encoder: Encoder
 ) -> None:
     with fake_server.serving(rows({3: step})) as stub:
-        made = by_id(opened(stub, inputs, max_retries=2).answer(requests(6)))
+        made = by_id(opened(stub, encoder, max_retries=2).answer(requests(6)))
     failed = made.pop("row 3")
     assert isinstance(failed, Failure)
     assert failed.stage == stage
@@ -131,19 +131,19 @@ def test_a_row_that_gets_no_answer_is_a_failure_with_its_reason(
     assert all(isinstance(outcome, Prediction) for outcome in made.values())
 
 
-def test_a_bad_picture_fails_alone_and_is_never_sent(inputs: Inputs) -> None:
+def test_a_bad_picture_fails_alone_and_is_never_sent(encoder: Encoder) -> None:
     bad = Request("bad", (user(ref(b"not an image", "bad.png"), "What?"),))
     with fake_server.serving(always(answer)) as stub:
-        made = by_id(opened(stub, inputs).answer([bad, *requests(2)]))
+        made = by_id(opened(stub, encoder).answer([bad, *requests(2)]))
     assert made["bad"] == Failure("bad", "image", made["bad"].reason)  # type: ignore[union-attr]
     assert len(stub.seen) == 2
 
 
-def test_nobody_there_ends_the_run_after_bounded_tries(inputs: Inputs) -> None:
+def test_nobody_there_ends_the_run_after_bounded_tries(encoder: Encoder) -> None:
     gone = f"http://127.0.0.1:{http.free_port()}/v1"
     made: list[Outcome] = []
     with pytest.raises(RemoteError, match=r"cannot be reached.*3 tries.*same command again"):
-        made.extend(opened(gone, inputs, max_retries=2).answer(requests(50)))
+        made.extend(opened(gone, encoder, max_retries=2).answer(requests(50)))
     assert len(made) < 5
 
 
@@ -159,22 +159,22 @@ ENDS: dict[str, tuple[Step, type[Exception], str, int]] = {
 
 @pytest.mark.parametrize(("step", "kind", "said", "code"), ENDS.values(), ids=ENDS.keys())
 def test_what_is_wrong_for_all_rows_ends_the_run(
-    step: Step, kind: type[Exception], said: str, code: int, inputs: Inputs
+    step: Step, kind: type[Exception], said: str, code: int, encoder: Encoder
 ) -> None:
     more = {"watchdog_s": 0.5, "timeout_s": 2} if step is fake_server.hang else {}
     with fake_server.serving(always(step)) as stub, pytest.raises(kind, match=said) as raised:
-        list(opened(stub, inputs, max_retries=1, **more).answer(requests(60)))
+        list(opened(stub, encoder, max_retries=1, **more).answer(requests(60)))
     assert raised.value.exit_code == code  # type: ignore[attr-defined]
     assert len(stub.seen) < 40
 
 
-def test_a_server_that_answered_no_row_at_all_is_broken_however_few_there_were(inputs: Inputs) -> None:
+def test_a_server_that_answered_no_row_at_all_is_broken_however_few_there_were(encoder: Encoder) -> None:
     with fake_server.serving(always(status(500))) as stub, pytest.raises(RemoteError):
-        list(opened(stub, inputs, max_retries=1).answer(requests(1)))
+        list(opened(stub, encoder, max_retries=1).answer(requests(1)))
 
 
-def test_retry_after_is_waited_for_within_a_limit(inputs: Inputs) -> None:
-    one = opened("http://127.0.0.1:1/v1", inputs, retry_s=0.5)._base
+def test_retry_after_is_waited_for_within_a_limit(encoder: Encoder) -> None:
+    one = opened("http://127.0.0.1:1/v1", encoder, retry_s=0.5)._base
     row = requests(1)[0]
     assert one._pause(row, 0, http.Reply(429, b"", 7.0)) == 7
     assert one._pause(row, 0, http.Reply(429, b"", 3600.0)) == client.LONGEST_WAIT_S
@@ -183,27 +183,27 @@ def test_retry_after_is_waited_for_within_a_limit(inputs: Inputs) -> None:
     assert own[0] != one._pause(requests(2)[1], 0, http.NoReply("cut"))
 
 
-def test_a_redirect_is_not_followed_and_the_key_stays(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_is_not_followed_and_the_key_stays(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", KEY)
     with fake_server.serving(always(answer)) as other:
         moved = status(302, Location=f"{other.base_url}/chat/completions")
         with fake_server.serving(always(moved)) as stub, pytest.raises(RemoteError, match="302"):
-            list(opened(stub, inputs, api_key="${env:CANARY}").answer(requests(3)))
+            list(opened(stub, encoder, api_key="${env:CANARY}").answer(requests(3)))
     assert stub.seen[0][1]["Authorization"] == f"Bearer {KEY}"
     assert other.seen == []
 
 
-def test_whoever_stops_taking_requests_leaves_at_once(inputs: Inputs) -> None:
+def test_whoever_stops_taking_requests_leaves_at_once(encoder: Encoder) -> None:
     def stopped() -> Iterator[Request]:
         yield requests(1)[0]
         raise Interrupted("stopped")
 
     with fake_server.serving(always(fake_server.hang)) as stub, pytest.raises(Interrupted):
-        list(opened(stub, inputs, timeout_s=60, watchdog_s=60).answer(stopped()))
+        list(opened(stub, encoder, timeout_s=60, watchdog_s=60).answer(stopped()))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "turned"])
-def test_pictures_are_sent_as_we_decode_them(mode: str, inputs: Inputs) -> None:
+def test_pictures_are_sent_as_we_decode_them(mode: str, encoder: Encoder) -> None:
     image = picture(90, 70, seed=3)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -213,39 +213,39 @@ def test_pictures_are_sent_as_we_decode_them(mode: str, inputs: Inputs) -> None:
     data = encoded(image.convert("P"), "GIF") if mode == "P" else encoded(image, exif=turned)
     one = ref(data, mode)
     with fake_server.serving(always(answer)) as stub:
-        list(opened(stub, inputs).answer([Request("row", (user(one, "What?"),))]))
+        list(opened(stub, encoder).answer([Request("row", (user(one, "What?"),))]))
     (sent,) = fake_server.pictures(stub.seen[0][2])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(sent))), np.asarray(decode_rgb(one)))
 
 
 @pytest.mark.parametrize("size", [(96, 80), (300, 40), (64, 64), (33, 210)])
-def test_a_server_of_ours_gets_the_very_pixels_the_model_reads(size: tuple[int, int], inputs: Inputs) -> None:
+def test_a_server_of_ours_gets_the_very_pixels_the_model_reads(size: tuple[int, int], encoder: Encoder) -> None:
     row = (user("First", ref(picture(*size, seed=5), f"{size}"), "what?"),)
-    ours = inputs.prompt(row)
-    (sent,) = fake_server.pictures({"messages": messages(row, ours, inputs)})
+    ours = encoder.prompt(row)
+    (sent,) = fake_server.pictures({"messages": messages(row, ours, encoder)})
     image = Image.open(io.BytesIO(sent))
-    assert inputs.patcher.grid(image) == ours.pictures[0].grid
-    assert (inputs.patcher.patches(image) == ours.pictures[0].patches).all()
+    assert encoder.image_processor.grid(image) == ours.images[0].grid
+    assert (encoder.image_processor.patches(image) == ours.images[0].patches).all()
 
 
-def test_a_server_that_reads_another_prompt_is_found_out(inputs: Inputs) -> None:
+def test_a_server_that_reads_another_prompt_is_found_out(encoder: Encoder) -> None:
     row = requests(1)[0]
-    ids = list(inputs.prompt(row.conversation).rendered.ids)
+    ids = list(encoder.prompt(row.conversation).rendered.ids)
 
     def told(prompt: list[int]) -> Step:
         return lambda e: e.reply(200, fake_server.completion(e.body, "x", prompt_token_ids=prompt))
 
     with fake_server.serving(always(told(ids))) as stub:
-        (made,) = opened(stub, inputs, server="vllm").answer([row])
+        (made,) = opened(stub, encoder, server="vllm").answer([row])
     assert isinstance(made, Prediction)
-    assert stub.seen[0][2]["stop_token_ids"] == inputs.stop_ids
+    assert stub.seen[0][2]["stop_token_ids"] == encoder.stop_ids
     with fake_server.serving(always(told(ids[:-1]))) as stub, pytest.raises(IntegrityError, match="another prompt"):
-        list(opened(stub, inputs, server="vllm").answer([row]))
+        list(opened(stub, encoder, server="vllm").answer([row]))
 
 
-def adapted(stub: Stub, inputs: Inputs, **more: Any) -> ServerEngine:
+def adapted(stub: Stub, encoder: Encoder, **more: Any) -> ServerEngine:
     config = openai.Config(base_url=stub.base_url, served_adapter="tuned", **{**QUICK, **more})
-    return openai.open_engine(config, TINY, inputs, "fp32", Path("adapter"))
+    return openai.open_engine(config, TINY, encoder, "fp32", Path("adapter"))
 
 
 def says(base: float, tuned: float, wobble: float = 0.0) -> Script:
@@ -258,27 +258,27 @@ def says(base: float, tuned: float, wobble: float = 0.0) -> Script:
     return script
 
 
-def test_the_effect_of_a_served_adapter(inputs: Inputs) -> None:
+def test_the_effect_of_a_served_adapter(encoder: Encoder) -> None:
     with fake_server.serving(says(-0.5, -1.25)) as stub:
-        assert adapted(stub, inputs).adapter_delta(requests(2)) == pytest.approx(0.75)
+        assert adapted(stub, encoder).adapter_delta(requests(2)) == pytest.approx(0.75)
     assert [body["model"] for _, _, body in stub.seen] == ["tiny", "tuned", "tiny"] * 2
 
 
 @pytest.mark.parametrize("wobble", [0.0, 0.01])
-def test_a_server_that_ignores_the_adapter_is_found_out(wobble: float, inputs: Inputs) -> None:
+def test_a_server_that_ignores_the_adapter_is_found_out(wobble: float, encoder: Encoder) -> None:
     """Also where it computes no answer twice in exactly the same way."""
     with fake_server.serving(says(-0.5, -0.5, wobble)) as stub, pytest.raises(IntegrityError, match="without it"):
-        adapted(stub, inputs).adapter_delta(requests(4))
+        adapted(stub, encoder).adapter_delta(requests(4))
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_without_log_probabilities_the_texts_are_the_proof(ignored: bool, inputs: Inputs) -> None:
+def test_without_log_probabilities_the_texts_are_the_proof(ignored: bool, encoder: Encoder) -> None:
     def script(number: int, body: Body) -> Step:
         text = "same" if ignored else f"I am {body['model']}"
         return lambda e: e.reply(200, fake_server.completion(e.body, text, None))
 
     with fake_server.serving(script) as stub:
-        engine = adapted(stub, inputs, logprobs=False)
+        engine = adapted(stub, encoder, logprobs=False)
         if ignored:
             with pytest.raises(IntegrityError):
                 engine.adapter_delta(requests(2))
@@ -293,9 +293,9 @@ def test_a_key_in_the_config_is_refused_and_not_repeated(tmp_path: Path) -> None
     assert KEY not in str(raised.value)
 
 
-def test_a_key_that_is_not_there_is_named(inputs: Inputs) -> None:
+def test_a_key_that_is_not_there_is_named(encoder: Encoder) -> None:
     with pytest.raises(EnvironmentProblem, match="CANARY_NOT_SET is not set"):
-        opened("http://127.0.0.1:1/v1", inputs, api_key="${env:CANARY_NOT_SET}")
+        opened("http://127.0.0.1:1/v1", encoder, api_key="${env:CANARY_NOT_SET}")
 
 
 def predict(folder: Path, stub: Stub, **more: object) -> Any:

@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from vlmtune.errors import ImageError, IntegrityError
 from vlmtune.families import ImageLimits
 from vlmtune.families.qwen3_vl import FAMILY
-from vlmtune.processing.image_processor import Patcher, load_limits
+from vlmtune.processing.image_processor import ImageProcessor, load_limits
 
 LIMITS = {
     "qwen3": ImageLimits(16, 2, 2, 65_536, 16_777_216, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -40,10 +40,12 @@ def test_patches_equal_the_processor(kind: str, size: tuple[int, int]) -> None:
         image_mean=list(limits.mean),
         image_std=list(limits.std),
     )
-    image, patcher = picture(*size), Patcher(FAMILY, limits)
+    image, image_processor = picture(*size), ImageProcessor(FAMILY, limits)
     expected = oracle([image], return_tensors="pt")
-    assert patcher.grid(image) == tuple(expected["image_grid_thw"][0].tolist())
-    assert torch.equal(patcher.normalised(patcher.patches(image), torch.float32), expected["pixel_values"])
+    assert image_processor.grid(image) == tuple(expected["image_grid_thw"][0].tolist())
+    assert torch.equal(
+        image_processor.normalised(image_processor.patches(image), torch.float32), expected["pixel_values"]
+    )
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from(sorted(LIMITS)))
@@ -60,7 +62,7 @@ def test_sizes_equal_the_processor(height: int, width: int, kind: str) -> None:
 
 def test_too_narrow_an_image_is_named() -> None:
     with pytest.raises(ImageError, match="2000x5: one side is more than 200 times the other"):
-        Patcher(FAMILY, LIMITS["qwen3"]).grid(picture(2000, 5))
+        ImageProcessor(FAMILY, LIMITS["qwen3"]).grid(picture(2000, 5))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from vlmtune import registry
 from vlmtune.config import Config, load
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.modeling.loading import find_checkpoint
-from vlmtune.planning.lengths import Epoch, HeaderInputs, first_epoch, work_of
+from vlmtune.planning.lengths import Epoch, first_epoch, work_of
 from vlmtune.planning.plan import draw_up, estimate, shapes_of, survey
 from vlmtune.planning.shapes import GPUS, find_gpu
 from vlmtune.planning.text import render
-from vlmtune.processing.encoder import Inputs, Picture
+from vlmtune.processing.encoder import EncodedImage, Encoder, ImageHeaders
 from vlmtune.progress import Progress, Silent
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.packing import PackedSequence, Segment
@@ -61,12 +61,12 @@ def make_config(tmp_path: Path) -> Make:
 
 
 @pytest.fixture
-def large(make_config: Make, inputs: Inputs, tmp_path: Path) -> Make:
+def large(make_config: Make, encoder: Encoder, tmp_path: Path) -> Make:
     """The same rows for a folder with the 8B's config.json beside small tokenizer and processor files; no weights."""
     folder = tmp_path / "8b"
     folder.mkdir()
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "processor_config.json"):
-        (folder / name).write_bytes((inputs.checkpoint.folder / name).read_bytes())
+        (folder / name).write_bytes((encoder.checkpoint.folder / name).read_bytes())
     (folder / "config.json").write_bytes((ROOT / "tests" / "data" / "qwen3_vl" / "8b.json").read_bytes())
 
     def make(*sets: str) -> Config:
@@ -75,20 +75,22 @@ def large(make_config: Make, inputs: Inputs, tmp_path: Path) -> Make:
     return make
 
 
-def decoded(config: Config, inputs: Inputs) -> Epoch:
+def decoded(config: Config, encoder: Encoder) -> Epoch:
     """The epoch as training itself encodes it, pixels and all."""
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
     task = registry.load("tasks", config.task.name).TASK
-    return first_epoch(TrainingExamples(rows, task, config.task, inputs, config.training), config.dataset.target, QUIET)
+    return first_epoch(
+        TrainingExamples(rows, task, config.task, encoder, config.training), config.dataset.target, QUIET
+    )
 
 
 @pytest.mark.parametrize("target", ["each", "sample"])
-def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, inputs: Inputs, target: str) -> None:
+def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, encoder: Encoder, target: str) -> None:
     config = make_config(f"dataset.target={target}")
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
-    ours, training = survey(config, inputs.checkpoint, rows, QUIET), decoded(config, inputs)
+    ours, training = survey(config, encoder.checkpoint, rows, QUIET), decoded(config, encoder)
     assert ours.tokens.tolist() == training.tokens.tolist()
     assert ours.supervised.tolist() == training.supervised.tolist()
     assert ours.image_tokens.tolist() == training.image_tokens.tolist()
@@ -96,28 +98,28 @@ def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, 
     assert (ours.work.tokens < ours.tokens.sum()) == (target == "each"), "two captions share their picture"
 
 
-def test_a_picture_is_its_grid_and_its_file(inputs: Inputs) -> None:
-    small = HeaderInputs(inputs.checkpoint, TINY)
+def test_a_picture_is_its_grid_and_its_file(encoder: Encoder) -> None:
+    small = Encoder(encoder.checkpoint, TINY, ImageHeaders)
     lying = turned(picture(128, 64, 3))
 
-    def of(encoder: Inputs, data: bytes, where: str) -> Picture:
-        (made,) = encoder.lesson((user(ref(data, where)), assistant("Yes .")), "all", 4096).pictures
+    def of(encoder: Encoder, data: bytes, where: str) -> EncodedImage:
+        (made,) = encoder.training_example((user(ref(data, where)), assistant("Yes .")), "all", 4096).images
         return made
 
     first = of(small, lying, "one")
-    assert first.grid == of(inputs, lying, "lying").grid == (1, 8, 4)
+    assert first.grid == of(encoder, lying, "lying").grid == (1, 8, 4)
     assert of(small, lying, "the same file by another name").digest == first.digest
     assert of(small, turned(picture(128, 64, 4)), "another picture").digest != first.digest
 
 
-def test_pixels_are_not_decoded(make_config: Make, inputs: Inputs, tmp_path: Path) -> None:
+def test_pixels_are_not_decoded(make_config: Make, encoder: Encoder, tmp_path: Path) -> None:
     """A file whose header is whole and whose pixels are cut off is planned; training will name it."""
     cut = encoded(picture(90, 90, 9), "JPEG")
     (tmp_path / "0.img").write_bytes(cut[: len(cut) // 2])
     config = make_config()
     assert draw_up(config, QUIET, None, None)["epoch"]["visits"] == 12
     with pytest.raises(DataError, match="cannot be decoded"):
-        decoded(config, inputs)
+        decoded(config, encoder)
 
 
 def test_pairs_are_those_of_the_causal_mask_and_the_parent() -> None:

@@ -19,10 +19,10 @@ from vlmtune.distributed import SINGLE_PROCESS
 from vlmtune.errors import ConfigError
 from vlmtune.modeling.loading import load_model
 from vlmtune.planning.costs import NF4_BYTES, Setup, activation_bytes, base_bytes, flops, memory, trained_weights
-from vlmtune.planning.lengths import Epoch, HeaderInputs, Work, first_epoch
+from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.planning.plan import shapes_of
 from vlmtune.planning.shapes import Shapes, read_shapes
-from vlmtune.processing.encoder import Encoded, Inputs
+from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.progress import Progress, Silent
 from vlmtune.tasks import captioning
 from vlmtune.training.activation_checkpointing import ActivationCheckpointing
@@ -127,7 +127,7 @@ Trained = Callable[..., tuple[Any, Epoch]]
 
 
 @pytest.fixture
-def train_an_epoch(inputs: Inputs, tmp_path: Path) -> Trained:
+def train_an_epoch(encoder: Encoder, tmp_path: Path) -> Trained:
     """Real steps over 16 rows, or 8 with five captions each, under a watch; returns the same rows by their headers."""
 
     def run(watch: Any, lora: LoraConfig, precision: str = "fp32", layers: int = 0, target: str = "sample") -> Any:
@@ -137,29 +137,29 @@ def train_an_epoch(inputs: Inputs, tmp_path: Path) -> Trained:
             scenes.Config(references=columns, target=target, id="id"), "train", 8 if target == "each" else 16
         )
         parts = (rows, captioning.TASK, captioning.Config())
-        base: Any = load_model(inputs.checkpoint, "cpu", precision)
-        enable_packed_attention(base, inputs.checkpoint.family)
-        lessons = TrainingExamples(*parts, inputs, settings)
+        base: Any = load_model(encoder.checkpoint, "cpu", precision)
+        enable_packed_attention(base, encoder.checkpoint.family)
+        lessons = TrainingExamples(*parts, encoder, settings)
         steps = sample_batches(rows, target, 1, settings.batch_size, settings.seed)
         batches = [[lessons.encode(visit) for visit in visits] for visits in steps]
         if isinstance(watch, LiveBytes):
             watch.ignore([*base.parameters(), *base.buffers()])
         with watch:
-            take_steps(base, inputs, settings, batches, tmp_path, layers)
-        small = TrainingExamples(*parts, HeaderInputs(inputs.checkpoint, TINY), settings)
+            take_steps(base, encoder, settings, batches, tmp_path, layers)
+        small = TrainingExamples(*parts, Encoder(encoder.checkpoint, TINY, ImageHeaders), settings)
         return first_epoch(small, target, Progress(Silent()))
 
     return run
 
 
 def take_steps(
-    base: Any, inputs: Inputs, settings: TrainingConfig, batches: Sequence[Sequence[Encoded]], work: Path, layers: int
+    base: Any, encoder: Encoder, settings: TrainingConfig, batches: Sequence[Sequence[Encoded]], work: Path, layers: int
 ) -> None:
-    model = add_adapter(base, settings.lora, inputs.checkpoint.family, 0).train()
+    model = add_adapter(base, settings.lora, encoder.checkpoint.family, 0).train()
     weights = list(trainable(model).values())
     optimizer = torch.optim.AdamW(weights)
-    gradients = ForwardBackward(model.base_model.model, weights, inputs, "cpu", settings, work, SINGLE_PROCESS)
-    ActivationCheckpointing(model.base_model.model, inputs.checkpoint.family, gradients, layers, work)
+    gradients = ForwardBackward(model.base_model.model, weights, encoder, "cpu", settings, work, SINGLE_PROCESS)
+    ActivationCheckpointing(model.base_model.model, encoder.checkpoint.family, gradients, layers, work)
     for step, lessons in enumerate(batches):
         gradients.accumulate(lessons, sum(lesson.rendered.supervised for lesson in lessons), step)
         optimizer.step()
@@ -176,12 +176,12 @@ def take_steps(
     ids=["all layers", "two of them, 3 checkpointed, shared prefixes", "tower and merger, too"],
 )
 def test_flops_of_an_epoch_are_those_counted(
-    train_an_epoch: Trained, inputs: Inputs, lora: LoraConfig, layers: int, target: str
+    train_an_epoch: Trained, encoder: Encoder, lora: LoraConfig, layers: int, target: str
 ) -> None:
     """The counter takes attention without its mask, so ours is a little below it."""
     counter = FlopCounterMode(display=False)
     epoch: Any = train_an_epoch(counter, lora, layers=layers, target=target)
-    ours = sum(term.flops for term in flops(shapes_of(inputs.checkpoint), lora, epoch.work, layers))
+    ours = sum(term.flops for term in flops(shapes_of(encoder.checkpoint), lora, epoch.work, layers))
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
@@ -197,17 +197,17 @@ def test_flops_of_an_epoch_are_those_counted(
     ids=["fp32", "fp32, no dropout, 2 checkpointed", "bf16", "bf16, all checkpointed", "tower and merger, too"],
 )
 def test_memory_over_the_loaded_model_is_that_of_all_live_tensors(
-    train_an_epoch: Trained, inputs: Inputs, lora: LoraConfig, precision: str, layers: int
+    train_an_epoch: Trained, encoder: Encoder, lora: LoraConfig, precision: str, layers: int
 ) -> None:
     live = LiveBytes()
     epoch: Any = train_an_epoch(live, lora, precision, layers)
     setup = Setup(precision, lora, on_cpu=True)
-    assert memory(shapes_of(inputs.checkpoint), setup, epoch.kinds, layers).peak == pytest.approx(live.peak, rel=0.2)
+    assert memory(shapes_of(encoder.checkpoint), setup, epoch.kinds, layers).peak == pytest.approx(live.peak, rel=0.2)
 
 
-def test_trained_weights_are_those_of_the_adapter(inputs: Inputs) -> None:
-    shapes = shapes_of(inputs.checkpoint)
+def test_trained_weights_are_those_of_the_adapter(encoder: Encoder) -> None:
+    shapes = shapes_of(encoder.checkpoint)
     for lora in (LoraConfig(rank=4), ALL_PARTS, LoraConfig(use_dora=True, target_modules=["k_proj", "up_proj"])):
-        base = load_model(inputs.checkpoint, "cpu", "fp32")
-        adapter = trainable(add_adapter(base, lora, inputs.checkpoint.family, 0))
+        base = load_model(encoder.checkpoint, "cpu", "fp32")
+        adapter = trainable(add_adapter(base, lora, encoder.checkpoint.family, 0))
         assert trained_weights(shapes, lora) == sum(weight.numel() for weight in adapter.values())

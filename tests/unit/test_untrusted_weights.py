@@ -14,7 +14,7 @@ from sources import modules
 
 from vlmtune.errors import EnvironmentProblem, IntegrityError
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.training import checkpoints
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter
@@ -41,9 +41,9 @@ def trace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def folder(inputs: Inputs, tmp_path: Path) -> Path:
+def folder(encoder: Encoder, tmp_path: Path) -> Path:
     """The tiny checkpoint."""
-    return Path(shutil.copytree(inputs.checkpoint.folder, tmp_path / "checkpoint"))
+    return Path(shutil.copytree(encoder.checkpoint.folder, tmp_path / "checkpoint"))
 
 
 def opened(folder: Path) -> Any:
@@ -61,27 +61,27 @@ def test_pickled_weights_are_refused(kind: str, name: str, folder: Path, trace: 
     assert not trace.exists()
 
 
-def test_a_pickled_adapter_is_refused(inputs: Inputs, tmp_path: Path, trace: Path) -> None:
-    adapter = adapter_of(inputs, tmp_path / "adapter")
+def test_a_pickled_adapter_is_refused(encoder: Encoder, tmp_path: Path, trace: Path) -> None:
+    adapter = adapter_of(encoder, tmp_path / "adapter")
     (adapter / "adapter_model.safetensors").unlink()
     torch.save(Payload(trace), adapter / "adapter_model.bin")
     with pytest.raises(IntegrityError, match="needs adapter_config.json and adapter_model.safetensors"):
-        attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), adapter)
+        attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)
     assert not trace.exists()
 
 
 def test_an_adapter_names_no_module_to_be_imported(
-    inputs: Inputs, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PEFT imports what `megatron_core` names; the folder one stands in is where Python looks first."""
-    adapter = adapter_of(inputs, tmp_path / "adapter")
+    adapter = adapter_of(encoder, tmp_path / "adapter")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "planted.py").write_text(f"import pathlib; pathlib.Path({str(trace)!r}).touch()", encoding="utf-8")
     file = adapter / "adapter_config.json"
     written = {"megatron_config": {"tensor_model_parallel_size": 1}, "megatron_core": "planted"}
     file.write_text(json.dumps(json.loads(file.read_text()) | written))
     with pytest.raises(IntegrityError, match="megatron_core"):
-        attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), adapter)
+        attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)
     assert not trace.exists()
 
 
@@ -96,7 +96,7 @@ def test_code_that_lies_in_a_checkpoint_is_not_run(folder: Path, trace: Path) ->
         names = {kind: [f"planted.{kind}", None] if kind == "AutoTokenizer" else f"planted.{kind}" for kind in kinds}
         (folder / name).write_text(json.dumps(settings | {"auto_map": names}))
     config = ModelConfig(name=str(folder), device="cpu")
-    Inputs(find_checkpoint(config), config)
+    Encoder(find_checkpoint(config), config)
     opened(folder)
     assert not trace.exists()
 
@@ -113,8 +113,8 @@ def test_nothing_of_ours_opens_a_pickle_or_asks_for_remote_code() -> None:
             assert not (isinstance(node, ast.keyword) and node.arg == "trust_remote_code"), module.where
 
 
-def test_a_checkpoint_of_a_training_is_safetensors_and_json(inputs: Inputs, tmp_path: Path) -> None:
-    model = add_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(), inputs.checkpoint.family, 0)
+def test_a_checkpoint_of_a_training_is_safetensors_and_json(encoder: Encoder, tmp_path: Path) -> None:
+    model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), encoder.checkpoint.family, 0)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights)
     sum(weight.sum() for weight in weights).backward()  # type: ignore[union-attr]
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_a_training_is_safetensors_and_json(inputs: Inputs, tmp_
     assert {file.name for file in newest.iterdir()} == {"weights.safetensors", "moments.safetensors", "complete.json"}
 
 
-def adapter_of(inputs: Inputs, folder: Path) -> Path:
-    base = load_model(inputs.checkpoint, "cpu", "fp32")
-    save_adapter(add_adapter(base, LoraConfig(), inputs.checkpoint.family, 0), folder, TINY.name, None)
+def adapter_of(encoder: Encoder, folder: Path) -> Path:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    save_adapter(add_adapter(base, LoraConfig(), encoder.checkpoint.family, 0), folder, TINY.name, None)
     return folder

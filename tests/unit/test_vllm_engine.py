@@ -36,7 +36,7 @@ from vlmtune.modeling.loading import attach_adapter, load_model
 from vlmtune.pipeline import parity
 from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.session import Session
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.tasks import captioning
 from vlmtune.training.config import LoraConfig
 from vlmtune.training.lora import add_adapter, save_adapter, trainable
@@ -50,12 +50,12 @@ TOWER = r".*visual\.blocks.*(attn\.qkv|attn\.proj|mlp\.linear_fc[12])"
 LANGUAGE = r".*language_model.*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
-def make_adapter(folder: Path, inputs: Inputs, targets: str) -> Path:
+def make_adapter(folder: Path, encoder: Encoder, targets: str) -> Path:
     """An adapter whose both halves are random: smaller ones change no likeliest token."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    adapted = get_peft_model(load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(r=4, target_modules=targets))
+    adapted = get_peft_model(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(r=4, target_modules=targets))
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.15)
@@ -64,9 +64,9 @@ def make_adapter(folder: Path, inputs: Inputs, targets: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> Path:
+def adapter(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Path:
     """Of language model and vision tower."""
-    return make_adapter(tmp_path_factory.mktemp("adapter"), inputs, f"{LANGUAGE}|{TOWER}")
+    return make_adapter(tmp_path_factory.mktemp("adapter"), encoder, f"{LANGUAGE}|{TOWER}")
 
 
 @contextlib.contextmanager
@@ -175,11 +175,11 @@ def test_a_server_that_does_not_start_shows_its_log_without_the_key() -> None:
     assert KEY not in str(raised.value)
 
 
-def test_a_server_that_ends_by_itself_ends_the_run(inputs: Inputs) -> None:
+def test_a_server_that_ends_by_itself_ends_the_run(encoder: Encoder) -> None:
     with stand_in() as server:
         server.wait(30)
         where = client.Server(server.base_url, KEY, "tiny", "tiny", ours=False, look=server.look)
-        one = client.Client(vllm.Config(retry_s=0.01), where, inputs)
+        one = client.Client(vllm.Config(retry_s=0.01), where, encoder)
         row = Request("row", (user("Hello"),))
         assert isinstance(next(one.answer([row])), Prediction)
         os.killpg(server._process.pid, signal.SIGKILL)
@@ -232,10 +232,10 @@ def test_what_vllm_is_known_to_refuse_is_said_before_it_starts(
         served(tmp_path / "a")
 
 
-def make_dora(folder: Path, inputs: Inputs, std: float) -> Path:
+def make_dora(folder: Path, encoder: Encoder, std: float) -> Path:
     """An adapter that vLLM does not take; without spread it changes nothing."""
     model = add_adapter(
-        load_model(inputs.checkpoint, "cpu", "fp32"), LoraConfig(use_dora=True), inputs.checkpoint.family, 0
+        load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(use_dora=True), encoder.checkpoint.family, 0
     )
     torch.manual_seed(0)
     for name, weight in trainable(model).items():
@@ -246,14 +246,14 @@ def make_dora(folder: Path, inputs: Inputs, std: float) -> Path:
 
 
 def test_a_refused_adapter_is_merged_and_served_as_a_model(
-    environment: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    environment: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once: who asks again finds it merged. The untouched model is asked in its turn, never beside it. It stays while
     somebody has it open, whoever owns the run; then `runs gc` may free it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(CONFIG + f"inference: {{engine: vllm, python: {environment}}}\n")
     session = Session(load("c.yaml", ["training.precision=fp32", "dataset.limit.test=4"]).config)
-    dora = make_dora(tmp_path / "dora", inputs, 0.1)
+    dora = make_dora(tmp_path / "dora", encoder, 0.1)
 
     def started() -> list[str]:
         return (tmp_path / "started").read_text().splitlines()
@@ -290,34 +290,34 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
         with session.folder.locked(), pytest.raises(FolderLocked, match="another process exports"):
             open_engine(session, dora)
     with pytest.raises(IntegrityError, match="changes nothing"):
-        open_engine(session, make_dora(tmp_path / "dead", inputs, 0.0))
+        open_engine(session, make_dora(tmp_path / "dead", encoder, 0.0))
 
 
-def test_the_server_is_made_for_the_adapter(adapter: Path, tmp_path: Path, inputs: Inputs) -> None:
+def test_the_server_is_made_for_the_adapter(adapter: Path, tmp_path: Path, encoder: Encoder) -> None:
     file = adapter / "adapter_config.json"
     shutil.copytree(adapter, tmp_path / "a")
     uneven = json.loads(file.read_text()) | {"rank_pattern": {"q": 40}}
     (tmp_path / "a/adapter_config.json").write_text(json.dumps(uneven))
     assert (served(adapter).max_rank, served(tmp_path / "a").max_rank) == (8, 64)
-    made = make_adapter(tmp_path / "language", inputs, LANGUAGE)
+    made = make_adapter(tmp_path / "language", encoder, LANGUAGE)
     config = vllm.Config(concurrency=7, context=2048, arguments=["--last"])
     for folder, vision in ((adapter, True), (made, False)):
-        words = vllm.arguments(config, TINY, inputs, "fp32", REAL, served(folder))
+        words = vllm.arguments(config, TINY, encoder, "fp32", REAL, served(folder))
         assert ("--enable-tower-connector-lora" in words) is vision
         assert int(words[words.index("--max-loras") + 1]) >= 2
         assert words[-1] == "--last"
-    assert "--enable-lora" not in vllm.arguments(config, TINY, inputs, "fp32", REAL, None)
+    assert "--enable-lora" not in vllm.arguments(config, TINY, encoder, "fp32", REAL, None)
     assert served(adapter).name != served(made).name
 
 
-def test_answers_that_differ_are_told_by_place_gap_and_size(inputs: Inputs) -> None:
+def test_answers_that_differ_are_told_by_place_gap_and_size(encoder: Encoder) -> None:
     """The hf engine's own answer parts nowhere; one with a token exchanged parts exactly there."""
-    model = load_model(inputs.checkpoint, "cpu", "fp32")
+    model = load_model(encoder.checkpoint, "cpu", "fp32")
     row = requests(1)[0]
-    prompt = inputs.prompt(row.conversation)
-    ids = tuple(answer_ids(model, inputs, row))
+    prompt = encoder.prompt(row.conversation)
+    ids = tuple(answer_ids(model, encoder, row))
     spoiled = (*ids[:3], ids[3] + 1, *ids[4:])
-    few = tuple(token for n, token in enumerate(prompt.rendered.ids) if token != inputs.renderer.image_id or n % 2)
+    few = tuple(token for n, token in enumerate(prompt.rendered.ids) if token != encoder.renderer.image_id or n % 2)
 
     class Told:
         def __init__(self, ids: tuple[int, ...], prompt_ids: tuple[int, ...]) -> None:
@@ -326,19 +326,19 @@ def test_answers_that_differ_are_told_by_place_gap_and_size(inputs: Inputs) -> N
         def token_outputs(self, requests: list[Request]) -> list[tuple[Request, client.Answer]]:
             return [(request, self.answer) for request in requests]
 
-    same = parity.examine(Told(ids, prompt.rendered.ids), model, inputs, [row])
+    same = parity.examine(Told(ids, prompt.rendered.ids), model, encoder, [row])
     assert same.agrees
-    other = parity.examine(Told(spoiled, prompt.rendered.ids), model, inputs, [row])
+    other = parity.examine(Told(spoiled, prompt.rendered.ids), model, encoder, [row])
     divergence = other.rows[0].divergence
     assert divergence is not None
     assert (divergence.token, divergence.ours, divergence.theirs) == (3, ids[3], ids[3] + 1)
     assert divergence.gap > 0.1
     assert not other.agrees
-    assert "token 4 of" in parity.render(other, inputs.renderer.text)
+    assert "token 4 of" in parity.render(other, encoder.renderer.text)
     assert other.rows[0].same(divergence.gap * 1.01)
-    smaller = parity.examine(Told(ids, few), model, inputs, [row])
+    smaller = parity.examine(Told(ids, few), model, encoder, [row])
     assert not smaller.agrees
-    assert "image tokens" in parity.render(smaller, inputs.renderer.text)
+    assert "image tokens" in parity.render(smaller, encoder.renderer.text)
 
 
 def requests(count: int) -> list[Request]:
@@ -347,19 +347,19 @@ def requests(count: int) -> list[Request]:
     return [Request(row.id, captioning.TASK.ask(captioning.Config(), row)) for row in rows]
 
 
-def answer_ids(model: Any, inputs: Inputs, request: Request) -> list[int]:
+def answer_ids(model: Any, encoder: Encoder, request: Request) -> list[int]:
     from vlmtune.processing.encoder import collate
 
-    tensors = collate([inputs.prompt(request.conversation)], inputs, "left", "cpu", model.dtype)
+    tensors = collate([encoder.prompt(request.conversation)], encoder, "left", "cpu", model.dtype)
     made = model.generate(
-        **tensors, max_new_tokens=24, do_sample=False, eos_token_id=inputs.stop_ids, pad_token_id=inputs.stop_ids[0]
+        **tensors, max_new_tokens=24, do_sample=False, eos_token_id=encoder.stop_ids, pad_token_id=encoder.stop_ids[0]
     )
     answer: list[int] = made[0, tensors["input_ids"].shape[1] :].tolist()
     return answer
 
 
 @pytest.fixture(scope="module")
-def real(adapter: Path, inputs: Inputs) -> Iterator[ServerEngine]:
+def real(adapter: Path, encoder: Encoder) -> Iterator[ServerEngine]:
     """One server for all tests below: it needs a minute to start."""
     if not has_vllm(REAL):
         pytest.skip("vLLM's environment is not there: make vllm-env")
@@ -369,7 +369,7 @@ def real(adapter: Path, inputs: Inputs) -> Iterator[ServerEngine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_COMPILE_DISABLE", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
-        engine = vllm.open_engine(config, TINY, inputs, "fp32", adapter)
+        engine = vllm.open_engine(config, TINY, encoder, "fp32", adapter)
         yield engine
         engine.close()
 
@@ -378,22 +378,22 @@ ROWS = 64
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])
-def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter: Path, inputs: Inputs) -> None:
+def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter: Path, encoder: Encoder) -> None:
     asked = requests(ROWS)
     two = user(ref(picture(96, 80)), "and", ref(picture(60, 130), "2"), "Compare them.")
     asked.append(Request("two pictures", (two,)))
     asked.append(Request("no picture", (user("What is red?"),)))
-    model = attach_adapter(load_model(inputs.checkpoint, "cpu", "fp32"), adapter)
-    engine = hf.HfEngine(hf.Config(max_new_tokens=24), inputs, model, "cpu", "fp32", adapted=True)
+    model = attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)
+    engine = hf.HfEngine(hf.Config(max_new_tokens=24), encoder, model, "cpu", "fp32", adapted=True)
     with contextlib.ExitStack() as stack:
         if side == "base":
             stack.enter_context(real.adapter_disabled())
             stack.enter_context(engine.adapter_disabled())
-        found = parity.examine(real, model, inputs, asked)
+        found = parity.examine(real, model, encoder, asked)
         made = {outcome.id: outcome for outcome in real.answer(asked)}
         ours = {outcome.id: outcome for outcome in engine.answer(asked)}
     assert len(found.rows) == ROWS + 2
-    assert found.agrees, parity.render(found, inputs.renderer.text)
+    assert found.agrees, parity.render(found, encoder.renderer.text)
     same = [row.id for row in found.rows if row.divergence is None]
     assert len(same) > ROWS / 2
     for name in same:
@@ -404,7 +404,7 @@ def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter:
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
 
 
-def test_the_real_vllm_shows_the_adapters_effect(real: ServerEngine, inputs: Inputs) -> None:
+def test_the_real_vllm_shows_the_adapters_effect(real: ServerEngine, encoder: Encoder) -> None:
     effect = real.adapter_delta(requests(2))
     assert effect is not None
     assert effect > 0.1
@@ -436,7 +436,7 @@ def test_rows_of_both_models_in_one_batch_keep_their_own_model(real: ServerEngin
 
 
 def test_the_real_vllm_refuses_an_adapter_and_lives(
-    real: ServerEngine, adapter: Path, tmp_path: Path, inputs: Inputs
+    real: ServerEngine, adapter: Path, tmp_path: Path, encoder: Encoder
 ) -> None:
     shutil.copytree(adapter, tmp_path / "big")
     file = tmp_path / "big/adapter_config.json"
@@ -448,8 +448,8 @@ def test_the_real_vllm_refuses_an_adapter_and_lives(
     assert isinstance(next(real.answer(requests(1))), Prediction)
 
 
-def test_a_quantised_model_is_not_served_as_another(inputs: Inputs) -> None:
+def test_a_quantised_model_is_not_served_as_another(encoder: Encoder) -> None:
     """Neither for answering nor for `vlmtune serve`, which both ask for this command."""
     quantised = TINY.model_copy(update={"quantization": "nf4"})
     with pytest.raises(ConfigError, match=r"does not serve model.quantization=nf4 .* inference.engine=hf"):
-        vllm.arguments(vllm.Config(), quantised, inputs, "bf16", Path("python"), None)
+        vllm.arguments(vllm.Config(), quantised, encoder, "bf16", Path("python"), None)

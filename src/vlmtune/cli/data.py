@@ -35,7 +35,7 @@ def check(
         asked = Check(
             session.config,
             session.task,
-            session.inputs.checkpoint,
+            session.encoder.checkpoint,
             folder / ".vlmtune" / CACHE,
             session.progress,
             session.stop,

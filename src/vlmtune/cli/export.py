@@ -63,7 +63,7 @@ def check_parity(config: str, sets: list[str] | None, count: int, adapter: Path 
 
     session = Session(load_config(config, sets).config)
     found = agree(session, count, adapter)
-    print(json.dumps(found.to_json()) if as_json else render(found, session.inputs.renderer.text))
+    print(json.dumps(found.to_json()) if as_json else render(found, session.encoder.renderer.text))
     if not found.agrees:
         raise IntegrityError("the two engines do not give the same answers")
 

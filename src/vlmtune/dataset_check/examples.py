@@ -13,8 +13,7 @@ from vlmtune.data import Rows, SplitRole, open_role
 from vlmtune.dataset_check.findings import Finding, Place
 from vlmtune.dataset_check.image_index import Facts, Pictures
 from vlmtune.errors import DataError, ExampleTooLong, ImageError
-from vlmtune.modeling.loading import Checkpoint, ModelConfig
-from vlmtune.processing.encoder import Encoded, Inputs, Picture
+from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.types import Conversation, Example, ImageRef, Turn
@@ -122,17 +121,6 @@ def whole(config: Config, role: SplitRole) -> Rows:
     return open_role(config.dataset.model_copy(update={"max_bad_fraction": 1.0}), role)
 
 
-class SizedInputs(Inputs):
-    """Encodes conversations whose pictures are known by their sizes: exact tokens, and no pixel of it."""
-
-    def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
-        super().__init__(checkpoint, model)
-        self.sizes: dict[str, Size] = {}
-
-    def _picture(self, ref: ImageRef) -> Picture:
-        return Picture(None, self.patcher.grid_of(*self.sizes[ref.where]), b"")  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True, slots=True)
 class Length:
     """Tokens of one lesson or prompt."""
@@ -169,7 +157,7 @@ class Reader:
     task: Task
     role: str
     rows: Rows
-    inputs: SizedInputs
+    encoder: Encoder
     pictures: Pictures
     teaches: bool
     answered: bool
@@ -196,14 +184,9 @@ class Reader:
         sizes = self._sizes(example, looked, place)
         if len(sizes) < len(example.images):
             return looked  # what remains needs all pictures
-        self.inputs.sizes.update(sizes)
-        try:
-            for kind, what in [*label_mistakes(self.config, example), *box_mistakes(self.config, example, sizes)]:
-                found(kind, what)
-            self._encode(looked, found, example, examples, sizes)
-        finally:
-            for where in sizes:
-                self.inputs.sizes.pop(where, None)
+        for kind, what in [*label_mistakes(self.config, example), *box_mistakes(self.config, example, sizes)]:
+            found(kind, what)
+        self._encode(looked, found, example, examples, sizes)
         return looked
 
     def _sizes(self, example: Example, looked: Looked, place: Place) -> dict[str, Size]:
@@ -228,7 +211,7 @@ class Reader:
         self, looked: Looked, found: Any, example: Example, examples: Sequence[Example], sizes: Mapping[str, Size]
     ) -> None:
         """Tokens of every lesson, and of the prompt; what cannot be made is a finding, each reason once."""
-        lessons = TrainingExamples(self.rows, self.task, self.config.task, self.inputs, self.config.training)
+        lessons = TrainingExamples(self.rows, self.task, self.config.task, self.encoder, self.config.training)
         known = {each.kind for each in looked.findings}
         said: set[str] = set()
 
@@ -244,39 +227,34 @@ class Reader:
                 said.add(str(error))
                 return None
 
-        one = _without_pixels(example, sizes)
+        one = _with_sizes(example, sizes)
         prompt = attempt(lambda: self.task.ask(self.config.task, one))
         if prompt is not None:
             looked.asked = _asked(prompt)
         if self.answered and prompt is not None:
             attempt(lambda: self.task.truth(self.config.task, one))
-            encoded = attempt(lambda: self.inputs.prompt(prompt))
+            encoded = attempt(lambda: self.encoder.prompt(prompt))
             if encoded is not None and not self.teaches:
                 looked.lengths.append(self._length(encoded))
         for taught in examples:
-            encoded = attempt(lambda lesson=taught: lessons.encode_example(_without_pixels(lesson, sizes)))
+            encoded = attempt(lambda lesson=taught: lessons.encode_example(_with_sizes(lesson, sizes)))
             if encoded is not None:
                 looked.lengths.append(self._length(encoded))
 
     def _length(self, encoded: Encoded) -> Length:
-        pictures = sum(self.inputs.patcher.tokens(picture.grid) for picture in encoded.pictures)
-        return Length(len(encoded), pictures, encoded.rendered.supervised)
+        return Length(len(encoded), self.encoder.image_tokens(encoded), encoded.rendered.supervised)
 
 
-def _without_pixels(example: Example, sizes: Mapping[str, Size]) -> Example:
-    """The example with blank pictures of the right size: a task may ask for that, and decoding once is enough."""
-    from PIL import Image
+def _with_sizes(example: Example, sizes: Mapping[str, Size]) -> Example:
+    """The example with images of known size: they are decoded already, and no file is read again."""
 
-    def blank(ref: ImageRef) -> ImageRef:
-        return ImageRef(ref.where, lambda: Image.new("RGB", sizes[ref.where]))
+    def sized(part: Any) -> Any:
+        return replace(part, size=sizes[part.where]) if isinstance(part, ImageRef) else part
 
-    turns = None
-    if example.turns is not None:
-        turns = tuple(
-            Turn(turn.role, tuple(blank(part) if isinstance(part, ImageRef) else part for part in turn.content))
-            for turn in example.turns
-        )
-    return replace(example, images=tuple(blank(ref) for ref in example.images), turns=turns)
+    turns = example.turns
+    if turns is not None:
+        turns = tuple(Turn(turn.role, tuple(map(sized, turn.content))) for turn in turns)
+    return replace(example, images=tuple(map(sized, example.images)), turns=turns)
 
 
 def _asked(conversation: Conversation) -> bytes:

@@ -58,7 +58,7 @@ def settings_key(config: Config, preprocessing: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """The quarantine of a run folder, for one config and what happens to its images and texts (`Inputs.facts`)."""
+    """The quarantine of a run folder, for one config and what happens to its images and texts (`Encoder.facts`)."""
 
     folder: Path
     config: Config

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.config import Config
-from vlmtune.dataset_check.examples import Reader, SizedInputs
+from vlmtune.dataset_check.examples import Reader
 from vlmtune.dataset_check.findings import KINDS, Finding, bad_rows, first_reasons
 from vlmtune.dataset_check.image_index import Pictures
 from vlmtune.dataset_check.leakage import Told, copies, leaks, near_copies, near_leaks, shared
@@ -29,6 +29,7 @@ from vlmtune.dataset_check.splits import Part, parts_of
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.modeling.loading import Checkpoint
 from vlmtune.prefetch import Prefetch
+from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
@@ -62,9 +63,9 @@ class Check:
     stop: StopRequest
 
     @functools.cached_property
-    def inputs(self) -> SizedInputs:
+    def encoder(self) -> Encoder:
         """What encodes the rows."""
-        return SizedInputs(self.checkpoint, self.config.model)
+        return Encoder(self.checkpoint, self.config.model, ImageHeaders)
 
     def run(self, before: Path) -> tuple[dict[str, Any], list[Part]]:
         """Everything found, as plain values, and the parts whose rows could be opened.
@@ -91,7 +92,7 @@ class Check:
 
     def _key(self, parts: Sequence[Part]) -> str:
         """Hash of all that the result depends on."""
-        facts = self.inputs.facts()
+        facts = self.encoder.facts()
         known = [
             SCHEMA_VERSION,
             [
@@ -111,7 +112,7 @@ class Check:
     def _look(self, part: Part, pictures: Pictures) -> None:
         assert part.rows is not None
         teaches, answered = not part.further and part.role != "test", part.role == "test" or part.evaluated
-        reader = Reader(part.config, part.task, part.name, part.rows, self.inputs, pictures, teaches, answered)
+        reader = Reader(part.config, part.task, part.name, part.rows, self.encoder, pictures, teaches, answered)
         batches = [range(start, min(start + TOGETHER, part.count)) for start in range(0, part.count, TOGETHER)]
         with (
             Prefetch(reader.look, batches, len(os.sched_getaffinity(0))) as feed,
@@ -135,7 +136,7 @@ def check(asked: Check, folder: Path) -> dict[str, Any]:
         compared = {part.name: part.fingerprint for part in parts if part.evaluated and part.name != "train"}
         for part in parts:
             if part.rows is not None and part.config.dataset.max_bad_fraction > 0:
-                quarantine = Quarantine(folder, part.config, asked.inputs.facts())
+                quarantine = Quarantine(folder, part.config, asked.encoder.facts())
                 bad = first_reasons(found["findings"], part.name)
                 quarantine.keep(part.name, part.rows, bad, CHECK, compared if part.name == "train" else None)
     return found

@@ -15,9 +15,8 @@ from vlmtune.data import Rows, SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.images import size_of
 from vlmtune.modeling.loading import Checkpoint
-from vlmtune.planning.lengths import HeaderInputs
 from vlmtune.processing.chat_template import images_of
-from vlmtune.processing.encoder import Encoded
+from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.types import Conversation, Turn
@@ -47,18 +46,18 @@ class Shown:
         """
         if not 0 <= row < len(self.rows):
             raise ConfigError(f"--row counts from 0 to {len(self.rows) - 1} in the {role} rows (got {row})")
-        inputs = HeaderInputs(self.checkpoint, self.config.model)
+        encoder = Encoder(self.checkpoint, self.config.model, ImageHeaders)
         example, task = self.rows[row], self.config.task
         prompt = self.task.ask(task, example)
-        lessons = TrainingExamples(self.rows, self.task, task, inputs, self.config.training)
+        lessons = TrainingExamples(self.rows, self.task, task, encoder, self.config.training)
         made: list[dict[str, Any]] = []
         if role == "test":
-            made.append({"target": None, **self._encoded(inputs, inputs.prompt(prompt))})
+            made.append({"target": None, **self._encoded(encoder, encoder.prompt(prompt))})
         else:
             for n in range(self.rows.target_count(row)):
                 taught = self.rows.with_target(row, n)
                 target = self.task.teach(task, taught)
-                made.append({"target": target, **self._encoded(inputs, lessons.encode_example(taught))})
+                made.append({"target": target, **self._encoded(encoder, lessons.encode_example(taught))})
         return {
             "schema_version": SCHEMA_VERSION,
             "role": role,
@@ -66,32 +65,32 @@ class Shown:
             "id": example.id,
             "references": example.truth["references"],
             "conversation": [_plain(turn) for turn in prompt],
-            "pictures": list(self._pictures(inputs, prompt)),
+            "pictures": list(self._pictures(encoder, prompt)),
             "encoded": made,
         }
 
-    def _pictures(self, inputs: HeaderInputs, conversation: Conversation) -> Iterator[dict[str, Any]]:
-        patch = inputs.patcher.limits.patch
+    def _pictures(self, encoder: Encoder, conversation: Conversation) -> Iterator[dict[str, Any]]:
+        patch = encoder.image_processor.limits.patch
         for ref in images_of(conversation):
             width, height = size_of(ref)
-            grid = inputs.patcher.grid_of(width, height)
+            grid = encoder.image_processor.grid_of(width, height)
             yield {
                 "where": ref.where,
                 "size": [width, height],
                 "resized": [grid[2] * patch, grid[1] * patch],
                 "grid": list(grid),
-                "tokens": inputs.patcher.tokens(grid),
+                "tokens": encoder.image_processor.tokens(grid),
             }
 
-    def _encoded(self, inputs: HeaderInputs, encoded: Encoded) -> dict[str, Any]:
+    def _encoded(self, encoder: Encoder, encoded: Encoded) -> dict[str, Any]:
         """Tokens in segments that are all learnt, all not, or one picture, with their positions."""
-        merge, image = inputs.patcher.limits.merge, inputs.renderer.image_id
-        ids, trained = encoded.rendered.ids, encoded.rendered.trained
-        grids = [picture.grid for picture in encoded.pictures]
+        merge, image = encoder.image_processor.limits.merge, encoder.renderer.image_id
+        ids, trained = encoded.rendered.ids, encoded.rendered.loss_mask
+        grids = [picture.grid for picture in encoded.images]
         places = self.checkpoint.family.positions(ids, image, grids, merge)
         tokenizer = _tokenizer(self.checkpoint)
         segments = []
-        for start, end in _stretches(ids, trained, image, [inputs.patcher.tokens(grid) for grid in grids]):
+        for start, end in _stretches(ids, trained, image, [encoder.image_processor.tokens(grid) for grid in grids]):
             picture = ids[start] == image
             segments.append(
                 {

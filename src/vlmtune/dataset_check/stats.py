@@ -16,9 +16,8 @@ from vlmtune.dataset_check.runner import TOGETHER, spread
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
 from vlmtune.modeling.loading import Checkpoint
-from vlmtune.planning.lengths import HeaderInputs
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded
+from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
@@ -76,11 +75,11 @@ def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progr
     Raises:
         DataError: a split cannot be opened.
     """
-    inputs = HeaderInputs(checkpoint, config.model)
+    encoder = Encoder(checkpoint, config.model, ImageHeaders)
     roles = []
     for role in ROLES:
         rows = whole(config, role)
-        reader = _Reader(config, task, role, rows, inputs)
+        reader = _Reader(config, task, role, rows, encoder)
         batches = [range(at, min(at + TOGETHER, len(rows))) for at in range(0, len(rows), TOGETHER)]
         sums = _Sums()
         with (
@@ -101,7 +100,7 @@ class _Reader:
     task: Task
     role: SplitRole
     rows: Rows
-    inputs: HeaderInputs
+    encoder: Encoder
 
     def read(self, row: int) -> "_Row | str":
         """A row in numbers, or why it cannot be used; from any thread."""
@@ -111,10 +110,10 @@ class _Reader:
             truth = self.task.truth(self.config.task, example) if "labels" in self.config.task.model_dump() else {}
             return _Row(
                 [len(one) for one in encoded],
-                sum(self.inputs.patcher.tokens(picture.grid) for one in encoded for picture in one.pictures),
+                sum(map(self.encoder.image_tokens, encoded)),
                 sum(one.rendered.supervised for one in encoded),
                 [size_of(ref) for ref in example.images],
-                [picture.digest for picture in encoded[0].pictures],
+                [image.digest for image in encoded[0].images],
                 [len(text.split()) for text in example.truth["references"]],
                 truth.get("label"),
             )
@@ -124,9 +123,9 @@ class _Reader:
     def _encoded(self, row: int) -> Iterator[Encoded]:
         task = self.config.task
         if self.role == "test":
-            yield self.inputs.prompt(self.task.ask(task, self.rows[row]))
+            yield self.encoder.prompt(self.task.ask(task, self.rows[row]))
             return
-        lessons = TrainingExamples(self.rows, self.task, task, self.inputs, self.config.training)
+        lessons = TrainingExamples(self.rows, self.task, task, self.encoder, self.config.training)
         for n in range(self.rows.target_count(row)):
             yield lessons.encode_example(self.rows.with_target(row, n))
 

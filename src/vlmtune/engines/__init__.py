@@ -1,7 +1,7 @@
 """Requests to outcomes. An engine is a file here with `Config` (extends `InferenceConfig`) and `open_engine`.
 
-`open_engine(config, model, inputs, precision, adapter) -> Engine`. An engine yields exactly one outcome per request, in
-any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
+`open_engine(config, model, encoder, precision, adapter) -> Engine`. An engine yields exactly one outcome per request,
+in any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence

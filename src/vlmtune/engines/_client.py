@@ -27,7 +27,7 @@ from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityE
 from vlmtune.types import Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
-    from vlmtune.processing.encoder import Encoded, Inputs
+    from vlmtune.processing.encoder import Encoded, Encoder
 import time
 from collections.abc import Container
 from contextlib import contextmanager
@@ -198,10 +198,10 @@ class _Refused:
 class Client:
     """Asks one model of one server."""
 
-    def __init__(self, config: ClientConfig, server: Server, inputs: "Inputs") -> None:
+    def __init__(self, config: ClientConfig, server: Server, encoder: "Encoder") -> None:
         self._config = config
         self._server = server
-        self._inputs = inputs
+        self._encoder = encoder
         self._over = threading.Event()
 
     def answer(self, requests: Iterable[Request]) -> Outcomes:
@@ -276,8 +276,8 @@ class Client:
             )
         text = made.text
         if self._server.ours and made.ids is not None:
-            stops = self._inputs.stop_ids
-            text = self._inputs.renderer.text([token for token in made.ids if token not in stops])
+            stops = self._encoder.stop_ids
+            text = self._encoder.renderer.text([token for token in made.ids if token not in stops])
         # Some servers leave out the end of turn; then it is not known which tokens the values belong to.
         logprobs = made.logprobs if made.logprobs is not None and len(made.logprobs) == made.tokens else None
         return Prediction(
@@ -295,8 +295,8 @@ class Client:
     def _ask(self, request: Request, asked: Mapping[str, Any]) -> Answer | Failure | _Lost | _Refused:
         """Ask until there is an answer, a refusal, or no try left."""
         try:
-            encoded = self._inputs.prompt(request.conversation) if self._server.ours else None
-            said = messages(request.conversation, encoded, self._inputs)
+            encoded = self._encoder.prompt(request.conversation) if self._server.ours else None
+            said = messages(request.conversation, encoded, self._encoder)
         except ImageError as error:
             return Failure(request.id, "image", str(error))
         except DataError as error:
@@ -307,7 +307,7 @@ class Client:
             return Failure(request.id, "prompt", full)
         body = {"model": self._server.model, "messages": said, **asked}
         if self._server.ours:
-            body |= {"return_token_ids": True, "stop_token_ids": self._inputs.stop_ids}
+            body |= {"return_token_ids": True, "stop_token_ids": self._encoder.stop_ids}
         reason, nobody = "", False
         tries = self._config.max_retries + 1
         for attempt in range(tries):
@@ -338,7 +338,7 @@ class Client:
             raise IntegrityError(
                 f"row {request.id}: the server reads another prompt than training does ({len(made.prompt_ids)} tokens "
                 f"instead of {len(encoded.rendered.ids)}): its chat template or image sizes are not those of "
-                f"{self._inputs.checkpoint.name}"
+                f"{self._encoder.checkpoint.name}"
             )
         return made
 

@@ -19,8 +19,8 @@ from vlmtune.types import Conversation, ImageRef
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vlmtune.processing.encoder import Encoded, Inputs, Picture
-    from vlmtune.processing.image_processor import Patcher
+    from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
+    from vlmtune.processing.image_processor import ImageProcessor
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +78,23 @@ class _Completion(BaseModel):
     prompt_token_ids: list[int] | None = None
 
 
-def messages(conversation: Conversation, encoded: "Encoded | None", inputs: "Inputs") -> list[dict[str, Any]]:
+def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "Encoder") -> list[dict[str, Any]]:
     """The conversation as chat messages.
 
     Args:
         conversation: ends with a user turn.
         encoded: where given, its pictures are sent at the size at which the model reads them.
-        inputs: what encoded it.
+        encoder: what encoded it.
 
     Raises:
         ImageError: an image cannot be decoded.
     """
-    resized = iter(encoded.pictures if encoded is not None else ())
+    resized = iter(encoded.images if encoded is not None else ())
 
     def part(content: str | ImageRef) -> dict[str, Any]:
         if isinstance(content, str):
             return {"type": "text", "text": content}
-        image = decode_rgb(content) if encoded is None else _as_read(next(resized), inputs.patcher)
+        image = decode_rgb(content) if encoded is None else _as_read(next(resized), encoder.image_processor)
         return {"type": "image_url", "image_url": {"url": _data_url(image)}}
 
     return [{"role": turn.role, "content": [part(content) for content in turn.content]} for turn in conversation]
@@ -134,13 +134,14 @@ def read_answer(body: bytes, name: str) -> Answer | str:
     )
 
 
-def _as_read(picture: "Picture", patcher: "Patcher") -> "Image":
-    """The resized image that patches [rows * columns, 3, patch, patch] were cut from: the cut of `pixels`, undone."""
+def _as_read(image: "EncodedImage", image_processor: "ImageProcessor") -> "Image":
+    """The resized image that patches [rows * columns, 3, patch, patch] come from: undoes `ImageProcessor.patches`."""
     from PIL import Image
 
-    _, rows, columns = picture.grid
-    size, merge = patcher.limits.patch, patcher.limits.merge
-    blocks = picture.patches.reshape(rows // merge, columns // merge, merge, merge, 3, size, size)
+    assert image.patches is not None, "this encoder decodes"
+    _, rows, columns = image.grid
+    size, merge = image_processor.limits.patch, image_processor.limits.merge
+    blocks = image.patches.reshape(rows // merge, columns // merge, merge, merge, 3, size, size)
     pixels = blocks.permute(0, 2, 5, 1, 3, 6, 4).reshape(rows * size, columns * size, 3)
     return Image.fromarray(pixels.contiguous().numpy())
 

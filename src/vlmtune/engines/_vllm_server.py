@@ -24,7 +24,7 @@ from vlmtune.engines._http import SERVER_KEY, with_environment
 from vlmtune.errors import EnvironmentProblem, RemoteError
 
 if TYPE_CHECKING:
-    from vlmtune.processing.encoder import Inputs
+    from vlmtune.processing.encoder import Encoder
 import hashlib
 from dataclasses import dataclass
 
@@ -120,7 +120,7 @@ def install_command(gpu: bool) -> str:
 
 def command(
     python: Path,
-    inputs: "Inputs",
+    encoder: "Encoder",
     precision: str,
     adapter: Served | None,
     limits: Mapping[str, int | None],
@@ -130,13 +130,13 @@ def command(
 
     Args:
         python: of vLLM's environment.
-        inputs: of the checkpoint; its image limits become the server's.
+        encoder: of the checkpoint; its image limits become the server's.
         precision: bf16, fp16 or fp32. "auto" would turn an fp32 checkpoint into bf16.
         adapter: what must fit; None makes a server without adapters.
         limits: further options with a number, by name; None leaves one out.
         more: further words, last, so that they win.
     """
-    checkpoint, sizes = inputs.checkpoint, inputs.patcher.limits
+    checkpoint, sizes = encoder.checkpoint, encoder.image_processor.limits
     words = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint.source]
     if checkpoint.commit is not None:
         words += ["--revision", checkpoint.commit, "--tokenizer-revision", checkpoint.commit]

@@ -15,7 +15,7 @@ from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityE
 from vlmtune.generation import GeneratedTokens, decode, greedy, sampling
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded, Inputs, collate
+from vlmtune.processing.encoder import Encoded, Encoder, collate
 from vlmtune.types import Conversation, Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Config(InferenceConfig):
 
 
 def open_engine(
-    config: Config, model: "ModelConfig", inputs: Inputs, precision: str, adapter: Path | None = None
+    config: Config, model: "ModelConfig", encoder: Encoder, precision: str, adapter: Path | None = None
 ) -> "HfEngine":
     """Load the model, and the adapter where one is given.
 
@@ -54,28 +54,30 @@ def open_engine(
         IntegrityError: the adapter does not fit the model.
     """
     device = pick_device(model)
-    loaded: Any = load_model(inputs.checkpoint, device, precision)
+    loaded: Any = load_model(encoder.checkpoint, device, precision)
     if adapter is not None:
         loaded = attach_adapter(loaded, adapter)
-    return HfEngine(config, inputs, loaded, device, precision, adapted=adapter is not None)
+    return HfEngine(config, encoder, loaded, device, precision, adapted=adapter is not None)
 
 
-def attached(model: Any, config: Config, inputs: Inputs, device: str, precision: str) -> "HfEngine":
+def attached(model: Any, config: Config, encoder: Encoder, device: str, precision: str) -> "HfEngine":
     """An engine over a model that is loaded already, with an adapter or without, and stays the caller's.
 
     The caller sees to it that the model is in evaluation mode and attends as it was loaded.
     """
     from peft import PeftModel
 
-    return HfEngine(config, inputs, model, device, precision, adapted=isinstance(model, PeftModel))
+    return HfEngine(config, encoder, model, device, precision, adapted=isinstance(model, PeftModel))
 
 
 class HfEngine:
     """One loaded model."""
 
-    def __init__(self, config: Config, inputs: Inputs, model: Any, device: str, precision: str, adapted: bool) -> None:
+    def __init__(
+        self, config: Config, encoder: Encoder, model: Any, device: str, precision: str, adapted: bool
+    ) -> None:
         self._config = config
-        self._inputs = inputs
+        self._encoder = encoder
         self._model = model
         self._device = device
         self._precision = precision
@@ -147,7 +149,7 @@ class HfEngine:
         encoded = [item for _, item in map(self._encoded, requests) if isinstance(item, Encoded)]
         if not encoded:
             return None
-        tensors = collate(encoded, self._inputs, "left", self._device, self._model.dtype)
+        tensors = collate(encoded, self._encoder, "left", self._device, self._model.dtype)
         with torch.inference_mode():
             tuned = self._model(**tensors, use_cache=False, logits_to_keep=1).logits
             with self._model.disable_adapter():
@@ -178,10 +180,10 @@ class HfEngine:
             torch.cuda.empty_cache()
 
     def _measured(self, request: Request) -> tuple[Request, int | Failure]:
-        return request, self._tried(request, self._inputs.prompt_length)
+        return request, self._tried(request, self._encoder.prompt_length)
 
     def _encoded(self, request: Request) -> tuple[Request, Encoded | Failure]:
-        return request, self._tried(request, self._inputs.prompt)
+        return request, self._tried(request, self._encoder.prompt)
 
     @staticmethod
     def _tried(request: Request, read: Callable[[Conversation], Made]) -> Made | Failure:
@@ -228,15 +230,15 @@ class HfEngine:
         choose = sampling(config.temperature, config.top_p, seed) if config.temperature > 0 else greedy
         with torch.inference_mode():
             made = decode(
-                bare, [encoded for _, encoded in batch], self._inputs, self._device, config.max_new_tokens, choose
+                bare, [encoded for _, encoded in batch], self._encoder, self._device, config.max_new_tokens, choose
             )
         return [self._prediction(request, answer) for (request, _), answer in zip(batch, made, strict=True)]
 
     def _prediction(self, request: Request, answer: GeneratedTokens) -> Prediction:
-        stopped = answer.ids[-1] in self._inputs.stop_ids
+        stopped = answer.ids[-1] in self._encoder.stop_ids
         return Prediction(
             id=request.id,
-            text=self._inputs.renderer.text(answer.ids[:-1] if stopped else answer.ids),
+            text=self._encoder.renderer.text(answer.ids[:-1] if stopped else answer.ids),
             finish_reason="stop" if stopped else "length",
             tokens=len(answer.ids),
             logprobs=tuple(answer.logprobs),

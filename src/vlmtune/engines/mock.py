@@ -11,7 +11,7 @@ from vlmtune.types import Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
     from vlmtune.modeling.loading import ModelConfig
-    from vlmtune.processing.encoder import Inputs
+    from vlmtune.processing.encoder import Encoder
 
 WORDS = ("a", "picture", "of", "some", "thing", "red", "blue", "large", "small", "on", "the", "grass", "street")
 
@@ -24,7 +24,7 @@ class Config(InferenceConfig):
 
 
 def open_engine(
-    config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None = None
+    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
 ) -> "MockEngine":
     """Nothing is loaded; an adapter only changes which words come out."""
     return MockEngine(config, str(adapter or ""))

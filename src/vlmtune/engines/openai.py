@@ -11,7 +11,7 @@ from vlmtune.engines._vllm_server import served
 
 if TYPE_CHECKING:
     from vlmtune.modeling.loading import ModelConfig
-    from vlmtune.processing.encoder import Inputs
+    from vlmtune.processing.encoder import Encoder
 
 
 class Config(ClientConfig):
@@ -48,7 +48,7 @@ class Config(ClientConfig):
 
 
 def open_engine(
-    config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None = None
+    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
 ) -> ServerEngine:
     """Nothing is asked yet.
 
@@ -65,7 +65,7 @@ def open_engine(
             ours=config.server == "vllm",
             length_key=config.length_key,
         )
-        return Client(config, server, inputs)
+        return Client(config, server, encoder)
 
     tuned = asks(config.served_adapter or served(adapter).name) if adapter is not None else None
     facts = {"device": "server", "precision": "the server's", "versions": {}, "server": config.base_url}

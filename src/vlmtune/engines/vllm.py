@@ -17,7 +17,7 @@ from vlmtune.types import Request, Turn
 
 if TYPE_CHECKING:
     from vlmtune.modeling.loading import ModelConfig
-    from vlmtune.processing.encoder import Inputs
+    from vlmtune.processing.encoder import Encoder
 
 CPU_CACHE_GB = 1.0
 """Keys and values that a server on the CPU keeps; left alone it takes 90 % of the memory."""
@@ -49,7 +49,7 @@ class Config(ClientConfig):
 
 
 def open_engine(
-    config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None = None
+    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
 ) -> ServerEngine:
     """Start a server, put the adapter on it, and answer one request.
 
@@ -60,16 +60,16 @@ def open_engine(
     """
     taken = served(adapter) if adapter is not None else None
     key = secrets.token_urlsafe(32)
-    words = arguments(config, model, inputs, precision, find_python(config.python), taken)
+    words = arguments(config, model, encoder, precision, find_python(config.python), taken)
     server = Server(words, http.free_port(), key, open_log())
 
     def asks(name: str) -> Client:
         where = client.Server(
-            server.base_url, key, name, name, ours=True, context=_context(config, inputs), look=server.look
+            server.base_url, key, name, name, ours=True, context=_context(config, encoder), look=server.look
         )
-        return Client(config, where, inputs)
+        return Client(config, where, encoder)
 
-    base, tuned = asks(inputs.checkpoint.name), asks(taken.name) if taken is not None else None
+    base, tuned = asks(encoder.checkpoint.name), asks(taken.name) if taken is not None else None
     with ExitStack() as unless_ready:
         unless_ready.callback(server.stop)
         server.wait(config.start_s)
@@ -83,7 +83,7 @@ def open_engine(
 
 
 def open_server(
-    config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, adapter: Path | None, port: int
+    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None, port: int
 ) -> tuple[Server, Served | None]:
     """Start a server for others to ask, at a port of this machine, its log on our stderr; it is not ready yet.
 
@@ -93,14 +93,14 @@ def open_server(
         ConfigError: the port is taken.
     """
     taken = served(adapter) if adapter is not None else None
-    words = arguments(config, model, inputs, precision, find_python(config.python), taken)
+    words = arguments(config, model, encoder, precision, find_python(config.python), taken)
     if not http.is_free(port):
         raise ConfigError(f"port {port} is taken by another program; choose one with --port")
     return Server(words, port, server_key(), None), taken
 
 
 def arguments(
-    config: Config, model: "ModelConfig", inputs: "Inputs", precision: str, python: Path, adapter: Served | None
+    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, python: Path, adapter: Served | None
 ) -> list[str]:
     """The command of a server for this config.
 
@@ -115,13 +115,13 @@ def arguments(
     on_cpu = model.device == "cpu" or model.name == "tiny"
     cache_gb = config.cache_gb or (CPU_CACHE_GB if on_cpu else None)
     limits = {
-        "max-model-len": _context(config, inputs),
+        "max-model-len": _context(config, encoder),
         "max-num-seqs": config.concurrency,
         "kv-cache-memory-bytes": None if cache_gb is None else int(cache_gb * 1e9),
         "seed": config.seed,
     }
-    return command(python, inputs, precision, adapter, limits, config.arguments)
+    return command(python, encoder, precision, adapter, limits, config.arguments)
 
 
-def _context(config: Config, inputs: "Inputs") -> int:
-    return min(config.context, inputs.longest)
+def _context(config: Config, encoder: "Encoder") -> int:
+    return min(config.context, encoder.max_positions)

@@ -24,7 +24,7 @@ from vlmtune.files import folder_locked, locked, os_errors_named, read_json, wri
 from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Conversation, Outcomes, Request
 
 PROBED = 8
@@ -77,22 +77,22 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     """The checkpoint, proved, and its manifest."""
     config = session.config
     origin = session.origin(adapter=session.adapter_hash(adapter))
-    precision, inputs = config.training.precision, session.inputs
+    precision, encoder = config.training.precision, session.encoder
     rows = list(session.rows(config.evaluation.split))[:PROBED]
     asked = [session.task.ask(config.task, row) for row in rows]
     device = pick_device(config.model)
-    model = attach_adapter(load_model(inputs.checkpoint, device, precision), adapter)
+    model = attach_adapter(load_model(encoder.checkpoint, device, precision), adapter)
     hf: Any = registry.load("engines", "hf")
-    probing = hf.attached(model, hf.Config(), inputs, device, precision)
+    probing = hf.attached(model, hf.Config(), encoder, device, precision)
     effect = probing.adapter_delta([Request(row.id, one) for row, one in zip(rows, asked, strict=True)])
-    told = _told(model.get_base_model(), inputs, asked, device, config.inference.max_new_tokens)
+    told = _told(model.get_base_model(), encoder, asked, device, config.inference.max_new_tokens)
     with os_errors_named(building):
         # Weights of the base, whatever their format, stay where they are: the merged ones take their place.
         leave = shutil.ignore_patterns(*WEIGHTS)
-        shutil.copytree(inputs.checkpoint.folder, building, ignore=leave, dirs_exist_ok=True)
+        shutil.copytree(encoder.checkpoint.folder, building, ignore=leave, dirs_exist_ok=True)
         merged: Any = model.merge_and_unload()
         merged.save_pretrained(building)
-        _write_limits(building, inputs)
+        _write_limits(building, encoder)
     del model, merged
     probing.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
@@ -117,17 +117,17 @@ def prove(told: Sequence[Sequence[int]], forced: Sequence[TeacherForced], near: 
                 )
 
 
-def _told(model: Any, inputs: Inputs, asked: Sequence[Conversation], device: str, most: int) -> list[tuple[int, ...]]:
+def _told(model: Any, encoder: Encoder, asked: Sequence[Conversation], device: str, most: int) -> list[tuple[int, ...]]:
     import torch
 
     with torch.inference_mode():
-        answers = decode(model, [inputs.prompt(one) for one in asked], inputs, device, most, greedy)
+        answers = decode(model, [encoder.prompt(one) for one in asked], encoder, device, most, greedy)
     return [tuple(answer.ids) for answer in answers]
 
 
-def _write_limits(folder: Path, inputs: Inputs) -> None:
+def _write_limits(folder: Path, encoder: Encoder) -> None:
     """Whoever loads the folder resizes pictures as training did."""
-    limits = inputs.patcher.limits
+    limits = encoder.image_processor.limits
     size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
@@ -165,11 +165,11 @@ def forced_by(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> li
     """What the checkpoint in a folder makes of answers to the config's first rows, its own files used throughout."""
     own = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder), "revision": None})})
     session = Session(own)
-    inputs = session.inputs
-    model = load_model(inputs.checkpoint, pick_device(config.model), config.training.precision)
+    encoder = session.encoder
+    model = load_model(encoder.checkpoint, pick_device(config.model), config.training.precision)
     rows = list(session.rows(config.evaluation.split))[: len(told)]
     return [
-        teacher_force(model, inputs, session.task.ask(config.task, row), ids)
+        teacher_force(model, encoder, session.task.ask(config.task, row), ids)
         for row, ids in zip(rows, told, strict=True)
     ]
 

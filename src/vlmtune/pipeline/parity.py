@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from vlmtune.errors import ConfigError
 from vlmtune.generation import TeacherForced, teacher_force
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Failure, Request
 
 NEAR = 1e-4
@@ -155,13 +155,13 @@ def compare(answer: Answer | Failure, forced: TeacherForced | None, request: str
     return Row(request, len(answer.ids), divergence, forced.image_tokens, sizes)
 
 
-def examine(engine: object, model: Any, inputs: Inputs, requests: Iterable[Request], near: float = NEAR) -> Parity:
+def examine(engine: object, model: Any, encoder: Encoder, requests: Iterable[Request], near: float = NEAR) -> Parity:
     """Query an engine and teacher-force its answers with the local model.
 
     Args:
         engine: one that reports token ids: `vllm`, or `openai` with `server: vllm`.
         model: the same model with the same adapter, from `loading.load_model` and `attach_adapter`.
-        inputs: of its checkpoint.
+        encoder: of its checkpoint.
         requests: sent to the engine.
         near: gap below which a divergence is a tie.
 
@@ -174,6 +174,6 @@ def examine(engine: object, model: Any, inputs: Inputs, requests: Iterable[Reque
     rows = []
     for request, answer in token_engine.token_outputs(requests):
         ids = None if isinstance(answer, Failure) else answer.ids
-        forced = None if ids is None else teacher_force(model, inputs, request.conversation, ids)
-        rows.append(compare(answer, forced, request.id, inputs.renderer.image_id))
+        forced = None if ids is None else teacher_force(model, encoder, request.conversation, ids)
+        rows.append(compare(answer, forced, request.id, encoder.renderer.image_id))
     return Parity(tuple(sorted(rows, key=lambda row: row.id)), near)

@@ -296,8 +296,8 @@ def agree(session: Session, count: int, adapter: Path | None = None) -> Parity:
     requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
     engine = open_engine(session, adapter)
     try:
-        model = load_model(session.inputs.checkpoint, pick_device(config.model), session.precision)
+        model = load_model(session.encoder.checkpoint, pick_device(config.model), session.precision)
         local = attach_adapter(model, adapter) if adapter is not None else model
-        return examine(engine, local, session.inputs, requests)
+        return examine(engine, local, session.encoder, requests)
     finally:
         engine.close()

@@ -81,7 +81,7 @@ def _start(session: Session, adapter: Path | None, port: int) -> Serving:
     engine: Any = registry.load("engines", "vllm")
     config = session.config
     how = config.inference if isinstance(config.inference, engine.Config) else engine.Config()
-    server, served = engine.open_server(how, config.model, session.inputs, session.precision, adapter, port)
+    server, served = engine.open_server(how, config.model, session.encoder, session.precision, adapter, port)
     with ExitStack() as unless_ready:
         unless_ready.callback(server.stop)
         server.wait(how.start_s, lambda: session.stop.obey("nothing was served yet"))

@@ -18,7 +18,7 @@ from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.modeling.loading import find_checkpoint
-from vlmtune.processing.encoder import Inputs
+from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import STATUS, Progress, Silent, Style, open_progress
 from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.signals import StopRequest, stop_on_signal
@@ -55,9 +55,9 @@ class Session:
         return task
 
     @functools.cached_property
-    def inputs(self) -> Inputs:
+    def encoder(self) -> Encoder:
         """Tokenizer, template and image rules of the checkpoint."""
-        return Inputs(find_checkpoint(self.config.model), self.config.model)
+        return Encoder(find_checkpoint(self.config.model), self.config.model)
 
     def rows(self, role: SplitRole) -> Rows:
         """The rows that play a role, without those that are left out because they cannot be used.
@@ -70,7 +70,7 @@ class Session:
 
     def _usable(self, role: SplitRole, rows: Rows) -> Rows:
         name = role if self.set is None else f"{self.set}/{role}"
-        quarantine = Quarantine(self.folder.root, self.config, self.inputs.facts())
+        quarantine = Quarantine(self.folder.root, self.config, self.encoder.facts())
         left_out = self.processes.broadcast(
             lambda: quarantine.left_out(name, rows, training_examples(self, rows), self.progress, self.stop)
         )
@@ -100,7 +100,7 @@ class Session:
         """
         config = self.config
         engine: Engine = registry.load("engines", config.inference.engine).open_engine(
-            config.inference, config.model, self.inputs, self.precision, adapter
+            config.inference, config.model, self.encoder, self.precision, adapter
         )
         return engine
 
@@ -135,7 +135,7 @@ class Session:
             named_alike = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
             choosing = "id" if named_alike else "all"
         about = replace(self, config=self.config.model_copy(update=changed), set=one.name, choosing=choosing)
-        vars(about)["inputs"] = self.inputs
+        vars(about)["encoder"] = self.encoder
         return about
 
     def _seeded(self, seed: int) -> "Session":
@@ -147,7 +147,7 @@ class Session:
             "training": training.model_copy(update={"seed": seed, "seeds": []}),
         }
         seeded = replace(self, config=self.config.model_copy(update=changed))
-        vars(seeded)["inputs"] = self.inputs  # one checkpoint: pictures that one seed decoded serve the next
+        vars(seeded)["encoder"] = self.encoder  # one checkpoint: pictures that one seed decoded serve the next
         return seeded
 
     def adapter_path(self) -> Path:
@@ -176,10 +176,10 @@ class Session:
 
     def origin(self, **parts: Any) -> Origin:
         """What an artifact is made from: model, preprocessing and task, and `parts`."""
-        checkpoint = self.inputs.checkpoint
+        checkpoint = self.encoder.checkpoint
         common = {
             "model": checkpoint.facts(),
-            "preprocessing": self.inputs.facts(),
+            "preprocessing": self.encoder.facts(),
             "task": self.config.task.model_dump(mode="json"),
         }
         return Origin(json.loads(json.dumps({**common, **parts})), self.mock)
@@ -228,7 +228,7 @@ def rows_facts(rows: Rows) -> dict[str, Any]:
 
 def training_examples(session: Session, rows: Rows) -> TrainingExamples:
     """The rows as they are taught."""
-    return TrainingExamples(rows, session.task, session.config.task, session.inputs, session.config.training)
+    return TrainingExamples(rows, session.task, session.config.task, session.encoder, session.config.training)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def _train(session: Session) -> Path:
     job = TrainingJob(
         settings=config.training,
         model=config.model,
-        inputs=session.inputs,
+        encoder=session.encoder,
         train=training_examples(session, train_rows),
         validation=training_examples(session, validation_rows),
         target=config.dataset.target,
@@ -95,7 +95,7 @@ def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -
     """Report how accurate the plan was, where memory can be measured."""
     with contextlib.suppress(ConfigError):  # an architecture that cannot be planned was trained all the same
         session.progress.note(
-            beside_measured(session.config, session.inputs.checkpoint, rows, facts, Progress(Silent()))
+            beside_measured(session.config, session.encoder.checkpoint, rows, facts, Progress(Silent()))
         )
 
 
@@ -138,7 +138,7 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
     decoding = hf.Config(**{key: getattr(config.inference, key) for key in DECODING})
 
     def score(model: Any, step: int) -> float | None:
-        engine = hf.attached(model, decoding, session.inputs, pick_device(config.model), config.training.precision)
+        engine = hf.attached(model, decoding, session.encoder, pick_device(config.model), config.training.precision)
         partial = work / f"judging-{step:06d}.jsonl"
         lines = predictor.answer("evaluate validation rows", engine, examples, partial)
         partial.unlink()

@@ -1,23 +1,17 @@
 """The first epoch as it will be packed, from texts and image headers: no pixel is decoded, no torch is loaded."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmtune.families import Grid
-from vlmtune.images import size_of
-from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded, Inputs, Picture
+from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
 from vlmtune.progress import Progress
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.packing import Layout, PackedSequence, pack
 from vlmtune.training.sampler import sample_batches
-from vlmtune.types import ImageRef
 
 CLASSIC_MICRO_BATCH = 2
 """Examples that the classic loop pads to the longest of them."""
@@ -53,40 +47,13 @@ def work_of(row: PackedSequence) -> Work:
     for segment in row.segments:
         own = segment.end - segment.start
         pairs += own * (segment.prefix_end - segment.prefix_start) + own * (own + 1) // 2
-    patches = [_patches(picture) for picture in row.pictures]
+    patches = [_patches(image) for image in row.images]
     return Work(len(row), pairs, len(row.targets), sum(patches), sum(n * n for n in patches))
 
 
-def _patches(picture: Picture) -> int:
-    time, rows, columns = picture.grid
+def _patches(image: EncodedImage) -> int:
+    time, rows, columns = image.grid
     return time * rows * columns
-
-
-class HeaderInputs(Inputs):
-    """Encodes conversations as training will, but for the pixels: a picture is its grid and a hash of its file.
-
-    Two files that hold the same pixels in other bytes count as two pictures here, though training takes them as one.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
-        super().__init__(checkpoint, model)
-        self._seen: dict[str, Picture] = {}
-
-    def _picture(self, ref: ImageRef) -> Picture:
-        if ref.where not in self._seen:
-            data: list[Any] = []
-
-            def read() -> Any:
-                data.append(ref.read())
-                return data[0]
-
-            width, height = size_of(ImageRef(ref.where, read))
-            content = data[0] if isinstance(data[0], bytes) else data[0].tobytes()
-            grid: Grid = self.patcher.grid_of(width, height)
-            digest = hashlib.blake2b(content, digest_size=16, key=repr(grid).encode()).digest()
-            # Rows are packed by grid and digest alone.
-            self._seen[ref.where] = Picture(None, grid, digest)  # type: ignore[arg-type]
-        return self._seen[ref.where]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +81,15 @@ def first_epoch(lessons: TrainingExamples, target: str | None, progress: Progres
     """Encode and pack every visit of the first epoch; later ones differ in which lessons meet in a batch.
 
     Args:
-        lessons: of the train rows, with `HeaderInputs` where nothing shall be decoded.
+        lessons: of the train rows, whose encoder reads `ImageHeaders` where nothing shall be decoded.
         target: `dataset.target`.
         progress: hears of every batch.
 
     Raises:
         DataError: a row cannot be taught; named.
     """
-    settings, inputs = lessons.settings, lessons.inputs
-    layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+    settings, encoder = lessons.settings, lessons.encoder
+    layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
     steps = sample_batches(lessons.rows, target, 1, settings.batch_size, settings.seed)
     packed: list[Work] = []
     alone: set[Work] = set()
@@ -135,7 +102,7 @@ def first_epoch(lessons: TrainingExamples, target: str | None, progress: Progres
         for batch in feed:
             packed += [work_of(row) for row in pack(batch, layout, settings.pack_tokens)]
             alone |= {work_of(row) for lesson in batch for row in pack([lesson], layout, settings.pack_tokens)}
-            sizes += [_sizes(lesson, inputs) for lesson in batch]
+            sizes += [_sizes(lesson, encoder) for lesson in batch]
             padded += _padded([len(lesson) for lesson in batch])
             shown.advance()
     columns = np.array(sizes, np.int64).reshape(-1, 3).T
@@ -158,10 +125,9 @@ def total(works: Iterable[Work]) -> Work:
     return sum(works, Work())
 
 
-def _sizes(lesson: Encoded, inputs: Inputs) -> tuple[int, int, int]:
+def _sizes(lesson: Encoded, encoder: Encoder) -> tuple[int, int, int]:
     """(tokens, tokens of pictures, supervised tokens)."""
-    pictures = sum(inputs.patcher.tokens(picture.grid) for picture in lesson.pictures)
-    return len(lesson), pictures, lesson.rendered.supervised
+    return len(lesson), encoder.image_tokens(lesson), lesson.rendered.supervised
 
 
 def _padded(lengths: Sequence[int]) -> int:

@@ -18,8 +18,9 @@ from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
-from vlmtune.planning.lengths import Epoch, HeaderInputs, Work, first_epoch
+from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
+from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.training.activation_checkpointing import fewest_layers
 from vlmtune.training.dataset import TrainingExamples
@@ -45,7 +46,9 @@ def survey(config: Config, checkpoint: Checkpoint, rows: Rows, progress: Progres
         DataError: a row cannot be taught; named.
     """
     task = registry.load("tasks", config.task.name).TASK
-    lessons = TrainingExamples(rows, task, config.task, HeaderInputs(checkpoint, config.model), config.training)
+    lessons = TrainingExamples(
+        rows, task, config.task, Encoder(checkpoint, config.model, ImageHeaders), config.training
+    )
     return first_epoch(lessons, config.dataset.target, progress)
 
 

@@ -1,8 +1,13 @@
-"""A conversation as token ids with a loss mask and image slots: one renderer for training and inference, no torch.
+r"""A conversation as token ids with a loss mask and image slots: one renderer for training and inference, no torch.
 
-Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where the template
-hands the word to the assistant, and the pieces are tokenized apart: so a lesson begins, token for token, with the
-prompt that inference sends, and the mask is made while rendering, never searched for in the ids.
+Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where each assistant
+turn begins and the pieces are tokenized one by one, so a training example begins, token for token, with the prompt that
+inference sends, and the loss mask is made while rendering instead of being searched for in the ids.
+
+A conversation of a question and an answer becomes two pieces:
+
+    <|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n     the prompt, masked out
+    Two.<|im_end|>                                                     supervised
 """
 
 import json
@@ -24,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Token ids, and for each whether training learns it (the assistant's words and its end-of-turn token)."""
+    """Token ids, and for each whether the loss counts it: the assistant's words and its end-of-turn token."""
 
     ids: tuple[int, ...]
-    trained: tuple[bool, ...]
+    loss_mask: tuple[bool, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def supervised(self) -> int:
-        """Number of trained tokens."""
-        return sum(self.trained)
+        """Number of tokens that the loss counts."""
+        return sum(self.loss_mask)
 
 
 def images_of(conversation: Conversation) -> tuple[ImageRef, ...]:
@@ -81,33 +86,33 @@ class Renderer:
         Raises:
             DataError: a text holds one of the model's special tokens, or images and counts do not fit.
         """
-        return self._joined([(self._text(conversation, asks=True), False)], image_tokens)
+        return self._tokenize([(self._text(conversation, add_generation_prompt=True), False)], image_tokens)
 
-    def lesson(
+    def training_example(
         self, conversation: Conversation, image_tokens: Sequence[int], trained_turns: Literal["all", "last"] = "all"
     ) -> Rendered:
-        """A conversation that ends with an assistant turn, with the mask of what is learnt.
+        """A conversation that ends with an assistant turn, with its loss mask.
 
         Raises:
             DataError: as `prompt`; or the template rewrites earlier turns, so that they cannot be trained.
         """
-        learnt = [n for n, turn in enumerate(conversation) if turn.role == "assistant"]
+        supervised = [n for n, turn in enumerate(conversation) if turn.role == "assistant"]
         if trained_turns == "last":
-            learnt = learnt[-1:]
+            supervised = supervised[-1:]
         pieces: list[tuple[str, bool]] = []
         done = ""
-        for n in learnt:
-            before = self._text(conversation[:n], asks=True)
-            after = self._text(conversation[: n + 1], asks=False)
+        for n in supervised:
+            before = self._text(conversation[:n], add_generation_prompt=True)
+            after = self._text(conversation[: n + 1], add_generation_prompt=False)
             if not before.startswith(done) or not after.startswith(before):
                 raise DataError(
-                    "the chat template rewrites earlier turns, so a lesson would not begin with its prompt; "
+                    "the chat template rewrites earlier turns, so a training example would not begin with its prompt; "
                     "set training.trained_turns: last"
                 )
             end = after.index(self._end_of_turn, len(before)) + len(self._end_of_turn)
             pieces += [(before[len(done) :], False), (after[len(before) : end], True)]
             done = after[:end]
-        return self._joined(pieces, image_tokens)
+        return self._tokenize(pieces, image_tokens)
 
     def text(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens."""
@@ -119,25 +124,24 @@ class Renderer:
             raise IntegrityError(f"the tokenizer has no {token}; set model.family to the checkpoint's architecture")
         return number
 
-    def _text(self, conversation: Conversation, asks: bool) -> str:
-        return self._template.render(
-            messages=[_message(turn, self._special) for turn in conversation], add_generation_prompt=asks
-        )
+    def _text(self, conversation: Conversation, add_generation_prompt: bool) -> str:
+        messages = [_message(turn, self._special) for turn in conversation]
+        return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
 
-    def _joined(self, pieces: Sequence[tuple[str, bool]], image_tokens: Sequence[int]) -> Rendered:
+    def _tokenize(self, pieces: Sequence[tuple[str, bool]], image_tokens: Sequence[int]) -> Rendered:
         ids: list[int] = []
-        trained: list[bool] = []
+        mask: list[bool] = []
         left = list(image_tokens)
-        for text, learnt in pieces:
+        for text, supervised in pieces:
             for token in self._encode(text):
                 if token == self.image_id and not left:
                     raise DataError("the chat template asks for more images than the conversation has")
                 count = left.pop(0) if token == self.image_id else 1
                 ids += [token] * count
-                trained += [learnt] * count
+                mask += [supervised] * count
         if left:
             raise DataError("the chat template left out an image of the conversation")
-        return Rendered(tuple(ids), tuple(trained))
+        return Rendered(tuple(ids), tuple(mask))
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a renderer lives as long as the process; prompts repeat for every row
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -150,9 +154,9 @@ def _message(turn: Turn, special: Sequence[str]) -> dict[str, Any]:
         if isinstance(part, ImageRef):
             parts.append({"type": "image"})
             continue
-        found = next((token for token in special if token in part), None)
-        if found is not None:
-            raise DataError(f"the text holds the model's special token {found}; remove it from the row")
+        forbidden = next((token for token in special if token in part), None)
+        if forbidden is not None:
+            raise DataError(f"the text holds the model's special token {forbidden}; remove it from the row")
         parts.append({"type": "text", "text": part})
     return {"role": turn.role, "content": parts}
 
@@ -163,9 +167,9 @@ def _template_text(folder: Path) -> str:
         return plain.read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
         file = folder / name
-        found = read_json(file).get("chat_template") if file.is_file() else None
-        if isinstance(found, str):
-            return found
+        template = read_json(file).get("chat_template") if file.is_file() else None
+        if isinstance(template, str):
+            return template
     raise IntegrityError(f"{folder}: no chat template; use an instruction-tuned checkpoint")
 
 

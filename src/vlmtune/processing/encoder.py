@@ -1,22 +1,22 @@
-"""Conversations and their images as the tensors a model reads: the one road for training and inference.
+"""Conversations and their images as the tensors a model reads: the one route for training and inference.
 
-Joins renderer, patcher and image decoding for one checkpoint, so that both sides see the same tokens and pixels by
-construction. Torch is imported when pixels are first cut.
+An `Encoder` joins renderer, image processor and image source for one checkpoint, so both sides see the same tokens and
+pixels by construction. Torch is imported when pixels are first cut.
 """
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vlmtune.errors import ExampleTooLong
 from vlmtune.families import Grid
 from vlmtune.files import read_json
-from vlmtune.images import decode_rgb, size_of
+from vlmtune.images import decode_rgb, in_memory, size_of
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.processing.chat_template import Rendered, Renderer, images_of
-from vlmtune.processing.image_processor import Patcher, load_limits
+from vlmtune.processing.image_processor import ImageProcessor, load_limits
 from vlmtune.types import Conversation, ImageRef
 
 if TYPE_CHECKING:
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 MODEL_LIMIT = "the model has positions for"
 CACHE_BYTES = 512 * 1024 * 1024
-"""Patches kept in memory between epochs; a dataset larger than this is decoded again for each visit."""
+"""Patches kept in memory between epochs; a larger dataset is decoded again in every epoch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An image as the model reads it: uint8 patches [n, 3, patch, patch], their grid, and the hash of both."""
+class EncodedImage:
+    """An image as the model reads it: uint8 patches [n, 3, patch, patch], their grid, and a hash of both.
 
-    patches: "torch.Tensor"
+    `patches` is None from a source that reads no pixels.
+    """
+
+    patches: "torch.Tensor | None"
     grid: Grid
     digest: bytes
 
@@ -41,32 +44,119 @@ class Encoded:
     """A rendered conversation with its images."""
 
     rendered: Rendered
-    pictures: tuple[Picture, ...]
+    images: tuple[EncodedImage, ...]
 
     def __len__(self) -> int:
         return len(self.rendered)
 
 
-class Inputs:
+class ImageSource(Protocol):
+    """Where an encoder gets its images from; called from several threads."""
+
+    def grid(self, ref: ImageRef) -> Grid:
+        """Patches the image becomes, decoding nothing."""
+
+    def load(self, ref: ImageRef) -> EncodedImage:
+        """The image, as the model reads it."""
+
+
+class DecodedImages:
+    """Decodes images and keeps up to `CACHE_BYTES` of their patches, by `ImageRef.where`."""
+
+    def __init__(self, processor: ImageProcessor) -> None:
+        self._processor = processor
+        self._lock = threading.Lock()
+        self._loading: dict[str, threading.Lock] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all images."""
+        self._cache: dict[str, EncodedImage] = {}
+        self._room = CACHE_BYTES
+
+    def grid(self, ref: ImageRef) -> Grid:
+        """From memory, else from the image's header."""
+        cached = self._cache.get(ref.where)
+        return self._processor.grid_of(*size_of(ref)) if cached is None else cached.grid
+
+    def load(self, ref: ImageRef) -> EncodedImage:
+        """From memory, else decoded; threads that want the same image wait for the first one."""
+        with self._lock:
+            loading = self._loading.setdefault(ref.where, threading.Lock())
+        with loading:
+            try:
+                return self._cache.get(ref.where) or self._decode(ref)
+            finally:
+                with self._lock:
+                    self._loading.pop(ref.where, None)
+
+    def _decode(self, ref: ImageRef) -> EncodedImage:
+        image = decode_rgb(ref)
+        patches, grid = self._processor.patches(image), self._processor.grid(image)
+        encoded = EncodedImage(patches, grid, _digest(patches.numpy().data, grid))
+        with self._lock:
+            if ref.where not in self._cache:
+                self._room -= patches.nbytes
+                if self._room >= 0:
+                    self._cache[ref.where] = encoded
+        return encoded
+
+
+class ImageHeaders:
+    """Reads headers alone: exact token counts, no pixels. An image is identified by a hash of its file.
+
+    Two files with the same pixels in other bytes therefore count as two images, though training takes them as one.
+    A reference that knows its size is not read at all, and identified by its name.
+    """
+
+    def __init__(self, processor: ImageProcessor) -> None:
+        self._processor = processor
+        self._seen: dict[str, EncodedImage] = {}
+
+    def grid(self, ref: ImageRef) -> Grid:
+        """From the image's header."""
+        return self.load(ref).grid
+
+    def load(self, ref: ImageRef) -> EncodedImage:
+        """Grid and digest, without patches."""
+        if ref.size is not None:
+            grid = self._processor.grid_of(*ref.size)
+            return EncodedImage(None, grid, _digest(ref.where.encode(), grid))
+        if ref.where not in self._seen:
+            ref = in_memory(ref)
+            data, grid = ref.read(), self._processor.grid_of(*size_of(ref))
+            content = data if isinstance(data, bytes) else data.tobytes()
+            self._seen[ref.where] = EncodedImage(None, grid, _digest(content, grid))
+        return self._seen[ref.where]
+
+
+def _digest(content: bytes | memoryview, grid: Grid) -> bytes:
+    return hashlib.blake2b(content, digest_size=16, key=repr(grid).encode()).digest()
+
+
+class Encoder:
     """Encodes conversations for one checkpoint.
 
     Args:
-        checkpoint: whose tokenizer, template and image settings are used.
+        checkpoint: whose tokenizer, chat template and image settings are used.
         model: the user's own image area limits.
+        images: makes the source of images; `ImageHeaders` where only lengths matter.
     """
 
-    def __init__(self, checkpoint: Checkpoint, model: ModelConfig) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: ModelConfig,
+        images: Callable[[ImageProcessor], ImageSource] = DecodedImages,
+    ) -> None:
         limits = load_limits(checkpoint.folder, model.min_pixels, model.max_pixels)
         self.checkpoint = checkpoint
-        self.patcher = Patcher(checkpoint.family, limits)
+        self.image_processor = ImageProcessor(checkpoint.family, limits)
+        self.images = images(self.image_processor)
         self.renderer = Renderer.load(checkpoint.folder, checkpoint.family)
-        self._cache: dict[str, Picture] = {}
-        self._room = CACHE_BYTES
-        self._changing = threading.Lock()
-        self._being_made: dict[str, threading.Lock] = {}
         settings = read_json(checkpoint.folder / "config.json")
         # Checkpoints of Qwen2.5-VL keep the language model's settings at the top.
-        self.longest: int = settings.get("text_config", settings)["max_position_embeddings"]
+        self.max_positions: int = settings.get("text_config", settings)["max_position_embeddings"]
 
     @property
     def stop_ids(self) -> list[int]:
@@ -83,85 +173,64 @@ class Inputs:
             ImageError, DataError: an image or text of it cannot be used.
             ExampleTooLong: more tokens than the model has positions for.
         """
-        pictures = self._pictures(conversation)
-        encoded = Encoded(self.renderer.prompt(conversation, self._counts(pictures)), pictures)
-        _refuse_longer(len(encoded), self.longest, MODEL_LIMIT)
+        images = self._load(conversation)
+        encoded = Encoded(self.renderer.prompt(conversation, self._tokens(images)), images)
+        _check_length(len(encoded), self.max_positions, MODEL_LIMIT)
         return encoded
 
     def prompt_length(self, conversation: Conversation) -> int:
-        """Tokens of `prompt`, same errors as far as an image's header tells; decodes nothing."""
-        counts = [self.patcher.tokens(self._grid(ref)) for ref in images_of(conversation)]
+        """Tokens of `prompt`, with the same errors as far as an image's header shows them; decodes nothing."""
+        counts = [self.image_processor.tokens(self.images.grid(ref)) for ref in images_of(conversation)]
         length = len(self.renderer.prompt(conversation, counts))
-        _refuse_longer(length, self.longest, MODEL_LIMIT)
+        _check_length(length, self.max_positions, MODEL_LIMIT)
         return length
 
-    def lesson(self, conversation: Conversation, trained_turns: Literal["all", "last"], max_tokens: int) -> Encoded:
-        """A conversation that ends with the answer to learn; same errors as `prompt`."""
-        pictures = self._pictures(conversation)
-        rendered = self.renderer.lesson(conversation, self._counts(pictures), trained_turns)
-        _refuse_longer(len(rendered), min(max_tokens, self.longest), "training.max_tokens")
-        return Encoded(rendered, pictures)
+    def training_example(
+        self, conversation: Conversation, trained_turns: Literal["all", "last"], max_tokens: int
+    ) -> Encoded:
+        """A conversation that ends with the answer to train on; errors as in `prompt`."""
+        images = self._load(conversation)
+        rendered = self.renderer.training_example(conversation, self._tokens(images), trained_turns)
+        _check_length(len(rendered), min(max_tokens, self.max_positions), "training.max_tokens")
+        return Encoded(rendered, images)
+
+    def image_tokens(self, encoded: Encoded) -> int:
+        """How many tokens of a conversation are those of its images."""
+        return sum(self._tokens(encoded.images))
 
     def facts(self) -> dict[str, Any]:
-        """What happens to an image and a text before the model sees them; stored with adapter and answers."""
+        """What happens to an image and a text before the model sees them; stored with adapters and predictions."""
         tokenizer = (self.checkpoint.folder / "tokenizer.json").read_bytes()
         return {
-            "pixels": self.patcher.facts(),
+            "pixels": self.image_processor.facts(),
             "template": hashlib.sha256(self.renderer.template_text.encode()).hexdigest()[:16],
             "tokenizer": hashlib.sha256(tokenizer).hexdigest()[:16],
         }
 
-    def _counts(self, pictures: Sequence[Picture]) -> list[int]:
-        return [self.patcher.tokens(picture.grid) for picture in pictures]
+    def _load(self, conversation: Conversation) -> tuple[EncodedImage, ...]:
+        return tuple(self.images.load(ref) for ref in images_of(conversation))
 
-    def _pictures(self, conversation: Conversation) -> tuple[Picture, ...]:
-        return tuple(self._picture(ref) for ref in images_of(conversation))
-
-    def _grid(self, ref: ImageRef) -> Grid:
-        kept = self._cache.get(ref.where)
-        return self.patcher.grid_of(*size_of(ref)) if kept is None else kept.grid
-
-    def _picture(self, ref: ImageRef) -> Picture:
-        """From memory, or made and kept where there is room; threads that want the same one wait for the first."""
-        with self._changing:
-            making = self._being_made.setdefault(ref.where, threading.Lock())
-        with making:
-            try:
-                return self._cache.get(ref.where) or self._made(ref)
-            finally:
-                with self._changing:
-                    self._being_made.pop(ref.where, None)
-
-    def _made(self, ref: ImageRef) -> Picture:
-        image = decode_rgb(ref)
-        patches, grid = self.patcher.patches(image), self.patcher.grid(image)
-        digest = hashlib.blake2b(patches.numpy().data, digest_size=16, key=repr(grid).encode()).digest()
-        made = Picture(patches, grid, digest)
-        with self._changing:
-            if ref.where not in self._cache:
-                self._room -= patches.nbytes
-                if self._room >= 0:
-                    self._cache[ref.where] = made
-        return made
+    def _tokens(self, images: Sequence[EncodedImage]) -> list[int]:
+        return [self.image_processor.tokens(image.grid) for image in images]
 
 
-def _refuse_longer(length: int, most: int, limit: str) -> None:
-    if length > most:
+def _check_length(length: int, limit: int, name: str) -> None:
+    if length > limit:
         raise ExampleTooLong(
-            f"{length} tokens, more than {limit} ({most}); nothing is ever cut: raise the limit, shorten the "
+            f"{length} tokens, more than {name} ({limit}); nothing is ever cut: raise the limit, shorten the "
             "text, or make images smaller with model.max_pixels"
         )
 
 
 def collate(
-    batch: Sequence[Encoded], inputs: Inputs, side: Literal["left", "right"], device: str, dtype: "torch.dtype"
+    batch: Sequence[Encoded], encoder: Encoder, side: Literal["left", "right"], device: str, dtype: "torch.dtype"
 ) -> "dict[str, torch.Tensor]":
     """One padded batch, as the model's forward takes it.
 
     Args:
         batch: B encoded conversations; some may have no image.
-        inputs: what encoded them.
-        side: where the padding stands: left to generate, right to train.
+        encoder: what encoded them.
+        side: where the padding goes: left to generate, right to train.
         device: where the tensors are made, and the pixels normalised.
         dtype: of the pixels.
 
@@ -172,7 +241,7 @@ def collate(
     import torch
 
     longest = max(len(item) for item in batch)
-    ids = torch.full((len(batch), longest), inputs.renderer.end_id)
+    ids = torch.full((len(batch), longest), encoder.renderer.end_id)
     mask = torch.zeros_like(ids)
     for row, item in enumerate(batch):
         place = slice(longest - len(item), None) if side == "left" else slice(0, len(item))
@@ -181,23 +250,23 @@ def collate(
     tensors = {
         "input_ids": ids,
         "attention_mask": mask,
-        "mm_token_type_ids": ((ids == inputs.renderer.image_id) & (mask == 1)).int(),
+        "mm_token_type_ids": ((ids == encoder.renderer.image_id) & (mask == 1)).int(),
     }
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    tensors |= picture_tensors([picture for item in batch for picture in item.pictures], inputs, device, dtype)
+    tensors |= image_tensors([image for item in batch for image in item.images], encoder, device, dtype)
     return tensors
 
 
-def picture_tensors(
-    pictures: Sequence[Picture], inputs: Inputs, device: str, dtype: "torch.dtype"
+def image_tensors(
+    images: Sequence[EncodedImage], encoder: Encoder, device: str, dtype: "torch.dtype"
 ) -> "dict[str, torch.Tensor]":
     """pixel_values [patches, values] and image_grid_thw [images, 3]; empty without images."""
     import torch
 
-    if not pictures:
+    if not images:
         return {}
-    patches = torch.cat([picture.patches for picture in pictures]).to(device)
+    patches = torch.cat([image.patches for image in images if image.patches is not None]).to(device)
     return {
-        "pixel_values": inputs.patcher.normalised(patches, dtype),
-        "image_grid_thw": torch.tensor([picture.grid for picture in pictures], device=device),
+        "pixel_values": encoder.image_processor.normalised(patches, dtype),
+        "image_grid_thw": torch.tensor([image.grid for image in images], device=device),
     }

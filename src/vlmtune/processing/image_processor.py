@@ -54,7 +54,7 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
     raise IntegrityError(f"{folder}: no processor_config.json or preprocessor_config.json with image settings")
 
 
-class Patcher:
+class ImageProcessor:
     """Cuts images for one checkpoint."""
 
     def __init__(self, family: Family, limits: ImageLimits) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from vlmtune.errors import DataError
-from vlmtune.images import decode_rgb
+from vlmtune.images import size_of
 from vlmtune.metrics.boxes import acc_at_05, mean_iou
 from vlmtune.tasks import Task
 from vlmtune.tasks._parsing import json_value
@@ -92,7 +92,7 @@ def _sides(config: Config, example: Example) -> tuple[float, float]:
     if config.unit == "pixels":
         if not example.images:
             raise DataError(f"{example.id}: boxes in pixels need an image")
-        return decode_rgb(example.images[0]).size
+        return size_of(example.images[0])
     return (1000, 1000) if config.unit == "norm1000" else (1, 1)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vlmtune.data import Rows
 from vlmtune.errors import DataError
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded, Inputs
+from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
@@ -58,7 +58,7 @@ class TrainingExamples:
     rows: Rows
     task: Task
     task_config: BaseConfig
-    inputs: Inputs
+    encoder: Encoder
     settings: TrainingConfig
 
     def encode(self, sample: Sample) -> Encoded:
@@ -81,7 +81,7 @@ class TrainingExamples:
         """
         answer = Turn("assistant", (self.task.teach(self.task_config, example),))
         conversation = (*self.task.ask(self.task_config, example), answer)
-        return self.inputs.lesson(conversation, self.settings.trained_turns, self.settings.max_tokens)
+        return self.encoder.training_example(conversation, self.settings.trained_turns, self.settings.max_tokens)
 
     def check(self, name: str, progress: Progress, stop: StopRequest) -> ExampleLengths:
         """Encode every row with each of its targets once, in threads.

@@ -12,7 +12,7 @@ from vlmtune.distributed import ProcessGroup
 from vlmtune.errors import EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import write_json
-from vlmtune.processing.encoder import Encoded, Inputs, picture_tensors
+from vlmtune.processing.encoder import Encoded, Encoder, image_tensors
 from vlmtune.training.config import TrainingConfig
 from vlmtune.training.packing import Layout, PackedSequence, pack
 
@@ -27,7 +27,7 @@ PACK_TOKENS_FILE = "pack_tokens.json"
 """In the work folder: the packed length that fitted into memory, for a resumed run."""
 
 
-def token_losses(model: Any, sequence: PackedSequence, inputs: Inputs, device: str) -> "torch.Tensor":
+def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device: str) -> "torch.Tensor":
     """Cross-entropy of each target of a packed sequence, [targets], in nats; fp32.
 
     The head runs at the predicting positions alone: at 8B and 1,840 tokens that is 0.1 GB of logits instead of 4.2.
@@ -35,7 +35,7 @@ def token_losses(model: Any, sequence: PackedSequence, inputs: Inputs, device: s
     Args:
         model: the model inside its adapter, with packed attention (`attention.enable_packed_attention`).
         sequence: S tokens.
-        inputs: of the checkpoint.
+        encoder: of the checkpoint.
         device: where the model is.
     """
     import torch
@@ -48,7 +48,7 @@ def token_losses(model: Any, sequence: PackedSequence, inputs: Inputs, device: s
         position_ids=positions.to(device),
         use_cache=False,
         segments=sequence.segments,
-        **picture_tensors(sequence.pictures, inputs, device, model.dtype),
+        **image_tensors(sequence.images, encoder, device, model.dtype),
     ).last_hidden_state[0]
     logits = model.get_output_embeddings()(hidden[list(sequence.predictors)]).float()
     return torch.nn.functional.cross_entropy(logits, torch.tensor(sequence.targets, device=device), reduction="none")
@@ -60,7 +60,7 @@ class ForwardBackward:
     Args:
         base: the model inside its adapter.
         weights: the trained weights.
-        inputs: of the checkpoint.
+        encoder: of the checkpoint.
         device: where the model is.
         settings: of the training.
         work: folder in which a shortened packed length is recorded.
@@ -71,25 +71,25 @@ class ForwardBackward:
         self,
         base: Any,
         weights: "Sequence[torch.nn.Parameter]",
-        inputs: Inputs,
+        encoder: Encoder,
         device: str,
         settings: TrainingConfig,
         work: Path,
         processes: ProcessGroup,
     ) -> None:
-        self._base, self._weights, self._inputs, self._device = base, weights, inputs, device
+        self._base, self._weights, self._encoder, self._device = base, weights, encoder, device
         self._settings, self._work, self._processes = settings, work, processes
         self.pack_tokens = settings.pack_tokens
 
     def pack(self, examples: Sequence[Encoded]) -> list[PackedSequence]:
         """The examples as packed sequences."""
-        inputs = self._inputs
-        layout = Layout(inputs.checkpoint.family, inputs.renderer.image_id, inputs.patcher.limits.merge)
+        encoder = self._encoder
+        layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
         return pack(examples, layout, self.pack_tokens)
 
     def token_losses(self, sequence: PackedSequence) -> "torch.Tensor":
         """Loss of every supervised token of a packed sequence, [targets]."""
-        return token_losses(self._base, sequence, self._inputs, self._device)
+        return token_losses(self._base, sequence, self._encoder, self._device)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.families import Family
-from vlmtune.processing.encoder import Encoded, Picture
+from vlmtune.processing.encoder import Encoded, EncodedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PackedSequence:
     predictors: tuple[int, ...]
     targets: tuple[int, ...]
     example_indices: tuple[int, ...]
-    pictures: tuple[Picture, ...]
+    images: tuple[EncodedImage, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,7 +105,7 @@ def _group_by_images(examples: Sequence[Encoded], share_prefixes: bool) -> list[
     """Indices of examples with the same images; an example without images is a group of its own."""
     groups: defaultdict[object, list[int]] = defaultdict(list)
     for n, example in enumerate(examples):
-        images = tuple(picture.digest for picture in example.pictures)
+        images = tuple(image.digest for image in example.images)
         groups[images if share_prefixes and images else n].append(n)
     return list(groups.values())
 
@@ -145,7 +145,7 @@ class _Builder:
         self.predictors: list[int] = []
         self.targets: list[int] = []
         self.example_indices: list[int] = []
-        self.pictures: list[Picture] = []
+        self.images: list[EncodedImage] = []
 
     def add(self, group: Sequence[int]) -> None:
         """A prefix segment if the group shares one, then a branch per example."""
@@ -164,16 +164,16 @@ class _Builder:
         example, layout = self._examples[n], self._layout
         ids = example.rendered.ids
         self.ids += ids[start:end]
-        grids = [picture.grid for picture in example.pictures]
+        grids = [image.grid for image in example.images]
         positions = layout.family.positions(ids, layout.image_token, grids, layout.merge)
         self.positions.append(positions[:, start:end])
         self.segments.append(segment)
         search_from = 0
-        for picture in example.pictures:
+        for image in example.images:
             first = ids.index(layout.image_token, search_from)
-            search_from = first + math.prod(picture.grid) // layout.merge**2
+            search_from = first + math.prod(image.grid) // layout.merge**2
             if start <= first < end:
-                self.pictures.append(picture)
+                self.images.append(image)
 
     def _add_targets(self, n: int, shared: int, prefix: int, branch: int) -> None:
         """Record which index of the sequence predicts each supervised token of example `n`.
@@ -185,7 +185,7 @@ class _Builder:
         """
         rendered = self._examples[n].rendered
         for token in range(1, len(rendered)):
-            if rendered.trained[token]:
+            if rendered.loss_mask[token]:
                 before = token - 1
                 self.predictors.append(before + (prefix if before < shared else branch))
                 self.targets.append(rendered.ids[token])
@@ -203,5 +203,5 @@ def _packed_sequence(groups: Sequence[Sequence[int]], examples: Sequence[Encoded
         predictors=tuple(builder.predictors),
         targets=tuple(builder.targets),
         example_indices=tuple(builder.example_indices),
-        pictures=tuple(builder.pictures),
+        images=tuple(builder.images),
     )

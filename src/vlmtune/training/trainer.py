@@ -19,7 +19,7 @@ from vlmtune.errors import Diverged, EnvironmentProblem
 from vlmtune.files import read_json, write_json
 from vlmtune.modeling.loading import ModelConfig, load_model, pick_device
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded, Inputs
+from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints
@@ -54,7 +54,7 @@ class TrainingJob:
 
     settings: TrainingConfig
     model: ModelConfig
-    inputs: Inputs
+    encoder: Encoder
     train: TrainingExamples
     validation: TrainingExamples
     target: str | None
@@ -82,9 +82,9 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     lengths, _ = job.processes.broadcast(
         lambda: (job.train.check("train", progress, stop), job.validation.check("validation", progress, stop))
     )
-    family, settings = job.inputs.checkpoint.family, job.settings
+    family, settings = job.encoder.checkpoint.family, job.settings
     device = pick_device(job.model)
-    base = load_model(job.inputs.checkpoint, device, settings.precision)
+    base = load_model(job.encoder.checkpoint, device, settings.precision)
     loaded_bytes = torch.cuda.memory_allocated() if device == "cuda" else 0
     kernel = enable_packed_attention(base, family, settings.attention)
     initial = None if settings.continue_from is None else Path(settings.continue_from)
@@ -123,14 +123,14 @@ class Trainer:
         self._job, self._model, self._device = job, model, device
         self._lengths = lengths
         self._base: Any = model.base_model.model
-        settings, family = job.settings, job.inputs.checkpoint.family
+        settings, family = job.settings, job.encoder.checkpoint.family
         self._weights = list(trainable(model).values())
         self._optimizer = torch.optim.AdamW(
             optimizer_groups(model, family, settings), weight_decay=settings.weight_decay
         )
         self._batches = sample_batches(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed)
         self.forward_backward = ForwardBackward(
-            self._base, self._weights, job.inputs, device, settings, job.work, job.processes
+            self._base, self._weights, job.encoder, device, settings, job.work, job.processes
         )
         self.checkpointing = ActivationCheckpointing(
             self._base, family, self.forward_backward, settings.checkpoint_layers, job.work
@@ -195,7 +195,7 @@ class Trainer:
         values = {VALIDATION_LOSS: self.validation_loss(stop)}
         evaluator, job = self._job.evaluator, self._job
         if evaluator is not None:
-            with plain_attention(self._base, job.inputs.checkpoint.family):
+            with plain_attention(self._base, job.encoder.checkpoint.family):
                 score = job.processes.broadcast(lambda: evaluator.score(self._model, self.step))
             values |= {evaluator.name: score} if score is not None else {}
         self._evaluations[self.step] = values
@@ -207,7 +207,7 @@ class Trainer:
             self._best.update(self.step, values, None)
 
     def _save_adapter(self, folder: Path) -> None:
-        checkpoint = self._job.inputs.checkpoint
+        checkpoint = self._job.encoder.checkpoint
         save_adapter(self._model, folder, checkpoint.name, checkpoint.commit)
 
     def write_adapter(self) -> None:
@@ -309,7 +309,7 @@ class Trainer:
         examples = [self._job.train.encode(sample) for sample in dict.fromkeys([*first[:2], first[-1]])]
         sequence = self.forward_backward.pack(examples)[0]
         self._model.eval()
-        family = self._job.inputs.checkpoint.family
+        family = self._job.encoder.checkpoint.family
         check_packing_leakage(self._base, family, sequence, self.forward_backward.token_losses)
         self.forward_backward.zero_grad()
 
