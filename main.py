@@ -37,10 +37,10 @@ def use_mock() -> bool:
 
 def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     """One mode of one config, printed as the vlmtune command prints it."""
-    from vlmtune.cli.options import print_comparison, print_score, say_where
+    from vlmtune.cli.options import print_comparison, print_report_path, print_score
     from vlmtune.config import load
     from vlmtune.pipeline import predict, train
-    from vlmtune.pipeline import run as story
+    from vlmtune.pipeline import run as run_step
     from vlmtune.pipeline.session import working
 
     if mock:
@@ -57,8 +57,8 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
             for seeded in session.seeds:
                 print_score(predict.score(session, predict.predict(session, seeded.adapter_path())))
             if config.output.path(config.output.baseline).is_file():
-                print_comparison(story.compare(session))
-                say_where(config)
+                print_comparison(run_step.compare(session))
+                print_report_path(config)
 
 
 def main() -> None:
@@ -69,13 +69,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key; repeatable")
     arguments = parser.parse_args()
     try:
-        from vlmtune.cli.app import ending
+        from vlmtune.cli.app import run_and_exit
     except ModuleNotFoundError as missing:
         sys.exit(
             f"error: {missing.name} is not installed in {sys.executable}. Run `make install` on a laptop or "
             "`bash setup_gpu_env.sh` on a GPU machine, then `source .venv/bin/activate` and this command again"
         )
-    ending(lambda: run(arguments.mode, arguments.config, arguments.set, use_mock()))
+    run_and_exit(lambda: run(arguments.mode, arguments.config, arguments.set, use_mock()))
 
 
 if __name__ == "__main__":

@@ -192,10 +192,10 @@ def test_the_two_commands() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--shards", "3"], "--shards N and --shard I go together"),
-        (["--shard", "0"], "--shards N and --shard I go together"),
+        (["--shards", "3"], "--shards N and --shard I must be given together"),
+        (["--shard", "0"], "--shards N and --shard I must be given together"),
         (["--shards", "3", "--shard", "3"], "with --shards 3 it is at most 2 (got 3)"),
-        (["--shards", "3", "--shard", "0", "--parity", "2"], "it does not go with --image or --parity"),
+        (["--shards", "3", "--shard", "0", "--parity", "2"], "it cannot be combined with --image or --parity"),
     ],
 )
 def test_options_that_name_no_shard(words: list[str], told: str) -> None:

@@ -130,7 +130,7 @@ def test_rows_without_labels_are_answered_and_the_doubtful_ones_written(tmp_path
     )
     ran = warm_vlmtune("predict", "c.yaml", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == "answered; there are no labels to score them by\n"
+    assert ran.stdout == "answered; the dataset has no labels to score against\n"
     assert "next: vlmtune data uncertain outputs/baseline_predictions.jsonl" in ran.stderr
     assert not list((tmp_path / "outputs").glob("metrics*"))
     assert json.loads((tmp_path / "outputs/baseline_predictions.controls.json").read_text())["image"] is None

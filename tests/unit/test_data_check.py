@@ -243,7 +243,9 @@ def test_the_command_ends_with_3_and_says_how_to_go_on(
 ) -> None:
     config, _, found = planted
     file = str(Path(config.output.dir).parent / "check.yaml")
-    with pytest.raises(DataError, match=r"errors; all stand in .*data_check.json.*max_bad_fraction=0\.\d") as error:
+    with pytest.raises(
+        DataError, match=r"errors; all are listed in .*data_check.json.*max_bad_fraction=0\.\d"
+    ) as error:
         app(["data", "check", file, "--json", "--progress", "none"], standalone_mode=False)
     assert error.value.exit_code == 3
     assert json.loads(capsys.readouterr().out) == found == read_json(Path(config.output.dir) / runner.RESULT)

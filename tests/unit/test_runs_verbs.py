@@ -157,7 +157,7 @@ def test_every_run_folder_below_is_listed_and_nothing_else(root: Path) -> None:
 
 
 def test_the_table_says_state_steps_and_result(root: Path, holder: Callable[[], Any]) -> None:
-    assert run("ls", root.parent.parent) == f"{root.parent.parent}: no run folder there\n"
+    assert run("ls", root.parent.parent) == f"{root.parent.parent}: no run folder found\n"
     answer(root, "baseline_predictions.jsonl", BASE)
     assert (look(root).state, look(root).steps) == ("begun", ["baseline"])
     stopped(root, 20, 30)

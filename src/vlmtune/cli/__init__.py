@@ -1,5 +1,5 @@
-"""The command line: `app` is the table of verbs; the other files parse, call and print, nothing else.
+"""The command line: `app` is the command table; the other files parse, call and print, nothing else.
 
-stdout carries the result alone; progress, notices and errors go to stderr. Everything heavy is imported inside the
-commands, so that `--help` and the checks stay instant.
+Only results go to stdout; progress, notices and errors go to stderr. Everything heavy is imported inside the commands,
+so that `--help` and config checks are instant.
 """

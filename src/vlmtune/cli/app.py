@@ -1,8 +1,6 @@
-"""The table of verbs.
+"""The command table, and how a command exits: one message, one exit code, a saved traceback if it is a bug.
 
-How a command ends: one message, one exit code, and a saved traceback where it is a bug of ours.
-
-What a command says at its end, without the secrets of the environment: an exception of any library may quote one.
+Messages and tracebacks are redacted first, because an exception of any library may quote a secret of the environment.
 """
 
 import os
@@ -19,14 +17,65 @@ from vlmtune.cli import compare, data, export, inspect, run
 from vlmtune.cli.runs import runs_app
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
 
+SUMMARY = "Fine-tune a vision-language model on your own data, and measure whether it helped."
+
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-"""Root of what the parser raises; typer does not name it publicly."""
+"""Base class of what the argument parser raises; typer does not export it."""
+
+app = typer.Typer(
+    name="vlmtune", help=SUMMARY, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+config_app = typer.Typer(help="Inspect a config without running it.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Inspect a dataset, before or after training.", no_args_is_help=True, rich_markup_mode=None)
+
+COMMANDS: dict[typer.Typer, list[Callable[..., None]]] = {
+    app: [
+        *(run.demo, data.init, run.run, run.predict, run.merge, run.train, export.export, export.push, export.serve),
+        *(compare.compare, compare.score, inspect.doctor, inspect.plan),
+    ],
+    config_app: [inspect.check, inspect.show, inspect.schema],
+    data_app: [data.check, data.show, data.stats, data.label_errors, data.uncertain],
+}
+for group, functions in COMMANDS.items():
+    for function in functions:
+        group.command()(function)
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
 
 
-def ending(command: Callable[[], object]) -> NoReturn:
-    """Run one command and leave with the exit code of how it ended.
+def _version(requested: bool) -> None:
+    if requested:
+        from importlib.metadata import version
 
-    What nobody expected is a bug of ours: Python ends with 1 by itself, after the hook has saved the traceback.
+        print(f"vlmtune {version('vlmtune')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, help=SUMMARY)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main() -> NoReturn:
+    """The `vlmtune` command."""
+    # As with `python -m vlmtune`: custom plugins may lie in the current directory.
+    sys.path.insert(0, str(Path.cwd()))
+    # Not app(): that would replace the hook that saves the traceback of a bug by one of typer's.
+    command = typer.main.get_command(app)
+    run_and_exit(lambda: command(standalone_mode=False))
+
+
+def run_and_exit(command: Callable[[], object]) -> NoReturn:
+    """Run a command and exit with the code of its outcome.
+
+    Any unexpected exception is a bug: it propagates, so that Python exits with 1 after the hook saved the traceback.
     """
     sys.excepthook = _save_traceback
     try:
@@ -34,18 +83,18 @@ def ending(command: Callable[[], object]) -> NoReturn:
         if command() == Interrupted.exit_code:
             raise KeyboardInterrupt
     except VlmtuneError as error:
-        _end(str(error), error.exit_code)
+        _exit(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _end("stopped at once", Interrupted.exit_code)
+        _exit("stopped at once", Interrupted.exit_code)
     except BrokenPipeError:
         sys.exit(0)
     except _UsageError as error:
         message = error.format_message()
-        _end(f"{message}{'' if message.endswith(('.', '?')) else '.'} See: vlmtune --help", Exit.USAGE)
+        _exit(f"{message}{'' if message.endswith(('.', '?')) else '.'} See: vlmtune --help", Exit.USAGE)
     sys.exit(0)
 
 
-def _end(message: str, code: Exit) -> NoReturn:
+def _exit(message: str, code: Exit) -> NoReturn:
     print(f"error: {redacted(message)}", file=sys.stderr)
     sys.exit(code)
 
@@ -60,81 +109,16 @@ def _save_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     print(f"the traceback is in {file.name}", file=sys.stderr)
 
 
-app = typer.Typer(
-    name="vlmtune",
-    help="Fine-tune a vision-language model on your own data, and prove whether it helped.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-config_app = typer.Typer(
-    help="Look at a configuration without running it.", no_args_is_help=True, rich_markup_mode=None
-)
-data_app = typer.Typer(help="Look at a dataset before training on it.", no_args_is_help=True, rich_markup_mode=None)
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+"""Names of environment variables that hold secrets."""
 
-app.command()(run.demo)
-app.command()(data.init)
-app.command()(run.run)
-app.command()(run.predict)
-app.command()(run.merge)
-app.command()(run.train)
-app.command()(export.export)
-app.command()(export.push)
-app.command()(export.serve)
-app.command()(compare.compare)
-app.command()(compare.score)
-app.command()(inspect.doctor)
-app.command()(inspect.plan)
-config_app.command("check")(inspect.config_check)
-config_app.command("show")(inspect.config_show)
-config_app.command("schema")(inspect.config_schema)
-app.add_typer(config_app, name="config")
-data_app.command("check")(data.check)
-data_app.command("show")(data.show)
-data_app.command("stats")(data.stats)
-data_app.command("label-errors")(data.label_errors)
-data_app.command("uncertain")(data.uncertain)
-app.add_typer(data_app, name="data")
-app.add_typer(runs_app, name="runs")
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        print(f"vlmtune {version('vlmtune')}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def options(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None:
-    """Fine-tune a vision-language model on your own data, and prove whether it helped."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-def main() -> NoReturn:
-    """The `vlmtune` command."""
-    # As with `python -m vlmtune`: custom plugins may lie in the current directory.
-    sys.path.insert(0, str(Path.cwd()))
-    # Not app(): that puts a hook of typer's own in place of the one which saves the traceback of a bug.
-    command = typer.main.get_command(app)
-    ending(lambda: command(standalone_mode=False))
-
-
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-"""How variables are called that hold one."""
-
-SHORTEST = 8
-"""Characters of a secret; shorter values are flags and placeholders, and stand in many words."""
+MIN_SECRET_LENGTH = 8
+"""Shorter values are flags and placeholders, which occur in ordinary words."""
 
 
 def redacted(text: str) -> str:
-    """The text with the name of a variable in brackets, wherever the secret in it stood."""
-    secrets = {value: name for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= SHORTEST}
+    """The text with every secret of the environment replaced by the name of its variable in brackets."""
+    secrets = {v: name for name, v in os.environ.items() if _SECRET_NAME.search(name) and len(v) >= MIN_SECRET_LENGTH}
     for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, f"[{secrets[value]}]")
     return text

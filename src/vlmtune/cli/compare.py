@@ -1,4 +1,4 @@
-"""The verbs that need prediction files alone: compare, score."""
+"""Commands that need only prediction files: compare, score."""
 
 import sys
 from pathlib import Path
@@ -6,39 +6,38 @@ from typing import Annotated, Any
 
 import typer
 
-from vlmtune.cli.options import AsJson, ForFiles, print_comparison, print_score
+from vlmtune.cli.options import AsJson, FileSets, print_comparison, print_score
 from vlmtune.errors import ConfigError, GateFailed
 
 
 def compare(
-    before: Annotated[str, typer.Argument(metavar="A", help="Prediction file of the reference side.")],
+    before: Annotated[str, typer.Argument(metavar="A", help="Prediction file of the reference system.")],
     after: Annotated[
         list[str],
-        typer.Argument(metavar="B [C...]", help="Side that is judged, and others. Commas join seeds: B1,B2,B3."),
+        typer.Argument(metavar="B [C...]", help="Files to compare with A. Commas join seeds: B1,B2,B3."),
     ],
     task: Annotated[
-        str | None, typer.Option(help="Task whose metrics apply; found in the manifests by default.")
+        str | None, typer.Option(help="Task that defines the metrics; by default that of the manifests.")
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write a page (.html), the JSON (.json) or Markdown (.md).")
-    ] = None,
+    report: Annotated[Path | None, typer.Option("-o", "--output", help="Write a report: .html, .json or .md.")] = None,
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The files after A are training seeds of one recipe: B1 B2 B3.")
     ] = False,
     slices: Annotated[
-        list[str] | None, typer.Option("--slice", metavar="COLUMN", help="Also by a metadata column; repeatable.")
+        list[str] | None,
+        typer.Option("--slice", metavar="COLUMN", help="Also compare by a metadata column; repeatable."),
     ] = None,
     fail_on: Annotated[
         str | None,
-        typer.Option(metavar="EXPR", help='Exit 6 where true, or inconclusive: "bleu<0; cider_d.ci_low<0.1" (B to A).'),
+        typer.Option(metavar="EXPR", help='Exit 6 if true or unknown: "bleu<0; cider_d.ci_low<0.1" (B minus A).'),
     ] = None,
     regressions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the rows that got worse, worst first (.jsonl).")
     ] = None,
-    sets: ForFiles = None,
+    sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare prediction files: paired, with confidence intervals. Others are compared with A, too."""
+    """Compare prediction files, paired by row, with confidence intervals."""
     from vlmtune.compare_files import compare_files, files_of, write_comparison, write_regressions
     from vlmtune.scoring import gates
 
@@ -60,13 +59,13 @@ def compare(
 def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file.")],
     task: Annotated[
-        str | None, typer.Option(help="Task whose metrics apply; found in the manifest by default.")
+        str | None, typer.Option(help="Task that defines the metrics; by default that of the manifest.")
     ] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics to report, separated by commas.")] = None,
-    sets: ForFiles = None,
+    sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Metrics of one prediction file; needs no model."""
+    """Score one prediction file; needs no model."""
     from vlmtune.compare_files import score_file
 
     chosen = _blocks(sets, task)["task"]
@@ -74,7 +73,7 @@ def score(
 
 
 def _blocks(sets: list[str] | None, task: str | None) -> dict[str, Any]:
-    """What stands in for a config where there are only prediction files: the blocks task and evaluation."""
+    """The blocks task and evaluation, which replace a config for prediction files."""
     if not sets:
         return {"task": task}
     from vlmtune.config import parse_overrides
@@ -83,6 +82,6 @@ def _blocks(sets: list[str] | None, task: str | None) -> dict[str, Any]:
     wrong = [key for key, block in given.items() if key not in ("task", "evaluation") or not isinstance(block, dict)]
     if wrong:
         raise ConfigError(
-            f"--set {wrong[0]}: prediction files know the blocks task and evaluation, as task.labels=[a, b]"
+            f"--set {wrong[0]}: only task and evaluation apply to prediction files, as in task.labels=[a, b]"
         )
     return {"task": given.get("task", {}) | ({"name": task} if task else {}), "evaluation": given.get("evaluation")}

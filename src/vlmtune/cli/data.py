@@ -1,9 +1,4 @@
-"""The verbs that look at a dataset: data check, show and stats.
-
-The verb that finds labels which are probably wrong.
-
-The verb that writes a first config.
-"""
+"""Commands for datasets: init, and data check, show, stats, label-errors and uncertain."""
 
 import json
 import sys
@@ -12,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmtune.cli.options import AsJson, ConfigArg, Offline, Sets, Shown, load_config, say_next, set_offline
-from vlmtune.errors import ConfigError, DataError
+from vlmtune.cli.options import (
+    ROLE_HELP,
+    AsJson,
+    ConfigArg,
+    Offline,
+    ProgressStyle,
+    Sets,
+    load_config,
+    print_next_command,
+    split_role,
+)
+from vlmtune.errors import DataError
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
@@ -21,16 +26,19 @@ if TYPE_CHECKING:
 
 
 def check(
-    config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
+    config: ConfigArg,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
 ) -> None:
-    """Read and decode every row before GPU time is spent; every fault and copy on a page."""
+    """Read and decode every row before GPU time is spent, and write all findings to a page."""
     from vlmtune.dataset_check.runner import CACHE, PAGE, RESULT, Check
     from vlmtune.dataset_check.runner import check as look
     from vlmtune.dataset_check.text import render
     from vlmtune.pipeline.session import working
 
-    set_offline(offline)
-    with working(load_config(config, sets).config, progress) as session:
+    with working(load_config(config, sets, offline), progress) as session:
         folder = session.folder.root
         asked = Check(
             session.config,
@@ -45,53 +53,56 @@ def check(
     print(f"page: {folder / PAGE}", file=sys.stderr)
     if found["status"] == "errors":
         count = f"{found['errors']:,} {'error' if found['errors'] == 1 else 'errors'}"
-        raise DataError(f"{count}; all stand in {folder / RESULT}. {_way_on(found)}")
-    say_next("run", config, sets)
+        raise DataError(f"{count}; all are listed in {folder / RESULT}. {_remedy(found)}")
+    print_next_command("run", config, sets)
 
 
 def show(
     config: ConfigArg,
-    row: Annotated[int, typer.Option("--row", help="Which row, counted from 0.")] = 0,
-    role: Annotated[str, typer.Option(help="Role of the rows: train, validation or test.")] = "train",
+    row: Annotated[int, typer.Option("--row", help="Which row, counting from 0.")] = 0,
+    role: Annotated[str, typer.Option(help=ROLE_HELP)] = "train",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with the resized pictures.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with the resized images.")
     ] = None,
-    color: Annotated[bool | None, typer.Option("--color/--no-color", help="Colours; by default in a terminal.")] = None,
+    color: Annotated[
+        bool | None, typer.Option("--color/--no-color", help="Use colors; the default in a terminal.")
+    ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """One example as the model sees it: picture sizes, tokens, which are learnt, positions."""
+    """Show one row as the model sees it: image sizes, tokens, positions, which tokens are supervised."""
     from vlmtune.dataset_check.examples import whole
     from vlmtune.dataset_check.show import Shown as Example
     from vlmtune.dataset_check.show import render
     from vlmtune.modeling.loading import find_checkpoint
 
-    set_offline(offline)
-    loaded = load_config(config, sets).config
-    if role not in ("train", "validation", "test"):
-        raise ConfigError(f"--role must be train, validation or test (got {role!r})")
-    rows = whole(loaded, role)  # type: ignore[arg-type]
-    shown = Example(loaded, _task(loaded), find_checkpoint(loaded.model), rows).row(role, row)  # type: ignore[arg-type]
+    loaded = load_config(config, sets, offline)
+    role = split_role("--role", role)
+    rows = whole(loaded, role)
+    shown = Example(loaded, _task(loaded), find_checkpoint(loaded.model), rows).row(role, row)
     if output is not None:
         from vlmtune.dataset_check.report import write
 
         write(shown, rows[row], output)
         print(f"page: {output}", file=sys.stderr)
-    colour = sys.stdout.isatty() if color is None else color
-    print(json.dumps(shown, ensure_ascii=False) if as_json else render(shown, colour))
+    color = sys.stdout.isatty() if color is None else color
+    print(json.dumps(shown, ensure_ascii=False) if as_json else render(shown, color))
 
 
 def stats(
-    config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
+    config: ConfigArg,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
 ) -> None:
-    """Rows, tokens, picture sizes, references and labels, from texts and image headers alone."""
+    """Summarize rows, tokens, image sizes, references and labels, reading only texts and image headers."""
     from vlmtune.dataset_check.stats import describe, render
     from vlmtune.modeling.loading import find_checkpoint
     from vlmtune.progress import open_progress
 
-    set_offline(offline)
-    loaded = load_config(config, sets).config
+    loaded = load_config(config, sets, offline)
     found = describe(loaded, _task(loaded), find_checkpoint(loaded.model), open_progress(progress))
     print(json.dumps(found, ensure_ascii=False) if as_json else render(found))
 
@@ -103,18 +114,18 @@ def _task(config: "Config") -> "Task":
     return task
 
 
-def _way_on(found: dict[str, Any]) -> str:
-    """What to do about a result with errors."""
+def _remedy(found: dict[str, Any]) -> str:
+    """What to do about the errors of a check."""
     if any(each["severity"] == "error" and each["row"] is None for each in found["findings"]):
-        return "Correct the config or the data"
+        return "Fix the config or the data"
     bad = {split["role"]: split["bad_fraction"] for split in found["splits"] if split["bad"]}
     if any("/" in role for role in bad):
-        return f"Correct the data, or leave bad rows out by max_bad_fraction in the dataset block of {', '.join(bad)}"
-    return f"Correct the data, or leave bad rows out: --set dataset.max_bad_fraction={_above(max(bad.values()))}"
+        return f"Fix the data, or exclude bad rows with max_bad_fraction in the dataset block of {', '.join(bad)}"
+    return f"Fix the data, or exclude bad rows: --set dataset.max_bad_fraction={_rounded_up(max(bad.values()))}"
 
 
-def _above(share: float) -> str:
-    """A short number that is not below a share."""
+def _rounded_up(share: float) -> str:
+    """A fraction rounded up to few digits."""
     for digits in range(1, 8):
         rounded = min(1.0, round(share + 0.5 * 10**-digits, digits))
         if share <= rounded <= max(1.2 * share, 0.001):
@@ -125,22 +136,22 @@ def _above(share: float) -> str:
 def label_errors(
     config: ConfigArg,
     adapter: Annotated[
-        Path | None, typer.Option(help="Adapter whose training log is read; by default the one this config trains.")
+        Path | None, typer.Option(help="Adapter whose training log is read; by default that of the config.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many labels.")] = 50,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="The page; by default in output.dir.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE.html", help="Where to write the page; by default in output.dir."),
     ] = None,
     sets: Sets = None,
     offline: Offline = False,
 ) -> None:
-    """Training rows whose label is probably wrong, ranked by their losses: as JSON lines and as a page."""
+    """Rank training rows whose label is probably wrong by their losses, as JSON lines and as a page."""
     from vlmtune.dataset_check.label_errors import cards, rank_label_errors, read_loss_log, render
     from vlmtune.files import write_atomic
     from vlmtune.pipeline.session import Session
 
-    set_offline(offline)
-    session = Session(load_config(config, sets).config)
+    session = Session(load_config(config, sets, offline))
     log = read_loss_log(adapter or session.seeds[0].adapter_path())
     rows = session.rows("train")
     found = cards(rank_label_errors(log, count), rows)
@@ -154,9 +165,9 @@ def label_errors(
 def uncertain(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file; its rows need no labels.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows.")] = 100,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write them to this file (.jsonl).")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write them to a file (.jsonl).")] = None,
 ) -> None:
-    """Rows worth labelling next: those the model is least certain about, as JSON lines."""
+    """Rank the rows worth labelling next: those the model is least certain about, as JSON lines."""
     from vlmtune.files import write_atomic
     from vlmtune.predictions import read
     from vlmtune.scoring.diagnostics import unsure
@@ -171,23 +182,22 @@ def uncertain(
 
 
 def init(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME_OR_FILE", help="A file or folder of rows, or a name on the Hub.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A file, a folder or a dataset on the Hub.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where the config goes; must not be there.")
+        Path | None, typer.Option("-o", "--output", help="Where to write the config; must not exist.")
     ] = None,
     sets: Sets = None,
     offline: Offline = False,
 ) -> None:
-    """A first config for a dataset, with a reason beside every guess; --set settles what cannot be guessed."""
+    """Write a first config for a dataset, explaining each choice; --set decides what cannot be inferred."""
     from vlmtune.config import parse_overrides
-    from vlmtune.hub import go_offline_if_unreachable
+    from vlmtune.hub import go_offline, go_offline_if_unreachable
     from vlmtune.progress import open_progress
     from vlmtune.scaffold.writer import write
 
-    set_offline(offline)
-    if not Path(name).exists() and not offline:
+    if offline:
+        go_offline()
+    elif not Path(name).exists():
         go_offline_if_unreachable(open_progress("auto"))
     written = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), parse_overrides(sets or ()))
     for doubt in written.doubts:

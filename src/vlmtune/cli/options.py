@@ -1,56 +1,58 @@
-"""Arguments that several verbs share, and how a config is loaded with them.
+"""Options that several commands share, and what all commands print in the same way."""
 
-Results as they stand on stdout, and what to do next on stderr.
-"""
-
-from typing import TYPE_CHECKING, Annotated
-
-import typer
-
-from vlmtune.progress import Style
-
-if TYPE_CHECKING:
-    from vlmtune.config import LoadedConfig
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmtune.errors import ConfigError
+from vlmtune.progress import Style
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
+    from vlmtune.data import SplitRole
     from vlmtune.scoring.comparison import Comparison
     from vlmtune.scoring.score import Score
 
 ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one key; repeatable, the value is YAML.")
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key with a YAML value; repeatable.")
 ]
-ForFiles = Annotated[
+FileSets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="A key of the blocks task or evaluation, as in a config; repeatable."),
+    typer.Option("--set", metavar="A.B=C", help="Set a key of task or evaluation, as in a config; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Shown = Annotated[Style, typer.Option("--progress", help="How progress is shown on stderr.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Use local files only; never ask the Hub.")]
+ProgressStyle = Annotated[Style, typer.Option("--progress", help="How to show progress on stderr.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use local files only; never contact the Hub.")]
+ROLE_HELP = "Which rows: train, validation or test."
 
 
-def load_config(config: str, sets: list[str] | None) -> "LoadedConfig":
-    """The config with its overrides."""
-    from vlmtune.config import load
+def load_config(config: str, sets: list[str] | None, offline: bool = False) -> "Config":
+    """Load a config with its overrides; offline, nothing contacts the Hub from here on."""
+    from vlmtune import hub
+    from vlmtune.config import load_config as load
 
+    if offline:
+        hub.go_offline()
     return load(config, sets or ())
 
 
-def set_offline(offline: bool) -> None:
-    """From here on, local files only."""
-    if offline:
-        from vlmtune.hub import go_offline
+def split_role(option: str, role: str) -> "SplitRole":
+    """The value of an option that names a split role.
 
-        go_offline()
+    Raises:
+        ConfigError: no such role.
+    """
+    if role not in ("train", "validation", "test"):
+        raise ConfigError(f"{option} must be train, validation or test (got {role!r})")
+    return role  # type: ignore[return-value]
 
 
 def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
-    """The comparison on stdout."""
+    """Print a comparison on stdout."""
     from vlmtune.report import text
 
     plain = comparison.to_json(examples=False)
@@ -58,13 +60,13 @@ def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
 
 
 def print_score(score: "Score | None", as_json: bool = False) -> None:
-    """The score on stdout; None is that of rows without labels."""
+    """Print a score on stdout; None stands for a dataset without labels."""
     plain: dict[str, Any] = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
     if as_json:
         print(json.dumps(plain, ensure_ascii=False))
         return
     if score is None:
-        print("answered; there are no labels to score them by")
+        print("answered; the dataset has no labels to score against")
         return
     for name, value in plain["metrics"].items():
         ends = plain["intervals"].get(name)
@@ -73,12 +75,12 @@ def print_score(score: "Score | None", as_json: bool = False) -> None:
     print("rows: " + ", ".join(f"{count} {what}" for what, count in plain["rows"].items()))
 
 
-def say_next(verb: str, config: str, sets: list[str] | None, more: str = "") -> None:
-    """The command that goes on from here, with the same --set."""
-    words = ["vlmtune", verb, config, *(word for pair in sets or () for word in ("--set", pair))]
+def print_next_command(command: str, config: str, sets: list[str] | None, more: str = "") -> None:
+    """Suggest the next command on stderr, with the same --set options."""
+    words = ["vlmtune", command, config, *(word for pair in sets or () for word in ("--set", pair))]
     print(f"next: {shlex.join(words)} {more}".rstrip(), file=sys.stderr)
 
 
-def say_where(config: "Config") -> None:
-    """Where the page is."""
+def print_report_path(config: "Config") -> None:
+    """Print on stderr where the report is."""
     print(f"next: open {config.output.path(config.output.report)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The verbs that work in a run folder: demo, run, predict, merge, train."""
+"""Commands that work in a run folder: demo, run, predict, merge, train."""
 
 import json
 import shlex
@@ -10,83 +10,86 @@ import typer
 
 from vlmtune.cli.export import answer_image, check_parity
 from vlmtune.cli.options import (
+    ROLE_HELP,
     AsJson,
     ConfigArg,
     Offline,
+    ProgressStyle,
     Sets,
-    Shown,
     load_config,
     print_comparison,
+    print_next_command,
+    print_report_path,
     print_score,
-    say_next,
-    say_where,
-    set_offline,
+    split_role,
 )
 from vlmtune.errors import ConfigError
 from vlmtune.progress import Style
 
 if TYPE_CHECKING:
+    from vlmtune.config import Config
     from vlmtune.inference import Shard
 
 
-def demo(sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto") -> None:
-    """The whole story on a tiny model: baseline, training, evaluation, comparison, report."""
-    _run("demo", sets, as_json, progress)
+def demo(sets: Sets = None, as_json: AsJson = False, progress: ProgressStyle = "auto") -> None:
+    """Run baseline, training, evaluation and comparison with the tiny model."""
+    _run(load_config("demo", sets), as_json, progress)
 
 
 def run(
-    config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
+    config: ConfigArg,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
 ) -> None:
-    """Baseline, training, evaluation and comparison of a config; finished steps are skipped."""
-    set_offline(offline)
-    _run(config, sets, as_json, progress)
+    """Run baseline, training, evaluation and comparison of a config; skips finished steps."""
+    _run(load_config(config, sets, offline), as_json, progress)
 
 
 def predict(
     config: ConfigArg,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Adapter folder; without one the untouched model answers.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Role of the rows: train, validation or test.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; by default the base model answers.")] = None,
+    split: Annotated[str | None, typer.Option(help=ROLE_HELP)] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Answer for one picture instead, base and tuned.")
+        Path | None, typer.Option(metavar="FILE", help="Answer for one image instead, base and tuned.")
     ] = None,
-    question: Annotated[str | None, typer.Option(help="What is asked about that picture, in tasks that ask.")] = None,
+    question: Annotated[str | None, typer.Option(help="Question about that image, in tasks that take one.")] = None,
     parity: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Compare the engine with hf on N rows instead.")
     ] = None,
     shards: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Answer one of N parts of the rows; see merge.")
+        int | None, typer.Option(metavar="N", min=1, help="Answer one of N shards of the rows; see merge.")
     ] = None,
-    shard: Annotated[int | None, typer.Option(metavar="I", min=0, help="Which part, from 0 to N - 1.")] = None,
+    shard: Annotated[int | None, typer.Option(metavar="I", min=0, help="Which shard, from 0 to N - 1.")] = None,
     sets: Sets = None,
     as_json: AsJson = False,
-    progress: Shown = "auto",
+    progress: ProgressStyle = "auto",
     offline: Offline = False,
 ) -> None:
-    """Answers and their score; an interrupted run goes on."""
+    """Answer the test rows and score the answers; resumes an interrupted run."""
     from vlmtune.pipeline import predict
     from vlmtune.pipeline.session import working
 
-    set_offline(offline)
-    _check_split(split)
+    role = split_role("--split", split) if split is not None else None
     part = _shard(shards, shard)
     if part is not None and (image is not None or parity is not None):
-        raise ConfigError("--shards parts the rows of a split; it does not go with --image or --parity")
+        raise ConfigError("--shards applies to the rows of a split; it cannot be combined with --image or --parity")
+    loaded = load_config(config, sets, offline)
     if image is not None:
-        answer_image(config, sets, image, adapter, question, as_json)
+        answer_image(loaded, image, adapter, question, as_json)
         return
     if parity is not None:
-        check_parity(config, sets, parity, adapter, as_json)
+        check_parity(loaded, parity, adapter, as_json)
         return
-    with working(load_config(config, sets).config, progress) as session:
-        file = predict.predict(session, adapter, split, part)  # type: ignore[arg-type]
+    with working(loaded, progress) as session:
+        file = predict.predict(session, adapter, role, part)
         if part is not None:
             print(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
             return
         print_score(predict.score(session, file), as_json)
     if session.config.dataset.labelled:
-        say_next("train" if adapter is None else "run", config, sets)
+        print_next_command("train" if adapter is None else "run", config, sets)
     else:
         print(f"next: vlmtune data uncertain {shlex.quote(str(file))}", file=sys.stderr)
 
@@ -95,37 +98,31 @@ def merge(
     config: ConfigArg,
     files: Annotated[list[Path], typer.Argument(metavar="SHARD_FILE...", help="The files of all shards.")],
     adapter: Annotated[
-        Path | None, typer.Option(help="Adapter folder that answered; without one the untouched model did.")
+        Path | None, typer.Option(help="Adapter folder that answered; by default the base model did.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Role of the rows: train, validation or test.")] = None,
+    split: Annotated[str | None, typer.Option(help=ROLE_HELP)] = None,
     sets: Sets = None,
     as_json: AsJson = False,
-    progress: Shown = "auto",
+    progress: ProgressStyle = "auto",
     offline: Offline = False,
 ) -> None:
-    """The answers of `predict --shards` as one prediction file, after proof that every row is there once."""
+    """Merge the files of `predict --shards` into one, after checking that every row occurs once."""
     from vlmtune.pipeline import merge_shards, predict
     from vlmtune.pipeline.session import working
 
-    set_offline(offline)
-    _check_split(split)
-    with working(load_config(config, sets).config, progress) as session:
-        file = merge_shards.merge(session, files, adapter, split)  # type: ignore[arg-type]
+    role = split_role("--split", split) if split is not None else None
+    with working(load_config(config, sets, offline), progress) as session:
+        file = merge_shards.merge(session, files, adapter, role)
         print_score(predict.score(session, file), as_json)
-    say_next("train" if adapter is None else "run", config, sets)
-
-
-def _check_split(split: str | None) -> None:
-    if split not in (None, "train", "validation", "test"):
-        raise ConfigError(f"--split must be train, validation or test (got {split!r})")
+    print_next_command("train" if adapter is None else "run", config, sets)
 
 
 def _shard(shards: int | None, shard: int | None) -> "Shard | None":
-    """The part that the two options name."""
+    """The shard that the two options name."""
     if shards is None and shard is None:
         return None
     if shards is None or shard is None:
-        raise ConfigError("--shards N and --shard I go together: into how many parts, and which of them")
+        raise ConfigError("--shards N and --shard I must be given together")
     if shard >= shards:
         raise ConfigError(f"--shard counts from 0: with --shards {shards} it is at most {shards - 1} (got {shard})")
     from vlmtune.inference import Shard
@@ -134,28 +131,30 @@ def _shard(shards: int | None, shard: int | None) -> "Shard | None":
 
 
 def train(
-    config: ConfigArg, sets: Sets = None, as_json: AsJson = False, progress: Shown = "auto", offline: Offline = False
+    config: ConfigArg,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
 ) -> None:
-    """LoRA training; the same command resumes an interrupted run. torchrun starts it on several GPUs."""
+    """Train the adapter, or resume training; torchrun starts it on several GPUs."""
     from vlmtune.pipeline import train
     from vlmtune.pipeline.session import working
 
-    set_offline(offline)
-    with working(load_config(config, sets).config, progress, distributed=True) as session:
+    with working(load_config(config, sets, offline), progress, distributed=True) as session:
         adapters = [str(adapter) for adapter in train.train(session)]
         if not session.processes.is_main:
             return
     plain = {"schema_version": 1, "adapter": adapters[0], "adapters": adapters}
     print(json.dumps(plain) if as_json else "\n".join(f"adapter: {adapter}" for adapter in adapters))
-    say_next("predict", config, sets, f"--adapter {adapters[0]}")
+    print_next_command("predict", config, sets, f"--adapter {adapters[0]}")
 
 
-def _run(config: str, sets: list[str] | None, as_json: bool, progress: Style) -> None:
-    loaded = load_config(config, sets).config
+def _run(config: "Config", as_json: bool, progress: Style) -> None:
     from vlmtune.pipeline import run
     from vlmtune.pipeline.session import working
 
-    with working(loaded, progress) as session:
+    with working(config, progress) as session:
         comparison = run.run(session)
     print_comparison(comparison, as_json)
-    say_where(loaded)
+    print_report_path(config)

@@ -1,4 +1,4 @@
-"""The verbs that look after run folders: runs ls, show, recover, gc."""
+"""Commands for run folders: runs ls, show, recover, gc."""
 
 import json
 import time
@@ -10,7 +10,7 @@ import typer
 from vlmtune.cli.options import AsJson
 
 runs_app = typer.Typer(
-    help="Run folders: what is in them, how to go on, what is damaged, what can go.",
+    help="Inspect, repair and clean up run folders.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -19,10 +19,10 @@ RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: the o
 
 @runs_app.command("ls")
 def list_runs(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look, and below.")] = Path("outputs"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to search, recursively.")] = Path("outputs"),
     as_json: AsJson = False,
 ) -> None:
-    """Every run folder in a folder: its state, the steps done, the result, size and last change."""
+    """List run folders with state, progress, result and size."""
     from vlmtune.maintenance import summary
     from vlmtune.maintenance.inspect import find, look
 
@@ -30,18 +30,18 @@ def list_runs(
     if as_json:
         print(json.dumps({"schema_version": 1, "runs": [summary.plain(run, now) for run in found]}, ensure_ascii=False))
     else:
-        print(summary.table(found, now) if found else f"{folder}: no run folder there")
+        print(summary.table(found, now) if found else f"{folder}: no run folder found")
 
 
 @runs_app.command()
 def show(
     run: RunArg,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show it live until it ends or you press Ctrl-C; it is only read.")
+        bool, typer.Option("--follow", help="Update live until the run ends or Ctrl-C; only reads.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Everything about one run: artifacts and what made them, checkpoints, the curve, the verdict, what to do next."""
+    """Show one run: artifacts and their provenance, checkpoints, learning curve, verdict, what to do next."""
     from vlmtune.maintenance import summary
     from vlmtune.maintenance.inspect import look
 
@@ -52,7 +52,7 @@ def show(
 
 
 def _follow(run: Path, as_json: bool) -> None:
-    """Show a live run until it ends or Ctrl-C comes: redrawn in a terminal, a line per change elsewhere."""
+    """Follow a run until it ends or Ctrl-C: redrawn in a terminal, otherwise one line per change."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -80,12 +80,10 @@ def _follow(run: Path, as_json: bool) -> None:
 @runs_app.command()
 def recover(
     run: RunArg,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what is damaged and what would be done.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report damage and what would be done.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a run folder in order after a crash. Nothing that has a manifest is deleted; exit 8 while a process works."""
+    """Repair a run folder after a crash. Nothing with a manifest is deleted; exits with 8 while the run is active."""
     from vlmtune.maintenance import repair
     from vlmtune.progress import open_progress
 
@@ -99,14 +97,14 @@ def recover(
 @runs_app.command()
 def gc(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Free it; without this it is only said.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; by default only lists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free what nothing will read again: finished work, older checkpoints, mock results moved aside by a real run."""
+    """List or delete what nothing will read again: finished work, old checkpoints, archived mock results."""
     from vlmtune.maintenance import garbage
     from vlmtune.progress import open_progress
 
-    for run in runs:  # all are looked at before anything is freed in one
+    for run in runs:  # check all of them before deleting anything
         garbage.search(run)
     found = [one for run in runs for one in (garbage.free(run, open_progress("none")) if yes else garbage.search(run))]
     if as_json:

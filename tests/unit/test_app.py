@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from vlmtune.cli.app import ending
+from vlmtune.cli.app import run_and_exit
 from vlmtune.errors import Exit
 
 
@@ -16,6 +16,6 @@ def test_ctrl_c_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        ending(lambda: app([], standalone_mode=False))
+        run_and_exit(lambda: app([], standalone_mode=False))
     assert end.value.code == Exit.INTERRUPTED
     assert "stopped at once" in capsys.readouterr().err
