@@ -229,7 +229,7 @@ def test_samples_do_not_depend_on_company_and_differ_between_requests(encoder: E
 def test_too_little_memory_halves_the_batch_after_the_failed_one_is_gone(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, left = hf.HfEngine._generate, []
+    real, left = hf.HfEngine._generate_batch, []
 
     def small_card(engine: hf.HfEngine, some: Sequence[Any]) -> list[Outcome]:
         assert not [1 for tensor in left if tensor() is not None], "what did not fit is still held"
@@ -242,9 +242,9 @@ def test_too_little_memory_halves_the_batch_after_the_failed_one_is_gone(
 
     requests = mixed_requests()[:6]
     whole = answers(encoder, requests, 6)
-    monkeypatch.setattr(hf.HfEngine, "_generate", small_card)
+    monkeypatch.setattr(hf.HfEngine, "_generate_batch", small_card)
     assert answers(encoder, requests, 6) == whole
-    monkeypatch.setattr(hf.HfEngine, "_generate", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(hf.HfEngine, "_generate_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(EnvironmentProblem, match="one request alone does not fit .* --set model.max_pixels"):
         answers(encoder, requests, 6)
 

@@ -57,13 +57,13 @@ def test_a_run_interrupted_anywhere_leaves_the_same_bytes(
     """At the border of two batches and inside of one; the batches are the same ones, too: in half precision the last
     digits would tell."""
     made: list[tuple[str, ...]] = []
-    real = hf.HfEngine._generate
+    real = hf.HfEngine._generate_batch
 
     def noting(engine: hf.HfEngine, batch: Sequence[tuple[Request, Encoded]]) -> list[Outcome]:
         made.append(tuple(request.id for request, _ in batch))
         return real(engine, batch)
 
-    monkeypatch.setattr(hf.HfEngine, "_generate", noting)
+    monkeypatch.setattr(hf.HfEngine, "_generate_batch", noting)
     whole = file_of(engine, examples, tmp_path / "whole.jsonl", StopRequest())
     planned = set(made)
     assert '"token_logprobs": [-' in whole

@@ -99,7 +99,7 @@ def test_what_passes_is_tried_again(step: Step, encoder: Encoder) -> None:
 
 ODD: dict[str, tuple[Step, str, str]] = {
     "no choices": (fake_server.empty, "engine", "no answer (no choices)"),
-    "no text": (lambda e: e.reply(200, fake_server.completion(e.body, None)), "engine", "made no text"),  # type: ignore[arg-type]
+    "no text": (lambda e: e.reply(200, fake_server.completion(e.body, None)), "engine", "sent no text"),  # type: ignore[arg-type]
     "no completion": (lambda e: e.reply(200, {"model": "tiny"}), "engine", "no chat completion: choices"),
     "filtered": (
         lambda e: e.reply(200, _with(fake_server.completion(e.body, "x"), finish_reason="content_filter")),
@@ -108,7 +108,7 @@ ODD: dict[str, tuple[Step, str, str]] = {
     ),
     "too long": (status(400, "maximum context length is 10"), "prompt", "400: maximum context length is 10"),
     "always 500": (status(500, "cuda"), "engine", "answered 500: cuda, 3 tries"),
-    "always cut": (fake_server.cut, "engine", "no whole JSON"),
+    "always cut": (fake_server.cut, "engine", "no complete JSON"),
     "always silent": (fake_server.hang, "engine", "gave no answer in 0.4 s, 3 tries"),
 }
 
@@ -177,7 +177,7 @@ def test_retry_after_is_waited_for_within_a_limit(encoder: Encoder) -> None:
     one = opened("http://127.0.0.1:1/v1", encoder, retry_s=0.5)._base
     row = requests(1)[0]
     assert one._pause(row, 0, http.Reply(429, b"", 7.0)) == 7
-    assert one._pause(row, 0, http.Reply(429, b"", 3600.0)) == client.LONGEST_WAIT_S
+    assert one._pause(row, 0, http.Reply(429, b"", 3600.0)) == client.MAX_PAUSE_S
     own = [one._pause(row, attempt, http.NoReply("cut")) for attempt in range(5)]
     assert all(0.25 * 2**n <= pause <= 0.75 * 2**n for n, pause in enumerate(own))
     assert own[0] != one._pause(requests(2)[1], 0, http.NoReply("cut"))

@@ -101,7 +101,7 @@ def test_without_its_environment_the_command_to_make_it_is_said(tmp_path: Path) 
     (tmp_path / "c.yaml").write_text(CONFIG)
     refused = warm_vlmtune("predict", "c.yaml", *sets, cwd=tmp_path)
     assert refused.returncode == 4
-    assert "nowhere/python is not there" in refused.stderr
+    assert "nowhere/python does not exist" in refused.stderr
     assert "Run: " in refused.stderr
 
 
@@ -160,7 +160,7 @@ def test_a_python_without_vllm_is_not_enough() -> None:
 def test_a_server_is_started_asked_and_ended_with_all_its_processes() -> None:
     with stand_in() as server:
         server.wait(30)
-        server.look()
+        server.check_alive()
         (process,) = children(server._process.pid)
         command = Path(f"/proc/{process}/cmdline").read_text()
         assert KEY not in command + Path(f"/proc/{server._process.pid}/cmdline").read_text()
@@ -178,7 +178,9 @@ def test_a_server_that_does_not_start_shows_its_log_without_the_key() -> None:
 def test_a_server_that_ends_by_itself_ends_the_run(encoder: Encoder) -> None:
     with stand_in() as server:
         server.wait(30)
-        where = client.Server(server.base_url, KEY, "tiny", "tiny", ours=False, look=server.look)
+        where = client.Server(
+            server.base_url, KEY, "tiny", "tiny", own_checkpoint=False, check_alive=server.check_alive
+        )
         one = client.Client(vllm.Config(retry_s=0.01), where, encoder)
         row = Request("row", (user("Hello"),))
         assert isinstance(next(one.answer([row])), Prediction)

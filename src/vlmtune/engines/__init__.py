@@ -1,4 +1,4 @@
-"""Requests to outcomes. An engine is a file here with `Config` (extends `InferenceConfig`) and `open_engine`.
+"""Engines turn requests into outcomes. An engine is a file here with `Config` (an `InferenceConfig`) and `open_engine`.
 
 `open_engine(config, model, encoder, precision, adapter) -> Engine`. An engine yields exactly one outcome per request,
 in any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
@@ -19,16 +19,16 @@ __all__ = ["SERVER_KEY", "Engine", "InferenceConfig", "has_vllm", "install_comma
 
 
 class InferenceConfig(BaseConfig):
-    """How answers are decoded; the same for the untouched and the tuned model."""
+    """How answers are generated; the same for the base and the tuned model."""
 
     engine: str = "hf"
-    """Who answers: a file in `vlmtune/engines`, or the dotted name of a custom module."""
+    """What generates answers: a file in `vlmtune/engines`, or the dotted name of your own module."""
 
     max_new_tokens: PositiveInt = 64
-    """Longest answer in tokens; an answer that reaches it is counted as cut off."""
+    """Longest answer in tokens; an answer that reaches it counts as truncated."""
 
     temperature: NonNegativeFloat = 0.0
-    """0 decodes greedily, which is what a comparison wants; above 0 samples."""
+    """0 decodes greedily, which is what a comparison needs; above 0 samples."""
 
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling; only with a temperature above 0."""
@@ -37,7 +37,7 @@ class InferenceConfig(BaseConfig):
     """Seed of sampling; greedy decoding uses none."""
 
     precision: Literal["bf16", "fp16", "fp32"] | None = None
-    """Arithmetic of the model while answering; null takes training.precision."""
+    """Arithmetic of the model during inference; null takes training.precision."""
 
 
 class Engine(Protocol):
@@ -46,22 +46,22 @@ class Engine(Protocol):
     def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
         """One outcome per request whose id is not `done`, as they are ready.
 
-        All requests of a file are given, those answered before an interruption, too: how they are batched must not
-        depend on where that was. Taking a request may raise: the user wants to stop.
+        All requests of a file are passed, including those answered before an interruption: how they are batched must
+        not depend on where that was. Taking a request may raise, when the user wants to stop.
         """
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
-        """Answers come from the model without its adapter inside this block: both columns from one load."""
+        """Answers come from the model without its adapter inside this block: both sides from one loaded model."""
 
     def adapter_delta(self, requests: Sequence[Request]) -> float | None:
-        """How much the adapter changes these requests' first logits; None where there is none to probe.
+        """How much the adapter changes the first logits of these requests; None if there is none to probe.
 
         Raises:
             IntegrityError: there is an adapter, and it changes nothing.
         """
 
     def facts(self) -> Mapping[str, Any]:
-        """What was run: checkpoint, adapter, precision, versions; goes into the manifest."""
+        """What was run, for the manifest: checkpoint, adapter, precision, versions."""
 
     def close(self) -> None:
-        """Free what was opened."""
+        """Release what was opened."""

@@ -1,208 +1,198 @@
-"""Asks a server that speaks OpenAI's chat completions: retries, gives up in time, checks who answered.
+"""The client of a server that speaks OpenAI's chat completions, and the engine built on it.
 
-Every request ends as an answer or a named failure. What is wrong for all requests alike (nobody listens, a refused key,
-another model) ends the run instead of failing row by row; what was answered before is the caller's to keep.
-
-Work spread over a few threads, results as they come; a run in which nothing happens any more is ended.
-
-Threads are daemons: one that hangs in a dead connection keeps nobody from leaving.
-
-The engine over a server: one model of it, and the same with an adapter. Who runs the server does not matter here.
+Every request ends as an answer or as a named failure. What affects all requests alike (nobody listens, the key is
+refused, another model answers) ends the run instead of failing row by row; the caller keeps the answers so far.
 """
 
 import functools
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from vlmtune.engines import InferenceConfig
 from vlmtune.engines import _http as http
 from vlmtune.engines._messages import Answer, messages, read_answer
-from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError, RemoteError
+from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError, RemoteError, VlmtuneError
 from vlmtune.types import Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
     from vlmtune.processing.encoder import Encoded, Encoder
-import time
-from collections.abc import Container
-from contextlib import contextmanager
-from itertools import islice
-from queue import Empty, SimpleQueue
-from typing import TypeVar
 
-from vlmtune.errors import VlmtuneError
+POLL_S = 0.2
+"""How often an idle worker pool checks whether the server is alive."""
 
-TICK_S = 0.2
-"""How often it is looked whether work still makes progress."""
+RETRYABLE = frozenset({408, 409, 425, 429, *range(500, 600)})
+"""Statuses after which the same request may succeed."""
+
+FATAL = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 410})
+"""Statuses that every other request would get, too."""
+
+MAX_PAUSE_S = 60.0
+"""Longest pause between two attempts, whatever the server asks for."""
+
+MAX_REFUSED = 10
+"""Requests refused with the same message, none answered, after which the run ends."""
+
+MAX_UNANSWERED = 3
+"""Requests in a row that failed after all retries, after which the server counts as broken; at least `concurrency`."""
+
+PROBE_TOKENS = 16
+"""Longest answer to a probe of the adapter."""
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
-def spread(
+def map_in_threads(
+    function: Callable[[Work], Result],
     items: Iterable[Work],
-    work: Callable[[Work], Result],
     threads: int,
     watchdog_s: float,
-    look: Callable[[], None],
+    check: Callable[[], None],
 ) -> Iterator[Result]:
-    """Results of `work` in the order in which they are ready.
+    """Results of a function over items, in the order in which they are ready.
+
+    The threads are daemons: one that hangs in a dead connection does not keep the process alive.
 
     Args:
-        items: taken in this thread, one whenever a thread is free; taking one may raise.
-        work: called in other threads; what of our errors it raises is raised here.
-        threads: how many work at once.
-        watchdog_s: seconds without any result after which the run is ended.
-        look: called now and then while there is nothing to do; may raise.
+        function: called in the threads; a VlmtuneError that it raises is raised here.
+        items: taken in the calling thread, one whenever a thread is free; taking one may raise.
+        threads: size of the pool.
+        watchdog_s: seconds without any result after which the run ends.
+        check: called now and then while waiting; may raise.
 
     Raises:
         RemoteError: no result for `watchdog_s` seconds.
     """
     jobs: SimpleQueue[Work | None] = SimpleQueue()
-    done: SimpleQueue[Result | VlmtuneError | None] = SimpleQueue()
+    results: SimpleQueue[Result | VlmtuneError | None] = SimpleQueue()
     for _ in range(threads):
-        threading.Thread(target=_run, args=(work, jobs, done), daemon=True).start()
-    source, waiting = iter(items), 0
+        threading.Thread(target=_worker, args=(function, jobs, results), daemon=True).start()
+    source, pending = iter(items), 0
     try:
         while True:
-            for item in islice(source, threads - waiting):
+            for item in islice(source, threads - pending):
                 jobs.put(item)
-                waiting += 1
-            if not waiting:
+                pending += 1
+            if not pending:
                 return
-            made = _next(done, watchdog_s, look)
-            waiting -= 1
-            if made is None:
+            result = _next_result(results, watchdog_s, check)
+            pending -= 1
+            if result is None:
                 raise RuntimeError("a thread ended with the error printed above")
-            if isinstance(made, VlmtuneError):
-                raise made
-            yield made
+            if isinstance(result, VlmtuneError):
+                raise result
+            yield result
     finally:
         for _ in range(threads):
             jobs.put(None)
 
 
-def _run(
-    work: Callable[[Work], Result],
+def _worker(
+    function: Callable[[Work], Result],
     jobs: "SimpleQueue[Work | None]",
-    done: "SimpleQueue[Result | VlmtuneError | None]",
+    results: "SimpleQueue[Result | VlmtuneError | None]",
 ) -> None:
-    """One thread. What it did not foresee is printed by Python as the thread ends; None tells that it happened."""
+    """One thread. Python prints an unexpected error as the thread ends; the None in `results` says that it happened."""
     while (job := jobs.get()) is not None:
-        made: Result | VlmtuneError | None = None
+        result: Result | VlmtuneError | None = None
         try:
-            made = work(job)
+            result = function(job)
         except VlmtuneError as error:
-            made = error
+            result = error
         finally:
-            done.put(made)
+            results.put(result)
 
 
-def _next(done: "SimpleQueue[Result]", watchdog_s: float, look: Callable[[], None]) -> Result:
-    until = time.monotonic() + watchdog_s
+def _next_result(results: "SimpleQueue[Result]", watchdog_s: float, check: Callable[[], None]) -> Result:
+    deadline = time.monotonic() + watchdog_s
     while True:
         try:
-            return done.get(timeout=TICK_S)
+            return results.get(timeout=POLL_S)
         except Empty:
-            look()
-        if time.monotonic() > until:
+            check()
+        if time.monotonic() > deadline:
             raise RemoteError(
-                f"no answer came for {watchdog_s:g} s (inference.watchdog_s); the server hangs. What was answered is "
-                "kept: run the same command again when it works"
+                f"no answer came for {watchdog_s:g} s (inference.watchdog_s); the server hangs. The answers so far are "
+                "saved: run the same command again when the server works"
             )
 
 
-PASSING = frozenset({408, 409, 425, 429, *range(500, 600)})
-"""Statuses after which the same request may succeed."""
-
-ALL_ALIKE = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 410})
-"""Statuses that no other row would change."""
-
-LONGEST_WAIT_S = 60.0
-"""Longest pause between two tries, whatever the server asks for."""
-
-REFUSED_ALIKE = 10
-"""Requests refused in the same words, none answered, after which the rest is not tried."""
-
-LOST_IN_A_ROW = 3
-"""Requests that failed after all retries, none answered between them, after which the server counts as broken; at
-least as many as are asked at once."""
-
-PROBE_TOKENS = 16
-
-
 class ClientConfig(InferenceConfig):
-    """How a server is asked."""
+    """How requests are sent to a server."""
 
     concurrency: PositiveInt = 8
-    """Requests under way at once."""
+    """Requests in flight at once."""
 
     timeout_s: PositiveFloat = 120
-    """Seconds after which a request that got no answer is tried again."""
+    """Seconds after which a request without an answer is retried."""
 
     max_retries: NonNegativeInt = 5
-    """Further tries of a request that failed for a reason that may pass: too many requests, a server error, a cut or
-    silent connection."""
+    """Retries of a request that failed for a temporary reason: too many requests, a server error, a broken or silent
+    connection."""
 
     retry_s: PositiveFloat = 0.5
-    """Pause before the first further try; it doubles with each, shortened or lengthened by up to half at random."""
+    """Pause before the first retry; it doubles with each further one, plus or minus up to half at random."""
 
     watchdog_s: PositiveFloat = 600
-    """Seconds without a single answer after which the run ends; what was answered is kept."""
+    """Seconds without a single answer after which the run ends; the answers so far are kept."""
 
     logprobs: bool = True
-    """Whether to ask for the log-probabilities of the answer's tokens; not every server gives them."""
+    """Whether to ask for the log-probabilities of the answer's tokens; not every server provides them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to ask and as what.
+    """The server and the model to ask it for.
 
-    `answers_as` is the name by which the server calls the model it answers with. `ours` says that it is a vLLM with
-    our checkpoint: it then gets pictures at the size the model reads, and must have read the very prompt that we would.
-    `context` is the most tokens of prompt and answer together, where that is known. `look` raises where the server is
-    known to have ended.
+    `answers_as` is the model name in the server's answers. `own_checkpoint` says that it is a vLLM with our checkpoint:
+    it then gets images at the size the model reads, and its prompts must equal ours, token for token. `context` is the
+    limit on tokens of prompt and answer together, if known. `check_alive` raises if the server is known to have ended.
     """
 
     base_url: str
     key: str | None = field(repr=False)  # never in a traceback
     model: str
     answers_as: str
-    ours: bool
+    own_checkpoint: bool
     length_key: str = "max_tokens"
     context: int | None = None
-    look: Callable[[], None] = lambda: None
+    check_alive: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
-class _Lost:
+class _Unanswered:
     """A request that failed after all retries."""
 
     failure: Failure
-    nobody: bool
+    unreachable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """A request that the server will not answer, however often it is asked."""
+    """A request that the server rejects, however often it is sent."""
 
     failure: Failure
-    said: str
+    message: str
 
 
 class Client:
-    """Asks one model of one server."""
+    """Sends requests for one model to one server."""
 
     def __init__(self, config: ClientConfig, server: Server, encoder: "Encoder") -> None:
         self._config = config
         self._server = server
         self._encoder = encoder
-        self._over = threading.Event()
+        self._stopped = threading.Event()
 
     def answer(self, requests: Iterable[Request]) -> Outcomes:
         """One outcome per request, as they are ready.
@@ -210,33 +200,32 @@ class Client:
         Raises:
             RemoteError: the server is down, hangs, or refuses everything.
             EnvironmentProblem: it refuses the key.
-            IntegrityError: another model answers, or it reads another prompt.
+            IntegrityError: another model answers, or it sees another prompt.
         """
-        answered, lost, refused = 0, 0, 0
+        answered, unanswered, refused = 0, 0, 0
         last = ""
-        config = self._config
-        self._over.clear()
+        self._stopped.clear()
         try:
-            for made in spread(requests, self._outcome, config.concurrency, config.watchdog_s, self._server.look):
-                if isinstance(made, _Lost):
-                    lost, last = lost + 1, made.failure.reason
-                    yield made.failure
-                    if made.nobody or lost >= max(LOST_IN_A_ROW, config.concurrency):
+            for result in self._map(self._outcome, requests, self._config.concurrency):
+                if isinstance(result, _Unanswered):
+                    unanswered, last = unanswered + 1, result.failure.reason
+                    yield result.failure
+                    if result.unreachable or unanswered >= max(MAX_UNANSWERED, self._config.concurrency):
                         raise self._broken(last)
-                elif isinstance(made, _Refused):
-                    refused = refused + 1 if made.said == last else 1
-                    last = made.said
-                    yield made.failure
-                    if refused >= REFUSED_ALIKE and not answered:
+                elif isinstance(result, _Refused):
+                    refused = refused + 1 if result.message == last else 1
+                    last = result.message
+                    yield result.failure
+                    if refused >= MAX_REFUSED and not answered:
                         raise RemoteError(f"{self._server.base_url} refuses every request: {last}")
                 else:
-                    answered += isinstance(made, Prediction)
-                    lost = 0 if isinstance(made, Prediction) else lost
-                    yield made
-            if lost and not answered:
+                    answered += isinstance(result, Prediction)
+                    unanswered = 0 if isinstance(result, Prediction) else unanswered
+                    yield result
+            if unanswered and not answered:
                 raise self._broken(last)
         finally:
-            self._over.set()
+            self._stopped.set()
 
     def first_tokens(self, request: Request) -> Answer | Failure:
         """A short greedy answer with the likeliest first tokens.
@@ -244,59 +233,68 @@ class Client:
         Raises:
             RemoteError, EnvironmentProblem, IntegrityError: as `answer`.
         """
-        asked: dict[str, Any] = {"temperature": 0, self._server.length_key: PROBE_TOKENS}
-        asked |= {"logprobs": True, "top_logprobs": 5} if self._config.logprobs else {}
-        self._over.clear()
-        ask = functools.partial(self._ask, asked=asked)
-        return self._certain(next(spread([request], ask, 1, self._config.watchdog_s, self._server.look)))
+        decoding: dict[str, Any] = {"temperature": 0, self._server.length_key: PROBE_TOKENS}
+        decoding |= {"logprobs": True, "top_logprobs": 5} if self._config.logprobs else {}
+        self._stopped.clear()
+        send = functools.partial(self._send, decoding=decoding)
+        return self._answer_or_raise(next(self._map(send, [request], 1)))
 
     def token_outputs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
-        """Each request with all that the server says about its answer, as they are ready; errors as `answer`."""
-        self._over.clear()
+        """Each request with all that the server reports about its answer, as they are ready; errors as `answer`."""
+        self._stopped.clear()
 
-        def ask(request: Request) -> tuple[Request, Answer | Failure | _Lost | _Refused]:
-            return request, self._ask(request, self._decoding(request))
+        def send(request: Request) -> tuple[Request, Answer | Failure | _Unanswered | _Refused]:
+            return request, self._send(request, self._decoding(request))
 
-        config = self._config
-        for request, made in spread(requests, ask, config.concurrency, config.watchdog_s, self._server.look):
-            yield request, self._certain(made)
+        for request, result in self._map(send, requests, self._config.concurrency):
+            yield request, self._answer_or_raise(result)
 
-    def _certain(self, made: Answer | Failure | _Lost | _Refused) -> Answer | Failure:
-        if isinstance(made, _Lost):
-            raise self._broken(made.failure.reason)
-        return made.failure if isinstance(made, _Refused) else made
+    def _map(
+        self, function: Callable[[Request], Result], requests: Iterable[Request], threads: int
+    ) -> Iterator[Result]:
+        return map_in_threads(function, requests, threads, self._config.watchdog_s, self._server.check_alive)
 
-    def _outcome(self, request: Request) -> Outcome | _Lost | _Refused:
-        made = self._ask(request, self._decoding(request))
-        if not isinstance(made, Answer):
-            return made
-        if made.finish_reason not in ("stop", "length"):
+    def _answer_or_raise(self, result: Answer | Failure | _Unanswered | _Refused) -> Answer | Failure:
+        if isinstance(result, _Unanswered):
+            raise self._broken(result.failure.reason)
+        return result.failure if isinstance(result, _Refused) else result
+
+    def _outcome(self, request: Request) -> Outcome | _Unanswered | _Refused:
+        answer = self._send(request, self._decoding(request))
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.finish_reason not in ("stop", "length"):
             return Failure(
-                request.id, "engine", f"the server ended the answer for another reason: {made.finish_reason}"
+                request.id, "engine", f"the server ended the answer for another reason: {answer.finish_reason}"
             )
-        text = made.text
-        if self._server.ours and made.ids is not None:
+        text = answer.text
+        if self._server.own_checkpoint and answer.ids is not None:
             stops = self._encoder.stop_ids
-            text = self._encoder.renderer.text([token for token in made.ids if token not in stops])
-        # Some servers leave out the end of turn; then it is not known which tokens the values belong to.
-        logprobs = made.logprobs if made.logprobs is not None and len(made.logprobs) == made.tokens else None
+            text = self._encoder.renderer.text([token for token in answer.ids if token not in stops])
+        # Some servers omit the end of turn; then it is unknown which tokens the values belong to.
+        complete = answer.logprobs is not None and len(answer.logprobs) == answer.tokens
         return Prediction(
-            request.id, text, "length" if made.finish_reason == "length" else "stop", made.tokens, logprobs
+            request.id,
+            text,
+            "length" if answer.finish_reason == "length" else "stop",
+            answer.tokens,
+            answer.logprobs if complete else None,
         )
 
     def _decoding(self, request: Request) -> dict[str, Any]:
+        """The decoding parameters of a request's body."""
         config = self._config
-        asked: dict[str, Any] = {"temperature": config.temperature, self._server.length_key: config.max_new_tokens}
+        decoding: dict[str, Any] = {"temperature": config.temperature, self._server.length_key: config.max_new_tokens}
         if config.temperature > 0:
             seed = hashlib.sha256(f"{config.seed}/{request.id}".encode()).digest()
-            asked |= {"top_p": config.top_p, "seed": int.from_bytes(seed[:4], "big") >> 1}
-        return asked | ({"logprobs": True} if config.logprobs else {})
+            decoding |= {"top_p": config.top_p, "seed": int.from_bytes(seed[:4], "big") >> 1}
+        return decoding | ({"logprobs": True} if config.logprobs else {})
 
-    def _ask(self, request: Request, asked: Mapping[str, Any]) -> Answer | Failure | _Lost | _Refused:
-        """Ask until there is an answer, a refusal, or no try left."""
+    def _send(self, request: Request, decoding: Mapping[str, Any]) -> Answer | Failure | _Unanswered | _Refused:
+        """Send a request until it is answered or refused, or no attempt is left."""
         try:
-            encoded = self._encoder.prompt(request.conversation) if self._server.ours else None
-            said = messages(request.conversation, encoded, self._encoder)
+            encoded = self._encoder.prompt(request.conversation) if self._server.own_checkpoint else None
+            chat = messages(request.conversation, encoded, self._encoder)
         except ImageError as error:
             return Failure(request.id, "image", str(error))
         except DataError as error:
@@ -305,106 +303,110 @@ class Client:
         if encoded is not None and context is not None and len(encoded) >= context:
             full = f"{len(encoded)} tokens leave no room for an answer: inference.context is {context}"
             return Failure(request.id, "prompt", full)
-        body = {"model": self._server.model, "messages": said, **asked}
-        if self._server.ours:
+        body = {"model": self._server.model, "messages": chat, **decoding}
+        if self._server.own_checkpoint:
             body |= {"return_token_ids": True, "stop_token_ids": self._encoder.stop_ids}
-        reason, nobody = "", False
-        tries = self._config.max_retries + 1
-        for attempt in range(tries):
+        reason, unreachable = "", False
+        attempts = self._config.max_retries + 1
+        for attempt in range(attempts):
             reply = self._post(body)
-            if isinstance(reply, http.Reply) and reply.status not in PASSING:
+            if isinstance(reply, http.Reply) and reply.status not in RETRYABLE:
                 return self._read(request, reply, encoded)
-            nobody = isinstance(reply, http.NoReply) and reply.nobody
-            reason = reply.said if isinstance(reply, http.NoReply) else _status(reply)
-            self._server.look()
-            if attempt + 1 < tries and self._over.wait(self._pause(request, attempt, reply)):
+            unreachable = isinstance(reply, http.NoReply) and reply.unreachable
+            reason = reply.reason if isinstance(reply, http.NoReply) else _status(reply)
+            self._server.check_alive()
+            if attempt + 1 < attempts and self._stopped.wait(self._pause(request, attempt, reply)):
                 break
-        return _Lost(Failure(request.id, "engine", f"the server {reason}, {tries} tries"), nobody)
+        return _Unanswered(Failure(request.id, "engine", f"the server {reason}, {attempts} tries"), unreachable)
 
     def _post(self, body: Mapping[str, Any]) -> http.Reply | http.NoReply:
         url = f"{self._server.base_url.rstrip('/')}/chat/completions"
         reply = http.send(url, self._server.key, self._config.timeout_s, body)
         if isinstance(reply, http.Reply) and reply.status == 200 and not http.is_json(reply.body):
-            return http.NoReply("answered no whole JSON")
+            return http.NoReply("sent no complete JSON")
         return reply
 
     def _read(self, request: Request, reply: http.Reply, encoded: "Encoded | None") -> Answer | Failure | _Refused:
         if reply.status != 200:
             return self._refusal(request, reply)
-        made = read_answer(reply.body, self._server.answers_as)
-        if isinstance(made, str):
-            return Failure(request.id, "engine", made)
-        if encoded is not None and made.prompt_ids is not None and made.prompt_ids != encoded.rendered.ids:
+        answer = read_answer(reply.body, self._server.answers_as)
+        if isinstance(answer, str):
+            return Failure(request.id, "engine", answer)
+        if encoded is not None and answer.prompt_ids is not None and answer.prompt_ids != encoded.rendered.ids:
             raise IntegrityError(
-                f"row {request.id}: the server reads another prompt than training does ({len(made.prompt_ids)} tokens "
+                f"row {request.id}: the server sees another prompt than training does ({len(answer.prompt_ids)} tokens "
                 f"instead of {len(encoded.rendered.ids)}): its chat template or image sizes are not those of "
                 f"{self._encoder.checkpoint.name}"
             )
-        return made
+        return answer
 
     def _refusal(self, request: Request, reply: http.Reply) -> _Refused:
-        """A request that the server will not answer.
+        """A request that the server rejects.
 
         Raises:
-            EnvironmentProblem, RemoteError: it would refuse any other in the same way.
+            EnvironmentProblem, RemoteError: it would reject any other in the same way.
         """
-        url, said = self._server.base_url, _status(reply)
+        url, status = self._server.base_url, _status(reply)
         if reply.status in (401, 403):
             raise EnvironmentProblem(
-                f"{url} refuses the key ({said}); inference.api_key names the variable it stands in"
+                f"{url} refuses the key ({status}); inference.api_key names the environment variable that holds it"
             )
-        if reply.status in ALL_ALIKE:
+        if reply.status in FATAL:
             raise RemoteError(
-                f"{url} {said}, asked for model {self._server.model!r}. Check inference.base_url (it mostly ends in "
-                f"/v1) and the served name; `curl {url.rstrip('/')}/models` lists what there is"
+                f"{url} {status}, asked for model {self._server.model!r}. Check inference.base_url (usually ending in "
+                f"/v1) and the served name; `curl {url.rstrip('/')}/models` lists the models"
             )
-        return _Refused(Failure(request.id, "prompt", f"the server {said}"), said)
+        return _Refused(Failure(request.id, "prompt", f"the server {status}"), status)
 
     def _pause(self, request: Request, attempt: int, reply: http.Reply | http.NoReply) -> float:
-        """Seconds before the next try; at random, so that requests that failed together do not return together."""
+        """Seconds before the next attempt; jittered, so that requests that failed together do not return together."""
         jitter = 0.5 + random.Random(f"{self._config.seed}/{request.id}/{attempt}").random()
-        own = self._config.retry_s * 2.0**attempt * jitter
-        told = reply.retry_after if isinstance(reply, http.Reply) else None
-        return min(LONGEST_WAIT_S, own if told is None else max(told, own))
+        backoff = self._config.retry_s * 2.0**attempt * jitter
+        requested = reply.retry_after if isinstance(reply, http.Reply) else None
+        return min(MAX_PAUSE_S, backoff if requested is None else max(requested, backoff))
 
     def _broken(self, reason: str) -> RemoteError:
         return RemoteError(
-            f"{self._server.base_url}: {reason}. What was answered is kept: run the same command again when it works"
+            f"{self._server.base_url}: {reason}. The answers so far are saved: run the same command again when the "
+            "server works"
         )
 
 
 def adapter_delta(base: Client, tuned: Client, requests: Sequence[Request]) -> float | None:
-    """Largest change the adapter makes to the log-probability of a likely first token of these requests.
+    """Largest change that the adapter makes to the log-probability of a likely first token of these requests.
 
-    The untouched model is asked before and after the tuned one: what two of its own answers differ by (a prompt found
-    in the server's cache is computed otherwise) is no effect of an adapter. None where the server gives no
-    log-probabilities: then other texts are the proof; and where no request could be answered.
+    The base model is queried before and after the tuned one: two of its own answers may differ (a prompt found in the
+    server's cache is computed in another way), and that much is no effect of an adapter. None if the server provides no
+    log-probabilities, in which case different texts are the evidence, and if no request was answered.
 
     Raises:
         IntegrityError: the adapter changes nothing.
-        RemoteError, EnvironmentProblem: the server cannot be asked.
+        RemoteError, EnvironmentProblem: the server cannot be reached.
     """
     changes: list[float] = []
-    shown, seen = False, False
+    answered, changed = False, False
     for request in requests:
         before, after, again = (client.first_tokens(request) for client in (base, tuned, base))
         if isinstance(before, Failure) or isinstance(after, Failure) or isinstance(again, Failure):
             continue
-        seen = True
+        answered = True
         change = min(_distance(before, after), _distance(again, after))
         changes += [change] if before.likeliest and after.likeliest else []
-        shown |= change > _distance(before, again) or before.text == again.text != after.text
-    if seen and not shown:
+        changed |= change > _distance(before, again) or before.text == again.text != after.text
+    if answered and not changed:
         raise IntegrityError(
-            "the server takes the adapter's name, but answers as without it: base and tuned answers are the same. It "
+            "the server accepts the adapter's name but answers as without it: base and tuned answers are the same. It "
             "ignores the adapter, or the adapter was not trained"
         )
     return max(changes, default=None)
 
 
 def _distance(one: Answer, other: Answer) -> float:
-    """Largest difference of a first token's log-probability. A token that only one side lists is, on the other, less
-    likely than all that are listed there: the difference is at least the one to the least likely of them.
+    """Largest difference of a first token's log-probability between two answers.
+
+    A token listed in only one of them is, in the other, less likely than all that are listed there, so the difference
+    is at least that to the least likely of them: {a: -1, b: -2} and {a: -1, c: -3} differ by 1, because b is at most
+    -3 in the second.
     """
 
     def beyond(here: Mapping[str, float], there: Mapping[str, float]) -> list[float]:
@@ -422,11 +424,11 @@ def _status(reply: http.Reply) -> str:
 
 
 class ServerEngine:
-    """Asks for the adapter where there is one.
+    """An engine over a server, with one client per model.
 
     Args:
-        base: asks for the untouched model.
-        tuned: asks for the adapter; None without one.
+        base: for the base model.
+        tuned: for the adapter; None without one.
         facts: what is known of the server, for the manifest.
         close: ends what was started for this engine.
     """
@@ -446,13 +448,13 @@ class ServerEngine:
         Raises:
             RemoteError: the server is down, hangs, or refuses everything.
             EnvironmentProblem: it refuses the key.
-            IntegrityError: another model answers, or it reads another prompt.
+            IntegrityError: another model answers, or it sees another prompt.
         """
         return (self._tuned or self._base).answer(request for request in requests if request.id not in done)
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """The model without its adapter answers inside this block."""
+        """The base model answers inside this block."""
         tuned, self._tuned = self._tuned, None
         try:
             yield
@@ -468,7 +470,7 @@ class ServerEngine:
         return adapter_delta(self._base, self._tuned, requests) if self._tuned is not None else None
 
     def token_outputs(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Answer | Failure]]:
-        """Each request with all that the server says about its answer, token ids included where it gives them."""
+        """Each request with all that the server reports about its answer, including token ids if it provides them."""
         return (self._tuned or self._base).token_outputs(requests)
 
     def facts(self) -> Mapping[str, Any]:

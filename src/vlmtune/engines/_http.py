@@ -1,8 +1,7 @@
-"""One JSON request to a server of answers, as a value: what it replied, or what went wrong on the way.
+"""One JSON request over HTTP, and the secrets that engines read from the environment.
 
-Nothing is repeated here and no status is judged. Redirects are not followed: the key would travel along.
-
-The environment as engines use it: secrets that a config only names, and what a server of ours is started with.
+A request ends in a value: the reply, or why there is none. Nothing is retried here and no status is interpreted.
+Redirects are not followed, because they would take the key along.
 """
 
 import contextlib
@@ -24,18 +23,18 @@ from pydantic_core import PydanticCustomError
 
 from vlmtune.errors import EnvironmentProblem
 
-LARGEST_REPLY = 64 * 1024 * 1024
-"""Bytes; an answer with its log-probabilities is a thousandth of it."""
+MAX_REPLY_BYTES = 64 * 1024 * 1024
+"""An answer with its log-probabilities is a thousandth of it."""
 
-PIECE = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 
-SHORTEST_KEY = 8
-"""Bytes of a key that is kept secret; a shorter one is a placeholder such as EMPTY, and may stand in any answer."""
+MIN_KEY_BYTES = 8
+"""A shorter key is a placeholder such as EMPTY, which may occur in any answer, and is not redacted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole reply. `retry_after` is what the server asks to wait, in seconds, where it says so."""
+    """A complete reply. `retry_after` is the pause that the server asks for, in seconds, if it does."""
 
     status: int
     body: bytes
@@ -44,10 +43,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """No whole reply. `nobody` says that no server was reached at all."""
+    """Why there is no complete reply. `unreachable` says that no server was reached at all."""
 
-    said: str
-    nobody: bool = False
+    reason: str
+    unreachable: bool = False
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -58,29 +57,30 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | NoReply:
     """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds.
 
-    A server that says the key back does not bring it into our files: it is cut out of the reply.
+    A key that the server echoes is redacted from the reply, so that it never reaches a file.
     """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
     request = urllib.request.Request(url, data, headers)
-    until = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s
     try:
         with _opener(url).open(request, timeout=timeout_s) as reply:
-            return Reply(reply.status, _without(key, _read(reply, until)))
+            return Reply(reply.status, _redacted(key, _read(reply, deadline)))
     except urllib.error.HTTPError as error:
-        return _error(error, key, until)
+        return _error_reply(error, key, deadline)
     except urllib.error.URLError as error:
         reason = error.reason
-        waited = isinstance(reason, TimeoutError)
-        return NoReply(f"gave no answer in {timeout_s:g} s" if waited else f"cannot be reached ({reason})", not waited)
+        if isinstance(reason, TimeoutError):
+            return NoReply(f"gave no answer in {timeout_s:g} s")
+        return NoReply(f"cannot be reached ({reason})", unreachable=True)
     except TimeoutError:
         return NoReply(f"gave no answer in {timeout_s:g} s")
     except (OSError, http.client.HTTPException) as error:
-        return NoReply(f"cut the connection ({type(error).__name__})")
+        return NoReply(f"closed the connection ({type(error).__name__})")
 
 
 def is_local(url: str) -> bool:
-    """Whether an address is this machine."""
+    """Whether a URL points to this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -89,26 +89,26 @@ def is_local(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on at the moment."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
+    """A port of this machine that is free at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of this machine."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was left a moment ago is free
+    """Whether a port of this machine is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port closed a moment ago is free
         try:
-            tried.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
 
 
 def is_json(body: bytes) -> bool:
-    """Whether a body is whole JSON; one that was cut off never is."""
+    """Whether a body is complete JSON; a truncated one never is."""
     try:
         json.loads(body)
     except ValueError:
@@ -117,50 +117,52 @@ def is_json(body: bytes) -> bool:
 
 
 def message(body: bytes) -> str:
-    """What an error reply says in words: OpenAI's {"error": {"message"}}, and what other servers make of it."""
+    """The text of an error reply: OpenAI's {"error": {"message"}}, and the variants of other servers."""
     try:
-        found = json.loads(body)
+        value = json.loads(body)
     except ValueError:
-        found = body.decode(errors="replace")
+        value = body.decode(errors="replace")
     for key in ("error", "message", "detail"):
-        found = found.get(key, found) if isinstance(found, dict) else found
-    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        value = value.get(key, value) if isinstance(value, dict) else value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return " ".join(text.split())[:300] or "no reason given"
 
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Proxies of the environment are for servers elsewhere."""
+    """Proxies of the environment apply to remote servers only."""
     local = [urllib.request.ProxyHandler({})] if is_local(url) else []
     return urllib.request.build_opener(_NoRedirect, *local)
 
 
-def _read(reply: IO[bytes], until: float) -> bytes:
-    """A socket's own timeout starts anew with every byte; a server that drips would never reach it."""
-    pieces: list[bytes] = []
-    while piece := reply.read1(PIECE):  # type: ignore[attr-defined]  # both HTTPResponse and HTTPError have it
-        pieces.append(piece)
-        if time.monotonic() > until:
+def _read(reply: IO[bytes], deadline: float) -> bytes:
+    """The body of a reply. A socket's own timeout restarts with every byte, so a trickling server never reaches it."""
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := reply.read1(CHUNK_BYTES):  # type: ignore[attr-defined]  # both HTTPResponse and HTTPError have it
+        chunks.append(chunk)
+        size += len(chunk)
+        if time.monotonic() > deadline:
             raise TimeoutError
-        if len(pieces) * PIECE > LARGEST_REPLY and sum(map(len, pieces)) > LARGEST_REPLY:
+        if size > MAX_REPLY_BYTES:
             raise http.client.HTTPException("too long")
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
-def _error(error: urllib.error.HTTPError, key: str | None, until: float) -> Reply:
+def _error_reply(error: urllib.error.HTTPError, key: str | None, deadline: float) -> Reply:
     body = b""
     with contextlib.suppress(OSError, http.client.HTTPException), error:
-        body = error.read(PIECE) if time.monotonic() < until else b""
-    return Reply(error.code, _without(key, body), _seconds(error.headers.get("Retry-After")))
+        body = error.read(CHUNK_BYTES) if time.monotonic() < deadline else b""
+    return Reply(error.code, _redacted(key, body), _seconds(error.headers.get("Retry-After")))
 
 
-def _without(key: str | None, body: bytes) -> bytes:
-    if key is None or len(key) < SHORTEST_KEY:
+def _redacted(key: str | None, body: bytes) -> bytes:
+    if key is None or len(key) < MIN_KEY_BYTES:
         return body
     return body.replace(key.encode(), b"[the key]").replace(json.dumps(key)[1:-1].encode(), b"[the key]")
 
 
 def _seconds(text: str | None) -> float | None:
-    """A Retry-After in seconds; its other form, a date, is read as none."""
+    """A Retry-After in seconds; None for its other form, a date."""
     try:
         return max(0.0, float(text)) if text is not None else None
     except ValueError:
@@ -168,13 +170,13 @@ def _seconds(text: str | None) -> float | None:
 
 
 SERVER_KEY = "VLLM_API_KEY"
-"""Where vLLM's server looks for the key that it asks of others."""
+"""The variable from which vLLM's server reads the key that clients must present."""
 
 _NAMED = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def named_secret(value: str | None) -> str | None:
-    """Accept a secret by name alone; a value in a config would stand in every snapshot. Says what it is not, not what.
+    """Accept a secret by name only: a value in a config would end up in every snapshot. The error does not repeat it.
 
     Raises:
         PydanticCustomError: it is not written as ${env:NAME}.
@@ -198,10 +200,10 @@ def no_login(address: str) -> str:
 
 
 def secret(value: str | None) -> str | None:
-    """What stands in the variable that a config names.
+    """The value of the variable that a config names.
 
     Raises:
-        EnvironmentProblem: the variable is not set, or holds what the header of a request cannot carry.
+        EnvironmentProblem: the variable is not set, or its value cannot be sent in a header.
     """
     found = _NAMED.fullmatch(value) if value is not None else None
     if found is None:
@@ -209,20 +211,21 @@ def secret(value: str | None) -> str | None:
     key = os.environ.get(found[1])
     if not key:
         raise EnvironmentProblem(
-            f"the environment variable {found[1]} is not set; inference.api_key reads the key there"
+            f"the environment variable {found[1]} is not set; inference.api_key reads the key from it"
         )
     if not (key.isascii() and key.isprintable()):
         raise EnvironmentProblem(
-            f"the environment variable {found[1]} holds a line break, or another character that no key has; set it anew"
+            f"the environment variable {found[1]} contains a line break or another character that no key "
+            "has; set it again"
         )
     return key
 
 
 def server_key() -> str | None:
-    """The key that a server which inherits our environment will ask for."""
+    """The key that a server started with our environment will require."""
     return os.environ.get(SERVER_KEY) or None
 
 
 def with_environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Our environment with more variables over it, for a process of ours."""
+    """Our environment with variables added, for a child process."""
     return {**os.environ, **more}

@@ -1,7 +1,7 @@
-"""A conversation as the messages of a chat request, and a server's reply as an answer.
+"""Conversations as chat messages, and a server's reply as an answer.
 
-Pictures travel as PNG in `data:` URLs, made from the pixels that `images.decode_rgb` gives: servers disagree about
-orientation and transparency. Nothing remote is ever named.
+Images are sent as PNG in `data:` URLs, encoded from the pixels of `images.decode_rgb`, because servers disagree about
+orientation and transparency. Remote URLs are never sent.
 """
 
 import base64
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Answer:
     """What a server generated.
 
-    `tokens` counts them, the end-of-turn token included; `ids` and `prompt_ids` (image tokens expanded) only from a
-    server that gives them; `logprobs` [tokens] likewise. `likeliest` holds the log-probabilities of the likeliest first
-    tokens, by their text.
+    `tokens` counts the generated tokens, the end of turn included. `ids`, `prompt_ids` (image tokens expanded) and
+    `logprobs` [tokens] are None if the server does not provide them. `likeliest` maps the text of the likeliest first
+    tokens to their log-probabilities.
     """
 
     text: str
@@ -70,7 +70,7 @@ class _Usage(BaseModel):
 
 
 class _Completion(BaseModel):
-    """What we read of a chat completion; a server may say more."""
+    """The fields of a chat completion that are read; others are ignored."""
 
     model: str
     choices: list[_Choice]
@@ -83,7 +83,7 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
 
     Args:
         conversation: ends with a user turn.
-        encoded: where given, its pictures are sent at the size at which the model reads them.
+        encoded: if given, its images are sent at the size at which the model reads them.
         encoder: what encoded it.
 
     Raises:
@@ -94,14 +94,14 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
     def part(content: str | ImageRef) -> dict[str, Any]:
         if isinstance(content, str):
             return {"type": "text", "text": content}
-        image = decode_rgb(content) if encoded is None else _as_read(next(resized), encoder.image_processor)
+        image = decode_rgb(content) if encoded is None else _reassembled(next(resized), encoder.image_processor)
         return {"type": "image_url", "image_url": {"url": _data_url(image)}}
 
     return [{"role": turn.role, "content": [part(content) for content in turn.content]} for turn in conversation]
 
 
 def read_answer(body: bytes, name: str) -> Answer | str:
-    """The answer in a reply with status 200; a sentence where it holds none.
+    """The answer in a reply with status 200; if it has none, a message that says why.
 
     Raises:
         IntegrityError: another model answered.
@@ -118,14 +118,14 @@ def read_answer(body: bytes, name: str) -> Answer | str:
             f"its full name, set inference.answers_as: {completion.model}"
         )
     if not completion.choices:
-        return "the server made no answer (no choices)"
+        return "the server sent no answer (no choices)"
     choice = completion.choices[0]
     if choice.message.content is None:
-        return f"the server made no text (finish_reason {choice.finish_reason})"
+        return f"the server sent no text (finish_reason {choice.finish_reason})"
     tokens = (choice.logprobs.content if choice.logprobs else None) or []
     return Answer(
         text=choice.message.content,
-        finish_reason=choice.finish_reason or "none given",
+        finish_reason=choice.finish_reason or "not given",
         tokens=completion.usage.completion_tokens,
         ids=None if choice.token_ids is None else tuple(choice.token_ids),
         prompt_ids=None if completion.prompt_token_ids is None else tuple(completion.prompt_token_ids),
@@ -134,7 +134,7 @@ def read_answer(body: bytes, name: str) -> Answer | str:
     )
 
 
-def _as_read(image: "EncodedImage", image_processor: "ImageProcessor") -> "Image":
+def _reassembled(image: "EncodedImage", image_processor: "ImageProcessor") -> "Image":
     """The resized image that patches [rows * columns, 3, patch, patch] come from: undoes `ImageProcessor.patches`."""
     from PIL import Image
 

@@ -1,9 +1,9 @@
-"""Runs a server on behalf of a process and ends it with that process, however it dies. Started as a script, alone.
+"""Supervises a server and ends it when the parent process ends, however that dies. Run as a script, on its own.
 
     python _supervisor.py COMMAND…
 
-It must lead a process group of its own. Standard input is a pipe whose other end the parent holds: it closes when the
-parent ends, kill -9 included. Then the whole group is asked to end, and after a while killed.
+It must lead its own process group. Standard input is a pipe held open by the parent: it closes when the parent ends,
+even by kill -9. The whole group then gets SIGTERM and, after a grace period, SIGKILL.
 """
 
 import os
@@ -13,22 +13,22 @@ import subprocess
 import sys
 import time
 
-PATIENCE_S = 10.0
-TICK_S = 0.2
+GRACE_S = 10.0
+POLL_S = 0.2
 
 
-def main(words: list[str]) -> None:
-    """Run a command until it or the parent ends; takes along all that it started."""
-    # A handler, not SIG_IGN: what is ignored stays ignored in the server.
+def main(command: list[str]) -> None:
+    """Run a command until it or the parent ends, then end everything it started."""
+    # A handler, not SIG_IGN: an ignored signal would be ignored in the server, too.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = subprocess.Popen(words, stdin=subprocess.DEVNULL)
-    while server.poll() is None and not select.select([0], [], [], TICK_S)[0]:
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    while server.poll() is None and not select.select([0], [], [], POLL_S)[0]:
         pass
     os.killpg(0, signal.SIGTERM)
-    until = time.monotonic() + PATIENCE_S
-    while server.poll() is None and time.monotonic() < until:
-        time.sleep(TICK_S)
-    os.killpg(0, signal.SIGKILL)  # this process, too
+    deadline = time.monotonic() + GRACE_S
+    while server.poll() is None and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    os.killpg(0, signal.SIGKILL)  # including this process
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers with transformers, in this process: batches of like length, padded on the left, greedy by default."""
+"""Answers with transformers in this process: batches of similar length, left-padded, greedy by default."""
 
 import contextlib
 import hashlib
@@ -22,32 +22,33 @@ if TYPE_CHECKING:
     from vlmtune.modeling.loading import ModelConfig
 
 
-Made = TypeVar("Made")
+T = TypeVar("T")
+
 WORKERS = 2
-"""Threads that decode pictures while the model answers the batch before."""
+"""Threads that decode images while the model answers the previous batch."""
 
-CPU_TOKENS = 16_384
-"""Most tokens of a batch on a CPU: keys and values of a 2B model take 3.8 GB for them in fp32."""
+CPU_BATCH_TOKENS = 16_384
+"""Tokens of a batch on a CPU: the key-value cache of a 2B model takes 3.8 GB for them in fp32."""
 
-MEASURED_AT_ONCE = 16
-"""Requests whose length is found before a signal is looked for again."""
+LENGTH_BATCH = 16
+"""Requests whose lengths are computed between two checks for a signal."""
 
 
 class Config(InferenceConfig):
     """Transformers in this process."""
 
     batch_size: PositiveInt = 64
-    """Most requests decoded together; halves by itself where memory does not suffice."""
+    """Most requests decoded together; halved automatically if memory does not suffice."""
 
     batch_tokens: PositiveInt | None = None
     """Most tokens of a batch: its requests times the longest prompt plus `max_new_tokens`. Null takes what fits into
-    the GPU beside the model, by the size of its key-value cache, and 16,384 on a CPU."""
+    the GPU next to the model, by the size of its key-value cache, and 16,384 on a CPU."""
 
 
 def open_engine(
     config: Config, model: "ModelConfig", encoder: Encoder, precision: str, adapter: Path | None = None
 ) -> "HfEngine":
-    """Load the model, and the adapter where one is given.
+    """Load the model, and the adapter if one is given.
 
     Raises:
         EnvironmentProblem: no GPU, no weights, not enough memory.
@@ -61,9 +62,9 @@ def open_engine(
 
 
 def attached(model: Any, config: Config, encoder: Encoder, device: str, precision: str) -> "HfEngine":
-    """An engine over a model that is loaded already, with an adapter or without, and stays the caller's.
+    """An engine over a model that the caller has loaded, with or without an adapter, and keeps.
 
-    The caller sees to it that the model is in evaluation mode and attends as it was loaded.
+    The caller ensures that the model is in evaluation mode and that its attention is as loaded.
     """
     from peft import PeftModel
 
@@ -82,59 +83,59 @@ class HfEngine:
         self._device = device
         self._precision = precision
         self._adapted = adapted
-        self._budget = config.batch_tokens or self._room()
+        self._batch_tokens = config.batch_tokens or self._default_batch_tokens()
         self._halved = 0
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """The same model answers without its adapter inside this block: two columns from one load."""
+        """The model answers without its adapter inside this block: both sides from one loaded model."""
         with self._model.disable_adapter() if self._adapted else contextlib.nullcontext():
             yield
 
     def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
-        """Answers, longest prompts first: what does not fit into memory shows at once.
+        """Answers, longest prompts first, so that what does not fit into memory shows at once.
 
-        Batches are a function of all requests. One with an answer missing is made again as a whole, so that a resumed
-        file is the uninterrupted one, to the last digit.
+        Batches are a function of all requests. A batch that lacks an answer is computed again as a whole, so that a
+        resumed file equals an uninterrupted one, to the last digit.
         """
-        ready: list[tuple[int, Request]] = []
-        with Prefetch(self._measured, _groups(requests, MEASURED_AT_ONCE), WORKERS) as measuring:
-            for request, length in itertools.chain.from_iterable(measuring):
+        usable: list[tuple[int, Request]] = []
+        with Prefetch(self._with_length, _chunks(requests, LENGTH_BATCH), WORKERS) as lengths:
+            for request, length in itertools.chain.from_iterable(lengths):
                 if isinstance(length, int):
-                    ready.append((length, request))
+                    usable.append((length, request))
                 elif request.id not in done:
                     yield length
-        batches = [batch for batch in self._batches(ready) if not all(request.id in done for request in batch)]
-        with Prefetch(self._encoded, batches, WORKERS) as encoding:
-            for batch in encoding:
+        batches = [batch for batch in self._batches(usable) if not all(request.id in done for request in batch)]
+        with Prefetch(self._encode, batches, WORKERS) as encoded:
+            for batch in encoded:
                 yield from self._missing(batch, done)
 
-    def _batches(self, ready: Sequence[tuple[int, Request]]) -> list[list[Request]]:
-        """Requests of like length together, within `batch_size` and the token budget."""
-        ordered = sorted(ready, key=lambda pair: (-pair[0], pair[1].id))
-        # Samples are drawn one by one, each with a seed of its own: then no answer depends on its company.
-        most = 1 if self._config.temperature > 0 else self._config.batch_size
+    def _batches(self, usable: Sequence[tuple[int, Request]]) -> list[list[Request]]:
+        """Requests of similar length together, within `batch_size` and `batch_tokens`."""
+        ordered = sorted(usable, key=lambda pair: (-pair[0], pair[1].id))
+        # Samples are drawn one at a time, each with a seed of its own, so that no answer depends on its batch.
+        limit = 1 if self._config.temperature > 0 else self._config.batch_size
         batches: list[list[Request]] = []
         room = 0
         for length, request in ordered:
             if room == 0:
                 batches.append([])
-                room = max(1, min(most, self._budget // (length + self._config.max_new_tokens)))
+                room = max(1, min(limit, self._batch_tokens // (length + self._config.max_new_tokens)))
             batches[-1].append(request)
             room -= 1
         return batches
 
-    def _room(self) -> int:
-        """Tokens whose keys and values fill half of the GPU beside the model: the same on every GPU of one kind."""
+    def _default_batch_tokens(self) -> int:
+        """Tokens whose key-value cache fills half of the memory that the model leaves: equal on GPUs of one kind."""
         import torch
 
         if self._device != "cuda":
-            return CPU_TOKENS
+            return CPU_BATCH_TOKENS
         settings = self._model.config.get_text_config()
         width = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-        token = 2 * settings.num_hidden_layers * settings.num_key_value_heads * width * self._model.dtype.itemsize
-        left = torch.cuda.get_device_properties().total_memory - torch.cuda.memory_allocated()
-        return max(1, int(left // 2 // token))
+        token_bytes = 2 * settings.num_hidden_layers * settings.num_key_value_heads * width * self._model.dtype.itemsize
+        free_bytes = torch.cuda.get_device_properties().total_memory - torch.cuda.memory_allocated()
+        return max(1, int(free_bytes // 2 // token_bytes))
 
     def adapter_delta(self, requests: Sequence[Request]) -> float | None:
         """Largest change the adapter makes to a first-token logit of these requests; None without an adapter.
@@ -146,7 +147,7 @@ class HfEngine:
 
         if not self._adapted:
             return None
-        encoded = [item for _, item in map(self._encoded, requests) if isinstance(item, Encoded)]
+        encoded = [item for _, item in map(self._encode, requests) if isinstance(item, Encoded)]
         if not encoded:
             return None
         tensors = collate(encoded, self._encoder, "left", self._device, self._model.dtype)
@@ -168,25 +169,25 @@ class HfEngine:
         import transformers
 
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-        batches = {"batch_tokens": self._budget, "batches_halved": self._halved}
+        batches = {"batch_tokens": self._batch_tokens, "batches_halved": self._halved}
         return {"device": self._device, "precision": self._precision, **batches, "versions": versions}
 
     def close(self) -> None:
-        """Forget the model and give its memory back."""
+        """Release the model and its memory."""
         import torch
 
         del self._model
         if self._device == "cuda":
             torch.cuda.empty_cache()
 
-    def _measured(self, request: Request) -> tuple[Request, int | Failure]:
-        return request, self._tried(request, self._encoder.prompt_length)
+    def _with_length(self, request: Request) -> tuple[Request, int | Failure]:
+        return request, self._read(request, self._encoder.prompt_length)
 
-    def _encoded(self, request: Request) -> tuple[Request, Encoded | Failure]:
-        return request, self._tried(request, self._encoder.prompt)
+    def _encode(self, request: Request) -> tuple[Request, Encoded | Failure]:
+        return request, self._read(request, self._encoder.prompt)
 
     @staticmethod
-    def _tried(request: Request, read: Callable[[Conversation], Made]) -> Made | Failure:
+    def _read(request: Request, read: Callable[[Conversation], T]) -> T | Failure:
         try:
             return read(request.conversation)
         except ImageError as error:
@@ -195,22 +196,23 @@ class HfEngine:
             return Failure(request.id, "prompt", str(error))
 
     def _missing(self, batch: Sequence[tuple[Request, Encoded | Failure]], done: Container[str]) -> Iterator[Outcome]:
-        """Outcomes of a batch that are not done; the model works where one of them can be answered."""
+        """Outcomes of a batch that are not done; the model runs only if one of them can be answered."""
         yield from (encoded for request, encoded in batch if isinstance(encoded, Failure) and request.id not in done)
-        good = [(request, encoded) for request, encoded in batch if isinstance(encoded, Encoded)]
-        if not all(request.id in done for request, _ in good):
-            yield from (outcome for outcome in self._fitting(good) if outcome.id not in done)
+        answerable = [(request, encoded) for request, encoded in batch if isinstance(encoded, Encoded)]
+        if not all(request.id in done for request, _ in answerable):
+            yield from (outcome for outcome in self._generate(answerable) if outcome.id not in done)
 
-    def _fitting(self, batch: Sequence[tuple[Request, Encoded]]) -> Iterator[Outcome]:
+    def _generate(self, batch: Sequence[tuple[Request, Encoded]]) -> Iterator[Outcome]:
+        """Answers of a batch, which is halved as often as it does not fit into memory."""
         import torch
 
-        made: list[Outcome] | None = None
+        outcomes: list[Outcome] | None = None
         with contextlib.suppress(torch.OutOfMemoryError):
-            made = self._generate(batch)
-        if made is not None:
-            yield from made
+            outcomes = self._generate_batch(batch)
+        if outcomes is not None:
+            yield from outcomes
             return
-        # Out here the failed batch is really gone: inside `except` its traceback would keep it alive.
+        # Only here is the failed batch really freed: inside `except` the traceback would keep it alive.
         if len(batch) == 1:
             raise EnvironmentProblem(
                 "one request alone does not fit into this GPU's memory. Try one of: "
@@ -219,20 +221,20 @@ class HfEngine:
         torch.cuda.empty_cache()
         self._halved += 1
         half = len(batch) // 2
-        yield from self._fitting(batch[:half])
-        yield from self._fitting(batch[half:])
+        yield from self._generate(batch[:half])
+        yield from self._generate(batch[half:])
 
-    def _generate(self, batch: Sequence[tuple[Request, Encoded]]) -> list[Outcome]:
+    def _generate_batch(self, batch: Sequence[tuple[Request, Encoded]]) -> list[Outcome]:
         import torch
 
-        config, bare = self._config, self._model.base_model.model if self._adapted else self._model
+        config, base = self._config, self._model.base_model.model if self._adapted else self._model
         seed = _seed(config.seed, batch[0][0].id)
         choose = sampling(config.temperature, config.top_p, seed) if config.temperature > 0 else greedy
         with torch.inference_mode():
-            made = decode(
-                bare, [encoded for _, encoded in batch], self._encoder, self._device, config.max_new_tokens, choose
+            answers = decode(
+                base, [encoded for _, encoded in batch], self._encoder, self._device, config.max_new_tokens, choose
             )
-        return [self._prediction(request, answer) for (request, _), answer in zip(batch, made, strict=True)]
+        return [self._prediction(request, answer) for (request, _), answer in zip(batch, answers, strict=True)]
 
     def _prediction(self, request: Request, answer: GeneratedTokens) -> Prediction:
         stopped = answer.ids[-1] in self._encoder.stop_ids
@@ -245,10 +247,10 @@ class HfEngine:
         )
 
 
-def _groups(requests: Iterable[Request], size: int) -> Iterator[tuple[Request, ...]]:
-    left = iter(requests)
-    while group := tuple(itertools.islice(left, size)):
-        yield group
+def _chunks(requests: Iterable[Request], size: int) -> Iterator[tuple[Request, ...]]:
+    remaining = iter(requests)
+    while chunk := tuple(itertools.islice(remaining, size)):
+        yield chunk
 
 
 def _seed(seed: int, request: str) -> int:

@@ -1,4 +1,4 @@
-"""Answers instantly and deterministically, without a model: to try prompts, data and reports."""
+"""Answers instantly and deterministically without a model, to try out prompts, data and reports."""
 
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Config(InferenceConfig):
 def open_engine(
     config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
 ) -> "MockEngine":
-    """Nothing is loaded; an adapter only changes which words come out."""
+    """Loads nothing; an adapter only changes which words are drawn."""
     return MockEngine(config, str(adapter or ""))
 
 
@@ -42,14 +42,14 @@ class MockEngine:
         for request in requests:
             if request.id in done:
                 continue
-            asked = [part for turn in request.conversation for part in turn.content if isinstance(part, str)]
-            digest = hashlib.sha256("\0".join([self._salt, request.id, *asked]).encode()).digest()
+            texts = [part for turn in request.conversation for part in turn.content if isinstance(part, str)]
+            digest = hashlib.sha256("\0".join([self._salt, request.id, *texts]).encode()).digest()
             words = [WORDS[byte % len(WORDS)] for byte in digest[: min(8, self._config.max_new_tokens)]]
             yield Prediction(request.id, " ".join(words), "stop", len(words) + 1)
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """The words of the untouched model inside this block."""
+        """The words of the base model inside this block."""
         salt, self._salt = self._salt, ""
         try:
             yield
@@ -57,7 +57,7 @@ class MockEngine:
             self._salt = salt
 
     def adapter_delta(self, requests: Sequence[Request]) -> float | None:
-        """There is no model to probe."""
+        """None: there is no model to probe."""
         return None
 
     def facts(self) -> Mapping[str, Any]:
@@ -65,4 +65,4 @@ class MockEngine:
         return {"device": "none", "precision": "none", "versions": {}}
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Nothing to release."""

@@ -1,4 +1,4 @@
-"""Answers from a vLLM server of our own: started, watched and ended here, in an environment of its own."""
+"""Answers from a vLLM server that is started, supervised and ended here, in an environment of its own."""
 
 import secrets
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
 from vlmtune.engines._client import Client, ClientConfig, ServerEngine
 from vlmtune.engines._http import server_key
-from vlmtune.engines._vllm_server import Served, Server, command, find_python, open_log, served
+from vlmtune.engines._vllm_server import ServedAdapter, Server, command, find_python, open_log, served
 from vlmtune.errors import ConfigError
 from vlmtune.types import Request, Turn
 
@@ -20,62 +20,69 @@ if TYPE_CHECKING:
     from vlmtune.processing.encoder import Encoder
 
 CPU_CACHE_GB = 1.0
-"""Keys and values that a server on the CPU keeps; left alone it takes 90 % of the memory."""
+"""Key-value cache of a server on the CPU; by default vLLM would take 90 % of the memory."""
 
 
 class Config(ClientConfig):
-    """A vLLM server of our own."""
+    """A vLLM server started for the run."""
 
     engine: str = "vllm"
     """The engine."""
 
     concurrency: PositiveInt = 64
-    """Requests under way at once."""
+    """Requests in flight at once."""
 
     python: str | None = None
-    """The python of vLLM's environment; null is .venv-vllm/bin/python here, which `make vllm-env` makes."""
+    """Python of vLLM's environment; null is .venv-vllm/bin/python here, which `make vllm-env` creates."""
 
     context: PositiveInt = 16384
-    """Most tokens of a prompt and its answer together; a longer prompt is a named failure. More needs more memory."""
+    """Longest prompt and answer together, in tokens; a longer prompt is a failure. More takes more memory."""
 
     cache_gb: PositiveFloat | None = None
-    """Memory for keys and values in GB; null is what vLLM finds free on a GPU, and 1 on the CPU."""
+    """Size of the key-value cache in GB; null is what vLLM finds free on a GPU, and 1 on the CPU."""
 
     start_s: PositiveFloat = 900
-    """Seconds within which the server must be ready; a large model loads and compiles for minutes."""
+    """Seconds within which the server must be ready; a large model takes minutes to load and compile."""
 
     arguments: list[str] = []
-    """Further arguments of vLLM's server, as on its command line."""
+    """Further command-line arguments of vLLM's server."""
 
 
 def open_engine(
     config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
 ) -> ServerEngine:
-    """Start a server, put the adapter on it, and answer one request.
+    """Start a server, load the adapter, and answer one request to warm it up.
 
     Raises:
         EnvironmentProblem: vLLM is not installed, or its server does not start.
         AdapterRefused: vLLM cannot serve this adapter.
-        ConfigError: it cannot serve the model as it is quantised.
+        ConfigError: it cannot serve the quantized model.
     """
-    taken = served(adapter) if adapter is not None else None
+    to_serve = served(adapter) if adapter is not None else None
     key = secrets.token_urlsafe(32)
-    words = arguments(config, model, encoder, precision, find_python(config.python), taken)
-    server = Server(words, http.free_port(), key, open_log())
+    command_line = arguments(config, model, encoder, precision, find_python(config.python), to_serve)
+    server = Server(command_line, http.free_port(), key, open_log())
 
-    def asks(name: str) -> Client:
-        where = client.Server(
-            server.base_url, key, name, name, ours=True, context=_context(config, encoder), look=server.look
+    def client_for(name: str) -> Client:
+        address = client.Server(
+            server.base_url,
+            key,
+            name,
+            name,
+            own_checkpoint=True,
+            context=_context(config, encoder),
+            check_alive=server.check_alive,
         )
-        return Client(config, where, encoder)
+        return Client(config, address, encoder)
 
-    base, tuned = asks(encoder.checkpoint.name), asks(taken.name) if taken is not None else None
+    base = client_for(encoder.checkpoint.name)
+    tuned = client_for(to_serve.name) if to_serve is not None else None
     with ExitStack() as unless_ready:
         unless_ready.callback(server.stop)
         server.wait(config.start_s)
-        if taken is not None:
-            server.load(taken)
-        # A server compiles at its first request, longer than a row may take.
+        if to_serve is not None:
+            server.load(to_serve)
+        # A server compiles at its first request, which takes longer than the timeout of a row.
         base.first_tokens(Request("first request", (Turn("user", ("Hello",)),)))
         unless_ready.pop_all()
     facts = {"device": "vllm", "precision": precision, "versions": {"vllm": server.version()}}
@@ -84,33 +91,38 @@ def open_engine(
 
 def open_server(
     config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None, port: int
-) -> tuple[Server, Served | None]:
-    """Start a server for others to ask, at a port of this machine, its log on our stderr; it is not ready yet.
+) -> tuple[Server, ServedAdapter | None]:
+    """Start a server for other clients on a port of this machine, logging to our stderr; it is not ready yet.
 
     Raises:
         EnvironmentProblem: vLLM is not installed.
         AdapterRefused: vLLM cannot serve this adapter.
         ConfigError: the port is taken.
     """
-    taken = served(adapter) if adapter is not None else None
-    words = arguments(config, model, encoder, precision, find_python(config.python), taken)
+    to_serve = served(adapter) if adapter is not None else None
+    command_line = arguments(config, model, encoder, precision, find_python(config.python), to_serve)
     if not http.is_free(port):
-        raise ConfigError(f"port {port} is taken by another program; choose one with --port")
-    return Server(words, port, server_key(), None), taken
+        raise ConfigError(f"port {port} is in use; choose another one with --port")
+    return Server(command_line, port, server_key(), None), to_serve
 
 
 def arguments(
-    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, python: Path, adapter: Served | None
+    config: Config,
+    model: "ModelConfig",
+    encoder: "Encoder",
+    precision: str,
+    python: Path,
+    adapter: ServedAdapter | None,
 ) -> list[str]:
-    """The command of a server for this config.
+    """The command line of a server for this config.
 
     Raises:
-        ConfigError: the model is quantised.
+        ConfigError: the model is quantized.
     """
     if model.quantization is not None:
         raise ConfigError(
             f"vLLM does not serve model.quantization={model.quantization} here; use --set inference.engine=hf, so that "
-            "baseline and tuned answers come from the same weights"
+            "base and tuned answers come from the same weights"
         )
     on_cpu = model.device == "cpu" or model.name == "tiny"
     cache_gb = config.cache_gb or (CPU_CACHE_GB if on_cpu else None)

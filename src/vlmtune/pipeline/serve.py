@@ -47,7 +47,7 @@ class Serving:
             RemoteError: the server ended by itself.
         """
         while self.stop.received is None:
-            self.server.look()
+            self.server.check_alive()
             time.sleep(TICK_S)
 
 
