@@ -13,7 +13,7 @@ from vlmtune.predictions import Line
 from vlmtune.progress import Silent
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.tasks import captioning
 from vlmtune.types import ImageRef, Turn
 
@@ -71,5 +71,8 @@ def lines(count: int, noise: float, extra: int = 0, seed: int = 1) -> list[Line]
 
 
 def judged(a: Sequence[Line], b: Sequence[Line], evaluation: EvaluationConfig = QUICK, **more: Any) -> Comparison:
-    sides = (Side("base", a, more.get("manifest_a"), more.get("controls_a")), Side("tuned", b, more.get("manifest_b")))
+    sides = (
+        PredictionFile("base", a, more.get("manifest_a"), more.get("controls_a")),
+        PredictionFile("tuned", b, more.get("manifest_b")),
+    )
     return compare(*sides, captioning.TASK, captioning.Config(), evaluation)

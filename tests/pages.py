@@ -13,7 +13,7 @@ from vlmtune.metrics.boxes import acc_at_05, mean_iou
 from vlmtune.metrics.labels import accuracy, macro_f1
 from vlmtune.predictions import Line
 from vlmtune.scoring.comparison import compare
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.tasks import Task, captioning
 from vlmtune.types import Unparsed
 
@@ -100,9 +100,9 @@ def labelled(count: int = 80) -> dict[str, Any]:
     a, b, c = side(0.5), failing(side(0.8), 40), side(0.6)
     settings = {"model": {"name": "tiny"}, "task": {"name": "classification"}, "inference": {"seed": 42}}
     manifests = [{"mock": False, "origin": {**settings, "adapter": adapter}} for adapter in (None, "56e7f7648d9946be")]
-    sides = Side("base", a, manifests[0]), Side("tuned", b, manifests[1])
+    sides = PredictionFile("base", a, manifests[0]), PredictionFile("tuned", b, manifests[1])
     plain = compare(
-        *sides, task, captioning.Config(), QUICK.model_copy(update={"slices": ["light"]}), [Side("other", c)]
+        *sides, task, captioning.Config(), QUICK.model_copy(update={"slices": ["light"]}), [PredictionFile("other", c)]
     ).to_json()
     plain["training"] = {"chosen_step": 40, "steps": 60, "curve": curve(60)}
     return plain
@@ -137,7 +137,9 @@ def boxed(count: int = 40) -> dict[str, Any]:
             made.append(Line(f"row {n}", json.dumps(said), truth, image="ff"))
         return made
 
-    return compare(Side("base", side(300)), Side("tuned", side(60)), task, captioning.Config(), QUICK).to_json()
+    return compare(
+        PredictionFile("base", side(300)), PredictionFile("tuned", side(60)), task, captioning.Config(), QUICK
+    ).to_json()
 
 
 def endings() -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.tasks import Task, TaskConfig
 
 Scores = NDArray[np.float64]
@@ -42,7 +42,7 @@ def compared(
             for scores in files
         ]
         beside = {"mock": False, **manifest} if name == "b" and manifest else None
-        sides.append(tuple(Side(f"{name}{k}", lines, beside) for k, lines in enumerate(made)))
+        sides.append(tuple(PredictionFile(f"{name}{k}", lines, beside) for k, lines in enumerate(made)))
     return compare(sides[0], sides[1], TASK, TaskConfig(name="simulated"), evaluation)
 
 
@@ -86,7 +86,7 @@ def under_the_null(world: World, trials: int, seed: int) -> dict[str, float]:
     excluded = significant = 0
     for trial in range(trials):
         rng = np.random.default_rng([seed, trial])
-        entry = compared(*world.draw(rng), world.rows_per_group, seed=trial).facts["metrics"][0]
+        entry = compared(*world.draw(rng), world.rows_per_group, seed=trial).result["metrics"][0]
         excluded += not entry["ci"][0] <= 0 <= entry["ci"][1]
         significant += entry["p"] is not None and entry["p"] < 0.05
     return {"excluded": excluded / trials, "significant": significant / trials}
@@ -97,7 +97,7 @@ def power(world: World, trials: int, seed: int) -> float:
     found = 0
     for trial in range(trials):
         rng = np.random.default_rng([seed, trial])
-        printed = compared(*world.draw(rng), world.rows_per_group, seed=trial).facts["metrics"][0]["detectable"]
+        printed = compared(*world.draw(rng), world.rows_per_group, seed=trial).result["metrics"][0]["detectable"]
         found += compared(*world.draw(rng, printed), world.rows_per_group, seed=trial).status == "improved"
     return found / trials
 

@@ -49,13 +49,13 @@ def ungrouped(trials: int) -> float:
 
 def counted_twice(world: World, trials: int) -> float:
     """Rows + between seeds / K, chance on the rows left in both."""
-    honest = seeds_module._between
+    honest = seeds_module._seed_variance
 
     def plain(scores: Any, drawn: Any) -> tuple[float, float, int]:
         spread, _, count = honest(scores, drawn)
         return spread, 0.0, count
 
-    with mock.patch.object(seeds_module, "_between", plain):
+    with mock.patch.object(seeds_module, "_seed_variance", plain):
         return under_the_null(world, trials, seed=1)["excluded"]
 
 

@@ -31,7 +31,7 @@ from vlmtune.report import ReportConfig
 from vlmtune.report import html as page
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import compare
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.tasks import captioning
 
 HERE = Path(__file__).parent
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=7)
     asked = parser.parse_args()
-    sides = Side("base", lines(asked.rows, 0.6, 1)), Side("tuned", lines(asked.rows, 0.3, 2))
+    sides = PredictionFile("base", lines(asked.rows, 0.6, 1)), PredictionFile("tuned", lines(asked.rows, 0.3, 2))
     evaluation = EvaluationConfig(statistics=StatisticsConfig(resamples=1000))
     start = time.process_time()
     plain = compare(*sides, captioning.TASK, captioning.Config(), evaluation).to_json()

@@ -1,10 +1,10 @@
-"""Prediction files to scores, comparisons and pages: what needs no model, no dataset and no config."""
+"""Scores and comparisons of prediction files, and where they are written: no model, no dataset and no config."""
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -17,83 +17,83 @@ from vlmtune.report import ReportConfig, html, markdown
 from vlmtune.run_folder import ADAPTER_FILES, hash_files, read_manifest
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.pairing import PredictionFile
+from vlmtune.scoring.results import TrainingSummary
 from vlmtune.scoring.score import Score, score
 from vlmtune.tasks import Task
 
 Block = TypeVar("Block", bound=BaseConfig)
 
 Files = str | Path | Sequence[str | Path]
-"""One side: a prediction file, or one file per training seed of the same recipe (in one text, joined by commas)."""
+"""One side: a prediction file, or one file per training seed of the same recipe, as a list or joined by commas."""
+
+TaskChoice = str | Mapping[str, Any] | None
+"""A task: its name, or its block of a config. Keys it does not give come from the manifests, else from the defaults."""
 
 
-Chosen = str | Mapping[str, Any] | None
-"""A task: its name, or its block of a config. What it leaves open the manifests say, else the defaults."""
-
-
-def score_file(file: Path, task: Chosen = None, metrics: Sequence[str] | None = None) -> Score:
+def score_file(file: Path, task: TaskChoice = None, metrics: Sequence[str] | None = None) -> Score:
     """Score any prediction file with a task's metrics. Task and errors as in `compare_files`."""
-    side = read_side(file)
-    return score(side.lines, *_task(task, [side]), list(metrics) if metrics else None)
+    read_file = read_prediction_file(file)
+    return score(read_file.lines, *_task(task, [read_file]), list(metrics) if metrics else None)
 
 
 def compare_files(
     before: Files,
     after: Files,
     *others: Files,
-    task: Chosen = None,
+    task: TaskChoice = None,
     slices: Sequence[str] = (),
     evaluation: EvaluationConfig | Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compare any prediction files: `after`, and each of the others, with `before`.
 
     Args:
-        before: the reference side.
-        after: the side that is judged.
-        others: further sides; the result has them in `facts["others"]`.
+        before: side A, the reference.
+        after: side B.
+        others: further sides that are compared with A; they are in the result's `others`.
         task: whose metrics apply; by default the shipped one that the manifests name, else captioning.
-        slices: metadata columns whose values are shown one by one, beside those of `evaluation`.
+        slices: metadata columns to slice by, in addition to those of `evaluation`.
         evaluation: metrics, the primary one, statistics; by default all metrics of the task, the first one primary.
 
     Raises:
-        ConfigError: one file given as two seeds; a task of the user's own in the manifests and no `task`; a task that
-            needs a key nobody gives; whatever `scoring.comparison.compare` refuses.
+        ConfigError: one file given as two seeds; a custom task in the manifests and no `task`; a missing key of the
+            task; whatever `scoring.comparison.compare` refuses.
     """
     given = [files_of(side) for side in (before, after, *others)]
     names = _names([file for files in given for file in files])
-    sides = [tuple(read_side(file, names[file]) for file in files) for files in given]
-    chosen = _task(task, [side for seeds in sides for side in seeds])
+    sides = [tuple(read_prediction_file(file, names[file]) for file in files) for files in given]
+    chosen = _task(task, [file for side in sides for file in side])
     if not isinstance(evaluation, EvaluationConfig):
         evaluation = _block(EvaluationConfig, "evaluation", evaluation or {})
     evaluation = evaluation.model_copy(update={"slices": [*evaluation.slices, *slices]})
     return compare(sides[0], sides[1], *chosen, evaluation, sides[2:])
 
 
-def _task(given: Chosen, sides: Sequence[Side]) -> tuple[Task, BaseConfig]:
+def _task(given: TaskChoice, files: Sequence[PredictionFile]) -> tuple[Task, BaseConfig]:
     """A task and its configuration; of several manifests the last one counts."""
-    made = [dict(side.origin["task"]) for side in sides if "task" in side.origin]
-    wanted = {"name": given} if isinstance(given, str) else dict(given or {})
-    name = str(wanted.get("name") or (made[-1].get("name") if made else "captioning"))
-    if "name" not in wanted and name not in registry.available("tasks"):
-        # A dotted name is imported: which code runs is the user's to say, never a file's.
+    recorded = [dict(file.origin["task"]) for file in files if "task" in file.origin]
+    chosen = {"name": given} if isinstance(given, str) else dict(given or {})
+    name = str(chosen.get("name") or (recorded[-1].get("name") if recorded else "captioning"))
+    if "name" not in chosen and name not in registry.available("tasks"):
+        # A dotted name is imported: the user decides which code runs, never a file.
         raise ConfigError(f"the manifests name the task {name!r}; name it yourself with --task to use it")
-    known = next((block for block in reversed(made) if block.get("name") == name), {})
+    known = next((block for block in reversed(recorded) if block.get("name") == name), {})
     plugin = registry.load("tasks", name)
-    return plugin.TASK, _block(plugin.Config, "task", {**known, **wanted, "name": name})
+    return plugin.TASK, _block(plugin.Config, "task", {**known, **chosen, "name": name})
 
 
-def _block(part: type[Block], name: str, values: Mapping[str, Any]) -> Block:
+def _block(config: type[Block], name: str, values: Mapping[str, Any]) -> Block:
     """A block of a config on its own."""
     try:
-        return part.model_validate(values)
+        return config.model_validate(values)
     except ValidationError as error:
         wrong = [(".".join(map(str, (name, *found["loc"]))), found["msg"]) for found in error.errors()]
-        said = "; ".join(f"{key}: {message}" for key, message in wrong)
-        raise ConfigError(f"{said}. A key is given as in: --set '{wrong[0][0]}=VALUE', the value being YAML") from None
+        messages = "; ".join(f"{key}: {message}" for key, message in wrong)
+        raise ConfigError(f"{messages}. Set a key with --set '{wrong[0][0]}=VALUE', where VALUE is YAML") from None
 
 
 def files_of(side: Files) -> list[Path]:
-    """The files of one side; a text that names no file is several, separated by commas.
+    """The files of one side; a string that is not the name of a file is split at its commas.
 
     Raises:
         ConfigError: no file, or one of them twice: the same answers are not two training seeds.
@@ -107,31 +107,33 @@ def files_of(side: Files) -> list[Path]:
     return files
 
 
-TRAINING = ("steps", "chosen_step", "stopped_early", "resumed_at", "trainable_parameters", "curve")
-"""What a comparison says of a training: nothing that the clock of one process decides."""
+def read_prediction_file(file: Path, name: str | None = None) -> PredictionFile:
+    """A prediction file with what lies beside it: manifest, controls and how its adapter was trained.
 
-
-def read_side(file: Path, name: str | None = None) -> Side:
-    """A prediction file with what lies beside it: manifest, controls, its adapter's training; None where not there."""
+    Args:
+        file: the prediction file.
+        name: what the comparison calls it; by default its name without the ending.
+    """
     controls = file.with_name(f"{file.stem}.controls.json")
     found, manifest = read_json(controls) if controls.is_file() else None, read_manifest(file)
-    return Side(name or file.stem, read(file), manifest, found, _training(file.parent, manifest))
+    return PredictionFile(name or file.stem, read(file), manifest, found, _training(file.parent, manifest))
 
 
-def _training(folder: Path, manifest: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """How the adapter that answered was trained, where its folder lies here: it is known by the hash of its files."""
+def _training(folder: Path, manifest: Mapping[str, Any] | None) -> TrainingSummary | None:
+    """How the adapter that answered was trained, if it lies in the same folder; the hash of its files identifies it."""
     wanted = (manifest or {}).get("origin", {}).get("adapter")
     if wanted is None:
         return None
     for adapter in sorted(path for path in folder.iterdir() if path.is_dir()):
         made = all((adapter / name).is_file() for name in ADAPTER_FILES) and read_manifest(adapter)
         if made and hash_files(adapter, ADAPTER_FILES) == wanted:
-            return {key: made[key] for key in TRAINING if made.get(key) not in (None, [])}
+            known = {key: made[key] for key in TrainingSummary.__annotations__ if made.get(key) not in (None, [])}
+            return cast(TrainingSummary, known)
     return None
 
 
 def _names(files: Sequence[Path]) -> dict[Path, str]:
-    """What each file is called: its stem, behind its folder's name or as its whole path where several are alike."""
+    """The name of each file: its stem; with its folder in front, or its path, where several have the same stem."""
     whole = {file: file.resolve() for file in files}
     names: dict[Path, str] = {}
     for file, path in whole.items():
@@ -148,12 +150,12 @@ def _names(files: Sequence[Path]) -> dict[Path, str]:
 def write_comparison(
     comparison: Comparison, file: Path, sources: Sequence[Path], config: ReportConfig | None = None
 ) -> None:
-    """Write a comparison as JSON, as a page or as Markdown, by the file's ending.
+    """Write a comparison as JSON, as an HTML page or as Markdown, by the file's ending.
 
     Args:
         comparison: what to write.
         file: ends in .json, .html or .md.
-        sources: the prediction files; their thumbnails lie in `pictures` beside them.
+        sources: the prediction files; thumbnails are looked up in the folder `pictures` beside them.
         config: what the page shows.
 
     Raises:
@@ -163,7 +165,7 @@ def write_comparison(
     if file.suffix == ".json":
         write_json(file, plain)
     elif file.suffix in (".html", ".htm"):
-        write_atomic(file, html.render(plain, pictures(html.images_shown(plain, shown), sources), shown))
+        write_atomic(file, html.render(plain, thumbnails(html.images_shown(plain, shown), sources), shown))
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
     else:
@@ -177,12 +179,12 @@ def write_regressions(comparison: Comparison, file: Path) -> int:
     return len(rows)
 
 
-def pictures(images: Sequence[str], sources: Sequence[Path]) -> dict[str, bytes]:
-    """Thumbnails by the hash of their image, as far as they lie beside the prediction files."""
+def thumbnails(images: Sequence[str], sources: Sequence[Path]) -> dict[str, bytes]:
+    """Thumbnails by the hash of their image, as far as they are found beside the prediction files."""
     found: dict[str, bytes] = {}
     for image in images:
         for source in sources:
-            picture = source.parent / "pictures" / f"{image[:16]}.webp"
-            if picture.is_file():
-                found[image] = picture.read_bytes()
+            thumbnail = source.parent / "pictures" / f"{image[:16]}.webp"
+            if thumbnail.is_file():
+                found[image] = thumbnail.read_bytes()
     return found

@@ -1,13 +1,16 @@
-"""The prediction file: one JSON object per line and row, in dataset order. Ours, and the ones classic scripts leave.
+"""The prediction file, ours or a classic script's: one JSON object per line and row, in dataset order.
 
-Knows the format alone. A line of ours carries everything a score needs, so that scoring never needs the dataset.
+A line of ours has everything that a score needs, so scoring never needs the dataset. `PredictionRecord` documents its
+keys, and `schemas/prediction.schema.json` is generated from it. Beside the file lies `NAME.controls.json`, `Controls`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from vlmtune.errors import DataError
 
@@ -15,20 +18,89 @@ LOGPROB_DIGITS = 4
 """Decimals of a log-probability in the file."""
 
 
+class FailureRecord(TypedDict):
+    """Why a row has no answer."""
+
+    stage: str
+    """Where it failed: image, prompt or engine."""
+
+    reason: str
+
+
+class PredictionRecord(TypedDict):
+    """One line of a prediction file.
+
+    Further keys hold what metrics compare the answer with, such as `keywords`, `label`, `boxes` or `record`.
+    """
+
+    id: str | None
+    prediction: str | None
+    """The model's text as it came; null where the row failed."""
+
+    failure: FailureRecord | None
+    references: list[str]
+    """The reference answers."""
+
+    answer: NotRequired[Any]
+    """What the task read from the prediction."""
+
+    unparsed: NotRequired[str]
+    """Why the task could not read the prediction; then there is no `answer`."""
+
+    finish_reason: str | None
+    """`stop` where the answer ended by itself, `length` where it was cut off."""
+
+    tokens: int | None
+    """Generated tokens, the end-of-turn token included."""
+
+    logprob: NotRequired[float]
+    """Natural log-probability of the whole answer."""
+
+    token_logprobs: NotRequired[list[float]]
+    """Natural log-probability of every generated token, where the engine gives them."""
+
+    image: str | None
+    """SHA-256 of the first image's pixels."""
+
+    cluster: str | None
+    """The row's group: rows of one group are not independent."""
+
+    meta: dict[str, Any]
+    """The row's metadata (`dataset.meta`)."""
+
+
+class ShuffledAnswers(TypedDict):
+    """Answers to the same questions with the images of other rows."""
+
+    lines: list[PredictionRecord]
+
+
+class AdapterEffect(TypedDict):
+    """Whether the adapter changes anything at all."""
+
+    max_logit_difference: float
+    """Largest change of a first token's logit by the adapter, over a few rows."""
+
+
+class Controls(TypedDict):
+    """`NAME.controls.json`: what was asked besides, to see what the answers depend on; null where it was not."""
+
+    schema_version: int
+    image: ShuffledAnswers | None
+    effect: AdapterEffect | None
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row's outcome.
+    """One row of a prediction file. Fields are the keys of `PredictionRecord`, which documents them.
 
-    `prediction` is the model's raw text, None where `failure` ({"stage", "reason"}) says why there is none. `truth` is
-    what metrics compare with, by name; "references" is always there. `answer` is what the task read from the
-    prediction, `unparsed` why it could not. `image` is the sha256 of the first image's pixels. `token_logprobs` are
-    natural log-probabilities of the answer's tokens, its end included, where the engine told them.
+    `truth` holds what metrics compare the answer with, by name; "references" is always there.
     """
 
     id: str | None
     prediction: str | None
     truth: Mapping[str, Any]
-    failure: Mapping[str, str] | None = None
+    failure: FailureRecord | None = None
     answer: Any = None
     unparsed: str | None = None
     finish_reason: str | None = None
@@ -62,28 +134,32 @@ class Line:
         return json.dumps(record, ensure_ascii=False)
 
 
-_READ = ("answer", "unparsed", "finish_reason", "tokens", "token_logprobs", "image")
-_OWN = ("id", "prediction", "failure", "logprob", "cluster", "meta", *_READ)
-"""Keys of a line that are not truth."""
+_PLAIN_KEYS = ("answer", "unparsed", "finish_reason", "tokens", "token_logprobs", "image")
+"""Keys of a record that a `Line` has unchanged."""
+
+_TRUTH_EXCLUDED = ("id", "prediction", "failure", "logprob", "cluster", "meta", "reference", "references", *_PLAIN_KEYS)
+"""Keys of a record that are not truth; references are read separately, as classic scripts spell them in two ways."""
 
 
 def read(file: Path) -> list[Line]:
     """All lines of a prediction file: ours, or a classic script's (`prediction`, `reference` or `references`).
 
     Raises:
-        DataError: the file is missing, a line is not a prediction, an id stands twice; names file and line.
+        DataError: the file is missing, a line is not a prediction, or an id occurs twice; names file and line.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such prediction file")
     lines: list[Line] = []
     seen: dict[str, int] = {}
-    # Not splitlines(): a caption may hold U+2028, which ends no line of JSON.
+    # Not splitlines(): a caption may contain U+2028, which does not end a line of JSON.
     for number, text in enumerate(file.read_bytes().split(b"\n"), start=1):
         if not text.strip():
             continue
         line = _line(text, f"{file}:{number}")
         if line.id is not None and line.id in seen:
-            raise DataError(f"{file}:{number}: id {line.id!r} stands in line {seen[line.id]} already; ids must differ")
+            raise DataError(
+                f"{file}:{number}: id {line.id!r} is already used in line {seen[line.id]}; ids must be unique"
+            )
         if line.id is not None:
             seen[line.id] = number
         lines.append(line)
@@ -105,26 +181,22 @@ def _line(text: bytes, at: str) -> Line:
         failure = failure or {"stage": "engine", "reason": "no prediction recorded"}
     elif not isinstance(prediction, str):
         raise DataError(f"{at}: 'prediction' must be text or null (got {type(prediction).__name__})")
-    own = {key: record[key] for key in _READ if key in record}
-    name, cluster = record.get("id"), record.get("cluster")
+    row_id, cluster = record.get("id"), record.get("cluster")
+    truth = {key: value for key, value in record.items() if key not in _TRUTH_EXCLUDED}
     return Line(
-        id=None if name is None else str(name),
+        id=None if row_id is None else str(row_id),
         prediction=prediction,
-        truth={"references": _references(record, at), **_truth(record)},
+        truth={"references": _references(record, at), **truth},
         failure=failure,
         cluster=None if cluster is None else str(cluster),
         meta=record.get("meta") or {},
-        **own,
+        **{key: record[key] for key in _PLAIN_KEYS if key in record},
     )
 
 
-def _truth(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in (*_OWN, "reference", "references")}
-
-
 def _references(record: Mapping[str, Any], at: str) -> list[str]:
-    found = record.get("references", record.get("reference", []))
-    texts: Sequence[Any] = [found] if isinstance(found, str) else found
+    references = record.get("references", record.get("reference", []))
+    texts: Sequence[Any] = [references] if isinstance(references, str) else references
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{at}: 'references' must be a text or a list of texts")
     return texts

@@ -138,8 +138,8 @@ def test_the_library_reaches_what_the_command_does(files: tuple[str, str], tmp_p
     before, after = (tmp_path / name for name in files)
     found = vlmtune.compare(before, [after], after, task="captioning", slices=["image_id"])
     assert found.status == "improved"
-    assert len(found.facts["others"]) == 1
-    assert len(found.facts["slices"]) == 50
+    assert len(found.result["others"]) == 1
+    assert len(found.result["slices"]) == 50
     assert found.failures("bleu<0") == []
     assert found.failures("bleu>0") != []
     assert found.regressions()[0]["gain"] < 0

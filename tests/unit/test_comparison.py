@@ -13,8 +13,8 @@ from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.diagnostics import cut_like
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.diagnostics import cut_to_lengths
+from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.scoring.score import repeats_itself, score
 from vlmtune.scoring.statistics import holm
 from vlmtune.tasks import Task, captioning
@@ -41,7 +41,7 @@ def right_or_wrong(count: int, share: float, seed: int) -> list[Line]:
 
 def asked(a: Sequence[Line], *b: Sequence[Line], metrics: tuple[Metric, ...] = (RIGHT, SHARE)) -> Comparison:
     task: Task = replace(captioning.TASK, metrics=metrics)
-    sides = [Side(name, side) for name, side in zip("abcde", (a, *b), strict=False)]
+    sides = [PredictionFile(name, side) for name, side in zip("abcde", (a, *b), strict=False)]
     return compare(sides[0], sides[1], task, captioning.Config(), QUICK, sides[2:])
 
 
@@ -58,38 +58,38 @@ def test_a_file_against_itself_has_no_difference_at_all() -> None:
     some = lines(60, 0.5)
     comparison = judged(some, some)
     assert comparison.status == "no_difference"
-    for metric in comparison.facts["metrics"]:
+    for metric in comparison.result["metrics"]:
         assert (metric["delta"], metric["ci"], metric["p"]) == (0.0, [0.0, 0.0], 1.0)
     assert all(example["gain"] == 0 for example in comparison.examples)
-    assert comparison.facts["warnings"] == []
+    assert comparison.result["warnings"] == []
 
 
 def test_only_shared_rows_are_compared_and_the_rest_is_said() -> None:
     comparison = judged(lines(100, 0.5), lines(60, 0.3))
-    rows = comparison.facts["rows"]
+    rows = comparison.result["rows"]
     assert (rows["a"], rows["b"], rows["paired"], rows["only_a"], rows["only_b"]) == (100, 60, 60, 40, 0)
     shared = judged(lines(100, 0.5)[:60], lines(60, 0.3))
-    assert comparison.facts["metrics"] == shared.facts["metrics"]
-    assert "60 rows are in both files; left out: 40 only in base" in comparison.facts["warnings"]
+    assert comparison.result["metrics"] == shared.result["metrics"]
+    assert "60 rows are in both files; left out: 40 only in base" in comparison.result["warnings"]
 
 
 def test_too_many_failures_conclude_nothing() -> None:
     good = lines(100, 0.1)
     failed = [replace(line, prediction=None, failure={"stage": "engine", "reason": "x"}) for line in good]
     some = judged(lines(100, 0.7), [*failed[:5], *good[5:]])
-    assert (some.status, some.facts["rows"]["compared"]) == ("improved", 95)
+    assert (some.status, some.result["rows"]["compared"]) == ("improved", 95)
     many = judged(lines(100, 0.7), [*failed[:6], *good[6:]])
     assert many.status == "inconclusive"
     assert "0 and 6 of 100 paired rows failed" in many.verdict
-    assert judged(lines(100, 0.7), failed).facts["metrics"] == []
+    assert judged(lines(100, 0.7), failed).result["metrics"] == []
 
 
 def test_too_few_independent_rows_give_no_interval() -> None:
     few = judged(lines(19, 0.7), lines(19, 0.1))
     assert few.status == "inconclusive"
-    assert few.facts["metrics"][0]["ci"] is None
+    assert few.result["metrics"][0]["ci"] is None
     grouped = [[replace(line, cluster=f"c{n % 10}") for n, line in enumerate(lines(60, noise))] for noise in (0.7, 0.1)]
-    assert judged(*grouped).facts["rows"]["groups"] == 10
+    assert judged(*grouped).result["rows"]["groups"] == 10
     assert judged(*grouped).status == "inconclusive"
 
 
@@ -97,9 +97,9 @@ def test_rows_that_chose_the_checkpoint_are_no_evidence() -> None:
     a, b = lines(100, 0.5), lines(100, 0.3)
     chosen = {"selection_ids": [line.id for line in a[:40]], "mock": False}
     comparison = judged(a, b, manifest_b=chosen)
-    assert comparison.facts["rows"]["compared"] == 60
-    assert comparison.facts["metrics"] == judged(a[40:], b[40:]).facts["metrics"]
-    assert "40 rows were left out: they chose the checkpoint or a setting" in comparison.facts["warnings"]
+    assert comparison.result["rows"]["compared"] == 60
+    assert comparison.result["metrics"] == judged(a[40:], b[40:]).result["metrics"]
+    assert "40 rows were left out: they chose the checkpoint or a setting" in comparison.result["warnings"]
 
 
 def test_a_split_that_chose_the_checkpoint_as_a_whole_is_shown_and_concludes_nothing() -> None:
@@ -108,17 +108,17 @@ def test_a_split_that_chose_the_checkpoint_as_a_whole_is_shown_and_concludes_not
     comparison = judged(a, b, manifest_b=everything)
     assert comparison.status == "inconclusive"
     assert "every paired row was used to choose the checkpoint" in comparison.verdict
-    assert comparison.facts["metrics"] == judged(a, b).facts["metrics"], "the numbers are shown all the same"
-    warned = [warning for warning in comparison.facts["warnings"] if "the split compared is, as a whole" in warning]
+    assert comparison.result["metrics"] == judged(a, b).result["metrics"], "the numbers are shown all the same"
+    warned = [warning for warning in comparison.result["warnings"] if "the split compared is, as a whole" in warning]
     assert len(warned) == 1
-    assert "flatter tuned; compare on rows that chose nothing (dataset.splits.test)" in warned[0]
+    assert "favour tuned; compare on rows that chose nothing (dataset.splits.test)" in warned[0]
 
 
 def test_rows_paired_by_references_know_who_chose_them_by_their_own_id() -> None:
     a, b = lines(60, 0.5), [replace(line, id=f"mine {n}") for n, line in enumerate(lines(60, 0.3))]
     chosen = {"selection_ids": [f"mine {n}" for n in range(20)], "mock": False}
     comparison = judged(a, b, manifest_b=chosen)
-    assert (comparison.facts["paired_by"], comparison.facts["rows"]["selection"]) == ("order", 20)
+    assert (comparison.result["paired_by"], comparison.result["rows"]["selection"]) == ("order", 20)
 
 
 def test_a_gain_by_shorter_answers_alone_is_called_that() -> None:
@@ -126,15 +126,15 @@ def test_a_gain_by_shorter_answers_alone_is_called_that() -> None:
     comparison = judged(long, short)
     assert comparison.status == "improved"
     assert "Answer length alone explains it" in comparison.verdict
-    assert comparison.facts["controls"]["length"]["a_cut"] == pytest.approx(comparison.facts["metrics"][0]["b"])
+    assert comparison.result["controls"]["length"]["a_cut"] == pytest.approx(comparison.result["metrics"][0]["b"])
     better = judged(long, lines(80, 0.1))
     assert "length" not in better.verdict
-    assert better.facts["controls"]["length"]["explains"] is False
+    assert better.result["controls"]["length"]["explains"] is False
 
 
 def test_answers_are_cut_to_the_other_side_s_lengths_by_rank() -> None:
-    assert cut_like(["a b c d", "e f", "g h i"], ["x", "x y", "x y z"]) == ["a b c", "e", "g h"]
-    assert cut_like(["a"], ["x y z"]) == ["a"]
+    assert cut_to_lengths(["a b c d", "e f", "g h i"], ["x", "x y", "x y z"]) == ["a b c", "e", "g h"]
+    assert cut_to_lengths(["a"], ["x y z"]) == ["a"]
 
 
 def test_an_error_rate_that_rises_with_other_images_is_no_blindness() -> None:
@@ -144,19 +144,19 @@ def test_an_error_rate_that_rises_with_other_images_is_no_blindness() -> None:
     seeing = right_or_wrong(60, 0.9, 1)
     for answer, blind in (("no", False), (None, True)):
         other = [{"id": line.id, "prediction": answer or line.prediction} for line in seeing]
-        side = Side("b", seeing, None, {"image": {"lines": other}})
-        found = compare(Side("a", seeing), side, task, captioning.Config(), QUICK)
-        assert any("does not look at the image" in warning for warning in found.facts["warnings"]) is blind
+        side = PredictionFile("b", seeing, None, {"image": {"lines": other}})
+        found = compare(PredictionFile("a", seeing), side, task, captioning.Config(), QUICK)
+        assert any("does not look at the image" in warning for warning in found.result["warnings"]) is blind
 
 
 def test_the_image_control_shows_what_exchanged_images_cost() -> None:
     a = lines(50, 0.1)
     blind = [{"id": line.id, "prediction": other.prediction} for line, other in zip(a, a[1:] + a[:1], strict=True)]
-    image = judged(a, a, controls_a={"image": {"lines": blind}}).facts["controls"]["image"]["a"]
+    image = judged(a, a, controls_a={"image": {"lines": blind}}).result["controls"]["image"]["a"]
     assert image["rows"] == 50
     assert image["kept"] < 0.4
     assert image["ci"][0] > 0
-    assert image["drop"] == pytest.approx(image["own"] - image["exchanged"])
+    assert image["drop"] == pytest.approx(image["own"] - image["shuffled"])
 
 
 def test_gain_of_a_row_is_the_change_of_the_corpus_score() -> None:
@@ -177,8 +177,8 @@ def test_mock_and_real_answers_are_not_mixed() -> None:
 def test_other_settings_are_said_first() -> None:
     some = lines(30, 0.5)
     made = [{"mock": False, "origin": {"inference": {"max_new_tokens": n}, "adapter": n}} for n in (32, 64)]
-    warnings = judged(some, some[:20], manifest_a=made[0], manifest_b=made[1]).facts["warnings"]
-    assert warnings[0] == "the two sides were not made alike: inference.max_new_tokens: 32 there, 64 here"
+    warnings = judged(some, some[:20], manifest_a=made[0], manifest_b=made[1]).result["warnings"]
+    assert warnings[0] == "the two sides were made differently: inference.max_new_tokens: 32 there, 64 here"
 
 
 def test_a_metric_that_fell_while_the_primary_rose_is_said() -> None:
@@ -187,7 +187,7 @@ def test_a_metric_that_fell_while_the_primary_rose_is_said() -> None:
     a = [replace(line, prediction=f"{line.prediction} zebra") for line in a]
     comparison = judged(a, b)
     assert comparison.status == "improved"
-    assert "keyword_recall got worse: 1.0000 → 0.0000 (-1.0000 to -1.0000)" in comparison.facts["warnings"]
+    assert "keyword_recall got worse: 1.0000 → 0.0000 (-1.0000 to -1.0000)" in comparison.result["warnings"]
 
 
 def test_what_cannot_be_compared_is_named() -> None:
@@ -207,7 +207,7 @@ def test_what_cannot_be_compared_is_named() -> None:
 def test_the_primary_metric_comes_first() -> None:
     some = lines(30, 0.5)
     comparison = judged(some, some, QUICK.model_copy(update={"primary": "sacrebleu"}))
-    assert [metric["name"] for metric in comparison.facts["metrics"]][:2] == ["sacrebleu", "bleu"]
+    assert [metric["name"] for metric in comparison.result["metrics"]][:2] == ["sacrebleu", "bleu"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_loops_are_found(text: str, found: bool) -> None:
 
 def test_a_metric_of_right_and_wrong_has_exact_tests() -> None:
     a, b = right_or_wrong(90, 0.5, 1), right_or_wrong(90, 0.62, 2)
-    found, share = asked(a, b).facts["metrics"]
+    found, share = asked(a, b).result["metrics"]
     only = [
         sum(x.prediction == "yes" != y.prediction for x, y in zip(*sides, strict=True)) for sides in ((a, b), (b, a))
     ]
@@ -244,11 +244,11 @@ def test_rows_of_one_group_or_several_seeds_have_no_exact_test() -> None:
         [replace(line, cluster=f"c{n // 2}") for n, line in enumerate(right_or_wrong(90, share, 3))]
         for share in (0.5, 0.7)
     )
-    assert asked(a, b).facts["metrics"][0]["mcnemar"] is None
+    assert asked(a, b).result["metrics"][0]["mcnemar"] is None
     task = replace(captioning.TASK, metrics=(RIGHT,))
-    seeds = tuple(Side(f"s{n}", right_or_wrong(90, 0.6, n)) for n in range(2))
-    found = compare(Side("a", right_or_wrong(90, 0.5, 9)), seeds, task, captioning.Config(), QUICK)
-    assert found.facts["metrics"][0]["mcnemar"] is None
+    seeds = tuple(PredictionFile(f"s{n}", right_or_wrong(90, 0.6, n)) for n in range(2))
+    found = compare(PredictionFile("a", right_or_wrong(90, 0.5, 9)), seeds, task, captioning.Config(), QUICK)
+    assert found.result["metrics"][0]["mcnemar"] is None
 
 
 def test_one_side_s_share_has_an_interval() -> None:
@@ -263,13 +263,13 @@ def test_one_side_s_share_has_an_interval() -> None:
 
 def test_failures_counted_as_worst_answers_stand_beside() -> None:
     a, b = right_or_wrong(100, 0.5, 1), right_or_wrong(100, 0.6, 2)
-    assert asked(a, b).facts["metrics"][0]["failures_as_worst"] is None
+    assert asked(a, b).result["metrics"][0]["failures_as_worst"] is None
     lost = [replace(line, prediction=None, failure={"stage": "engine", "reason": "x"}) for line in b[:3]]
-    entry = asked(a, [*lost, *b[3:]]).facts["metrics"][0]
+    entry = asked(a, [*lost, *b[3:]]).result["metrics"][0]
     wrong = [*(replace(line, prediction="no") for line in b[:3]), *b[3:]]
-    expected = asked(a, wrong).facts["metrics"][0]
+    expected = asked(a, wrong).result["metrics"][0]
     assert entry["failures_as_worst"] == {key: expected[key] for key in ("a", "b", "delta", "ci")}
-    assert entry["delta"] == asked(a[3:], b[3:]).facts["metrics"][0]["delta"]
+    assert entry["delta"] == asked(a[3:], b[3:]).result["metrics"][0]["delta"]
 
 
 def test_failures_that_decide_are_said() -> None:
@@ -277,15 +277,15 @@ def test_failures_that_decide_are_said() -> None:
     b = [*(replace(line, prediction=None) for line in a[:9]), *a[9:]]
     comparison = asked(a, b)
     assert comparison.status == "no_difference"
-    assert comparison.facts["warnings"][0].startswith(
-        "failures decide: counted as worst answers, right changes by -0.045"
+    assert comparison.result["warnings"][0].startswith(
+        "the verdict depends on failed rows: with them scored as worst answers, right changes by -0.045"
     )
 
 
 def test_all_but_the_primary_metric_are_corrected_for_their_number() -> None:
     a, b = right_or_wrong(90, 0.5, 1), right_or_wrong(90, 0.62, 2)
     more = tuple(replace(SHARE, name=f"share {n}") for n in range(3))
-    entries = asked(a, b, metrics=(RIGHT, *more)).facts["metrics"]
+    entries = asked(a, b, metrics=(RIGHT, *more)).result["metrics"]
     assert entries[0]["p_adjusted"] == entries[0]["p"]
     assert [entry["p_adjusted"] for entry in entries[1:]] == holm([entry["p"] for entry in entries[1:]])
     assert entries[1]["p_adjusted"] == pytest.approx(3 * entries[1]["p"])
@@ -294,13 +294,13 @@ def test_all_but_the_primary_metric_are_corrected_for_their_number() -> None:
 def test_others_say_what_they_would_say_alone() -> None:
     a, b, c, d = lines(60, 0.7), lines(60, 0.2), lines(50, 0.7, seed=2), lines(60, 0.9)
     together = asked(a, b, c, d, metrics=captioning.TASK.metrics[:1])
-    plain = together.to_json(examples=False)
+    plain = together.result
     assert [other["status"] for other in plain["others"]] == ["no_difference", "worse"]
     assert [other["names"]["b"] for other in plain["others"]] == ["c", "d"]
     assert all(set(other) == set(plain) for other in plain["others"])
     assert [other["rows"]["compared"] for other in plain["others"]] == [50, 60]
     for system, lines_of in zip((plain, *plain["others"]), (b, c, d), strict=True):
-        alone = asked(a, lines_of, metrics=captioning.TASK.metrics[:1]).to_json(examples=False)
+        alone = asked(a, lines_of, metrics=captioning.TASK.metrics[:1]).result
         for key in ("status", "rows", "lengths", "controls"):
             assert system[key] == alone[key], key
         assert {**system["metrics"][0], "p_adjusted": None} == {**alone["metrics"][0], "p_adjusted": None}
@@ -313,10 +313,10 @@ def test_a_gain_that_does_not_survive_several_systems_is_said() -> None:
     b = [replace(line, prediction="yes" if 4 <= n < 65 else "no") for n, line in enumerate(a)]
     alone = asked(a, b)
     assert alone.status == "improved"
-    assert 0.01 < alone.facts["metrics"][0]["p"] < 0.05
-    assert not any("Holm" in warning for warning in alone.facts["warnings"])
+    assert 0.01 < alone.result["metrics"][0]["p"] < 0.05
+    assert not any("Holm" in warning for warning in alone.result["warnings"])
     several = asked(a, b, *(right_or_wrong(100, 0.5, n) for n in (21, 22, 23)), metrics=(RIGHT,))
-    assert several.facts["warnings"][0].startswith(
+    assert several.result["warnings"][0].startswith(
         "several systems were compared: after Holm's correction right has p ="
     )
 
@@ -338,10 +338,10 @@ def test_rows_that_got_worse_come_worst_first() -> None:
 def test_sampled_answers_are_said() -> None:
     some = lines(30, 0.5)
     made = {"mock": False, "origin": {"inference": {"temperature": 0.7}}}
-    warnings = judged(some, some, manifest_a=made, manifest_b=made).facts["warnings"]
-    assert warnings == ["answers were sampled, so asking again gives others: base, tuned; temperature 0 does not"]
+    warnings = judged(some, some, manifest_a=made, manifest_b=made).result["warnings"]
+    assert warnings == ["answers were sampled and will differ next time: base, tuned; at temperature 0 they do not"]
 
 
 def test_the_detectable_difference_is_2_8_standard_errors() -> None:
-    entry = judged(lines(80, 0.5), lines(80, 0.4)).facts["metrics"][0]
+    entry = judged(lines(80, 0.5), lines(80, 0.4)).result["metrics"][0]
     assert entry["detectable"] == pytest.approx(2.8016 / 3.92 * (entry["ci"][1] - entry["ci"][0]), rel=0.05)

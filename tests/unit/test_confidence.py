@@ -16,12 +16,12 @@ from vlmtune.metrics import bleu  # type: ignore[attr-defined]
 from vlmtune.predictions import Line
 from vlmtune.report import ReportConfig, charts, text
 from vlmtune.report import html as html_page
-from vlmtune.scoring.diagnostics import curve, sureness, unsure
-from vlmtune.scoring.metric_comparison import Terms
+from vlmtune.scoring.diagnostics import confidence, confidence_curve, uncertain_rows
+from vlmtune.scoring.metric_comparison import ScoringContext
 from vlmtune.scoring.score import measure, summary
 from vlmtune.tasks import captioning
 
-TERMS = Terms(captioning.TASK, captioning.Config(), QUICK.statistics)
+TERMS = ScoringContext(captioning.TASK, captioning.Config(), QUICK.statistics)
 
 
 def sure(line: Line, probability: float, tokens: int = 5) -> Line:
@@ -39,11 +39,11 @@ def graded(count: int, right: bool = True) -> list[Line]:
     return made
 
 
-def test_the_curve_is_the_score_of_the_surest_rows() -> None:
+def test_the_curve_is_the_score_of_the_most_confident_rows() -> None:
     some = graded(60)
-    found = curve(some, [f"{n}" for n in range(60)], bleu, TERMS)
+    found = confidence_curve(some, [f"{n}" for n in range(60)], bleu, TERMS)
     assert found is not None
-    order = sorted(range(60), key=lambda n: (-(sureness(some[n]) or 0), n))
+    order = sorted(range(60), key=lambda n: (-(confidence(some[n]) or 0), n))
     stats = measure(bleu, some, TERMS.task, TERMS.config)
     for point in found["points"]:
         kept = order[: round(point["coverage"] * 60)]
@@ -56,20 +56,20 @@ def test_the_curve_is_the_score_of_the_surest_rows() -> None:
     assert found["area"] == pytest.approx(np.mean(every))
 
 
-def test_sureness_that_says_nothing_is_not_called_knowledge() -> None:
-    found = curve(graded(200, right=False), [f"{n}" for n in range(200)], bleu, TERMS)
+def test_confidence_that_says_nothing_is_not_called_knowledge() -> None:
+    found = confidence_curve(graded(200, right=False), [f"{n}" for n in range(200)], bleu, TERMS)
     assert found is not None
     assert found["ci"][0] < 0 < found["ci"][1]
 
 
-def test_answers_of_one_sureness_have_no_order() -> None:
+def test_answers_of_one_confidence_have_no_order() -> None:
     """Not that of the file, in which the good ones may stand first."""
     alike = [sure(line, 0.8) for line in (*lines(60, 0.05), *lines(40, 0.9))]
-    found = curve(alike, [f"{n}" for n in range(100)], bleu, TERMS)
+    found = confidence_curve(alike, [f"{n}" for n in range(100)], bleu, TERMS)
     assert found is not None
     assert found["half"] == pytest.approx(found["all"])
     assert found["ci"][0] <= 0 <= found["ci"][1]
-    mirrored = curve(alike[::-1], [f"{n}" for n in range(100)], bleu, TERMS)
+    mirrored = confidence_curve(alike[::-1], [f"{n}" for n in range(100)], bleu, TERMS)
     assert mirrored is not None
     assert [point["score"] for point in mirrored["points"]] == pytest.approx([p["score"] for p in found["points"]])
 
@@ -77,23 +77,23 @@ def test_answers_of_one_sureness_have_no_order() -> None:
 def test_a_half_of_few_groups_has_no_interval() -> None:
     some = [sure(line, 0.9 if n < 20 else 0.5 - n / 1e4) for n, line in enumerate(lines(40, 0.3))]
     groups = ["one"] * 20 + [f"{n}" for n in range(20)]
-    found = curve(some, groups, bleu, TERMS)
+    found = confidence_curve(some, groups, bleu, TERMS)
     assert found is not None
     assert found["ci"] is None
 
 
 def test_a_long_answer_is_not_unsure_by_its_length() -> None:
     short, long = (sure(lines(1, 0)[0], 0.8, tokens) for tokens in (3, 40))
-    assert sureness(short) == pytest.approx(0.8)
-    assert sureness(long) == pytest.approx(0.8)
+    assert confidence(short) == pytest.approx(0.8)
+    assert confidence(long) == pytest.approx(0.8)
 
 
 def test_without_probabilities_there_is_no_curve() -> None:
     plain, known = lines(40, 0.5), graded(40)
-    assert curve([*known[:39], plain[39]], [f"{n}" for n in range(40)], bleu, TERMS) is None
-    assert judged(plain, plain).facts["confidence"] is None
+    assert confidence_curve([*known[:39], plain[39]], [f"{n}" for n in range(40)], bleu, TERMS) is None
+    assert judged(plain, plain).result["confidence"] is None
     both = judged(plain, known)
-    assert both.facts["confidence"]["a"] is None
+    assert both.result["confidence"]["a"] is None
     shown = both.to_json()
     assert "the more confident half of B's answers" in text.render(shown)
     assert "confident answers are better" in html_page.render(shown, {}, ReportConfig())
@@ -101,7 +101,7 @@ def test_without_probabilities_there_is_no_curve() -> None:
     figure = charts.score_by_confidence(shown)
     assert figure is not None
     assert figure.table[0] == ["rows kept, most confident first", "B"]
-    assert figure.table[-1] == ["100%", f"{both.facts['confidence']['b']['all']:.4f}"]
+    assert figure.table[-1] == ["100%", f"{both.result['confidence']['b']['all']:.4f}"]
 
 
 def test_the_most_doubtful_rows_come_first_and_an_image_once() -> None:
@@ -114,16 +114,16 @@ def test_the_most_doubtful_rows_come_first_and_an_image_once() -> None:
         Line("row 4", None, {"references": []}, failure={"stage": "image", "reason": "gone"}),
         sure(base[5], 0.5),
     ]
-    found = unsure(rows, 3)
+    found = uncertain_rows(rows, 3)
     assert [row["id"] for row in found] == ["row 3", "row 1", "row 5"]
     assert found[0]["why"] == "cannot be read: no JSON"
-    assert found[1]["sureness"] == 0.2
+    assert found[1]["confidence"] == 0.2
     with pytest.raises(DataError, match="inference.logprobs"):
-        unsure(base, 3)
+        uncertain_rows(base, 3)
 
 
 def test_rows_without_labels_are_answered_and_the_doubtful_ones_written(tmp_path: Path) -> None:
-    """Answered by the real engine, because the sureness is what it says."""
+    """Answered by the real engine, because the confidence is what it says."""
     (tmp_path / "c.yaml").write_text(
         "model: {name: tiny, device: cpu}\ndataset: {source: scenes, id: id, limit: {test: 6}}\n"
         "task: {name: captioning}\ninference: {max_new_tokens: 8}\ntraining: {precision: fp32}\n"
@@ -138,4 +138,4 @@ def test_rows_without_labels_are_answered_and_the_doubtful_ones_written(tmp_path
     picked = warm_vlmtune("data", "uncertain", predictions, "-n", "2", "-o", "next.jsonl", cwd=tmp_path)
     assert picked.returncode == 0, picked.stderr
     first, second = map(json.loads, (tmp_path / "next.jsonl").read_text().splitlines())
-    assert first["sureness"] <= second["sureness"]
+    assert first["confidence"] <= second["confidence"]

@@ -57,7 +57,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_function_is_scored_tested_and_may_be_the_primary_metric() -> None:
     evaluation = QUICK.model_copy(update={"metrics": ["bleu", "team_metrics.brief"], "primary": "brief"})
     found = judged(lines(60, 0.1, extra=3), lines(60, 0.1), evaluation)
-    first = found.facts["metrics"][0]
+    first = found.result["metrics"][0]
     assert (first["name"], first["a"], first["b"]) == ("brief", 0.0, 1.0)
     assert first["signature"] == "team_metrics.brief|mean"
     assert found.status == "improved"
@@ -71,10 +71,10 @@ def test_a_whole_metric_keeps_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("metrics", "primary", "said"),
     [
-        ("[team_metrics.brev]", "null", "has no function and no Metric of the name 'brev'"),
-        ("[team_metrics.NUMBER]", "null", "has no function and no Metric of the name 'NUMBER'"),
+        ("[team_metrics.brev]", "null", "has no function and no Metric named 'brev'"),
+        ("[team_metrics.NUMBER]", "null", "has no function and no Metric named 'NUMBER'"),
         ("[..x]", "null", "module.function"),
-        ("[broken_metrics.f]", "null", "is no Python"),
+        ("[broken_metrics.f]", "null", "is not valid Python"),
         ("[no_such_module.f]", "null", "there is no module 'no_such_module'"),
         ("[team_metrics.bleu]", "null", "is also the name of another metric"),
         ("[bleu, team_metrics.brief]", "chrf", "is not among"),

@@ -16,7 +16,7 @@ from vlmtune.pipeline import merge_shards, predict, run
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
 from vlmtune.report import ReportConfig, html, markdown, text
-from vlmtune.scoring.comparison import Comparison, beside
+from vlmtune.scoring.comparison import Comparison, with_additional_sets
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -64,7 +64,7 @@ def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> N
     predict.predict(session)
     predict.predict(session, tuned)
     comparison = run.compare(session)
-    questions, more = comparison.facts["also"]
+    questions, more = comparison.result["also"]
     assert [questions["name"], more["name"]] == ["questions", "more"]
     assert [entry["name"] for entry in questions["metrics"]] == ["exact_match"]
     assert questions["rows"]["compared"] == 24
@@ -121,7 +121,7 @@ def test_rows_that_chose_are_no_evidence_however_they_are_called(begin: Begin, c
     tuned = adapter(session, ["validation-00000"])
     predict.predict(session)
     predict.predict(session, tuned)
-    assert run.compare(session).facts["also"][1]["rows"]["selection"] == selected
+    assert run.compare(session).result["also"][1]["rows"]["selection"] == selected
 
 
 def test_a_set_that_cannot_be_compared_costs_only_itself(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,9 +137,9 @@ def test_a_set_that_cannot_be_compared_costs_only_itself(begin: Begin, monkeypat
 def test_what_fell_on_a_set_beside_its_primary_metric_is_said() -> None:
     better, _ = better_and_worse()
     level = judged(lines(60, 0.4), lines(60, 0.4, seed=2))
-    fell = replace(level, facts={**level.facts, "warnings": ["chrf got worse: 60.1 → 50.2"]})
-    found = beside(better, {"general": fell})
-    assert found.facts["warnings"] == ["general: chrf got worse: 60.1 → 50.2"]
+    fell = replace(level, result={**level.result, "warnings": ["chrf got worse: 60.1 → 50.2"]})
+    found = with_additional_sets(better, {"general": fell})
+    assert found.result["warnings"] == ["general: chrf got worse: 60.1 → 50.2"]
     assert "No loss shown" not in found.verdict
 
 
@@ -165,7 +165,7 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
     predict.predict(session)
     for seeded in session.seeds:
         predict.predict(session, seeded.adapter_path())
-    questions = run.compare(session).facts["also"][0]
+    questions = run.compare(session).result["also"][0]
     assert questions["seeds"]["b"] == ["lora_predictions.questions.seed1", "lora_predictions.questions.seed2"]
 
 
@@ -194,27 +194,27 @@ def better_and_worse() -> tuple[Comparison, Comparison]:
 
 def test_the_verdict_says_what_got_worse_elsewhere() -> None:
     better, worse = better_and_worse()
-    found = beside(better, {"safety": worse, "general": better})
+    found = with_additional_sets(better, {"safety": worse, "general": better})
     assert found.status == "improved"
-    assert "It got worse elsewhere: on safety (bleu " in found.verdict
+    assert "It got worse on additional evaluation sets: safety (bleu " in found.verdict
     assert "general" not in found.verdict
-    fine = beside(better, {"general": better, "other": better})
+    fine = with_additional_sets(better, {"general": better, "other": better})
     assert fine.verdict.endswith("No loss shown on general (bleu) and other (bleu).")
-    assert beside(better, {}) is better
+    assert with_additional_sets(better, {}) is better
 
 
 def test_nothing_is_said_of_a_set_too_small_to_tell() -> None:
     better, _ = better_and_worse()
     small = judged(lines(10, 0.3), lines(10, 0.6))
-    found = beside(better, {"small": small})
+    found = with_additional_sets(better, {"small": small})
     assert "small" not in found.verdict
-    assert any(warning.startswith("small: Inconclusive") for warning in found.facts["warnings"])
+    assert any(warning.startswith("small: Inconclusive") for warning in found.result["warnings"])
 
 
 def test_every_report_shows_the_sets() -> None:
     better, worse = better_and_worse()
-    plain = beside(better, {"safety": worse}).to_json()
-    entry = worse.facts["metrics"][0]
+    plain = with_additional_sets(better, {"safety": worse}).to_json()
+    entry = worse.result["metrics"][0]
     for shown in (text.render(plain), markdown.render(plain), html.render(plain, {}, ReportConfig())):
         assert "safety" in shown
         assert f"{entry['b']:.4f}" in shown
@@ -252,7 +252,7 @@ def test_parts_of_nothing_are_not_called_worse() -> None:
             both.append([replace(line, meta={"part": str(n % 40)}) for n, line in enumerate(some)])
         statistics = QUICK.statistics.model_copy(update={"seed": seed})
         evaluation = QUICK.model_copy(update={"slices": ["part"], "statistics": statistics})
-        slices: list[dict[str, Any]] = judged(*both, evaluation).facts["slices"]
+        slices: list[dict[str, Any]] = judged(*both, evaluation).result["slices"]
         alarms += any(part["worse"] for part in slices)
         looks += any(part["ci"][1] < 0 for part in slices)
     assert looks >= 3

@@ -40,7 +40,7 @@ def test_deltas_of_a_mean_are_differences_of_rows_and_average_to_the_change() ->
 
 def test_a_failed_row_is_there_without_numbers() -> None:
     comparison = judged(lines(60, 0.5), failing(lines(60, 0.2), 30))
-    assert comparison.facts["rows"]["compared"] == 58
+    assert comparison.result["rows"]["compared"] == 58
     failed = [example for example in comparison.examples if example["failure"]]
     assert [example["id"] for example in failed] == ["row 0", "row 30"]
     for example in failed:

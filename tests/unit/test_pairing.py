@@ -21,7 +21,7 @@ def test_ids_win_over_order() -> None:
 def test_one_id_with_other_references_is_left_out_and_said() -> None:
     found = pair(lines("p", "q", ids=True), lines("p", "changed", ids=True), TRUTHS)
     assert found.rows == ((0, 0),)
-    assert "1 rows have the same id but another image or other references" in found.notes[0]
+    assert "1 rows with the same id have another image or other references" in found.notes[0]
 
 
 def test_a_key_no_metric_uses_does_not_matter() -> None:
@@ -52,7 +52,7 @@ def test_ids_of_another_kind_fall_back_to_references() -> None:
 def test_references_that_stand_in_several_rows_pair_nobody() -> None:
     found = pair(lines("same", "same", "q"), lines("q", "same", "same"), TRUTHS)
     assert found.rows == ((2, 0),)
-    assert any("2 rows were left out: their references stand in several rows" in note for note in found.notes)
+    assert any("2 rows were left out: several rows have the same references" in note for note in found.notes)
 
 
 def test_another_image_is_another_row() -> None:

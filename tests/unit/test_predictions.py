@@ -55,7 +55,7 @@ def test_classic_files_are_read(write_jsonl: WriteJsonl) -> None:
         ('{"prediction": 3}', r"p.jsonl:2: 'prediction' must be text or null \(got int\)"),
         ('{"prediction": "x", "references": [1]}', r"p.jsonl:2: 'references' must be"),
         ('{"prediction": "x\\ud800"}', r"p.jsonl:2: .*half a surrogate pair"),
-        ('{"id": "a", "prediction": "x"}', r"p.jsonl:2: id 'a' stands in line 1 already"),
+        ('{"id": "a", "prediction": "x"}', r"p.jsonl:2: id 'a' is already used in line 1"),
     ],
 )
 def test_bad_lines_are_named(write_jsonl: WriteJsonl, row: str, message: str) -> None:

@@ -16,7 +16,7 @@ from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.push import PushRequest, assemble, push
 from vlmtune.pipeline.session import Session
 from vlmtune.run_folder import Origin
-from vlmtune.scoring.verdict import of_slices, worse_parts
+from vlmtune.scoring.verdict import slice_warnings, worse_slices
 
 CONFIG = """\
 model: {name: PLACE/base, device: cpu}
@@ -90,8 +90,8 @@ def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here
     plain = json.loads(file.read_text())
     part = {"column": "doctor", "value": "Dr. Meier", "rows": 20, "a": 0.5, "b": 0.4, "delta": -0.1, "worse": True}
     slices = [{**part, "ci": [-0.2, -0.05], "p": 0.001, "p_adjusted": 0.001}]
-    hidden = worse_parts("improved", {"slices": slices})
-    about = list(of_slices({**plain, "slices": slices}))
+    hidden = worse_slices({"status": "improved", "slices": slices})
+    about = list(slice_warnings({**plain, "slices": slices}))
     plain |= {"slices": slices, "verdict": f"Improved.{hidden} Good.", "warnings": [*about, "chrf got worse"]}
     plain["settings"]["b"]["dataset"]["left_out"] = ["patient-5"]
     plain["also"] = [{**plain, "name": "elsewhere", "verdict": "about patient-6"}]

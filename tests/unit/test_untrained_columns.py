@@ -23,7 +23,7 @@ from vlmtune.processing.chat_template import images_of
 from vlmtune.progress import Progress
 from vlmtune.report import ReportConfig, html, markdown, text
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.pairing import Side
+from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
 from vlmtune.types import Conversation, Example, Turn
@@ -248,40 +248,42 @@ def test_the_run_compares_with_its_columns(begin: Begin) -> None:
 
 def beside(tuned: Sequence[Line], **asked: Sequence[Line]) -> Comparison:
     """A tuned side against a baseline with 80 % of the words wrong, and columns."""
-    sides = [Side(name, side) for name, side in asked.items()]
-    baseline = Side("base", lines(80, 0.8, seed=7))
-    return compare(baseline, Side("tuned", tuned), captioning.TASK, captioning.Config(), QUICK, untrained=sides)
+    sides = [PredictionFile(name, side) for name, side in asked.items()]
+    baseline = PredictionFile("base", lines(80, 0.8, seed=7))
+    return compare(
+        baseline, PredictionFile("tuned", tuned), captioning.TASK, captioning.Config(), QUICK, prompt_baselines=sides
+    )
 
 
 def test_better_than_the_baseline_is_not_enough() -> None:
     tuned = lines(80, 0.4, seed=1)
     alone = beside(tuned)
-    assert (alone.status, alone.facts["untrained"], alone.facts["best_untrained"]) == ("improved", [], None)
+    assert (alone.status, alone.result["untrained"], alone.result["best_untrained"]) == ("improved", [], None)
     found = beside(tuned, poor=lines(80, 0.7, seed=2), rival=lines(80, 0.4, seed=3))
-    assert (found.status, found.facts["best_untrained"]) == ("no_difference", "rival")
-    assert "Asking differently gains as much: bleu" in found.verdict
-    assert "No difference shown to the best untrained column (rival)" in found.verdict
-    poor, rival = found.facts["untrained"]
+    assert (found.status, found.result["best_untrained"]) == ("no_difference", "rival")
+    assert "Prompting alone gains as much: bleu" in found.verdict
+    assert "No difference shown to the best prompt baseline (rival)" in found.verdict
+    poor, rival = found.result["untrained"]
     assert poor["status"] == "improved"
     assert rival["delta"] == pytest.approx(rival["b"] - rival["a"])
     assert rival["ci"][0] <= 0 <= rival["ci"][1]
     assert f"{rival['delta']:+.4f} (95% CI {rival['ci'][0]:+.4f} to {rival['ci'][1]:+.4f})" in found.verdict
-    assert found.facts["metrics"] == alone.facts["metrics"]
+    assert found.result["metrics"] == alone.result["metrics"]
     better = beside(tuned, rival=lines(80, 0.05, seed=3))
-    assert (better.status, better.verdict.split(":")[0]) == ("worse", "Worse than asking differently (rival)")
+    assert (better.status, better.verdict.split(":")[0]) == ("worse", "Worse than prompting differently (rival)")
 
 
 def test_better_than_every_column_is_an_improvement() -> None:
     found = beside(lines(80, 0.1), poor=lines(80, 0.75, seed=2), rival=lines(80, 0.5, seed=3))
-    assert (found.status, found.facts["best_untrained"]) == ("improved", "rival")
-    assert found.verdict.startswith("Improved, also over the best untrained column (rival): bleu")
+    assert (found.status, found.result["best_untrained"]) == ("improved", "rival")
+    assert found.verdict.startswith("Improved, also over the best prompt baseline (rival): bleu")
     below = beside(lines(80, 0.1), worse=lines(80, 0.98, seed=3))
-    assert (below.status, below.facts["best_untrained"]) == ("improved", None)
+    assert (below.status, below.result["best_untrained"]) == ("improved", None)
     assert below.verdict.startswith("Improved: bleu")
-    assert below.verdict.endswith("No untrained column scores above the baseline.")
+    assert below.verdict.endswith("No prompt baseline scores higher than the baseline.")
     idle = beside(lines(80, 0.8, seed=9), rival=lines(80, 0.78, seed=3))
-    if idle.facts["best_untrained"]:
-        assert "Asking differently gains" not in idle.verdict
+    if idle.result["best_untrained"]:
+        assert "Prompting alone gains" not in idle.verdict
 
 
 def test_a_column_that_cannot_be_judged_is_named_and_left_out() -> None:
@@ -289,8 +291,8 @@ def test_a_column_that_cannot_be_judged_is_named_and_left_out() -> None:
     failed = [replace(line, prediction=None, failure=failure) if n < 10 else line for n, line in
               enumerate(lines(80, 0.0, seed=3))]  # fmt: skip
     found = beside(lines(80, 0.3), rival=failed)
-    assert (found.status, found.facts["best_untrained"]) == ("improved", None)
-    assert any("the untrained column rival is not in the verdict: 10 and 0 of 80" in w for w in found.facts["warnings"])
+    assert (found.status, found.result["best_untrained"]) == ("improved", None)
+    assert any("the prompt baseline rival is not in the verdict: 10 and 0 of 80" in w for w in found.result["warnings"])
     everything = [replace(line, prediction=None, failure=failure) for line in failed]
     nothing = beside(lines(80, 0.3), rival=everything)
     assert nothing.status == "improved"

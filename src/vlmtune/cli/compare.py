@@ -50,7 +50,7 @@ def compare(
         write_comparison(comparison, report, [file for side in sides for file in side])
     if regressions is not None:
         count = write_regressions(comparison, regressions)
-        print(f"{regressions}: {count} rows got worse in {comparison.facts['primary']}", file=sys.stderr)
+        print(f"{regressions}: {count} rows got worse in {comparison.result['primary']}", file=sys.stderr)
     print_comparison(comparison, as_json)
     if failed:
         raise GateFailed("--fail-on: " + "; ".join(failed))

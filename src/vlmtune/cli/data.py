@@ -170,9 +170,9 @@ def uncertain(
     """Rank the rows worth labelling next: those the model is least certain about, as JSON lines."""
     from vlmtune.files import write_atomic
     from vlmtune.predictions import read
-    from vlmtune.scoring.diagnostics import unsure
+    from vlmtune.scoring.diagnostics import uncertain_rows
 
-    rows = unsure(read(file), count)
+    rows = uncertain_rows(read(file), count)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output is None:
         print(text, end="")

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -55,24 +55,24 @@ def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
     """Print a comparison on stdout."""
     from vlmtune.report import text
 
-    plain = comparison.to_json(examples=False)
-    print(json.dumps(plain, ensure_ascii=False) if as_json else text.render(plain))
+    result = comparison.result
+    print(json.dumps(result, ensure_ascii=False) if as_json else text.render(result))
 
 
 def print_score(score: "Score | None", as_json: bool = False) -> None:
     """Print a score on stdout; None stands for a dataset without labels."""
-    plain: dict[str, Any] = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
     if as_json:
+        plain = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
         print(json.dumps(plain, ensure_ascii=False))
         return
     if score is None:
         print("answered; the dataset has no labels to score against")
         return
-    for name, value in plain["metrics"].items():
-        ends = plain["intervals"].get(name)
+    for name, value in score.metrics.items():
+        ends = score.intervals.get(name)
         interval = f"  (95% CI {ends[0]:.4f} to {ends[1]:.4f}, Wilson)" if ends else ""
         print(f"{name:<18} {'-' if value is None else format(value, '.4f')}{interval}")
-    print("rows: " + ", ".join(f"{count} {what}" for what, count in plain["rows"].items()))
+    print("rows: " + ", ".join(f"{count} {what}" for what, count in score.rows.items()))
 
 
 def print_next_command(command: str, config: str, sets: list[str] | None, more: str = "") -> None:

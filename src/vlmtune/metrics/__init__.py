@@ -1,11 +1,14 @@
 """Numbers from answers; no model, no torch, no network.
 
-A metric is two pure functions. `measure(answers, truths) -> stats [rows, k]` gives sufficient statistics per row and
-sees the whole set, so a corpus metric can count documents; `summarise(sums [..., k]) -> [...]` turns summed
-statistics into the score, over any number of resamples at once. One definition thus gives the score, its confidence
+A metric is two pure functions. `measure(answers, truths) -> stats [N, K]` returns K sufficient statistics for each of N
+rows and sees the whole set, so that a corpus metric can count documents; `summarise(sums [..., K]) -> [...]` turns
+summed statistics into scores, of any number of resamples at once. One definition thus gives the score, its confidence
 interval and the paired test. An answer is None where it could not be parsed: `measure` counts that row as wrong.
 
-`vlmtune.metrics.bleu` resolves to the metric of that name whichever file defines it; `custom_metric` loads a user's.
+For example, accuracy on the rows right, wrong, right has the statistics [[1, 1], [0, 1], [1, 1]] (hits, rows); their
+sum is [2, 3], and `summarise` divides: 0.667.
+
+`vlmtune.metrics.bleu` is the metric of that name, whichever file defines it; `custom_metric` finds a user's.
 """
 
 import functools
@@ -51,11 +54,11 @@ def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.
 
     The function takes a row's answer as the task reads it and the row's list of references, and returns a number. The
-    score is its mean over rows, higher is better, and a row whose answer cannot be read scores 0; who wants otherwise
-    writes a `Metric`.
+    score is its mean over rows, higher is better, and a row whose answer cannot be read scores 0. For anything else,
+    write a `Metric`.
 
     Raises:
-        ConfigError: no such module, nothing of that name in it, or neither of the two.
+        ConfigError: no such module, nothing of that name in it, or something that is neither of the two.
     """
     path, _, last = name.rpartition(".")
     if not all(part.isidentifier() for part in name.split(".")):
@@ -63,24 +66,24 @@ def custom_metric(name: str) -> Metric:
     try:
         module = importlib.import_module(path)
     except SyntaxError as error:
-        raise ConfigError(f"metric {name!r}: {path} is no Python: {error}") from None
+        raise ConfigError(f"metric {name!r}: {path} is not valid Python: {error}") from None
     except ModuleNotFoundError as missing:
         if missing.name is None or not (path == missing.name or path.startswith(missing.name + ".")):
             raise
         raise ConfigError(
-            f"metric {name!r}: there is no module {path!r} to import; it is looked for where you stand, and among what "
-            "is installed"
+            f"metric {name!r}: there is no module {path!r} to import; it is looked for in the current folder and "
+            "among the installed packages"
         ) from None
     found = vars(module).get(last)
     if isinstance(found, Metric):
         return found
     if callable(found):
         return Metric(last, functools.partial(_by_row, name, found), _mean, f"{name}|mean")
-    raise ConfigError(f"metric {name!r}: {path} has no function and no Metric of the name {last!r}")
+    raise ConfigError(f"metric {name!r}: {path} has no function and no Metric named {last!r}")
 
 
 def _by_row(name: str, function: Callable[[Any, Any], float], answers: Sequence[Any], truths: Sequence[Any]) -> Stats:
-    """[rows, 2]: the number, and 1."""
+    """Stats [N, 2]: the number, and 1."""
     rows = np.ones((len(answers), 2))
     for n, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
         value = 0.0 if answer is None else function(answer, truth)

@@ -21,7 +21,7 @@ from vlmtune.pipeline.prompt_baselines import Ask, Column, columns
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import Origin, controls_path, read_manifest
-from vlmtune.scoring.score import Score, choose
+from vlmtune.scoring.score import Score, choose_metrics
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.types import Example, ImageRef, Outcome, Request
 
@@ -156,7 +156,7 @@ def _answerable(session: Session, examples: list[Example]) -> None:
     for row in examples:
         session.task.ask(session.config.task, row)
     if session.config.dataset.labelled:
-        choose(session.task, session.config.evaluation.metrics, unanswered(session, examples))
+        choose_metrics(session.task, session.config.evaluation.metrics, unanswered(session, examples))
 
 
 def chosen(session: Session, adapter: Path | None, rows: Rows) -> list[str]:

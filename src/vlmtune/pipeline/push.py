@@ -20,7 +20,7 @@ from vlmtune.pipeline.session import Session
 from vlmtune.report import model_card
 from vlmtune.run_folder import ADAPTER_FILES, read_manifest
 from vlmtune.scoring.results import ComparisonResult
-from vlmtune.scoring.verdict import of_slices, worse_parts
+from vlmtune.scoring.verdict import slice_warnings, worse_slices
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -116,10 +116,10 @@ def _public_manifest(manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
     """A comparison for others. Slices are named by values of the dataset: only the number that got worse is told."""
-    private = worse_parts(comparison["status"], comparison)
+    private = worse_slices(comparison)
     worse, slices = sum(part["worse"] for part in comparison["slices"]), len(comparison["slices"])
     verdict = comparison["verdict"].replace(private, f" It got worse in {worse} of {slices} slices.")
-    about_slices = set(of_slices(comparison))
+    about_slices = set(slice_warnings(comparison))
     plain: Mapping[str, Any] = comparison
     public = {key: plain[key] for key in PUBLIC_COMPARISON if key in plain} | {
         "verdict": verdict if private else comparison["verdict"],

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vlmtune.compare_files import read_side, write_comparison, write_regressions
+from vlmtune.compare_files import read_prediction_file, write_comparison, write_regressions
 from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
 from vlmtune.pipeline.session import Session, training_examples
 from vlmtune.pipeline.tracking import track_comparison
 from vlmtune.run_folder import read_manifest
-from vlmtune.scoring.comparison import Comparison, beside
+from vlmtune.scoring.comparison import Comparison, with_additional_sets
 from vlmtune.scoring.comparison import compare as compare_sides
 
 
@@ -26,7 +26,7 @@ def compare(session: Session) -> Comparison:
     comparison = _written(session, _compared(session))
     if session.additional:
         additional = {str(other.set): _written(other, _compared(other)) for other in session.additional}
-        comparison = _written(session, beside(comparison, additional))
+        comparison = _written(session, with_additional_sets(comparison, additional))
     track_comparison(session, comparison, _answers(session))
     return comparison
 
@@ -34,10 +34,10 @@ def compare(session: Session) -> Comparison:
 def _compared(session: Session) -> Comparison:
     before, *after = _answers(session)
     config = session.config
-    sides = read_side(before), tuple(map(read_side, after))
-    untrained = [read_side(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
-    found = compare_sides(*sides, session.task, config.task, config.evaluation, untrained=untrained)
-    return replace(found, facts={**found.facts, "set": session.set, "mock": session.mock})
+    sides = read_prediction_file(before), tuple(map(read_prediction_file, after))
+    baselines = [read_prediction_file(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
+    found = compare_sides(*sides, session.task, config.task, config.evaluation, prompt_baselines=baselines)
+    return replace(found, result={**found.result, "set": session.set, "mock": session.mock})
 
 
 def _answers(session: Session) -> list[Path]:

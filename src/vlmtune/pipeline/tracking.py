@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune import registry
-from vlmtune.compare_files import pictures
+from vlmtune.compare_files import thumbnails
 from vlmtune.config import config_json
 from vlmtune.files import read_json, write_json
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress
 from vlmtune.scoring.comparison import Comparison
+from vlmtune.scoring.results import ExampleResult
 from vlmtune.tracking import ChangedRow, TrackedRun, Tracker
 
 SHOWN = 25
@@ -105,14 +106,14 @@ def track_comparison(session: Session, comparison: Comparison, sources: Sequence
         return
     rows = changed_rows(comparison, sources)
     for tracker in trackers:
-        tracker.log_rows(comparison.facts["primary"], rows)
+        tracker.log_rows(comparison.result["primary"], rows)
     for tracker in trackers:
         tracker.finish(_summary(comparison))
 
 
 def _summary(comparison: Comparison) -> dict[str, Any]:
     summary: dict[str, Any] = {"status": comparison.status, "verdict": comparison.verdict}
-    for entry in comparison.facts["metrics"]:
+    for entry in comparison.metrics:
         values = {"before": entry["a"], "after": entry["b"], "change": entry["delta"]}
         summary |= {f"{entry['name']}/{key}": value for key, value in values.items()}
     return summary
@@ -120,23 +121,22 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
 
 def changed_rows(comparison: Comparison, sources: Sequence[Path]) -> list[ChangedRow]:
     """The rows with the largest gains and losses in the primary metric, at most `SHOWN` of each, the best first."""
-    metrics = comparison.facts["metrics"]
-    sign = 1 if not metrics or metrics[0]["higher_is_better"] else -1
-    moved = [example for example in comparison.examples if example["gain"]]
-    moved.sort(key=lambda example: -sign * example["gain"])
-    gains = [example for example in moved if sign * example["gain"] > 0][:SHOWN]
-    losses = [example for example in moved if sign * example["gain"] < 0][-SHOWN:]
+    sign = 1 if not comparison.metrics or comparison.metrics[0]["higher_is_better"] else -1
+    moved = [(sign * example["gain"], example) for example in comparison.examples if example["gain"]]
+    moved.sort(key=lambda pair: -pair[0])
+    gains = [example for gain, example in moved if gain > 0][:SHOWN]
+    losses = [example for gain, example in moved if gain < 0][-SHOWN:]
     shown = [*gains, *losses]
-    thumbnails = pictures([example["image"] for example in shown if example["image"]], sources)
-    return [_row(example, number, thumbnails) for number, example in enumerate(shown)]
+    images = thumbnails([example["image"] for example in shown if example["image"]], sources)
+    return [_row(example, number, images) for number, example in enumerate(shown)]
 
 
-def _row(example: Mapping[str, Any], number: int, thumbnails: Mapping[str, bytes]) -> ChangedRow:
+def _row(example: ExampleResult, number: int, images: Mapping[str, bytes]) -> ChangedRow:
     return ChangedRow(
         id=example["id"] if example["id"] is not None else f"row {number}",
-        image=thumbnails.get(example["image"]),
+        image=images.get(example["image"] or ""),
         references=tuple(example["references"]),
         before=example["a"],
         after=example["b"],
-        change=example["gain"],
+        change=example["gain"] or 0.0,
     )

@@ -17,7 +17,7 @@ from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import beside_measured
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import Origin
-from vlmtune.scoring.score import choose
+from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
     if name is None or name == "loss":
         return None
     examples = list(rows)
-    metric = choose(session.task, [name], unanswered(session, examples))[0]
+    metric = choose_metrics(session.task, [name], unanswered(session, examples))[0]
     predictor = Predictor(session.task, config.task, work / "pictures", session.progress, session.stop)
     hf = registry.load("engines", "hf")
     decoding = hf.Config(**{key: getattr(config.inference, key) for key in DECODING})

@@ -206,11 +206,11 @@ def control_lines(comparison: Mapping[str, Any]) -> list[str]:
         )
     for side, result in (image or {}).items():
         if result is not None:
-            drops = result["exchanged"] <= result["own"]
+            drops = result["shuffled"] <= result["own"]
             kept = f", {result['kept']:.0%} of it" if drops and result["kept"] is not None else ""
             lines.append(
                 f"image: with shuffled images {side.upper()} {'drops' if drops else 'rises'} from {result['own']:.4f} "
-                f"to {result['exchanged']:.4f}{kept} ({result['rows']} rows)"
+                f"to {result['shuffled']:.4f}{kept} ({result['rows']} rows)"
             )
     if adapter is not None:
         lines.append(f"adapter: changes first-token logits by up to {adapter['max_logit_difference']:.3g}")

@@ -1,9 +1,9 @@
-"""Prediction lines to a Score, two or more sides to a Comparison. Pure numpy; never sees a model.
+"""Prediction files to scores and comparisons. Numpy only; never sees a model.
 
-`score.score` measures one side, `comparison.compare` several, paired. `evidence` and `pairing` find the rows that
-count; `judgement` turns them into numbers by way of `resampling`, `seeds` and `exact`; `slices` and `controls` look
-closer, `untrained` asks whether training was needed, `traits` counts what a score hides; `verdict` and `warnings` say
-it in words, `examples` row by row; `gates` is `--fail-on`.
+`score.score` measures one file, `comparison.compare` two or more, paired. `pairing` finds the rows that are evidence,
+`metric_comparison` computes scores, intervals and p-values with the methods of `statistics`, `diagnostics` looks
+closer, `verdict` concludes in words, `examples` lists the rows, `gates` is `--fail-on`. `results` has the types of all
+that comes out.
 """
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -13,10 +13,10 @@ from vlmtune.registry import BaseConfig
 
 
 class StatisticsConfig(BaseConfig):
-    """How differences are judged."""
+    """How confidence intervals and p-values are computed."""
 
     resamples: PositiveInt = 10_000
-    """Bootstrap resamples and random exchanges."""
+    """Bootstrap resamples, and random swaps of the sides for the p-value."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of the confidence intervals."""
@@ -26,10 +26,10 @@ class StatisticsConfig(BaseConfig):
 
 
 class BaselineConfig(BaseConfig):
-    """The untouched model asked differently: what training must beat."""
+    """A prompt baseline: the untouched model asked differently, which training must beat."""
 
     name: str
-    """Name of the column; its answers lie beside the baseline's, with this name in theirs."""
+    """Name of the prompt baseline; it is part of the name of its prediction file."""
 
     prompt: str | None = None
     """Replaces the task's prompt; null keeps it."""
@@ -38,30 +38,30 @@ class BaselineConfig(BaseConfig):
     """Ends the prompt with "Answer in about N words.", N being the median over the references of the train rows."""
 
     examples: NonNegativeInt = 0
-    """So many train rows stand before the question as answered turns, with their pictures; never one that shows a
-    picture of the asked row, or is of its group."""
+    """Number of train rows shown before the question as answered turns, with their images; never one that has an image
+    of the asked row, or belongs to its group."""
 
 
 class EvaluationConfig(BaseConfig):
     """What is measured, and on which rows."""
 
     split: SplitRole = "test"
-    """Role of the rows both models answer."""
+    """Role of the rows that both models answer."""
 
     metrics: list[str] | None = None
     """Metrics to report: the task's by name, custom ones as `module.function`; null reports all of the task's."""
 
     primary: str | None = None
-    """The metric the verdict is about, a custom one without its module; null takes the first."""
+    """The metric that decides the verdict, a custom one without its module; null takes the first."""
 
     slices: list[str] = []
-    """Metadata columns (of `dataset.meta`): the primary metric is also shown for every value of each. Descriptive."""
+    """Metadata columns (of `dataset.meta`): the primary metric is also shown for every value of each."""
 
     baselines: list[BaselineConfig] = []
-    """Other ways to ask the untouched model, one more prediction file each; the verdict is against the best of them."""
+    """Prompt baselines, one more prediction file each; the verdict is against the best of them."""
 
     image_control_rows: NonNegativeInt = 100
-    """Rows answered again with exchanged images, to see whether the model looks; 0 leaves the control out."""
+    """Rows answered again with shuffled images, to see whether the model looks at them; 0 leaves the control out."""
 
     statistics: StatisticsConfig = StatisticsConfig()
-    """How differences are judged."""
+    """How confidence intervals and p-values are computed."""

@@ -1,190 +1,209 @@
-"""Prediction files compared: paired rows, intervals, p-values, controls, slices, and a verdict in plain words.
+"""Prediction files compared: rows paired, every metric with its interval, diagnostics, and a verdict in plain words.
 
-Was training needed? The tuned side against the same model asked differently, in the primary metric.
-
-What became of other things than the one that was trained: further evaluation sets, and parts of the rows.
+`compare` pairs each side with side A (`pairing`), compares the metrics (`metric_comparison`), runs the diagnostics and
+concludes (`verdict`). Prompt baselines are side A asked differently: they tell whether training was needed. Comparisons
+on additional evaluation sets are attached afterwards and tell what training cost elsewhere.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
-from vlmtune.scoring import EvaluationConfig, diagnostics, examples, gates, score, verdict
-from vlmtune.scoring.diagnostics import sliced
-from vlmtune.scoring.metric_comparison import Terms, adjust, judged
-from vlmtune.scoring.pairing import Evidence, Lines, Rows, Seeds, Side, gather, name_of
-from vlmtune.scoring.score import choose
-from vlmtune.scoring.verdict import Status, change_of, listed, warnings
+from vlmtune.scoring import EvaluationConfig, diagnostics, gates, verdict
+from vlmtune.scoring.examples import example_results
+from vlmtune.scoring.metric_comparison import ScoringContext, adjust_p_values, metric_results
+from vlmtune.scoring.pairing import Evidence, Lines, PredictionFile, Rows, Side, gather, name_of
+from vlmtune.scoring.results import (
+    AdditionalResult,
+    ComparisonFile,
+    ComparisonResult,
+    ConfidenceCurve,
+    ControlResults,
+    ExampleResult,
+    ImageControl,
+    MetricResult,
+    PromptBaselineResult,
+    ResponseLengths,
+    Sides,
+    SliceResult,
+    Status,
+    TrainingSummary,
+    UnscoredPromptBaseline,
+)
+from vlmtune.scoring.score import choose_metrics, response_lengths, response_shares
+from vlmtune.scoring.verdict import change_of, enumeration
 from vlmtune.tasks import Task
 
-
-def columns(sides: Sequence[Side], b: Seeds, primary: Metric, terms: Terms) -> list[dict[str, Any]]:
-    """One entry per untrained column, in the given order: B against it, on the rows they share.
-
-    The keys are those of a metric's entry, `a` being the column; in front `column` (its name), `rows`, `status`, and
-    `why_not`: reasons for which nothing can be concluded, then the status is "inconclusive".
-    """
-    entries = []
-    for side in sides:
-        evidence = gather((side,), b, {primary.truth})
-        why_not = verdict.reasons(evidence)
-        found = judged([primary], evidence, terms)[0] if len(evidence.answered) else {}
-        status = "inconclusive" if why_not or not found else verdict.status_of(found)
-        rows = dict(evidence.counts)
-        entries.append({"column": name_of((side,)), "rows": rows, "status": status, "why_not": why_not, **found})
-    return entries
-
-
-def best(entries: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The column that scores above the baseline and leaves B the smallest gain; None where the baseline is the best.
-
-    Scores are compared by what B gains over each, on the rows that both answered. A column about which nothing can be
-    concluded is not among them.
-
-    Args:
-        entries: of `columns`.
-        baseline: B against the baseline, in the same metric.
-    """
-    sign = 1 if baseline["higher_is_better"] else -1
-    known = [entry for entry in entries if entry["status"] != "inconclusive"]
-    least = min(known, key=lambda entry: sign * entry["delta"], default=None)
-    return least if least is not None and sign * least["delta"] < sign * baseline["delta"] else None
+PromptBaselines = list[PromptBaselineResult | UnscoredPromptBaseline]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """B against A. `facts` is everything but the examples, as plain values; `examples` the paired rows."""
+    """Side B against side A: the result, and the paired rows one by one."""
 
-    status: Status
-    verdict: str
-    facts: Mapping[str, Any]
-    examples: Sequence[Mapping[str, Any]] = field(repr=False)
+    result: ComparisonResult
+    examples: Sequence[ExampleResult] = field(repr=False)
 
-    def to_json(self, examples: bool = True) -> dict[str, Any]:
-        """Plain values, as `vlmtune compare --json` prints them (without the examples)."""
-        plain = {"schema_version": 1, "status": self.status, "verdict": self.verdict, **self.facts}
-        return plain | ({"examples": list(self.examples)} if examples else {})
+    @property
+    def status(self) -> Status:
+        """The conclusion in one word."""
+        return self.result["status"]
 
-    def regressions(self) -> list[Mapping[str, Any]]:
+    @property
+    def verdict(self) -> str:
+        """The conclusion in a sentence or a few."""
+        return self.result["verdict"]
+
+    @property
+    def metrics(self) -> list[MetricResult]:
+        """One result per metric, the primary one first; empty where no row was answered on both sides."""
+        return self.result["metrics"]
+
+    def to_json(self) -> ComparisonFile:
+        """Result and examples, as they are written to `compare.json`."""
+        return {**self.result, "examples": list(self.examples)}
+
+    def regressions(self) -> list[ExampleResult]:
         """Examples that got worse by the primary metric, worst first; of several seeds, the first of each side."""
-        sign = 1 if not self.facts["metrics"] or self.facts["metrics"][0]["higher_is_better"] else -1
-        worse = [example for example in self.examples if example["gain"] is not None and sign * example["gain"] < 0]
-        return sorted(worse, key=lambda example: sign * example["gain"])
+        sign = 1 if not self.metrics or self.metrics[0]["higher_is_better"] else -1
+        gains = [(sign * example["gain"], example) for example in self.examples if example["gain"] is not None]
+        return [example for gain, example in sorted(gains, key=lambda pair: pair[0]) if gain < 0]
 
     def failures(self, expression: str) -> list[str]:
         """Why B fails `expression` (grammar: `scoring.gates`), with the numbers; empty where it passes.
 
         Raises:
-            ConfigError: not an expression, or about something that was not measured.
+            ConfigError: a malformed expression, or one about something that was not measured.
         """
-        return gates.failures(expression, self.to_json(examples=False))
+        return gates.failures(expression, self.result)
 
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """One side B against A, before anything is concluded."""
+    """One side B paired with A, before p-values are adjusted over all systems and anything is concluded."""
 
-    b: Seeds
+    a: Side
+    b: Side
     metrics: Sequence[Metric]
     evidence: Evidence
-    facts: dict[str, Any]
-    notes: list[str]
+    results: list[MetricResult]
 
 
-def compare(  # noqa: PLR0913 - the sides, and the terms they are compared on
-    a: Side | Seeds,
-    b: Side | Seeds,
+def compare(  # noqa: PLR0913 - the sides, and what they are compared by
+    a: PredictionFile | Side,
+    b: PredictionFile | Side,
     task: Task,
     task_config: BaseConfig,
     evaluation: EvaluationConfig,
-    others: Sequence[Side | Seeds] = (),
+    others: Sequence[PredictionFile | Side] = (),
     *,
-    untrained: Sequence[Side] = (),
+    prompt_baselines: Sequence[PredictionFile] = (),
 ) -> Comparison:
     """Compare side B, and each of the others, with side A.
 
-    A side is one prediction file, or one file per training seed of the same recipe. What the result says at its top
-    level is about B; `facts["others"]` holds the same, without examples, of the others. Sides in `untrained` are side A
-    asked differently: where one of them scores above A, the verdict is against the best of them.
+    A side is one prediction file, or one file per training seed of the same recipe. The result is about B; its `others`
+    hold the same of the others. `prompt_baselines` are side A asked differently: where one of them scores above A, the
+    verdict is against the best of them.
 
     Raises:
         DataError: a side has no rows, no row has a partner, or no pair was answered on both sides.
         ConfigError: an unknown metric or column.
         IntegrityError: a stand-in's answers are compared with a real model's.
     """
-    first, *systems = [(side,) if isinstance(side, Side) else tuple(side) for side in (a, b, *others)]
-    _refuse_mixture([side for seeds in (first, *systems, untrained) for side in seeds])
-    terms = Terms(task, task_config, evaluation.statistics)
-    matches = [_match(first, system, terms, evaluation) for system in systems]
-    entries = adjust([match.facts["metrics"] for match in matches])
-    concluded = [_conclude(first, match, own) for match, own in zip(matches[1:], entries[1:], strict=True)]
-    plain = [other.to_json(examples=False) for other in concluded]
-    baselines = columns(untrained, matches[0].b, matches[0].metrics[0], terms)
-    top, rows = _conclude(first, matches[0], entries[0], plain, baselines), matches[0].evidence.asked
-    both = list(zip(rows.a[0], rows.b[0], strict=True))
-    return replace(top, examples=examples.of_rows(both, matches[0].metrics, task, task_config))
+    first, *systems = [(side,) if isinstance(side, PredictionFile) else tuple(side) for side in (a, b, *others)]
+    _refuse_mixture([file for side in (first, *systems, prompt_baselines) for file in side])
+    context = ScoringContext(task, task_config, evaluation.statistics)
+    matches = [_match(first, system, context, evaluation) for system in systems]
+    adjusted = adjust_p_values([match.results for match in matches])
+    matches = [replace(match, results=results) for match, results in zip(matches, adjusted, strict=True)]
+    main = matches[0]
+    baselines = compare_prompt_baselines(prompt_baselines, main.b, main.metrics[0], context)
+    result = _conclude(main, context, evaluation, baselines)
+    result["others"] = [_conclude(match, context, evaluation, []) for match in matches[1:]]
+    rows = main.evidence.asked
+    pairs = list(zip(rows.a[0], rows.b[0], strict=True))
+    return Comparison(result, example_results(pairs, main.metrics, task, task_config))
 
 
-def _match(a: Seeds, b: Seeds, terms: Terms, evaluation: EvaluationConfig) -> _Match:
-    """Pair, measure and judge one side B."""
-    for side in (*a, *b):
-        if not side.lines:
-            raise DataError(f"{side.name} has no rows")
-    metrics = _primary_first(choose(terms.task, evaluation.metrics, _lines((*a, *b))), evaluation)
-    evidence = gather(a, b, {metric.truth for metric in metrics})
-    if not evidence.counts["paired"]:
-        raise DataError(
-            f"{name_of(a)} and {name_of(b)} have no row in common: neither an id nor the references of a row agree"
-        )
-    rows = evidence.answered
-    slices, notes = _slices(evaluation, metrics[0], rows, terms)
-    facts = {
-        "primary": metrics[0].name,
-        "names": {"a": name_of(a), "b": name_of(b)},
-        "seeds": {"a": [side.name for side in a], "b": [side.name for side in b]},
-        "rows": dict(evidence.counts),
-        "paired_by": evidence.by,
-        "metrics": judged(metrics, evidence, terms) if len(rows) else [],
-        "slices": slices,
-        "lengths": {
-            "a": score.lengths(_texts(rows.a)),
-            "b": score.lengths(_texts(rows.b)),
-            "references": score.lengths([text for line in rows.a[0] for text in line.references]),
-        },
-        "shares": {"a": dict(score.shares(_flat(rows.a))), "b": dict(score.shares(_flat(rows.b)))},
-        "settings": {"a": dict(a[0].origin), "b": dict(b[0].origin)},
-        "controls": _controls(a, b, metrics[0], rows, terms),
-        "confidence": _confidence(rows, metrics[0], terms),
-        "training": _training(b),
-        "statistics": evaluation.statistics.model_dump(),
-    }
-    return _Match(b, metrics, evidence, facts, notes)
+def compare_prompt_baselines(
+    files: Sequence[PredictionFile], b: Side, primary: Metric, context: ScoringContext
+) -> PromptBaselines:
+    """B against each prompt baseline (side A of these results), in the given order, on the rows the two share."""
+    results: PromptBaselines = []
+    for file in files:
+        evidence = gather((file,), b, {primary.truth})
+        why_not = verdict.reasons_inconclusive(evidence)
+        unscored: UnscoredPromptBaseline = {
+            "column": file.name,
+            "rows": evidence.counts,
+            "status": "inconclusive",
+            "why_not": why_not,
+        }
+        if not len(evidence.answered):
+            results.append(unscored)
+            continue
+        metric = metric_results([primary], evidence, context)[0]
+        status: Status = "inconclusive" if why_not else verdict.metric_status(metric)
+        results.append({**unscored, "status": status, **metric})
+    return results
 
 
-def _conclude(
-    a: Seeds,
-    match: _Match,
-    entries: Sequence[Mapping[str, Any]],
-    others: Sequence[Mapping[str, Any]] = (),
-    untrained: Sequence[Mapping[str, Any]] = (),
-) -> Comparison:
-    """Status, warnings and verdict; the examples are left out."""
-    why_not = verdict.reasons(match.evidence)
-    strongest = best(untrained, entries[0]) if entries else None
-    facts = {**match.facts, "metrics": list(entries), "others": list(others), "untrained": list(untrained)}
-    facts["best_untrained"] = strongest["column"] if strongest else None
-    status: Status = "inconclusive" if why_not else verdict.status_of(strongest or entries[0])
-    found = warnings(a, match.b, match.evidence, status, facts)
-    facts["warnings"] = [*why_not, *found, *match.notes]
-    return Comparison(status, verdict.sentence(status, why_not, facts, match.b, strongest), facts, ())
+def best_prompt_baseline(results: PromptBaselines, baseline: MetricResult) -> PromptBaselineResult | None:
+    """The prompt baseline that scores above the baseline and leaves B the smallest gain; None where there is none.
+
+    Scores are compared by what B gains over each, on the rows that both answered. An inconclusive prompt baseline is
+    not considered.
+
+    Args:
+        results: of `compare_prompt_baselines`.
+        baseline: B against the baseline, in the same metric.
+    """
+    sign = 1 if baseline["higher_is_better"] else -1
+    known = [result for result in results if "delta" in result and result["status"] != "inconclusive"]
+    best = min(known, key=lambda result: sign * result["delta"], default=None)
+    return best if best is not None and sign * best["delta"] < sign * baseline["delta"] else None
 
 
-def _refuse_mixture(sides: Sequence[Side]) -> None:
-    kinds = {side.manifest["mock"]: side.name for side in sides if side.manifest and "mock" in side.manifest}
+def with_additional_sets(comparison: Comparison, additional: Mapping[str, Comparison]) -> Comparison:
+    """A comparison together with those on additional evaluation sets, by name: in `also`, and in the verdict.
+
+    The status stays that of the comparison itself: what was trained is judged alone, and its cost is stated beside it.
+    """
+    if not additional:
+        return comparison
+    entries: list[AdditionalResult] = [{**one.result, "name": name} for name, one in additional.items()]
+    known = comparison.result["warnings"]
+    own = {entry["name"]: [warning for warning in entry["warnings"] if warning not in known] for entry in entries}
+    worse = [_change_on(entry) for entry in entries if entry["status"] == "worse"]
+    # A set that is inconclusive, or on which another metric fell, is among the warnings instead.
+    fine = [
+        f"{entry['name']} ({entry['primary']})"
+        for entry in entries
+        if entry["status"] in ("improved", "no_difference") and not own[entry["name"]]
+    ]
+    text = comparison.verdict
+    if worse:
+        text += f" It got worse on additional evaluation sets: {enumeration(worse)}."
+    elif len(fine) == len(entries):
+        text += f" No loss shown on {enumeration(fine)}."
+    inconclusive = [f"{entry['name']}: {entry['verdict']}" for entry in entries if entry["status"] == "inconclusive"]
+    about_sets = [f"{name}: {warning}" for name, warnings in own.items() for warning in warnings]
+    warnings = [*dict.fromkeys([*inconclusive, *about_sets, *known])]
+    return replace(comparison, result={**comparison.result, "verdict": text, "also": entries, "warnings": warnings})
+
+
+def _change_on(entry: AdditionalResult) -> str:
+    primary = entry["metrics"][0]
+    level = f"{entry['statistics']['confidence']:.0%}"
+    scores = f"{primary['a']:.4f} → {primary['b']:.4f}"
+    return f"{entry['name']} ({primary['name']} {scores}, change {change_of(primary, level)})"
+
+
+def _refuse_mixture(files: Sequence[PredictionFile]) -> None:
+    kinds = {file.manifest["mock"]: file.name for file in files if file.manifest and "mock" in file.manifest}
     if len(kinds) > 1:
         raise IntegrityError(
             f"one of {' and '.join(sorted(kinds.values()))} was made with USE_MOCK by the stand-in model, the other by "
@@ -192,8 +211,23 @@ def _refuse_mixture(sides: Sequence[Side]) -> None:
         )
 
 
+def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConfig) -> _Match:
+    """Pair one side B with A, and compare their metrics."""
+    for file in (*a, *b):
+        if not file.lines:
+            raise DataError(f"{file.name} has no rows")
+    lines = [line for file in (*a, *b) for line in file.lines]
+    metrics = _primary_first(choose_metrics(context.task, evaluation.metrics, lines), evaluation)
+    evidence = gather(a, b, {metric.truth for metric in metrics})
+    if not evidence.counts["paired"]:
+        raise DataError(
+            f"{name_of(a)} and {name_of(b)} have no row in common: neither an id nor the references of a row agree"
+        )
+    return _Match(a, b, metrics, evidence, metric_results(metrics, evidence, context) if len(evidence.answered) else [])
+
+
 def _primary_first(metrics: Sequence[Metric], evaluation: EvaluationConfig) -> list[Metric]:
-    """The metrics, that which the verdict is about in front."""
+    """The metrics, the one the verdict is about in front."""
     names = [metric.name for metric in metrics]
     primary = evaluation.primary or names[0]
     if primary in names:
@@ -204,84 +238,95 @@ def _primary_first(metrics: Sequence[Metric], evaluation: EvaluationConfig) -> l
     )
 
 
+def _conclude(
+    match: _Match, context: ScoringContext, evaluation: EvaluationConfig, baselines: PromptBaselines
+) -> ComparisonResult:
+    """Diagnostics, status, warnings and verdict of one side B."""
+    a, b, evidence, rows = match.a, match.b, match.evidence, match.evidence.answered
+    why_not = verdict.reasons_inconclusive(evidence)
+    best = best_prompt_baseline(baselines, match.results[0]) if match.results else None
+    slices, notes = _slices(match, context, evaluation)
+    result: ComparisonResult = {
+        "schema_version": 1,
+        "status": "inconclusive" if why_not else verdict.metric_status(best or match.results[0]),
+        "verdict": f"Inconclusive: {'; '.join(why_not)}.",
+        "primary": match.metrics[0].name,
+        "names": {"a": name_of(a), "b": name_of(b)},
+        "seeds": {"a": [file.name for file in a], "b": [file.name for file in b]},
+        "rows": evidence.counts,
+        "paired_by": evidence.by,
+        "metrics": match.results,
+        "slices": slices,
+        "lengths": _lengths(rows),
+        "shares": {"a": response_shares(_flat(rows.a)), "b": response_shares(_flat(rows.b))},
+        "settings": {"a": dict(a[0].origin), "b": dict(b[0].origin)},
+        "controls": _controls(match, context),
+        "confidence": _confidence(match, context),
+        "training": _training(b),
+        "statistics": {
+            "resamples": evaluation.statistics.resamples,
+            "confidence": evaluation.statistics.confidence,
+            "seed": evaluation.statistics.seed,
+        },
+        "others": [],
+        "untrained": baselines,
+        "best_untrained": best["column"] if best else None,
+        "warnings": [],
+    }
+    if not why_not:
+        result["verdict"] = verdict.sentence(result, b, best)
+    result["warnings"] = [*why_not, *verdict.warnings(a, b, evidence, result), *notes]
+    return result
+
+
 def _slices(
-    evaluation: EvaluationConfig, primary: Metric, rows: Rows, terms: Terms
-) -> tuple[list[dict[str, Any]], list[str]]:
+    match: _Match, context: ScoringContext, evaluation: EvaluationConfig
+) -> tuple[list[SliceResult], list[str]]:
+    rows = match.evidence.answered
     if not evaluation.slices or not len(rows):
         return [], []
-    return sliced(evaluation.slices, terms.measured(primary, rows.a, rows.b), rows, terms)
+    statistics = context.measure(match.metrics[0], rows.a, rows.b)
+    return diagnostics.slice_results(evaluation.slices, statistics, rows, context)
 
 
-def _controls(a: Seeds, b: Seeds, primary: Metric, rows: Rows, terms: Terms) -> dict[str, Any]:
-    """The controls; the effect is that of the first seed."""
-    images = {
-        "a": diagnostics.image_control(a, rows.a, rows.groups, primary, terms),
-        "b": diagnostics.image_control(b, rows.b, rows.groups, primary, terms),
+def _lengths(rows: Rows) -> ResponseLengths:
+    a, b = ([line.prediction or "" for line in _flat(files)] for files in (rows.a, rows.b))
+    references = [text for line in rows.a[0] for text in line.references]
+    return {"a": response_lengths(a), "b": response_lengths(b), "references": response_lengths(references)}
+
+
+def _controls(match: _Match, context: ScoringContext) -> ControlResults:
+    """The controls; the adapter's effect is that of the first seed."""
+    rows, primary = match.evidence.answered, match.metrics[0]
+    images: Sides[ImageControl | None] = {
+        "a": diagnostics.image_control(match.a, rows.a, rows.groups, primary, context),
+        "b": diagnostics.image_control(match.b, rows.b, rows.groups, primary, context),
     }
+    controls = match.b[0].controls
     return {
-        "length": diagnostics.length_control(rows, primary, terms) if len(rows) else None,
+        "length": diagnostics.length_control(rows, primary, context) if len(rows) else None,
         "image": images if any(images.values()) else None,
-        "effect": (b[0].controls or {}).get("effect"),
+        "effect": controls.get("effect") if controls else None,
     }
 
 
-def _confidence(rows: Rows, primary: Metric, terms: Terms) -> dict[str, Any] | None:
-    """How the primary score grows with how sure an answer is; of several seeds, of the first."""
-    found = {
-        side: diagnostics.curve(files[0], rows.groups, primary, terms) for side, files in (("a", rows.a), ("b", rows.b))
+def _confidence(match: _Match, context: ScoringContext) -> Sides[ConfidenceCurve | None] | None:
+    """How the primary score depends on the confidence of the answers; of several seeds, of the first."""
+    rows, primary = match.evidence.answered, match.metrics[0]
+    curves: Sides[ConfidenceCurve | None] = {
+        "a": diagnostics.confidence_curve(rows.a[0], rows.groups, primary, context),
+        "b": diagnostics.confidence_curve(rows.b[0], rows.groups, primary, context),
     }
-    return found if any(found.values()) else None
+    return curves if any(curves.values()) else None
 
 
-def _training(b: Seeds) -> dict[str, Any] | None:
+def _training(b: Side) -> TrainingSummary | None:
     """How B was trained; of several seeds the first one that is known, by its name."""
-    known = next((side for side in b if side.training), None)
+    known = next((file for file in b if file.training), None)
     if known is None or known.training is None:
         return None
-    return ({"seed_shown": known.name} if len(b) > 1 else {}) | dict(known.training)
-
-
-def _lines(sides: Seeds) -> list[Line]:
-    return [line for side in sides for line in side.lines]
+    return {"seed_shown": known.name, **known.training} if len(b) > 1 else known.training
 
 
 def _flat(files: Sequence[Lines]) -> list[Line]:
     return [line for lines in files for line in lines]
-
-
-def _texts(files: Sequence[Lines]) -> list[str]:
-    return [line.prediction or "" for line in _flat(files)]
-
-
-def beside(comparison: Comparison, also: Mapping[str, Comparison]) -> Comparison:
-    """A comparison with those of further sets: `facts["also"]`, and in words where one of them got worse.
-
-    The status stays that of the first: what was trained is judged by itself, what it cost stands beside it.
-    """
-    if not also:
-        return comparison
-    entries = [{"name": name, **one.to_json(examples=False)} for name, one in also.items()]
-    worse = [entry for entry in entries if entry["status"] == "worse"]
-    known = comparison.facts["warnings"]
-    own = {entry["name"]: [warning for warning in entry["warnings"] if warning not in known] for entry in entries}
-    # A set of which another metric fell, or that cannot be judged, speaks for itself among the warnings.
-    fine = [e for e in entries if e["status"] in ("improved", "no_difference") and not own[e["name"]]]
-    verdict = comparison.verdict
-    if worse:
-        verdict += f" It got worse elsewhere: {listed([f'on {_said(entry)}' for entry in worse])}."
-    elif len(fine) == len(entries):
-        verdict += f" No loss shown on {listed([_named(entry) for entry in fine])}."
-    unsure = [f"{entry['name']}: {entry['verdict']}" for entry in entries if entry["status"] == "inconclusive"]
-    said = [f"{name}: {warning}" for name, warnings in own.items() for warning in warnings]
-    warnings = [*dict.fromkeys([*unsure, *said, *known])]
-    return replace(comparison, verdict=verdict, facts={**comparison.facts, "also": entries, "warnings": warnings})
-
-
-def _said(entry: Mapping[str, Any]) -> str:
-    first = entry["metrics"][0]
-    level = f"{entry['statistics']['confidence']:.0%}"
-    return f"{entry['name']} ({first['name']} {first['a']:.4f} → {first['b']:.4f}, change {change_of(first, level)})"
-
-
-def _named(entry: Mapping[str, Any]) -> str:
-    return f"{entry['name']} ({entry['primary']})"

@@ -1,22 +1,14 @@
-"""Does the model know when it is right? The score of the surest answers, by how many of them are kept.
+"""Diagnostics beside the verdict: controls, slices, confidence, and the rows worth labelling next.
 
-An answer is as sure as its tokens are likely on average: the geometric mean of their probabilities, so that a long
-answer is not unsure by its length alone. Rows whose log-probabilities nobody told have no place here.
-
-What else could explain a gain: shorter answers (length), not looking at the picture (image).
-
-The primary metric on parts of the rows: one slice per value of a metadata column.
-
-Intervals are descriptive, each on its own. Whether a part got worse is judged for all parts together, after Holm: of
-fifty slices of nothing, one or two would look worse by chance.
-
-The rows worth labelling next: those whose answers the model is least sure of, each picture once.
+The length and the image control ask what else could explain a gain. Slices show the primary metric on parts of the
+rows. The confidence curve asks whether the model knows when it is right. None of them decides the status, and each
+interval is descriptive; only whether slices got worse is tested, for all of them together.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,85 +17,52 @@ from vlmtune.errors import ConfigError, DataError
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.registry import did_you_mean
-from vlmtune.scoring.metric_comparison import Measured, Terms, weigh
-from vlmtune.scoring.pairing import Lines, Rows, Seeds, Side, group_of
+from vlmtune.scoring.metric_comparison import ScoringContext, SufficientStatistics, compare_metric
+from vlmtune.scoring.pairing import Lines, PredictionFile, Rows, Side, group_of
+from vlmtune.scoring.results import ConfidenceCurve, ImageControl, LengthControl, SliceResult
 from vlmtune.scoring.score import measure, summary
-from vlmtune.scoring.statistics import FEWEST_GROUPS, Resamples, by_group, holm, judge
+from vlmtune.scoring.statistics import FEWEST_GROUPS, Resamples, by_group, estimate_difference, holm
 
 POINTS = 50
-"""Shares of the rows at which the curve is given."""
+"""Shares of the rows at which the confidence curve is given."""
+
+MOST_VALUES = 50
+"""Values of a column that are shown; a column with more (an id, a date) describes rows rather than parts."""
+
+MISSING = "(none)"
+"""What a row's value is called where the row has none."""
 
 
-def sureness(line: Line) -> float | None:
-    """Geometric mean of the probabilities of an answer's tokens, its end included; None where they are not known."""
-    return math.exp(sum(line.token_logprobs) / len(line.token_logprobs)) if line.token_logprobs else None
+def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> LengthControl | None:
+    """The gain that is left when the baseline's answers are as short as the tuned ones.
 
-
-def curve(lines: Sequence[Line], groups: Sequence[str], metric: Metric, terms: Terms) -> dict[str, Any] | None:
-    """Score of the surest rows over the share of rows that is kept; None where an answer tells no probabilities.
-
-    Args:
-        lines: answered rows [N].
-        groups: what each is resampled with [N].
-        metric: whose score; for a corpus metric it is that of the kept rows together.
-        terms: how answers are read and differences judged.
+    Every file of side B is compared with its own shortened copy of side A's first file.
 
     Returns:
-        "points": [{"coverage", "score", "sureness"}], the last one being all rows; "half" and "all": the score of the
-        surest half and of all rows; "gain" and "ci": their difference and its interval (None where fewer than 20 groups
-        are in the half); "area": the mean score over all shares, from one row to all. Of equally sure rows at an edge
-        each counts in part.
+        None where no answer had to be shortened, or with fewer than 20 groups.
     """
-    sure = [sureness(line) for line in lines]
-    known = np.array([value for value in sure if value is not None])
-    if not len(lines) or len(known) < len(lines):
+    before = rows.a[0]
+    texts = [line.prediction or "" for line in before]
+    copies = [cut_to_lengths(texts, [line.prediction or "" for line in after]) for after in rows.b]
+    if all(copy == texts for copy in copies):
         return None
-    stats = measure(metric, lines, terms.task, terms.config)
-    order = np.argsort(-known, kind="stable")
-    scores = np.asarray(metric.summarise(np.cumsum(_levelled(stats[order], known[order]), axis=0)), dtype=np.float64)
-    count = len(lines)
-    kept = sorted({math.ceil(count * n / POINTS) for n in range(1, POINTS + 1)})
-    half = math.ceil(count / 2)
-    first = _share_of_half(known, half)
-    found = None
-    if len({group for group, share in zip(groups, first[:, 0], strict=True) if share > 0}) >= FEWEST_GROUPS:
-        sides = [by_group(part, groups) for part in (stats, stats * first)]
-        every, surest = Resamples(len(sides[0]), terms.statistics.resamples, terms.statistics.seed).bootstrap(sides)
-        gains = metric.summarise(surest) - metric.summarise(every)
-        found = judge(gains, None, float(scores[half - 1] - scores[-1]), terms.statistics.confidence)
-    return {
-        "points": [
-            {"coverage": n / count, "score": float(scores[n - 1]), "sureness": float(known[order[n - 1]])} for n in kept
-        ],
-        "half": float(scores[half - 1]),
-        "all": summary(metric, stats),
-        "gain": float(scores[half - 1] - scores[-1]),
-        "ci": [found.low, found.high] if found else None,
-        "area": float(scores.mean()),
-    }
+    shortened = [
+        tuple(replace(line, prediction=text) for line, text in zip(before, copy, strict=True)) for copy in copies
+    ]
+    statistics = context.measure(metric, shortened, rows.b)
+    left = compare_metric(statistics, rows.groups, context.statistics).difference()
+    if left["ci"] is None:
+        return None
+    sign = 1 if metric.higher_is_better else -1
+    explains = min(sign * left["ci"][0], sign * left["ci"][1]) <= 0
+    return {"a_cut": left["a"], "delta": left["delta"], "ci": left["ci"], "explains": explains}
 
 
-def _levelled(stats: Stats, sure: NDArray[np.float64]) -> Stats:
-    """Statistics [N, K] with those of equally sure rows, which stand together, replaced by their mean: what is kept of
-    them must not depend on the order of the file.
-    """
-    starts = np.flatnonzero(np.r_[True, sure[1:] != sure[:-1]])
-    sizes = np.diff(np.r_[starts, len(sure)])
-    levelled: Stats = np.repeat(np.add.reduceat(stats, starts, axis=0) / sizes[:, None], sizes, axis=0)
-    return levelled
-
-
-def _share_of_half(sure: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """How much of each row [N, 1] belongs to the surest half: 1, 0, or a share of those that are alike at its end."""
-    cut = np.sort(sure)[::-1][half - 1]
-    above, alike = sure > cut, sure == cut
-    return np.where(above, 1.0, np.where(alike, (half - above.sum()) / alike.sum(), 0.0))[:, None]
-
-
-def cut_like(before: Sequence[str], after: Sequence[str]) -> list[str]:
+def cut_to_lengths(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """Texts of `before`, cut at word ends so that their lengths are distributed like those of `after`.
 
-    The text of rank r among `before` gets at most the length of rank r among `after`; shorter ones stay as they are.
+    The text of rank r by length among `before` gets at most the length of rank r among `after`; shorter ones stay as
+    they are: ["one", "one two three"] cut like ["a b", "c"] becomes ["one", "one two"].
     """
     targets = sorted(len(text.split()) for text in after)
     order = sorted(range(len(before)), key=lambda n: (len(before[n].split()), n))
@@ -115,98 +74,68 @@ def cut_like(before: Sequence[str], after: Sequence[str]) -> list[str]:
     return cut
 
 
-def length_control(rows: Rows, metric: Metric, terms: Terms) -> dict[str, Any] | None:
-    """The gain that is left when the baseline's answers are as short as the tuned ones.
-
-    Every file of side B meets its own cut copy of side A's first file.
-
-    Returns:
-        {"a_cut", "delta", "ci", "explains"}; None where no answer had to be cut, or with too few groups.
-    """
-    before = rows.a[0]
-    texts = [line.prediction or "" for line in before]
-    copies = [cut_like(texts, [line.prediction or "" for line in after]) for after in rows.b]
-    if all(copy == texts for copy in copies):
-        return None
-    shortened = [
-        tuple(replace(line, prediction=text) for line, text in zip(before, copy, strict=True)) for copy in copies
-    ]
-    found = weigh([terms.measured(metric, shortened, rows.b)], rows.groups, terms.statistics)[0].values()
-    if found["ci"] is None:
-        return None
-    sign = 1 if metric.higher_is_better else -1
-    explains = min(sign * found["ci"][0], sign * found["ci"][1]) <= 0
-    return {"a_cut": found["a"], "delta": found["delta"], "ci": found["ci"], "explains": explains}
-
-
 def image_control(
-    seeds: Seeds, files: Sequence[Lines], groups: Sequence[str], metric: Metric, terms: Terms
-) -> dict[str, Any] | None:
-    """What exchanged images cost a side, on the rows that every seed answered both ways.
+    side: Side, files: Sequence[Lines], groups: Sequence[str], metric: Metric, context: ScoringContext
+) -> ImageControl | None:
+    """What a side loses with the images of other rows, on the rows that every seed answered both ways.
 
     Args:
-        seeds: the files with what lies beside them; those whose control was not run are left out.
+        side: the files with what lies beside them; those without a control are left out.
         files: the compared lines of each, in the same order.
         groups: what a row is resampled with.
         metric: whose score falls.
-        terms: how answers are read and differences judged.
+        context: how answers are read and differences tested.
 
     Returns:
-        {"rows", "own", "exchanged", "drop", "ci", "kept"}, means over the seeds (`kept` = exchanged / own, None where
-        own is 0); None where the control was not run or has too few rows.
+        Means over the seeds; None where the control was not run, or has none of the compared rows.
     """
-    swapped = [_swapped(side) for side in seeds]
-    ran = [n for n, answers in enumerate(swapped) if answers]
-    both = [n for n in range(len(groups)) if ran and all(files[k][n].id in swapped[k] for k in ran)]
+    shuffled = [_shuffled_answers(file) for file in side]
+    ran = [k for k, answers in enumerate(shuffled) if answers]
+    both = [n for n in range(len(groups)) if ran and all(files[k][n].id in shuffled[k] for k in ran)]
     if not both:
         return None
     own = [tuple(files[k][n] for n in both) for k in ran]
     other = [
-        tuple(replace(line, prediction=swapped[k][line.id]) for line in lines)
+        tuple(replace(line, prediction=shuffled[k][line.id]) for line in lines)
         for k, lines in zip(ran, own, strict=True)
     ]
-    found = weigh([terms.measured(metric, other, own)], [groups[n] for n in both], terms.statistics)[0].values()
-    kept = found["a"] / found["b"] if found["b"] else None
+    statistics = context.measure(metric, other, own)
+    drop = compare_metric(statistics, [groups[n] for n in both], context.statistics).difference()
     return {
         "rows": len(both),
-        "own": found["b"],
-        "exchanged": found["a"],
-        "drop": found["delta"],
-        "ci": found["ci"],
-        "kept": kept,
+        "own": drop["b"],
+        "shuffled": drop["a"],
+        "drop": drop["delta"],
+        "ci": drop["ci"],
+        "kept": drop["a"] / drop["b"] if drop["b"] else None,
     }
 
 
-def _swapped(side: Side) -> dict[str | None, str]:
-    """Answers to exchanged images by the row's id, as far as there are some."""
-    lines = ((side.controls or {}).get("image") or {}).get("lines", [])
+def _shuffled_answers(file: PredictionFile) -> dict[str | None, str]:
+    """Answers with the images of other rows by the row's id; empty where the control was not run."""
+    control = file.controls.get("image") if file.controls else None
+    lines = control["lines"] if control else []
     return {line["id"]: line["prediction"] for line in lines if line["prediction"] is not None}
 
 
-MOST_VALUES = 50
-"""Values of a column that are shown; a column with more (an id, a date) describes rows rather than parts."""
+def slice_results(
+    columns: Sequence[str], statistics: SufficientStatistics, rows: Rows, context: ScoringContext
+) -> tuple[list[SliceResult], list[str]]:
+    """The metric for every value of every column: columns in the given order, values sorted.
 
-MISSING = "(none)"
-"""What a row's value is called where the row has none."""
-
-
-def sliced(
-    columns: Sequence[str], measured: Measured, rows: Rows, terms: Terms
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """{"column", "value", "rows", "a", "b", "delta", "ci", "p", "p_adjusted", "worse"} per column, in the given order,
-    and value, sorted.
-
-    `ci` is None below 20 groups, `p` also with several seeds: then no part is called `worse`. Of a column with more
-    than 50 values the 50 largest are shown, and a sentence in the second list says what is left out.
+    With several seeds there is no p-value, and no slice is called worse. Of a column with more than 50 values the 50
+    with the most rows are shown, and a note in the second list says so.
 
     Raises:
         ConfigError: no row has such a column.
     """
-    found, notes = [], []
+    results: list[SliceResult] = []
+    notes = []
     for column in dict.fromkeys(columns):
         parts: dict[str, list[int]] = {}
         for n, line in enumerate(rows.a[0]):
-            parts.setdefault(_value(column, (line, *(lines[n] for lines in (*rows.a[1:], *rows.b)))), []).append(n)
+            lines = (line, *(lines[n] for lines in (*rows.a[1:], *rows.b)))
+            parts.setdefault(_value(column, lines), []).append(n)
         if set(parts) == {MISSING}:
             raise ConfigError(_unknown(column, rows))
         largest = sorted(parts, key=lambda value: (-len(parts[value]), value))[:MOST_VALUES]
@@ -214,37 +143,42 @@ def sliced(
             notes.append(f"slices: {column} has {len(parts)} values; the {MOST_VALUES} with the most rows are shown")
         for value in sorted(largest, key=_order):
             numbers = parts[value]
-            kept, groups = measured.keep(numbers), [rows.groups[n] for n in numbers]
-            result = weigh([kept], groups, terms.statistics, test=True)[0]
-            p = result.found.p if result.found else None
-            found.append({"column": column, "value": value, "rows": len(numbers), **result.values(), "p": p})
-    return _judged(found, measured.metric.higher_is_better, 1 - terms.statistics.confidence), notes
+            groups = [rows.groups[n] for n in numbers]
+            compared = compare_metric(statistics.keep(numbers), groups, context.statistics, test=True)
+            results.append({
+                "column": column,
+                "value": value,
+                "rows": len(numbers),
+                **compared.difference(),
+                "p": compared.p,
+                "p_adjusted": None,
+                "worse": False,
+            })  # fmt: skip
+    _adjust(results, statistics.metric.higher_is_better, 1 - context.statistics.confidence)
+    return results, notes
 
 
-def _judged(slices: Sequence[dict[str, Any]], higher_is_better: bool, level: float) -> list[dict[str, Any]]:
-    """With `p_adjusted` over all slices, and `worse`."""
-    tested = [part["p"] for part in slices if part["p"] is not None]
-    corrected = iter(holm(tested))
-    judged = []
-    for part in slices:
-        p = next(corrected) if part["p"] is not None else None
-        fell = part["ci"] is not None and (part["ci"][1] < 0 if higher_is_better else part["ci"][0] > 0)
-        judged.append({**part, "p_adjusted": p, "worse": fell and p is not None and p < level})
-    return judged
+def _adjust(results: Sequence[SliceResult], higher_is_better: bool, level: float) -> None:
+    """Set `p_adjusted` over all slices, and `worse`: of fifty slices of nothing, one or two look worse by chance."""
+    tested = [(part, part["p"]) for part in results if part["p"] is not None]
+    for (part, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+        low, high = part["ci"] or (0.0, 0.0)
+        part["p_adjusted"] = p
+        part["worse"] = (high < 0 if higher_is_better else low > 0) and p < level
 
 
 def _value(column: str, lines: Sequence[Line]) -> str:
     """A row's value, from the first file that has it: its metadata, else a key of the line that is a single value."""
     for line in lines:
-        for place in (line.meta, line.truth):
-            value = place.get(column)
+        for values in (line.meta, line.truth):
+            value = values.get(column)
             if isinstance(value, str | int | float):
                 return str(value)
     return MISSING
 
 
 def _order(value: str) -> tuple[bool, bool, float, str]:
-    """Numbers by size, then texts, then what is missing."""
+    """Sort key: numbers by size, then texts, then what is missing."""
     try:
         number = float(value)
     except ValueError:
@@ -254,56 +188,138 @@ def _order(value: str) -> tuple[bool, bool, float, str]:
 
 def _unknown(column: str, rows: Rows) -> str:
     names = sorted({name for lines in (*rows.a, *rows.b) for line in lines for name in _columns(line)})
-    there = f"there are: {', '.join(names)}" if names else "the rows carry none (dataset.meta puts columns there)"
+    there = f"there are: {', '.join(names)}" if names else "the rows have none (dataset.meta names columns to keep)"
     return f"no compared row has the column {column!r} to slice by; {there}{did_you_mean(column, names)}"
 
 
 def _columns(line: Line) -> Sequence[str]:
-    places: Mapping[str, Any] = {**line.truth, **line.meta}
-    return [name for name, value in places.items() if isinstance(value, str | int | float)]
+    values: Mapping[str, Any] = {**line.truth, **line.meta}
+    return [name for name, value in values.items() if isinstance(value, str | int | float)]
 
 
-def unsure(lines: Sequence[Line], count: int) -> list[dict[str, Any]]:
-    """Up to `count` rows, the most doubtful first.
+def confidence(line: Line) -> float | None:
+    """Geometric mean of the probabilities of an answer's tokens, its end included; None where they are not known.
 
-    Answers that cannot be read come before all others, then the least likely ones by `confidence.sureness`. Of rows
-    that share a picture or group the most doubtful stands for all: labelling the others teaches little more. Rows
-    without an answer are left out: what failed says nothing about the model.
+    The mean, not the product: a long answer is not uncertain just because it is long.
+    """
+    return math.exp(sum(line.token_logprobs) / len(line.token_logprobs)) if line.token_logprobs else None
 
-    Returns:
-        {"id", "sureness", "why", "prediction", "image", "cluster", "meta"}.
+
+def confidence_curve(
+    lines: Sequence[Line], groups: Sequence[str], metric: Metric, context: ScoringContext
+) -> ConfidenceCurve | None:
+    """Score of the most confident rows over the share of rows that is kept; None where a confidence is not known.
+
+    Of equally confident rows at an edge each counts in part.
+
+    Args:
+        lines: answered rows [N].
+        groups: what each is resampled with [N].
+        metric: whose score; for a corpus metric it is that of the kept rows together.
+        context: how answers are read and differences tested.
+    """
+    each = [confidence(line) for line in lines]
+    known = np.array([value for value in each if value is not None])
+    if not len(lines) or len(known) < len(lines):
+        return None
+    stats = measure(metric, lines, context.task, context.config)
+    order = np.argsort(-known, kind="stable")
+    sums = np.cumsum(_ties_averaged(stats[order], known[order]), axis=0)
+    scores = np.asarray(metric.summarise(sums), dtype=np.float64)
+    count = len(lines)
+    kept = sorted({math.ceil(count * n / POINTS) for n in range(1, POINTS + 1)})
+    half = math.ceil(count / 2)
+    shares = _shares_of_half(known, half)
+    estimate = None
+    if len({group for group, share in zip(groups, shares[:, 0], strict=True) if share > 0}) >= FEWEST_GROUPS:
+        settings = context.statistics
+        sides = [by_group(part, groups) for part in (stats, stats * shares)]
+        every, first = Resamples(len(sides[0]), settings.resamples, settings.seed).bootstrap(sides)
+        gains = metric.summarise(first) - metric.summarise(every)
+        estimate = estimate_difference(gains, None, float(scores[half - 1] - scores[-1]), settings.confidence)
+    return {
+        "points": [
+            {"coverage": n / count, "score": float(scores[n - 1]), "confidence": float(known[order[n - 1]])}
+            for n in kept
+        ],
+        "half": float(scores[half - 1]),
+        "all": summary(metric, stats),
+        "gain": float(scores[half - 1] - scores[-1]),
+        "ci": [estimate.low, estimate.high] if estimate else None,
+        "area": float(scores.mean()),
+    }
+
+
+def _ties_averaged(stats: Stats, known: NDArray[np.float64]) -> Stats:
+    """Statistics [N, K], sorted by confidence [N], with those of equally confident rows replaced by their mean.
+
+    What is kept of such rows must not depend on their order in the file: with confidences [0.9, 0.5, 0.5], the rows
+    [1, 0, 1] become [1, 0.5, 0.5].
+    """
+    starts = np.flatnonzero(np.r_[True, known[1:] != known[:-1]])
+    sizes = np.diff(np.r_[starts, len(known)])
+    averaged: Stats = np.repeat(np.add.reduceat(stats, starts, axis=0) / sizes[:, None], sizes, axis=0)
+    return averaged
+
+
+def _shares_of_half(known: NDArray[np.float64], half: int) -> NDArray[np.float64]:
+    """How much of each row [N, 1] belongs to the more confident half: 1, 0, or a share of those tied at its end.
+
+    With confidences [0.9, 0.5, 0.5, 0.1] and half = 2: [1, 0.5, 0.5, 0].
+    """
+    cut = np.sort(known)[::-1][half - 1]
+    above, tied = known > cut, known == cut
+    return np.where(above, 1.0, np.where(tied, (half - above.sum()) / tied.sum(), 0.0))[:, None]
+
+
+class UncertainRow(TypedDict):
+    """A row worth labelling."""
+
+    id: str | None
+    confidence: float | None
+    why: str | None
+    prediction: str | None
+    image: str | None
+    cluster: str | None
+    meta: dict[str, Any]
+
+
+def uncertain_rows(lines: Sequence[Line], count: int) -> list[UncertainRow]:
+    """Up to `count` rows, the least certain answer first.
+
+    Answers that cannot be read come before all others, then those of the lowest `confidence`. Of rows that share an
+    image or group the least certain one stands for all: labelling the others teaches little more. Rows without an
+    answer are left out: a failure says nothing about the model.
 
     Raises:
-        DataError: no answer tells its log-probabilities.
+        DataError: no answer has log-probabilities.
     """
     answered = [(n, line) for n, line in enumerate(lines) if line.prediction is not None]
     if answered and all(line.token_logprobs is None for _, line in answered):
         raise DataError(
-            "these answers tell no log-probabilities; the engines hf and vllm write them, and openai where its server "
-            "gives them (inference.logprobs)"
+            "these answers have no log-probabilities; the engines hf and vllm write them, and openai where its server "
+            "returns them (inference.logprobs)"
         )
-    doubts = sorted((_doubt(line), n) for n, line in answered if line.token_logprobs or line.unparsed)
-    chosen: dict[str, dict[str, Any]] = {}
-    for _, n in doubts:
-        line = lines[n]
-        group = group_of(n, line)
+    ranked = sorted((*_certainty(line), n) for n, line in answered if line.token_logprobs or line.unparsed)
+    chosen: dict[str, UncertainRow] = {}
+    for *_, n in ranked:
+        group = group_of(n, lines[n])
         if group not in chosen and len(chosen) < count:
-            chosen[group] = _entry(line)
+            chosen[group] = _uncertain_row(lines[n])
     return list(chosen.values())
 
 
-def _doubt(line: Line) -> tuple[bool, float]:
-    """Sorts the most doubtful first."""
-    sure = sureness(line)
-    return line.unparsed is None, 0.0 if sure is None else sure
+def _certainty(line: Line) -> tuple[bool, float]:
+    """Sort key: the least certain answer first."""
+    return line.unparsed is None, confidence(line) or 0.0
 
 
-def _entry(line: Line) -> dict[str, Any]:
-    sure = sureness(line)
-    likely = f"its tokens have a probability of {sure:.2f} on average" if sure is not None else None
+def _uncertain_row(line: Line) -> UncertainRow:
+    known = confidence(line)
+    likely = f"its tokens have a probability of {known:.2f} on average" if known is not None else None
     return {
         "id": line.id,
-        "sureness": None if sure is None else round(sure, 4),
+        "confidence": None if known is None else round(known, 4),
         "why": f"cannot be read: {line.unparsed}" if line.unparsed else likely,
         "prediction": line.prediction,
         "image": line.image,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
-from vlmtune.scoring import score
-from vlmtune.scoring.score import measure, read_answers
+from vlmtune.scoring.results import ExampleBoxes, ExampleResult, Sides
+from vlmtune.scoring.score import measure, read_answers, repeats_itself
 from vlmtune.tasks import Task
 
 Row = tuple[Line, Line]
@@ -21,12 +22,19 @@ _WHOLE_SET = "class"
 """Truth of metrics that average over the labels of the whole set (macro-F1): one row alone has no such score."""
 
 
-def of_rows(rows: Sequence[Row], metrics: Sequence[Metric], task: Task, config: BaseConfig) -> list[dict[str, Any]]:
-    """Plain values per paired row, in order; failed rows are there, without scores.
+@dataclass(frozen=True, slots=True)
+class _RowScores:
+    """One metric on N answered rows: how each changes A's score [N], and the scores of each side's rows [N] or None."""
 
-    `gain` is how the primary score of side A changes when this row's answer becomes B's. `deltas` is that change for
-    every metric, times the number of rows: for a metric that is a mean over rows it is B's score minus A's. `scores`
-    are the metric of this row alone, None where such a number means nothing.
+    name: str
+    gains: Stats
+    own: Sides[Stats | None]
+
+
+def example_results(
+    rows: Sequence[Row], metrics: Sequence[Metric], task: Task, config: BaseConfig
+) -> list[ExampleResult]:
+    """One result per paired row, in order; failed rows have no scores.
 
     Args:
         rows: both sides' lines.
@@ -36,19 +44,11 @@ def of_rows(rows: Sequence[Row], metrics: Sequence[Metric], task: Task, config: 
     """
     answered = [n for n, (a, b) in enumerate(rows) if a.prediction is not None and b.prediction is not None]
     sides = [[rows[n][side] for n in answered] for side in (0, 1)]
-    numbers = _numbers(sides, metrics, task, config) if answered else []
-    places = {n: place for place, n in enumerate(answered)}
+    scores = [_row_scores(metric, sides, task, config) for metric in metrics] if answered else []
+    numbers = {n: number for number, n in enumerate(answered)}
     boxes = _boxes(rows, task, config)
-    examples = []
-    for n, (a, b) in enumerate(rows):
-        place = places.get(n)
-        examples.append(
-            _facts(a, b)
-            | _scores(metrics, numbers, place)
-            | ({"boxes": boxes[n]} if n in boxes else {})
-            | _truth(a, {metric.truth for metric in metrics})
-        )
-    return examples
+    truths = {metric.truth for metric in metrics}
+    return [_example(a, b, scores, numbers.get(n), boxes.get(n), truths) for n, (a, b) in enumerate(rows)]
 
 
 def flags(line: Line) -> list[str]:
@@ -59,13 +59,21 @@ def flags(line: Line) -> list[str]:
         "cut_off": line.finish_reason == "length",
         "empty": not line.prediction.strip(),
         "unparsed": line.unparsed is not None,
-        "repeating": score.repeats_itself(line.prediction),
+        "repeating": repeats_itself(line.prediction),
     }
-    return [name for name, there in odd.items() if there]
+    return [name for name, present in odd.items() if present]
 
 
-def _facts(a: Line, b: Line) -> dict[str, Any]:
-    return {
+def _example(
+    a: Line,
+    b: Line,
+    scores: Sequence[_RowScores],
+    number: int | None,
+    boxes: ExampleBoxes | None,
+    truths: set[str],
+) -> ExampleResult:
+    """`number` is the row's place among the answered ones, None where a side failed."""
+    example: ExampleResult = {
         "id": a.id,
         "image": b.image or a.image,
         "references": list(a.references),
@@ -76,35 +84,40 @@ def _facts(a: Line, b: Line) -> dict[str, Any]:
         "changed": a.prediction != b.prediction,
         "failure": {"a": a.failure, "b": b.failure} if a.prediction is None or b.prediction is None else None,
         "meta": {**a.meta, **b.meta},
+        "gain": None,
+        "deltas": None,
+        "scores": None,
     }
+    if number is not None:
+        example["gain"] = float(scores[0].gains[number])
+        example["deltas"] = {one.name: _rounded(float(one.gains[number]) * len(one.gains)) for one in scores}
+        example["scores"] = {
+            "a": {one.name: _own_score(one.own["a"], number) for one in scores},
+            "b": {one.name: _own_score(one.own["b"], number) for one in scores},
+        }
+    if boxes is not None:
+        example["boxes"] = boxes
+    if "question" in a.truth:
+        example["question"] = a.truth["question"]
+    if "image_size" in a.truth:
+        example["image_size"] = a.truth["image_size"]
+    shown: Mapping[str, Any] = {key: a.truth[key] for key in sorted(truths - {"references", "boxes", _WHOLE_SET})}
+    if shown:
+        example["truth"] = dict(shown)
+    return example
 
 
-def _numbers(
-    sides: Sequence[Sequence[Line]], metrics: Sequence[Metric], task: Task, config: BaseConfig
-) -> list[tuple[Stats, Stats | None, Stats | None]]:
-    """Per metric: change of A's score by row [N], A's and B's own row scores [N] or None."""
-    found = []
-    for metric in metrics:
-        a, b = (measure(metric, lines, task, config) for lines in sides)
-        total = a.sum(axis=0)
-        gains = np.asarray(metric.summarise(total - a + b) - metric.summarise(total))
-        own = [None if metric.truth == _WHOLE_SET else np.asarray(metric.summarise(side)) for side in (a, b)]
-        found.append((gains, own[0], own[1]))
-    return found
+def _row_scores(metric: Metric, sides: Sequence[Sequence[Line]], task: Task, config: BaseConfig) -> _RowScores:
+    a, b = (measure(metric, lines, task, config) for lines in sides)
+    total = a.sum(axis=0)
+    gains = np.asarray(metric.summarise(total - a + b) - metric.summarise(total))
+    if metric.truth == _WHOLE_SET:
+        return _RowScores(metric.name, gains, {"a": None, "b": None})
+    return _RowScores(metric.name, gains, {"a": np.asarray(metric.summarise(a)), "b": np.asarray(metric.summarise(b))})
 
 
-def _scores(
-    metrics: Sequence[Metric], numbers: Sequence[tuple[Stats, Stats | None, Stats | None]], place: int | None
-) -> dict[str, Any]:
-    if place is None:
-        return {"gain": None, "deltas": None, "scores": None}
-    deltas: dict[str, float | None] = {}
-    scores: dict[str, dict[str, float | None]] = {"a": {}, "b": {}}
-    for metric, (gains, a, b) in zip(metrics, numbers, strict=True):
-        deltas[metric.name] = _rounded(float(gains[place]) * len(gains))
-        for side, own in (("a", a), ("b", b)):
-            scores[side][metric.name] = None if own is None else _rounded(float(own[place]))
-    return {"gain": float(numbers[0][0][place]), "deltas": deltas, "scores": scores}
+def _own_score(scores: Stats | None, number: int) -> float | None:
+    return None if scores is None else _rounded(float(scores[number]))
 
 
 def _rounded(value: float) -> float | None:
@@ -112,8 +125,8 @@ def _rounded(value: float) -> float | None:
     return round(value, DIGITS) + 0.0 if math.isfinite(value) else None
 
 
-def _boxes(rows: Sequence[Row], task: Task, config: BaseConfig) -> dict[int, dict[str, Any]]:
-    """True and answered boxes of the rows that have some: [x1, y1, x2, y2], 0 to 1000 of the image's sides."""
+def _boxes(rows: Sequence[Row], task: Task, config: BaseConfig) -> dict[int, ExampleBoxes]:
+    """True and answered boxes by row number, of the rows that have some."""
     having = [n for n, (a, _) in enumerate(rows) if _are_boxes(a.truth.get("boxes"))]
     answers = [read_answers([rows[n][side] for n in having], task, config) for side in (0, 1)]
     return {
@@ -133,10 +146,3 @@ def _are_boxes(value: Any) -> bool:
         and all(isinstance(side, int | float) and math.isfinite(side) for side in box)
         for box in value
     )
-
-
-def _truth(line: Line, used: set[str]) -> dict[str, Any]:
-    """What else the answers were compared with; question and size of the image where the file knows them."""
-    shown: Mapping[str, Any] = {key: line.truth[key] for key in sorted(used - {"references", "boxes", _WHOLE_SET})}
-    known = {key: line.truth[key] for key in ("question", "image_size") if key in line.truth}
-    return known | ({"truth": dict(shown)} if shown else {})

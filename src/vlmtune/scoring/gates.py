@@ -1,7 +1,7 @@
 """Conditions under which a comparison fails (`--fail-on "bleu<0; cider_d.ci_low<0.1"`), read and applied.
 
-A clause is `metric[.field] < number`, with <, <=, > or >=, clauses are separated by semicolons, and a true one fails.
-The field is `delta` where none is named. Clauses are about B against A. What is inconclusive fails as well.
+A clause is `metric[.field] < number`, with <, <=, > or >=, about B against A; the field is `delta` where none is named.
+Clauses are separated by semicolons. The comparison fails if any of them is true, or if it is inconclusive.
 """
 
 import math
@@ -9,10 +9,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vlmtune.errors import ConfigError
 from vlmtune.registry import did_you_mean
+from vlmtune.scoring.results import ComparisonResult, MetricResult
 
 FIELDS = ("delta", "ci_low", "ci_high", "a", "b", "p")
 _SIGNS: Mapping[str, Callable[[float, float], bool]] = {
@@ -39,7 +39,7 @@ def parse(expression: str) -> list[Clause]:
     """The clauses of an expression.
 
     Raises:
-        ConfigError: no clause, not the form of one, an unknown field, a limit that is no number.
+        ConfigError: no clause, a malformed one, an unknown field, or a limit that is not a number.
     """
     clauses = []
     for text in (part.strip() for part in expression.split(";")):
@@ -63,37 +63,31 @@ def parse(expression: str) -> list[Clause]:
     return clauses
 
 
-def failures(expression: str, plain: Mapping[str, Any]) -> list[str]:
+def failures(expression: str, result: ComparisonResult) -> list[str]:
     """Why a comparison fails, one sentence per reason; empty where it passes.
 
-    Args:
-        expression: the clauses.
-        plain: a comparison as `Comparison.to_json` gives it.
-
     Raises:
-        ConfigError: as `parse`; a metric that is not measured; a number that this comparison has not.
+        ConfigError: as `parse`; a metric that was not measured, or a number that this comparison does not have.
     """
     clauses = parse(expression)
-    entries = {entry["name"]: entry for entry in plain["metrics"]}
-    unsure = plain["status"] == "inconclusive"
-    reasons = [f"the comparison is inconclusive: {plain['verdict']}"] if unsure else []
+    metrics = {metric["name"]: metric for metric in result["metrics"]}
+    inconclusive = result["status"] == "inconclusive"
+    reasons = [f"the comparison is inconclusive: {result['verdict']}"] if inconclusive else []
     for clause in clauses:
-        if clause.metric not in entries and entries:
-            raise ConfigError(f"--fail-on: {clause.text!r}: {_unknown(clause.metric, list(entries), 'metric')}")
-        value = _value(entries[clause.metric], clause.field) if entries else None
-        if value is None and not unsure:
+        if clause.metric not in metrics and metrics:
+            raise ConfigError(f"--fail-on: {clause.text!r}: {_unknown(clause.metric, list(metrics), 'metric')}")
+        value = _value(metrics[clause.metric], clause.field) if metrics else None
+        if value is None and not inconclusive:
             raise ConfigError(f"--fail-on: {clause.text!r}: with several seeds there is no p; use .ci_low or .ci_high")
         if value is not None and _SIGNS[clause.sign](value, clause.limit):
             reasons.append(f"{clause.text} is true: {clause.metric}.{clause.field} = {value:.6g}")
     return reasons
 
 
-def _value(entry: Mapping[str, Any], field: str) -> float | None:
-    if field in ("ci_low", "ci_high"):
-        value = None if entry["ci"] is None else entry["ci"][field == "ci_high"]
-    else:
-        value = entry[field]
-    return None if value is None else float(value)
+def _value(metric: MetricResult, field: str) -> float | None:
+    low, high = metric["ci"] or (None, None)
+    values = {"delta": metric["delta"], "a": metric["a"], "b": metric["b"], "p": metric["p"]}
+    return {**values, "ci_low": low, "ci_high": high}[field]
 
 
 def _unknown(name: str, known: list[str], what: str) -> str:

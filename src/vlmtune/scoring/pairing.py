@@ -1,22 +1,53 @@
-"""Which row of one prediction file belongs to which row of another. Never compares two different rows.
+"""Which rows of prediction files belong together, and which of them count as evidence.
 
-By id where both files have ids, else in order where the references agree row by row, else by the references
-themselves where those stand only once. What has no partner is counted and named.
+Files are paired by id where both have ids, else in order where the references agree row by row, else by the references
+themselves where they occur only once. Two different rows are never compared; what has no partner is counted.
 
-The sides of a comparison, and the rows of their files that count as evidence.
-
-A row is evidence where every file has it and nobody used it to choose a checkpoint or a setting; it is compared where
-every file also answers it. Everything else is counted.
+A paired row is evidence if nobody used it to choose a checkpoint or a setting, and it is compared if every file also
+answers it.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from vlmtune.predictions import Line
+from vlmtune.predictions import Controls, Line
+from vlmtune.scoring.results import PairedBy, RowCounts, TrainingSummary
 
 Row = tuple[int, int]
+Lines = tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionFile:
+    """The lines of a prediction file, and what lies beside it: None where it does not, as for classic scripts."""
+
+    name: str
+    lines: Sequence[Line]
+    manifest: Mapping[str, Any] | None = None
+    controls: Controls | None = None
+    training: TrainingSummary | None = None
+
+    @property
+    def origin(self) -> Mapping[str, Any]:
+        """What the answers were made from; empty without a manifest."""
+        origin: Mapping[str, Any] = (self.manifest or {}).get("origin", {})
+        return origin
+
+    @property
+    def selection_ids(self) -> frozenset[str]:
+        """Rows that chose the checkpoint or a setting."""
+        return frozenset((self.manifest or {}).get("selection_ids", []))
+
+
+Side = tuple[PredictionFile, ...]
+"""One side of a comparison: a file, or one file per training seed of the same recipe."""
+
+
+def name_of(side: Side) -> str:
+    """The name of a side for messages."""
+    return ", ".join(file.name for file in side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +55,7 @@ class Pairs:
     """Pairs of row numbers, how they were found, and what the reader should know about that."""
 
     rows: tuple[Row, ...]
-    by: Literal["id", "order", "references"]
+    by: PairedBy
     notes: tuple[str, ...] = ()
 
 
@@ -34,12 +65,12 @@ def pair(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs
     `truths` names what the answers are compared with; paired rows agree in it, and in their image where both name one.
     """
     if all(line.id is not None for line in (*a, *b)):
-        found = _by_id(a, b, truths)
-        if found.rows:
-            return found
+        by_id = _by_id(a, b, truths)
+        if by_id.rows:
+            return by_id
     if all(x.references and _same(x, y, truths) for x, y in zip(a, b, strict=False)):
         shared = min(len(a), len(b))
-        note = () if len(a) == len(b) else (f"the files share their first {shared} rows; the rest was left out",)
+        note = () if len(a) == len(b) else (f"the files share their first {shared} rows; the others were left out",)
         return Pairs(tuple((n, n) for n in range(shared)), "order", note)
     return _by_references(a, b, truths)
 
@@ -51,67 +82,32 @@ def _same(one: Line, other: Line, truths: Collection[str]) -> bool:
 
 
 def _by_id(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:
-    places = {line.id: n for n, line in enumerate(b)}
-    same_id = [(n, places[line.id]) for n, line in enumerate(a) if line.id in places]
+    numbers = {line.id: m for m, line in enumerate(b)}
+    same_id = [(n, numbers[line.id]) for n, line in enumerate(a) if line.id in numbers]
     kept = tuple((n, m) for n, m in same_id if _same(a[n], b[m], truths))
-    unlike = len(same_id) - len(kept)
-    note = f"{unlike} rows have the same id but another image or other references in the two files; they were left out"
-    return Pairs(kept, "id", (note,) if unlike else ())
+    differing = len(same_id) - len(kept)
+    note = f"{differing} rows with the same id have another image or other references in the two files; left out"
+    return Pairs(kept, "id", (note,) if differing else ())
 
 
 def _by_references(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:
-    """Rows whose references stand once in each file are the same row; others could be anybody's and are left out."""
+    """Rows whose references occur once in each file are the same row; the others are ambiguous and left out."""
     counts_a, counts_b = (Counter(line.references for line in lines) for lines in (a, b))
-    places = {line.references: m for m, line in enumerate(b)}
-    met = [(n, places[line.references]) for n, line in enumerate(a) if line.references and line.references in places]
-    clear = [(n, m) for n, m in met if counts_a[a[n].references] == counts_b[b[m].references] == 1]
-    rows = tuple((n, m) for n, m in clear if _same(a[n], b[m], truths))
+    numbers = {line.references: m for m, line in enumerate(b)}
+    shared = [(n, numbers[x.references]) for n, x in enumerate(a) if x.references and x.references in numbers]
+    unique = [(n, m) for n, m in shared if counts_a[a[n].references] == counts_b[b[m].references] == 1]
+    rows = tuple((n, m) for n, m in unique if _same(a[n], b[m], truths))
     notes = ["rows were paired by their references: the files have no common ids"]
-    if len(clear) < len(met):
-        notes.append(f"{len(met) - len(clear)} rows were left out: their references stand in several rows")
-    if len(rows) < len(clear):
-        notes.append(f"{len(clear) - len(rows)} rows were left out: same references, but another image")
+    if len(unique) < len(shared):
+        notes.append(f"{len(shared) - len(unique)} rows were left out: several rows have the same references")
+    if len(rows) < len(unique):
+        notes.append(f"{len(unique) - len(rows)} rows were left out: same references, but another image")
     return Pairs(rows, "references", tuple(notes))
-
-
-Lines = tuple[Line, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """A prediction file: its lines, and what lies beside it (None for files of others)."""
-
-    name: str
-    lines: Sequence[Line]
-    manifest: Mapping[str, Any] | None = None
-    controls: Mapping[str, Any] | None = None
-    training: Mapping[str, Any] | None = None
-    """How the adapter that answered was trained: its curve, the steps at which it was resumed, the step taken."""
-
-    @property
-    def origin(self) -> Mapping[str, Any]:
-        """What the answers were made from; empty for files of others."""
-        origin: Mapping[str, Any] = (self.manifest or {}).get("origin", {})
-        return origin
-
-    @property
-    def selection_ids(self) -> frozenset[str]:
-        """Rows that chose the checkpoint or a setting."""
-        return frozenset((self.manifest or {}).get("selection_ids", []))
-
-
-Seeds = tuple[Side, ...]
-"""One side: a file, or one file per training seed of the same recipe."""
-
-
-def name_of(seeds: Seeds) -> str:
-    """What a side is called."""
-    return ", ".join(side.name for side in seeds)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The same rows in every file of both sides; `groups` names what each row is resampled with."""
+    """The same N rows in every file of both sides; `groups` [N] names what each row is resampled with."""
 
     a: tuple[Lines, ...]
     b: tuple[Lines, ...]
@@ -135,57 +131,69 @@ class Rows:
 class Evidence:
     """What two sides have in common.
 
-    `asked` are the rows that count, failed ones included; `answered` those of them that every file answers.
-    `choosers` are files every paired row of which chose their checkpoint or a setting: then all rows are kept, and none
-    is evidence.
+    `asked` are the rows that are evidence, failed ones included, and `answered` those of them that every file answers.
+    `selected_on_all` names the files whose checkpoint or setting was chosen by all paired rows: then every row is kept,
+    and none is evidence.
     """
 
     asked: Rows
     answered: Rows
-    counts: Mapping[str, int]
-    by: str
+    counts: RowCounts
+    by: PairedBy
     notes: tuple[str, ...]
-    choosers: tuple[str, ...]
+    selected_on_all: tuple[str, ...]
 
 
-def gather(a: Seeds, b: Seeds, truths: Collection[str]) -> Evidence:
+def gather(a: Side, b: Side, truths: Collection[str]) -> Evidence:
     """Pair every file with A's first and sort out the rows; possibly none is left.
 
     Args:
         a: files of the reference side.
-        b: files of the side that is judged.
+        b: files of the side that is compared with it.
         truths: what answers are compared with; rows with the same id must agree in it.
     """
-    found = [pair(a[0].lines, side.lines, truths) for side in (*a[1:], *b)]
-    partners = [{n: n for n in range(len(a[0].lines))}, *(dict(pairs.rows) for pairs in found)]
-    shared = [n for n in partners[0] if all(n in places for places in partners)]
-    files = [tuple(side.lines[places[n]] for n in shared) for side, places in zip((*a, *b), partners, strict=True)]
+    pairings = [pair(a[0].lines, file.lines, truths) for file in (*a[1:], *b)]
+    partners = [{n: n for n in range(len(a[0].lines))}, *(dict(pairs.rows) for pairs in pairings)]
+    shared = [n for n in partners[0] if all(n in numbers for numbers in partners)]
+    files = [tuple(file.lines[numbers[n]] for n in shared) for file, numbers in zip((*a, *b), partners, strict=True)]
     groups = tuple(_group(n, [lines[n] for lines in reversed(files)]) for n in range(len(shared)))
     paired = Rows(tuple(files[: len(a)]), tuple(files[len(a) :]), groups)
-    chosen = frozenset[str]().union(*(side.selection_ids for side in (*a, *b)))
-    selection = {n for n in range(len(shared)) if any(lines[n].id in chosen for lines in files)}
-    choosers = tuple(
-        side.name
-        for side, lines in zip((*a, *b), files, strict=True)
-        if shared and all(line.id in side.selection_ids for line in lines)
-    )
-    whole = len(selection) == len(shared)
-    asked = paired if whole else paired.keep([n for n in range(len(shared)) if n not in selection])
+    selection_ids = frozenset[str]().union(*(file.selection_ids for file in (*a, *b)))
+    selection = {n for n in range(len(shared)) if any(lines[n].id in selection_ids for lines in files)}
+    evidence = [n for n in range(len(shared)) if n not in selection]
+    asked = paired.keep(evidence) if evidence else paired
     answered = asked.keep([n for n in range(len(asked)) if _answered([lines[n] for lines in (*asked.a, *asked.b)])])
-    counts = {
-        "a": max(len(side.lines) for side in a),
-        "b": max(len(side.lines) for side in b),
-        "paired": len(shared),
-        "only_a": max(len(side.lines) for side in a) - len(shared),
-        "only_b": max(len(side.lines) for side in b) - len(shared),
-        "failed_a": sum(not _answered([lines[n] for lines in paired.a]) for n in range(len(shared))),
-        "failed_b": sum(not _answered([lines[n] for lines in paired.b]) for n in range(len(shared))),
-        "selection": len(selection),
+    return Evidence(
+        asked=asked,
+        answered=answered,
+        counts=_counts(a, b, paired, answered, len(selection)),
+        by=pairings[-1].by,
+        notes=tuple(dict.fromkeys(note for pairs in pairings for note in pairs.notes)),
+        selected_on_all=tuple(
+            file.name
+            for file, lines in zip((*a, *b), files, strict=True)
+            if shared and all(line.id in file.selection_ids for line in lines)
+        ),
+    )
+
+
+def _counts(a: Side, b: Side, paired: Rows, answered: Rows, selection: int) -> RowCounts:
+    count_a, count_b = (max(len(file.lines) for file in side) for side in (a, b))
+    failed_a, failed_b = (
+        sum(not _answered([lines[n] for lines in files]) for n in range(len(paired))) for files in (paired.a, paired.b)
+    )
+    return {
+        "a": count_a,
+        "b": count_b,
+        "paired": len(paired),
+        "only_a": count_a - len(paired),
+        "only_b": count_b - len(paired),
+        "failed_a": failed_a,
+        "failed_b": failed_b,
+        "selection": selection,
         "compared": len(answered),
         "groups": len(set(answered.groups)),
     }
-    notes = tuple(dict.fromkeys(note for pairs in found for note in pairs.notes))
-    return Evidence(asked, answered, counts, found[-1].by, notes, choosers)
 
 
 def group_of(number: int, line: Line) -> str:

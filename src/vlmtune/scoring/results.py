@@ -11,6 +11,8 @@ from typing import Any, Generic, Literal, NotRequired, TypeVar, final
 
 from typing_extensions import TypedDict
 
+from vlmtune.predictions import AdapterEffect, FailureRecord
+
 Status = Literal["improved", "worse", "no_difference", "inconclusive"]
 PairedBy = Literal["id", "order", "references"]
 
@@ -207,14 +209,7 @@ class ImageControl(TypedDict):
     """`shuffled` / `own`; null where `own` is 0."""
 
 
-class AdapterEffect(TypedDict):
-    """What the adapter changes at all."""
-
-    max_logit_difference: float
-    """Largest change of a first token's logit by the adapter, over a few rows."""
-
-
-class Controls(TypedDict):
+class ControlResults(TypedDict):
     """What else could explain a gain; null where a control was not run or has too few rows."""
 
     length: LengthControl | None
@@ -342,7 +337,7 @@ class ComparisonResult(TypedDict):
 
     lengths: ResponseLengths
     shares: Sides[ResponseShares]
-    controls: Controls
+    controls: ControlResults
     confidence: Sides[ConfidenceCurve | None] | None
     """Null where no engine gave log-probabilities."""
 
@@ -363,15 +358,6 @@ class AdditionalResult(ComparisonResult):
 
     name: str
     """Name of the set."""
-
-
-class FailureRecord(TypedDict):
-    """Why a row has no answer."""
-
-    stage: str
-    """Where it failed: image, prompt or engine."""
-
-    reason: str
 
 
 class ExampleBoxes(TypedDict):

@@ -1,6 +1,7 @@
-"""One side measured: a task's metrics over prediction lines, with the counts that belong beside them.
+"""One prediction file measured: a task's metrics, and the response statistics that a score alone would hide.
 
-What stands beside a score: lengths, answers cut off, empty, unreadable or repeating themselves.
+Response statistics are the lengths of the answers and the shares that were cut off, are empty or unreadable, or repeat
+themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from vlmtune.errors import ConfigError, DataError
 from vlmtune.metrics import Metric, Stats, custom_metric
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
+from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
 from vlmtune.scoring.statistics import wilson
 from vlmtune.tasks import Task
 from vlmtune.types import Unparsed
@@ -21,87 +23,48 @@ from vlmtune.types import Unparsed
 LONGEST_LOOP = 16
 """Words of the longest passage whose repetition is looked for."""
 
-
-def lengths(texts: Sequence[str]) -> dict[str, float]:
-    """Mean and median number of words; both 0 for no texts."""
-    counts = [len(text.split()) for text in texts]
-    return {"mean": round(fmean(counts), 2), "median": median(counts)} if counts else {"mean": 0.0, "median": 0}
-
-
-def repeats_itself(text: str) -> bool:
-    """Whether a passage of up to `LONGEST_LOOP` words stands three times in a row."""
-    words = text.split()
-    for period in range(1, min(LONGEST_LOOP, len(words) // 3) + 1):
-        run = 0
-        for word, later in zip(words, words[period:], strict=False):
-            run = run + 1 if word == later else 0
-            if run == 2 * period:
-                return True
-    return False
-
-
-def shares(lines: Sequence[Line]) -> Mapping[str, float | None]:
-    """Shares of answered lines: ended by themselves, cut off, empty, unparsed, repeating themselves.
-
-    The first two are None where the file does not say how answers ended.
-    """
-    answered = [line for line in lines if line.prediction is not None]
-    ends = [line.finish_reason for line in answered if line.finish_reason is not None]
-    texts = [line.prediction or "" for line in answered]
-    return {
-        "ended": _share([end == "stop" for end in ends]),
-        "cut_off": _share([end == "length" for end in ends]),
-        "empty": _share([not text.strip() for text in texts]),
-        "unparsed": _share([line.unparsed is not None for line in answered]),
-        "repeating": _share([repeats_itself(text) for text in texts]),
-    }
-
-
-def _share(found: Sequence[bool]) -> float | None:
-    return round(sum(found) / len(found), 4) if found else None
+RATE_LEVEL = 0.95
+"""Level of the intervals of one file's shares."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Metrics of one prediction file. A value is None where nothing was answered.
-
-    `intervals` holds Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent.
-    """
+    """Metrics and response statistics of one prediction file; `ScoreResult` documents the fields."""
 
     metrics: Mapping[str, float | None]
     intervals: Mapping[str, tuple[float, float]]
     signatures: Mapping[str, str]
-    rows: Mapping[str, int]
-    lengths: Mapping[str, Mapping[str, float]]
-    shares: Mapping[str, float | None]
+    rows: ScoredRows
+    lengths: ScoreLengths
+    shares: ResponseShares
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ScoreResult:
         """Plain values, as `vlmtune score --json` prints them."""
         return {
             "schema_version": 1,
             "metrics": dict(self.metrics),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "signatures": dict(self.signatures),
-            "rows": dict(self.rows),
-            "lengths": {name: dict(values) for name, values in self.lengths.items()},
-            "shares": dict(self.shares),
+            "rows": self.rows,
+            "lengths": self.lengths,
+            "shares": self.shares,
         }
 
 
 def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence[str] | None = None) -> Score:
-    """Measure one side.
+    """Score one prediction file.
 
     Args:
-        lines: all rows asked; failed ones are counted and stay out of the score.
-        task: whose reading of answers and metrics apply.
+        lines: all rows that were asked; failed ones are counted and left out of the score.
+        task: reads the answers and names the metrics.
         config: the task's configuration.
-        names: metrics to report; None reports every one the rows have the truth for.
+        names: metrics to report; None reports every metric that the rows have the truth for.
 
     Raises:
         DataError: no rows, or no row that a metric could be computed from.
         ConfigError: the task has no metric of a given name.
     """
-    metrics = choose(task, names, lines)
+    metrics = choose_metrics(task, names, lines)
     answered = [line for line in lines if line.prediction is not None]
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
     intervals: dict[str, tuple[float, float]] = {}
@@ -111,7 +74,7 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         values[metric.name] = summary(metric, stats)
         if metric.binary and len(set(clusters)) == len(clusters):
             hits = int(np.count_nonzero(np.asarray(metric.summarise(stats)) > 0.5))
-            intervals[metric.name] = wilson(hits, len(answered), 0.95)
+            intervals[metric.name] = wilson(hits, len(answered), RATE_LEVEL)
     return Score(
         metrics=values,
         intervals=intervals,
@@ -124,14 +87,14 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
             "cut_off": sum(line.finish_reason == "length" for line in answered),
         },
         lengths={
-            "answers": lengths([line.prediction or "" for line in answered]),
-            "references": lengths([text for line in lines for text in line.references]),
+            "answers": response_lengths([line.prediction or "" for line in answered]),
+            "references": response_lengths([text for line in lines for text in line.references]),
         },
-        shares=shares(lines),
+        shares=response_shares(lines),
     )
 
 
-def choose(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> list[Metric]:
+def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> list[Metric]:
     """The metrics to report: those named, else all whose truth every row has.
 
     Raises:
@@ -140,7 +103,7 @@ def choose(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> li
     """
     if not lines:
         raise DataError("there are no rows to score")
-    wanted = named(task, names) if names else list(task.metrics)
+    wanted = _named_metrics(task, names) if names else list(task.metrics)
     kept = [metric for metric in wanted if all(line.truth.get(metric.truth) for line in lines)]
     lacking = [metric for metric in wanted if metric not in kept]
     if lacking and (names or not kept):
@@ -151,8 +114,8 @@ def choose(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> li
     return kept
 
 
-def named(task: Task, names: Sequence[str]) -> list[Metric]:
-    """Metrics of a task by their names, and a user's own by dotted ones.
+def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
+    """Metrics of a task by their names, and custom ones by dotted names.
 
     Raises:
         ConfigError: no such metric, or two of one name.
@@ -161,9 +124,9 @@ def named(task: Task, names: Sequence[str]) -> list[Metric]:
     found: dict[str, Metric] = {}
     for name in names:
         if name not in known and "." not in name:
-            hint = did_you_mean(name, list(known))
             raise ConfigError(
-                f"the task has no metric {name!r}; there are: {', '.join(known)}, and custom ones by dotted name{hint}"
+                f"the task has no metric {name!r}; there are: {', '.join(known)}, and custom ones by dotted name"
+                + did_you_mean(name, list(known))
             )
         metric = known.get(name) or custom_metric(name)
         if found.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
@@ -172,7 +135,7 @@ def named(task: Task, names: Sequence[str]) -> list[Metric]:
 
 
 def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfig) -> Stats:
-    """Sufficient statistics [rows, k]; a line without a prediction counts as the worst answer."""
+    """Sufficient statistics [N, K]; a line without a prediction counts as the worst answer."""
     return metric.measure(read_answers(lines, task, config), [line.truth[metric.truth] for line in lines])
 
 
@@ -189,5 +152,41 @@ def signature(metric: Metric, lines: Sequence[Line]) -> str:
 
 
 def summary(metric: Metric, stats: Stats) -> float:
-    """The score of rows [N, k]."""
+    """The score of rows [N, K]."""
     return float(np.asarray(metric.summarise(stats.sum(axis=0))))
+
+
+def response_lengths(texts: Sequence[str]) -> Lengths:
+    """Mean and median number of words; both 0 for no texts."""
+    counts = [len(text.split()) for text in texts]
+    return {"mean": round(fmean(counts), 2), "median": median(counts)} if counts else {"mean": 0.0, "median": 0}
+
+
+def response_shares(lines: Sequence[Line]) -> ResponseShares:
+    """Shares of the answered lines; `ended` and `cut_off` are None where the file does not say how answers ended."""
+    answered = [line for line in lines if line.prediction is not None]
+    endings = [line.finish_reason for line in answered if line.finish_reason is not None]
+    texts = [line.prediction or "" for line in answered]
+    return {
+        "ended": _share([ending == "stop" for ending in endings]),
+        "cut_off": _share([ending == "length" for ending in endings]),
+        "empty": _share([not text.strip() for text in texts]),
+        "unparsed": _share([line.unparsed is not None for line in answered]),
+        "repeating": _share([repeats_itself(text) for text in texts]),
+    }
+
+
+def _share(true: Sequence[bool]) -> float | None:
+    return round(sum(true) / len(true), 4) if true else None
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a passage of up to `LONGEST_LOOP` words occurs three times in a row."""
+    words = text.split()
+    for period in range(1, min(LONGEST_LOOP, len(words) // 3) + 1):
+        run = 0
+        for word, later in zip(words, words[period:], strict=False):
+            run = run + 1 if word == later else 0
+            if run == 2 * period:
+                return True
+    return False

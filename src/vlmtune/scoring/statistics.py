@@ -1,15 +1,10 @@
-"""Confidence intervals and p-values from summed statistics: a paired bootstrap and a paired randomization test.
+"""Confidence intervals and p-values: paired bootstrap, paired randomization test, closed forms, training seeds.
 
-Works on whole groups (rows that share an image are not independent). Because a metric's sufficient statistics add up, a
-resample is one matrix product instead of one evaluation. Letters: G groups, K statistics, R resamples.
+Everything works on whole groups, because rows that share an image are not independent, and on summed statistics,
+because those of a metric add up: a resample is one matrix product instead of one evaluation. Several training seeds of
+one side are never pooled. Each is scored on the same (resampled) rows, and the difference is that of their means.
 
-Closed forms, no resampling: McNemar's test, Wilson's interval, Holm's correction, quantiles of Student's t.
-
-Several training seeds as one side: the mean of their scores, and how sure it is.
-
-The seeds are never pooled. Each is scored on the same rows, and the same resampled rows; what is judged is the mean
-over the seeds. Rows and seeds are both random: other rows, and other seeds, would have given another difference.
-Letters: K seeds, R resamples, G groups.
+Letters: G groups, K statistics or training seeds, N rows, R resamples.
 """
 
 import math
@@ -23,20 +18,30 @@ from numpy.typing import NDArray
 from vlmtune.metrics import Stats
 
 FEWEST_GROUPS = 20
-"""Below this many groups a percentile interval promises more than it holds; none is given."""
+"""With fewer groups a percentile interval covers less than its level says; none is given."""
 
 POWER = 0.8
 """How often the detectable difference would have been found: 4 times in 5."""
 
-_AT_ONCE = 2_000_000
-"""Drawn group counts held in memory together (8 bytes each)."""
+SEED_SPREAD = 1.4
+"""How far the variance between seeds must exceed that of row sampling before it is attributed to the seeds.
+
+At 1, sampling noise alone is mistaken for a seed effect every other time with three seeds a side, and a 95 % interval
+excludes 0 in 2.2 % of null comparisons. The larger the value, the more often a seed effect as large as the sampling
+noise is missed. benchmarks/calibration has the rates at this value.
+"""
+
+_COUNTS_AT_ONCE = 2_000_000
+"""Resampled group counts that are in memory together, 8 bytes each."""
+
+Resampled = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Spread of a difference: interval, standard error, two-sided p-value (None where there is no test).
+class DifferenceEstimate:
+    """How certain a difference is: interval, standard error, two-sided p-value (None where there is no test).
 
-    A true difference of `detectable` would have been found, that is, 0 would lie outside the interval, 4 times in 5.
+    A true difference of `detectable` would have been found 4 times in 5, that is, 0 would lie outside the interval.
     """
 
     low: float
@@ -55,24 +60,27 @@ def by_group(stats: Stats, groups: Sequence[str]) -> Stats:
 
 
 class Resamples:
-    """The same random draws for every metric of a comparison.
+    """Random draws of groups, the same ones for every metric of a comparison.
 
     Args:
         groups: number of groups, G.
         resamples: number of draws, R.
-        seed: of the draws.
+        seed: seed of the draws.
     """
 
     def __init__(self, groups: int, resamples: int, seed: int) -> None:
         self._groups, self._resamples, self._seed = groups, resamples, seed
 
     def bootstrap(self, sides: Sequence[Stats]) -> list[Stats]:
-        """Sums [R, K] of each side's [G, K] over groups drawn with replacement; the same draws for every side."""
+        """Sums [R, K] of each side's statistics [G, K] over groups drawn with replacement, the same for every side.
+
+        With G = 3, a draw of the groups 0, 2, 2 has the counts [1, 0, 2]; counts @ side adds up row 0 and twice row 2.
+        """
         sums = [[counts @ side for side in sides] for counts in self._counts()]
         return [np.concatenate(side) for side in zip(*sums, strict=True)]
 
-    def exchange(self, a: Stats, b: Stats) -> tuple[Stats, Stats]:
-        """Sums [R, K] of both sides [G, K] after each group changed sides with probability 1/2."""
+    def randomize(self, a: Stats, b: Stats) -> tuple[Stats, Stats]:
+        """Sums [R, K] of both sides [G, K] after the two sides of each group were swapped with probability 1/2."""
         rng = np.random.default_rng([self._seed, 1])
         moved = np.concatenate([rng.integers(0, 2, (size, self._groups)) @ (b - a) for size in self._sizes()])
         return a.sum(axis=0) + moved, b.sum(axis=0) - moved
@@ -86,36 +94,38 @@ class Resamples:
             yield np.bincount(drawn.ravel(), minlength=size * self._groups).reshape(size, -1).astype(np.float64)
 
     def _sizes(self) -> list[int]:
-        most = max(1, _AT_ONCE // self._groups)
+        most = max(1, _COUNTS_AT_ONCE // self._groups)
         whole, rest = divmod(self._resamples, most)
         return [most] * whole + ([rest] if rest else [])
 
 
-def judge(drawn: Stats, exchanged: Stats | None, observed: float, confidence: float) -> Difference:
-    """Interval and p-value of a difference.
+def estimate_difference(
+    resampled: Stats, randomized: Stats | None, observed: float, confidence: float
+) -> DifferenceEstimate:
+    """Percentile bootstrap interval (Efron 1979) and randomization p-value (Noreen 1989) of a difference.
 
     Args:
-        drawn: bootstrap differences [R].
-        exchanged: differences [R] after random exchange of sides; None where no p-value is wanted.
+        resampled: bootstrap differences [R].
+        randomized: differences [R] after random swaps of the sides; None where no p-value is wanted.
         observed: the difference on the data.
-        confidence: level of the two-sided percentile interval; at 95 %, 2.80 standard errors are detectable.
+        confidence: level of the two-sided interval; at 95 %, 2.80 standard errors are detectable.
     """
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    error = float(drawn.std(ddof=1))
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    error = float(resampled.std(ddof=1))
     reach = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(POWER)
     p = None
-    if exchanged is not None:
-        # 1e-12: an exchange that only reorders sums must count as equal.
-        as_large = int(np.count_nonzero(np.abs(exchanged) >= abs(observed) - 1e-12))
-        p = (as_large + 1) / (len(exchanged) + 1)
-    return Difference(float(low), float(high), error, p, reach * error)
+    if randomized is not None:
+        # 1e-12: a swap that only reorders the terms of a sum must count as equal.
+        as_large = int(np.count_nonzero(np.abs(randomized) >= abs(observed) - 1e-12))
+        p = (as_large + 1) / (len(randomized) + 1)
+    return DifferenceEstimate(float(low), float(high), error, p, reach * error)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value that both sides are right equally often.
 
-    The rows on which just one side is right fall on either side like coins (McNemar 1947, binomial instead of chi²);
-    the randomization test of a 0/1 metric estimates the same number.
+    If so, the rows on which just one side is right fall on either side like coins (McNemar 1947, with the binomial
+    distribution instead of chi²). The randomization test of a 0/1 metric estimates the same number.
 
     Args:
         only_a: rows on which only side A is right.
@@ -130,7 +140,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def wilson(hits: float, rows: int, confidence: float) -> tuple[float, float]:
-    """Interval of a share of independent rows (Wilson 1927); inside 0..1 and of some width even at 0 and 1."""
+    """Score interval of the share `hits` / `rows` of independent rows (Wilson 1927).
+
+    It lies within 0..1 and has some width even at a share of 0 or 1.
+    """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, room = hits / rows, z * z / rows
     middle = (share + room / 2) / (1 + room)
@@ -141,7 +154,7 @@ def wilson(hits: float, rows: int, confidence: float) -> tuple[float, float]:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values, in the given order (Holm 1979).
 
-    Calling those below 0.05 found keeps the chance of any false finding among all at 5 %, however they hang together.
+    Rejecting those below 0.05 keeps the chance of any false rejection at 5 %, however the tests depend on each other.
     """
     adjusted, least = [0.0] * len(p_values), 0.0
     for rank, n in enumerate(sorted(range(len(p_values)), key=lambda n: p_values[n])):
@@ -151,9 +164,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def student_quantile(level: float, df: float) -> float:
-    """Quantile of Student's t, 0.5 <= level < 1, df >= 1 and not necessarily whole; to about five digits.
+    """Quantile of Student's t to about five digits, for 0.5 <= level < 1 and df >= 1, which need not be whole.
 
-    With t = sqrt(df) tan(angle) the density is cos(angle) ** (df - 1), which is summed on a grid.
+    With t = sqrt(df) tan(angle) the density is cos(angle) ** (df - 1), which is integrated on a grid.
     """
     if df > 10_000:
         return NormalDist().inv_cdf(level)
@@ -164,50 +177,53 @@ def student_quantile(level: float, df: float) -> float:
     return float(math.sqrt(df) * math.tan(angle))
 
 
-Drawn = NDArray[np.float64]
+def estimate_seed_difference(
+    scores: tuple[Sequence[float], Sequence[float]],
+    resampled: tuple[Resampled, Resampled],
+    groups: int,
+    confidence: float,
+) -> DifferenceEstimate:
+    """Interval of mean(B) - mean(A), each over its seeds. There is no p-value: swapping sides would mix up seeds.
 
-LUCK = 1.4
-"""How far the spread of seeds must exceed that of chance on the rows before it is taken for luck of the seeds.
-
-At 1, chance alone is taken for luck every other time with three seeds a side, and a 95 % interval excludes 0 in 2.2 %
-of comparisons of nothing; the larger it is, the more often luck as large as chance is missed. benchmarks/calibration
-has the share at this value.
-"""
-
-
-def judge_seeds(
-    scores: tuple[Sequence[float], Sequence[float]], drawn: tuple[Drawn, Drawn], groups: int, confidence: float
-) -> Difference:
-    """Interval of mean(B) - mean(A), each over its seeds. There is no p-value: exchanging sides would mix up seeds.
-
-    Variance = rows + between seeds / K, with Student's t at Satterthwaite's degrees of freedom. Scores of different
-    seeds differ by chance on these rows, too; that part of their spread, which the resampling of rows knows already, is
-    counted once: variance = V - sum(I / K) + sum(S / K) over the sides, V the bootstrap variance of the difference, S
-    the variance of a side's scores, I the bootstrap variance of a seed's deviation from its side's mean. Where S does
-    not exceed what chance alone would make of it (`LUCK` times I), there is nothing between seeds to add, and the
-    variance is V. (Counting chance twice makes the interval too wide; benchmarks/calibration has both.)
+    Rows and seeds are both random. With V the bootstrap variance of the difference, S the variance of a side's K
+    scores, and I the bootstrap variance of a seed's deviation from its side's mean, the variance of the difference is
+    V - sum(I / K) + sum(S / K) over the sides: S contains the noise of these very rows, which V has already, so that
+    part is subtracted once. The interval takes Student's t with Satterthwaite's (1946) degrees of freedom. Where S
+    does not exceed `SEED_SPREAD` times I, the seeds add nothing and the variance is V. (Without the subtraction the
+    interval is too wide; benchmarks/calibration has both.)
 
     Args:
         scores: per side, the scores [K] on the data.
-        drawn: per side, the scores [K, R] on the same resampled rows.
+        resampled: per side, the scores [K, R] on the same resampled rows.
         groups: G, for the degrees of freedom of V.
         confidence: level of the two-sided interval.
     """
     delta = float(np.mean(scores[1]) - np.mean(scores[0]))
-    rows = float((drawn[1].mean(axis=0) - drawn[0].mean(axis=0)).var(ddof=1))
-    between = [_between(own, resampled) for own, resampled in zip(scores, drawn, strict=True)]
-    alone = max(0.0, rows - sum(chance for _, chance, _ in between))
-    spread_of_seeds = sum(spread for spread, _, _ in between)
-    total = alone + spread_of_seeds
-    least = min(seeds for _, _, seeds in between if seeds > 1)
-    luck = LUCK if least > 2 else 1.0  # two seeds tell so little of their spread that none of it is given away
-    if total > rows and spread_of_seeds > luck * sum(chance for _, chance, _ in between):
-        noise = alone**2 / (groups - 1) + sum(spread**2 / (seeds - 1) for spread, _, seeds in between if seeds > 1)
+    row_variance = float((resampled[1].mean(axis=0) - resampled[0].mean(axis=0)).var(ddof=1))
+    sides = [_seed_variance(own, drawn) for own, drawn in zip(scores, resampled, strict=True)]
+    sampling = sum(noise for _, noise, _ in sides)
+    spread = sum(variance for variance, _, _ in sides)
+    rows_alone = max(0.0, row_variance - sampling)
+    total = rows_alone + spread
+    fewest = min(seeds for _, _, seeds in sides if seeds > 1)
+    factor = SEED_SPREAD if fewest > 2 else 1.0  # two seeds tell so little of their variance that all of it is kept
+    if total > row_variance and spread > factor * sampling:
+        noise = rows_alone**2 / (groups - 1)
+        noise += sum(variance**2 / (seeds - 1) for variance, _, seeds in sides if seeds > 1)
         df = max(1.0, total**2 / noise)
     else:
-        total, df = rows, groups - 1.0
+        total, df = row_variance, groups - 1.0
     error, reach = math.sqrt(total), student_quantile((1 + confidence) / 2, df)
-    return Difference(delta - reach * error, delta + reach * error, error, None, _detectable(reach, df) * error)
+    return DifferenceEstimate(delta - reach * error, delta + reach * error, error, None, _detectable(reach, df) * error)
+
+
+def _seed_variance(scores: Sequence[float], resampled: Resampled) -> tuple[float, float, int]:
+    """S / K and I / K of one side, and K; a side with one seed has no variance between seeds."""
+    seeds = len(scores)
+    if seeds == 1:
+        return 0.0, 0.0, 1
+    noise = (resampled - resampled.mean(axis=0)).var(axis=1, ddof=1).mean() * seeds / (seeds - 1)
+    return float(np.var(scores, ddof=1)) / seeds, float(noise) / seeds, seeds
 
 
 def _detectable(reach: float, df: float) -> float:
@@ -222,12 +238,3 @@ def _detectable(reach: float, df: float) -> float:
     half = risk / math.sqrt(df)
     ratio = half + math.hypot(1, half)
     return reach + math.hypot(reach * (ratio - 1), risk)
-
-
-def _between(scores: Sequence[float], drawn: Drawn) -> tuple[float, float, int]:
-    """S / K and I / K of one side, and K; a side without several seeds adds nothing."""
-    seeds = len(scores)
-    if seeds == 1:
-        return 0.0, 0.0, 1
-    chance = (drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).mean() * seeds / (seeds - 1)
-    return float(np.var(scores, ddof=1)) / seeds, float(chance) / seeds, seeds

@@ -1,187 +1,189 @@
-"""What a comparison concludes, in one word and in one sentence. The verdict follows the primary metric's interval.
+"""What a comparison concludes: its status, the verdict in a sentence, and the warnings that qualify it.
 
-What would change the reader's mind about a comparison, in plain words.
+The status follows the primary metric's interval, and so does the verdict. Warnings say what would change the reader's
+mind; they never change the status.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any, Literal
 
 from vlmtune.run_folder import differences
-from vlmtune.scoring.pairing import Evidence, Seeds, Side, name_of
+from vlmtune.scoring.pairing import Evidence, PredictionFile, Side, name_of
+from vlmtune.scoring.results import ComparisonResult, Difference, Interval, MetricResult, PromptBaselineResult, Status
 from vlmtune.scoring.statistics import FEWEST_GROUPS
 
-Status = Literal["improved", "worse", "no_difference", "inconclusive"]
 MOST_FAILED = 0.05
 """Share of failed rows on either side above which nothing is concluded."""
 
 
-def reasons(evidence: Evidence) -> list[str]:
+def reasons_inconclusive(evidence: Evidence) -> list[str]:
     """Why nothing can be concluded; empty where something can."""
-    rows, found = evidence.counts, []
+    rows, reasons = evidence.counts, []
     if max(rows["failed_a"], rows["failed_b"]) > MOST_FAILED * rows["paired"]:
-        found.append(
+        reasons.append(
             f"{rows['failed_a']} and {rows['failed_b']} of {rows['paired']} paired rows failed; at most "
             f"{MOST_FAILED:.0%} may"
         )
     if rows["selection"] == rows["paired"]:
-        found.append("every paired row was used to choose the checkpoint or a setting; such rows are no evidence")
+        reasons.append("every paired row was used to choose the checkpoint or a setting; such rows are no evidence")
     elif rows["groups"] < FEWEST_GROUPS:
-        found.append(f"only {rows['groups']} independent rows were compared; an interval needs {FEWEST_GROUPS}")
-    return found
+        reasons.append(f"only {rows['groups']} independent rows were compared; an interval needs {FEWEST_GROUPS}")
+    return reasons
 
 
-def status_of(entry: Mapping[str, Any]) -> Status:
-    """What the interval of one metric, or slice, says."""
-    if entry["ci"] is None:
+def status_of(difference: Difference, higher_is_better: bool) -> Status:
+    """What the interval of a metric, or of a slice, says."""
+    if difference["ci"] is None:
         return "inconclusive"
-    low, high = entry["ci"]
+    low, high = difference["ci"]
     if low <= 0 <= high:
         return "no_difference"
-    return "improved" if (low > 0) == entry["higher_is_better"] else "worse"
+    return "improved" if (low > 0) == higher_is_better else "worse"
 
 
-def sentence(
-    status: Status,
-    why_not: Sequence[str],
-    facts: Mapping[str, Any],
-    b: Seeds,
-    best: Mapping[str, Any] | None = None,
-) -> str:
-    """The verdict for people; `best` is the entry of the untrained column it is against, None for side A itself."""
-    if status == "inconclusive":
-        return "Inconclusive: " + "; ".join(why_not) + "."
-    return _on_all_rows(status, facts, b, best) + worse_parts(status, facts)
+def metric_status(metric: MetricResult) -> Status:
+    """What a metric's interval says."""
+    return status_of(metric, metric["higher_is_better"])
 
 
-def _on_all_rows(status: Status, facts: Mapping[str, Any], b: Seeds, best: Mapping[str, Any] | None) -> str:
-    if best is None:
-        known = [entry for entry in facts["untrained"] if entry["status"] != "inconclusive"]
-        return _against_a(status, facts, b) + (" No untrained column scores above the baseline." if known else "")
-    level = f"{facts['statistics']['confidence']:.0%}"
-    tuned = (
-        f"{best['name']} {_value(best, 'a')} without training → {_value(best, 'b')}, change {change_of(best, level)} "
+def sentence(result: ComparisonResult, b: Side, best: PromptBaselineResult | None = None) -> str:
+    """The verdict on a conclusive result, against the prompt baseline `best`, or against side A itself."""
+    verdict = _against_a(result, b) if best is None else _against_prompt_baseline(result, b, best)
+    return verdict + worse_slices(result)
+
+
+def _against_prompt_baseline(result: ComparisonResult, b: Side, best: PromptBaselineResult) -> str:
+    level = f"{result['statistics']['confidence']:.0%}"
+    change = (
+        f"{best['name']} {_score(best, 'a')} without training → {_score(best, 'b')}, change {change_of(best, level)} "
         f"on {best['rows']['compared']} paired rows"
     )
-    before = facts["metrics"][0]
-    over = f"Over the baseline ({_value(before, 'a')}) the change is {change_of(before, level)}."
+    plain = result["metrics"][0]
+    over = f"Over the baseline ({_score(plain, 'a')}) the change is {change_of(plain, level)}."
+    name, status = best["column"], result["status"]
     if status == "improved":
-        return f"Improved, also over the best untrained column ({best['column']}): {tuned}. {over}{_reach(b)}"
+        return f"Improved, also over the best prompt baseline ({name}): {change}. {over}{_scope(b)}"
     if status == "worse":
-        return f"Worse than asking differently ({best['column']}): {tuned}. {over}{_reach(b)}"
-    gained = "Asking differently gains as much" if status_of(before) == "improved" else "Training shows no gain"
-    return f"No difference shown to the best untrained column ({best['column']}). {gained}: {tuned}. {over}{_reach(b)}"
+        return f"Worse than prompting differently ({name}): {change}. {over}{_scope(b)}"
+    gained = "Prompting alone gains as much" if metric_status(plain) == "improved" else "Training shows no gain"
+    return f"No difference shown to the best prompt baseline ({name}). {gained}: {change}. {over}{_scope(b)}"
 
 
-def worse_parts(status: Status, facts: Mapping[str, Any]) -> str:
-    """The sentence on slices that got worse, where all rows together did not: what an average hides. "" without any."""
-    if status == "worse":
+def _against_a(result: ComparisonResult, b: Side) -> str:
+    metric, status = result["metrics"][0], result["status"]
+    low, high = metric["ci"] or (0.0, 0.0)
+    interval = f"{result['statistics']['confidence']:.0%} CI {low:+.4f} to {high:+.4f}"
+    count = f"{result['rows']['compared']} paired rows"
+    score_a, score_b = (_score(metric, side) for side in ("a", "b"))
+    known = any(baseline["status"] != "inconclusive" for baseline in result["untrained"])
+    end = _scope(b) + (" No prompt baseline scores higher than the baseline." if known else "")
+    if status == "no_difference":
+        return (
+            f"No difference shown in {metric['name']} on {count}: {score_a} and {score_b}, change "
+            f"{metric['delta']:+.4f} ({interval}); a change larger than {max(abs(low), abs(high)):.4f} is excluded."
+            f"{end}"
+        )
+    word = "Improved" if status == "improved" else "Worse"
+    length = result["controls"]["length"]
+    explained = " Answer length alone explains it." if status == "improved" and length and length["explains"] else ""
+    # 10,000 random swaps cannot show less than 0.0001.
+    p = "" if metric["p"] is None else ", p ≤ 0.0001" if metric["p"] < 0.00015 else f", p = {metric['p']:.4f}"
+    return (
+        f"{word}: {metric['name']} {score_a} → {score_b}, change {metric['delta']:+.4f} ({interval}{p}) on "
+        f"{count}.{explained}{end}"
+    )
+
+
+def worse_slices(result: ComparisonResult) -> str:
+    """The sentence on slices that got worse where all rows together did not; empty without any."""
+    if result["status"] == "worse":
         return ""
-    fell = [
+    worse = [
         f"where {part['column']} is {part['value']!r} ({part['a']:.4f} → {part['b']:.4f})"
-        for part in facts["slices"]
+        for part in result["slices"]
         if part["worse"]
     ]
-    if not fell:
+    if not worse:
         return ""
-    more = f", and {len(fell) - 3} more slices" if len(fell) > 3 else ""
-    return f" Worse, however, {listed(fell[:3])}{more}."
+    more = f", and {len(worse) - 3} more slices" if len(worse) > 3 else ""
+    return f" Worse, however, {enumeration(worse[:3])}{more}."
 
 
-def listed(texts: Sequence[str]) -> str:
-    """Texts as a sentence lists them."""
+def enumeration(texts: Sequence[str]) -> str:
+    """Texts as a sentence enumerates them."""
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def change_of(entry: Mapping[str, Any], level: str) -> str:
-    """A change with its interval."""
-    low, high = entry["ci"]
-    return f"{entry['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f})"
+def change_of(difference: Difference, level: str) -> str:
+    """A change with its interval, where it has one."""
+    if difference["ci"] is None:
+        return f"{difference['delta']:+.4f}"
+    low, high = difference["ci"]
+    return f"{difference['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f})"
 
 
-def _against_a(status: Status, facts: Mapping[str, Any], b: Seeds) -> str:
-    entry, rows = facts["metrics"][0], facts["rows"]
-    low, high = entry["ci"]
-    interval = f"{facts['statistics']['confidence']:.0%} CI {low:+.4f} to {high:+.4f}"
-    count = f"{rows['compared']} paired rows"
-    a_value, b_value = (_value(entry, side) for side in ("a", "b"))
-    reach = _reach(b)
-    if status == "no_difference":
-        return (
-            f"No difference shown in {entry['name']} on {count}: {a_value} and {b_value}, change {entry['delta']:+.4f} "
-            f"({interval}); a change larger than {max(abs(low), abs(high)):.4f} is excluded.{reach}"
-        )
-    word = "Improved" if status == "improved" else "Worse"
-    length = facts["controls"]["length"]
-    explained = " Answer length alone explains it." if status == "improved" and length and length["explains"] else ""
-    # 10,000 exchanges cannot show less than 0.0001.
-    p = "" if entry["p"] is None else ", p ≤ 0.0001" if entry["p"] < 0.00015 else f", p = {entry['p']:.4f}"
-    return (
-        f"{word}: {entry['name']} {a_value} → {b_value}, change {entry['delta']:+.4f} ({interval}{p}) on "
-        f"{count}.{explained}{reach}"
-    )
+def _score(metric: MetricResult, side: str) -> str:
+    """A side's score, with that of every seed."""
+    first = side == "a"
+    seeds = (metric["seeds"]["a"] if first else metric["seeds"]["b"]) if metric["seeds"] else []
+    each = f" (mean of {len(seeds)} seeds: {', '.join(f'{score:.4f}' for score in seeds)})" if len(seeds) > 1 else ""
+    return f"{metric['a'] if first else metric['b']:.4f}{each}"
 
 
-def _value(entry: Mapping[str, Any], side: str) -> str:
-    """A side's score, every seed of it named."""
-    seeds = entry["seeds"][side] if entry["seeds"] else ()
-    several = f" (mean of {len(seeds)} seeds: {', '.join(f'{score:.4f}' for score in seeds)})" if len(seeds) > 1 else ""
-    return f"{entry[side]:.4f}{several}"
-
-
-def _reach(b: Seeds) -> str:
+def _scope(b: Side) -> str:
     """How far the verdict carries: one training run says nothing about the next."""
     if len(b) == 2:
-        return " Two training seeds hardly tell how much seeds differ: this speaks of the two more than of the recipe."
+        return " Two training seeds say little about how much seeds differ: this holds for the two, not for the recipe."
     if len(b) > 2:
-        return f" This speaks of the recipe, as far as {len(b)} training seeds can."
-    untrained = "adapter" in b[0].origin and b[0].origin["adapter"] is None
-    return "" if untrained else " This speaks of this adapter, not of the recipe: one training seed."
+        return f" This holds for the recipe, as far as {len(b)} training seeds can tell."
+    untouched = "adapter" in b[0].origin and b[0].origin["adapter"] is None
+    return "" if untouched else " This holds for this adapter, not for the recipe: there is one training seed."
 
 
-def warnings(a: Seeds, b: Seeds, evidence: Evidence, status: Status, facts: Mapping[str, Any]) -> list[str]:
-    """The weightiest first."""
+def warnings(a: Side, b: Side, evidence: Evidence, result: ComparisonResult) -> list[str]:
+    """What would change the reader's mind, the weightiest first."""
     return [
-        *_making(a, b),
-        *_selection(evidence),
-        *_controls(a, b, status, facts),
-        *_untrained(facts),
-        *_metrics(facts),
-        *_failures(facts),
-        *of_slices(facts),
-        *_rows(a, b, facts),
+        *_origin_warnings(a, b),
+        *_selection_warnings(evidence),
+        *_control_warnings(a, b, result),
+        *_prompt_baseline_warnings(result),
+        *_metric_warnings(result),
+        *_failure_warnings(result),
+        *slice_warnings(result),
+        *_row_warnings(a, b, result),
         *evidence.notes,
     ]
 
 
-def _making(a: Seeds, b: Seeds) -> Iterator[str]:
-    """How the two sides came about, where that is no fair comparison."""
-    if any((side.manifest or {}).get("mock") for side in (*a, *b)):
-        yield "made with USE_MOCK: the tiny stand-in model on drawn pictures answered, not the model of the config"
-    yield from (f"the two sides were not made alike: {line}" for line in _unlike(a[0], b[0]))
+def _origin_warnings(a: Side, b: Side) -> Iterator[str]:
+    """How the two sides were made, where that makes the comparison unfair."""
+    if any((file.manifest or {}).get("mock") for file in (*a, *b)):
+        yield "made with USE_MOCK: the tiny stand-in model answered, on synthetic images, not the model of the config"
+    yield from (f"the two sides were made differently: {line}" for line in _origin_differences(a[0], b[0]))
     for side in (a, b):
         for other in side[1:]:
-            yield from (f"seeds of one side were not made alike: {line}" for line in _unlike(side[0], other))
+            differing = _origin_differences(side[0], other)
+            yield from (f"seeds of one side were made differently: {line}" for line in differing)
         for one, other in combinations(side, 2):
             if [line.prediction for line in one.lines] == [line.prediction for line in other.lines]:
-                yield f"{one.name} and {other.name} answer alike throughout: they are one training run, not two seeds"
-    sampled = [s.name for s in (*a, *b) if (s.origin.get("inference") or {}).get("temperature", 0) > 0]
+                yield f"{one.name} and {other.name} have the same answers: they are one training run, not two seeds"
+    sampled = [file.name for file in (*a, *b) if (file.origin.get("inference") or {}).get("temperature", 0) > 0]
     if sampled:
-        yield f"answers were sampled, so asking again gives others: {', '.join(sampled)}; temperature 0 does not"
+        yield f"answers were sampled and will differ next time: {', '.join(sampled)}; at temperature 0 they do not"
 
 
-def _unlike(one: Side, other: Side) -> list[str]:
-    """What two files were made from, apart from the adapter, where they differ and both say so."""
+def _origin_differences(one: PredictionFile, other: PredictionFile) -> list[str]:
+    """What two files were made from, apart from the adapter, where it differs and both state it."""
     if not one.origin or not other.origin:
         return []
-    there, here = ({key: value for key, value in side.origin.items() if key != "adapter"} for side in (one, other))
+    there, here = ({key: value for key, value in file.origin.items() if key != "adapter"} for file in (one, other))
     return differences(there, here)[:5]
 
 
-def _selection(evidence: Evidence) -> Iterator[str]:
+def _selection_warnings(evidence: Evidence) -> Iterator[str]:
     selection, paired = evidence.counts["selection"], evidence.counts["paired"]
     if selection == paired:
-        favoured = f", and flatter {', '.join(evidence.choosers)}" if evidence.choosers else ""
+        favoured = f", and they favour {', '.join(evidence.selected_on_all)}" if evidence.selected_on_all else ""
         yield (
             "the split compared is, as a whole, the one that chose the checkpoint or a setting: the numbers below are "
             f"no evidence{favoured}; compare on rows that chose nothing (dataset.splits.test)"
@@ -190,76 +192,77 @@ def _selection(evidence: Evidence) -> Iterator[str]:
         yield f"{selection} rows were left out: they chose the checkpoint or a setting"
 
 
-def _controls(a: Seeds, b: Seeds, status: Status, facts: Mapping[str, Any]) -> Iterator[str]:
-    length, image = facts["controls"]["length"], facts["controls"]["image"]
-    if status == "improved" and length and length["explains"]:
+def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
+    length, image = result["controls"]["length"], result["controls"]["image"]
+    if result["status"] == "improved" and length and length["explains"]:
         yield (
             f"length explains the gain: cut to the same lengths, {name_of(a)} scores {length['a_cut']:.4f} in "
-            f"{facts['primary']}"
+            f"{result['primary']}"
         )
     if image and image["b"] and image["b"]["ci"]:
         low, high = image["b"]["ci"]
-        if low <= 0 if facts["metrics"][0]["higher_is_better"] else high >= 0:
-            yield f"{name_of(b)} does not look at the image: with exchanged images it scores as well"
+        if low <= 0 if result["metrics"][0]["higher_is_better"] else high >= 0:
+            yield f"{name_of(b)} does not look at the image: with shuffled images it scores as well"
 
 
-def _untrained(facts: Mapping[str, Any]) -> Iterator[str]:
-    for entry in facts["untrained"]:
-        if entry["status"] == "inconclusive":
-            why = "; ".join(entry["why_not"])
-            yield f"the untrained column {entry['column']} is not in the verdict: {why}"
+def _prompt_baseline_warnings(result: ComparisonResult) -> Iterator[str]:
+    for baseline in result["untrained"]:
+        if baseline["status"] == "inconclusive":
+            why = "; ".join(baseline["why_not"])
+            yield f"the prompt baseline {baseline['column']} is not in the verdict: {why}"
 
 
-def _metrics(facts: Mapping[str, Any]) -> Iterator[str]:
+def _metric_warnings(result: ComparisonResult) -> Iterator[str]:
     """Metrics that fell, and what is left of the verdict when several systems were tried."""
-    level = 1 - facts["statistics"]["confidence"]
-    for number, entry in enumerate(facts["metrics"]):
-        found = status_of(entry)
-        unsure = entry["p_adjusted"] is not None and entry["p_adjusted"] >= level
-        if number == 0 and found in ("improved", "worse") and unsure and entry["p"] < level:
+    level = 1 - result["statistics"]["confidence"]
+    for number, metric in enumerate(result["metrics"]):
+        status, p, p_adjusted = metric_status(metric), metric["p"], metric["p_adjusted"]
+        lost = p is not None and p_adjusted is not None and p < level <= p_adjusted
+        if number == 0 and status in ("improved", "worse") and lost:
             yield (
-                f"several systems were compared: after Holm's correction {entry['name']} has p = "
-                f"{entry['p_adjusted']:.4f}, which shows no difference"
+                f"several systems were compared: after Holm's correction {metric['name']} has p = {p_adjusted:.4f}, "
+                "which shows no difference"
             )
-        if number > 0 and found == "worse":
-            change = f"{entry['a']:.4f} → {entry['b']:.4f} ({entry['ci'][0]:+.4f} to {entry['ci'][1]:+.4f})"
-            verb = "may have got worse" if unsure else "got worse"
-            after = f", p = {entry['p_adjusted']:.4f} after Holm's correction" if unsure else ""
-            yield f"{entry['name']} {verb}: {change}{after}"
+        if number > 0 and status == "worse":
+            open_ = p_adjusted is not None and p_adjusted >= level
+            change = f"{metric['a']:.4f} → {metric['b']:.4f} ({_interval(metric['ci'])})"
+            verb = "may have got worse" if open_ else "got worse"
+            after = f", p = {p_adjusted:.4f} after Holm's correction" if open_ else ""
+            yield f"{metric['name']} {verb}: {change}{after}"
 
 
-def _failures(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Where the verdict hangs on leaving failed rows out."""
-    for entry in facts["metrics"][:1]:
-        worst = entry["failures_as_worst"]
-        if worst and status_of(entry) != status_of({**entry, **worst}):
+def _failure_warnings(result: ComparisonResult) -> Iterator[str]:
+    """Where the verdict hinges on leaving failed rows out."""
+    for metric in result["metrics"][:1]:
+        worst = metric["failures_as_worst"]
+        if worst and metric_status(metric) != status_of(worst, metric["higher_is_better"]):
             yield (
-                f"failures decide: counted as worst answers, {entry['name']} changes by {worst['delta']:+.4f} "
-                f"({_interval(worst['ci'])})"
+                f"the verdict depends on failed rows: with them scored as worst answers, {metric['name']} changes by "
+                f"{worst['delta']:+.4f} ({_interval(worst['ci'])})"
             )
 
 
-def of_slices(facts: Mapping[str, Any]) -> Iterator[str]:
+def slice_warnings(result: ComparisonResult) -> Iterator[str]:
     """Slices whose interval lies on the worse side."""
-    for part in facts["slices"]:
-        if status_of({**facts["metrics"][0], **part}) == "worse":
+    for part in result["slices"]:
+        if status_of(part, result["metrics"][0]["higher_is_better"]) == "worse":
             verb = "got worse" if part["worse"] else "may have got worse"
             yield (
-                f"where {part['column']} is {part['value']!r}, {facts['primary']} {verb}: {part['a']:.4f} → "
+                f"where {part['column']} is {part['value']!r}, {result['primary']} {verb}: {part['a']:.4f} → "
                 f"{part['b']:.4f} ({_interval(part['ci'])}; {part['rows']} rows)"
             )
 
 
-def _rows(a: Seeds, b: Seeds, facts: Mapping[str, Any]) -> Iterator[str]:
-    rows: Mapping[str, int] = facts["rows"]
-    left = [f"{rows[key]} only in {name_of(side)}" for key, side in (("only_a", a), ("only_b", b)) if rows[key]]
-    if left:
-        yield f"{rows['paired']} rows are in both files; left out: {', '.join(left)}"
-    for side, key in ((a, "a"), (b, "b")):
-        cut = facts["shares"][key]["cut_off"]
+def _row_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
+    rows, shares = result["rows"], result["shares"]
+    only = ((rows["only_a"], a), (rows["only_b"], b))
+    left_out = [f"{count} only in {name_of(side)}" for count, side in only if count]
+    if left_out:
+        yield f"{rows['paired']} rows are in both files; left out: {', '.join(left_out)}"
+    for side, cut in ((a, shares["a"]["cut_off"]), (b, shares["b"]["cut_off"])):
         if cut is not None and cut > MOST_FAILED:
-            yield f"{cut:.0%} of the answers of {name_of(side)} were cut off at the longest length allowed"
+            yield f"{cut:.0%} of the answers of {name_of(side)} were cut off at the length limit"
 
 
-def _interval(ci: Sequence[float] | None) -> str:
+def _interval(ci: Interval | None) -> str:
     return "no interval: too few rows" if ci is None else f"{ci[0]:+.4f} to {ci[1]:+.4f}"
