@@ -118,28 +118,28 @@ BAD: dict[str, tuple[list[Any], Any, str]] = {
     "mark without any image": (
         [human("<image>\nWhat?"), gpt("A.")],
         None,
-        "message 0: <image> asks for an image, but none",
+        "message 0: <image> stands for an image, but the row has no further",
     ),
-    "more marks": ([human("<image><image>"), gpt("A.")], "chat0.png", "message 0: <image> asks for an image"),
+    "more marks": ([human("<image><image>"), gpt("A.")], "chat0.png", "message 0: <image> stands for an image"),
     "more images": ([human("<image>"), gpt("A.")], ["chat0.png", "chat1.png"], "2 images, but only 1 placeholders"),
     "mark in the answer": (
         [human("Draw."), gpt("<image>")],
         "chat0.png",
-        "message 1: an assistant turn cannot hold an",
+        "message 1: an assistant message cannot hold an",
     ),
     "unknown speaker": (
         [{"from": "tool", "value": "x"}],
         None,
-        "message 0: needs a role .* or from .system, human, user",
+        "message 0: needs role .* or from .system, human, user",
     ),
-    "speaker without words": ([{"from": "human"}], None, "message 0: needs a role"),
-    "words of the other kind": ([{"from": "human", "content": "x"}], None, "message 0: needs a role"),
-    "speaker that is no text": ([{"from": 3, "value": "x"}], None, "message 0: needs a role"),
+    "speaker without words": ([{"from": "human"}], None, "message 0: needs role"),
+    "words of the other kind": ([{"from": "human", "content": "x"}], None, "message 0: needs role"),
+    "speaker that is no text": ([{"from": 3, "value": "x"}], None, "message 0: needs role"),
     "a number for images": ([human("x")], 3, "must hold an image or a list of images"),
     "a text for turns": (
         "What?",
         None,
-        "messages must be a list of turns, each with role and content, or from and value",
+        "messages must be a list of messages, each with role and content, or from and value",
     ),
 }
 
@@ -155,7 +155,7 @@ def test_marks_images_and_speakers_must_fit(name: str, tmp_path: Path, write_jso
 def test_a_mark_in_a_question_is_named(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", {"image": "chat0.png", "q": "<image>\nWhat?", "a": "x"})
     config = jsonl.Config(path=str(tmp_path), question="q", references=["a"])
-    with pytest.raises(DataError, match="row 0: column 'q' holds the mark <image>; take it out"):
+    with pytest.raises(DataError, match="row 0: column 'q' contains <image>; remove it"):
         jsonl.open(config, "t.jsonl")[0]
 
 
@@ -178,17 +178,17 @@ def test_conversations_from_tables(name: str, tmp_path: Path) -> None:
 ARRAYS = {
     "cut": (b'[{"caption": "a"},\n {"caption": "b"', "t.json:2: the array of rows is not closed"),
     "cut in a text": (b'[{"caption": "a"},\n {"caption": "b', "t.json:2: the array of rows is not closed"),
-    "trailing comma": (b'[{"caption": "a"},\n]', "t.json:1: an array of rows holds JSON objects and commas"),
-    "no comma": (b'[{"caption": "a"}\n\n{"caption": "b"}]', "t.json:1: an array of rows holds JSON objects and commas"),
-    "a number": (b'[{"caption": "a"},\n3]', "t.json:1: an array of rows holds JSON objects"),
-    "an array": (b'[[{"caption": "a"}]]', "t.json:1: an array of rows holds JSON objects"),
-    "more behind": (b'[{"caption": "a"}]\n{"caption": "b"}', "t.json:1: something stands behind the end"),
+    "trailing comma": (b'[{"caption": "a"},\n]', "t.json:1: an array of rows may contain only JSON objects"),
+    "no comma": (b'[{"caption": "a"}\n\n{"caption": "b"}]', "t.json:1: an array of rows may contain only JSON objects"),
+    "a number": (b'[{"caption": "a"},\n3]', "t.json:1: an array of rows may contain only JSON objects"),
+    "an array": (b'[[{"caption": "a"}]]', "t.json:1: an array of rows may contain only JSON objects"),
+    "more behind": (b'[{"caption": "a"}]\n{"caption": "b"}', "t.json:1: text after the end"),
     "broken row": (b'[{"caption": "a"},\n\n {"caption": b}]', "t.json:3: not JSON"),
     "latin-1": ('[\n{"caption": "café"}]'.encode("latin-1"), "t.json:2: not UTF-8"),
     "empty": (b" [ ] ", "t.json: no rows"),
     "one object over many lines": (
         b'{\n"caption": "a"}',
-        "t.json:1: not JSON: one object over several lines, not rows",
+        "t.json:1: not JSON: one object over several lines instead of rows",
     ),
     "one object from its first comma": (b'{"info": {},\n"images": []}', "t.json:1: not JSON: one object over several"),
     "a broken line": (b'{"caption": a}\n{"caption": "b"}', "t.json:1: not JSON: Expecting"),

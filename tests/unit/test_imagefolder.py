@@ -101,8 +101,8 @@ def test_a_table_names_the_pictures(kind: str, tmp_path: Path) -> None:
     [
         ({"file_name": "../../secret.png"}, "lies outside"),
         ({"file_name": "/etc/passwd"}, "lies outside"),
-        ({"file_name": ""}, r"metadata.jsonl, row 0: file_name must name the row's picture \(got ''\)"),
-        ({"caption": "x"}, r"metadata.jsonl, row 0: file_name must name the row's picture \(got None\)"),
+        ({"file_name": ""}, r"metadata.jsonl, row 0: file_name must name the row's image \(got ''\)"),
+        ({"caption": "x"}, r"metadata.jsonl, row 0: file_name must name the row's image \(got None\)"),
     ],
 )
 def test_a_line_without_a_picture_of_the_folder_is_named(line: dict[str, str], said: str, tmp_path: Path) -> None:
@@ -117,11 +117,11 @@ def test_other_files_are_counted_and_named_unless_ignored(tmp_path: Path) -> Non
     folder = put(tmp_path / "f", "train/cat/1.png", "train/cat/.hidden.txt", "train/.git/x", "train/cat/.DS_Store")
     assert len(opened(folder)) == 1
     put(folder, "train/notes.txt", "train/cat/1.png.bak", "train/cat/clip.mp4")
-    with pytest.raises(DataError, match=r"3 of 4 files are no pictures: cat/1.png.bak, cat/clip.mp4, notes.txt\. Move"):
+    with pytest.raises(DataError, match=r"3 of 4 files are not images: cat/1.png.bak, cat/clip.mp4, notes.txt\. Move"):
         opened(folder)
     assert len(opened(folder, ignore=["*.txt", "cat/*.bak", "*.mp4"])) == 1
     (folder / "train/eel").symlink_to(put(tmp_path / "elsewhere", "2.png"))
-    with pytest.raises(DataError, match="1 of 2 files are no pictures: eel"):
+    with pytest.raises(DataError, match="1 of 2 files are not images: eel"):
         opened(folder, ignore=["*.txt", "*.bak", "*.mp4"])
 
 

@@ -386,11 +386,11 @@ def test_one_object_is_not_taken_for_rows(indent: int | None) -> None:
     Path("coco").mkdir()
     whole = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "A fox."}]}
     Path("coco/captions.json").write_text(json.dumps(whole, indent=indent))
-    with pytest.raises(DataError, match=r"captions.json.*one (JSON )?object.*, not rows"):
+    with pytest.raises(DataError, match=r"captions.json.*one (JSON )?object.*(, not|instead of) rows"):
         made("coco/captions.json")
 
 
 def test_rows_that_are_too_few_to_be_parted_are_no_config() -> None:
-    with pytest.raises(DataError, match="1 rows are too few to part among train, validation, test"):
+    with pytest.raises(DataError, match="1 rows are too few to divide among train, validation, test"):
         made(lines("photos", {"caption": "A fox."}))
     assert not Path("made.yaml").exists()

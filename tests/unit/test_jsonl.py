@@ -101,7 +101,7 @@ BAD_TALK = {
     "image in an earlier answer": (
         [ASK, {"role": "assistant", "content": [IMAGE]}, ASK],
         ["a.png"],
-        "an assistant turn",
+        "an assistant message",
     ),
     "null content": ([{"role": "user", "content": None}], [], "message 0: content must be text or a list of parts"),
     "number": ([{"role": "user", "content": 3}], [], "content must be text or a list of parts"),
@@ -142,7 +142,7 @@ def test_a_video_is_refused_wherever_it_stands(
         write_jsonl("t.jsonl", {"m": talk, "images": ["a.png"], **row})
         return list(jsonl.open(config(tmp_path, **keys), "t.jsonl"))
 
-    with pytest.raises(DataError, match=f"{where}: videos are not supported yet; use pictures of it"):
+    with pytest.raises(DataError, match=f"{where}: videos are not supported yet; use some of its frames"):
         rows(part, turn=turn, row=row)
     # Tables fill every key that some row has.
     assert rows(IMAGE | {"video": None}, turn={"videos": []}, row={"video": None, "videos": []})
@@ -154,12 +154,12 @@ BAD = {
     "empty caption": ('{"caption": "  "}', "row 1: column 'caption' is empty"),
     "number": (
         '{"caption": 3.5}',
-        "row 1: column 'caption' must hold text or whole numbers (got 3.5); write it as the text that answers are",
+        "row 1: column 'caption' must hold text or integers (got 3.5); write the text that answers are",
     ),
-    "boolean": ('{"caption": true}', "row 1: column 'caption' must hold text or whole numbers (got True); write"),
+    "boolean": ('{"caption": true}', "row 1: column 'caption' must hold text or integers (got True); write"),
     "null": ('{"caption": null}', "row 1: column 'caption' must hold text (got NoneType)"),
-    "surrogate": ('{"caption": "a\\ud800b"}', "holds half a surrogate pair"),
-    "nul": ('{"caption": "a\\u0000b"}', "holds a NUL character"),
+    "surrogate": ('{"caption": "a\\ud800b"}', "contains half a surrogate pair"),
+    "nul": ('{"caption": "a\\u0000b"}', "contains a NUL character"),
 }
 
 
@@ -198,7 +198,7 @@ def test_a_later_row_without_a_column_is_named(tmp_path: Path, write_jsonl: Writ
 @pytest.mark.parametrize("value", ["NaN", '["\\ud800"]'])
 def test_metadata_that_json_cannot_hold_is_named(value: str, tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", f'{{"caption": "a", "x": {value}}}')
-    with pytest.raises(DataError, match="row 0: column 'x' .* JSON cannot hold"):
+    with pytest.raises(DataError, match="row 0: column 'x' .* JSON cannot represent"):
         list(jsonl.open(config(tmp_path, meta=["x"]), "t.jsonl"))
 
 
@@ -250,7 +250,7 @@ def test_content_ids_stay_what_they_were(tmp_path: Path, write_jsonl: Write) -> 
 def test_a_row_without_references_to_choose_from_is_named(target: str, tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", {"captions": ["a"]}, {"captions": []})
     rows = jsonl.open(config(tmp_path, references=["captions"], target=target), "t.jsonl")
-    with pytest.raises(DataError, match="t.jsonl, row 1: no reference to teach"):
+    with pytest.raises(DataError, match="t.jsonl, row 1: no reference to train on"):
         [rows.target_count(n) for n in range(2)]
 
 
@@ -271,7 +271,7 @@ def test_a_source_must_not_give_two_images_one_name() -> None:
 
 def test_ids_given_twice_are_refused_and_equal_content_gets_a_number(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("test.jsonl", {"caption": "a", "n": 1}, {"caption": "a", "n": 1}, {"caption": "b", "n": 2})
-    with pytest.raises(DataError, match="row 1: id '1' stands in .*test.jsonl, row 0, too"):
+    with pytest.raises(DataError, match="row 1: id '1' is also that of .*test.jsonl, row 0"):
         jsonl.open(config(tmp_path, id="n"), "test.jsonl")
     ids = [example.id for example in jsonl.open(config(tmp_path), "test.jsonl")]
     assert ids[1] == f"{ids[0]}-2"
@@ -318,7 +318,7 @@ def test_a_path_with_the_other_slash_says_which_file_is_there(tmp_path: Path, wr
     (tmp_path / "p/slash.png").write_bytes(PNG)
     write_jsonl("t.jsonl", {"caption": "a", "image": "p\\slash.png"}, {"caption": "b", "image": "p\\gone.png"})
     rows = jsonl.open(config(tmp_path, image="image"), "t.jsonl")
-    with pytest.raises(DataError, match=r"row 0.*no such file, but p/slash.png is there; write / between folders"):
+    with pytest.raises(DataError, match=r"row 0.*no such file, but p/slash.png exists; separate folders with /"):
         decode_rgb(rows[0].images[0])
     with pytest.raises(DataError, match=r"row 1.*No such file"):
         decode_rgb(rows[1].images[0])
@@ -349,7 +349,7 @@ def test_default_splits_are_the_usual_file_names() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
     """Without permission, or gone since it was opened."""
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(EnvironmentProblem, match=r"folder.jsonl: Is a directory; allow vlmtune to read it"):
+    with pytest.raises(EnvironmentProblem, match=r"folder.jsonl: Is a directory; check that it exists"):
         JsonRows(tmp_path / "folder.jsonl")
     file = write_jsonl("gone.jsonl", {"a": 1})
     rows = JsonRows(file)

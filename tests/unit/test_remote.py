@@ -16,7 +16,7 @@ from builders import encoded, picture
 from pydantic import ValidationError
 
 from vlmtune.data import _download, hub, jsonl
-from vlmtune.data._download import Address, Remote, public_address
+from vlmtune.data._download import Address, RemoteImages, public_address
 from vlmtune.errors import DataError, ImageError
 from vlmtune.images import decode_rgb
 
@@ -83,10 +83,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 @pytest.fixture
-def remote(site: Site) -> Callable[..., Remote]:
+def remote(site: Site) -> Callable[..., RemoteImages]:
     """Reads from the site, whatever the host; `lookups` notes which hosts were looked up."""
 
-    def make(*hosts: str, total_s: float = 20, lookups: list[str] | None = None) -> Remote:
+    def make(*hosts: str, total_s: float = 20, lookups: list[str] | None = None) -> RemoteImages:
         def address(host: str, port: int) -> Address:
             assert port == 443
             (lookups if lookups is not None else []).append(host)
@@ -94,19 +94,19 @@ def remote(site: Site) -> Callable[..., Remote]:
                 return public_address(host, port, lambda *_, **__: [(0, 0, 0, "", ("10.1.2.3", port))])
             return "127.0.0.1", site.server_address[1]
 
-        return Remote(hosts or (HOST,), address, ssl.create_default_context(cafile=str(PEM)), total_s)
+        return RemoteImages(hosts or (HOST,), address, ssl.create_default_context(cafile=str(PEM)), total_s)
 
     return make
 
 
-def test_an_image_is_downloaded_once(remote: Callable[..., Remote], site: Site) -> None:
+def test_an_image_is_downloaded_once(remote: Callable[..., RemoteImages], site: Site) -> None:
     url = f"https://{HOST}/a picture.png?x=1"
     assert remote().read(url, "row 0") == PNG
     assert remote().read(url, "row 0") == PNG
     assert site.asked == [(HOST, "/a%20picture.png?x=1")]
 
 
-def test_redirects_are_followed_and_each_hop_is_looked_up_once(remote: Callable[..., Remote]) -> None:
+def test_redirects_are_followed_and_each_hop_is_looked_up_once(remote: Callable[..., RemoteImages]) -> None:
     lookups: list[str] = []
     reader = remote("*.example.org", lookups=lookups)
     assert reader.read(f"https://{HOST}/to/to/https://cdn.example.org/to/a.png", "row 0") == PNG
@@ -118,11 +118,11 @@ def test_redirects_are_followed_and_each_hop_is_looked_up_once(remote: Callable[
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("to/https://other.example.net/a.png", "other.example.net is at 10.1.2.3, which is no public address"),
-        ("to/https://example.com/a.png", "example.com is not one of dataset.remote_images"),
-        ("to/http://images.example.org/a.png", "only https, at its usual port and without a password"),
-        ("to/https://images.example.org:8443/a.png", "only https, at its usual port"),
-        ("to/https://me:secret@images.example.org/a.png", "only https, at its usual port and without a password"),
+        ("to/https://other.example.net/a.png", "other.example.net resolves to 10.1.2.3, which is not a public address"),
+        ("to/https://example.com/a.png", "example.com is not listed in dataset.remote_images"),
+        ("to/http://images.example.org/a.png", "only https on port 443 and without credentials"),
+        ("to/https://images.example.org:8443/a.png", "only https on port 443"),
+        ("to/https://me:secret@images.example.org/a.png", "only https on port 443 and without credentials"),
         ("to/file:///etc/passwd", "only https"),
         ("missing", "answered 404"),
         ("cut", "cannot be downloaded: IncompleteRead"),
@@ -131,20 +131,22 @@ def test_redirects_are_followed_and_each_hop_is_looked_up_once(remote: Callable[
     ],
 )
 def test_what_is_no_whole_image_from_an_allowed_public_host(
-    path: str, said: str, remote: Callable[..., Remote], tmp_path: Path
+    path: str, said: str, remote: Callable[..., RemoteImages], tmp_path: Path
 ) -> None:
     with pytest.raises(ImageError, match=f"^row 3: .*{said}"):
         remote(HOST, "other.example.net", total_s=1).read(f"https://{HOST}/{path}", "row 3")
     assert [file for file in tmp_path.rglob("cache/**/*") if file.is_file()] == []
 
 
-def test_an_image_that_is_too_large_is_cut_off(remote: Callable[..., Remote], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_too_large_is_cut_off(
+    remote: Callable[..., RemoteImages], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_download, "MAX_BYTES", 2000)
     with pytest.raises(ImageError, match="is larger than"):
         remote().read(f"https://{HOST}/big", "row 0")
 
 
-def test_the_certificate_must_be_the_hosts(remote: Callable[..., Remote]) -> None:
+def test_the_certificate_must_be_the_hosts(remote: Callable[..., RemoteImages]) -> None:
     with pytest.raises(ImageError, match="CERTIFICATE_VERIFY_FAILED"):
         remote("wrong.example.org").read("https://wrong.example.org/a.png", "row 0")
 
@@ -163,13 +165,13 @@ def test_addresses_that_are_not_public_are_refused(address: str) -> None:
 
     assert public_address("h", 443, lookup("93.184.215.14")) == ("93.184.215.14", 443)
     for answer in ((address,), ("93.184.215.14", address)):
-        with pytest.raises(ValueError, match="is no public address"):
+        with pytest.raises(ValueError, match="is not a public address"):
             public_address("h", 443, lookup(*answer))
 
 
 def test_by_itself_a_host_of_this_machine_is_refused(site: Site) -> None:
     with pytest.raises(ImageError, match="localhost.localdomain"):
-        Remote(("localhost.localdomain",), total_s=5).read("https://localhost.localdomain/a.png", "row 0")
+        RemoteImages(("localhost.localdomain",), total_s=5).read("https://localhost.localdomain/a.png", "row 0")
     assert site.asked == []
 
 
@@ -201,7 +203,7 @@ def test_the_fingerprint_does_not_depend_on_what_was_downloaded(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
     url = "https://images.example.org/kept.png"
     before = row(tmp_path, url, remote_images=[HOST]).fingerprint
-    _download.put(_download.place("images", url), PNG)
+    _download.write_cache(_download.cache_file("images", url), PNG)
     rows = row(tmp_path, url, remote_images=[HOST])
     assert rows.fingerprint == before
     assert decode_rgb(rows[0].images[0]).size == (11, 7)
@@ -209,6 +211,6 @@ def test_the_fingerprint_does_not_depend_on_what_was_downloaded(
 
 @pytest.mark.parametrize("host", ["*", "*.org.", "https://example.org", "example.org/x", "localhost", "", "a b.org"])
 def test_a_host_is_a_name(host: str) -> None:
-    with pytest.raises(ValidationError, match="names a host, as images.example.org"):
+    with pytest.raises(ValidationError, match="must be a host such as images.example.org"):
         hub.Config(path="o/n", remote_images=[host])
     assert hub.Config(path="o/n", remote_images=["*.Example.org"]).remote_images == ["*.example.org"]

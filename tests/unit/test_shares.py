@@ -126,7 +126,7 @@ def test_only_roles_of_the_same_split_share_it(parts: Callable[..., dict[str, Ro
 
 
 def test_too_few_rows_and_three_splits_are_refused(parts: Callable[..., dict[str, Rows]], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"too few to part among train, validation, test: none is left for"):
+    with pytest.raises(DataError, match=r"too few to divide among train, validation, test: none is left for"):
         parts([{"n": 0, "image": "shared0.png", "c": "a"}])
     dataset = "{source: jsonl, path: ., references: [c], shares: {}}"
     (tmp_path / "c.yaml").write_text(f"model: {{name: tiny}}\ndataset: {dataset}\ntask: {{name: captioning}}\n")

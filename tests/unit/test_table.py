@@ -128,20 +128,20 @@ def test_types_that_change_far_down_are_no_matter(tmp_path: Path) -> None:
 
 
 BAD = {
-    "few cells": (b'a,caption\n1,"x\ny"\n2\n', "t.csv:4: row 1 has 1 cells where the first line names 2 columns"),
-    "many cells": (b"a,caption\n1,x\n2,y,z\n3,w\n", "t.csv:3: row 1 has 3 cells .* quote cells that hold ','"),
-    "open quote": (b'a,caption\n1,x\n2,"y\n3,z\n', "t.csv:3: a quote opens here and is not closed"),
+    "few cells": (b'a,caption\n1,"x\ny"\n2\n', "t.csv:4: row 1 has 1 cells, but the header names 2 columns"),
+    "many cells": (b"a,caption\n1,x\n2,y,z\n3,w\n", "t.csv:3: row 1 has 3 cells.* quote cells that contain ','"),
+    "open quote": (b'a,caption\n1,x\n2,"y\n3,z\n', "t.csv:3: this quote is never closed"),
     "twice": (b'a,caption\n"1\n2,y,z\n",x\n2,y,z\n', "t.csv:5: row 1 has 3 cells"),
-    "open behind a double quote": (b'a,caption\n1,"x ""y"""\n2,"z""', "t.csv:3: a quote opens here and is not closed"),
-    "open quote at the end": (b'a,caption\n1,x\n2,"y', "t.csv:3: a quote opens here and is not closed"),
+    "open behind a double quote": (b'a,caption\n1,"x ""y"""\n2,"z""', "t.csv:3: this quote is never closed"),
+    "open quote at the end": (b'a,caption\n1,x\n2,"y', "t.csv:3: this quote is never closed"),
     "latin-1": ("caption\nfine\ncafé\n".encode("latin-1"), "t.csv:3: not UTF-8; save the file as UTF-8"),
     "utf-16": ("caption\nfine\n".encode("utf-16"), "t.csv:1: not UTF-8"),
-    "twin columns": (b"caption,caption\n1,2\n", "column 'caption' stands there twice"),
+    "twin columns": (b"caption,caption\n1,2\n", "two columns are called 'caption'"),
     "empty": (b"", "t.csv: cannot be read: Empty CSV file"),
     "only a header": (b"caption\n", "t.csv: no rows"),
     "semicolons": (b"a;caption\n1;x\n", "names column 'caption'; there are: a;caption"),
     "empty cell": (b"a,caption\n1,\n", "t.csv, row 0: column 'caption' is empty"),
-    "nul": (b"a,caption\n1,x\0y\n", "row 0: column 'caption' holds a NUL"),
+    "nul": (b"a,caption\n1,x\0y\n", "row 0: column 'caption' contains a NUL"),
 }
 
 
@@ -183,7 +183,7 @@ def test_missing_files_name_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="test.csv: no such file; .* has train.csv"):
         opened(tmp_path / "test.csv")
     (tmp_path / "train.xls").write_bytes(b"x")
-    with pytest.raises(DataError, match="a table's name ends in .csv, .tsv, .parquet, .arrow, .feather"):
+    with pytest.raises(DataError, match="a table must end in .csv, .tsv, .parquet, .arrow, .feather"):
         opened(tmp_path / "train.xls")
 
 
@@ -242,7 +242,7 @@ def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "t.csv").write_text("caption\na\n")
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "file"))
-    with pytest.raises(EnvironmentProblem, match="Make room, or set HF_HOME"):
+    with pytest.raises(EnvironmentProblem, match="Free some space, or set HF_HOME"):
         opened(tmp_path / "t.csv")
 
 
@@ -295,8 +295,8 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
 
 
 def test_a_kept_file_is_named_by_its_key() -> None:
-    assert _download.place("rows", ["a", 1]) != _download.place("rows", ["a", 2])
-    assert _download.place("rows", ["a", 1], ".arrow") == _download.place("rows", ["a", 1], ".arrow")
+    assert _download.cache_file("rows", ["a", 1]) != _download.cache_file("rows", ["a", 2])
+    assert _download.cache_file("rows", ["a", 1], ".arrow") == _download.cache_file("rows", ["a", 1], ".arrow")
 
 
 def shards(folder: Path, kind: str, **more: list[dict[str, Any]]) -> None:
@@ -326,7 +326,7 @@ def test_a_pattern_takes_all_rows_of_all_files(kind: str, tmp_path: Path) -> Non
     assert [whole.target_count(5), whole[4].target] == [1, "c20"]
     assert whole.fingerprint == plugin.open(config, f"train-?????-of-00003{kind}").fingerprint
     assert len(plugin.open(config, f"train-00001-of-00003{kind}")) == 2
-    with pytest.raises(DataError, match=r"test-\*: no file fits this pattern; .* has train-00000-of-00003"):
+    with pytest.raises(DataError, match=r"test-\*: no file matches this pattern; .* has train-00000-of-00003"):
         plugin.open(config, "test-*")
 
 
@@ -337,7 +337,7 @@ def test_what_is_wrong_in_one_of_several_files_names_it(kind: str, tmp_path: Pat
     fine = {"n": "10", "caption": "c"}
     for bad, said in (
         ({"n": "11", "caption": "  "}, "train-00001-of-00003[^ ]*, row 1: column 'caption' is empty"),
-        ({"n": "00", "caption": "c"}, "train-00001-[^ ]*, row 1: id '00' stands in .*train-00000-[^ ]*, row 0, too"),
+        ({"n": "00", "caption": "c"}, "train-00001-[^ ]*, row 1: id '00' is also that of .*train-00000-[^ ]*, row 0"),
     ):
         shards(tmp_path, kind, f1=[fine, bad])
         with pytest.raises(DataError, match=said):
@@ -411,5 +411,5 @@ def test_dictionaries_that_differ_between_parts_of_a_file(ending: str, tmp_path:
 def test_a_table_that_may_not_be_read_is_named(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "locked.csv").write_text("a\n1\n")
     (tmp_path / "locked.csv").chmod(0)
-    with pytest.raises(EnvironmentProblem, match="locked.csv: Permission denied; allow vlmtune to read it"):
+    with pytest.raises(EnvironmentProblem, match="locked.csv: Permission denied; check that it exists"):
         table.open(table.Config(path=str(tmp_path), image=None, references=["a"]), "locked.csv")

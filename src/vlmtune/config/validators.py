@@ -15,7 +15,7 @@ from pydantic_core import InitErrorDetails
 from vlmtune import registry
 from vlmtune.config.errors import invalid, one_of, raise_invalid
 from vlmtune.config.nodes import KeyPath
-from vlmtune.data import DatasetConfig, SplitRole, shared_roles
+from vlmtune.data import DatasetConfig, SplitRole, overlapping_roles
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
 from vlmtune.metrics import Metric, custom_metric
@@ -112,7 +112,7 @@ def _set(one: _EvaluationSet, rows: DatasetConfig, at: KeyPath) -> Iterator[Init
     """An additional set has labels, and shares no rows with training."""
     if not one.dataset.labelled:
         yield invalid("names no column with labels, so nothing can be compared", loc=(*at, "dataset"), value=one.name)
-    if "train" in shared_roles(rows, one.dataset, one.split):
+    if "train" in overlapping_roles(rows, one.dataset, one.split):
         message = f"is the split {rows.splits.train!r}, which the adapter is trained on; choose another"
         yield invalid(message, loc=(*at, "split"), value=one.split)
 

@@ -1,8 +1,8 @@
-"""Where rows come from. A source is a file here with `Config` and `open(config, split) -> Rows`.
+"""Sources of rows. A source is a module with `Config` and `open(config, split, limit) -> Rows`.
 
-`Config` extends `DatasetConfig`: the columns of the source are mapped to roles in YAML, so a new dataset is one block
-of configuration. `split` is the source's own name of a split; `limit` cuts it in dataset order. No two images of a
-dataset have the same `ImageRef.where`, whatever their splits.
+`Config` extends `DatasetConfig`, which maps columns to roles, so a new dataset needs nothing but a block of YAML.
+`split` is the source's own name of a split, and `limit` the number of its first rows that are used. `ImageRef.where` is
+unique among all images of a dataset, across its splits.
 """
 
 from vlmtune.data._contract import ROLES, DatasetConfig, Limits, Rows, Shares, SplitRole, Splits
@@ -10,7 +10,7 @@ from vlmtune.data._download import errors_named
 from vlmtune.data._image_refs import ENDINGS as IMAGE_ENDINGS
 from vlmtune.data._image_refs import REMOTE, is_base64
 from vlmtune.data._rows import Record, Records
-from vlmtune.data._splits import SomeRows, open_role, shared_roles
+from vlmtune.data._splits import Subset, open_role, overlapping_roles
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
 from vlmtune.data._tables import SEPARATORS
 from vlmtune.data._values import structured
@@ -27,12 +27,12 @@ __all__ = [
     "Records",
     "Rows",
     "Shares",
-    "SomeRows",
     "SplitRole",
     "Splits",
+    "Subset",
     "errors_named",
     "is_base64",
     "open_role",
-    "shared_roles",
+    "overlapping_roles",
     "structured",
 ]

@@ -1,4 +1,4 @@
-"""The contract of a source: its config, which maps columns and splits to roles, and the rows it gives."""
+"""The contract of a source: its config, which maps columns and splits to roles, and the rows it returns."""
 
 from collections.abc import Iterator
 from typing import Literal, Protocol
@@ -14,20 +14,20 @@ ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")
 
 
 class Splits(BaseConfig):
-    """Which split of the source plays which role."""
+    """The split of the source for each role."""
 
     train: str = "train"
-    """What the adapter learns from."""
+    """Rows the adapter is trained on."""
 
     validation: str = "validation"
-    """What chooses checkpoints and settings; never evidence."""
+    """Rows that choose checkpoints and settings; never reported."""
 
     test: str = "test"
-    """What is reported."""
+    """Rows that results are reported on."""
 
 
 class Limits(BaseConfig):
-    """How many rows of each role are used, in dataset order; null uses all."""
+    """Maximum number of rows per role, the first ones in dataset order; null uses all."""
 
     train: PositiveInt | None = None
     """Rows of the train role."""
@@ -40,91 +40,90 @@ class Limits(BaseConfig):
 
 
 class Shares(BaseConfig):
-    """How the roles that name one and the same split part its rows, in proportion."""
+    """Proportions in which roles with the same split divide its rows."""
 
     train: PositiveFloat = 0.8
-    """Of the train role."""
+    """Share of the train role."""
 
     validation: PositiveFloat = 0.1
-    """Of the validation role."""
+    """Share of the validation role."""
 
     test: PositiveFloat = 0.1
-    """Of the test role."""
+    """Share of the test role."""
 
     seed: int = 0
-    """Another seed parts the rows otherwise."""
+    """Seed of the division."""
 
 
 class DatasetConfig(BaseConfig):
-    """Columns of a source mapped to roles; every source adds where it finds its rows."""
+    """Maps the columns of a source to roles; every source adds where its rows are."""
 
     source: str
-    """What reads the dataset: a file in `vlmtune/data`, or the dotted name of a custom module."""
+    """Source plugin that reads the dataset: a module of `vlmtune.data`, or the dotted name of a custom one."""
 
     image: str | list[str] | None = "image"
     """Column with the image, or several columns, one image each; null for text-only rows."""
 
     references: list[str] = []
-    """Columns with reference answers; a column may hold a list. Evaluation compares with all of them."""
+    """Columns with reference answers; a column may hold a list. Answers are compared with all of them."""
 
     target: str | None = None
-    """What training teaches: a column, `each` reference in turn, or `sample` (one reference per epoch, by seed).
-    Null teaches the first reference."""
+    """Training target: a column, `each` (every reference is a target) or `sample` (one random reference per epoch).
+    Null means the first reference."""
 
     question: str | None = None
-    """Column with the question of the row, for tasks that put one to the model."""
+    """Column with the question, for tasks that ask one."""
 
     keywords: str | None = None
-    """Column with the words a good answer must contain; alternatives are separated by "|"."""
+    """Column with the list of words a good answer must contain; "|" separates alternatives."""
 
     boxes: str | None = None
-    """Column with the box of four numbers that a good answer gives, or a list of boxes; the task says their unit."""
+    """Column with the expected box (four numbers) or a list of boxes; the task defines their unit."""
 
     messages: str | None = None
-    """Column with a whole conversation (role and content, or from and value, per turn); replaces the task's prompt."""
+    """Column with a conversation (messages of role and content, or from and value); replaces the task's prompt."""
 
     images: str | None = None
-    """Column with a conversation's image, or the list of its images in the order of their placeholders; a row without
-    it has no image."""
+    """Column with the image or images of a conversation, in the order of their placeholders; rows may lack it."""
 
     remote_images: list[Host] = []
-    """Hosts whose images may be downloaded over https, as `images.example.org` or `*.example.org`. Empty reads none."""
+    """Hosts from which images may be downloaded: `images.example.org`, `*.example.org`. Empty allows none."""
 
     id: str | None = None
-    """Column with a stable row id; null takes a hash of the row's content."""
+    """Column with a stable row id; null uses a hash of the row's content."""
 
     group: str | None = None
-    """Column naming what rows share (patient, document): groups are resampled whole. Null groups rows by picture."""
+    """Column with what rows have in common (patient, document): groups are resampled whole. Null groups by image."""
 
     meta: list[str] = []
-    """Columns carried into the prediction file, for slicing; dates as ISO text."""
+    """Columns copied to the prediction file, for slicing; dates become ISO text."""
 
     splits: Splits = Splits()
-    """Which split plays which role."""
+    """The split of each role."""
 
     shares: Shares | None = None
-    """Parts a split that several roles name, so that no row plays two of them; rows that share a picture or group stay
+    """Divides a split that several roles name, so that no row has two roles; rows with a common image or group stay
     together. Null gives each role all rows of its split."""
 
     limit: Limits = Limits()
-    """How many rows of each role are used."""
+    """Maximum number of rows of each role."""
 
     max_bad_fraction: float = Field(default=0, ge=0, le=1)
-    """Largest share of a role's rows that may be left out because they cannot be used; each is named in
-    `quarantine.json`. 0 stops at any such row."""
+    """Largest fraction of a role's rows that may be skipped because they cannot be used; `quarantine.json` lists them.
+    0 makes any such row an error."""
 
     @property
     def labelled(self) -> bool:
-        """Whether a column says what a good answer is; answers to rows without one get no score."""
+        """Whether any column defines the expected answer; without one, answers are not scored."""
         return any((self.references, self.target, self.keywords, self.boxes, self.messages))
 
 
 class Rows(Protocol):
-    """Rows of one split: random access, images unread, the same example for the same index every time."""
+    """Rows of one split by index; images are not read yet, and an index always returns the same example."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of ids, texts and images of all rows; equal for equal content."""
+        """Hash of the ids, texts and images of all rows."""
 
     def __len__(self) -> int: ...
 

@@ -1,15 +1,11 @@
-"""Images that rows name by an https address: downloaded once, and only from hosts that the config allows.
+"""Downloads: images behind https addresses, the cache for what was downloaded or converted, errors of `datasets`.
 
-Rows are data, and data may be hostile: an address could name this machine's network, or a host that points somewhere
-else the second time it is asked for. So the address of a host is looked up once per hop, must be public, and is the one
-that is connected to; every redirect passes the same checks.
+An address in a row may be hostile: it could name this machine's network, or a host that resolves to somewhere else the
+second time. So the host must be allowed by the config, its address is resolved once per hop, must be public, and is the
+one connected to; every redirect passes the same checks.
 
-Where a source keeps what it made once: beside what the Hub's client keeps, one file per content.
-
-A file there is made under a lock, in full, and renamed into place; whoever finds it may believe it. Nothing is lost
-when the folder is deleted.
-
-What can go wrong while `datasets` opens or reads a dataset, as errors that say what to do.
+The cache lies beside that of the Hub client and may be deleted at any time. A file is written in full and renamed into
+place, so a file that exists is complete.
 """
 
 import contextlib
@@ -40,28 +36,29 @@ from vlmtune.files import fsync_folder
 from vlmtune.hub import http_error
 
 
-def place(kind: str, key: Any, suffix: str = "") -> Path:
-    """The file of a kind ("rows", "images") for a key that JSON can hold; it need not be there."""
+def cache_file(kind: str, key: Any, suffix: str = "") -> Path:
+    """The cache file of a kind ("rows", "images") for a JSON-serialisable key, whether or not it exists."""
     import huggingface_hub.constants
 
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     return Path(huggingface_hub.constants.HF_HOME) / "vlmtune" / kind / f"{name}{suffix}"
 
 
-def kept(file: Path, make: Callable[[Path], None]) -> Path:
-    """`file`, made by `make(building)` where it is not there yet.
+def build_once(file: Path, build: Callable[[Path], None]) -> Path:
+    """`file`, written by `build(temporary_file)` if it does not exist.
 
-    Of several processes one makes it and the others wait; one that was killed leaves a half that the next one replaces.
+    One of several processes builds it while the others wait. A killed build leaves a partial file, which the next one
+    replaces.
 
     Raises:
-        EnvironmentProblem: the disk is full, or the folder may not be written.
+        EnvironmentProblem: the disk is full, or the folder cannot be written.
     """
     if file.is_file():
         return file
-    with _disk_named(file), _locked(file):
+    with _disk_errors_named(file), _locked(file):
         if not file.is_file():
             building = file.with_name(f".{file.name}.building")
-            make(building)
+            build(building)
             with building.open("rb") as stream:
                 os.fsync(stream.fileno())
             building.replace(file)
@@ -69,13 +66,13 @@ def kept(file: Path, make: Callable[[Path], None]) -> Path:
     return file
 
 
-def put(file: Path, data: bytes) -> None:
-    """Keep `data`; several threads may do so at once.
+def write_cache(file: Path, data: bytes) -> None:
+    """Write a cache file; safe from several threads at once.
 
     Raises:
-        EnvironmentProblem: as `kept`.
+        EnvironmentProblem: as `build_once`.
     """
-    with _disk_named(file):
+    with _disk_errors_named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as building:
             building.write(data)
@@ -85,13 +82,13 @@ def put(file: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _disk_named(file: Path) -> Iterator[None]:
+def _disk_errors_named(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise EnvironmentProblem(
-            f"{error.filename or file}: {error.strerror or error}; rows and images are kept there for the next time. "
-            "Make room, or set HF_HOME to a folder that can be written"
+            f"{error.filename or file}: {error.strerror or error}; rows and images are cached there. "
+            "Free some space, or set HF_HOME to a writable folder"
         ) from None
 
 
@@ -107,17 +104,17 @@ MAX_BYTES = 50 * 1024 * 1024
 MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 CONNECT_S, TOTAL_S = 10.0, 60.0
-PORT = 443
-PIECE = 64 * 1024
+HTTPS_PORT = 443
+CHUNK = 64 * 1024
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+")
 
 Address = tuple[str, int]
-"""Where a connection goes: IP and port."""
+"""IP and port."""
 
 
 def _host(text: str) -> str:
     if not _HOST.fullmatch(text.lower()):
-        raise ValueError(f"names a host, as images.example.org or *.example.org (got {text!r})")
+        raise ValueError(f"must be a host such as images.example.org or *.example.org (got {text!r})")
     return text.lower()
 
 
@@ -125,42 +122,45 @@ Host = Annotated[str, AfterValidator(_host)]
 
 
 class _Refused(Exception):
-    """Why an address is not read."""
+    """An address that is not read; the message says why."""
 
 
 def public_address(host: str, port: int, lookup: Callable[..., Any] = socket.getaddrinfo) -> Address:
-    """Where `host` is, looked up once.
+    """The address of a host, resolved once.
 
     Raises:
         OSError: it has no address.
-        ValueError: one of its addresses is not public: of this machine, its network, or a cloud's metadata service.
+        ValueError: one of its addresses is not public: this machine, its network, or a cloud's metadata service.
     """
-    found = [entry[4][0] for entry in lookup(host, port, type=socket.SOCK_STREAM)]
-    if not found:
+    addresses = [entry[4][0] for entry in lookup(host, port, type=socket.SOCK_STREAM)]
+    if not addresses:
         raise OSError(f"{host} has no address")
-    for text in found:
-        if not _is_public(text):
-            raise ValueError(f"{host} is at {text}, which is no public address")
-    return str(found[0]), port
+    for address in addresses:
+        if not _is_public(address):
+            raise ValueError(f"{host} resolves to {address}, which is not a public address")
+    return str(addresses[0]), port
 
 
 def _is_public(text: str) -> bool:
-    """Whether an IP is public, and so is the IPv4 address that an IPv6 one may carry inside."""
+    """Whether an IP is public, including the IPv4 address that an IPv6 address may embed (6to4, NAT64)."""
     ip = ipaddress.ip_address(text.partition("%")[0])
-    inside: list[Any] = [ip]
+    addresses: list[Any] = [ip]
     if isinstance(ip, ipaddress.IPv6Address):
-        inside.append(ip.sixtofour)
+        addresses.append(ip.sixtofour)
         if ip in ipaddress.ip_network("64:ff9b::/96"):
-            inside.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-    return all(each.is_global and not each.is_multicast for each in inside if each is not None)
+            addresses.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return all(each.is_global and not each.is_multicast for each in addresses if each is not None)
 
 
 @dataclass(frozen=True)
-class Remote:
-    """Reads remote images of the hosts it allows.
+class RemoteImages:
+    """Downloads images from allowed hosts.
 
-    `address` finds where a host is; `context` is how certificates are checked, None for the usual way; a download takes
-    at most `total_s` seconds.
+    Attributes:
+        hosts: allowed host names; `*.example.org` allows all hosts below example.org.
+        address: resolves a host.
+        context: checks certificates, None for the default.
+        total_s: time limit of one download in seconds.
     """
 
     hosts: Sequence[str]
@@ -169,124 +169,127 @@ class Remote:
     total_s: float = TOTAL_S
 
     def check(self, url: str, where: str) -> None:
-        """That an address may be read, as far as it tells by itself.
+        """Check an address before anything is connected.
 
         Raises:
-            DataError: it may not; says what would allow it.
+            DataError: it may not be read; says what would allow it.
         """
         if not self.hosts:
             raise DataError(
-                f"{where}: {url:.80} is a remote image, and is not read: allow its host in dataset.remote_images, "
-                "or download the images beside the rows"
+                f"{where}: {url:.80} is a remote image; allow its host in dataset.remote_images, or download "
+                "the images and store them with the rows"
             )
         try:
-            self._parted(url)
+            self._split(url)
         except _Refused as refused:
             raise DataError(f"{where}: {refused}") from None
 
     def read(self, url: str, where: str) -> bytes:
-        """The bytes behind an address: from the cache, or downloaded into it.
+        """The bytes of an image, from the cache or downloaded into it.
 
         Raises:
-            ImageError: it may not be read, or no whole image came.
+            ImageError: it may not be read, or the download failed or was incomplete.
             EnvironmentProblem: the cache cannot be written.
         """
-        file = place("images", url)
+        file = cache_file("images", url)
         if file.is_file():
             return file.read_bytes()
-        until = time.monotonic() + self.total_s
+        deadline = time.monotonic() + self.total_s
         try:
-            data = self._download(url, until)
+            data = self._download(url, deadline)
         except _Refused as refused:
             raise ImageError(str(refused), where) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            late = f"took longer than {self.total_s:g} s" if time.monotonic() >= until else None
-            said = late or str(error) or type(error).__name__
-            raise ImageError(f"{url:.200} cannot be downloaded: {said}", where) from None
-        put(file, data)
+            timeout = f"took longer than {self.total_s:g} s" if time.monotonic() >= deadline else None
+            reason = timeout or str(error) or type(error).__name__
+            raise ImageError(f"{url:.200} cannot be downloaded: {reason}", where) from None
+        write_cache(file, data)
         return data
 
-    def _download(self, url: str, until: float) -> bytes:
+    def _download(self, url: str, deadline: float) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            host, target = self._parted(url)
-            with _Connection(host, self.address(host, PORT), self.context, until) as connection:
+            host, target = self._split(url)
+            with _Connection(host, self.address(host, HTTPS_PORT), self.context, deadline) as connection:
                 connection.request("GET", target, headers={"User-Agent": "vlmtune", "Accept-Encoding": "identity"})
-                reply = connection.getresponse()
-                onward = reply.getheader("Location") if reply.status in REDIRECTS else None
-                if onward is None:
-                    if reply.status != 200:
-                        raise _Refused(f"{url:.200} answered {reply.status} {reply.reason}")
-                    return _body(reply, url, connection)
-                url = urljoin(url, onward)
+                response = connection.getresponse()
+                location = response.getheader("Location") if response.status in REDIRECTS else None
+                if location is None:
+                    if response.status != 200:
+                        raise _Refused(f"{url:.200} answered {response.status} {response.reason}")
+                    return _body(response, url, connection)
+                url = urljoin(url, location)
         raise _Refused(f"{url:.200} redirects more than {MAX_REDIRECTS} times")
 
-    def _parted(self, url: str) -> tuple[str, str]:
-        """Host, and path with query, of an address that may be read."""
+    def _split(self, url: str) -> tuple[str, str]:
+        """(host, path with query) of an address that may be read."""
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").encode("idna").decode().lower(), parts.port
         except (ValueError, UnicodeError):
-            raise _Refused(f"{url!r:.200} is no address") from None
-        if parts.scheme != "https" or port not in (None, PORT) or "@" in parts.netloc:
-            raise _Refused(f"{url:.200} is not read: only https, at its usual port and without a password")
+            raise _Refused(f"{url!r:.200} is not a valid address") from None
+        if parts.scheme != "https" or port not in (None, HTTPS_PORT) or "@" in parts.netloc:
+            raise _Refused(f"{url:.200} is not read: only https on port 443 and without credentials is allowed")
         if not any(host == name or (name.startswith("*.") and host.endswith(name[1:])) for name in self.hosts):
-            raise _Refused(f"{url:.200} is not read: {host} is not one of dataset.remote_images")
+            raise _Refused(f"{url:.200} is not read: {host} is not listed in dataset.remote_images")
         return host, quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe="/?&=%:;,+~!$'()*@[]")
 
 
 class _Connection(http.client.HTTPSConnection):
-    """To one IP, with the certificate of a host; cut off when its time is over, whatever it waits for then."""
+    """A connection to one IP that checks the host's certificate and is shut down at a deadline, whatever it waits for.
 
-    def __init__(self, host: str, address: Address, context: ssl.SSLContext | None, until: float) -> None:
-        self._certified = context or ssl.create_default_context()
-        super().__init__(host, context=self._certified)
-        self._address, self._until = address, until
-        self._line: socket.socket | None = None
-        self._watch = threading.Timer(max(0.0, until - time.monotonic()), self._cut)
-        self._watch.daemon = True
+    Socket timeouts alone do not bound a download: a server may send a byte now and then.
+    """
+
+    def __init__(self, host: str, address: Address, context: ssl.SSLContext | None, deadline: float) -> None:
+        self._tls = context or ssl.create_default_context()
+        super().__init__(host, context=self._tls)
+        self._address, self._deadline = address, deadline
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._shut_down)
+        self._timer.daemon = True
 
     def __enter__(self) -> "_Connection":
-        self._watch.start()
+        self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.cancel()
+        self._timer.cancel()
         self.close()
 
     @property
-    def late(self) -> bool:
-        """Whether its time is over."""
-        return time.monotonic() >= self._until
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() >= self._deadline
 
     def connect(self) -> None:
-        """To the address that was checked; the host's name is for the certificate alone."""
+        """Connect to the checked address; the host name is only used for the certificate."""
         plain = socket.create_connection(self._address, CONNECT_S)
-        self.sock = self._certified.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
-        self._line = self.sock
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+        self._socket = self.sock
         self.sock.do_handshake()
 
-    def _cut(self) -> None:
-        if self._line is not None:
-            with contextlib.suppress(OSError):  # it ended by itself in this moment
-                socket.socket.shutdown(self._line, socket.SHUT_RDWR)
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # already closed
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-def _body(reply: http.client.HTTPResponse, url: str, connection: _Connection) -> bytes:
-    pieces: list[bytes] = []
+def _body(response: http.client.HTTPResponse, url: str, connection: _Connection) -> bytes:
+    chunks: list[bytes] = []
     size = 0
-    while piece := reply.read1(PIECE):
-        pieces.append(piece)
-        size += len(piece)
+    while chunk := response.read1(CHUNK):
+        chunks.append(chunk)
+        size += len(chunk)
         if size > MAX_BYTES:
             raise _Refused(f"{url:.200} is larger than {MAX_BYTES // 1024**2} MB")
-    if connection.late or reply.length:
-        raise http.client.IncompleteRead(b"".join(pieces))
-    return b"".join(pieces)
+    if connection.is_late or response.length:
+        raise http.client.IncompleteRead(b"".join(chunks))
+    return b"".join(chunks)
 
 
 @contextmanager
 def errors_named(path: str, name: str | None, revision: str | None) -> Iterator[None]:
-    """Turn what `datasets` raises about a dataset into an error of ours.
+    """Turn exceptions of `datasets` into errors that say what to do.
 
     Raises:
         EnvironmentProblem: the Hub cannot be reached or wants a login, the disk is full.
@@ -297,54 +300,53 @@ def errors_named(path: str, name: str | None, revision: str | None) -> Iterator[
     try:
         yield
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError, http_error()) as error:
-        raise _named(error, path, name, revision) from None
+        raise _translated(error, path, name, revision) from None
 
 
-def _named(error: BaseException, path: str, name: str | None, revision: str | None) -> VlmtuneError:
-    """The error of ours that says what went wrong while a dataset was opened."""
+def _translated(error: BaseException, path: str, name: str | None, revision: str | None) -> VlmtuneError:
     from datasets.exceptions import DatasetBuildError, DatasetNotFoundError
 
-    chain = list(_chain(error))
-    what, said = f"dataset {path!r}", str(error)
-    if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in chain):
-        return EnvironmentProblem(f"{what}: no space left on the disk of the datasets cache; make room or set HF_HOME")
+    causes = list(_causes(error))
+    dataset, message = f"dataset {path!r}", str(error)
+    if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes):
+        return EnvironmentProblem(f"{dataset}: the disk of the datasets cache is full; free some space, or set HF_HOME")
     if isinstance(error, DatasetNotFoundError):
-        return _not_found(said, path, revision)
-    if any(_is_network(cause) for cause in chain):
+        return _not_found(message, path, revision)
+    if any(_is_network(cause) for cause in causes):
         return EnvironmentProblem(
-            f"{what} is not in the local cache and the Hub cannot be reached ({_short(chain[-1])}). "
+            f"{dataset} is not in the local cache and the Hub cannot be reached ({_short(causes[-1])}). "
             "Check the network, or try the pipeline offline first: vlmtune demo, or USE_MOCK=True"
         )
     if isinstance(error, PermissionError):
-        return EnvironmentProblem(f"{what}: {said}")
+        return EnvironmentProblem(f"{dataset}: {message}")
     if isinstance(error, DatasetBuildError):
-        said = f"its files cannot be read: {_short(chain[-1])}"
-    elif "BuilderConfig" in said or "Config name is missing" in said or "for config '" in said:
-        said = f"set dataset.name to one of its configurations (got {name!r}): {said}"
-    return DataError(f"{what} cannot be opened: {said}")
+        message = f"its files cannot be read: {_short(causes[-1])}"
+    elif "BuilderConfig" in message or "Config name is missing" in message or "for config '" in message:
+        message = f"set dataset.name to one of its configurations (got {name!r}): {message}"
+    return DataError(f"{dataset} cannot be opened: {message}")
 
 
-def _not_found(said: str, path: str, revision: str | None) -> VlmtuneError:
-    """`datasets` has one exception for what is not there and for what may not be seen; its message tells them apart."""
-    what, page = f"dataset {path!r}", f"https://huggingface.co/datasets/{path}"
-    if "gated dataset" in said:
-        return EnvironmentProblem(f"{what} is gated: accept its conditions at {page}, then run: hf auth login")
-    if said.startswith("Revision "):
-        return DataError(f"{what} has no revision {revision!r}; set dataset.revision to one of {page}")
-    return DataError(f"{what} does not exist on the Hub, or is private: check dataset.path, or run: hf auth login")
+def _not_found(message: str, path: str, revision: str | None) -> VlmtuneError:
+    """`datasets` raises one exception for missing, private and gated datasets; only its message tells them apart."""
+    dataset, page = f"dataset {path!r}", f"https://huggingface.co/datasets/{path}"
+    if "gated dataset" in message:
+        return EnvironmentProblem(f"{dataset} is gated: accept its conditions at {page}, then run: hf auth login")
+    if message.startswith("Revision "):
+        return DataError(f"{dataset} has no revision {revision!r}; set dataset.revision to one of {page}")
+    return DataError(f"{dataset} does not exist on the Hub, or is private: check dataset.path, or run: hf auth login")
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then the ones it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def _is_network(error: BaseException) -> bool:
-    # `datasets` hides what the Hub's client raised behind a FileNotFoundError that quotes it.
-    quoted = isinstance(error, FileNotFoundError) and "LocalEntryNotFoundError" in str(error)
-    return quoted or isinstance(error, (ConnectionError, TimeoutError, http_error()))
+    # `datasets` replaces the error of the Hub client by a FileNotFoundError that quotes it.
+    is_quoted = isinstance(error, FileNotFoundError) and "LocalEntryNotFoundError" in str(error)
+    return is_quoted or isinstance(error, (ConnectionError, TimeoutError, http_error()))
 
 
 def _short(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A split of one file, or of several whose names fit a pattern: rows one file after the other, files by their names."""
+"""A split in one file, or in several (shards) whose names match a pattern; their rows follow in order of file names."""
 
 import glob
 from bisect import bisect_right
@@ -12,7 +12,7 @@ from vlmtune.errors import DataError
 
 
 class FileRows(Protocol):
-    """Rows of one file."""
+    """The rows of one file."""
 
     def __len__(self) -> int: ...
 
@@ -20,92 +20,95 @@ class FileRows(Protocol):
         """One row."""
 
 
-def files_of(folder: Path, split: str, there: Sequence[str]) -> list[Path]:
-    """The file that a split names, or those that fit it as a pattern, in the order of their names.
+def find_files(folder: Path, split: str, candidates: Sequence[str]) -> list[Path]:
+    """The file that a split names, or those that match it as a pattern, sorted by name.
 
     Args:
-        folder: where the files lie.
-        split: a file's path in it, or one with `*`, `?` or `[…]`; a file of just that name comes first.
-        there: what to name where nothing is found: the files that could be meant.
+        folder: where the files are.
+        split: path of a file in the folder, or a pattern with `*`, `?` or `[…]`; a file of exactly that name wins.
+        candidates: files that could be meant, for the error message.
 
     Raises:
-        DataError: no such file.
+        DataError: there is no such file.
     """
     file = folder / split
     if file.is_file():
         return [file]
-    names = sorted(glob.glob(split, root_dir=folder))  # noqa: PTH207 - Path.glob takes hidden files, too
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
-        said = "no file fits this pattern" if glob.has_magic(split) else "no such file"
-        listed = ", ".join(sorted(there)) or "no files of rows"
-        raise DataError(f"{file}: {said}; {folder} has {listed}. Set dataset.path and dataset.splits")
-    return found
+    names = sorted(glob.glob(split, root_dir=folder))  # noqa: PTH207 - Path.glob matches hidden files as well
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if not files:
+        problem = "no file matches this pattern" if glob.has_magic(split) else "no such file"
+        listed = ", ".join(sorted(candidates)) or "no files with rows"
+        raise DataError(f"{file}: {problem}; {folder} has {listed}. Set dataset.path and dataset.splits")
+    return files
 
 
 R = TypeVar("R", bound=FileRows)
 
 
-class Joined(Generic[R]):
-    """The first rows of several files.
+class FileShards(Generic[R]):
+    """The first rows of several files, as one sequence.
 
     Args:
         files: in the order of their rows.
-        open_file: reads at most as many rows of one as it is told.
-        limit: how many rows are used; None uses all. Files behind the last of them are not opened.
+        open_file: opens a file with at most the given number of rows.
+        limit: number of rows used, None for all. Files after the last used row are not opened.
     """
 
     def __init__(self, files: Sequence[Path], open_file: Callable[[Path, int | None], R], limit: int | None) -> None:
-        self.files, self.parts = files, list[tuple[Path, R]]()
-        left = limit
+        self.files, self.shards = files, list[tuple[Path, R]]()
+        remaining = limit
         for file in files:
-            rows = open_file(file, left)
-            self.parts.append((file, rows))
-            left = None if left is None else left - len(rows)
-            if left == 0:
+            rows = open_file(file, remaining)
+            self.shards.append((file, rows))
+            remaining = None if remaining is None else remaining - len(rows)
+            if remaining == 0:
                 break
-        self._ends = list(accumulate(len(rows) for _, rows in self.parts))
+        self._ends = list(accumulate(len(rows) for _, rows in self.shards))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def named(self, pattern: Path) -> tuple[str, Callable[[int], str] | None]:
-        """What messages call the split, and, where it has several files, what says in which one a row stands."""
-        return (str(self.files[0]), None) if len(self.files) == 1 else (str(pattern), self._at)
+    def names(self, pattern: Path) -> tuple[str, Callable[[int], str] | None]:
+        """The split's name in messages and, for several files, a function that names the file of a row."""
+        return (str(self.files[0]), None) if len(self.files) == 1 else (str(pattern), self._locate)
 
     def read(self, index: int) -> Record:
         """One row."""
-        part, number = self._find(index)
-        return self.parts[part][1].read(number)
+        shard, row = self._find(index)
+        return self.shards[shard][1].read(row)
 
-    def over(self, reads: Sequence[ReadRecord]) -> ReadRecord:
-        """What reads any row, of what reads those of each file."""
+    def join(self, reads: Sequence[ReadRecord]) -> ReadRecord:
+        """One reader for all rows from one reader per file."""
 
         def read(index: int) -> Record:
-            part, number = self._find(index)
-            return reads[part](number)
+            shard, row = self._find(index)
+            return reads[shard](row)
 
         return read
 
-    def refuse_other_columns(self, columns: Sequence[Mapping[str, object]]) -> None:
-        """That all files have the columns of the first one, each with the same classes.
+    def check_columns(self, columns: Sequence[Mapping[str, object]]) -> None:
+        """Check that all files have the same columns with the same classes.
+
+        Args:
+            columns: of every file, {column: classes}.
 
         Raises:
-            DataError: names the first file that differs, and in what.
+            DataError: names the first file that differs, and the columns.
         """
-        (first, _), mine = self.parts[0], columns[0]
-        for (file, _), others in zip(self.parts, columns, strict=True):
-            if others != mine:
-                names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
+        (first, _), expected = self.shards[0], columns[0]
+        for (file, _), found in zip(self.shards, columns, strict=True):
+            if found != expected:
+                names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
                 raise DataError(
-                    f"{file}: its columns differ from those of {first}: {', '.join(names)}. All files of a "
-                    "split have the same columns and classes; repair them, or set dataset.splits to a narrower pattern"
+                    f"{file}: its columns differ from those of {first}: {', '.join(names)}. All files of a split need "
+                    "the same columns and classes; repair them, or set dataset.splits to a narrower pattern"
                 )
 
-    def _at(self, index: int) -> str:
-        part, number = self._find(index)
-        return f"{self.parts[part][0]}, row {number}"
+    def _locate(self, index: int) -> str:
+        shard, row = self._find(index)
+        return f"{self.shards[shard][0]}, row {row}"
 
     def _find(self, index: int) -> tuple[int, int]:
-        part = bisect_right(self._ends, index)
-        return part, index - (self._ends[part - 1] if part else 0)
+        shard = bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)

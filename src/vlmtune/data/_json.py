@@ -1,4 +1,4 @@
-"""Rows of a JSON file, one per line or as entries of one array: found without parsing them, read when asked for."""
+"""Rows of a JSON file, one per line or in one array: located without being parsed, read on access."""
 
 import json
 import mmap
@@ -9,16 +9,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlmtune.data._image_refs import readable
+from vlmtune.data._image_refs import open_readable
 from vlmtune.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-"""A whole text, closed or cut off, so that brackets in it do not count; or a bracket."""
+"""A string, complete or cut off at the end of the file, so that brackets in it do not count; or a bracket."""
 
 
 class _Span(NamedTuple):
-    """Bytes of one row, and the line on which it begins."""
+    """Byte range of a row, and the line on which it starts, counted from 1."""
 
     start: int
     size: int
@@ -26,7 +26,7 @@ class _Span(NamedTuple):
 
 
 class JsonRows:
-    """Rows of a file by number; only their places are kept in memory."""
+    """Random access to the rows of a file; memory holds their byte ranges only."""
 
     def __init__(self, file: Path, limit: int | None = None) -> None:
         self._file = file
@@ -43,10 +43,10 @@ class JsonRows:
         """One row.
 
         Raises:
-            DataError: it is no JSON object; names file and line.
+            DataError: it is not a JSON object; names file and line.
         """
         span = _Span(self._starts[index], self._sizes[index], self._lines[index])
-        with readable(self._file) as stream:
+        with open_readable(self._file) as stream:
             stream.seek(span.start)
             text = stream.read(span.size)
         try:
@@ -56,8 +56,8 @@ class JsonRows:
         except (ValueError, RecursionError) as error:
             if index == 0 and text.startswith((b"{", BOM + b"{")) and text.rstrip().endswith((b"{", b"[", b",")):
                 raise DataError(
-                    f"{self._file}:{span.line}: not JSON: one object over several lines, not rows; write one object a "
-                    "line, or an array of objects"
+                    f"{self._file}:{span.line}: not JSON: one object over several lines instead of rows; write one "
+                    "object per line, or an array of objects"
                 ) from None
             raise DataError(f"{self._file}:{span.line}: not JSON: {error}") from None
         if not isinstance(record, dict):
@@ -66,12 +66,12 @@ class JsonRows:
 
 
 def _spans(file: Path, limit: int | None) -> Iterator[_Span]:
-    """The first `limit` rows of a file: entries of an array where it begins with "[", else lines that are not blank.
+    """The first `limit` rows of a file: array entries if it starts with "[", otherwise lines that are not blank.
 
     Raises:
-        DataError: an array that is cut off, or that holds something else than objects.
+        DataError: the array is cut off, or contains something other than objects.
     """
-    with readable(file) as stream:
+    with open_readable(file) as stream:
         head = stream.read(4096)
         stream.seek(0)
         if not head.removeprefix(BOM).lstrip().startswith(b"["):
@@ -90,30 +90,30 @@ def _lines(stream: Iterator[bytes]) -> Iterator[_Span]:
 
 
 def _entries(data: mmap.mmap, file: Path) -> Iterator[_Span]:
-    """Objects of the outermost array. What is wrong inside one is found when it is read."""
-    line, seen, depth, start, done = 1, 0, 0, 0, data.find(b"[") + 1
+    """The objects of the outermost array. Invalid JSON inside an object is only found when it is read."""
+    line, counted, depth, start, end = 1, 0, 0, 0, data.find(b"[") + 1
 
     def line_of(offset: int) -> int:
-        nonlocal line, seen
-        line, seen = line + data[seen:offset].count(b"\n"), offset
+        nonlocal line, counted
+        line, counted = line + data[counted:offset].count(b"\n"), offset
         return line
 
     first = True
-    for token in _TOKEN.finditer(data, done):
-        found = token[0]
+    for match in _TOKEN.finditer(data, end):
+        token = match[0]
         if depth == 0:
-            between = data[done : token.start()].strip()
-            if found == b"]" and not between:
-                if data[token.end() :].strip():
-                    raise DataError(f"{file}:{line_of(token.end())}: something stands behind the end of the array")
+            between = data[end : match.start()].strip()
+            if token == b"]" and not between:
+                if data[match.end() :].strip():
+                    raise DataError(f"{file}:{line_of(match.end())}: text after the end of the array")
                 return
-            if found != b"{" or between != (b"" if first else b","):
+            if token != b"{" or between != (b"" if first else b","):
                 raise DataError(
-                    f"{file}:{line_of(done)}: an array of rows holds JSON objects and commas between them, nothing else"
+                    f"{file}:{line_of(end)}: an array of rows may contain only JSON objects separated by commas"
                 )
-            start, first = token.start(), False
-        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(found, 0)
+            start, first = match.start(), False
+        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token, 0)
         if depth == 0:
-            done = token.end()
-            yield _Span(start, done - start, line_of(start))
+            end = match.end()
+            yield _Span(start, end - start, line_of(start))
     raise DataError(f"{file}:{line_of(len(data))}: the array of rows is not closed; the file is cut off")

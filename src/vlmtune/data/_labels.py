@@ -1,4 +1,4 @@
-"""Numbers of classes as the classes' names: what `datasets` notes about a column of type ClassLabel."""
+"""Class names for class numbers, from what `datasets` stores about columns of type ClassLabel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,18 +7,18 @@ from vlmtune.data._rows import ReadRecord, Record
 from vlmtune.errors import DataError
 
 
-class Labels:
-    """The columns of classes among `features`, the notes of `datasets` by column as plain values; `names` of each."""
+class ClassLabels:
+    """The ClassLabel columns among `features` (`datasets.Features` as plain values); `names` holds the classes."""
 
     def __init__(self, features: Mapping[str, Any], where: str) -> None:
         self._where = where
-        self.names = {column: names for column, kind in features.items() if (names := _names(kind))}
+        self.names = {column: names for column, feature in features.items() if (names := _class_names(feature))}
 
-    def of(self, read: ReadRecord) -> ReadRecord:
-        """The same records with names for numbers; a class that is not told, -1, becomes null.
+    def named(self, read: ReadRecord) -> ReadRecord:
+        """The same records with class names instead of numbers, and null for -1 (unlabelled).
 
         Raises:
-            DataError: when read: a number behind the last class.
+            DataError: on reading, a number that is not a class.
         """
         return (lambda index: self._named(read(index), index)) if self.names else read
 
@@ -30,11 +30,12 @@ class Labels:
         }
 
 
-def _names(kind: Any) -> list[str]:
-    """The classes of a column, or of the lists in it; none where it holds something else."""
-    if isinstance(kind, Mapping) and kind.get("_type") in ("List", "LargeList", "Sequence"):
-        kind = kind.get("feature")
-    names = kind.get("names") if isinstance(kind, Mapping) and kind.get("_type") == "ClassLabel" else None
+def _class_names(feature: Any) -> list[str]:
+    """The classes of a column, or of the lists in it; empty for other types."""
+    if isinstance(feature, Mapping) and feature.get("_type") in ("List", "LargeList", "Sequence"):
+        feature = feature.get("feature")
+    is_label = isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel"
+    names = feature.get("names") if is_label else None
     return list(names) if isinstance(names, list) else []
 
 
@@ -44,5 +45,5 @@ def _name(value: Any, names: list[str], at: str) -> Any:
     if not isinstance(value, int) or value == -1:
         return None
     if not 0 <= value < len(names):
-        raise DataError(f"{at}: {value} is no class; there are {len(names)}")
+        raise DataError(f"{at}: {value} is not a class; there are {len(names)}")
     return names[value]

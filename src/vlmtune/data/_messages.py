@@ -1,7 +1,7 @@
-"""Chat rows: turns with their speakers and contents, and the images that fill their placeholders in order.
+"""Chat rows: messages with role and content, and the images that fill their placeholders in order.
 
-A turn is {role, content}, as OpenAI and most others write it, or {from, value}, as ShareGPT and LLaVA do. A placeholder
-is an image part of the content, or the mark `<image>` in its text, as LLaVA and LLaMA-Factory write it.
+A message is {role, content}, as in OpenAI's format, or {from, value}, as in ShareGPT's and LLaVA's. A placeholder is an
+image part of the content, or `<image>` in its text, as in LLaVA and LLaMA-Factory.
 """
 
 import re
@@ -13,75 +13,75 @@ from vlmtune.errors import DataError
 from vlmtune.types import Conversation, ImageRef, Role, Turn
 
 ROLES = ("system", "user", "assistant")
-SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-"""Roles by the names that stand under `from`."""
+SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+"""Roles by their names under `from`."""
 
-MARK = "<image>"
-_MARKS = re.compile(r"\s*<image>\s*")
-"""A mark with the white space around it: the format's, not the text's."""
+PLACEHOLDER = "<image>"
+_PLACEHOLDERS = re.compile(r"\s*<image>\s*")
+"""A placeholder with the white space around it, which belongs to the format and not to the text."""
 
 VIDEO_KEYS = ("video", "videos", "video_url")
-"""Where rows, turns and parts hold a video."""
+"""Keys under which rows, messages and content parts hold a video."""
 
 
-def read_turns(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
+def read_messages(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
     """Read one conversation.
 
-    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Where nothing asks for an
-    image, the images stand before the text of the first user turn.
+    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Without placeholders the
+    images go before the text of the first user message.
 
     Returns:
-        The turns up to the last user turn, and the text of the assistant's turn behind it (None where there is none).
+        The turns up to the last user turn, and the assistant's answer to it (None without one).
 
     Raises:
-        DataError: a role or part that is unknown, roles in an impossible order, more or fewer images than placeholders,
-            an image in an assistant turn: models here answer in text. A video anywhere.
+        DataError: an unknown role or content part, roles in an invalid order, different numbers of images and
+            placeholders, an image in an assistant message (the models answer in text), or a video anywhere.
     """
     if not isinstance(messages, list | tuple) or not messages:
-        raise DataError(f"{at}: messages must be a list of turns, each with role and content, or from and value")
-    left = iter(images)
-    turns = [_turn(message, left, f"{at}, message {number}") for number, message in enumerate(messages)]
-    unused = tuple(left)
-    if unused and len(unused) == len(images):
+        raise DataError(f"{at}: messages must be a list of messages, each with role and content, or from and value")
+    unused = iter(images)
+    turns = [_turn(message, unused, f"{at}, message {number}") for number, message in enumerate(messages)]
+    left = tuple(unused)
+    if left and len(left) == len(images):
         first = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
         if first is not None:
-            turns[first] = Turn("user", (*unused, *turns[first].content))
-            unused = ()
-    if unused:
-        raise DataError(f"{at}: {len(images)} images, but only {len(images) - len(unused)} placeholders in messages")
+            turns[first] = Turn("user", (*left, *turns[first].content))
+            left = ()
+    if left:
+        raise DataError(f"{at}: {len(images)} images, but only {len(images) - len(left)} placeholders in messages")
     _check_order(turns, at)
     if turns[-1].role == "user":
         return tuple(turns), None
     answer = "".join(part for part in turns[-1].content if isinstance(part, str))
     if not answer.strip():
-        raise DataError(f"{at}: the last assistant turn is empty; repair or remove the row")
+        raise DataError(f"{at}: the last assistant message is empty; repair or remove the row")
     return tuple(turns[:-1]), answer
 
 
 def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
-    """That a row, a turn or a part holds no video: left out in silence, its answer would be learnt from nothing.
+    """Refuse a row, message or content part with a video: if it were ignored, the answer would lack its input.
 
     Raises:
-        DataError: it does.
+        DataError: there is one.
     """
     kind = holder.get("type")
     if any(holder.get(key) for key in VIDEO_KEYS) or (isinstance(kind, str) and "video" in kind):
-        raise DataError(f"{at}: videos are not supported yet; use pictures of it as images, or remove the row")
+        raise DataError(f"{at}: videos are not supported yet; use some of its frames as images, or remove the row")
 
 
-def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
-    role, content = _said(message, at)
+def _turn(message: Any, unused: Iterator[ImageRef], at: str) -> Turn:
+    role, content = _role_and_content(message, at)
     refuse_videos(message, at)
     if not isinstance(content, str | list | tuple):
         raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
 
-    def image(asking: str) -> ImageRef:
+    def next_image(placeholder: str) -> ImageRef:
         if role == "assistant":
-            raise DataError(f"{at}: an assistant turn cannot hold an image; put {asking} into a user turn")
-        found = next(left, None)
-        if found is None:
-            raise DataError(f"{at}: {asking} asks for an image, but none is left in the row's images")
-        return found
+            raise DataError(f"{at}: an assistant message cannot hold an image; move {placeholder} to a user message")
+        image = next(unused, None)
+        if image is None:
+            raise DataError(f"{at}: {placeholder} stands for an image, but the row has no further images")
+        return image
 
     parts: list[str | ImageRef] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
@@ -89,44 +89,47 @@ def _turn(message: Any, left: Iterator[ImageRef], at: str) -> Turn:
             refuse_videos(part, at)
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            first, *others = _MARKS.split(part["text"]) if MARK in part["text"] else [part["text"]]
+            first, *others = _PLACEHOLDERS.split(part["text"]) if PLACEHOLDER in part["text"] else [part["text"]]
             parts += [first] if first or not others else []
             for text in others:
-                parts += [image(MARK), *([text] if text else [])]
+                parts += [next_image(PLACEHOLDER), *([text] if text else [])]
         elif kind == "image":
-            parts.append(image("an image part"))
+            parts.append(next_image("an image part"))
         else:
             raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
     return Turn(role, tuple(parts))
 
 
-def _said(message: Any, at: str) -> tuple[Role, Any]:
-    """Who speaks, and what. Tables fill every key that some row has, with null."""
+def _role_and_content(message: Any, at: str) -> tuple[Role, Any]:
+    """Either format; tables fill the keys of the other one with null."""
     given = message if isinstance(message, dict) else {}
-    for speaker, words, roles in (("role", "content", {role: role for role in ROLES}), ("from", "value", SPEAKERS)):
-        said = given.get(speaker)
-        if isinstance(said, str) and said in roles and words in given:
-            return cast("Role", roles[said]), given[words]
-    raise DataError(f"{at}: needs a role ({', '.join(ROLES)}) and a content, or from ({', '.join(SPEAKERS)}) and value")
+    openai_roles = {role: role for role in ROLES}
+    for role_key, content_key, roles in (("role", "content", openai_roles), ("from", "value", SHAREGPT_ROLES)):
+        role = given.get(role_key)
+        if isinstance(role, str) and role in roles and content_key in given:
+            return cast("Role", roles[role]), given[content_key]
+    raise DataError(
+        f"{at}: needs role ({', '.join(ROLES)}) and content, or from ({', '.join(SHAREGPT_ROLES)}) and value"
+    )
 
 
 def _check_order(turns: Sequence[Turn], at: str) -> None:
-    talk = [turn.role for turn in turns if turn.role != "system"]
+    roles = [turn.role for turn in turns if turn.role != "system"]
     if any(turn.role == "system" for turn in turns[1:]):
-        raise DataError(f"{at}: a system turn may only stand first")
-    if not talk or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(talk)):
-        raise DataError(f"{at}: user and assistant turns must alternate, user first (got {', '.join(talk) or 'none'})")
+        raise DataError(f"{at}: only the first message may be a system message")
+    if not roles or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(roles)):
+        raise DataError(f"{at}: user and assistant must alternate, user first (got {', '.join(roles) or 'none'})")
 
 
 def read_question(value: Any, column: str, at: str) -> str:
-    """A question as it is asked; the images stand before it, so that a mark for one would be asked as text.
+    """The question of a row. A placeholder in it would reach the model as text, since images go before the question.
 
     Raises:
-        DataError: no text, or one that holds the mark.
+        DataError: the value is not text, or contains a placeholder.
     """
-    said = _values.text(value, column, at)
-    if MARK in said:
+    question = _values.text(value, column, at)
+    if PLACEHOLDER in question:
         raise DataError(
-            f"{at}: column {column!r} holds the mark {MARK}; take it out, the images stand before a question"
+            f"{at}: column {column!r} contains {PLACEHOLDER}; remove it, images are placed before the question"
         )
-    return said
+    return question

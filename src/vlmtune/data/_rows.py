@@ -1,8 +1,7 @@
-"""Records of a source as examples: columns mapped to roles, ids, fingerprint, the target of a visit.
+"""Rows made from the records of a source: columns mapped to roles, ids, a fingerprint, the targets of a row.
 
-What is kept of every row of a split: text and hashes in a few pieces of memory, not an object for each.
-
-Rows that belong together: those of one group or picture, and those that others join to them.
+What is kept per row (ids, hashes, groups) lies in a few flat buffers instead of Python objects, so that millions of
+rows fit into memory.
 """
 
 import functools
@@ -16,16 +15,16 @@ from typing import Any, overload
 
 from vlmtune.data import _values
 from vlmtune.data._contract import DatasetConfig
-from vlmtune.data._image_refs import stamp
-from vlmtune.data._messages import read_question, read_turns, refuse_videos
+from vlmtune.data._image_refs import file_fingerprint
+from vlmtune.data._messages import read_messages, read_question, refuse_videos
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
 DIGEST_BYTES = 32
 
 
-class Texts(Sequence[str]):
-    """Many short texts; each costs its bytes in UTF-8 and eight more."""
+class StringArray(Sequence[str]):
+    """Many short strings in one buffer: each costs its UTF-8 bytes and eight more."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._bytes, self._ends = bytearray(), array("q")
@@ -33,7 +32,7 @@ class Texts(Sequence[str]):
             self.append(text)
 
     def append(self, text: str) -> None:
-        """One more at the end."""
+        """Add a string at the end."""
         self._bytes += text.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._bytes))
 
@@ -48,39 +47,39 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        begin = self._ends[number - 1] if number else 0
-        return self._bytes[begin : self._ends[number]].decode("utf-8", "surrogatepass")
+        start = self._ends[number - 1] if number else 0
+        return self._bytes[start : self._ends[number]].decode("utf-8", "surrogatepass")
 
 
-class Contents:
-    """Of every row the hash of what it holds, the image files it names, and its value of the id column."""
+class ContentIndex:
+    """For every row the hash of its content, the image files it names, and its value of the id column."""
 
     def __init__(self) -> None:
-        self._digests, self._files, self.ids = bytearray(), Texts(), Texts()
+        self._digests, self._files, self.ids = bytearray(), StringArray(), StringArray()
         self._folders: list[str] = []
-        self._numbers: dict[str, int] = {}
+        self._folder_numbers: dict[str, int] = {}
 
-    def add(self, digest: str, files: Sequence[str], name: str | None) -> None:
-        """One more row; `digest` is a sha256 in hex, "" for a row that cannot be read."""
+    def add(self, digest: str, files: Sequence[str], row_id: str | None) -> None:
+        """Add the next row; `digest` is a SHA-256 in hex, "" for a row that cannot be read."""
         self._digests += bytes.fromhex(digest) if digest else bytes(DIGEST_BYTES)
-        self._files.append("\0".join(map(self._short, files)))  # a NUL stands in no file's name
-        self.ids.append(name or "")
+        self._files.append("\0".join(map(self._shorten, files)))  # no file name contains a NUL
+        self.ids.append(row_id or "")
 
     def digest(self, index: int) -> str:
-        """The hash of a row."""
-        found = self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
-        return found.hex() if any(found) else ""
+        """The content hash of a row in hex, "" for a row that cannot be read."""
+        digest = self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
+        return digest.hex() if any(digest) else ""
 
     def files(self, index: int) -> list[str]:
-        """The files that a row names."""
+        """The image files that a row names."""
         joined = self._files[index]
         split = (short.partition("/") for short in joined.split("\0")) if joined else ()
         return [self._folders[int(number)] + name for number, _, name in split]
 
-    def _short(self, file: str) -> str:
-        """A file by the number of its folder: most rows have theirs in a few."""
+    def _shorten(self, file: str) -> str:
+        """The path with its folder replaced by a number: "/data/images/7.jpg" -> "0/7.jpg"."""
         start = file.rfind("/") + 1
-        number = self._numbers.setdefault(file[:start], len(self._folders))
+        number = self._folder_numbers.setdefault(file[:start], len(self._folders))
         if number == len(self._folders):
             self._folders.append(file[:start])
         return f"{number}/{file[start:]}"
@@ -89,43 +88,48 @@ class Contents:
 Record = Mapping[str, Any]
 ReadRecord = Callable[[int], Record]
 
-GLANCED = 32
-"""Records among which a column must occur, where rows may be bad."""
+SCHEMA_ROWS = 32
+"""Number of first rows in which a configured column must occur, where bad rows are allowed."""
 
 
-def _in_no_file(value: Any) -> None:
-    """Every image value is the image."""
+def _no_file(value: Any) -> None:
+    """Every image value is the image itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a source knows: `count` records, named `where` in messages, and what its image values mean.
+    """The records of a split as the source stores them.
 
-    `read(i)` reads one record; image values in it stay as the source has them, without the place of the dataset on this
-    machine, so that a content id is the same elsewhere. `open_image(value, where)` makes a reference of one; its
-    `where` begins with the given one. `image_file` names the file that a value points to, None where the value itself
-    is the image. `narrow(columns)` is a cheaper `read` of these columns; None where none is. `classes` are
-    all labels of the columns that come with a list of them. `at(i)` says where a record stands; None: `where`, row i.
+    Attributes:
+        where: names the split in messages.
+        count: number of records.
+        read: reads one record. Image values stay as stored, without the location of the dataset on this machine, so
+            that ids made from the content are the same on every machine.
+        open_image: turns an image value into a reference whose `where` begins with the given one.
+        image_file: the file that an image value points to; None where the value itself is the image.
+        select: a cheaper `read` of some columns only; None where the source has none.
+        class_names: names of the classes, for columns that come with a list of them.
+        locate: names a record by index in messages; None for `where` and the index.
     """
 
     where: str
     count: int
     read: ReadRecord
     open_image: Callable[[Any, str], ImageRef]
-    image_file: Callable[[Any], str | None] = _in_no_file
-    narrow: Callable[[list[str]], ReadRecord] | None = None
-    classes: Mapping[str, list[str]] = field(default_factory=dict)
-    at: Callable[[int], str] | None = None
+    image_file: Callable[[Any], str | None] = _no_file
+    select: Callable[[list[str]], ReadRecord] | None = None
+    class_names: Mapping[str, list[str]] = field(default_factory=dict)
+    locate: Callable[[int], str] | None = None
 
 
 class MappedRows:
-    """Records as rows. A record is read once for its id and content, and once more for each example made from it.
+    """Records as rows. A record is read once for its id and content hash, and again for each example made from it.
 
-    Where `max_bad_fraction` allows bad rows, one without a readable record or an id of its own is called "row N" and
-    refused when it is asked for; otherwise the first one refuses them all.
+    Where `max_bad_fraction` allows bad rows, a row without a readable record or a valid id is called "row N" and raises
+    when it is accessed. Otherwise the first bad row makes the constructor raise.
 
     Raises:
-        DataError: no rows, a missing column, a value that is not what its column should hold, an id given twice.
+        DataError: there are no rows, a column is missing, a value has the wrong type for its role, or ids repeat.
     """
 
     def __init__(self, config: DatasetConfig, records: Records) -> None:
@@ -134,12 +138,12 @@ class MappedRows:
         self._config = config
         self._records = records
         self._bad: dict[int, str] = {}
-        first = self._first()
+        present = self._schema()
         for key, column in _columns(config):
-            if column not in first and not (key == "images" and self._is_anywhere(column)):
-                raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(first)}")
-        self._choices = array("i", [0]) * records.count  # 0 where nobody counted them yet
-        self._ids = Texts(self._content_ids() if config.id is None else self._given_ids(config.id))
+            if column not in present and not (key == "images" and self._occurs(column)):
+                raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(present)}")
+        self._target_counts = array("i", [0]) * records.count  # 0: not counted yet
+        self._ids = StringArray(self._content_ids() if config.id is None else self._column_ids(config.id))
 
     def __len__(self) -> int:
         return self._records.count
@@ -159,49 +163,49 @@ class MappedRows:
         return self._ids[index]
 
     def group_key(self, index: int) -> str:
-        """The same text for rows of one group or one picture (the same file or bytes), and for those between them."""
+        """Equal for rows of one group or with a common image (the same file or bytes), also by way of other rows."""
         return self._group_keys[index]
 
     @functools.cached_property
-    def _group_keys(self) -> Texts:
-        return together(map(self._marks, range(len(self))))
+    def _group_keys(self) -> StringArray:
+        return connected(map(self._links, range(len(self))))
 
-    def _marks(self, index: int) -> list[str]:
-        """What a row may have in common with others: its group, and each of its pictures."""
-        config, marks = self._config, []
-        shown = [config.images] if config.images is not None else _images(config)
+    def _links(self, index: int) -> list[str]:
+        """What a row may have in common with others: its group and each of its images."""
+        config, links = self._config, []
+        image_columns = [config.images] if config.images is not None else _image_columns(config)
         try:
-            record = self._narrow([*shown, *([config.group] if config.group else [])])(index)
+            record = self._select([*image_columns, *([config.group] if config.group else [])])(index)
             if config.group and record.get(config.group) is not None:
-                marks.append(mark(GROUP, _values.identity(record[config.group])))
+                links.append(link(GROUP, _values.hashable(record[config.group])))
             for value, _ in self._image_values(record, index):
                 file = self._records.image_file(value)
-                content = stamp(file) if file is not None else "missing"
-                marks.append(mark(PICTURE, _values.identity(value) if content == "missing" else content))
-        except DataError:  # a row that cannot be read is refused, or left out, by whoever asks for it
+                content = file_fingerprint(file) if file is not None else "missing"
+                links.append(link(IMAGE, _values.hashable(value) if content == "missing" else content))
+        except DataError:  # raised again when the row is read
             pass
-        return marks or [mark(ALONE, self.id(index))]
+        return links or [link(SINGLE, self.id(index))]
 
     @property
     def fingerprint(self) -> str:
-        """Hash of ids, texts, images and image files (`stamp`; "missing" counts) of all rows."""
-        look, digest, contents = functools.cache(stamp), hashlib.sha256(), self._contents
-        for index, name in enumerate(self._ids):
-            files = [look(file) for file in contents.files(index)]
-            digest.update(json.dumps([name, contents.digest(index), files]).encode())
+        """Hash of the ids, texts, images and image files of all rows; a missing file counts as such."""
+        fingerprint_of, digest, contents = functools.cache(file_fingerprint), hashlib.sha256(), self._contents
+        for index, row_id in enumerate(self._ids):
+            files = [fingerprint_of(file) for file in contents.files(index)]
+            digest.update(json.dumps([row_id, contents.digest(index), files]).encode())
         return digest.hexdigest()
 
     def target_count(self, index: int) -> int:
         """Number of training targets of a row.
 
         Raises:
-            DataError: there are none to choose from.
+            DataError: the row has none.
         """
         if self._config.target not in ("each", "sample"):
             return 1
-        if not self._choices[index]:
-            self._choices[index] = self._count_references(index)
-        return self._choices[index]
+        if not self._target_counts[index]:
+            self._target_counts[index] = self._count_references(index)
+        return self._target_counts[index]
 
     def with_target(self, index: int, target: int) -> Example:
         """Row `index` with its `target`-th target, counted from 0."""
@@ -211,133 +215,133 @@ class MappedRows:
         return replace(example, target=example.truth["references"][target])
 
     def _at(self, index: int) -> str:
-        at = self._records.at
-        return at(index) if at is not None else f"{self._records.where}, row {index}"
+        locate = self._records.locate
+        return locate(index) if locate is not None else f"{self._records.where}, row {index}"
 
     def _column(self, record: Record, name: str, index: int) -> Any:
-        """A row's value of a column.
+        """The value of a column.
 
         Raises:
-            DataError: the row has no such column; says which it has.
+            DataError: the row has no such column; lists those it has.
         """
         if name not in record:
             raise DataError(f"{self._at(index)}: no column {name!r}; the row has: {_keys(record)}")
         return record[name]
 
-    def _is_anywhere(self, column: str) -> bool:
-        """Whether some row has a column that rows may leave out."""
+    def _occurs(self, column: str) -> bool:
+        """Whether any row has an optional column."""
         return any(column in self._record(index) for index in range(len(self)))
 
     def _record(self, index: int) -> Record:
-        """A record; an empty one where it cannot be read and rows may be bad."""
+        """A record; an empty one where it cannot be read and bad rows are allowed."""
         try:
             return self._records.read(index)
         except DataError as error:
-            self._stand_in(index, error)
+            self._mark_bad(index, error)
             return {}
 
-    def _first(self) -> Record:
-        """The first record; where rows may be bad, the first few together."""
-        last = 1 if self._config.max_bad_fraction == 0 else min(GLANCED, len(self))
-        there: dict[str, Any] = {}
-        for index in range(last):
-            there |= self._record(index)
-        return there
+    def _schema(self) -> Record:
+        """The columns of the first record; of the first few together where bad rows are allowed."""
+        count = 1 if self._config.max_bad_fraction == 0 else min(SCHEMA_ROWS, len(self))
+        columns: dict[str, Any] = {}
+        for index in range(count):
+            columns |= self._record(index)
+        return columns
 
-    def _stand_in(self, index: int, error: DataError) -> str:
-        """What a row is called that has no id.
+    def _mark_bad(self, index: int, error: DataError) -> str:
+        """Remember why a row is bad; returns the id it goes by.
 
         Raises:
-            DataError: the given one, where no row may be bad.
+            DataError: the given one, where no bad row is allowed.
         """
         if self._config.max_bad_fraction == 0:
             raise error
         self._bad[index] = str(error)
         return f"row {index}"
 
-    def _narrow(self, columns: list[str]) -> ReadRecord:
-        return self._records.narrow(columns) if self._records.narrow is not None else self._records.read
+    def _select(self, columns: list[str]) -> ReadRecord:
+        return self._records.select(columns) if self._records.select is not None else self._records.read
 
-    def _given_ids(self, column: str) -> list[str]:
-        if self._records.narrow is None:
+    def _column_ids(self, column: str) -> list[str]:
+        if self._records.select is None:
             ids = list(self._contents.ids)
         else:
-            read = self._narrow([column])
-            ids = [self._given_id_of(read, column, index) for index in range(len(self))]
+            read = self._select([column])
+            ids = [self._column_id_or_bad(read, column, index) for index in range(len(self))]
         first: dict[str, int] = {}
-        for index, name in enumerate(ids):
-            if first.setdefault(name, index) != index:
-                said = f"{self._at(index)}: id {name!r} stands in {self._at(first[name])}, too; ids must differ"
-                error = DataError(said)
-                ids[index] = self._stand_in(index, error)
+        for index, row_id in enumerate(ids):
+            if first.setdefault(row_id, index) != index:
+                message = f"{self._at(index)}: id {row_id!r} is also that of {self._at(first[row_id])}; ids must differ"
+                ids[index] = self._mark_bad(index, DataError(message))
         return ids
 
-    def _given_id_of(self, read: ReadRecord, column: str, index: int) -> str:
+    def _column_id_or_bad(self, read: ReadRecord, column: str, index: int) -> str:
         try:
-            return self._given_id(read(index), column, index)
+            return self._column_id(read(index), column, index)
         except DataError as error:
-            return self._stand_in(index, error)
+            return self._mark_bad(index, error)
 
-    def _given_id(self, record: Record, column: str, index: int) -> str:
+    def _column_id(self, record: Record, column: str, index: int) -> str:
         return _values.name(self._column(record, column, index), "id", column, self._at(index))
 
     def _content_ids(self) -> list[str]:
+        """Ids made from the content; rows of equal content are told apart by "-2", "-3", …"""
         seen: Counter[str] = Counter()
         ids = []
         for index in range(len(self)):
-            name = self._contents.digest(index)[:16] or self._contents.ids[index]
-            seen[name] += 1
-            ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+            row_id = self._contents.digest(index)[:16] or self._contents.ids[index]
+            seen[row_id] += 1
+            ids.append(row_id if seen[row_id] == 1 else f"{row_id}-{seen[row_id]}")
         return ids
 
     @functools.cached_property
-    def _contents(self) -> Contents:
-        """Of all rows, in one pass over the records."""
-        contents = Contents()
+    def _contents(self) -> ContentIndex:
+        """The content of all rows, from one pass over the records."""
+        contents = ContentIndex()
         for index in range(len(self)):
             try:
                 contents.add(*self._content(self._records.read(index), index))
             except DataError as error:
-                contents.add("", (), self._stand_in(index, error))
+                contents.add("", (), self._mark_bad(index, error))
         return contents
 
     def _content(self, record: Record, index: int) -> tuple[str, list[str], str | None]:
-        """Hash of what a record holds, the image files it names, its value of the id column."""
+        """(hash of the content, image files, value of the id column) of a record."""
         values = [
-            _values.identity(record.get(column) if key == "images" else self._column(record, column, index))
+            _values.hashable(record.get(column) if key == "images" else self._column(record, column, index))
             for key, column in _columns(self._config)
         ]
-        found = (self._records.image_file(value) for value, _ in self._image_values(record, index))
-        # The empty text in front keeps ids what they were in the first version.
+        files = (self._records.image_file(value) for value, _ in self._image_values(record, index))
+        # Ids in existing prediction files were hashed with an empty string in front.
         digest = hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest()
-        name = None if self._config.id is None else self._given_id(record, self._config.id, index)
-        return digest, [file for file in found if file is not None], name
+        row_id = None if self._config.id is None else self._column_id(record, self._config.id, index)
+        return digest, [file for file in files if file is not None], row_id
 
     def _count_references(self, index: int) -> int:
         config = self._config
         if config.references:
-            count = len(self._references(self._narrow(config.references)(index), index))
+            count = len(self._references(self._select(config.references)(index), index))
         else:
             count = len(self[index].truth["references"])
         if count == 0:
             raise DataError(
-                f"{self._at(index)}: no reference to teach, but dataset.target is {config.target!r}; "
+                f"{self._at(index)}: no reference to train on, but dataset.target is {config.target!r}; "
                 "set dataset.references, or repair or remove the row"
             )
         return count
 
     def _references(self, record: Record, index: int) -> list[str]:
-        found: list[str] = []
+        references: list[str] = []
         for column in self._config.references:
             value = self._column(record, column, index)
             for item in value if isinstance(value, list | tuple) else [value]:
-                found.append(_values.answer(item, column, self._at(index)))
-        return found
+                references.append(_values.answer(item, column, self._at(index)))
+        return references
 
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
-        """A row's images as the source has them, and where each stands."""
+        """A row's images as stored, each with its location for messages."""
         if (column := self._config.images) is not None:
-            values = _values.structured(record.get(column))  # a row without pictures may lack it
+            values = _values.structured(record.get(column))  # rows without images may lack the column
             if isinstance(values, str | bytes | dict):
                 values = [values]
             if values is not None and not isinstance(values, list | tuple):
@@ -346,47 +350,48 @@ class MappedRows:
                     f"(got {type(values).__name__})"
                 )
             return [(value, f"{self._at(index)}, image {n}") for n, value in enumerate(values or [])]
-        return [(self._column(record, c, index), f"{self._at(index)}, column {c!r}") for c in _images(self._config)]
+        columns = _image_columns(self._config)
+        return [(self._column(record, c, index), f"{self._at(index)}, column {c!r}") for c in columns]
 
     def _open_image(self, value: Any, where: str) -> ImageRef:
         ref = self._records.open_image(value, where)
         if not ref.where.startswith(where):
             raise DataError(
-                f"{where}: the source named this image {ref.where!r}; the name must begin with where it stands, so "
-                "that no two images share one"
+                f"{where}: the source named this image {ref.where!r}; the name must begin with the location, so that "
+                "names are unique"
             )
         return ref
 
     def _example(self, index: int) -> Example:
         config, record, at = self._config, self._records.read(index), self._at(index)
 
-        def cell(column: str) -> Any:
+        def value(column: str) -> Any:
             return self._column(record, column, index)
 
-        images = tuple(self._open_image(value, where) for value, where in self._image_values(record, index))
+        images = tuple(self._open_image(image, where) for image, where in self._image_values(record, index))
         references, turns, target = self._references(record, index), None, None
         if config.messages is not None:
             refuse_videos(record, at)
-            turns, target = read_turns(_values.structured(cell(config.messages)), images, at)
+            turns, target = read_messages(_values.structured(value(config.messages)), images, at)
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
-            target = _values.answer(cell(config.target), config.target, at)
+            target = _values.answer(value(config.target), config.target, at)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
-            truth["keywords"] = _values.texts(_values.structured(cell(config.keywords)), config.keywords, at)
+            truth["keywords"] = _values.texts(_values.structured(value(config.keywords)), config.keywords, at)
         if config.boxes is not None:
-            truth["boxes"] = _values.structured(cell(config.boxes))
+            truth["boxes"] = _values.structured(value(config.boxes))
         return Example(
             id=self._ids[index],
             images=images,
             target=target,
             truth=truth,
-            cluster=_values.name(cell(config.group), "group", config.group, at) if config.group else None,
-            question=read_question(cell(config.question), config.question, at) if config.question else None,
+            cluster=_values.name(value(config.group), "group", config.group, at) if config.group else None,
+            question=read_question(value(config.question), config.question, at) if config.question else None,
             turns=turns,
-            meta={column: _values.plain(cell(column), column, at) for column in config.meta},
+            meta={column: _values.plain(value(column), column, at) for column in config.meta},
         )
 
 
@@ -394,16 +399,16 @@ def _keys(record: Record) -> str:
     return ", ".join(map(str, record)) or "nothing"
 
 
-def _images(config: DatasetConfig) -> list[str]:
+def _image_columns(config: DatasetConfig) -> list[str]:
     """Columns that hold one image each."""
     return [config.image] if isinstance(config.image, str) else config.image or []
 
 
 def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
-    """(config key, column) of every column the config names; image columns only where no conversation has its own."""
+    """(config key, column) of all configured columns; `image` counts only where `images` is not set."""
     named: list[tuple[str, str]] = []
     if config.images is None:
-        named += [("image", column) for column in _images(config)]
+        named += [("image", column) for column in _image_columns(config)]
     named += [("references", column) for column in config.references]
     if config.target not in (None, "each", "sample"):
         named.append(("target", str(config.target)))
@@ -413,38 +418,41 @@ def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     return named + [("meta", column) for column in config.meta]
 
 
-GROUP, PICTURE, ALONE = range(3)
-"""What a row may have in common with others, and a row that has nothing; what counts more comes first."""
+GROUP, IMAGE, SINGLE = range(3)
+"""Kinds of links between rows, strongest first; a row that has nothing in common with others links to itself."""
 
 
-def mark(kind: int, value: Any) -> str:
-    """A short text for something that rows have in common; those of a group sort before those of a picture."""
+def link(kind: int, value: Any) -> str:
+    """A short key for something that rows may have in common; keys sort by kind first."""
     return f"{kind}{hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()}"
 
 
-def together(marks: Iterable[Sequence[str]]) -> Texts:
-    """The same text for all rows that are joined by a mark, or by way of other rows; different texts for the others.
+def connected(links: Iterable[Sequence[str]]) -> StringArray:
+    """The connected component of every row, by union-find: rows with a common link, also by way of other rows.
+
+    >>> list(connected([["a"], ["b"], ["a", "c"], ["c"]]))
+    ['a', 'b', 'a', 'a']
 
     Args:
-        marks: of every row at least one.
+        links: of every row, at least one.
 
     Returns:
-        Of every row the smallest mark of those it is joined to, so that their order does not matter.
+        For every row the smallest link of its component, which does not depend on the order of the rows.
     """
     parents, smallest = array("q"), []
     first: dict[str, int] = {}
 
     def root(row: int) -> int:
         while parents[row] != row:
-            parents[row] = parents[parents[row]]
+            parents[row] = parents[parents[row]]  # path halving
             row = parents[row]
         return row
 
-    for row, those in enumerate(marks):
+    for row, keys in enumerate(links):
         parents.append(row)
-        smallest.append(min(those))
-        for each in those:
-            one, other = sorted((root(first.setdefault(each, row)), root(row)))
+        smallest.append(min(keys))
+        for key in keys:
+            one, other = sorted((root(first.setdefault(key, row)), root(row)))
             parents[other] = one
             smallest[one] = min(smallest[one], smallest[other])
-    return Texts(smallest[root(row)] for row in range(len(parents)))
+    return StringArray(smallest[root(row)] for row in range(len(parents)))

@@ -1,7 +1,7 @@
-"""Scenes drawn from a seed: a plain background with one to four icons, cheap enough to need no stored images.
+"""Scenes generated from a seed: a plain background with one to four icons, cheap enough to draw on access.
 
-`make_scene` decides what is where, `draw` paints it, `box` says which pixels an icon covers. All are pure functions of
-their arguments. What people would say about a scene is in `_scene_words`; the data source on top of both is `scenes`.
+`make_scene` samples a scene, `draw` renders it, `box` returns the pixels an icon covers. All are pure
+functions of their arguments. Texts about a scene are in `_scene_words`; `scenes` is the data source.
 """
 
 import math
@@ -49,7 +49,7 @@ COLORS = MappingProxyType(
 """Colours an icon can have."""
 
 KINDS = ("ball", "box", "star", "heart", "tree", "house", "car", "boat", "fish", "flower")
-"""What an icon can show."""
+"""Kinds of icons."""
 
 _HIDDEN_COLORS = MappingProxyType(
     {
@@ -77,7 +77,7 @@ _OUTLINES = MappingProxyType(
 """Left, top, right and bottom of an icon around its centre, in radii."""
 
 _LAYOUTS = MappingProxyType({"single": 25, "pair": 40, "group": 13, "mix": 22})
-"""How often each layout is drawn."""
+"""Relative frequency of each layout."""
 
 _BROWN, _TIRE, _HUB, _GLASS, _STEM = (110, 70, 35), (50, 50, 50), (200, 200, 200), (190, 225, 240), (40, 110, 40)
 _SUPERSAMPLING = 2
@@ -88,7 +88,7 @@ _COLOR_JITTER = 12
 
 @dataclass(frozen=True)
 class Icon:
-    """One drawn thing. `x`, `y` is its centre and `radius` half its nominal size, all in pixels."""
+    """One drawn object. `x`, `y` is its centre and `radius` half its nominal size, all in pixels."""
 
     kind: str
     color: str
@@ -99,7 +99,7 @@ class Icon:
 
 @dataclass(frozen=True)
 class Group:
-    """Icons of one kind and colour. `size` is worth a word only where a scene has a single icon."""
+    """Icons of one kind and colour. `size` is mentioned only in scenes with a single icon."""
 
     kind: str
     color: str
@@ -109,7 +109,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two groups of different kinds; `relation` says how the first stands to the second."""
+    """One or two groups of different kinds; `relation` is that of the first to the second."""
 
     background: str
     groups: tuple[Group, ...]
@@ -118,7 +118,7 @@ class Scene:
 
 
 def make_scene(rng: random.Random) -> Scene:
-    """Draw the lots of one scene: background, layout, kinds, colours, places without overlap."""
+    """Sample a scene: background, layout, kinds, colours, and positions without overlap."""
     background = rng.choice(list(BACKGROUNDS))
     colors = [color for color in COLORS if color not in _HIDDEN_COLORS[background]]
     layout = rng.choices(list(_LAYOUTS), list(_LAYOUTS.values()))[0]
@@ -171,7 +171,7 @@ def _related_groups(
 def _place(
     rng: random.Random, icon: Icon, count: int, span_x: Point, span_y: Point, taken: tuple[Icon, ...]
 ) -> tuple[Icon, ...]:
-    """`count` copies of `icon` whose centres lie in the spans and that touch nothing; empty when they do not fit."""
+    """`count` copies of `icon` with centres in the spans that touch no other icon; empty if they do not fit."""
     placed: list[Icon] = []
     for _ in range(60 * count):
         trial = Icon(icon.kind, icon.color, rng.uniform(*span_x), rng.uniform(*span_y), icon.radius)
@@ -208,7 +208,7 @@ def draw(scene: Scene) -> Image.Image:
         for icon in group.icons:
             _PAINTERS[icon.kind](_Brush(canvas, icon), color)
     pixels = np.asarray(image.reduce(_SUPERSAMPLING), np.float32)
-    # RandomState's streams are frozen for good, unlike those of numpy's newer generators.
+    # RandomState's streams never change, unlike those of numpy's newer generators.
     noise = np.random.RandomState(scene.texture_seed).standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1))
     noisy = pixels + _NOISE_STD * noise.astype(np.float32)
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
@@ -235,7 +235,7 @@ def _paint_ground(canvas: ImageDraw.ImageDraw, background: str, rng: random.Rand
 
 
 class _Brush:
-    """Paints shapes given in radii around an icon's centre onto the supersampled canvas."""
+    """Paints shapes, given in radii around an icon's centre, on the supersampled canvas."""
 
     def __init__(self, canvas: ImageDraw.ImageDraw, icon: Icon) -> None:
         self._canvas = canvas
@@ -261,7 +261,7 @@ class _Brush:
 
 
 def _shade(color: Color) -> Color:
-    """A darker tone; of black a lighter one, or its inner lines would not show."""
+    """A darker shade; for black a lighter one, so that inner lines remain visible."""
     red, green, blue = (int(channel * 0.55) if max(color) > 60 else channel + 70 for channel in color)
     return red, green, blue
 

@@ -1,7 +1,7 @@
-"""What people would say about a drawn scene: captions, a question, a label, keywords, a phrase for one icon.
+"""Texts about a drawn scene: captions, a question, a label, keywords, a phrase for one icon.
 
 Pure functions of a scene and a random generator; they never look at pixels. The captions imitate Flickr8k: five
-annotators, short, each leaving out something else.
+annotators, short sentences, each with different omissions.
 """
 
 import random
@@ -59,7 +59,7 @@ _FULL_STOP_SHARE = 0.93
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question about a scene. `subject` is the group it is about, `word` the kind or object it names."""
 
     topic: Topic
@@ -70,12 +70,12 @@ class Asked:
 
 
 def with_article(words: str) -> str:
-    """The words behind "a" or "an"."""
+    """The words with "a" or "an" in front."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def name(group: Group) -> str:
-    """The kind, in the plural where there are several."""
+    """The kind of icon, in the plural for several."""
     return group.kind if len(group.icons) == 1 else PLURALS[group.kind]
 
 
@@ -148,8 +148,8 @@ def question(scene: Scene, rng: random.Random) -> tuple[str, str]:
     return asked.text, asked.answer
 
 
-def ask(scene: Scene, rng: random.Random) -> Asked:
-    """A question that the scene answers without doubt, with what it is about."""
+def ask(scene: Scene, rng: random.Random) -> Question:
+    """A question with exactly one correct answer, and what it is about."""
     subject = rng.choice(scene.groups)
     topic = rng.choice(_TOPICS)
     if topic == "relation" and scene.relation is None:
@@ -158,34 +158,34 @@ def ask(scene: Scene, rng: random.Random) -> Asked:
         topic = "color"
     if topic == "count":
         count = NUMBERS[len(subject.icons)]
-        return Asked(topic, f"How many {PLURALS[subject.kind]} are there?", count, subject, subject.kind)
+        return Question(topic, f"How many {PLURALS[subject.kind]} are there?", count, subject, subject.kind)
     if topic == "color":
-        return Asked(topic, f"What color {be(subject)} the {name(subject)}?", subject.color, subject, subject.kind)
+        return Question(topic, f"What color {be(subject)} the {name(subject)}?", subject.color, subject, subject.kind)
     if topic == "what":
         text = "What object is in the image?" if len(scene.groups) == 1 else f"What object is {subject.color}?"
-        return Asked(topic, text, subject.kind, subject, subject.color)
+        return Question(topic, text, subject.kind, subject, subject.color)
     if topic == "where":
-        return Asked(topic, "Where was this picture taken?", label(scene), subject, label(scene))
+        return Question(topic, "Where was this picture taken?", label(scene), subject, label(scene))
     if topic == "exists":
         return _ask_whether_there_is(scene, subject, rng)
     return _ask_about_relation(scene, subject)
 
 
-def _ask_whether_there_is(scene: Scene, subject: Group, rng: random.Random) -> Asked:
+def _ask_whether_there_is(scene: Scene, subject: Group, rng: random.Random) -> Question:
     present = rng.random() < 0.5
     absent = [kind for kind in KINDS if all(kind != group.kind for group in scene.groups)]
     kind = subject.kind if present else rng.choice(absent)
     text = f"Is there {with_article(kind)} in the image?"
-    return Asked("exists", text, "yes" if present else "no", subject, kind)
+    return Question("exists", text, "yes" if present else "no", subject, kind)
 
 
-def _ask_about_relation(scene: Scene, subject: Group) -> Asked:
+def _ask_about_relation(scene: Scene, subject: Group) -> Question:
     first, second = scene.groups
     asks_first = subject == first
     other = second if asks_first else first
     words = {"left": ("to the left of", "to the right of"), "above": ("above", "below")}[scene.relation or "left"]
     where = f"{words[0 if asks_first else 1]} the {name(other)}"
-    return Asked("relation", f"What is {where}?", subject.kind, subject, where)
+    return Question("relation", f"What is {where}?", subject.kind, subject, where)
 
 
 def label(scene: Scene) -> str:
@@ -194,7 +194,7 @@ def label(scene: Scene) -> str:
 
 
 def referring(scene: Scene, rng: random.Random) -> tuple[str, Box] | None:
-    """A phrase that only one icon fits, such as "red ball", and its box in pixels; None where nothing stands alone."""
+    """A phrase that identifies one icon, such as "red ball", and its box in pixels; None if no group has one icon."""
     lone = [group for group in scene.groups if len(group.icons) == 1]
     if not lone:
         return None

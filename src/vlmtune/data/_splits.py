@@ -1,4 +1,4 @@
-"""Opens the rows that play a role: a split of the source, or the part of it that the role has."""
+"""Opening the rows of a role: a split of the source, or the role's share of one."""
 
 import hashlib
 import json
@@ -13,53 +13,53 @@ from vlmtune.types import Example
 OLD_NAMES = {new: old for old, new in registry.RENAMED_ROLES.items()}
 
 
-class SomeRows:
+class Subset:
     """Some rows of a split, in their order.
 
     Args:
         rows: the whole split.
-        kept: numbers of the rows that are here, ascending.
-        why: what decided that, as plain values; part of the fingerprint.
+        indices: indices of the rows of the subset in the split, ascending.
+        rule: what selected them, as plain values; part of the fingerprint.
     """
 
-    def __init__(self, rows: Rows, kept: Sequence[int], why: Any) -> None:
-        self._rows, self._kept, self._why = rows, kept, why
+    def __init__(self, rows: Rows, indices: Sequence[int], rule: Any) -> None:
+        self._rows, self._indices, self._rule = rows, indices, rule
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the whole split, and of what decided which rows are here."""
-        return hashlib.sha256(json.dumps([self._rows.fingerprint, self._why]).encode()).hexdigest()
+        """Hash of the whole split and of the rule that selected the rows."""
+        return hashlib.sha256(json.dumps([self._rows.fingerprint, self._rule]).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._rows[self._kept[index]]
+        return self._rows[self._indices[index]]
 
     def __iter__(self) -> Iterator[Example]:
-        return (self._rows[row] for row in self._kept)
+        return (self._rows[row] for row in self._indices)
 
     def id(self, index: int) -> str:
         """Id of a row, without reading it."""
-        return self._rows.id(self._kept[index])
+        return self._rows.id(self._indices[index])
 
     def group_key(self, index: int) -> str:
-        """What the row shares with others that belong together."""
-        return self._rows.group_key(self._kept[index])
+        """Equal for rows that must stay in the same split."""
+        return self._rows.group_key(self._indices[index])
 
     def target_count(self, index: int) -> int:
         """Number of training targets of a row."""
-        return self._rows.target_count(self._kept[index])
+        return self._rows.target_count(self._indices[index])
 
     def with_target(self, index: int, target: int) -> Example:
         """Row `index` with its `target`-th target, counted from 0."""
-        return self._rows.with_target(self._kept[index], target)
+        return self._rows.with_target(self._indices[index], target)
 
 
 def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
-    """The rows that play a role.
+    """The rows of a role.
 
     Raises:
         DataError, EnvironmentProblem: as the source; no row is left for the role.
@@ -69,16 +69,18 @@ def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
         getattr(config.splits, role),
         getattr(config.limit, role),
     )
-    together = [other for other in ROLES if getattr(config.splits, other) == split]
-    if config.shares is None or len(together) == 1:
+    sharing = [other for other in ROLES if getattr(config.splits, other) == split]
+    if config.shares is None or len(sharing) == 1:
         rows: Rows = source.open(config, split, limit)
         return rows
-    return _parted(source.open(config, split, None), config.shares, together, role, limit)
+    return _share(source.open(config, split, None), config.shares, sharing, role, limit)
 
 
-def shared_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
-    """Roles of one dataset block whose rows another block's role may hold, too: those of the same split of the same
-    source, unless both part it alike and the role is another.
+def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
+    """Roles of dataset block `one` that may contain rows of `role` in block `other`.
+
+    These are the roles of the same split of the same source. Where both blocks divide it by the same shares, only the
+    role of the same name.
     """
     keys = ("source", "path", "name", "revision")
     here, there = (block.model_dump(include=set(keys)) for block in (one, other))
@@ -89,28 +91,28 @@ def shared_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> s
     return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not alike)}
 
 
-def _parted(rows: Rows, shares: Shares, together: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:
-    """One role's part of a split; where a row goes depends on nothing but what it shares with its companions.
+def _share(rows: Rows, shares: Shares, sharing: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:
+    """One role's share of a split. A row's role depends on the hash of its group key alone.
 
-    So rows added later move no other, unless one of them joins rows that had nothing in common before, or, where a row
-    has several pictures and no group, brings further pictures to theirs.
+    Rows added later therefore move no other row, unless one links groups that had nothing in common before, or, for
+    rows with several images and no group, adds images to a group.
     """
     ends, total = {}, 0.0
-    for other in together:
-        begin = total
+    for other in sharing:
+        start = total
         total += getattr(shares, other)
-        ends[other] = (begin, total)
+        ends[other] = (start, total)
     low, high = (end / total for end in ends[role])
-    kept = [n for n in range(len(rows)) if low <= _place(rows.group_key(n), shares.seed) < high][:limit]
-    if not kept:
-        raise DataError(f"{len(rows)} rows are too few to part among {', '.join(together)}: none is left for {role}")
+    indices = [n for n in range(len(rows)) if low <= _unit_hash(rows.group_key(n), shares.seed) < high][:limit]
+    if not indices:
+        raise DataError(f"{len(rows)} rows are too few to divide among {', '.join(sharing)}: none is left for {role}")
     # Stored fingerprints are hashes of this, under the names that roles had when the first of them were written.
     weights = {OLD_NAMES.get(key, key): value for key, value in shares.model_dump().items()}
-    roles = [OLD_NAMES.get(other, other) for other in together]
-    why = {"shares": weights, "roles": roles, "role": OLD_NAMES.get(role, role), "limit": limit}
-    return SomeRows(rows, kept, why)
+    roles = [OLD_NAMES.get(other, other) for other in sharing]
+    rule = {"shares": weights, "roles": roles, "role": OLD_NAMES.get(role, role), "limit": limit}
+    return Subset(rows, indices, rule)
 
 
-def _place(text: str, seed: int) -> float:
-    """Where in [0, 1) a text stands."""
+def _unit_hash(text: str, seed: int) -> float:
+    """A hash of the text as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:7], "big") / 2**56

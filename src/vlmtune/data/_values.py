@@ -1,4 +1,4 @@
-"""One value of a record, read as what its column is said to hold, or refused with row, column and reason."""
+"""Single values of a record, checked for the role of their column; errors name row, column and reason."""
 
 import datetime
 import hashlib
@@ -11,41 +11,41 @@ from vlmtune.errors import DataError
 
 
 def text(value: Any, column: str, at: str) -> str:
-    """A text that is neither empty nor spoiled.
+    """A non-empty string of valid characters.
 
     Raises:
-        DataError: anything else.
+        DataError: the value is anything else.
     """
     if not isinstance(value, str):
         raise DataError(f"{at}: column {column!r} must hold text (got {type(value).__name__})")
     if "\0" in value:
-        raise DataError(f"{at}: column {column!r} holds a NUL character; repair the row")
-    if _has_half_pairs(value):
-        raise DataError(f"{at}: column {column!r} holds half a surrogate pair, which is no character; repair the row")
+        raise DataError(f"{at}: column {column!r} contains a NUL character; repair the row")
+    if _has_lone_surrogate(value):
+        raise DataError(f"{at}: column {column!r} contains half a surrogate pair, not a character; repair the row")
     if not value.strip():
         raise DataError(f"{at}: column {column!r} is empty; repair or remove the row")
     return value
 
 
 def answer(value: Any, column: str, at: str) -> str:
-    """A reference or target: a text, or a whole number in decimal digits, as labels and counts often are.
+    """A reference or target: text, or an integer (as labels and counts often are) as its decimal digits.
 
     Raises:
-        DataError: as `text`; a number of another kind, which could be written in several ways.
+        DataError: as `text`; a float or boolean, which could be written in several ways.
     """
     if isinstance(value, float | bool):
         raise DataError(
-            f"{at}: column {column!r} must hold text or whole numbers (got {value!r}); write it as the text that "
-            "answers are compared with"
+            f"{at}: column {column!r} must hold text or integers (got {value!r}); write the text that answers are "
+            "compared with"
         )
     return text(str(value) if isinstance(value, int) else value, column, at)
 
 
 def texts(value: Any, column: str, at: str) -> list[str]:
-    """A list of texts; may be empty.
+    """A list of texts, possibly empty.
 
     Raises:
-        DataError: no list, or something else in it.
+        DataError: the value is not a list, or an item is not text.
     """
     if not isinstance(value, list | tuple):
         raise DataError(f"{at}: column {column!r} must hold a list of texts (got {type(value).__name__})")
@@ -53,39 +53,39 @@ def texts(value: Any, column: str, at: str) -> list[str]:
 
 
 def name(value: Any, key: str, column: str, at: str) -> str:
-    """What a row or group is called: a text, number or date as text.
+    """The id or group of a row: a text, number or date, as text.
 
     Raises:
-        DataError: null, NaN, empty, or not a single value; rows without a name are not one group.
+        DataError: null, NaN, empty, or not a scalar. Rows without a group must not form a group.
     """
-    said = f"{at}: dataset.{key} names column {column!r}, which"
+    subject = f"{at}: dataset.{key} names column {column!r}, which"
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{said} is {'null' if value is None else value} here; give every row a {key}")
+        raise DataError(f"{subject} is {'null' if value is None else value} here; give every row a {key}")
     if not isinstance(value, str | int | float | datetime.date):
-        raise DataError(f"{said} holds no text or number here (got {type(value).__name__})")
-    if not str(value).strip() or _has_half_pairs(str(value)):
-        raise DataError(f"{said} is empty or no valid text here; give every row a {key}")
+        raise DataError(f"{subject} holds no text or number here (got {type(value).__name__})")
+    if not str(value).strip() or _has_lone_surrogate(str(value)):
+        raise DataError(f"{subject} is empty or not valid text here; give every row a {key}")
     return str(value)
 
 
 def plain(value: Any, column: str, at: str) -> Any:
-    """A value as it can stand in a JSON file: dates and times as ISO text, the rest untouched.
+    """A value for a JSON file: dates and times as ISO text, everything else unchanged.
 
     Raises:
-        DataError: JSON cannot hold it: an image, bytes, NaN.
+        DataError: JSON cannot represent it: an image, bytes, NaN.
     """
-    made = _dated(value)
+    converted = _with_iso_dates(value)
     try:
-        json.dumps(made, allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(converted, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{at}: column {column!r} holds what JSON cannot hold ({error}); take it out of dataset.meta"
+            f"{at}: column {column!r} holds a value that JSON cannot represent ({error}); remove it from dataset.meta"
         ) from None
-    return made
+    return converted
 
 
 def structured(value: Any) -> Any:
-    """A list or object, also where a column of texts holds it as JSON, as CSV must; anything else as it is."""
+    """A list or object, parsed where a text column holds it as JSON (in CSV it must); anything else unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -94,24 +94,24 @@ def structured(value: Any) -> Any:
         return value
 
 
-def identity(value: Any) -> Any:
-    """What stands for a value in a hash of the content: bytes by their hash, the rest by itself."""
+def hashable(value: Any) -> Any:
+    """A value as it enters a content hash: JSON values unchanged, bytes as their SHA-256, the rest as text."""
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, Mapping):
-        return {key: identity(item) for key, item in value.items()}
+        return {key: hashable(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [identity(item) for item in value]
+        return [hashable(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _dated(value: Any) -> Any:
+def _with_iso_dates(value: Any) -> Any:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, Mapping):
-        return {key: _dated(item) for key, item in value.items()}
-    return [_dated(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _with_iso_dates(item) for key, item in value.items()}
+    return [_with_iso_dates(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _has_half_pairs(value: str) -> bool:
+def _has_lone_surrogate(value: str) -> bool:
     return not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value)

@@ -1,17 +1,17 @@
 """Datasets on the Hugging Face Hub, or in a local folder that `datasets` understands. Images stay undecoded.
 
-A row may name an image file instead of holding the image. Only files below the dataset's own folder and the caches of
-`datasets` and the Hub are read: rows are data, and no row may point into the rest of this machine. Numbers of classes
-become the classes' names.
+A row may name an image file instead of holding the image. Only files below the dataset's folder and the caches of
+`datasets` and the Hub are read: rows are data, and must not point to other files of this machine. Class numbers become
+class names.
 """
 
 from pathlib import Path
 from typing import Any
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._download import Remote, errors_named
-from vlmtune.data._image_refs import Pictures
-from vlmtune.data._labels import Labels
+from vlmtune.data._download import RemoteImages, errors_named
+from vlmtune.data._image_refs import ImageValues
+from vlmtune.data._labels import ClassLabels
 from vlmtune.data._rows import MappedRows, ReadRecord, Records
 from vlmtune.data._tables import streamed
 from vlmtune.errors import DataError
@@ -27,54 +27,53 @@ class Config(DatasetConfig):
     """Name on the Hub (`org/name`), or a local folder of data files."""
 
     name: str | None = None
-    """Configuration of the dataset, where it has several."""
+    """Configuration of the dataset, if it has several."""
 
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
 
     stream: bool = False
-    """Downloads only the rows that are used, once, instead of all files of the dataset; with `limit`, for datasets that
-    are too large. What was fetched is kept under the names of dataset, revision, split and limit."""
+    """Download only the rows that `limit` asks for instead of all files, for datasets that are too large. They are
+    cached by dataset, revision, split and limit."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
     """Open one split; the first `limit` rows in dataset order.
 
     Raises:
-        EnvironmentProblem: the Hub cannot be reached or wants a login, the disk is full.
+        EnvironmentProblem: the Hub cannot be reached or requires a login, or the disk is full.
         DataError: no such dataset, folder, configuration, revision, split or column; files that cannot be read.
     """
     return MappedRows(config, records(config, split, limit))
 
 
 def records(config: Config, split: str, limit: int | None = None) -> Records:
-    """The split's records, before their columns have roles."""
-    _refuse_what_is_no_dataset(config.path)
+    """The records of a split, before columns are mapped to roles."""
+    _check_path(config.path)
     where = f"{config.path} [{split}]"
-    pictures = Pictures(
+    images = ImageValues(
         _roots(config),
-        "the dataset's folder and the download caches, and is not read; store the images in the dataset, or beside it "
-        "in dataset.path",
-        Remote(config.remote_images),
+        "the dataset's folder and the download caches; store the images in the dataset or below dataset.path",
+        RemoteImages(config.remote_images),
         texts=False,
     )
     if config.stream:
         rows = streamed(config.path, config.name, config.revision, split, limit)
-        read, narrow, count, labels = rows.read, rows.narrow, len(rows), rows.labels
+        read, select, count, labels = rows.read, rows.select, len(rows), rows.labels
     else:
         table = _table(config, split, limit)
-        labels = Labels(table.features.to_dict(), where)
-        read, count = labels.of(table.__getitem__), len(table)
+        labels = ClassLabels(table.features.to_dict(), where)
+        read, count = labels.named(table.__getitem__), len(table)
 
-        def narrow(columns: list[str]) -> ReadRecord:
-            return labels.of(table.select_columns(columns).__getitem__)
+        def select(columns: list[str]) -> ReadRecord:
+            return labels.named(table.select_columns(columns).__getitem__)
 
-    read = _portable(read, config.path)
-    return Records(where, count, read, pictures.open, pictures.file, narrow, labels.names)
+    read = _with_relative_paths(read, config.path)
+    return Records(where, count, read, images.open, images.file, select, labels.names)
 
 
 def _table(config: Config, split: str, limit: int | None) -> Any:
-    """The split as `datasets` loads it, its images left undecoded."""
+    """The split as `datasets` loads it, with undecoded images."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -90,35 +89,35 @@ def _table(config: Config, split: str, limit: int | None) -> Any:
     return table
 
 
-def _refuse_what_is_no_dataset(path: str) -> None:
-    here = Path(path)
-    if here.is_file():
-        raise DataError(f"dataset.path {path!r} is a file; name the folder it lies in, with the split's name")
-    # A path that starts like one of a folder, or has more parts than a name on the Hub, can only mean a folder.
-    local = "://" not in path and (path.startswith((".", "~")) or here.is_absolute() or path.count("/") > 1)
-    if local and not here.exists():
+def _check_path(path: str) -> None:
+    folder = Path(path)
+    if folder.is_file():
+        raise DataError(f"dataset.path {path!r} is a file; name the folder that contains it, and set dataset.splits")
+    # A path that looks like one, or has more parts than a name on the Hub, can only mean a folder.
+    is_local = "://" not in path and (path.startswith((".", "~")) or folder.is_absolute() or path.count("/") > 1)
+    if is_local and not folder.exists():
         raise DataError(f"dataset.path {path!r}: no such folder; a name on the Hub looks like org/name")
 
 
-def _portable(read: ReadRecord, path: str) -> ReadRecord:
-    """Records whose image files are named relative to the dataset's own folder, where they lie in it."""
+def _with_relative_paths(read: ReadRecord, path: str) -> ReadRecord:
+    """Records with image paths relative to the dataset's folder, for images that lie in it."""
     if not Path(path).is_dir():
         return read
     root = Path(path).resolve()
 
-    def short(value: Any) -> Any:
+    def relative(value: Any) -> Any:
         if isinstance(value, list):
-            return [short(item) for item in value]
+            return [relative(item) for item in value]
         file = value.get("path") if isinstance(value, dict) and not value.get("bytes") else None
         if not isinstance(file, str) or not Path(file).is_absolute() or not Path(file).is_relative_to(root):
             return value
         return {**value, "path": Path(file).relative_to(root).as_posix()}
 
-    return lambda index: {column: short(value) for column, value in read(index).items()}
+    return lambda index: {column: relative(value) for column, value in read(index).items()}
 
 
 def _roots(config: Config) -> list[str]:
-    """Folders below which a row may name a file: the dataset's own first, then those that downloads are kept in."""
+    """Folders below which a row may name a file: the dataset's own first, then the download caches."""
     import datasets
     import huggingface_hub.constants as hub
 

@@ -1,16 +1,15 @@
-"""JSON files: a row per line, or one array of rows; rows with columns, or chat rows with turns and images.
+"""JSON files: one row per line, or one array of rows; rows with columns, or chat rows with messages and images.
 
-Images are paths beside the file, or base64 (a `data:` URL or bare). Every split names a file in the folder `path`, or
-several as a pattern.
-Only byte offsets are kept in memory: a row is read when it is asked for.
+Images are paths relative to `path`, or base64 (a `data:` URL or bare). Every split names a file in the folder `path`,
+or several by a pattern. Memory holds byte offsets only: a row is read on access.
 """
 
 from pathlib import Path
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._download import Remote
-from vlmtune.data._file_shards import Joined, files_of
-from vlmtune.data._image_refs import Pictures
+from vlmtune.data._download import RemoteImages
+from vlmtune.data._file_shards import FileShards, find_files
+from vlmtune.data._image_refs import ImageValues
 from vlmtune.data._json import JsonRows
 from vlmtune.data._rows import MappedRows, Records
 
@@ -24,11 +23,11 @@ class Config(DatasetConfig):
     """The source."""
 
     path: str
-    """Folder with the files; image paths are relative to it and may not leave it."""
+    """Folder of the files; image paths are relative to it and must stay inside it."""
 
     splits: Splits = Splits(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
-    """File name of each role's rows: a JSON object per line, or one JSON array of objects. A pattern (`train-*.jsonl`)
-    takes all files that fit, in the order of their names."""
+    """File with the rows of each role: one JSON object per line, or one JSON array of objects. A pattern
+    (`train-*.jsonl`) takes all matching files, sorted by name."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
@@ -41,12 +40,11 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 
 
 def records(config: Config, split: str, limit: int | None = None) -> Records:
-    """The split's records, before their columns have roles."""
+    """The records of a split, before columns are mapped to roles."""
     folder = Path(config.path).expanduser()
-    there = [file.name for file in folder.glob("*") if file.suffix.lower() in ENDINGS]
-    rows = Joined(files_of(folder, split, there), JsonRows, limit)
-    pictures = Pictures(
-        [str(folder)], f"{folder}; image paths must stay inside the dataset's folder", Remote(config.remote_images)
-    )
-    where, at = rows.named(folder / split)
-    return Records(where, len(rows), rows.read, pictures.open, pictures.file, at=at)
+    candidates = [file.name for file in folder.glob("*") if file.suffix.lower() in ENDINGS]
+    rows = FileShards(find_files(folder, split, candidates), JsonRows, limit)
+    outside = f"{folder}; image paths must stay inside the dataset's folder"
+    images = ImageValues([str(folder)], outside, RemoteImages(config.remote_images))
+    where, locate = rows.names(folder / split)
+    return Records(where, len(rows), rows.read, images.open, images.file, locate=locate)

@@ -1,7 +1,7 @@
-"""Drawn scenes with five captions each, and questions, labels and boxes: data that needs no download.
+"""Drawn scenes with five captions each, and questions, labels and boxes: a dataset without a download.
 
-Columns and splits are those of `jxie/flickr8k` (image, caption_0 ... caption_4; train, validation, test), and more for
-other tasks. Row n of a split is a pure function of (split, n): nothing is stored.
+Columns and splits are those of `jxie/flickr8k` (image, caption_0 ... caption_4; train, validation, test), with further
+columns for other tasks. Row n of a split is a pure function of (split, n): nothing is stored.
 """
 
 import random
@@ -26,7 +26,7 @@ class Config(DatasetConfig):
     """The source."""
 
     lone: bool = False
-    """Only scenes with an icon that a phrase can single out; the others have neither `phrase` nor `box`."""
+    """Only scenes with an icon that a phrase can identify; the others have neither `phrase` nor `box`."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
@@ -39,25 +39,25 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
         raise DataError(f"scenes have no split {split!r}; there are: {', '.join(SIZES)}")
     scenes = (n for n in range(SIZES[split]) if not config.lone or record(split, n)["box"] is not None)
     numbers = list(islice(scenes, limit))
-    read = Records(f"scenes [{split}]", len(numbers), lambda index: record(split, numbers[index]), _image)
-    return MappedRows(config, read)
+    records = Records(f"scenes [{split}]", len(numbers), lambda index: record(split, numbers[index]), _image)
+    return MappedRows(config, records)
 
 
 def record(split: str, index: int) -> dict[str, Any]:
-    """All columns of one row; the image by name, drawn when it is read."""
+    """All columns of one row; the image as a name, drawn when it is read."""
     scene, rng = _scene(split, index)
-    asked, answer = question(scene, rng)
-    found = referring(scene, rng)
+    question_text, answer = question(scene, rng)
+    phrase_and_box = referring(scene, rng)
     return {
         "id": f"{split}-{index:05d}",
         "image": f"{split}/{index}",
         **{f"caption_{n}": caption for n, caption in enumerate(five_captions(scene, rng))},
         "keywords": keywords(scene),
-        "question": asked,
+        "question": question_text,
         "answer": answer,
         "label": label(scene),
-        "phrase": found[0] if found else None,
-        "box": list(found[1]) if found else None,
+        "phrase": phrase_and_box[0] if phrase_and_box else None,
+        "box": list(phrase_and_box[1]) if phrase_and_box else None,
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.config import Config
-from vlmtune.data import Rows, SomeRows
+from vlmtune.data import Rows, Subset
 from vlmtune.dataset_check.findings import printable
 from vlmtune.dataset_check.splits import compared_with_train
 from vlmtune.errors import DataError
@@ -30,7 +30,7 @@ NAMED = 10
 """Rows named in a message."""
 
 
-class Remaining(SomeRows):
+class Remaining(Subset):
     """The rows of a split that are not left out.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from vlmtune import registry
 from vlmtune.config import Config, EvaluationSetConfig
-from vlmtune.data import Rows, SplitRole, open_role, shared_roles
+from vlmtune.data import Rows, SplitRole, open_role, overlapping_roles
 from vlmtune.dataset_check.quarantine import Quarantine, Remaining
 from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, launched_world_size
 from vlmtune.engines import Engine
@@ -131,7 +131,7 @@ class Session:
             "evaluation": evaluation.model_copy(update={**asked, "slices": [], "baselines": [], "additional": []}),
         }
         choosing: Literal["id", "all", "none"] = "none"
-        if "validation" in shared_roles(self.config.dataset, one.dataset, one.split):
+        if "validation" in overlapping_roles(self.config.dataset, one.dataset, one.split):
             named_alike = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
             choosing = "id" if named_alike else "all"
         about = replace(self, config=self.config.model_copy(update=changed), set=one.name, choosing=choosing)

@@ -252,10 +252,10 @@ def complete(made: Guess, records: Records, first: Sequence[Mapping[str, Any]], 
 
 def _labels(made: Guess, records: Records, whole: bool) -> None:
     column = made.dataset["references"][0]
-    if column in records.classes:
-        found, why = list(records.classes[column]), "all labels that the dataset names"
+    if column in records.class_names:
+        found, why = list(records.class_names[column]), "all labels that the dataset names"
     else:
-        read = records.read if records.narrow is None else records.narrow([column])
+        read = records.read if records.select is None else records.select([column])
         labels = [_texts(read(index).get(column)) for index in range(records.count)]
         found = sorted({text for each in labels for text in each})
         bare = sum(not each for each in labels)
