@@ -1,8 +1,8 @@
-"""Named points at which a test can make the process fail; inert otherwise.
+"""Named points at which a test can make the process fail; inactive otherwise.
 
-`hit(point)` is called at every write that must survive a crash. A test child sets VLMTUNE_FAULT to "point:action" or
-"point:action:n" (the n-th hit, counted from 1), where the action is `kill` (SIGKILL, as a power cut would), `int`
-(SIGINT, as Ctrl-C would), `term` (SIGTERM) or `full` (no space left on the device).
+`hit(point)` is called at every write that must survive a crash. A test sets VLMTUNE_FAULT for a child process to
+"point:action" or "point:action:n" (the n-th hit, counted from 1). The action is `kill` (SIGKILL, like a power cut),
+`int` (SIGINT, like Ctrl-C), `term` (SIGTERM) or `full` (no space left on the device).
 """
 
 import errno

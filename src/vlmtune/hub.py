@@ -1,6 +1,7 @@
-"""Whether the Hugging Face Hub is asked. Its client retries a dead network for half a minute; this asks once, first.
+"""Whether to use the Hugging Face Hub or only its local cache.
 
-The client reads its switch when it is imported: call this before anything that imports it.
+The Hub's client retries a dead network for half a minute; one quick request up front avoids that. The client reads the
+offline switch when it is imported, so call this before importing anything that imports it.
 """
 
 import os
@@ -12,26 +13,26 @@ from vlmtune.progress import Progress
 
 OFFLINE = "HF_HUB_OFFLINE"
 ENDPOINT = "HF_ENDPOINT"
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 def go_offline() -> None:
-    """Use files of the local cache alone."""
+    """Use only files in the local cache."""
     os.environ[OFFLINE] = "1"
 
 
 def go_offline_if_unreachable(progress: Progress) -> None:
-    """Ask the Hub for a sign of life, for at most `PATIENCE_S` seconds; without one, say so and go offline."""
+    """Send the Hub one request; if it does not reply within `TIMEOUT_S` seconds, say so and go offline."""
     if os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE"):
         return
     address = os.environ.get(ENDPOINT) or "https://huggingface.co"
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=PATIENCE_S).close()
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        return  # an answer, whatever it says
+        return  # any reply means that it can be reached
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        progress.note(f"{address} cannot be reached ({reason}); looking in the local cache only")
+        progress.note(f"{address} cannot be reached ({reason}); using the local cache only")
         go_offline()
 
 

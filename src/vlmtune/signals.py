@@ -10,32 +10,32 @@ from vlmtune.errors import Interrupted, Terminated
 
 
 class StopRequest:
-    """Set by a signal; asked by loops where their state is whole."""
+    """Set by a signal; polled by loops wherever their state is consistent."""
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     def obey(self, saved: str) -> None:
-        """Raise when a signal has come.
+        """Raise if a signal was received.
 
         Args:
-            saved: what is safe by now, for the message.
+            saved: what has been saved, for the message.
 
         Raises:
-            Interrupted, Terminated: as the signal was.
+            Interrupted, Terminated: for SIGINT and SIGTERM.
         """
         if self.received is None:
             return
         kind = Terminated if self.received == signal.SIGTERM else Interrupted
-        raise kind(f"stopped by {signal.Signals(self.received).name}; {saved}. Run the same command again to go on")
+        raise kind(f"stopped by {signal.Signals(self.received).name}; {saved}. Run the same command again to resume")
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Listen for SIGINT and SIGTERM; a second Ctrl-C stops at once.
+    """Handle SIGINT and SIGTERM; a second Ctrl-C stops immediately.
 
-    Python delivers signals to the main thread, and only there may handlers be set: in any other thread nobody listens,
-    and whoever started the thread decides what a signal means.
+    Python delivers signals to the main thread, and handlers can be set only there: in any other thread none is set, and
+    the caller decides what a signal means.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -261,4 +261,4 @@ def test_one_call_for_all_pictures_sees_what_their_groups_see(monkeypatch: pytes
     grouped, _ = vision_tower.grouped_attention(
         torch.nn.Module(), *tensors, None, cu_seq_lens_q=torch.tensor(bounds), scaling=0.3
     )
-    assert torch.allclose(vision_tower._at_once(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)
+    assert torch.allclose(vision_tower._varlen(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)

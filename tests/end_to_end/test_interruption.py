@@ -144,7 +144,7 @@ def test_stopped_in_an_orderly_way_it_says_how_to_go_on(
     step: str, fault: str, code: int, tmp_path: Path, stages: Path
 ) -> None:
     said = stop_and_go_on(step, fault, code, tmp_path, stages)
-    assert ("run the same command again" if code == 4 else "Run the same command again to go on") in said
+    assert ("run the same command again" if code == 4 else "Run the same command again to resume") in said
 
 
 EVALUATED = [

@@ -38,7 +38,7 @@ def test_a_dead_endpoint_turns_offline_mode_on_and_says_so(monkeypatch: pytest.M
     hub.go_offline_if_unreachable(Progress(notes))
     assert hub.os.environ[hub.OFFLINE] == "1"
     assert notes.texts == [
-        f"{address} cannot be reached ([Errno 111] Connection refused); looking in the local cache only"
+        f"{address} cannot be reached ([Errno 111] Connection refused); using the local cache only"
     ]
 
 

@@ -16,7 +16,7 @@ def test_a_signal_waits_for_the_next_safe_point(number: int, error: type[Excepti
     with stop_on_signal() as stop:
         stop.obey("nothing to save")
         os.kill(os.getpid(), number)
-        with pytest.raises(error, match="step 3 is saved. Run the same command again to go on"):
+        with pytest.raises(error, match="step 3 is saved. Run the same command again to resume"):
             stop.obey("step 3 is saved")
     assert signal.getsignal(number) == before
 

@@ -1,18 +1,15 @@
-"""Checkpoints: where their files are, what family they belong to, loading model and adapter.
+"""Checkpoints: finding them, identifying their family, loading the model and its adapter.
 
-Torch and transformers are imported inside functions, so that everything which needs only a checkpoint's tokenizer,
-template or image sizes stays light.
+Torch and transformers are imported inside functions, so that code which needs only a checkpoint's tokenizer, template
+or image sizes stays light.
 
-A base model in 4 bits (NF4, as in QLoRA): what is quantised, and whether this machine can.
+A model loaded in 4 bits (NF4, as in QLoRA) has the linear layers of its language model quantized. The vision tower, the
+merger, the embeddings and the head keep their precision, and nothing is widened to fp32.
 
-Only the linear layers of the language model are. The vision tower, what joins its patches into tokens, the embeddings
-and the head keep their precision, and nothing is widened to fp32.
-
-Low-rank adapters that compute in the precision of the model they sit on; their weights stay fp32.
-
-PEFT widens a half-precision model's activations to fp32 in front of every adapter and keeps them for the backward pass:
-at 8B 11.9 MB a token instead of 9.3. Here the small weights are narrowed instead, where they are used, in training and
-in answering alike; their gradients come back as fp32. On a model in fp32 nothing changes, to the bit.
+Adapters compute in the precision of the model they sit on, while their weights stay fp32. PEFT would widen a
+half-precision model's activations to fp32 in front of every adapter and keep them for the backward pass: at 8B, 11.9 MB
+a token instead of 9.3. Here the small weights are narrowed at use instead, in training and inference alike; their
+gradients come back as fp32. On an fp32 model nothing changes, to the bit.
 """
 
 import hashlib
@@ -20,6 +17,7 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,19 +31,16 @@ from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.registry import BaseConfig
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import BitsAndBytesConfig
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
     from torch import nn
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+TINY = "tiny"
+"""Name of the small Qwen3-VL that ships with vlmtune."""
+
+ONE_THREAD_BELOW = 20_000_000
+"""Parameters below which a second CPU thread costs more than it gains (the tiny model: 5-30 times slower with two)."""
 
 Quantization = Literal["nf4"]
 
@@ -53,10 +48,10 @@ INSTALL = 'pip install "vlmtune[quant]" (or: pip install "bitsandbytes>=0.46.1")
 
 
 def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
-    """How transformers loads a checkpoint of this family in NF4; products are computed in `dtype`.
+    """The transformers config that loads a checkpoint of this family in NF4 and computes in `dtype`.
 
     Raises:
-        EnvironmentProblem: bitsandbytes is not installed, or has no code for this machine.
+        EnvironmentProblem: bitsandbytes is not installed, or does not support this machine.
     """
     if find_spec("bitsandbytes") is None:
         raise EnvironmentProblem(f"model.quantization=nf4 needs the package bitsandbytes: {INSTALL}")
@@ -65,8 +60,8 @@ def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
 
     if not validate_bnb_backend_availability(raise_exception=False):
         raise EnvironmentProblem(
-            "model.quantization=nf4: the installed bitsandbytes has no code for this machine's GPU or CPU. Take "
-            f"another version: {INSTALL}; or leave the model as it is: --set model.quantization=null"
+            "model.quantization=nf4: the installed bitsandbytes does not support this machine's GPU or CPU. "
+            f"Install another version: {INSTALL}; or do not quantize: --set model.quantization=null"
         )
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -77,40 +72,35 @@ def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
     )
 
 
-TINY = "tiny"
-ONE_THREAD_BELOW = 20_000_000
-"""Parameters under which a second CPU thread costs more than it gives (the tiny model: 5-30 times slower with two)."""
-
-
 class ModelConfig(BaseConfig):
-    """Which model is adapted."""
+    """The model to fine-tune."""
 
     name: str
-    """A Hub name, a local folder, or `tiny`: the small Qwen3-VL that ships with vlmtune."""
+    """A name on the Hub, a local folder, or `tiny`: the small Qwen3-VL that ships with vlmtune."""
 
     revision: str | None = None
-    """Branch, tag or commit on the Hub; the commit it resolved to is stored with every result."""
+    """Branch, tag or commit on the Hub; the commit it resolves to is stored with every result."""
 
     family: str | None = None
-    """The architecture: a file in `vlmtune/families`; null finds it by the checkpoint's `model_type`."""
+    """The architecture: a file in `vlmtune/families`; null detects it from the checkpoint's `model_type`."""
 
     min_pixels: PositiveInt | None = None
-    """Smallest image area; smaller images are enlarged. Null takes the checkpoint's own."""
+    """Smallest image area; smaller images are enlarged. Null uses the checkpoint's own."""
 
     max_pixels: PositiveInt | None = None
-    """Largest image area; larger images are shrunk. It bounds an image's tokens. Null takes the checkpoint's own."""
+    """Largest image area; larger images are shrunk. It limits an image's tokens. Null uses the checkpoint's own."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; `auto` takes a GPU where there is one."""
+    """Where the model runs; `auto` uses a GPU if there is one."""
 
     quantization: Quantization | None = None
     """`nf4` keeps the language model's weights in 4 bits (QLoRA), for training, the baseline and the tuned answers
-    alike: a quarter of their memory, slightly other answers. Needs bitsandbytes. Null leaves them as they are."""
+    alike: a quarter of their memory, slightly different answers. Needs bitsandbytes. Null does not quantize."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's small files on local disk, and what they say about it. `source` and `commit` find the weights again."""
+    """A model's small files on local disk, and what they say about it. `source` and `commit` locate the weights."""
 
     name: str
     source: str
@@ -132,7 +122,7 @@ class Checkpoint:
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
-    """Find a checkpoint and download its small files where they are not local; no weights, no torch.
+    """Find a checkpoint and download its small files if they are not local; no weights, no torch.
 
     Raises:
         EnvironmentProblem: the Hub cannot be reached, or the model is gated.
@@ -208,7 +198,7 @@ def pick_device(config: ModelConfig) -> str:
     """`cuda` or `cpu`.
 
     Raises:
-        EnvironmentProblem: a GPU is asked for, or the model wants one, and none is there.
+        EnvironmentProblem: a GPU is requested or required, and there is none.
     """
     import torch
 
@@ -216,8 +206,8 @@ def pick_device(config: ModelConfig) -> str:
         return "cuda"
     if config.device == "cuda" or (config.device == "auto" and config.name != TINY):
         raise EnvironmentProblem(
-            f"no GPU is visible to torch {torch.__version__}; `vlmtune doctor` looks closer. "
-            "To run on the CPU all the same: --set model.device=cpu"
+            f"no GPU is visible to torch {torch.__version__}; `vlmtune doctor` says more. "
+            "To run on the CPU anyway: --set model.device=cpu"
         )
     return "cpu"
 
@@ -232,24 +222,24 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging as said
+    from transformers.utils import logging as transformers_logging
 
-    said.set_verbosity_error()  # what it only warns of, weights that are missing, is an error below
-    # PEFT imports it wherever it is installed, and it then misses a package that only some CPUs would want.
+    transformers_logging.set_verbosity_error()  # missing weights, of which it only warns, are an error below
+    # PEFT imports it wherever it is installed, and it then complains about a package that only some CPUs need.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if checkpoint.commit is None:
-        said.disable_progress_bar()  # a download shows its bar; reading local files needs none
+        transformers_logging.disable_progress_bar()  # needed for downloads only
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     quantized = {"quantization_config": nf4(checkpoint.family, dtype)} if checkpoint.quantization else {}
     try:
-        loading: Any = AutoModelForImageTextToText.from_pretrained
-        model, found = loading(
+        from_pretrained: Any = AutoModelForImageTextToText.from_pretrained
+        model, report = from_pretrained(
             checkpoint.source,
             revision=checkpoint.commit,
             dtype=dtype,
-            use_safetensors=True,  # a pickle may bring code
+            use_safetensors=True,  # a pickle may contain code
             attn_implementation="sdpa",
-            # A GPU is filled without a copy in main memory; quantised weights would find a device of their own.
+            # Loads directly onto the GPU; quantized weights would otherwise choose a device themselves.
             device_map={"": device} if device != "cpu" or quantized else None,
             output_loading_info=True,
             **quantized,
@@ -263,28 +253,28 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
     except (SafetensorError, RuntimeError) as error:
         raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {str(error).splitlines()[0]}") from None
-    lacking = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
-    if lacking:
+    bad = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if bad:
         raise IntegrityError(
-            f"{checkpoint.name}: {len(lacking)} weights are missing or of another shape, first {lacking[0]}; fetch the "
-            "checkpoint again, or set model.family to its architecture"
+            f"{checkpoint.name}: {len(bad)} weights are missing or of another shape, first {bad[0]}; download "
+            "the checkpoint again, or set model.family to its architecture"
         )
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
-    # A checkpoint's generation_config may ask for sampling; what decodes is the config's to say.
+    # A checkpoint's generation_config may request sampling; decoding is decided by our config alone.
     model.generation_config = type(model.generation_config)()
     optimize_vision_tower(model, checkpoint.family)
     model.requires_grad_(False)
     model.eval()
-    made: PreTrainedModel = model
-    return made
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """The model with an adapter, every weight of which has found its place.
+    """The model with an adapter, after a check that every weight of the adapter is used.
 
-    PEFT loads an adapter whose names do not fit without a word, and it then does nothing: names and shapes are
-    compared. Its weights stay fp32, as they were trained, and are used in the model's precision.
+    PEFT silently loads an adapter whose names do not match, and it then does nothing; so names and shapes are compared.
+    The adapter's weights stay fp32, as they were trained, and are used in the model's precision.
 
     Raises:
         IntegrityError: not an adapter folder, or an adapter of another model.
@@ -299,7 +289,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PEFT only warns of is an error below
+            warnings.simplefilter("ignore")  # mismatches, of which PEFT only warns, are an error below
             adapted = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
@@ -307,11 +297,11 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         name: tuple(value.shape)
         for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
     }
-    odd = sorted(set(given.items()) ^ set(wanted.items()))
-    if odd:
+    unmatched = sorted(set(given.items()) ^ set(wanted.items()))
+    if unmatched:
         raise IntegrityError(
-            f"{folder}: this adapter belongs to another model: {len(odd)} weights do not fit, first {odd[0][0]} "
-            f"{odd[0][1]}. Use the model it was trained on ({_base_of(folder)})"
+            f"{folder}: this adapter belongs to another model: {len(unmatched)} weights do not fit, first "
+            f"{unmatched[0][0]} {unmatched[0][1]}. Use the model it was trained on ({_base_of(folder)})"
         )
     compute_in_base_precision(adapted)
     return adapted.eval()
@@ -322,7 +312,7 @@ def _base_of(folder: Path) -> str:
 
 
 def compute_in_base_precision(model: "nn.Module") -> None:
-    """Let every adapter of a PEFT model multiply in its input's precision. DoRA's layers keep PEFT's own forward."""
+    """Make every adapter of a PEFT model compute in its input's precision. DoRA layers keep PEFT's own forward."""
     from types import MethodType
 
     import torch
@@ -331,10 +321,10 @@ def compute_in_base_precision(model: "nn.Module") -> None:
     for layer in model.modules():
         if not isinstance(layer, LoraLayer) or layer.lora_variant:
             continue
-        both = [*layer.lora_A.values(), *layer.lora_B.values()]
-        if all(isinstance(matrix, torch.nn.Linear) for matrix in both):
+        matrices = [*layer.lora_A.values(), *layer.lora_B.values()]
+        if all(isinstance(matrix, torch.nn.Linear) for matrix in matrices):
             layer.cast_input_dtype_enabled = False
-            for matrix in both:
+            for matrix in matrices:
                 matrix.forward = MethodType(_narrowed, matrix)
 
 

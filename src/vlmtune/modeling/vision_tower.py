@@ -1,8 +1,8 @@
-"""The vision tower without its two slow spots; same results, same weights, same names.
+"""Two optimizations of the vision tower, with the same results, weights and names.
 
-The patch embedding is a convolution whose windows do not overlap, which is one matrix product (fp32 on a CPU: 521 -> 74
-ms for 3,072 patches). And images of equal size, or windows of equal length, attend in one call instead of one each; on
-a GPU in half precision all of them do.
+The patch embedding is a convolution whose windows do not overlap, so it is one matrix product (fp32 on a CPU: 74
+instead of 521 ms for 3,072 patches). Images of equal size, or windows of equal length, attend in one call instead of
+one each; on a GPU in half precision a single call serves all of them.
 """
 
 import inspect
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 GROUPED_ATTENTION = "vlmtune_flash_grids"
-"""Name of the tower's attention. transformers hands whole sequences with their bounds to names that hold "flash"."""
+"""Name of the tower's attention. transformers passes whole sequences with their bounds to names containing "flash"."""
 
 
 def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
-    """Swap the slow spots of a loaded model's tower."""
+    """Replace the patch embedding and the attention of a loaded model's vision tower."""
     from types import MethodType
 
     from transformers import AttentionInterface
@@ -33,7 +33,7 @@ def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
 
 
 def _linear_patches(embed: Any, patches: "torch.Tensor") -> "torch.Tensor":
-    """[n, values] -> [n, hidden]; values in the order of the convolution's weight."""
+    """[n, values] -> [n, hidden]; values are in the order of the convolution's weight."""
     import torch
 
     weight = embed.proj.weight
@@ -52,42 +52,43 @@ def grouped_attention(  # noqa: PLR0913 - the signature is what transformers cal
     scaling: float | None = None,
     **_: Any,
 ) -> "tuple[torch.Tensor, None]":
-    """Full attention inside each part of a sequence, parts of equal length together.
+    """Full attention inside each part of a sequence; parts of equal length are batched.
 
     Args:
-        module: the attention layer; not used.
+        module: the attention layer; unused.
         query: [1, heads, S, head_dim].
         key: as `query`.
         value: as `query`.
-        attention_mask: none; parts are said by their bounds.
+        attention_mask: unused; the bounds define the parts.
         cu_seq_lens_q: bounds of the parts, [parts + 1], from 0 to S.
         scaling: of the scores.
 
     Returns:
-        [1, S, heads, head_dim], and no weights.
+        [1, S, heads, head_dim], and no attention weights.
     """
     import torch
 
     bounds = cu_seq_lens_q.tolist()
-    halved = query.dtype in (torch.float16, torch.bfloat16)
-    if query.is_cuda and halved and find_spec("torch.nn.attention.varlen") is not None:
-        return _at_once(query, key, value, bounds, scaling)[None], None
+    half_precision = query.dtype in (torch.float16, torch.bfloat16)
+    if query.is_cuda and half_precision and find_spec("torch.nn.attention.varlen") is not None:
+        return _varlen(query, key, value, bounds, scaling)[None], None
     starts: dict[int, list[int]] = {}
     for start, end in pairwise(bounds):
         starts.setdefault(end - start, []).append(start)
     attend = torch.nn.functional.scaled_dot_product_attention
     heads, width = query.shape[1], query.shape[3]
     out = torch.empty_like(query[0].transpose(0, 1))
-    for length, places in starts.items():
-        first = torch.tensor(places, device=query.device)
+    for length, firsts in starts.items():
+        first = torch.tensor(firsts, device=query.device)
         index = (first[:, None] + torch.arange(length, device=query.device)).reshape(-1)
+        # [heads, parts * length, width] -> [parts, heads, length, width]
         q, k, v = (x[0, :, index].reshape(heads, -1, length, width).transpose(0, 1) for x in (query, key, value))
-        done = attend(q, k, v, scale=scaling)
-        out[index] = done.permute(0, 2, 1, 3).reshape(-1, heads, width)
+        attended = attend(q, k, v, scale=scaling)
+        out[index] = attended.permute(0, 2, 1, 3).reshape(-1, heads, width)
     return out[None], None
 
 
-def _at_once(
+def _varlen(
     query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", bounds: list[int], scaling: float | None
 ) -> "torch.Tensor":
     """All parts in one call of torch's variable-length attention, without a causal mask; [S, heads, head_dim]."""
@@ -95,9 +96,9 @@ def _at_once(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(end - start for start, end in pairwise(bounds))
-    places = torch.tensor(bounds, dtype=torch.int32, device=query.device)
+    offsets = torch.tensor(bounds, dtype=torch.int32, device=query.device)
     options = {"scale": scaling} if "scale" in inspect.signature(varlen_attn).parameters else {}
     call: Any = varlen_attn
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
-    out: torch.Tensor = call(queries, keys, values, places, places, longest, longest, **options)
+    out: torch.Tensor = call(queries, keys, values, offsets, offsets, longest, longest, **options)
     return out

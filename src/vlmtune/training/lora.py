@@ -1,4 +1,4 @@
-"""Putting a LoRA adapter into a model, and writing it so that plain PEFT loads it."""
+"""Adding a LoRA adapter to a model, and saving it in the format that plain PEFT loads."""
 
 import json
 import re
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONTINUED = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
-"""What an adapter and the one it goes on from must share: PEFT's name and ours."""
+"""Settings that an adapter must share with the one it continues from: PEFT's name and ours."""
 
 
 def add_adapter(
     model: "PreTrainedModel", settings: LoraConfig, family: Family, seed: int, continue_from: Path | None = None
 ) -> "PeftModel":
-    """An adapter on the chosen parts of a model, in fp32, new or with another one's weights; the model stays frozen.
+    """Add an fp32 adapter to the chosen parts of a model, new or with another one's weights; the model stays frozen.
 
     Raises:
-        ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has none of the names.
+        ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has no such layer.
         ConfigError, IntegrityError: the adapter to continue from does not fit.
     """
     import peft
@@ -38,7 +38,7 @@ def add_adapter(
     torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # accepts any number
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings, family),
         use_rslora=settings.use_rslora,
@@ -47,7 +47,7 @@ def add_adapter(
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is on its way out
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a deprecated name of transformers
         adapted = peft.get_peft_model(model, config)
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float()
@@ -58,7 +58,7 @@ def add_adapter(
 
 
 def continue_adapter(model: "PeftModel", folder: Path) -> None:
-    """Put the weights of an adapter folder in the place of a fresh adapter's.
+    """Replace the weights of a fresh adapter by those of an adapter folder.
 
     Raises:
         IntegrityError: not an adapter folder, or the adapter has weights of another model.
@@ -74,19 +74,19 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
         )
     theirs, ours = read_json(folder / "adapter_config.json"), model.peft_config["default"]
     for key, name in CONTINUED.items():
-        given, asked = theirs.get(key, False), getattr(ours, key)
-        if given != asked:
+        given, configured = theirs.get(key, False), getattr(ours, key)
+        if given != configured:
             raise ConfigError(
-                f"training.continue_from: {folder} has {name} {given}, this configuration {asked}; set "
+                f"training.continue_from: {folder} has {name} {given}, this configuration {configured}; set "
                 f"training.lora.{name} to the adapter's, or start a new one with training.continue_from=null"
             )
     weights, wanted = load_file(file), get_peft_model_state_dict(model, save_embedding_layers=False)
-    odd = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
-    if odd:
-        name, shape = min(odd)
+    unmatched = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
+    if unmatched:
+        name, shape = min(unmatched)
         raise ConfigError(
-            f"training.continue_from: {folder} has adapters on other layers than training.lora.target_modules and "
-            f"parts name in this model: {len(odd)} weights do not fit, first {name} {tuple(shape)}"
+            f"training.continue_from: {folder} adapts other layers than training.lora.target_modules and "
+            f"parts select in this model: {len(unmatched)} weights do not fit, first {name} {tuple(shape)}"
         )
     set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
 
@@ -97,9 +97,9 @@ def trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
 
 
 def optimizer_groups(model: "PeftModel", family: Family, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """The adapter's weights as AdamW takes them, a group per part of the model they lie in.
+    """The adapter's weights as parameter groups for AdamW, one per part of the model.
 
-    `share` of a group is its learning rate over `training.learning_rate`: all follow one schedule.
+    `share` of a group is its peak learning rate divided by `training.learning_rate`: all groups follow one schedule.
     """
     parts: dict[PartName, list[torch.nn.Parameter]] = {}
     for name, weight in trainable(model).items():
@@ -114,7 +114,7 @@ def optimizer_groups(model: "PeftModel", family: Family, settings: TrainingConfi
 
 
 def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str] | str:
-    """Plain names where they mean language layers only, else a pattern that keeps other layers out."""
+    """Layer names if they occur in the language model only, else a pattern that excludes other layers."""
     import torch
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -125,13 +125,13 @@ def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> 
     _check_names(settings.target_modules, chosen)
     if settings.parts == ["language_model"] and not elsewhere & set(settings.target_modules):
         return sorted(settings.target_modules)
-    # Other kinds of layers may have the same names, as the convolution that cuts patches has in Qwen3-VL.
+    # Other kinds of layers may have the same names, like the patch convolution of Qwen3-VL.
     starts = sorted(re.escape(start) for part in set(settings.parts) for start in family.parts[part])
     return rf"({'|'.join(starts)})\.(.*\.)?({'|'.join(map(re.escape, sorted(settings.target_modules)))})"
 
 
 def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
-    """That every name is a layer of a chosen part, and that every chosen part has one of them."""
+    """Check that every name is a layer of a chosen part, and that every chosen part has one of them."""
     known = sorted(set().union(*chosen.values()))
     where = " or ".join(part.replace("_", " ") for part in chosen)
     for name in names:
@@ -141,16 +141,18 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
                 + did_you_mean(name, known, otherwise=".")
                 + f" There are: {', '.join(known)}"
             )
-    for part, there in chosen.items():
-        if not there & set(names):
+    for part, layers in chosen.items():
+        if not layers & set(names):
             raise ConfigError(
                 f"training.lora.parts names {part}, but none of training.lora.target_modules is a layer of it. "
-                f"There are: {', '.join(sorted(there))}"
+                f"There are: {', '.join(sorted(layers))}"
             )
 
 
 def check_first_gradients(model: "PeftModel") -> None:
-    """Every B must have felt the first loss (A's gradient is zero while B is); one that has not is not connected.
+    """Check that every B has a gradient after the first step; without one its layer is not connected to the loss.
+
+    A has none yet, because B starts as zero.
 
     Raises:
         IntegrityError: names the layers.
@@ -170,14 +172,13 @@ def check_first_gradients(model: "PeftModel") -> None:
 def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | None) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json`: the same bytes for the same weights.
 
-    PEFT writes `target_modules` in the order of a set and the base by the path it happened to lie at; both are put
-    right.
+    PEFT writes `target_modules` in the order of a set and the base model's local path; both are corrected.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
-    # Embeddings are never trained; asked to find that out by itself, PEFT would look the base up on the Hub.
+    # Embeddings are never trained; to find that out by itself, PEFT would look up the base model on the Hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     write_bytes(folder / "adapter_model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
