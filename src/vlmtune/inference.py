@@ -19,7 +19,7 @@ from vlmtune.predictions import LOGPROB_DIGITS, Line, read
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
-from vlmtune.tasks import Task
+from vlmtune.tasks import Task, read_answer
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
 
 KEPT_AT_ONCE = 16
@@ -101,7 +101,7 @@ class Predictor:
         )
         if not isinstance(outcome, Prediction):
             return replace(line, failure={"stage": outcome.stage, "reason": outcome.reason})
-        answer = self.task.read(self.task_config, outcome.text)
+        answer = read_answer(self.task, self.task_config, outcome.text, truth)
         return replace(
             line,
             prediction=outcome.text,

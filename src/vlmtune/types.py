@@ -40,7 +40,8 @@ class Example:
     `turns` is set where the row brings its own conversation; otherwise the task writes one. `target` is what training
     teaches, None where the split has none. `truth` holds what metrics compare an answer with, by name: "references"
     always, "keywords", "labels", "boxes" where the data has them. Rows with the same `cluster` are not independent;
-    None where the data names no group: then rows that show the same first picture belong together.
+    None where the data names no group: then rows that show the same first picture belong together. `box_scale` is what
+    x and y count to in boxes that the model writes about the first image; None is 1000 for both.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Example:
     question: str | None = None
     turns: Conversation | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    box_scale: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

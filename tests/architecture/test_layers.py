@@ -13,8 +13,8 @@ from commands import ROOT
 from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
-    "errors families fault_injection prefetch progress types",
-    "distributed files hub images metrics predictions registry signals",
+    "boxes errors fault_injection prefetch progress types",
+    "distributed families files hub images metrics predictions registry signals",
     "data modeling run_folder tasks tracking",
     "processing scoring",
     "generation report training",

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import json
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,23 @@ from torch.nn.attention import varlen
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from vlmtune import registry
+from vlmtune.compare_files import score_file
 from vlmtune.engines import hf
+from vlmtune.inference import Predictor
 from vlmtune.modeling import vision_tower
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.modeling.vision_tower import GROUPED_ATTENTION
-from vlmtune.processing.encoder import Encoder, collate
+from vlmtune.processing.encoder import Encoder, ImageHeaders, collate
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.tasks import for_model, grounding
 from vlmtune.training.attention import enable_packed_attention
-from vlmtune.training.config import LoraConfig
+from vlmtune.training.config import LoraConfig, TrainingConfig
+from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapter, trainable
 from vlmtune.training.packing import Layout, pack
-from vlmtune.types import Prediction, Request
+from vlmtune.types import Example, Outcomes, Prediction, Request
 
 TEMPLATE_WITH_DEFAULT_SYSTEM = """\
 {% for message in messages %}{% if loop.first and message.role != 'system' %}<|im_start|>system
@@ -162,6 +169,52 @@ def test_positions_equal_the_model_s_own(family_encoder: tuple[ModelConfig, Enco
         ids, merge = tensors["input_ids"][0].tolist(), encoder.image_processor.limits.merge
         ours = encoder.checkpoint.family.positions(ids, encoder.renderer.image_id, grids, merge)
         assert torch.equal(torch.from_numpy(ours), theirs[:, 0])
+
+
+@pytest.fixture
+def boxed(family_encoder: tuple[ModelConfig, Encoder]) -> tuple[Example, list[int]]:
+    """A row with a box from 1/4 to 3/4 of a 200x100 image, and that box as the family writes it."""
+    row = Example(
+        "r1", (ref(picture(200, 100), "boxed"),), None, {"references": [], "boxes": [50, 25, 150, 75]}, question="ball"
+    )
+    # 196x112 is what the processor of Qwen2.5-VL makes of 200x100: multiples of 28.
+    written = {"norm1000": [250, 250, 750, 750], "resized_pixels": [49, 28, 147, 84]}
+    return row, written[family_encoder[1].checkpoint.family.boxes]
+
+
+def test_boxes_are_trained_on_as_the_family_writes_them(
+    family_encoder: tuple[ModelConfig, Encoder], boxed: tuple[Example, list[int]]
+) -> None:
+    config, encoder = family_encoder
+    row, written = boxed
+    examples = TrainingExamples([row], grounding.TASK, grounding.Config(), encoder, TrainingConfig())  # type: ignore[arg-type]
+    rendered = examples.encode_example(row).rendered
+    text = encoder.renderer.text([token for token, on in zip(rendered.ids, rendered.loss_mask, strict=True) if on])
+    assert json.loads(text) == [{"bbox_2d": written, "label": "ball"}]
+    small = Encoder(encoder.checkpoint, config, ImageHeaders)
+    assert small.with_box_scale(row).box_scale == encoder.with_box_scale(row).box_scale
+
+
+def test_a_perfect_answer_in_the_family_s_own_boxes_scores_1(
+    family_encoder: tuple[ModelConfig, Encoder], boxed: tuple[Example, list[int]], tmp_path: Path
+) -> None:
+    """From the row to the prediction file, and from the file alone to the score."""
+    row, written = boxed
+
+    class Perfect:
+        """Answers every request with the box; another scale would put it elsewhere."""
+
+        def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
+            for request in requests:
+                yield Prediction(request.id, json.dumps([{"bbox_2d": written, "label": "ball"}]), "stop", 9)
+
+    task = for_model(grounding.TASK, family_encoder[1].with_box_scale)
+    predictor = Predictor(task, grounding.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest())
+    (line,) = predictor.answer("test", Perfect(), [row], tmp_path / "partial.jsonl")  # type: ignore[arg-type]
+    assert line.answer == line.truth["boxes"] == [[250, 250, 750, 750]]
+    file = tmp_path / "predictions.jsonl"
+    file.write_text(line.to_json() + "\n")
+    assert score_file(file, "grounding").metrics == {"acc_at_05": 1, "mean_iou": 1}
 
 
 def test_the_quickened_tower_sees_the_same(family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel) -> None:

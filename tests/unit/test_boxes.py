@@ -1,4 +1,4 @@
-"""IoU equals torchvision's box_iou on boxes with an area, and is 0 without one."""
+"""Boxes keep their place from one convention to another; IoU equals torchvision's box_iou, and is 0 without an area."""
 
 from typing import Any
 
@@ -10,12 +10,64 @@ from hypothesis import strategies as st
 from metric_vectors import VECTORS, score, values
 from torchvision.ops import box_iou
 
+from vlmtune.boxes import NORM1000, are_boxes, is_box, rescale, unit_scale, xyxy
 from vlmtune.metrics import acc_at_05, mean_iou
 from vlmtune.metrics.boxes import iou
 
 CORNER = st.one_of(st.integers(0, 1000), st.floats(0, 1000, allow_nan=False))
 BOX = st.tuples(CORNER, CORNER, CORNER, CORNER)
 CASES = VECTORS["grounding_iou"]["vectors"]
+
+
+SIDE = st.integers(1, 10_000)
+
+
+@given(BOX, st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE))
+def test_a_box_comes_back_from_another_scale(
+    box: tuple[float, ...], one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    assert rescale(rescale(box, one, other), other, one) == pytest.approx(list(box), rel=1e-12)
+    assert rescale(box, one, one) == list(box)
+
+
+@pytest.mark.parametrize(
+    ("unit", "corners", "box"),
+    [
+        ("pixels", "xyxy", [20, 10, 60, 90]),
+        ("pixels", "xywh", [20, 10, 40, 80]),
+        ("norm1000", "xyxy", [100, 100, 300, 900]),
+        ("unit", "xywh", [0.1, 0.1, 0.2, 0.8]),
+    ],
+)
+def test_every_unit_and_corner_is_the_same_box(unit: Any, corners: Any, box: list[float]) -> None:
+    scale = unit_scale(unit, (200, 100))
+    assert rescale(xyxy(box, corners), scale, NORM1000) == pytest.approx([100, 100, 300, 900])
+    assert rescale(xyxy(box, corners), scale, (280, 140)) == pytest.approx([28, 14, 84, 126])
+
+
+@pytest.mark.parametrize(
+    ("value", "box", "boxes"),
+    [
+        ([1, 2.5, 3, 4], True, False),
+        ((1, 2, 3, 4), True, False),
+        ([[1, 2, 3, 4]], False, True),
+        ([1, 2, 3], False, False),
+        ([1, 2, 3, True], False, False),
+        ([1, 2, 3, "4"], False, False),
+        ([[1, 2, 3, 4], [1, 2, 3]], False, False),
+        ([], False, False),
+        (None, False, False),
+        ({"bbox_2d": [1, 2, 3, 4]}, False, False),
+    ],
+)
+def test_four_numbers_are_a_box(value: Any, box: bool, boxes: bool) -> None:
+    assert (is_box(value), are_boxes(value)) == (box, boxes)
+
+
+def test_pixels_need_an_image() -> None:
+    assert unit_scale("unit", None) == (1, 1)
+    with pytest.raises(ValueError, match="need an image"):
+        unit_scale("pixels", None)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vlmtune import registry
 from vlmtune.errors import DataError
 from vlmtune.metrics import acc_at_05, accuracy, field_f1
-from vlmtune.tasks import classification, extraction, grounding, vqa
+from vlmtune.tasks import classification, extraction, for_model, grounding, read_answer, vqa
 from vlmtune.types import Example, Turn, Unparsed
 
 LABELS = ["night", "night street", "grass", "new-york"]
@@ -122,6 +122,25 @@ def test_boxes_of_every_convention_are_the_same_box(unit: Any, corners: Any, box
     (found,) = grounding.truth(config, row)["boxes"]
     assert found == pytest.approx([100, 100, 300, 900])
     assert json.loads(grounding.teach(config, row)) == [{"bbox_2d": [100, 100, 300, 900], "label": "ball"}]
+
+
+def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
+    """The numbers of the example in the docstring of `boxes`; the prediction line carries the scale."""
+    config = grounding.Config(corners="xywh")
+    task = for_model(grounding.TASK, lambda row: replace(row, box_scale=(280, 140)))
+    row = example("", question="ball", truth={"boxes": [20, 10, 40, 80]})
+    text, truth = task.teach(config, row), task.truth(config, row)
+    assert json.loads(text) == [{"bbox_2d": [28, 14, 84, 126], "label": "ball"}]
+    assert truth["boxes"] == read_answer(task, config, text, truth) == [[100, 100, 300, 900]]
+    assert read_answer(task, config, text, {}) == [[28, 14, 84, 126]], "without a scale: 0 to 1000"
+    assert isinstance(read_answer(task, config, "nowhere", truth), Unparsed)
+    assert for_model(vqa.TASK, lambda row: row) is vqa.TASK
+
+
+@pytest.mark.parametrize("scale", [[280], [0, 140], ["a", "b"], "ab", 5])
+def test_a_scale_that_is_none_is_named(scale: Any) -> None:
+    with pytest.raises(DataError, match="'box_scale' must be two positive numbers"):
+        read_answer(grounding.TASK, grounding.Config(), "[1, 2, 3, 4]", {"box_scale": scale})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vlmtune.boxes import Box, Corners, is_box, unit_scale, xyxy
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole, open_role
 from vlmtune.dataset_check.findings import Finding, Place
@@ -44,26 +45,16 @@ def box_mistakes(config: Config, example: Example, sizes: Mapping[str, tuple[int
     task = config.task.model_dump()
     if not isinstance(given, list | tuple) or not given or "unit" not in task:
         return  # a task that needs boxes says so itself
-    sides = {"norm1000": (1000, 1000), "unit": (1, 1)}.get(task["unit"])
-    if sides is None:
-        if not example.images:
-            return
-        sides = sizes[example.images[0].where]
-    for box in [given] if _is_box(given) else given:
-        if _is_box(box):
+    if task["unit"] == "pixels" and not example.images:
+        return
+    sides = unit_scale(task["unit"], sizes[example.images[0].where] if example.images else None)
+    for box in [given] if is_box(given) else given:
+        if is_box(box):
             yield from _of_box(box, task["corners"], *sides)
 
 
-def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in value)
-    )
-
-
-def _of_box(box: Any, corners: str, width: float, height: float) -> Iterator[Mistake]:
-    left, top, right, bottom = box if corners == "xyxy" else (box[0], box[1], box[0] + box[2], box[1] + box[3])
+def _of_box(box: Box, corners: Corners, width: float, height: float) -> Iterator[Mistake]:
+    left, top, right, bottom = xyxy(box, corners)
     said, of = f"box {list(box)}", f"of {width}x{height}"
     if not all(abs(n) < float("inf") for n in box):
         yield "box", f"{said} has a number that is not finite"

@@ -56,7 +56,7 @@ class Shown:
         else:
             for n in range(self.rows.target_count(row)):
                 taught = self.rows.with_target(row, n)
-                target = self.task.teach(task, taught)
+                target = lessons.target(taught)
                 made.append({"target": target, **self._encoded(encoder, lessons.encode_example(taught))})
         return {
             "schema_version": SCHEMA_VERSION,

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmtune.boxes import ModelBoxes
+
 Grid = tuple[int, int, int]
 """Patches of one image: (time, rows, columns); time is 1 for a picture."""
 
@@ -43,7 +45,7 @@ class Family:
     `resized(height, width, limits) -> (height, width)` is the processor's size rule. `positions(ids, image_token,
     grids, merge) -> [3, T]` counts rotary positions. `language` and `tower` are the module prefixes of the language
     model and the vision tower, `blocks` and `mergers` of the tower's layers and of what joins its patches into tokens.
-    `boxes` is the convention of boxes in prompts and answers.
+    `boxes` is how the family writes boxes in answers.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Family:
     mergers: tuple[str, ...]
     resized: Callable[[int, int, ImageLimits], tuple[int, int]]
     positions: Callable[[Sequence[int], int, Sequence[Grid], int], NDArray[np.int64]]
-    boxes: str
+    boxes: ModelBoxes
 
     @property
     def parts(self) -> dict[PartName, tuple[str, ...]]:

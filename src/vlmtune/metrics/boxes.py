@@ -1,4 +1,4 @@
-"""Where things are. Boxes are [x1, y1, x2, y2], 0 to 1000 of the image's width and height; families translate.
+"""Overlap of boxes [x1, y1, x2, y2], from 0 to 1000 of the image's width and height.
 
 Truth: `boxes`, one or more boxes of the thing that was asked for. The answer is a list of boxes as well; its first one
 counts, against the truth it fits best (phrase grounding's "any box"; with one true box, RefCOCO's protocol). Areas
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlmtune.boxes import Box
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import per_row, ratio
 
-Box = Sequence[float]
 _NOTHING = (0.0, 0.0, 0.0, 0.0)
 
 

@@ -22,7 +22,7 @@ from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import STATUS, Progress, Silent, Style, open_progress
 from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
 from vlmtune.signals import StopRequest, stop_on_signal
-from vlmtune.tasks import Task
+from vlmtune.tasks import Task, for_model
 from vlmtune.training.dataset import TrainingExamples
 
 
@@ -50,9 +50,10 @@ class Session:
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task's behaviour."""
+        """The task's behaviour, with boxes as the model writes them."""
         task: Task = registry.load("tasks", self.config.task.name).TASK
-        return task
+        # The checkpoint is looked for when a row with boxes comes; comparing files needs none.
+        return for_model(task, lambda row: self.encoder.with_box_scale(row))  # noqa: PLW0108
 
     @functools.cached_property
     def encoder(self) -> Encoder:

@@ -7,7 +7,7 @@ pixels by construction. Torch is imported when pixels are first cut.
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from vlmtune.errors import ExampleTooLong
@@ -17,7 +17,7 @@ from vlmtune.images import decode_rgb, in_memory, size_of
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.processing.chat_template import Rendered, Renderer, images_of
 from vlmtune.processing.image_processor import ImageProcessor, load_limits
-from vlmtune.types import Conversation, ImageRef
+from vlmtune.types import Conversation, Example, ImageRef
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +197,18 @@ class Encoder:
     def image_tokens(self, encoded: Encoded) -> int:
         """How many tokens of a conversation are those of its images."""
         return sum(self._tokens(encoded.images))
+
+    def with_box_scale(self, example: Example) -> Example:
+        """The example with the scale on which the model writes boxes about its first image.
+
+        Raises:
+            ImageError: the image's header cannot be read.
+        """
+        if self.checkpoint.family.boxes == "norm1000" or example.box_scale is not None or not example.images:
+            return example
+        _, rows, columns = self.images.grid(example.images[0])
+        patch = self.image_processor.limits.patch
+        return replace(example, box_scale=(columns * patch, rows * patch))
 
     def facts(self) -> dict[str, Any]:
         """What happens to an image and a text before the model sees them; stored with adapters and predictions."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vlmtune.boxes import are_boxes, is_box
 from vlmtune.data import IMAGE_ENDINGS, REMOTE, is_base64, structured
 
 Kind = Literal["image", "images", "text", "texts", "talk", "box", "record", "number", "other", "nothing"]
@@ -63,7 +64,7 @@ def _column(name: str, values: list[Any]) -> Column:
         return Column(name, "nothing", [])
     tests: list[tuple[Kind, Any, list[Any]]] = [
         ("talk", _is_talk, plain),
-        ("box", _is_boxes, plain),
+        ("box", lambda value: is_box(value) or are_boxes(value), plain),
         ("image", _is_image, values),
         ("images", lambda value: isinstance(value, list) and all(map(_is_image, value)), plain),
         ("record", lambda value: isinstance(value, dict), plain if isinstance(values[0], str) else []),
@@ -84,17 +85,6 @@ def _is_talk(value: Any) -> bool:
         isinstance(turn, dict) and ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn))
         for turn in turns
     )
-
-
-def _is_boxes(value: Any) -> bool:
-    """Four numbers, or a list of such."""
-    if isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)):
-        return True
-    return isinstance(value, list) and bool(value) and all(isinstance(box, list) and _is_boxes(box) for box in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_image(value: Any) -> bool:

@@ -5,9 +5,10 @@ What a task needs to know of the rows beyond their columns: the label set, and w
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from vlmtune import registry
+from vlmtune.boxes import Box, Corners, Unit, unit_scale, xyxy
 from vlmtune.data import Records, structured
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
@@ -291,8 +292,8 @@ def _boxes(made: Guess, records: Records, first: Sequence[Mapping[str, Any]]) ->
             seen += [(box, size) for box in (value if isinstance(value[0], list) else [value])]
     fit = [
         (unit, corners)
-        for unit in ("unit", "pixels", "norm1000")
-        for corners in ("xyxy", "xywh")
+        for unit in get_args(Unit)
+        for corners in get_args(Corners)
         if all(_fits(box, size, unit, corners) for box, size in seen)
     ]
     # What lies within 1 lies within any picture, too; shares are meant.
@@ -309,10 +310,8 @@ def _boxes(made: Guess, records: Records, first: Sequence[Mapping[str, Any]]) ->
     made.put("task", "corners", corners, said)
 
 
-def _fits(box: Sequence[float], size: tuple[int, int], unit: str, corners: str) -> bool:
-    width, height = {"unit": (1.0, 1.0), "norm1000": (1000.0, 1000.0)}.get(unit, size)
-    x, y, right, bottom = box
-    if corners == "xywh":
-        right, bottom = x + right, y + bottom
+def _fits(box: Box, size: tuple[int, int], unit: Unit, corners: Corners) -> bool:
+    width, height = unit_scale(unit, size)
+    x, y, right, bottom = xyxy(box, corners)
     # Annotations go a pixel over the edge now and then.
     return x >= 0 and y >= 0 and x < right <= width * 1.01 and y < bottom <= height * 1.01

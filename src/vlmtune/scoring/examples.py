@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmtune.boxes import are_boxes
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
@@ -127,22 +128,17 @@ def _rounded(value: float) -> float | None:
 
 def _boxes(rows: Sequence[Row], task: Task, config: BaseConfig) -> dict[int, ExampleBoxes]:
     """True and answered boxes by row number, of the rows that have some."""
-    having = [n for n, (a, _) in enumerate(rows) if _are_boxes(a.truth.get("boxes"))]
+    having = [n for n, (a, _) in enumerate(rows) if _are_drawable(a.truth.get("boxes"))]
     answers = [read_answers([rows[n][side] for n in having], task, config) for side in (0, 1)]
     return {
         n: {
             "references": [list(box) for box in rows[n][0].truth["boxes"]],
-            "a": [list(box) for box in a] if _are_boxes(a) else [],
-            "b": [list(box) for box in b] if _are_boxes(b) else [],
+            "a": [list(box) for box in a] if _are_drawable(a) else [],
+            "b": [list(box) for box in b] if _are_drawable(b) else [],
         }
         for n, a, b in zip(having, *answers, strict=True)
     }
 
 
-def _are_boxes(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(box, list | tuple)
-        and len(box) == 4
-        and all(isinstance(side, int | float) and math.isfinite(side) for side in box)
-        for box in value
-    )
+def _are_drawable(value: Any) -> bool:
+    return are_boxes(value) and all(math.isfinite(number) for box in value for number in box)

@@ -17,7 +17,7 @@ from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
 from vlmtune.scoring.statistics import wilson
-from vlmtune.tasks import Task
+from vlmtune.tasks import Task, read_answer
 from vlmtune.types import Unparsed
 
 LONGEST_LOOP = 16
@@ -141,8 +141,10 @@ def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfi
 
 def read_answers(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Any]:
     """What the task reads from each prediction; None where there is none or it cannot be read."""
-    read = [None if line.prediction is None else task.read(config, line.prediction) for line in lines]
-    return [None if isinstance(answer, Unparsed) else answer for answer in read]
+    answers = [
+        None if line.prediction is None else read_answer(task, config, line.prediction, line.truth) for line in lines
+    ]
+    return [None if isinstance(answer, Unparsed) else answer for answer in answers]
 
 
 def signature(metric: Metric, lines: Sequence[Line]) -> str:

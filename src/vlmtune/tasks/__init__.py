@@ -6,12 +6,17 @@ what metrics compare answers with, by name).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from vlmtune.boxes import NORM1000, is_scale, rescale
+from vlmtune.errors import DataError
 from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
 from vlmtune.types import Conversation, Example, Unparsed
+
+BOX_SCALE = "box_scale"
+"""Key of a row's truth: `Example.box_scale`."""
 
 
 class TaskConfig(BaseConfig):
@@ -38,3 +43,43 @@ class Task:
     read: Callable[[Any, str], Any | Unparsed]
     metrics: tuple[Metric, ...]
     truth: Callable[[Any, Example], Mapping[str, Any]] = given_truth
+    boxes: bool = False
+    """Whether answers are lists of boxes. `teach` then writes them on `example.box_scale`, `truth` passes that scale on
+    as `BOX_SCALE`, and `read` returns the numbers as they are written."""
+
+
+def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
+    """The task with targets on the scale on which a model writes boxes; any other task as it is.
+
+    Args:
+        task: to adapt.
+        with_box_scale: sets `Example.box_scale`, see `Encoder.with_box_scale`.
+    """
+    if not task.boxes:
+        return task
+    return replace(
+        task,
+        teach=lambda config, example: task.teach(config, with_box_scale(example)),
+        truth=lambda config, example: task.truth(config, with_box_scale(example)),
+    )
+
+
+def read_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -> Any | Unparsed:
+    """What a model's text answers; boxes from 0 to 1000, whatever scale the model wrote them on.
+
+    Args:
+        task: parses the text.
+        config: the task's.
+        text: as generated.
+        truth: of the row, as `task.truth` gave it or as a prediction file holds it.
+
+    Raises:
+        DataError: the truth names a scale that is none.
+    """
+    answer = task.read(config, text)
+    scale = truth.get(BOX_SCALE)
+    if not task.boxes or scale is None or isinstance(answer, Unparsed):
+        return answer
+    if not is_scale(scale):
+        raise DataError(f"{BOX_SCALE!r} must be two positive numbers, a width and a height (got {scale!r:.80})")
+    return [rescale(box, scale, NORM1000) for box in answer]

@@ -14,7 +14,7 @@ from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
-from vlmtune.tasks import Task
+from vlmtune.tasks import Task, for_model
 from vlmtune.training.config import TrainingConfig
 from vlmtune.training.sampler import Sample
 from vlmtune.types import Example, Turn
@@ -79,9 +79,13 @@ class TrainingExamples:
         Raises:
             DataError: what is wrong with it.
         """
-        answer = Turn("assistant", (self.task.teach(self.task_config, example),))
+        answer = Turn("assistant", (self.target(example),))
         conversation = (*self.task.ask(self.task_config, example), answer)
         return self.encoder.training_example(conversation, self.settings.trained_turns, self.settings.max_tokens)
+
+    def target(self, example: Example) -> str:
+        """The text to train on, with boxes as the model writes them."""
+        return for_model(self.task, self.encoder.with_box_scale).teach(self.task_config, example)
 
     def check(self, name: str, progress: Progress, stop: StopRequest) -> ExampleLengths:
         """Encode every row with each of its targets once, in threads.
