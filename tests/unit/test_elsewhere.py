@@ -175,7 +175,7 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
         ("name: more", "name: Questions", "is also the name of another baseline or set"),
         ("metrics: [exact_match]", "metrics: [bleu]", "'bleu'"),
         ("question: question, references", "question: question, referenzes", "did you mean 'references'"),
-        ("question: question, references: [answer]", "question: question", "names no column of labels"),
+        ("question: question, references: [answer]", "question: question", "names no column with labels"),
         ("split: validation", "split: train", "which the adapter is trained on"),
         ("evaluation:", "output: {report: compare.questions.html}\nevaluation:", "files of 'questions'"),
     ],

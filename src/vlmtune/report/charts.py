@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmtune.report.rows import Example, MetricColumn
+from vlmtune.report.rows import MetricColumn
 from vlmtune.report.svg import WIDTH, Figure, Frame, bar, circle, count_axis, line, polyline, text, ticks, zero_axis
 from vlmtune.report.text import fixed, points, precision, signed
+from vlmtune.scoring.results import ComparisonResult, Difference, ExampleResult, MetricResult, TrainingSummary
 
 _BINS = 10
 """Histogram bins on each side of 0."""
@@ -34,71 +35,63 @@ def tone(low: float, high: float, higher_is_better: bool) -> str:
     return "good" if (low > 0) == higher_is_better else "bad"
 
 
-def forest(metrics: Sequence[Mapping[str, Any]], name: str = "forest") -> Figure | None:
-    """Change of every metric with its interval, on one axis. Where scales differ, as a share of each scale.
+def forest(metrics: Sequence[MetricResult]) -> Figure | None:
+    """Change of every metric with its interval; None where no metric has one."""
+    return _forest("forest", [(metric["name"], metric, metric) for metric in metrics])
+
+
+def slices(comparison: ComparisonResult) -> Figure | None:
+    """The primary metric's change by slice; None without slices."""
+    parts = [(f"{part['column']} = {part['value']}", part) for part in comparison["slices"][:_SLICES]]
+    return _forest("slices", [(name, part, metric) for metric in comparison["metrics"][:1] for name, part in parts])
+
+
+def systems(comparison: ComparisonResult) -> Figure | None:
+    """The primary metric's change of every side compared with A; None where there is only B."""
+    every = (comparison, *comparison["others"]) if comparison["others"] else ()
+    return _forest("systems", [(one["names"]["b"], metric, metric) for one in every for metric in one["metrics"][:1]])
+
+
+def _forest(name: str, entries: Sequence[tuple[str, Difference, MetricResult]]) -> Figure | None:
+    """Differences with their intervals on one axis; where metrics have different scales, as shares of each scale.
 
     Args:
-        metrics: entries with `name`, `delta`, `ci`, `higher_is_better`, `scale`; those without a `ci` are left out.
         name: distinguishes the figures of a page.
+        entries: (label, difference, its metric); those without an interval are left out.
     """
-    shown = [entry for entry in metrics if entry["ci"] is not None]
+    shown = [
+        (label, entry["delta"], entry["ci"], metric) for label, entry, metric in entries if entry["ci"] is not None
+    ]
     if not shown:
         return None
-    percent = len({entry["scale"] for entry in shown}) > 1
+    percent = len({metric["scale"] for *_, metric in shown}) > 1
     left, right, top, row = 112.0, WIDTH - 72.0, 6.0, 28.0
-    units = [entry["scale"] if percent else 1.0 for entry in shown]
-    spans = [
-        [value / unit for value in (entry["ci"][0], entry["delta"], entry["ci"][1])]
-        for entry, unit in zip(shown, units, strict=True)
-    ]
+    units = [metric["scale"] if percent else 1.0 for *_, metric in shown]
+    spans = [(ci[0] / unit, delta / unit, ci[1] / unit) for (_, delta, ci, _), unit in zip(shown, units, strict=True)]
     x_of, axis = zero_axis([value for span in spans for value in span], left, right)
     bottom = top + row * len(shown)
-    shapes = []
+    shapes, table = [], [["metric", "change", "from", "to"]]
     for tick in axis:
-        label = "0" if tick == 0 else f"{tick:+.0%}" if percent and abs(axis[1] - axis[0]) >= 0.01 else f"{tick:+.4g}"
+        value = "0" if tick == 0 else f"{tick:+.0%}" if percent and abs(axis[1] - axis[0]) >= 0.01 else f"{tick:+.4g}"
         shapes += [line(x_of(tick), top, x_of(tick), bottom, "zero" if tick == 0 else "grid")]
-        shapes += [text(x_of(tick), bottom + 16, label, "middle", "axis")]
-    for number, (entry, (low, delta, high)) in enumerate(zip(shown, spans, strict=True)):
+        shapes += [text(x_of(tick), bottom + 16, value, "middle", "axis")]
+    for number, ((label, delta, ci, metric), (low, middle, high)) in enumerate(zip(shown, spans, strict=True)):
         y = top + row * number + row / 2
-        kind = tone(low, high, entry["higher_is_better"])
-        label = entry["name"] if len(entry["name"]) <= 16 else entry["name"][:15] + "…"
+        kind = tone(low, high, metric["higher_is_better"])
+        numbers = [signed(value, precision(metric)) for value in (delta, *ci)]
         shapes += [
-            text(left - 10, y + 4, label, "end"),
+            text(left - 10, y + 4, label if len(label) <= 16 else label[:15] + "…", "end"),
             line(x_of(low), y, x_of(high), y, f"span {kind}"),
-            circle(x_of(delta), y, 4.5, kind),
-            text(WIDTH, y + 4, signed(entry["delta"], precision(entry)), "end", f"number {kind}"),
+            circle(x_of(middle), y, 4.5, kind),
+            text(WIDTH, y + 4, numbers[0], "end", f"number {kind}"),
         ]
-    table = [["metric", "change", "from", "to"]]
-    for entry in shown:
-        numbers = (entry["delta"], *entry["ci"])
-        table.append([entry["name"], *(signed(value, precision(entry)) for value in numbers)])
+        table.append([label, *numbers])
     unit_text = "as a share of each metric's scale" if percent else "in units of the score"
     desc = f"{len(shown)} changes from A to B with their intervals, {unit_text}. A bar that touches 0 shows no change."
     return Figure(name, "Change from A to B with its interval", desc, "".join(shapes), bottom + 22, table)
 
 
-def slices(comparison: Mapping[str, Any]) -> Figure | None:
-    """The primary metric's change by slice; None without slices."""
-    primary = comparison["metrics"][:1]
-    entries = [
-        entry | part | {"name": f"{part['column']} = {part['value']}"}
-        for entry in primary
-        for part in comparison["slices"]
-    ]
-    return forest(entries[:_SLICES], "slices")
-
-
-def systems(comparison: Mapping[str, Any]) -> Figure | None:
-    """The primary metric's change of every side compared with A; None where there is only B."""
-    entries = [
-        entry | {"name": system["names"]["b"]}
-        for system in (comparison, *comparison["others"])
-        for entry in system["metrics"][:1]
-    ]
-    return forest(entries, "systems") if comparison["others"] else None
-
-
-def outcomes(column: MetricColumn, examples: Sequence[Example]) -> Figure:
+def outcomes(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure:
     """Rows by outcome: better, tied, worse; for a right-or-wrong metric, which sides were right."""
     if column.binary:
         right = 1 if column.higher_is_better else 0
@@ -139,7 +132,7 @@ def _bars(name: str, title: str, counts: Sequence[tuple[str, int, str]]) -> Figu
     return Figure(name, title, desc, "".join(shapes), 8 + row * len(counts), table)
 
 
-def histogram(column: MetricColumn, examples: Sequence[Example]) -> Figure | None:
+def histogram(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure | None:
     """How far rows moved, with a bar of its own for unmoved rows; None for a right-or-wrong metric or no change."""
     deltas = [row["deltas"][column.name] for row in examples if row["deltas"] is not None]
     moved = sorted(abs(delta) for delta in deltas if delta)
@@ -188,7 +181,7 @@ def _histogram_table(counts: Mapping[int, int], step: float) -> list[list[str]]:
     return table
 
 
-def scatter(column: MetricColumn, examples: Sequence[Example]) -> Figure | None:
+def scatter(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure | None:
     """Score of B over score of A; None for a right-or-wrong metric, or one that a single row does not have."""
     scores = column.scores(examples)
     if not column.per_row or column.binary or not scores:
@@ -237,13 +230,13 @@ def _by_fifths(scores: Sequence[tuple[float, float]], low: float, high: float) -
     return [["A ↓ B →", *names], *([names[a], *(f"{fifths[a, b]}" for b in range(5))] for a in range(5))]
 
 
-def learning_curve(training: Mapping[str, Any] | None) -> Figure | None:
+def learning_curve(training: TrainingSummary | None) -> Figure | None:
     """Loss over steps; None where it is not known how B was trained.
 
     Marks the steps in `resumed_at` and the `chosen_step`.
     """
     training = training or {}
-    curve: Sequence[Mapping[str, Any]] = training.get("curve") or []
+    curve = training.get("curve") or []
     losses, validation = points(curve, "loss"), points(curve, "validation_loss")
     every = [*losses, *validation]
     if not every:
@@ -269,7 +262,7 @@ def learning_curve(training: Mapping[str, Any] | None) -> Figure | None:
     return Figure("curve", "Learning curve", desc, "".join(shapes), frame.bottom + 46, _curve_table(curve))
 
 
-def _marks(training: Mapping[str, Any], frame: Frame) -> list[str]:
+def _marks(training: TrainingSummary, frame: Frame) -> list[str]:
     """Vertical lines at resumptions and at the selected checkpoint, labelled as far as labels do not overlap."""
     marks = [(step, "resumed") for step in training.get("resumed_at") or []]
     if training.get("chosen_step") is not None:
@@ -306,9 +299,10 @@ def _curve_table(curve: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [["step", *(names[key] for key in keys)], *rows]
 
 
-def score_by_confidence(comparison: Mapping[str, Any]) -> Figure | None:
+def score_by_confidence(comparison: ComparisonResult) -> Figure | None:
     """Score of the most confident answers over the share of rows kept; None where token probabilities are unknown."""
-    curves = {side: curve for side, curve in (comparison.get("confidence") or {}).items() if curve}
+    sides = comparison["confidence"]
+    curves = {side: curve for side in ("a", "b") if sides is not None and (curve := sides[side]) is not None}
     if not curves or not comparison["metrics"]:
         return None
     entry = comparison["metrics"][0]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.report import ReportConfig, charts, provenance, rows, templates, text
-from vlmtune.report.rows import Example, MetricColumn
+from vlmtune.report.rows import MetricColumn
+from vlmtune.scoring.results import ComparisonFile, ExampleResult
 
 _IMAGE_BYTES = 12_000_000
 _ROW_BYTES = 10_000_000
@@ -32,12 +33,12 @@ SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
 STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
 
 
-def images_shown(comparison: Mapping[str, Any], config: ReportConfig) -> list[str]:
+def images_shown(comparison: ComparisonFile, config: ReportConfig) -> list[str]:
     """Hashes of the images whose thumbnails `render` can use, the most important first."""
     return rows.images_shown(comparison, config.examples)
 
 
-def render(comparison: Mapping[str, Any], thumbnails: Mapping[str, bytes], config: ReportConfig) -> str:
+def render(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> str:
     """The page as HTML.
 
     Args:
@@ -58,7 +59,7 @@ def render(comparison: Mapping[str, Any], thumbnails: Mapping[str, bytes], confi
     )
 
 
-def _numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
     """Tables, sentences and charts of the scores."""
     examples = comparison["examples"]
     return {
@@ -92,7 +93,7 @@ def _numbers(comparison: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _gallery(comparison: Mapping[str, Any], thumbnails: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
+def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
     """All rows for the script, and the first cards for readers without it."""
     from markupsafe import Markup
 
@@ -116,11 +117,12 @@ def _gallery(comparison: Mapping[str, Any], thumbnails: Mapping[str, bytes], con
     }
 
 
-def _card(example: Example) -> dict[str, Any]:
+def _card(example: ExampleResult) -> dict[str, Any]:
+    """A row with shortened texts."""
     return {**example, **_shortened({key: example[key] for key in ("a", "b", "references")}, _CARD_LIMIT)}
 
 
-def _outcome(example: Example, primary: MetricColumn | None) -> tuple[str, str]:
+def _outcome(example: ExampleResult, primary: MetricColumn | None) -> tuple[str, str]:
     """(colour, label) of a row's outcome."""
     gain = None if primary is None else primary.gain(example)
     if gain is None:
@@ -128,11 +130,11 @@ def _outcome(example: Example, primary: MetricColumn | None) -> tuple[str, str]:
     return ("good", "B better") if gain > 0 else ("bad", "B worse") if gain < 0 else ("even", "tie")
 
 
-def _provenance(comparison: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(comparison: ComparisonFile) -> dict[str, Any]:
     """How the comparison was made, and how to repeat it."""
     different, same = provenance.settings(comparison)
     return {
-        "curve": charts.learning_curve(comparison.get("training")),
+        "curve": charts.learning_curve(comparison["training"]),
         "training": provenance.training(comparison),
         "different": different,
         "same": same,
@@ -168,7 +170,9 @@ def embed_images(hashes: Sequence[str], thumbnails: Mapping[str, bytes]) -> dict
     return embedded
 
 
-def embed_rows(examples: Sequence[Example], columns: Sequence[MetricColumn], images: Mapping[str, str]) -> EmbeddedRows:
+def embed_rows(
+    examples: Sequence[ExampleResult], columns: Sequence[MetricColumn], images: Mapping[str, str]
+) -> EmbeddedRows:
     """All rows, with shortened texts if need be; if that is not enough, without those that changed least."""
     numbers = {image: n for n, image in enumerate(images)}
     compact = [_compact(n, example, columns, numbers) for n, example in enumerate(examples)]
@@ -197,7 +201,7 @@ def embed_rows(examples: Sequence[Example], columns: Sequence[MetricColumn], ima
 
 
 def _compact(
-    number: int, example: Example, columns: Sequence[MetricColumn], images: Mapping[str, int]
+    number: int, example: ExampleResult, columns: Sequence[MetricColumn], images: Mapping[str, int]
 ) -> dict[str, Any]:
     """A row under one-letter keys, without what it does not have.
 
@@ -206,12 +210,13 @@ def _compact(
     """
     row: dict[str, Any] = {"i": rows.label(example, number), "a": example["a"], "b": example["b"]}
     row["r"] = rows.expected(example)
-    if example["scores"] is not None:
-        row["s"] = [[example["scores"][side][column.name] for column in columns] for side in ("a", "b")]
-        row["d"] = [example["deltas"][column.name] for column in columns]
+    if (scores := example["scores"]) is not None:
+        row["s"] = [[scores[side][column.name] for column in columns] for side in ("a", "b")]
+    if (deltas := example["deltas"]) is not None:
+        row["d"] = [deltas[column.name] for column in columns]
     optional = {
         "f": [example["flags"]["a"], example["flags"]["b"]] if any(example["flags"].values()) else None,
-        "h": images.get(example["image"]),
+        "h": images.get(example["image"] or ""),
         "e": rows.failures(example),
         "x": example.get("boxes"),
         "m": rows.metadata(example),

@@ -4,10 +4,10 @@ Texts of rows stand in code spans, where nothing is a link, a mention or HTML; n
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from vlmtune.report import rows, text
+from vlmtune.scoring.results import ComparisonFile, ComparisonResult, ExampleResult
 
 EXAMPLES = 5
 """Rows listed of the largest gains, and of the largest losses."""
@@ -16,7 +16,7 @@ _LONGEST = 300
 """Characters of a row's text that are quoted."""
 
 
-def render(comparison: Mapping[str, Any]) -> str:
+def render(comparison: ComparisonFile) -> str:
     """Verdict, warnings, numbers, controls and the rows that changed most.
 
     Args:
@@ -27,7 +27,7 @@ def render(comparison: Mapping[str, Any]) -> str:
     return "\n".join([title, "", results(comparison), *_changed(comparison)])
 
 
-def results(comparison: Mapping[str, Any]) -> str:
+def results(comparison: ComparisonResult) -> str:
     """Verdict, warnings, tables and controls, without a title and without rows."""
     warnings = [f"> ⚠ {escaped(warning)}  " for warning in comparison["warnings"]]
     lines = [f"**{escaped(comparison['verdict'])}**", "", *_block(warnings)]
@@ -79,27 +79,28 @@ def code(content: str) -> str:
     return f"{fence}{space}{line}{space}{fence}" if line else "(empty)"
 
 
-def _changed(comparison: Mapping[str, Any]) -> list[str]:
+def _changed(comparison: ComparisonFile) -> list[str]:
     columns = rows.columns(comparison)
     if not columns:
         return []
     primary = columns[0]
     gains = [(primary.gain(example), example) for example in comparison["examples"]]
     ranked = sorted(((gain, example) for gain, example in gains if gain), key=lambda pair: -pair[0])
-    best = [example for gain, example in ranked if gain > 0][:EXAMPLES]
-    worst = [example for gain, example in ranked[::-1] if gain < 0][:EXAMPLES]
+    best = [pair for pair in ranked if pair[0] > 0][:EXAMPLES]
+    worst = [pair for pair in ranked[::-1] if pair[0] < 0][:EXAMPLES]
     lines = []
-    for title, examples in (("Largest gains", best), ("Largest losses", worst)):
-        if examples:
-            lines += [f"## {title} in {escaped(primary.name)}", "", *_list(examples, primary)]
+    for title, changed in (("Largest gains", best), ("Largest losses", worst)):
+        if changed:
+            lines += [f"## {title} in {escaped(primary.name)}", "", *_list(changed, primary)]
     return lines
 
 
-def _list(examples: Iterable[rows.Example], column: rows.MetricColumn) -> list[str]:
+def _list(changed: Iterable[tuple[float, ExampleResult]], column: rows.MetricColumn) -> list[str]:
     lines = []
-    for example in examples:
+    for gain, example in changed:
         name = code(example["id"]) if example["id"] is not None else "a row without id"
-        lines.append(f"- {name}, {text.signed(example['deltas'][column.name], column.digits)}")
+        delta = gain if column.higher_is_better else -gain
+        lines.append(f"- {name}, {text.signed(delta, column.digits)}")
         lines += [f"  - {side.upper()}: {code(example[side] or '')}" for side in ("a", "b")]
         lines += [f"  - expected: {code(line)}" for line in rows.expected(example)[:1]]
     return [*lines, ""]

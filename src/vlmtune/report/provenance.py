@@ -4,9 +4,10 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from vlmtune.report.rows import Example, failures, label
+from vlmtune.report.rows import failures, label
+from vlmtune.scoring.results import ComparisonResult, ExampleResult
 
 ROW_LABELS = {
     "a": "rows of A",
@@ -26,7 +27,7 @@ _IDS = 20
 """Most ids listed for one kind of failure."""
 
 
-def settings(comparison: Mapping[str, Any]) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+def settings(comparison: ComparisonResult) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
     """Settings that differ (path, A, B) and those that are the same (path, value), without those null on both sides."""
     a, b = (_flat(comparison["settings"][side]) for side in ("a", "b"))
     different, same = [], []
@@ -51,13 +52,13 @@ def _flat(value: Any, path: str = "") -> dict[str, str | None]:
     return {path: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
 
-def training(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+def training(comparison: ComparisonResult) -> list[tuple[str, str]]:
     """What is known of the training besides its curve."""
-    facts = {key: value for key, value in (comparison.get("training") or {}).items() if key != "curve"}
+    facts = {key: value for key, value in (comparison["training"] or {}).items() if key != "curve"}
     return [(path, value) for path, value in _flat(facts).items() if value is not None]
 
 
-def failed(examples: Sequence[Example]) -> list[tuple[str, str, int, list[str]]]:
+def failed(examples: Sequence[ExampleResult]) -> list[tuple[str, str, int, list[str]]]:
     """(side, reason, rows, the first ids) of every kind of failure, the most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     ids: dict[tuple[str, str], list[str]] = {}
@@ -68,13 +69,14 @@ def failed(examples: Sequence[Example]) -> list[tuple[str, str, int, list[str]]]
     return [(*failure, count, ids[failure][:_IDS]) for failure, count in counts.most_common()]
 
 
-def commands(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
+def commands(comparison: ComparisonResult) -> list[tuple[str, str]]:
     """(purpose, command) for repeating the page and its numbers."""
-    others = comparison.get("others") or []
+    others = comparison["others"]
     files = [_files(comparison, "a"), _files(comparison, "b"), *(_files(other, "b") for other in others)]
-    name = next((side["task"]["name"] for side in comparison["settings"].values() if "task" in side), None)
+    settings = comparison["settings"]["a"], comparison["settings"]["b"]
+    name = next((side["task"]["name"] for side in settings if "task" in side), None)
     task = ["--task", name] if name else []
-    columns = dict.fromkeys(part["column"] for part in comparison.get("slices") or [])
+    columns = dict.fromkeys(part["column"] for part in comparison["slices"])
     slices = [word for column in columns for word in ("--slice", column)]
     compare = shlex.join(["vlmtune", "compare", *map(",".join, files), *task, *slices])
     found = [("This page, from the prediction files", f"{compare} -o report.html")]
@@ -83,12 +85,11 @@ def commands(comparison: Mapping[str, Any]) -> list[tuple[str, str]]:
     if metrics:
         score = shlex.join(["vlmtune", "score", files[1][0], *task, "--metrics", metrics])
         found.append(("The scores of one side; needs no model", score))
-    if any(comparison["settings"].values()):
+    if any(settings):
         found.append(("The answers themselves, with the config of this run", "vlmtune run CONFIG"))
     return found
 
 
-def _files(comparison: Mapping[str, Any], side: str) -> list[str]:
+def _files(comparison: ComparisonResult, side: Literal["a", "b"]) -> list[str]:
     """The prediction files of one side, by name."""
-    names = comparison["seeds"][side] if "seeds" in comparison else [comparison["names"][side]]
-    return [f"{name}.jsonl" for name in names]
+    return [f"{name}.jsonl" for name in comparison["seeds"][side]]

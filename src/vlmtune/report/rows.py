@@ -5,13 +5,13 @@ The numbers of a row come from `scoring.examples`; `html` packs them for the pag
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlmtune.report.text import precision
+from vlmtune.scoring.results import ComparisonFile, ExampleResult
 
-Example = Mapping[str, Any]
 FIRST_CARDS = 20
 """Cards on the page when its script does not run."""
 
@@ -31,29 +31,28 @@ class MetricColumn:
     mean: bool
     binary: bool
 
-    def gain(self, example: Example) -> float | None:
+    def gain(self, example: ExampleResult) -> float | None:
         """How much better B is in this row, positive being better; None where a side failed."""
         delta = None if example["deltas"] is None else example["deltas"][self.name]
         return delta if delta is None or self.higher_is_better else -delta
 
-    def scores(self, examples: Iterable[Example]) -> list[tuple[float, float]]:
+    def scores(self, examples: Iterable[ExampleResult]) -> list[tuple[float, float]]:
         """(A, B) scores of the rows that have both."""
-        both = [
-            (row["scores"]["a"][self.name], row["scores"]["b"][self.name])
-            for row in examples
-            if row["scores"] is not None
-        ]
+        known = (row["scores"] for row in examples)
+        both = [(scores["a"][self.name], scores["b"][self.name]) for scores in known if scores is not None]
         return [(a, b) for a, b in both if a is not None and b is not None]
 
 
-def columns(comparison: Mapping[str, Any]) -> list[MetricColumn]:
+def columns(comparison: ComparisonFile) -> list[MetricColumn]:
     """The metrics of a comparison, the primary one first."""
     found = []
-    scored = [row for row in comparison["examples"] if row["scores"] is not None]
+    scored = [(row["scores"], row["deltas"]) for row in comparison["examples"]]
     for entry in comparison["metrics"]:
         name = entry["name"]
-        triples = [(row["scores"]["a"][name], row["scores"]["b"][name], row["deltas"][name]) for row in scored]
-        complete = [(a, b, delta) for a, b, delta in triples if None not in (a, b, delta)]
+        triples = [
+            (scores["a"][name], scores["b"][name], deltas[name]) for scores, deltas in scored if scores and deltas
+        ]
+        complete = [(a, b, delta) for a, b, delta in triples if a is not None and b is not None and delta is not None]
         per_row = bool(triples) and len(complete) == len(triples)
         mean = per_row and all(abs(b - a - delta) < 1e-5 for a, b, delta in complete)
         binary = mean and all({a, b} <= {0, 1} for a, b, _ in complete)
@@ -61,13 +60,13 @@ def columns(comparison: Mapping[str, Any]) -> list[MetricColumn]:
     return found
 
 
-def by_change(examples: Sequence[Example], column: MetricColumn | None) -> list[int]:
+def by_change(examples: Sequence[ExampleResult], column: MetricColumn | None) -> list[int]:
     """Row numbers, the largest change first and failed rows last: the order in which the page opens."""
     gains = [None if column is None else column.gain(example) for example in examples]
     return sorted(range(len(examples)), key=lambda n: (gains[n] is None, -abs(gains[n] or 0.0), n))
 
 
-def images_shown(comparison: Mapping[str, Any], most: int) -> list[str]:
+def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
     """Hashes of the images that the page shows, the most important first.
 
     They belong to the rows with the largest gains and losses, to failed rows, and to rows drawn at random.
@@ -91,18 +90,18 @@ def images_shown(comparison: Mapping[str, Any], most: int) -> list[str]:
     return list(dict.fromkeys(image for image in images if image is not None))
 
 
-def label(example: Example, number: int) -> str:
+def label(example: ExampleResult, number: int) -> str:
     """What a row is called: its id, or its number counted from 1."""
     return f"row {number + 1}" if example["id"] is None else str(example["id"])
 
 
-def question(example: Example) -> str | None:
+def question(example: ExampleResult) -> str | None:
     """The question about the image, where rows have one and the prediction file records it."""
     asked = example.get("question", example["meta"].get("question"))
     return asked if isinstance(asked, str) else None
 
 
-def expected(example: Example) -> list[str]:
+def expected(example: ExampleResult) -> list[str]:
     """What a right answer says: the references, and whatever else the metrics compared with."""
     texts = list(example["references"])
     for key, value in example.get("truth", {}).items():
@@ -119,13 +118,14 @@ def _readable(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def failures(example: Example) -> list[tuple[str, str]]:
+def failures(example: ExampleResult) -> list[tuple[str, str]]:
     """(side, reason) for each side without an answer."""
-    sides = example["failure"] or {}
-    return [(side.upper(), f"{what['stage']}: {what['reason']}") for side, what in sides.items() if what is not None]
+    records = example["failure"]
+    sides = (("A", records["a"]), ("B", records["b"])) if records else ()
+    return [(side, f"{record['stage']}: {record['reason']}") for side, record in sides if record is not None]
 
 
-def metadata(example: Example) -> list[str]:
+def metadata(example: ExampleResult) -> list[str]:
     """Image size and metadata of a row, as texts."""
     size = {"size": "x".join(map(str, example["image_size"]))} if "image_size" in example else {}
     return [f"{key}: {_readable(value)}" for key, value in {**size, **example["meta"]}.items() if key != "question"]

@@ -5,23 +5,16 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-BLOCKS = "▁▂▃▄▅▆▇█"
+from vlmtune.scoring.results import ComparisonResult, Difference, Interval, MetricResult, TrainingSummary
 
-STATISTIC_LABELS = {
-    "ended": "ended on their own",
-    "cut_off": "cut off at the token limit",
-    "empty": "empty",
-    "unparsed": "unparseable",
-    "repeating": "repetitive",
-}
-"""Response statistics, as rows of a table."""
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 _CONFIDENCE = {1: "confident answers are better", 0: "confidence says nothing", -1: "confident answers are worse"}
 
 
-def precision(entry: Mapping[str, Any]) -> int:
+def precision(metric: MetricResult) -> int:
     """Decimals of a metric's numbers: 4 on a scale to 1, 3 to 10, 2 to 100."""
-    return max(0, 4 - round(math.log10(entry["scale"])))
+    return max(0, 4 - round(math.log10(metric["scale"])))
 
 
 def fixed(value: float, digits: int) -> str:
@@ -35,7 +28,7 @@ def signed(value: float, digits: int) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def interval(ci: Sequence[float] | None, digits: int) -> str:
+def interval(ci: Interval | None, digits: int) -> str:
     """A confidence interval as "+0.1 to +0.2", or "-" where there is none."""
     return "-" if ci is None else " to ".join(signed(end, digits) for end in ci)
 
@@ -56,11 +49,13 @@ def points(curve: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, fl
     return [(point["step"], point[key]) for point in known if math.isfinite(point[key])]
 
 
-def training_summary(training: Mapping[str, Any] | None) -> str | None:
+def training_summary(training: TrainingSummary | None) -> str | None:
     """A training in one line: first and last loss, a sparkline, the selected checkpoint; None without a curve."""
-    curve: Sequence[Mapping[str, Any]] = (training or {}).get("curve") or []
+    if training is None:
+        return None
+    curve = training.get("curve") or []
     losses = [value for _, value in points(curve, "loss")]
-    if training is None or not losses:
+    if not losses:
         return None
     line = f"loss {losses[0]:.4g} {sparkline(losses)} {losses[-1]:.4g} over {curve[-1]['step']} steps"
     if training.get("chosen_step") is not None:
@@ -70,11 +65,11 @@ def training_summary(training: Mapping[str, Any] | None) -> str | None:
     return f"{line} ({training['seed_shown']})" if training.get("seed_shown") else line
 
 
-def render(comparison: Mapping[str, Any]) -> str:
+def render(comparison: ComparisonResult) -> str:
     """Verdict, warnings, tables, controls and row counts.
 
     Args:
-        comparison: as `Comparison.to_json` gives it; examples are not needed.
+        comparison: B against A.
     """
     names, rows = comparison["names"], comparison["rows"]
     lines = [comparison["verdict"], *(f"! {warning}" for warning in comparison["warnings"])]
@@ -87,7 +82,7 @@ def render(comparison: Mapping[str, Any]) -> str:
     for table in (*optional_tables(comparison), answer_rows(comparison)):
         lines += [*_aligned(table), ""]
     lines += [*control_lines(comparison), *confidence_lines(comparison)]
-    training = training_summary(comparison.get("training"))
+    training = training_summary(comparison["training"])
     lines += [f"training: {training}"] if training else []
     lines.append(
         f"rows: {rows['a']} in A and {rows['b']} in B, {rows['paired']} paired by {comparison['paired_by']}, "
@@ -97,17 +92,17 @@ def render(comparison: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def metric_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+def metric_rows(comparison: ComparisonResult) -> list[list[str]]:
     """The metric table, header first; with adjusted p-values where several metrics were tested."""
-    adjusted = any(entry.get("p_adjusted") is not None for entry in comparison["metrics"])
+    adjusted = any(entry["p_adjusted"] is not None for entry in comparison["metrics"])
     rows = [["metric", "A", "B", "change", _level(comparison), "p", *(["p (Holm)"] if adjusted else [])]]
     for entry in comparison["metrics"]:
-        chances = [entry["p"], *([entry.get("p_adjusted")] if adjusted else [])]
+        chances = [entry["p"], *([entry["p_adjusted"]] if adjusted else [])]
         rows.append([entry["name"], *_change(entry, precision(entry)), *map(_p_value, chances)])
     return rows
 
 
-def metric_notes(comparison: Mapping[str, Any]) -> list[str]:
+def metric_notes(comparison: ComparisonResult) -> list[str]:
     """Power, scores by seed, failures and exact tests of the metrics, as sentences."""
     lines = []
     for number, entry in enumerate(comparison["metrics"]):
@@ -115,16 +110,14 @@ def metric_notes(comparison: Mapping[str, Any]) -> list[str]:
         if number == 0 and entry["detectable"]:
             size = fixed(entry["detectable"], digits)
             lines.append(f"power: 80% chance of detecting a difference of {size} in {name}")
-        if entry["seeds"]:
-            a, b = (", ".join(fixed(score, digits) for score in entry["seeds"][side]) for side in ("a", "b"))
+        if seeds := entry["seeds"]:
+            a, b = (", ".join(fixed(score, digits) for score in seeds[side]) for side in ("a", "b"))
             lines.append(f"{name} by seed: A {a}; B {b}")
-        if number == 0 and entry["failures_as_worst"]:
-            worst = entry["failures_as_worst"]
+        if number == 0 and (worst := entry["failures_as_worst"]):
             change = f"{signed(worst['delta'], digits)} ({interval(worst['ci'], digits)})"
             lines.append(f"{name} with the worst score for failed rows: {change}")
-        if entry["mcnemar"]:
-            exact = entry["mcnemar"]
-            a, b = (" to ".join(fixed(end, digits) for end in entry["rate_ci"][side]) for side in ("a", "b"))
+        if (exact := entry["mcnemar"]) and (rates := entry["rate_ci"]):
+            a, b = (" to ".join(fixed(end, digits) for end in rates[side]) for side in ("a", "b"))
             p = "≤ 0.0001" if exact["p"] <= 0.0001 else f"= {fixed(exact['p'], 4)}"
             lines.append(
                 f"{name}: only A right on {exact['only_a']} rows, only B right on {exact['only_b']}, exact McNemar "
@@ -133,13 +126,13 @@ def metric_notes(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def optional_tables(comparison: Mapping[str, Any]) -> list[list[list[str]]]:
+def optional_tables(comparison: ComparisonResult) -> list[list[list[str]]]:
     """The tables that only some comparisons have, without the empty ones."""
     makers = (prompt_baseline_rows, additional_set_rows, system_rows, slice_rows)
     return [table for table in (rows_of(comparison) for rows_of in makers) if table]
 
 
-def system_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+def system_rows(comparison: ComparisonResult) -> list[list[str]]:
     """Every side compared with A in the primary metric, header first; empty where there is only B."""
     header = [f"{comparison['primary']} against {comparison['names']['a']}", "rows", "A", "B", "change"]
     rows = [[*header, _level(comparison), "p (Holm)", ""]]
@@ -150,22 +143,23 @@ def system_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
     return rows if comparison["others"] else []
 
 
-def prompt_baseline_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+def prompt_baseline_rows(comparison: ComparisonResult) -> list[list[str]]:
     """B against the untrained model with other prompts, header first; empty where none were run."""
-    baselines = comparison.get("untrained") or []
+    if not comparison["untrained"]:
+        return []
     rows = [["prompt baseline", "rows", comparison["primary"], "B", "change to B", _level(comparison), "p", ""]]
-    default = [
-        {"column": comparison["names"]["a"], "rows": comparison["rows"], **entry} for entry in comparison["metrics"][:1]
-    ]
-    best = comparison.get("best_untrained") or comparison["names"]["a"]
-    for entry in (*default, *baselines):
-        note = "best" if entry["column"] == best else "inconclusive" if entry.get("why_not") else ""
+    default, best = comparison["names"]["a"], comparison["best_untrained"]
+    for metric in comparison["metrics"][:1]:
+        cells = [*_change(metric, precision(metric)), _p_value(metric["p"])]
+        rows.append([default, str(comparison["rows"]["compared"]), *cells, "" if best else "best"])
+    for entry in comparison["untrained"]:
+        note = "best" if entry["column"] == best else "inconclusive" if entry["why_not"] else ""
         cells = [*_change(entry, precision(entry)), _p_value(entry["p"])] if "delta" in entry else ["-"] * 5
         rows.append([entry["column"], str(entry["rows"]["compared"]), *cells, note])
-    return rows if baselines else []
+    return rows
 
 
-def additional_set_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+def additional_set_rows(comparison: ComparisonResult) -> list[list[str]]:
     """The primary metric on each additional evaluation set, header first; empty where there are none."""
     rows = [["additional set", "metric", "A", "B", "change", _level(comparison), "verdict"]]
     for other in comparison.get("also", ()):
@@ -175,7 +169,7 @@ def additional_set_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
     return rows if len(rows) > 1 else []
 
 
-def slice_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+def slice_rows(comparison: ComparisonResult) -> list[list[str]]:
     """The primary metric by values of metadata columns, header first; empty where no column was named."""
     rows = [[f"{comparison['primary']} by slice (descriptive)", "rows", "A", "B", "change", _level(comparison)]]
     for part in comparison["slices"]:
@@ -184,28 +178,36 @@ def slice_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
     return rows if comparison["slices"] else []
 
 
-def answer_rows(comparison: Mapping[str, Any]) -> list[list[str]]:
+def answer_rows(comparison: ComparisonResult) -> list[list[str]]:
     """Lengths and response statistics of both sides, header first."""
     lengths, shares = comparison["lengths"], comparison["shares"]
     rows = [["answers", "A", "B", "references"]]
     for what in ("mean", "median"):
         rows.append([f"words, {what}", *(f"{lengths[side][what]:.1f}" for side in ("a", "b", "references"))])
-    for key, label in STATISTIC_LABELS.items():
-        rows.append([label, *("-" if shares[s][key] is None else f"{shares[s][key]:.1%}" for s in ("a", "b")), ""])
+    a, b = shares["a"], shares["b"]
+    statistics = [
+        ("ended on their own", a["ended"], b["ended"]),
+        ("cut off at the token limit", a["cut_off"], b["cut_off"]),
+        ("empty", a["empty"], b["empty"]),
+        ("unparseable", a["unparsed"], b["unparsed"]),
+        ("repetitive", a["repeating"], b["repeating"]),
+    ]
+    for name, *both in statistics:
+        rows.append([name, *("-" if share is None else f"{share:.1%}" for share in both), ""])
     return rows
 
 
-def control_lines(comparison: Mapping[str, Any]) -> list[str]:
+def control_lines(comparison: ComparisonResult) -> list[str]:
     """The controls as sentences, "name: result"; those that were not run are left out."""
-    length, image, adapter = (comparison["controls"][name] for name in ("length", "image", "effect"))
-    lines = []
+    controls, lines = comparison["controls"], []
+    length, images, adapter = controls["length"], controls["image"], controls["effect"]
     if length is not None:
         lines.append(
             f"length: A truncated to B's lengths scores {length['a_cut']:.4f}; B differs from that by "
             f"{length['delta']:+.4f} ({interval(length['ci'], 4)})"
         )
-    for side, result in (image or {}).items():
-        if result is not None:
+    for side in ("a", "b"):
+        if images is not None and (result := images[side]) is not None:
             drops = result["shuffled"] <= result["own"]
             kept = f", {result['kept']:.0%} of it" if drops and result["kept"] is not None else ""
             lines.append(
@@ -217,10 +219,12 @@ def control_lines(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def confidence_lines(comparison: Mapping[str, Any]) -> list[str]:
+def confidence_lines(comparison: ComparisonResult) -> list[str]:
     """Whether a side's more confident answers are its better ones, as sentences."""
     lines = []
-    for side, curve in (comparison.get("confidence") or {}).items():
+    curves = comparison["confidence"]
+    for side in ("a", "b"):
+        curve = curves[side] if curves is not None else None
         if curve is None or curve["ci"] is None:
             continue
         entry = comparison["metrics"][0]
@@ -235,11 +239,11 @@ def confidence_lines(comparison: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _level(comparison: Mapping[str, Any]) -> str:
+def _level(comparison: ComparisonResult) -> str:
     return f"{comparison['statistics']['confidence']:.0%} CI"
 
 
-def _change(entry: Mapping[str, Any], digits: int) -> list[str]:
+def _change(entry: Difference, digits: int) -> list[str]:
     """Score of A, score of B, their difference and its interval, as cells of a table."""
     scores = [fixed(entry[side], digits) for side in ("a", "b")]
     return [*scores, signed(entry["delta"], digits), interval(entry["ci"], digits)]
