@@ -1,7 +1,7 @@
 """Simulated comparisons with a known true difference: how often does an interval exclude 0, or a test detect it?
 
 Every row's prediction is its score, written as a number; a comparison takes the same path as real files. Used by
-tests/unit/test_calibration.py and, with more trials, by benchmarks/calibration.
+tests/invariants/test_calibration.py and, with more trials, by benchmarks/calibration.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/calibration/run.py [--trials 2000]
 
-Seeded, so the same numbers come out again. tests/unit/test_calibration.py runs a small version of every line.
+Seeded, so the same numbers come out again. tests/invariants/test_calibration.py runs a small version of every line.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from commands import warm_vlmtune
 from process_signals import killed_after, timed
 from sources import PACKAGE
 
-from vlmtune.compare_files import pictures
+from vlmtune.compare_files import thumbnails
 from vlmtune.report import ReportConfig, html
 
 SMALL = [
@@ -73,7 +73,7 @@ def uninterrupted(file: Path) -> dict[str, Any]:
 def drawn(plain: dict[str, Any], file: Path) -> str:
     """The page that a comparison makes with the pictures beside it."""
     shown = ReportConfig()
-    return html.render(plain, pictures(html.wanted(plain, shown), [file]), shown)
+    return html.render(plain, thumbnails(html.images_shown(plain, shown), [file]), shown)
 
 
 def state(folder: Path) -> dict[str, str]:
