@@ -21,7 +21,7 @@ from transformers import Qwen3VLProcessor
 from vlmtune.data._scene_drawing import IMAGE_SIZE, Box, Group, Scene
 from vlmtune.data._scene_words import (
     LABELS,
-    Asked,
+    Question,
     ask,
     be,
     five_captions,
@@ -106,7 +106,7 @@ def _whereabouts(group: Group) -> str:
     return "in the center"
 
 
-def wordy_answer(asked: Asked) -> str:
+def wordy_answer(asked: Question) -> str:
     """A whole sentence where a word would do."""
     subject, verb = asked.subject, be(asked.subject)
     match asked.topic:

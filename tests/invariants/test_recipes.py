@@ -73,7 +73,7 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
 
 def test_every_seed_has_its_adapter_and_all_are_one_side(session: Session) -> None:
     session = begin("training.seeds=[1, 2]")
-    comparison = run.run(session).to_json(examples=False)
+    comparison = run.run(session).result
     adapters = [Path("out") / f"lora.seed{seed}" for seed in (1, 2)]
     weights = [(adapter / "adapter_model.safetensors").read_bytes() for adapter in adapters]
     assert weights[0] != weights[1]
