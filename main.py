@@ -55,8 +55,8 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
                 print(f"adapter: {adapter}")
         else:
             for seeded in session.seeds:
-                print_score(predict.score(session, predict.predict(session, seeded.adapter_path())))
-            if config.output.path(config.output.baseline).is_file():
+                print_score(predict.score(session, predict.predict(session, seeded.files.adapter)))
+            if session.files.baseline.is_file():
                 print_comparison(run_step.compare(session))
                 print_report_path(config)
 

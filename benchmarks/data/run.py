@@ -26,7 +26,7 @@ from typing import Any
 import planting
 from PIL import Image, UnidentifiedImageError
 
-from vlmtune import registry
+from vlmtune import registry, run_folder
 from vlmtune.config import Config, load
 from vlmtune.dataset_check import runner
 from vlmtune.modeling.loading import find_checkpoint
@@ -65,7 +65,7 @@ def check(config: Config) -> dict[str, Any]:
     """What `vlmtune data check` finds."""
     folder = Path(config.output.dir)
     task, checkpoint = registry.load("tasks", config.task.name).TASK, find_checkpoint(config.model)
-    cache = folder / ".vlmtune" / runner.CACHE
+    cache = folder / ".vlmtune" / run_folder.IMAGE_CACHE
     return runner.check(runner.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest()), folder)
 
 

@@ -14,7 +14,7 @@ from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.predictions import read
 from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig, html, markdown
-from vlmtune.run_folder import ADAPTER_FILES, hash_files, read_manifest
+from vlmtune.run_folder import THUMBNAILS, controls_path, hash_adapter, is_adapter, read_manifest, thumbnail_path
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
@@ -114,7 +114,7 @@ def read_prediction_file(file: Path, name: str | None = None) -> PredictionFile:
         file: the prediction file.
         name: what the comparison calls it; by default its name without the ending.
     """
-    controls = file.with_name(f"{file.stem}.controls.json")
+    controls = controls_path(file)
     found, manifest = read_json(controls) if controls.is_file() else None, read_manifest(file)
     return PredictionFile(name or file.stem, read(file), manifest, found, _training(file.parent, manifest))
 
@@ -125,8 +125,8 @@ def _training(folder: Path, manifest: Mapping[str, Any] | None) -> TrainingSumma
     if wanted is None:
         return None
     for adapter in sorted(path for path in folder.iterdir() if path.is_dir()):
-        made = all((adapter / name).is_file() for name in ADAPTER_FILES) and read_manifest(adapter)
-        if made and hash_files(adapter, ADAPTER_FILES) == wanted:
+        made = is_adapter(adapter) and read_manifest(adapter)
+        if made and hash_adapter(adapter) == wanted:
             known = {key: made[key] for key in TrainingSummary.__annotations__ if made.get(key) not in (None, [])}
             return cast(TrainingSummary, known)
     return None
@@ -184,7 +184,7 @@ def thumbnails(images: Sequence[str], sources: Sequence[Path]) -> dict[str, byte
     found: dict[str, bytes] = {}
     for image in images:
         for source in sources:
-            thumbnail = source.parent / "pictures" / f"{image[:16]}.webp"
+            thumbnail = thumbnail_path(source.parent / THUMBNAILS, image)
             if thumbnail.is_file():
                 found[image] = thumbnail.read_bytes()
     return found

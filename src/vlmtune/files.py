@@ -54,6 +54,11 @@ def os_errors_named(path: Path, size: int = 0) -> Iterator[None]:
         ) from None
 
 
+def building_path(path: Path) -> Path:
+    """Where a file or folder lies while it is written; it is renamed to `path` when it is whole."""
+    return path.with_name(f".{path.name}.building")
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write beside the target, flush to disk, rename over it. Text is written as UTF-8.
 
@@ -63,7 +68,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     with os_errors_named(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        building = path.with_name(f".{path.name}.building")
+        building = building_path(path)
         try:
             _write(building, data)
             fault_injection.hit("file.written")
@@ -141,17 +146,25 @@ def append_lines(path: Path, lines: list[str]) -> None:
         fault_injection.hit("file.appended")
 
 
-def read_whole_lines(path: Path) -> list[str]:
-    """Lines of an append-only file; a torn last line is cut off the file first."""
+def whole_lines(path: Path) -> list[str]:
+    """Lines of an append-only file without a torn last one; the file stays as it is, and may be missing."""
     if not path.is_file():
         return []
+    with os_errors_named(path):
+        data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut a torn last line off an append-only file, so that the next line begins a new one."""
+    if not path.is_file():
+        return
     with os_errors_named(path):
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             with path.open("r+b") as stream:
                 stream.truncate(whole)
-    return data[:whole].decode("utf-8").split("\n")[:-1]
 
 
 TRIES, PAUSE_S = 10, 0.02

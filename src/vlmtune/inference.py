@@ -13,11 +13,12 @@ from typing import Any
 
 from vlmtune.engines import Engine
 from vlmtune.errors import ImageError, VlmtuneError
-from vlmtune.files import append_lines, read_whole_lines, write_atomic
+from vlmtune.files import append_lines, cut_torn_line, write_atomic
 from vlmtune.images import decode_rgb, pixel_hash, thumbnail
 from vlmtune.predictions import LOGPROB_DIGITS, Line, read
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
+from vlmtune.run_folder import thumbnail_path
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task, read_answer
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
@@ -72,7 +73,7 @@ class Predictor:
 
     def _answered(self, partial: Path) -> dict[str | None, Line]:
         """What an interrupted run left, by id; its failures are cut out of the file, so that they are not permanent."""
-        read_whole_lines(partial)
+        cut_torn_line(partial)
         found = read(partial) if partial.is_file() else []
         kept = [line for line in found if line.failure is None]
         if len(kept) < len(found):
@@ -133,7 +134,7 @@ class Predictor:
         except ImageError:
             return None
         digest = pixel_hash(image)
-        file = self.pictures / f"{digest[:16]}.webp"
+        file = thumbnail_path(self.pictures, digest)
         if not file.is_file():
             write_atomic(file, thumbnail(image))
         return digest

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from vlmtune.files import building_path
+
 Facts = Mapping[str, float | int | str]
 """Numbers that belong to an event, such as the loss, by name."""
 
 Style = Literal["auto", "rich", "plain", "jsonl", "none"]
 PLAIN_SHARE, PLAIN_SECONDS = 0.05, 30.0
 """The plain style prints a line after this share of a step, or after this time."""
-
-STATUS = "status.json"
-"""Name of the status file in the folder's `.vlmtune`; removed when the run ends normally."""
 
 STATUS_SECONDS = 1.0
 """Shortest time between two writes of the status file. A write takes 0.2 ms and does not wait for the disk."""
@@ -219,7 +218,7 @@ class StatusFile:
         step_state = self._open[step]
         counted = {"step": step, "done": step_state.done, "total": step_state.total, "rate": step_state.rate}
         status = {**counted, "facts": dict(step_state.facts), "at": round(time.time(), 3), "command": sys.argv}
-        building = self._file.with_name(f".{self._file.name}.building")
+        building = building_path(self._file)
         with suppress(OSError):
             building.write_text(json.dumps(status), encoding="utf-8")
             building.replace(self._file)

@@ -27,6 +27,12 @@ RENAMED_KEYS = {
 }
 """Old names of config keys and today's. Old ones are errors that name the new one; manifests are read under either."""
 
+REMOVED_KEYS = {
+    f"output.{key}": "the files of a run have fixed names; output.dir chooses their folder"
+    for key in ("baseline", "baseline_metrics", "comparison", "regressions", "report", "tuned", "tuned_metrics")
+}
+"""Keys that are gone, and why they are not missed."""
+
 RENAMED_ROLES = {"select": "validation"}
 """The same for the roles of splits."""
 

@@ -13,15 +13,16 @@ from commands import ROOT
 from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
-    "boxes errors fault_injection prefetch progress types",
-    "distributed families files hub images metrics predictions registry signals",
-    "data modeling run_folder tasks tracking",
+    "boxes errors fault_injection prefetch types",
+    "distributed families files images metrics predictions registry signals",
+    "progress tasks tracking",
+    "hub run_folder",
+    "data modeling",
     "processing scoring",
     "generation report training",
-    "compare_files engines",
-    "config doctor inference maintenance",
-    "planning scaffold",
-    "dataset_check",
+    "compare_files engines maintenance",
+    "config doctor inference",
+    "dataset_check planning scaffold",
     "pipeline",
     "api cli",
     "__main__ __init__",

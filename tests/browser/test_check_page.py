@@ -10,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from builders import encoded, picture
 from playwright.sync_api import Browser, Page
 
+from vlmtune import run_folder
 from vlmtune.config import load
 from vlmtune.dataset_check import runner
 from vlmtune.modeling.loading import find_checkpoint
@@ -57,7 +58,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     asked = runner.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
     found = runner.check(asked, folder / "out")
     assert {count["kind"] for count in found["counts"]} == {"leak", "image", "near-leak", "text", "tiny"}
-    return folder / "out" / runner.PAGE
+    return folder / "out" / run_folder.DATA_CHECK_PAGE
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import os, sys, time
 from pathlib import Path
 from vlmtune.errors import FolderLocked
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import Origin, RunFolder
+from vlmtune.run_folder import Provenance, RunFolder
 
 me, other, root, rounds = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-origin = Origin({"seed": 1})
+origin = Provenance({"seed": 1})
 
 def wait(until, longest):
     latest = time.monotonic() + longest
@@ -30,7 +30,7 @@ for number in range(rounds):
     try:
         with folder.locked():
             os.write(log, f"{me} begins\\n".encode())
-            if folder.finished(artifact, origin) is None:
+            if folder.reconcile(artifact, origin) is None:
                 folder.work(artifact, origin)
                 wait(lambda: "refused" in (root / f"log {number}").read_text(), 30)
                 folder.write(artifact, "answers")

@@ -11,15 +11,16 @@ import pytest
 from builders import encoded, picture
 from PIL import Image
 
+from vlmtune import run_folder
 from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.dataset_check import image_index, near_duplicates, runner
-from vlmtune.dataset_check.quarantine import FILE
 from vlmtune.errors import DataError
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
 from vlmtune.registry import load as load_plugin
+from vlmtune.run_folder import QUARANTINE
 from vlmtune.signals import StopRequest
 
 Found = dict[str, Any]
@@ -57,7 +58,7 @@ def check(dataset: str = "", evaluation: str = "{}", *sets: str) -> Found:
         f"evaluation: {evaluation}\ntraining: {{precision: fp32, max_tokens: 1000}}\noutput: {{dir: out}}\n"
     )
     config = load("c.yaml", list(sets)).config
-    cache = Path("out", ".vlmtune", runner.CACHE)
+    cache = Path("out", ".vlmtune", run_folder.IMAGE_CACHE)
     task = load_plugin("tasks", config.task.name).TASK
     progress = Progress(Silent())
     asked = runner.Check(config, task, find_checkpoint(config.model), cache, progress, StopRequest())
@@ -75,7 +76,7 @@ def test_splits_without_one_picture_that_decodes_are_findings(rows: Callable[...
     assert {(kind, role, row) for kind, role, row, _ in told(found)} == {
         ("image", role, row) for role in ("train", "validation", "test") for row in (0, 1)
     }
-    assert "<title>Data check: errors" in Path("out", runner.PAGE).read_text()
+    assert "<title>Data check: errors" in Path("out", run_folder.DATA_CHECK_PAGE).read_text()
 
 
 def test_rows_of_text_alone_are_clean(rows: Callable[..., None]) -> None:
@@ -180,7 +181,7 @@ def test_rows_of_further_sets_are_looked_at(rows: Callable[..., None]) -> None:
 
 
 def quarantined() -> Found:
-    roles: Found = json.loads(Path("out", FILE).read_text())["roles"]
+    roles: Found = json.loads(Path("out", QUARANTINE).read_text())["roles"]
     return roles
 
 

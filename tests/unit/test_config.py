@@ -18,6 +18,7 @@ from vlmtune.config import Config, config_json, load, show
 from vlmtune.config.loader import find_config, shipped_folder
 from vlmtune.config.yaml import core_scalar, parse
 from vlmtune.errors import ConfigError
+from vlmtune.run_folder import RunFiles
 from vlmtune.tasks import captioning
 
 ROOT = Path(__file__).parents[2]
@@ -339,20 +340,14 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
          ["7:23: evaluation.primary is 'keyword_recall', which compares with dataset.keywords, but that is not set"]),
         ("evaluation: {slices: [light]}",
          ["7:23: evaluation.slices[0] is 'light', which is not in dataset.meta; add it there"]),
-        ("output:\n  tuned: a.jsonl\n  baseline: a.jsonl",
-         ["8:10: output.tuned and output.baseline would both write outputs/a.jsonl (output.baseline: line 9)"]),
-        ("output: {tuned: 'baseline_predictions.json{0}'}",
-         ["7:17: output.tuned and output.baseline would both write outputs/baseline_predictions.manifest.json "
-          "(output.baseline is the default)"]),
-        ("output: {report: report.pdf, adapter: .}",
-         ["7:18: output.report must end in .html or .json",
-          "7:39: output.adapter must be a plain name of something in output.dir (got '.')"]),
-        ("output:\n  dir: /a/b/../c\n  baseline: /etc/x.jsonl\n  tuned: ../x.jsonl\n  comparison: a/b.json\n"
-         "  report: a\\b.html",
-         ["9:13: output.baseline must be a plain name of something in output.dir (got '/etc/x.jsonl')",
-          "10:10: output.tuned must be a plain name of something in output.dir (got '../x.jsonl')",
-          "11:15: output.comparison must be a plain name of something in output.dir (got 'a/b.json')",
-          "12:11: output.report must be a plain name of something in output.dir (got 'a\\\\b.html')"]),
+        ("output: {dir: out, adapter: .}",
+         ["7:29: output.adapter must be a plain name of something in output.dir (got '.')"]),
+        ("output: {adapter: ../lora}",
+         ["7:19: output.adapter must be a plain name of something in output.dir (got '../lora')"]),
+        ("output: {adapter: report.html}",
+         ["7:19: output.adapter is the name of another result of the run; choose another one (got 'report.html')"]),
+        ("output: {tuned: a.jsonl}",
+         ["7:10: unknown key 'output.tuned': the files of a run have fixed names; output.dir chooses their folder"]),
     ],
 )  # fmt: skip
 def test_contradictions_name_both_places(write: Write, block: str, lines: list[str]) -> None:
@@ -517,8 +512,9 @@ def test_the_classic_values() -> None:
     assert config.dataset.splits.model_dump() == {"train": "train", "validation": "validation", "test": "validation"}
     assert config.dataset.limit.model_dump() == {"train": 2000, "validation": 500, "test": 500}
     assert config.dataset.references == [f"caption_{n}" for n in range(5)]
-    names = (output.baseline, output.tuned, output.baseline_metrics, output.tuned_metrics, output.adapter)
-    assert [str(output.path(name)) for name in names] == [
+    files = RunFiles.of(output)
+    names = (files.baseline, files.tuned, files.metrics(files.baseline), files.metrics(files.tuned), files.adapter)
+    assert [str(name) for name in names] == [
         "outputs/baseline_predictions.jsonl", "outputs/lora_predictions.jsonl", "outputs/metrics_baseline.json",
         "outputs/metrics_lora.json", "outputs/flickr8k_qwen3vl_lora",
     ]  # fmt: skip

@@ -22,6 +22,7 @@ from vlmtune.files import read_json
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
 from vlmtune.registry import load as load_plugin
+from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, IMAGE_CACHE
 from vlmtune.signals import StopRequest
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.sampler import Sample
@@ -61,7 +62,7 @@ def checked(config: Config, stop: StopRequest | None = None) -> Found:
         config,
         task,
         find_checkpoint(config.model),
-        folder / ".vlmtune" / runner.CACHE,
+        folder / ".vlmtune" / IMAGE_CACHE,
         Progress(Silent()),
         stop or StopRequest(),
     )
@@ -131,7 +132,7 @@ def test_pairs_name_both_sides(planted: tuple[Config, Any, Found]) -> None:
 
 def test_a_second_check_decodes_no_picture(planted: tuple[Config, Any, Found], monkeypatch: pytest.MonkeyPatch) -> None:
     config, _, found = planted
-    before = {name: (Path(config.output.dir) / name).read_bytes() for name in (runner.RESULT, runner.PAGE)}
+    before = {name: (Path(config.output.dir) / name).read_bytes() for name in (DATA_CHECK, DATA_CHECK_PAGE)}
     monkeypatch.setattr(image_index, "examine", None)
     assert checked(config) == found
     assert {name: (Path(config.output.dir) / name).read_bytes() for name in before} == before
@@ -174,7 +175,7 @@ def test_each_content_is_decoded_once_and_a_stopped_check_goes_on(
     config = captions(
         tmp_path, {"train": [*contents, *contents[:50]], "validation": some(500, 3), "test": some(600, 3)}
     )
-    cache = Path(config.output.dir) / ".vlmtune" / runner.CACHE
+    cache = Path(config.output.dir) / ".vlmtune" / IMAGE_CACHE
     counted = Counted(monkeypatch)
     stop = StopRequest()
     stop.received = 2
@@ -248,8 +249,8 @@ def test_the_command_ends_with_3_and_says_how_to_go_on(
     ) as error:
         app(["data", "check", file, "--json", "--progress", "none"], standalone_mode=False)
     assert error.value.exit_code == 3
-    assert json.loads(capsys.readouterr().out) == found == read_json(Path(config.output.dir) / runner.RESULT)
-    assert "Evaluated pictures that are trained on" in (Path(config.output.dir) / runner.PAGE).read_text()
+    assert json.loads(capsys.readouterr().out) == found == read_json(Path(config.output.dir) / DATA_CHECK)
+    assert "Evaluated pictures that are trained on" in (Path(config.output.dir) / DATA_CHECK_PAGE).read_text()
     share = str(error.value).rpartition("=")[2]
     app(
         ["data", "check", file, "--progress", "none", "--set", f"dataset.max_bad_fraction={share}"],

@@ -48,11 +48,11 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
 
 
 def adapter(session: Session, selection: list[str]) -> Path:
-    folder = session.adapter_path()
+    folder = session.files.adapter
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    manifest = {"schema_version": 1, "mock": False, "origin": session.origin().parts, "selection_ids": selection}
+    manifest = {"schema_version": 1, "mock": False, "origin": session.provenance().parts, "selection_ids": selection}
     (folder / "vlmtune.json").write_text(json.dumps(manifest))
     return folder
 
@@ -164,7 +164,7 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
         adapter(seeded, [])
     predict.predict(session)
     for seeded in session.seeds:
-        predict.predict(session, seeded.adapter_path())
+        predict.predict(session, seeded.files.adapter)
     questions = run.compare(session).result["also"][0]
     assert questions["seeds"]["b"] == ["lora_predictions.questions.seed1", "lora_predictions.questions.seed2"]
 
@@ -177,7 +177,7 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
         ("question: question, references", "question: question, referenzes", "did you mean 'references'"),
         ("question: question, references: [answer]", "question: question", "names no column with labels"),
         ("split: validation", "split: train", "which the adapter is trained on"),
-        ("evaluation:", "output: {report: compare.questions.html}\nevaluation:", "files of 'questions'"),
+        ("evaluation:", "output: {adapter: compare.questions.html}\nevaluation:", "another result of the run"),
     ],
 )
 def test_mistakes_are_named_with_their_place(old: str, new: str, said: str, begin: Begin) -> None:

@@ -14,10 +14,10 @@ from builders import Notes, picture, ref
 
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
-from vlmtune.files import append_lines, read_json, read_whole_lines, write_atomic, write_json
+from vlmtune.files import append_lines, cut_torn_line, read_json, whole_lines, write_atomic, write_json
 from vlmtune.inference import Predictor
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import Origin, RunFolder, differences
+from vlmtune.run_folder import Provenance, RunFolder, differences
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
 from vlmtune.types import Example
@@ -39,13 +39,13 @@ def folder(tmp_path: Path, notes: Notes) -> RunFolder:
     return RunFolder(tmp_path, Progress(notes))
 
 
-def make(folder: RunFolder, artifact: Path, origin: Origin, text: str = "result") -> None:
+def make(folder: RunFolder, artifact: Path, origin: Provenance, text: str = "result") -> None:
     folder.work(artifact, origin)
     folder.write(artifact, text)
     folder.publish(artifact, origin, {"rows": 3})
 
 
-def make_folder(folder: RunFolder, artifact: Path, origin: Origin) -> None:
+def make_folder(folder: RunFolder, artifact: Path, origin: Provenance) -> None:
     built = folder.work(artifact, origin) / "built"
     built.mkdir()
     (built / "weights").write_text("result")
@@ -53,72 +53,72 @@ def make_folder(folder: RunFolder, artifact: Path, origin: Origin) -> None:
 
 
 def test_finished_work_is_found_again(folder: RunFolder) -> None:
-    artifact, origin = folder.root / "a.jsonl", Origin({"seed": 1})
-    assert folder.finished(artifact, origin) is None
+    artifact, origin = folder.root / "a.jsonl", Provenance({"seed": 1})
+    assert folder.reconcile(artifact, origin) is None
     make(folder, artifact, origin)
-    manifest = folder.finished(artifact, origin)
+    manifest = folder.reconcile(artifact, origin)
     assert manifest is not None
     assert (manifest["rows"], manifest["mock"]) == (3, False)
 
 
 def test_other_config_is_refused_with_the_difference(folder: RunFolder) -> None:
     artifact = folder.root / "a.jsonl"
-    make(folder, artifact, Origin({"training": {"seed": 1, "rank": 8}}))
+    make(folder, artifact, Provenance({"training": {"seed": 1, "rank": 8}}))
     with pytest.raises(IntegrityError, match=r"training.seed: 1 there, 2 here"):
-        folder.finished(artifact, Origin({"training": {"seed": 2, "rank": 8}}))
+        folder.reconcile(artifact, Provenance({"training": {"seed": 2, "rank": 8}}))
     assert artifact.read_text() == "result"
 
 
 def test_manifests_under_old_names_of_keys_are_still_read(folder: RunFolder) -> None:
     adapter = folder.root / "lora"
     old = {"training": {"select_by": "loss", "rank": 8}, "dataset": {"train": {}, "select": {"rows": 4}}}
-    make_folder(folder, adapter, Origin(old))
+    make_folder(folder, adapter, Provenance(old))
     written = read_json(adapter / "vlmtune.json")
     write_json(adapter / "vlmtune.json", {**written, "curve": [{"step": 5, "select_loss": 2.5}, "damaged"]})
     new = {"training": {"best_metric": "loss", "rank": 8}, "dataset": {"train": {}, "validation": {"rows": 4}}}
-    found = folder.finished(adapter, Origin(new))
+    found = folder.reconcile(adapter, Provenance(new))
     assert found is not None
     assert found["curve"] == [{"step": 5, "validation_loss": 2.5}]
     with pytest.raises(IntegrityError, match=r"training.best_metric: \"loss\" there, null here"):
-        folder.finished(adapter, Origin({**new, "training": {"best_metric": None, "rank": 8}}))
+        folder.reconcile(adapter, Provenance({**new, "training": {"best_metric": None, "rank": 8}}))
 
 
 def test_foreign_file_is_refused(folder: RunFolder) -> None:
     artifact = folder.root / "a.jsonl"
     artifact.write_text("mine")
     with pytest.raises(IntegrityError, match="vlmtune did not make it"):
-        folder.finished(artifact, Origin({}))
+        folder.reconcile(artifact, Provenance({}))
     assert artifact.read_text() == "mine"
 
 
 def test_what_a_crash_left_without_a_manifest_is_done_again(folder: RunFolder, notes: Notes) -> None:
-    artifact, origin = folder.root / "a.jsonl", Origin({})
+    artifact, origin = folder.root / "a.jsonl", Provenance({})
     folder.write(artifact, "whole, but its manifest never came")
     again = RunFolder(folder.root, Progress(notes))
-    assert again.finished(artifact, origin) is None
+    assert again.reconcile(artifact, origin) is None
     make(again, artifact, origin, "other bytes this time")
     assert artifact.read_text() == "other bytes this time"
 
 
 @pytest.mark.parametrize("step", ["failed", "crashed before", "crashed after"])
 def test_a_file_put_there_after_a_failed_step_is_not_ours(folder: RunFolder, step: str) -> None:
-    artifact, origin = folder.root / "a.jsonl", Origin({})
+    artifact, origin = folder.root / "a.jsonl", Provenance({})
     folder.work(artifact, origin)
     if step != "failed":
         folder.write(artifact, "half a step")
         artifact.unlink()
     if step == "crashed after":
         artifact.write_text("half a step")
-        assert folder.finished(artifact, origin) is None
+        assert folder.reconcile(artifact, origin) is None
     artifact.write_text("mine")
-    for attempt in (lambda: folder.finished(artifact, origin), lambda: folder.write(artifact, "theirs")):
+    for attempt in (lambda: folder.reconcile(artifact, origin), lambda: folder.write(artifact, "theirs")):
         with pytest.raises(IntegrityError, match="vlmtune did not make it"):
             attempt()
     assert artifact.read_text() == "mine"
 
 
 def test_a_folder_is_there_whole_or_not_at_all(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact, origin = folder.root / "adapter", Origin({})
+    artifact, origin = folder.root / "adapter", Provenance({})
     built = folder.work(artifact, origin) / "built"
     built.mkdir()
     monkeypatch.setenv(fault_injection.ARMED, "file.written:full")
@@ -134,15 +134,15 @@ def test_a_folder_is_there_whole_or_not_at_all(folder: RunFolder, monkeypatch: p
 
 
 def test_a_published_result_leaves_no_work_from_which_it_could_come_back(folder: RunFolder) -> None:
-    artifact, origin = folder.root / "a.jsonl", Origin({"seed": 1})
+    artifact, origin = folder.root / "a.jsonl", Provenance({"seed": 1})
     (folder.work(artifact, origin) / "answers.jsonl").write_text("old answers")
     make(folder, artifact, origin)
     assert list((folder.root / ".vlmtune").iterdir()) == []
     (folder.work(artifact, origin) / "answers.jsonl").write_text("left by a crash right after publishing")
-    assert folder.finished(artifact, origin) is not None
+    assert folder.reconcile(artifact, origin) is not None
     assert list((folder.root / ".vlmtune").iterdir()) == []
     artifact.unlink()
-    assert folder.finished(artifact, origin) is None
+    assert folder.reconcile(artifact, origin) is None
     assert list(folder.work(artifact, origin).iterdir()) == []
     make(folder, artifact, origin, "made anew")
 
@@ -152,7 +152,7 @@ def test_a_published_result_leaves_no_work_from_which_it_could_come_back(folder:
 def test_mock_and_real_results_are_kept_apart(
     folder: RunFolder, notes: Notes, kind: str, other: dict[str, str]
 ) -> None:
-    mock = Origin({"model": "tiny"}, mock=True)
+    mock = Provenance({"model": "tiny"}, mock=True)
     if kind == "file":
         artifact = folder.root / "a.jsonl"
         make(folder, artifact, mock)
@@ -163,7 +163,7 @@ def test_mock_and_real_results_are_kept_apart(
         write_json(folder.root / name, {"schema_version": 1, "mock": True})
     beside = [folder.root / "a.controls.json", folder.root / "metrics.json"] if kind == "file" else []
     above = [folder.root / "compare.json", folder.root / "report.html"]
-    assert folder.finished(artifact, Origin(other), beside, above) is None
+    assert folder.reconcile(artifact, Provenance(other), beside, above) is None
     left = {file.name for file in folder.root.iterdir()}
     if kind == "file":
         assert left == {
@@ -176,20 +176,20 @@ def test_mock_and_real_results_are_kept_apart(
         }  # fmt: skip
         assert (folder.root / "adapter.mock/weights").read_text() == "result"
     assert f"{artifact} came from a mock run and is kept" in notes.texts[0]
-    assert folder.work(artifact, mock) != folder.work(artifact, Origin(mock.parts))
+    assert folder.work(artifact, mock) != folder.work(artifact, Provenance(mock.parts))
 
 
 def test_the_metrics_of_a_classic_script_are_not_overwritten(folder: RunFolder) -> None:
-    artifact, metrics, origin = folder.root / "a.jsonl", folder.root / "metrics.json", Origin({})
+    artifact, metrics, origin = folder.root / "a.jsonl", folder.root / "metrics.json", Provenance({})
     for foreign in ('{"bleu": 0.1}', "[]", "no JSON"):
         metrics.write_text(foreign)
         with pytest.raises(IntegrityError, match=r"metrics.json is there, but vlmtune did not make it"):
-            folder.finished(artifact, origin, [metrics])
+            folder.reconcile(artifact, origin, [metrics])
     write_json(metrics, {"bleu": 0.1, "schema_version": 1, "mock": False})
-    assert folder.finished(artifact, origin, [metrics]) is None
+    assert folder.reconcile(artifact, origin, [metrics]) is None
     make(folder, artifact, origin)
     metrics.write_text("whatever it is, the answers are finished")
-    assert folder.finished(artifact, origin, [metrics]) is not None
+    assert folder.reconcile(artifact, origin, [metrics]) is not None
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_an_unreadable_manifest_is_named(folder: RunFolder, text: str, said: str
     artifact.write_text("answers")
     (folder.root / "a.manifest.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(IntegrityError, match=f"{said}.*move it away"):
-        folder.finished(artifact, Origin({}))
+        folder.reconcile(artifact, Provenance({}))
 
 
 def test_a_live_process_keeps_the_folder_and_a_dead_one_does_not(folder: RunFolder, notes: Notes) -> None:
@@ -237,7 +237,10 @@ def test_torn_last_line_is_cut_at_every_byte(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for cut in range(len(whole) + 1):
         file.write_bytes(whole[:cut])
-        lines = read_whole_lines(file)
+        lines = whole_lines(file)
+        assert file.read_bytes() == whole[:cut]
+        cut_torn_line(file)
+        assert whole_lines(file) == lines
         assert lines == [json.dumps(value, ensure_ascii=False) for value in ({"id": 1}, {"id": "ü"})][: len(lines)]
         assert file.read_bytes() == whole[: sum(len(line.encode()) + 1 for line in lines)]
 
@@ -282,7 +285,7 @@ def test_what_the_system_refuses_is_named_with_its_path(
         (lambda: write_atomic(tmp_path / "a.json", "new"), "a.json"),
         (lambda: write_atomic(tmp_path / "a.webp", b"new"), "a.webp"),
         (lambda: append_lines(tmp_path / "a.jsonl", ["new"]), "a.jsonl"),
-        (lambda: read_whole_lines(tmp_path / "there"), "there"),
+        (lambda: whole_lines(tmp_path / "there"), "there"),
         (lambda: read_json(tmp_path / "there"), "there"),
         (enter, "out/.vlmtune/lock"),
     ):

@@ -37,9 +37,7 @@ def test_a_dead_endpoint_turns_offline_mode_on_and_says_so(monkeypatch: pytest.M
     notes = Notes()
     hub.go_offline_if_unreachable(Progress(notes))
     assert hub.os.environ[hub.OFFLINE] == "1"
-    assert notes.texts == [
-        f"{address} cannot be reached ([Errno 111] Connection refused); using the local cache only"
-    ]
+    assert notes.texts == [f"{address} cannot be reached ([Errno 111] Connection refused); using the local cache only"]
 
 
 def test_an_answer_keeps_it_off(monkeypatch: pytest.MonkeyPatch, server: str) -> None:

@@ -136,7 +136,7 @@ def test_a_deleted_result_is_made_anew(begin: Begin) -> None:
 
 
 def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
-    tuned = adapter(Path("tuned"), begin().origin().parts)
+    tuned = adapter(Path("tuned"), begin().provenance().parts)
     session = begin(mock=True)
     predict.predict(session)
     predict.predict(session, tuned)
@@ -184,7 +184,7 @@ def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, mon
     ],
 )  # fmt: skip
 def test_the_same_checkpoint_under_another_name_is_only_noted(begin: Begin, changed: dict[str, Any], said: str) -> None:
-    parts, notes = begin().origin().parts, Notes()
+    parts, notes = begin().provenance().parts, Notes()
     folder = adapter(Path("tuned"), {**parts, "model": {**parts["model"], **changed["model"]}})
     predict.predict(begin(notes=notes), folder)
     assert f"tuned fits, though {said}" in notes.texts
@@ -192,7 +192,7 @@ def test_the_same_checkpoint_under_another_name_is_only_noted(begin: Begin, chan
 
 @pytest.mark.parametrize(("block", "key"), [("model", "config_hash"), ("model", "family"), ("preprocessing", "pixels")])
 def test_another_architecture_or_preprocessing_is_refused(begin: Begin, block: str, key: str) -> None:
-    parts = begin().origin().parts
+    parts = begin().provenance().parts
     folder = adapter(Path("tuned"), {**parts, block: {**parts[block], key: "other"}})
     with pytest.raises(
         IntegrityError, match=f'trained on another model or with other preprocessing:\n.*{key}.*"other"'

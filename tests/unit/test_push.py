@@ -15,7 +15,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, Integrit
 from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.push import PushRequest, assemble, push
 from vlmtune.pipeline.session import Session
-from vlmtune.run_folder import Origin
+from vlmtune.run_folder import Provenance
 from vlmtune.scoring.verdict import slice_warnings, worse_slices
 
 CONFIG = """\
@@ -42,10 +42,10 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     (built / "adapter_config.json").write_text(json.dumps({"r": 16, "base_model_name_or_path": str(tmp_path / "base")}))
     (built / "adapter_model.safetensors").write_bytes(b"weights")
     (built / "visits.jsonl").write_text('{"id": "train-00001"}\n')
-    origin: Origin = made.origin(training=made.config.training.model_dump(mode="json"))
-    made.folder.publish(made.adapter_path(), origin, {"selection_ids": ["validation-00001"]}, built)
+    origin: Provenance = made.provenance(training=made.config.training.model_dump(mode="json"))
+    made.folder.publish(made.files.adapter, origin, {"selection_ids": ["validation-00001"]}, built)
     predict.predict(made)
-    predict.predict(made, made.adapter_path())
+    predict.predict(made, made.files.adapter)
     run.compare(made)
     return made
 
@@ -64,7 +64,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def judged_as(status: str, session: Session) -> None:
     """The comparison's file with another verdict in it."""
-    file = session.config.output.path(session.config.output.comparison)
+    file = session.files.comparison
     file.write_text(json.dumps({**json.loads(file.read_text()), "status": status, "verdict": "So it is."}))
 
 
@@ -86,7 +86,7 @@ def test_what_arrives_is_the_adapter_its_proof_and_nothing_of_the_rows(session: 
 def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here: Hub) -> None:
     """Slices by a person, ids of rows left out, where model and dataset lie."""
     judged_as("improved", session)
-    file = session.config.output.path(session.config.output.comparison)
+    file = session.files.comparison
     plain = json.loads(file.read_text())
     part = {"column": "doctor", "value": "Dr. Meier", "rows": 20, "a": 0.5, "b": 0.4, "delta": -0.1, "worse": True}
     slices = [{**part, "ci": [-0.2, -0.05], "p": 0.001, "p_adjusted": 0.001}]
@@ -132,10 +132,10 @@ def test_an_adapter_without_proof_or_with_a_bad_one_stays_here(session: Session,
         push(session, REQUEST)
     assert push(session, PushRequest("team/better", base="org/base", anyway=True))
     here.files.clear()
-    (session.adapter_path() / "adapter_model.safetensors").write_bytes(b"others")
+    (session.files.adapter / "adapter_model.safetensors").write_bytes(b"others")
     with pytest.raises(IntegrityError, match="is about another adapter"):
         push(session, REQUEST)
-    session.config.output.path("compare.json").unlink()
+    session.files.comparison.unlink()
     with pytest.raises(ConfigError, match="vlmtune run CONFIG"):
         push(session, REQUEST)
     assert not here.files
@@ -144,7 +144,7 @@ def test_an_adapter_without_proof_or_with_a_bad_one_stays_here(session: Session,
 def test_a_base_that_nobody_can_load_and_a_stand_in_are_refused(session: Session, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--base"):
         assemble(session, PushRequest("team/better"), tmp_path / "out")
-    manifest = session.adapter_path() / "vlmtune.json"
+    manifest = session.files.adapter / "vlmtune.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "mock": True}))
     with pytest.raises(ConfigError, match="stand-in"):
         assemble(session, REQUEST, tmp_path / "out")

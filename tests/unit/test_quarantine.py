@@ -10,14 +10,14 @@ from builders import Notes, encoded, picture
 
 from vlmtune.cli.app import app
 from vlmtune.config import load
-from vlmtune.dataset_check.quarantine import FILE, Quarantine, Remaining
+from vlmtune.dataset_check.quarantine import Quarantine, Remaining
 from vlmtune.errors import DataError, IntegrityError
 from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.pipeline.train import training_examples
 from vlmtune.predictions import read
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import read_manifest
+from vlmtune.run_folder import QUARANTINE, read_manifest
 from vlmtune.signals import StopRequest
 
 CONFIG = """\
@@ -71,7 +71,7 @@ def tear(role: str, row: int) -> None:
 
 
 def entry(role: str) -> Any:
-    return json.loads(Path("out", FILE).read_text())["roles"][role]
+    return json.loads(Path("out", QUARANTINE).read_text())["roles"][role]
 
 
 def test_without_a_budget_nothing_is_left_out(begin: Begin) -> None:
@@ -80,7 +80,7 @@ def test_without_a_budget_nothing_is_left_out(begin: Begin) -> None:
     rows = session.rows("train")
     assert len(rows) == 10
     assert set(rows_facts(rows)) == {"rows", "fingerprint"}
-    assert not Path("out", FILE).exists()
+    assert not Path("out", QUARANTINE).exists()
     with pytest.raises(DataError, match="train-3 .*cannot be decoded.*\n.*data check.*max_bad_fraction"):
         training_examples(session, rows).check("train", Progress(Silent()), StopRequest())
     spoil("train", 3, "no JSON")
@@ -106,7 +106,7 @@ def test_bad_train_rows_within_the_budget_are_left_out_and_named(begin: Begin) -
         said, ("decoded", "not JSON", "is empty", "ids must differ", "training.max_tokens"), strict=True
     ):
         assert part in reason
-    assert notes.texts == [f"5 rows of train left out, see out/{FILE}"]
+    assert notes.texts == [f"5 rows of train left out, see out/{QUARANTINE}"]
 
 
 def test_one_bad_row_more_than_allowed_is_refused(begin: Begin) -> None:
@@ -160,7 +160,7 @@ def test_an_evaluated_row_is_asked_unless_the_check_left_it_out(begin: Begin) ->
     session = begin(ALLOWED)
     lines = read(predict.predict(session))
     assert [line.id for line in lines] == [f"test-{n}" for n in range(10) if n != 4]
-    manifest = read_manifest(Path("out", session.config.output.baseline))
+    manifest = read_manifest(session.files.baseline)
     assert manifest is not None
     assert manifest["origin"]["dataset"]["left_out"] == ["row 4"]
 
@@ -215,6 +215,6 @@ def test_a_run_stops_at_bad_rows_before_a_model_is_asked(begin: Begin, monkeypat
 
 def test_a_damaged_quarantine_is_named(begin: Begin) -> None:
     Path("out").mkdir()
-    Path("out", FILE).write_text("[]")
-    with pytest.raises(IntegrityError, match=FILE):
+    Path("out", QUARANTINE).write_text("[]")
+    with pytest.raises(IntegrityError, match=QUARANTINE):
         begin(ALLOWED).rows("train")

@@ -23,7 +23,7 @@ from vlmtune.files import locked, write_json
 from vlmtune.maintenance import garbage, repair, summary
 from vlmtune.maintenance.inspect import find, look
 from vlmtune.progress import Progress, Silent, StatusFile
-from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, hash_files
+from vlmtune.run_folder import Provenance, RunFolder, hash_adapter
 
 MODEL = {"model": {"name": "tiny", "family": "qwen3_vl", "config_hash": "751dc9d8"}}
 BASE = {**MODEL, "adapter": None, "inference": {}, "dataset": {"rows": 30, "fingerprint": "a6618abe5f85aebc"}}
@@ -45,9 +45,9 @@ def folder(root: Path) -> RunFolder:
 def answer(root: Path, name: str, origin: dict[str, Any], mock: bool = False) -> Path:
     file, made = root / name, folder(root)
     with made.locked():
-        made.work(file, Origin(origin, mock))
+        made.work(file, Provenance(origin, mock))
         made.write(file, "".join(line.to_json() + "\n" for line in lines(30, 0.4)))
-        made.publish(file, Origin(origin, mock), {"device": "cpu", "versions": {"torch": "2.0"}})
+        made.publish(file, Provenance(origin, mock), {"device": "cpu", "versions": {"torch": "2.0"}})
     return file
 
 
@@ -57,12 +57,12 @@ def train(root: Path, mock: bool = False, **facts: Any) -> Path:
 
     adapter, made = root / "lora", folder(root)
     with made.locked():
-        built = made.work(adapter, Origin(TRAINED, mock)) / "adapter"
+        built = made.work(adapter, Provenance(TRAINED, mock)) / "adapter"
         built.mkdir()
         write_json(built / "adapter_config.json", {})
         save_file({"a": np.zeros(64, np.float32)}, built / "adapter_model.safetensors")
         curve = [{"step": 1, "loss": 4.0}, {"step": 5, "loss": 2.0}, {"step": 9, "loss": 1.0}]
-        made.publish(adapter, Origin(TRAINED, mock), {"curve": curve, "chosen_step": 9, **facts}, built)
+        made.publish(adapter, Provenance(TRAINED, mock), {"curve": curve, "chosen_step": 9, **facts}, built)
     return adapter
 
 
@@ -83,7 +83,7 @@ def stopped(root: Path, *steps: int) -> Path:
     """What a training that was killed left."""
     made = folder(root)
     with made.locked():
-        work = made.work(root / "lora", Origin(TRAINED))
+        work = made.work(root / "lora", Provenance(TRAINED))
     (work / "curve.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 10, "lo')
     for step in steps:
         checkpoint(work, step)
@@ -181,7 +181,7 @@ def test_the_table_says_state_steps_and_result(root: Path, holder: Callable[[], 
 def test_a_mock_run_says_so(root: Path) -> None:
     answer(root, "baseline_predictions.jsonl", BASE, mock=True)
     assert "partly done (mock)" in run("ls", root)
-    folder(root).finished(root / "baseline_predictions.jsonl", Origin(BASE))
+    folder(root).reconcile(root / "baseline_predictions.jsonl", Provenance(BASE))
     answer(root, "baseline_predictions.jsonl", BASE)
     assert not look(root).mock
 
@@ -299,10 +299,10 @@ def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
     compared(root, mock=True)
     beside = [root / name for name in ("metrics_baseline.json",)]
     above = [root / name for name in ("compare.json", "report.html")]
-    folder(root).finished(root / "baseline_predictions.jsonl", Origin(BASE), beside, above)
+    folder(root).reconcile(root / "baseline_predictions.jsonl", Provenance(BASE), beside, above)
     answer(root, "baseline_predictions.jsonl", BASE)
     work = stopped(root, 10, 20, 30)
-    left = root / f".vlmtune/baseline_predictions-{Origin(BASE).key}"
+    left = root / f".vlmtune/baseline_predictions-{Provenance(BASE).key}"
     left.mkdir()
     another = root / ".vlmtune/baseline_predictions.jsonl-0123456789ab"
     another.mkdir()
@@ -338,7 +338,7 @@ def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
 def test_what_a_real_run_made_is_never_surplus(root: Path) -> None:
     answer(root, "baseline_predictions.jsonl", BASE)
     train(root)
-    folder(root).finished(root / "lora", Origin(TRAINED, mock=True))
+    folder(root).reconcile(root / "lora", Provenance(TRAINED, mock=True))
     assert (root / "lora.real").is_dir()
     assert garbage.search(root) == []
 
@@ -384,8 +384,8 @@ def test_a_look_at_the_lock_stops_no_run(root: Path) -> None:
             assert look(root).live
 
 
-def seed(number: int) -> Origin:
-    return Origin({**MODEL, "training": {"seed": number}})
+def seed(number: int) -> Provenance:
+    return Provenance({**MODEL, "training": {"seed": number}})
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -410,9 +410,9 @@ def test_the_work_of_one_seed_outlives_that_of_another(root: Path, older: bool) 
 
 def test_what_was_moved_aside_finishes_no_work(root: Path) -> None:
     train(root, mock=True)
-    folder(root).finished(root / "lora", Origin(TRAINED))
+    folder(root).reconcile(root / "lora", Provenance(TRAINED))
     assert (root / "lora.mock").is_dir()
-    work = folder(root).work(root / "lora", Origin(TRAINED, mock=True))
+    work = folder(root).work(root / "lora", Provenance(TRAINED, mock=True))
     checkpoint(work, 20)
     assert look(root).state == "stopped"
     assert [one.path for one in garbage.search(root)] == [root / "lora.mock"]
@@ -458,9 +458,9 @@ def test_another_program_s_manifests_make_no_run_folder_and_are_left_alone(root:
 
 def test_gc_frees_a_merged_model_that_nothing_serves(root: Path) -> None:
     made = folder(root)
-    whole, half = made.merged(Origin(TUNED)), made.merged(Origin(BASE))
+    whole, half = made.merged(Provenance(TUNED))[0], made.merged(Provenance(BASE))[0]
     half = half.with_name(f".{half.name}.building")
-    old = made.work(root.parent / "dora", Origin(TUNED)) / "merged"
+    old = made.work(root.parent / "dora", Provenance(TUNED)) / "merged"
     for place in (whole, half, old):
         place.mkdir(parents=True)
         (place / "model.safetensors").write_bytes(bytes(1000))
@@ -476,7 +476,7 @@ def test_gc_frees_a_merged_model_that_nothing_serves(root: Path) -> None:
 def finished(root: Path) -> Path:
     """A run whose comparison is about its adapter."""
     adapter = train(root)
-    known = hash_files(adapter, ADAPTER_FILES)
+    known = hash_adapter(adapter)
     answer(root, "baseline_predictions.jsonl", BASE)
     answer(root, "tuned.jsonl", {**BASE, "adapter": known})
     compared(root, adapter=known)

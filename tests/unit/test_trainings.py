@@ -10,7 +10,7 @@ from builders import lines
 from vlmtune.compare_files import compare_files
 from vlmtune.files import write_json
 from vlmtune.report import text
-from vlmtune.run_folder import ADAPTER_FILES, hash_files
+from vlmtune.run_folder import ADAPTER_FILES, hash_adapter
 from vlmtune.training.log import TrainingLog, resumed_at
 
 CURVE = [{"step": 1, "loss": 4.0}, {"step": 9, "loss": 1.0}]
@@ -21,7 +21,7 @@ def adapter(folder: Path, weights: bytes, **facts: Any) -> str:
     (folder / ADAPTER_FILES[0]).write_text("{}")
     (folder / ADAPTER_FILES[1]).write_bytes(weights)
     write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": {}, "curve": CURVE, **facts})
-    return hash_files(folder, ADAPTER_FILES)
+    return hash_adapter(folder)
 
 
 def answers(folder: Path, name: str, noise: float, adapter: str | None) -> Path:

@@ -228,7 +228,7 @@ def test_the_run_compares_with_its_columns(begin: Begin) -> None:
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": begin().origin().parts})
+    write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": begin().provenance().parts})
     predict.predict(begin("evaluation.baselines=[]"))
     predict.predict(begin(), folder)
     with pytest.raises(ConfigError, match=r"baseline_predictions.short.jsonl is not there yet; run the baseline step"):
@@ -345,8 +345,6 @@ def test_mistakes_have_their_places(tmp_path: Path, block: str, said: list[str])
     assert [line.split("c.yaml:")[1] for line in str(caught.value).splitlines() if "c.yaml:" in line] == said
 
 
-def test_a_result_has_no_name_of_a_column_s_files(begin: Begin) -> None:
-    with pytest.raises(ConfigError, match=r"output.tuned belongs to the files of 'short' in evaluation"):
-        begin("output.tuned=baseline_predictions.short.jsonl")
+def test_a_length_is_taken_from_references_alone(begin: Begin) -> None:
     with pytest.raises(ConfigError, match=r"baselines\[1\].length_instruction needs references"):
         begin("dataset.references=[]", "dataset.target=caption_0")

@@ -95,7 +95,7 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
     assert "samples/s 160" in third
     assert third.count("ETA") == 1
     assert "answer  row 39: " in fourth
-    assert fourth.count("answer ") == watch.ANSWERS
+    assert fourth.count("answer ") == watch.NEWEST
     assert watch.line(seen[2]).startswith(
         "train 33/90  step 30: validation_loss 1.5, validation_bleu 0.25  samples/s 160  ETA "
     )

@@ -33,10 +33,11 @@ def check(
     offline: Offline = False,
 ) -> None:
     """Read and decode every row before GPU time is spent, and write all findings to a page."""
-    from vlmtune.dataset_check.runner import CACHE, PAGE, RESULT, Check
+    from vlmtune.dataset_check.runner import Check
     from vlmtune.dataset_check.runner import check as look
     from vlmtune.dataset_check.text import render
     from vlmtune.pipeline.session import working
+    from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, image_cache_path
 
     with working(load_config(config, sets, offline), progress) as session:
         folder = session.folder.root
@@ -44,16 +45,16 @@ def check(
             session.config,
             session.task,
             session.encoder.checkpoint,
-            folder / ".vlmtune" / CACHE,
+            image_cache_path(folder),
             session.progress,
             session.stop,
         )
         found = look(asked, folder)
     print(json.dumps(found, ensure_ascii=False) if as_json else render(found))
-    print(f"page: {folder / PAGE}", file=sys.stderr)
+    print(f"page: {folder / DATA_CHECK_PAGE}", file=sys.stderr)
     if found["status"] == "errors":
         count = f"{found['errors']:,} {'error' if found['errors'] == 1 else 'errors'}"
-        raise DataError(f"{count}; all are listed in {folder / RESULT}. {_remedy(found)}")
+        raise DataError(f"{count}; all are listed in {folder / DATA_CHECK}. {_remedy(found)}")
     print_next_command("run", config, sets)
 
 
@@ -150,12 +151,13 @@ def label_errors(
     from vlmtune.dataset_check.label_errors import cards, rank_label_errors, read_loss_log, render
     from vlmtune.files import write_atomic
     from vlmtune.pipeline.session import Session
+    from vlmtune.run_folder import LABEL_ERRORS
 
     session = Session(load_config(config, sets, offline))
-    log = read_loss_log(adapter or session.seeds[0].adapter_path())
+    log = read_loss_log(adapter or session.seeds[0].files.adapter)
     rows = session.rows("train")
     found = cards(rank_label_errors(log, count), rows)
-    page = output or session.config.output.path("label_errors.html")
+    page = output or session.files.root / LABEL_ERRORS
     write_atomic(page, render(found, len(rows), 1 + max(entry["epoch"] for entry in log)))
     for card in found:
         print(json.dumps(card.to_json(), ensure_ascii=False))

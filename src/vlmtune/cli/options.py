@@ -83,4 +83,6 @@ def print_next_command(command: str, config: str, sets: list[str] | None, more: 
 
 def print_report_path(config: "Config") -> None:
     """Print on stderr where the report is."""
-    print(f"next: open {config.output.path(config.output.report)}", file=sys.stderr)
+    from vlmtune.run_folder import RunFiles
+
+    print(f"next: open {RunFiles.of(config.output).report}", file=sys.stderr)

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from vlmtune.config.nodes import KeyPath, Node, Problem, SourceLocation, describe
 from vlmtune.config.yaml import core_scalar
 from vlmtune.errors import ConfigError
-from vlmtune.registry import RENAMED_ROLES, did_you_mean, renamed
+from vlmtune.registry import REMOVED_KEYS, RENAMED_ROLES, did_you_mean, renamed
 
 Fields = dict[str, str]
 """The keys of a block, each with the first sentence of its documentation."""
@@ -195,6 +195,8 @@ class _Explainer:
         return "; leave the quotes out" if is_number and code in ("int_type", "float_type") else ""
 
     def _nearest(self, path: KeyPath) -> str:
+        if (name := dotted(path)) in REMOVED_KEYS:
+            return f": {REMOVED_KEYS[name]}"
         if new := renamed(path):
             return f"; it is called {new!r} now"
         key, known = str(path[-1]), self._fields(path[:-1])

@@ -3,10 +3,8 @@
 Each validator takes a block and returns it unchanged; `evaluation` and `output` also see the blocks before it.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationInfo
@@ -20,7 +18,7 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
 from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
-from vlmtune.run_folder import OutputConfig
+from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
 from vlmtune.scoring import BaselineConfig, EvaluationConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import TrainingConfig
@@ -201,46 +199,16 @@ def _has_truth(rows: DatasetConfig, truth: str) -> bool:
     return truth not in type(rows).model_fields or bool(getattr(rows, truth))
 
 
-def output(block: OutputConfig, info: ValidationInfo) -> OutputConfig:
-    """Every result has a plain name and a place of its own in output.dir; a page's ending says what it is."""
-    known = info.data.get("evaluation")
-    taken = [one.name for one in (*known.baselines, *known.additional)] if known is not None else []
-    raise_invalid("output", [*_file_names(block), *_beside_columns(block, taken)])
+def output(block: OutputConfig) -> OutputConfig:
+    """The adapter has a plain name that no other result of the run has."""
+    name, files = block.adapter, RunFiles.of(block)
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        message = f"must be a plain name of something in output.dir (got {name!r})"
+        raise_invalid("output", [invalid(message, loc=("adapter",), value=name)])
+    results = (files.baseline, files.tuned, *files.derived, files.metrics(files.baseline), files.metrics(files.tuned))
+    # Whatever follows the first dot may be the name of an evaluation set, a prompt baseline, a seed or a shard.
+    taken = {file.name.split(".")[0] for file in results}
+    if name.split(".")[0] in taken or name in (THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE):
+        message = f"is the name of another result of the run; choose another one (got {name!r})"
+        raise_invalid("output", [invalid(message, loc=("adapter",), value=name)])
     return block
-
-
-def _beside_columns(block: OutputConfig, columns: Sequence[str]) -> Iterator[InitErrorDetails]:
-    """No result has the name of a file of an untrained column or of a further set."""
-    stems = [Path(getattr(block, key)).stem for key in type(block).model_fields if key not in ("dir", "adapter")]
-    for key in type(block).model_fields:
-        name = getattr(block, key)
-        for column in columns:
-            if name.startswith(tuple(f"{stem}.{column}." for stem in stems)):
-                message = f"belongs to the files of {column!r} in evaluation; choose another name (got {name!r})"
-                yield invalid(message, loc=(key,), value=name)
-
-
-def _file_names(block: OutputConfig) -> Iterator[InitErrorDetails]:
-    seen: dict[str, str] = {}
-    for key in type(block).model_fields:
-        if key == "dir":
-            continue
-        name = getattr(block, key)
-        if name in ("", ".", "..") or set(name) & set("/\\\0"):
-            yield invalid(f"must be a plain name of something in output.dir (got {name!r})", loc=(key,), value=name)
-            continue
-        for place in _places(key, block):
-            if place in seen and seen[place] != key:
-                yield invalid(f"{{0}} and {{1}} would both write {place}", key, seen[place])
-                break
-            seen.setdefault(place, key)
-    for key in ("comparison", "report"):
-        if Path(getattr(block, key)).suffix not in REPORT_ENDINGS:
-            yield invalid("must end in .html or .json", loc=(key,), value=getattr(block, key))
-
-
-def _places(key: str, block: OutputConfig) -> list[str]:
-    """What one name makes: the file itself and, for answers, the files beside it."""
-    path = block.path(getattr(block, key))
-    beside = ("manifest", "controls") if key in ("baseline", "tuned") else ()
-    return [os.path.normpath(p) for p in (path, *(path.with_name(f"{path.stem}.{kind}.json") for kind in beside))]

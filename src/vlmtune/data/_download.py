@@ -32,7 +32,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from pydantic import AfterValidator
 
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, VlmtuneError
-from vlmtune.files import fsync_folder
+from vlmtune.files import building_path, fsync_folder
 from vlmtune.hub import http_error
 
 
@@ -57,7 +57,7 @@ def build_once(file: Path, build: Callable[[Path], None]) -> Path:
         return file
     with _disk_errors_named(file), _locked(file):
         if not file.is_file():
-            building = file.with_name(f".{file.name}.building")
+            building = building_path(file)
             build(building)
             with building.open("rb") as stream:
                 os.fsync(stream.fileno())

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.errors import ImageError
-from vlmtune.files import append_lines, os_errors_named, read_whole_lines
+from vlmtune.files import append_lines, cut_torn_line, os_errors_named, whole_lines
 from vlmtune.images import Header, examine, in_memory, pixel_hash
 from vlmtune.types import ImageRef
 
@@ -100,7 +100,8 @@ class Pictures:
         self._changing = threading.Lock()
         self._being_made: dict[bytes, threading.Lock] = {}
         self.decoded = 0
-        lines, place = read_whole_lines(file), 0
+        cut_torn_line(file)
+        lines, place = whole_lines(file), 0
         for line in lines:
             facts = _read(line)
             if facts is not None:

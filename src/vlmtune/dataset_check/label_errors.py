@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from vlmtune.data import Rows
 from vlmtune.errors import DataError
-from vlmtune.files import read_whole_lines
+from vlmtune.files import whole_lines
 from vlmtune.images import decode_rgb, thumbnail
 from vlmtune.report import templates
+from vlmtune.run_folder import SAMPLES
 
 WINDOW = 200
 """Losses, logged around the same step, that one loss is compared with."""
@@ -79,10 +80,10 @@ def read_loss_log(adapter: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: the adapter folder has no such log, or an empty one.
     """
-    file = adapter / "visits.jsonl"
+    file = adapter / SAMPLES
     if not file.is_file():
         raise DataError(f"{file} does not exist; name an adapter folder written by `vlmtune train`")
-    log = [json.loads(line) for line in read_whole_lines(file)]
+    log = [json.loads(line) for line in whole_lines(file)]
     if not log:
         raise DataError(f"{file} is empty")
     return log

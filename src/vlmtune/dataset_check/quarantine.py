@@ -18,10 +18,10 @@ from vlmtune.dataset_check.splits import compared_with_train
 from vlmtune.errors import DataError
 from vlmtune.files import read_json, write_json
 from vlmtune.progress import Progress
+from vlmtune.run_folder import QUARANTINE
 from vlmtune.signals import StopRequest
 from vlmtune.training.dataset import TrainingExamples
 
-FILE = "quarantine.json"
 SCHEMA_VERSION = 1
 CHECK = "data check"
 """Who compares train rows with evaluated ones."""
@@ -67,7 +67,7 @@ class Quarantine:
     @property
     def file(self) -> Path:
         """Where it is written."""
-        return self.folder / FILE
+        return self.folder / QUARANTINE
 
     def known(self, name: str, rows: Rows) -> dict[int, str] | None:
         """Rows that the file leaves out, with their reasons; None where it speaks of other rows or settings.

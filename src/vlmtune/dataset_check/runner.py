@@ -31,12 +31,9 @@ from vlmtune.modeling.loading import Checkpoint
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
+from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
-
-RESULT, PAGE = "data_check.json", "data_check.html"
-CACHE = "pictures-looked-at.jsonl"
-
 
 TOGETHER = 64
 """Rows whose findings are kept at once: so many are looked at again after a crash."""
@@ -128,10 +125,10 @@ class Check:
 
 def check(asked: Check, folder: Path) -> dict[str, Any]:
     """Check a dataset; write the result, the page and the quarantine into a run folder. Returns the result."""
-    found, parts = asked.run(folder / RESULT)
-    write_json(folder / RESULT, found)
+    found, parts = asked.run(folder / DATA_CHECK)
+    write_json(folder / DATA_CHECK, found)
     rows = {part.name: part.rows for part in parts if part.rows is not None}
-    write_atomic(folder / PAGE, render(found, thumbnails(found, rows)))
+    write_atomic(folder / DATA_CHECK_PAGE, render(found, thumbnails(found, rows)))
     if found["status"] != "errors":
         compared = {part.name: part.fingerprint for part in parts if part.evaluated and part.name != "train"}
         for part in parts:

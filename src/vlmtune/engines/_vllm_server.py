@@ -23,6 +23,7 @@ from vlmtune.engines import _http as http
 from vlmtune.engines._http import SERVER_KEY, with_environment
 from vlmtune.errors import AdapterRefused, EnvironmentProblem, RemoteError
 from vlmtune.files import read_json
+from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from vlmtune.processing.encoder import Encoder
@@ -49,7 +50,7 @@ def served(folder: Path) -> ServedAdapter:
     """
     from safetensors import safe_open
 
-    config = read_json(folder / "adapter_config.json")
+    config = read_json(folder / ADAPTER_CONFIG)
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     unsupported = {
         "DoRA": config.get("use_dora"),
@@ -60,10 +61,10 @@ def served(folder: Path) -> ServedAdapter:
     present = [name for name, is_present in unsupported.items() if is_present]
     if present:
         raise refusal(folder, f"the adapter has {' and '.join(present)}")
-    file = folder / "adapter_model.safetensors"
+    file = folder / ADAPTER_WEIGHTS
     with safe_open(file, "np") as weights:
         vision = any(".visual." in name for name in weights.keys())  # noqa: SIM118
-    content = (folder / "adapter_config.json").read_bytes() + file.read_bytes()
+    content = (folder / ADAPTER_CONFIG).read_bytes() + file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:12]
     return ServedAdapter(folder.resolve(), f"adapter-{digest}", next(known for known in RANKS if known >= rank), vision)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlmtune.errors import IntegrityError
 from vlmtune.files import os_errors_named, read_json
-from vlmtune.run_folder import ADAPTER_FILES, hash_files
+from vlmtune.run_folder import hash_adapter, is_adapter
 
 _VERDICT = 400
 """A comparison has its verdict in its first bytes."""
@@ -100,8 +100,8 @@ def _changed(folder: Path) -> int:
 
 def _hashes(adapters: Sequence[Path]) -> Iterator[str]:
     for adapter in adapters:
-        if all((adapter / name).is_file() for name in ADAPTER_FILES):
-            yield hash_files(adapter, ADAPTER_FILES)
+        if is_adapter(adapter):
+            yield hash_adapter(adapter)
 
 
 def left_over(main: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:

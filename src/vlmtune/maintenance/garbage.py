@@ -13,10 +13,17 @@ from typing import Any
 
 from vlmtune.files import is_held, locked, os_errors_named
 from vlmtune.maintenance.comparison_status import is_mock
-from vlmtune.maintenance.inspect import Run, is_aside, is_published, look, makings, merge_lock, merges, refuse_live
+from vlmtune.maintenance.inspect import Run, is_aside, is_published, look, makings, refuse_live
 from vlmtune.maintenance.summary import size
 from vlmtune.progress import Progress
-from vlmtune.run_folder import RunFolder, controls_path, manifest_path
+from vlmtune.run_folder import (
+    RunFolder,
+    checkpoint_paths,
+    controls_path,
+    manifest_path,
+    merged_lock_path,
+    merged_models,
+)
 from vlmtune.training import checkpoints
 
 
@@ -59,7 +66,7 @@ def free(root: Path, progress: Progress) -> list[Surplus]:
 
 def _freed(path: Path) -> bool:
     """Whether it is gone now; a merged model is kept where somebody began to serve it while we looked."""
-    lock = merge_lock(path)
+    lock = merged_lock_path(path)
     with locked(lock) if lock is not None else nullcontext(True) as ours, os_errors_named(path):
         if ours and path.is_dir():
             shutil.rmtree(path)
@@ -74,8 +81,8 @@ def _found(run: Run) -> list[Surplus]:
 
 
 def _merged(run: Run) -> Iterator[tuple[Path, str]]:
-    for path in merges(run.root):
-        lock = merge_lock(path)
+    for path in merged_models(run.root):
+        lock = merged_lock_path(path)
         if lock is None or not is_held(lock, shared=True):
             yield (
                 path,
@@ -89,7 +96,7 @@ def _work(run: Run) -> Iterator[tuple[Path, str]]:
             yield one.folder, f"work on {one.name}, which is finished"
             continue
         newest = checkpoints.newest(one.folder)
-        for path in sorted(one.folder.glob("step-*")):
+        for path in checkpoint_paths(one.folder):
             if newest is not None and path < newest:
                 yield path, f"a checkpoint before {newest.name}, which would be resumed"
 

@@ -15,15 +15,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
-from vlmtune.files import is_held, os_errors_named, read_json
+from vlmtune.files import building_path, is_held, os_errors_named, read_json, whole_lines
 from vlmtune.maintenance import comparison_status
-from vlmtune.progress import STATUS
-from vlmtune.run_folder import MERGED, Origin, manifest_path, read_manifest
+from vlmtune.run_folder import (
+    ANSWERS,
+    BUILT_ADAPTER,
+    COMPLETE,
+    CURVE,
+    MERGED,
+    SAMPLES,
+    STATE,
+    THUMBNAILS,
+    Provenance,
+    checkpoint_paths,
+    checkpoint_step,
+    folder_manifest_path,
+    lock_path,
+    manifest_path,
+    manifested_file,
+    read_manifest,
+    status_path,
+    work_folders,
+    work_key,
+)
 
 KINDS = ("baseline", "untrained", "adapter", "tuned", "shard", "merged")
 """Kinds of artifacts, in the order of a run."""
-
-_MANIFEST = ".manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +59,14 @@ class Artifact:
     @property
     def key(self) -> str:
         """Hash of what it is made from, as its work folder had it."""
-        return Origin(self.manifest["origin"], self.manifest["mock"]).key
+        return Provenance(self.manifest["origin"], self.manifest["mock"]).key
 
 
 def finished(root: Path) -> Iterator[Path]:
     """Artifacts that have a manifest, readable or not."""
     for path in sorted(root.iterdir()):
-        if path.name.endswith(_MANIFEST) and path.is_file():
-            stem = path.name.removesuffix(_MANIFEST)
-            about = next(
-                (file for file in sorted(root.glob(f"{stem}.*")) if _is_answers(file, stem)), root / f"{stem}.jsonl"
-            )
-        elif not path.name.startswith(".") and (path / "vlmtune.json").is_file():
-            about = path
-        else:
+        about = manifested_file(path) if path.is_file() else path
+        if about is None or path.name.startswith(".") or not manifest_path(about).is_file():
             continue
         if not is_foreign(manifest_path(about)) and not _is_damaged(about):
             yield about
@@ -85,11 +96,6 @@ def is_readable(artifact: Path) -> bool:
         return read_manifest(artifact) is not None
     except IntegrityError:
         return False
-
-
-def _is_answers(file: Path, stem: str) -> bool:
-    """Whether a manifest `<stem>.manifest.json` is about this file."""
-    return file.stem == stem and not file.name.endswith((_MANIFEST, ".controls.json", ".metrics.json"))
 
 
 def read_all(root: Path) -> tuple[list[Artifact], list[str]]:
@@ -129,7 +135,6 @@ def is_aside(path: Path) -> str | None:
 State = Literal["running", "stopped", "finished", "begun", "damaged"]
 """A live process works here; work in progress waits for the same command; compared; some steps are done; unreadable."""
 
-OWN = ".vlmtune"
 _STATUS = {"step": str, "done": int, "total": int, "facts": dict, "at": float | int, "command": list}
 
 
@@ -162,7 +167,7 @@ class Making:
     @property
     def key(self) -> str:
         """Hash of what it is made from."""
-        return self.folder.name.rpartition("-")[2]
+        return work_key(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +238,14 @@ def find(root: Path) -> list[Path]:
         here = Path(place)
         if is_run(here):
             found.append(here)
-        inside = (name for name in folders if not name.startswith(".") and name not in ("pictures", "wandb"))
-        folders[:] = [name for name in inside if not (here / name / "vlmtune.json").is_file()]
+        inside = (name for name in folders if not name.startswith(".") and name not in (THUMBNAILS, "wandb"))
+        folders[:] = [name for name in inside if not folder_manifest_path(here / name).is_file()]
     return sorted(found)
 
 
 def is_run(folder: Path) -> bool:
     """Whether vlmtune wrote here."""
-    return (folder / OWN).is_dir() or any(is_readable(path) for path in finished(folder))
+    return (folder / STATE).is_dir() or any(is_readable(path) for path in finished(folder))
 
 
 def look(root: Path) -> Run:
@@ -289,20 +294,20 @@ def owner(root: Path) -> Owner | None:
     A number proves nothing: in containers the next process gets it, too. Whether the lock is held is asked of the lock.
     """
     try:
-        text = (root / OWN / "lock").read_text(encoding="utf-8", errors="replace")
+        text = lock_path(root).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     found = re.fullmatch(r"process (\d+) on (\S+)", text.strip())
     if found is None:
         return None
-    held = is_held(root / OWN / "lock")
+    held = is_held(lock_path(root))
     return Owner(int(found[1]), found[2], held or (False if found[2] == socket.gethostname() else None))
 
 
 def status(root: Path) -> dict[str, Any] | None:
     """Where the run stands, or stood when it ended early; None where it ended well, or in a file of another shape."""
     try:
-        found = json.loads((root / OWN / STATUS).read_text(encoding="utf-8"))
+        found = json.loads(status_path(root).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in _STATUS.items()):
@@ -318,14 +323,13 @@ def _is_text(value: Any) -> bool:
 def makings(root: Path) -> list[Making]:
     """Work in progress, finished or not, by name."""
     found = []
-    for folder in sorted(root.glob(f"{OWN}/*-*/")):
-        name, _, key = folder.name.rpartition("-")
-        content = {path.name for path in folder.iterdir()}
-        if not re.fullmatch(r"[0-9a-f]{12}", key) or content <= {MERGED, f".{MERGED}.building"}:
+    for folder in work_folders(root):
+        name = folder.name.removesuffix(f"-{work_key(folder)}")
+        if {path.name for path in folder.iterdir()} <= {MERGED, building_path(folder / MERGED).name}:
             continue
-        answers = _lines(folder / "answers.jsonl")
-        trains = not answers and any((folder / file).exists() for file in ("curve.jsonl", "visits.jsonl", "adapter"))
-        steps = sorted(int(path.parent.name[5:]) for path in folder.glob("step-*/complete.json"))
+        answers = len(whole_lines(folder / ANSWERS))
+        trains = not answers and any((folder / file).exists() for file in (CURVE, SAMPLES, BUILT_ADAPTER))
+        steps = [checkpoint_step(path) for path in checkpoint_paths(folder) if (path / COMPLETE).is_file()]
         found.append(Making(folder, name, None if trains or steps else answers, steps))
     return found
 
@@ -333,31 +337,6 @@ def makings(root: Path) -> list[Making]:
 def is_published(one: Making, artifacts: Sequence[Artifact]) -> bool:
     """Whether an artifact made from the same as this work is finished; a name alone proves nothing."""
     return any(artifact.key == one.key and not artifact.aside for artifact in artifacts)
-
-
-def merges(root: Path) -> list[Path]:
-    """Models with an adapter in their weights, whole or half, also where older versions put them; sorted."""
-    own = [path for path in root.glob(f"{OWN}/{MERGED}/*") if path.is_dir()]
-    return sorted([*own, *root.glob(f"{OWN}/*-*/{MERGED}"), *root.glob(f"{OWN}/*-*/.{MERGED}.building")])
-
-
-def merge_lock(path: Path) -> Path | None:
-    """The lock on a merged model, whole or half; None for other things, and where older versions knew of none."""
-    if path.parent.name != MERGED or path.parent.parent.name != OWN:
-        return None
-    return path.with_name(path.name.removeprefix(".").removesuffix(".building") + ".lock")
-
-
-def whole_lines(file: Path) -> list[bytes]:
-    """Lines of a file that another process appends to, without a torn last one; the file stays as it is."""
-    try:
-        return file.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-
-
-def _lines(file: Path) -> int:
-    return len(whole_lines(file))
 
 
 def _stale(root: Path, comparison: Mapping[str, Any], artifacts: Sequence[Artifact]) -> str | None:
@@ -373,7 +352,7 @@ def refuse_live(run: Run) -> None:
     Raises:
         FolderLocked: it does.
     """
-    if is_held(run.root / OWN / "lock"):
+    if is_held(lock_path(run.root)):
         raise FolderLocked(
             f"{run.root} is in use by {run.owner or 'another process'}; what looks unfinished is in the making. Wait "
             "for it, or stop it"

@@ -10,11 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.errors import DataError, IntegrityError
-from vlmtune.files import is_held, os_errors_named, read_json, read_whole_lines
-from vlmtune.maintenance.inspect import OWN, Artifact, Run, finished, look, merge_lock, refuse_live
+from vlmtune.files import cut_torn_line, is_held, os_errors_named, read_json
+from vlmtune.maintenance.inspect import Artifact, Run, finished, look, refuse_live
 from vlmtune.predictions import read
-from vlmtune.progress import STATUS, Progress
-from vlmtune.run_folder import ADAPTER_FILES, RunFolder, manifest_path, read_manifest
+from vlmtune.progress import Progress
+from vlmtune.run_folder import (
+    ADAPTER_FILES,
+    RunFolder,
+    checkpoint_paths,
+    controls_path,
+    lock_path,
+    manifest_path,
+    merged_lock_path,
+    read_manifest,
+    status_path,
+    unfinished_writes,
+    work_folders,
+    writing_notes,
+)
 from vlmtune.training import checkpoints
 
 Remedy = Literal["remove", "cut", "move aside", "unlock", "tell"]
@@ -75,7 +88,7 @@ def _mend(one: Damage) -> None:
     elif one.remedy == "remove":
         one.path.unlink(missing_ok=True)
     elif one.remedy == "cut":
-        read_whole_lines(one.path)
+        cut_torn_line(one.path)
     elif one.remedy == "move aside":
         for path in _together(one.path):
             path.rename(_free(path))
@@ -83,9 +96,9 @@ def _mend(one: Damage) -> None:
 
 def _lock(run: Run) -> Iterator[Damage]:
     if run.owner is not None:
-        yield Damage(run.root / OWN / "lock", f"names {run.owner}, which holds it no longer", "unlock")
+        yield Damage(lock_path(run.root), f"names {run.owner}, which holds it no longer", "unlock")
     if run.status is not None and not run.making:
-        yield Damage(run.root / OWN / STATUS, "says where a run stands, and nothing is in the making", "remove")
+        yield Damage(status_path(run.root), "says where a run stands, and nothing is in the making", "remove")
 
 
 def _unfinished_writes(root: Path) -> Iterator[Damage]:
@@ -93,8 +106,8 @@ def _unfinished_writes(root: Path) -> Iterator[Damage]:
 
     A folder may belong to an export, which takes no lock; a merged model has one.
     """
-    for path in sorted([*root.glob(".*.building"), *(root / OWN).rglob(".*.building")]):
-        lock = merge_lock(path)
+    for path in unfinished_writes(root):
+        lock = merged_lock_path(path)
         if lock is not None:
             if not is_held(lock, shared=True):
                 yield Damage(path, "a merged model whose writing never ended", "remove")
@@ -106,8 +119,7 @@ def _unfinished_writes(root: Path) -> Iterator[Damage]:
 
 def _notes(root: Path) -> Iterator[Damage]:
     """Notes of what was about to be written, where they explain nothing any more."""
-    for note in sorted((root / OWN).glob("*.writing.json")):
-        artifact = root / note.name.removesuffix(".writing.json")
+    for note, artifact in writing_notes(root):
         if not artifact.exists():
             yield Damage(note, f"announces {artifact.name}, which was never written", "remove")
         elif manifest_path(artifact).exists():
@@ -129,7 +141,7 @@ def _manifests(root: Path) -> Iterator[Damage]:
 
 def _work(run: Run) -> Iterator[Damage]:
     """Torn lines, checkpoints that are not whole, folders that never got their name."""
-    for folder in sorted(path for path in (run.root / OWN).glob("*-*") if path.is_dir()):
+    for folder in work_folders(run.root):
         for file in sorted(folder.glob("*.jsonl")):
             data = file.read_bytes()
             if data and not data.endswith(b"\n"):
@@ -138,7 +150,7 @@ def _work(run: Run) -> Iterator[Damage]:
         for path in sorted(folder.glob("building-*")):
             yield Damage(path, "a checkpoint whose writing never ended", "remove")
         newest = checkpoints.newest(folder)
-        for path in sorted(folder.glob("step-*"), reverse=True):
+        for path in reversed(checkpoint_paths(folder)):
             if path == newest:
                 break
             yield Damage(path, "a checkpoint that is not whole; an older one is resumed, if there is one", "remove")
@@ -178,7 +190,7 @@ def _adapter(artifact: Artifact) -> Iterator[Damage]:
 
 def _together(path: Path) -> Sequence[Path]:
     """An artifact and what is about it alone."""
-    beside = [] if path.is_dir() else [manifest_path(path), path.with_name(f"{path.stem}.controls.json")]
+    beside = [] if path.is_dir() else [manifest_path(path), controls_path(path)]
     return [one for one in dict.fromkeys([path, *beside]) if one.exists()]
 
 

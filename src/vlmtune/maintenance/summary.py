@@ -9,6 +9,7 @@ from typing import Any
 from vlmtune.maintenance.inspect import Artifact, Making, Run
 from vlmtune.report import text
 from vlmtune.report.text import fixed, precision, signed
+from vlmtune.run_folder import checkpoint_step
 from vlmtune.training import checkpoints
 
 
@@ -139,7 +140,7 @@ def _making(one: Making, waits: bool) -> dict[str, Any]:
         "name": one.name,
         "answers": one.answers,
         "checkpoints": list(one.checkpoints),
-        "resumes_at": int(newest.name[5:]) if newest is not None else None,
+        "resumes_at": checkpoint_step(newest) if newest is not None else None,
         "waits": waits,
     }
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmtune.files import whole_lines
 from vlmtune.maintenance import inspect as folder
 from vlmtune.maintenance.summary import age, span
 from vlmtune.report.text import points, sparkline
+from vlmtune.run_folder import ANSWERS, CURVE, SHUFFLED_ANSWERS, validation_answers
 
 EVERY_S = 1.0
 """Seconds between two looks."""
@@ -18,8 +20,8 @@ EVERY_S = 1.0
 QUIET_S = 60.0
 """After so long without a sign the age of the last one is shown."""
 
-ANSWERS = 3
-"""Newest answers shown."""
+NEWEST = 3
+"""Answers shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def glimpses(root: Path, wait: Callable[[float], object]) -> Iterator[Glimpse]:
         wait(EVERY_S)
 
 
-def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
+def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
     """The JSON objects among some lines; a blank or torn one is passed over, for the run itself judges its files."""
     found = []
     for line in lines:
@@ -68,7 +70,7 @@ def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
 
 def _curve(work: Path) -> list[dict[str, Any]]:
     """Points with their step; of their other values, those that are numbers."""
-    points = _objects(folder.whole_lines(work / "curve.jsonl"))
+    points = _objects(whole_lines(work / CURVE))
     numbers = [{key: value for key, value in point.items() if isinstance(value, int | float)} for point in points]
     return [point for point in numbers if "step" in point]
 
@@ -86,9 +88,9 @@ def _newest(root: Path) -> Path | None:
 
 def _answers(work: Path) -> list[tuple[str, str]]:
     """(id, answer) of the newest answers; while the validation rows are judged, of those."""
-    files = [work / "exchanged.jsonl", *sorted(work.glob("judging-*.jsonl"), reverse=True), work / "answers.jsonl"]
+    files = [work / SHUFFLED_ANSWERS, *validation_answers(work), work / ANSWERS]
     for file in files:
-        lines = _objects(folder.whole_lines(file)[-ANSWERS:])
+        lines = _objects(whole_lines(file)[-NEWEST:])
         if lines:
             return [_answer(line) for line in lines]
     return []

@@ -29,6 +29,7 @@ from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.registry import BaseConfig
+from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -282,9 +283,9 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file() or not (folder / "adapter_config.json").is_file():
-        raise IntegrityError(f"{folder}: not an adapter (needs adapter_config.json and adapter_model.safetensors)")
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
+        raise IntegrityError(f"{folder}: not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})")
     with safe_open(file, "pt") as weights:
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     try:
@@ -308,7 +309,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
 
 
 def _base_of(folder: Path) -> str:
-    return read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "not recorded"
+    return read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "not recorded"
 
 
 def compute_in_base_precision(model: "nn.Module") -> None:

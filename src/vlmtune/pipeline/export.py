@@ -20,11 +20,12 @@ from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.engines import Engine
 from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
-from vlmtune.files import folder_locked, locked, os_errors_named, read_json, write_json
+from vlmtune.files import building_path, folder_locked, locked, os_errors_named, read_json, write_json
 from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Encoder
+from vlmtune.run_folder import folder_manifest_path
 from vlmtune.types import Conversation, Outcomes, Request
 
 PROBED = 8
@@ -45,7 +46,7 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
         IntegrityError: not the config's adapter, or one that does nothing; or the reloaded weights answer otherwise.
             Nothing is left behind.
     """
-    adapter = adapter or session.adapter_path()
+    adapter = adapter or session.files.adapter
     if session.config.model.quantization is not None:
         raise ConfigError("a quantised model cannot be merged without loss; export with --set model.quantization=null")
     if target.exists():
@@ -59,7 +60,7 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
 @contextmanager
 def _building(target: Path) -> Iterator[Path]:
     """An empty folder beside the target that becomes it, for one process at a time; gone where that fails."""
-    building = target.with_name(f".{target.name}.building")
+    building = building_path(target)
     with folder_locked(building) as ours, ExitStack() as unless_done:
         if not ours:
             raise FolderLocked(f"another process exports to {target}. Wait for it, or choose another folder with -o")
@@ -76,7 +77,7 @@ def _building(target: Path) -> Iterator[Path]:
 def _merge(session: Session, building: Path, adapter: Path) -> None:
     """The checkpoint, proved, and its manifest."""
     config = session.config
-    origin = session.origin(adapter=session.adapter_hash(adapter))
+    provenance = session.provenance(adapter=session.verify_adapter(adapter))
     precision, encoder = config.training.precision, session.encoder
     rows = list(session.rows(config.evaluation.split))[:PROBED]
     asked = [session.task.ask(config.task, row) for row in rows]
@@ -98,7 +99,8 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     session.progress.note("loading the merged checkpoint in a fresh process")
     prove(told, _forced_elsewhere(config, building, told), NEAR[precision])
     write_json(
-        building / "vlmtune.json", {"schema_version": 1, "mock": session.mock, "effect": effect, "origin": origin.parts}
+        folder_manifest_path(building),
+        {"schema_version": 1, "mock": session.mock, "effect": effect, "origin": provenance.parts},
     )
 
 
@@ -199,9 +201,9 @@ def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator
     The checkpoint is exported with its proof, once, and lies in the run folder until `runs gc` takes it, which it does
     not before this block ends. Its lock is its own: whoever serves it does not own the run.
     """
-    made_from = session.origin(adapter=session.adapter_hash(adapter), precision=session.config.training.precision)
-    folder = session.folder.merged(made_from)
-    lock = folder.with_name(f"{folder.name}.lock")
+    precision = session.config.training.precision
+    made_from = session.provenance(adapter=session.verify_adapter(adapter), precision=precision)
+    folder, lock = session.folder.merged(made_from)
     waits = False
     while True:
         with locked(lock, shared=True) as free:
@@ -221,12 +223,12 @@ def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator
 
 
 def _over(session: Session, folder: Path) -> tuple[Session, float]:
-    effect: float = read_json(folder / "vlmtune.json")["effect"]
+    effect: float = read_json(folder_manifest_path(folder))["effect"]
     model = session.config.model
     # The stand-in runs on CPUs alone, under whatever name.
     device = "cpu" if model.name == TINY else model.device
     named = model.model_copy(update={"name": str(folder.resolve()), "revision": None, "device": device})
-    return replace(session, config=session.config.model_copy(update={"model": named})), effect
+    return replace(session, config=session.config.model_copy(update={"model": named}), parent=None), effect
 
 
 class Merged:

@@ -16,7 +16,7 @@ from vlmtune.pipeline.predict import Target, chosen, control_rows, target, write
 from vlmtune.pipeline.prompt_baselines import Column, columns
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
-from vlmtune.run_folder import controls_path, differences, manifest_path, read_manifest
+from vlmtune.run_folder import THUMBNAILS, controls_path, differences, manifest_path, read_manifest, thumbnail_path
 
 NAMED = 5
 """Ids that a message names."""
@@ -59,16 +59,17 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     swapped = [row.id for row in exchanged(rows, control_rows(session))]
     found = [(part, line.get("id"), line) for part in parts for line in part.control]
     other = _once(swapped, found, "rows with other images")
-    if session.folder.finished(made.artifact, made.origin, session.beside(made.artifact), made.above) is not None:
+    sidecars = session.files.sidecars(made.artifact)
+    if session.folder.reconcile(made.artifact, made.provenance, sidecars, made.derived) is not None:
         session.progress.note(f"{made.artifact} is finished")
         return made.artifact
-    _copy_pictures(session, parts, made.artifact.parent / "pictures")
+    _copy_pictures(session, parts, made.artifact.parent / THUMBNAILS)
     effects = [part.effect for part in parts if part.effect is not None]
     lines = [by_id[row.id] for row in rows]
     write(session, made.artifact, lines, [other[name] for name in swapped], max(effects, default=None))
     write_score(session, made.artifact)
     session.folder.publish(
-        made.artifact, made.origin, {**_facts(parts), "selection_ids": chosen(session, adapter, made.rows)}
+        made.artifact, made.provenance, {**_facts(parts), "selection_ids": chosen(session, adapter, made.rows)}
     )
     return made.artifact
 
@@ -97,7 +98,7 @@ def _about(session: Session, part: Part) -> Session:
     name = part.manifest["origin"].get("set")
     if name is None:
         return session
-    found = next((other for other in session.additional if other.set == name), None)
+    found = next((other for other in session.additional if other.evaluation_set == name), None)
     if found is None:
         raise IntegrityError(f"{part.file} answers rows of the set {name!r}, which evaluation.additional does not name")
     return found
@@ -119,7 +120,7 @@ def _column(session: Session, part: Part) -> Column | None:
 
 def _same_origin(part: Part, made: Target, mock: bool) -> None:
     origin = {key: value for key, value in part.manifest["origin"].items() if key != "shard"}
-    unlike = differences({**origin, "mock": part.manifest["mock"]}, {**made.origin.parts, "mock": mock})
+    unlike = differences({**origin, "mock": part.manifest["mock"]}, {**made.provenance.parts, "mock": mock})
     if unlike:
         raise IntegrityError(
             f"{part.file} is no shard of {made.artifact.name} as this config makes it; nothing was written:\n"
@@ -183,17 +184,17 @@ def _copy_pictures(session: Session, parts: Sequence[Part], folder: Path) -> Non
     """The shards' thumbnails, for the page; nothing but the page needs them."""
     absent = 0
     for part in parts:
-        for name in sorted({f"{line.image[:16]}.webp" for line in part.lines if line.image}):
-            source = part.file.parent / "pictures" / name
-            if (folder / name).is_file():
+        for image in sorted({line.image for line in part.lines if line.image}):
+            target, source = (thumbnail_path(place, image) for place in (folder, part.file.parent / THUMBNAILS))
+            if target.is_file():
                 continue
             if source.is_file():
-                write_atomic(folder / name, source.read_bytes())
+                write_atomic(target, source.read_bytes())
             else:
                 absent += 1
     if absent:
         session.progress.note(
-            f"{absent} thumbnails are not in a folder `pictures` beside the shards; the page lacks them"
+            f"{absent} thumbnails are not in a folder `{THUMBNAILS}` beside the shards; the page lacks them"
         )
 
 

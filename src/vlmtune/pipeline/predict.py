@@ -6,7 +6,7 @@ One picture, answered at once by the untouched model and by the tuned one; and w
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vlmtune.pipeline.parity import Parity, examine
 from vlmtune.pipeline.prompt_baselines import Ask, Column, columns
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
-from vlmtune.run_folder import Origin, controls_path, read_manifest
+from vlmtune.run_folder import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, Provenance, controls_path, read_manifest
 from vlmtune.scoring.score import Score, choose_metrics
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.types import Example, ImageRef, Outcome, Request
@@ -50,9 +50,9 @@ class Target:
     """A prediction file: where it is, what it is made from, its rows, and what is concluded from it and from others."""
 
     artifact: Path
-    origin: Origin
+    provenance: Provenance
     rows: Rows
-    above: Sequence[Path]
+    derived: Sequence[Path]
     part: Shard | None = None
     """Which of the rows are in the file; None for all."""
 
@@ -60,7 +60,7 @@ class Target:
         """The file of one shard, beside this one; nothing is concluded from it before it is merged."""
         return Target(
             self.artifact.with_name(f"{self.artifact.stem}.shard-{shard.index}-of-{shard.count}.jsonl"),
-            replace(self.origin, parts={**self.origin.parts, "shard": {"index": shard.index, "count": shard.count}}),
+            replace(self.provenance, parts={**self.provenance.parts, "shard": asdict(shard)}),
             self.rows,
             (),
             shard,
@@ -86,7 +86,7 @@ def predict(
         try:
             _answerable(other, list(other.rows(other.config.evaluation.split)))
         except DataError as error:
-            raise DataError(f"evaluation.additional, {other.set}: {error}") from None
+            raise DataError(f"evaluation.additional, {other.evaluation_set}: {error}") from None
     with _opening(session, adapter) as engine:
         artifact = _predicted(session, engine, adapter, role, None, shard)
         for column in asked:
@@ -98,25 +98,24 @@ def predict(
 
 def target(session: Session, adapter: Path | None, role: SplitRole | None, column: Column | None) -> Target:
     """The prediction file of one side, or of an untrained column; what the other kind of run left is moved aside."""
-    config = session.config
-    artifact = config.output.path(config.output.baseline if adapter is None else config.output.tuned)
-    above = session.conclusions()
-    for file in map(config.output.path, (config.output.baseline, config.output.tuned)):
-        session.folder.keep_apart(file, session.mock, [*session.beside(file), *above])
+    config, files = session.config, session.files
+    artifact, derived = files.baseline if adapter is None else files.tuned, files.derived
+    for file in (files.baseline, files.tuned):
+        session.folder.archive_other_kind(file, session.mock, [*files.sidecars(file), *derived])
     if role not in (None, config.evaluation.split):
-        artifact, above = artifact.with_name(f"{artifact.stem}.{role}{artifact.suffix}"), []
+        artifact, derived = artifact.with_name(f"{artifact.stem}.{role}{artifact.suffix}"), []
     if column is not None:
-        artifact = session.column_path(column.name)
+        artifact = files.prompt_baseline(column.name)
     rows = session.rows(role or config.evaluation.split)
-    origin = session.origin(
-        adapter=session.adapter_hash(adapter),
+    provenance = session.provenance(
+        adapter=None if adapter is None else session.verify_adapter(adapter),
         dataset=rows_facts(rows),
         inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER) | {"precision": session.precision},
         image_control_rows=config.evaluation.image_control_rows,
         **({"column": dict(column.facts)} if column is not None else {}),
-        **({"set": session.set} if session.set is not None else {}),
+        **({"set": session.evaluation_set} if session.evaluation_set is not None else {}),
     )
-    return Target(artifact, origin, rows, above)
+    return Target(artifact, provenance, rows, derived)
 
 
 def _predicted(
@@ -131,10 +130,11 @@ def _predicted(
     made = target(session, adapter, role, column)
     if shard is not None:
         made = made.shard(shard)
-    artifact, origin = made.artifact, made.origin
-    if session.folder.finished(artifact, origin, session.beside(artifact), made.above) is not None:
+    artifact, provenance = made.artifact, made.provenance
+    sidecars = session.files.sidecars(artifact)
+    if session.folder.reconcile(artifact, provenance, sidecars, made.derived) is not None:
         session.progress.note(f"{artifact} is finished")
-        if shard is None and not session.metrics_path(artifact).is_file():
+        if shard is None and not session.files.metrics(artifact).is_file():
             write_score(session, artifact)
         return artifact
     examples = list(made.rows)
@@ -143,7 +143,7 @@ def _predicted(
         session.progress.note(f"the dataset names no column of labels: {artifact} gets no score")
     ask = column.ask if column is not None else None
     facts = _answer(session, engine(), made, examples, ask)
-    session.folder.publish(artifact, origin, {**facts, "selection_ids": chosen(session, adapter, made.rows)})
+    session.folder.publish(artifact, provenance, {**facts, "selection_ids": chosen(session, adapter, made.rows)})
     return artifact
 
 
@@ -203,20 +203,20 @@ def unanswered(session: Session, examples: list[Example]) -> list[Line]:
 
 def _answer(session: Session, engine: Engine, made: Target, examples: list[Example], ask: Ask | None) -> dict[str, Any]:
     """Ask everything, or one shard of it; write answers, controls and score. Returns the engine's facts."""
-    artifact, shard, work = made.artifact, made.part, session.folder.work(made.artifact, made.origin)
+    artifact, shard, work = made.artifact, made.part, session.folder.work(made.artifact, made.provenance)
     name = artifact.stem
     answering = Predictor(
-        session.task, session.config.task, artifact.parent / "pictures", session.progress, session.stop, ask
+        session.task, session.config.task, artifact.parent / THUMBNAILS, session.progress, session.stop, ask
     )
     effect = engine.adapter_delta([answering.request(example) for example in examples[:PROBED]])
     swapped = exchanged(examples, control_rows(session))
     if shard is not None:
         examples, swapped = ([row for row in rows if shard.owns(row.id)] for rows in (examples, swapped))
-    lines = answering.answer(name, engine, examples, work / "answers.jsonl")
+    lines = answering.answer(name, engine, examples, work / ANSWERS)
     failed = [f"row {line.id} was not answered: {line.failure['reason']}" for line in lines if line.failure]
     for said in [*failed[:3], *([f"and {len(failed) - 3} more; all stand in {artifact}"] * (len(failed) > 3))]:
         session.progress.note(said)
-    control = answering.answer(f"{name}, other images", engine, swapped, work / "exchanged.jsonl")
+    control = answering.answer(f"{name}, other images", engine, swapped, work / SHUFFLED_ANSWERS)
     write(session, artifact, lines, [json.loads(line.to_json()) for line in control], effect)
     if shard is None:
         write_score(session, artifact)
@@ -247,7 +247,7 @@ def write_score(session: Session, artifact: Path) -> None:
         return
     plain = found.to_json()
     # The scores stand at the top, too: scripts look for `bleu` there.
-    write_json(session.metrics_path(artifact), {**plain["metrics"], **plain, "mock": session.mock})
+    write_json(session.files.metrics(artifact), {**plain["metrics"], **plain, "mock": session.mock})
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,8 @@ def ask(session: Session, image: Path, adapter: Path | None = None, question: st
         str(image), (ImageRef(str(image), image.read_bytes),), None, {"references": ()}, question=question
     )
     request = Request(example.id, session.task.ask(config.task, example))
-    session.adapter_hash(adapter)
+    if adapter is not None:
+        session.verify_adapter(adapter)
     engine = open_engine(session, adapter)
     try:
         with engine.adapter_disabled():
@@ -291,7 +292,8 @@ def agree(session: Session, count: int, adapter: Path | None = None) -> Parity:
     from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 
     config = session.config
-    session.adapter_hash(adapter)
+    if adapter is not None:
+        session.verify_adapter(adapter)
     rows = list(session.rows(config.evaluation.split))[:count]
     requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
     engine = open_engine(session, adapter)

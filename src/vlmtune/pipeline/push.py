@@ -18,7 +18,7 @@ from vlmtune.hub import http_error
 from vlmtune.modeling.loading import TINY
 from vlmtune.pipeline.session import Session
 from vlmtune.report import model_card
-from vlmtune.run_folder import ADAPTER_FILES, read_manifest
+from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_FILES, folder_manifest_path, read_manifest
 from vlmtune.scoring.results import ComparisonResult
 from vlmtune.scoring.verdict import slice_warnings, worse_slices
 
@@ -75,8 +75,8 @@ def push(session: Session, request: PushRequest, public: bool = False) -> str:
 
 def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]:
     """Write what `push` would upload into a folder; returns the files. Raises as `push` does before it uploads."""
-    config, adapter = session.config, request.adapter or session.seeds[0].adapter_path()
-    session.adapter_hash(adapter)
+    config, adapter = session.config, request.adapter or session.seeds[0].files.adapter
+    session.verify_adapter(adapter)
     manifest = read_manifest(adapter)
     if manifest is None:
         raise IntegrityError(f"{adapter}: no manifest; only adapters that vlmtune trained can be pushed")
@@ -92,10 +92,10 @@ def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]
         folder.mkdir(parents=True, exist_ok=True)
         for file in ADAPTER_FILES:
             shutil.copy(adapter / file, folder / file)
-    adapter_config = {**read_json(folder / ADAPTER_FILES[0]), "base_model_name_or_path": base}
-    write_json(folder / ADAPTER_FILES[0], adapter_config)
+    adapter_config = {**read_json(folder / ADAPTER_CONFIG), "base_model_name_or_path": base}
+    write_json(folder / ADAPTER_CONFIG, adapter_config)
     manifest, comparison = _public_manifest(manifest, base), _public_comparison(comparison)
-    write_json(folder / "vlmtune.json", manifest)
+    write_json(folder_manifest_path(folder), manifest)
     write_json(folder / "comparison.json", comparison)
     dataset = config.dataset.model_dump()["path"] if config.dataset.source == "hub" else None
     card = model_card.render(request.name, comparison, manifest, dataset, config.dataset.splits.test)
@@ -134,11 +134,11 @@ def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
 
 def _comparison(session: Session, adapter: Path, anyway: bool) -> ComparisonResult:
     """The run's comparison of an adapter."""
-    file = session.config.output.path(session.config.output.comparison)
+    file = session.files.comparison
     if not file.is_file():
         raise ConfigError(f"{file} does not exist: an adapter is pushed with its comparison. Run: vlmtune run CONFIG")
     comparison: ComparisonResult = read_json(file)
-    if comparison["settings"]["b"].get("adapter") != session.adapter_hash(adapter):
+    if comparison["settings"]["b"].get("adapter") != session.verify_adapter(adapter):
         raise IntegrityError(f"{file} is about another adapter than {adapter}; run the eval step again")
     if comparison["status"] not in GOOD_ENOUGH and not anyway:
         raise GateFailed(f"not pushed: {comparison['verdict']} To push it regardless, add --anyway")

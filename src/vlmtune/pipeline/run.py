@@ -25,7 +25,7 @@ def compare(session: Session) -> Comparison:
     # The rows of the config come first: what a further set cannot be compared on must not cost their comparison.
     comparison = _written(session, _compared(session))
     if session.additional:
-        additional = {str(other.set): _written(other, _compared(other)) for other in session.additional}
+        additional = {str(other.evaluation_set): _written(other, _compared(other)) for other in session.additional}
         comparison = _written(session, with_additional_sets(comparison, additional))
     track_comparison(session, comparison, _answers(session))
     return comparison
@@ -33,19 +33,17 @@ def compare(session: Session) -> Comparison:
 
 def _compared(session: Session) -> Comparison:
     before, *after = _answers(session)
-    config = session.config
+    config, files = session.config, session.files
     sides = read_prediction_file(before), tuple(map(read_prediction_file, after))
-    baselines = [read_prediction_file(session.column_path(one.name), one.name) for one in config.evaluation.baselines]
+    baselines = [read_prediction_file(files.prompt_baseline(one.name), one.name) for one in config.evaluation.baselines]
     found = compare_sides(*sides, session.task, config.task, config.evaluation, prompt_baselines=baselines)
-    return replace(found, result={**found.result, "set": session.set, "mock": session.mock})
+    return replace(found, result={**found.result, "set": session.evaluation_set, "mock": session.mock})
 
 
 def _answers(session: Session) -> list[Path]:
     """The prediction files of the baseline and of every seed, after all that is compared was found to be there."""
-    output = session.config.output
-    before = output.path(output.baseline)
-    after = [seeded.config.output.path(seeded.config.output.tuned) for seeded in session.seeds]
-    base = (before, *(session.column_path(one.name) for one in session.config.evaluation.baselines))
+    before, after = session.files.baseline, [seeded.files.tuned for seeded in session.seeds]
+    base = (before, *(session.files.prompt_baseline(one.name) for one in session.config.evaluation.baselines))
     for file, step in (*((file, "baseline") for file in base), *((file, "eval") for file in after)):
         if not file.is_file():
             raise ConfigError(f"{file} is not there yet; run the {step} step first")
@@ -57,7 +55,7 @@ def _answers(session: Session) -> list[Path]:
 
 
 def _written(session: Session, comparison: Comparison) -> Comparison:
-    *pages, regressions = session.conclusions()
+    *pages, regressions = session.files.derived
     for file in pages:
         write_comparison(comparison, file, _answers(session), session.config.report)
     write_regressions(comparison, regressions)
@@ -66,7 +64,7 @@ def _written(session: Session, comparison: Comparison) -> Comparison:
 
 def run(session: Session) -> Comparison:
     """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
-    if not all(seeded.adapter_path().exists() for seeded in session.seeds):
+    if not all(seeded.files.adapter.exists() for seeded in session.seeds):
         roles: tuple[SplitRole, ...] = ("train", "validation")
         for role in roles:
             training_examples(session, session.rows(role)).check(role, session.progress, session.stop)

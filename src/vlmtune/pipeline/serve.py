@@ -63,7 +63,8 @@ def serving(config: Config, progress: Progress, adapter: Path | None, port: int)
     """
     with stop_on_signal() as stop:
         session = Session(config, progress, stop)
-        session.adapter_hash(adapter)
+        if adapter is not None:
+            session.verify_adapter(adapter)
         with ExitStack() as until_stopped:
             try:
                 running = _start(session, adapter, port)

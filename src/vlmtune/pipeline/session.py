@@ -19,8 +19,18 @@ from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.processing.encoder import Encoder
-from vlmtune.progress import STATUS, Progress, Silent, Style, open_progress
-from vlmtune.run_folder import ADAPTER_FILES, Origin, RunFolder, controls_path, differences, hash_files, read_manifest
+from vlmtune.progress import Progress, Silent, Style, open_progress
+from vlmtune.run_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILES,
+    Provenance,
+    RunFiles,
+    RunFolder,
+    differences,
+    hash_adapter,
+    read_manifest,
+    status_path,
+)
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task, for_model
 from vlmtune.training.dataset import TrainingExamples
@@ -40,13 +50,20 @@ class Session:
     stop: StopRequest = field(default_factory=StopRequest)
     mock: bool = False
     processes: ProcessGroup = SINGLE_PROCESS
-    set: str | None = None
+    parent: "Session | None" = None
+    evaluation_set: str | None = None
+    seed: int | None = None
     choosing: Literal["id", "all", "none"] = "id"
 
     @functools.cached_property
     def folder(self) -> RunFolder:
         """Where results go."""
         return RunFolder(Path(self.config.output.dir), self.progress)
+
+    @property
+    def files(self) -> RunFiles:
+        """Where the results of this seed and evaluation set lie."""
+        return RunFiles.of(self.config.output, self.evaluation_set, self.seed)
 
     @functools.cached_property
     def task(self) -> Task:
@@ -58,6 +75,8 @@ class Session:
     @functools.cached_property
     def encoder(self) -> Encoder:
         """Tokenizer, template and image rules of the checkpoint."""
+        if self.parent is not None:
+            return self.parent.encoder
         return Encoder(find_checkpoint(self.config.model), self.config.model)
 
     def rows(self, role: SplitRole) -> Rows:
@@ -70,7 +89,7 @@ class Session:
         return rows if self.config.dataset.max_bad_fraction == 0 else self._usable(role, rows)
 
     def _usable(self, role: SplitRole, rows: Rows) -> Rows:
-        name = role if self.set is None else f"{self.set}/{role}"
+        name = role if self.evaluation_set is None else f"{self.evaluation_set}/{role}"
         quarantine = Quarantine(self.folder.root, self.config, self.encoder.facts())
         left_out = self.processes.broadcast(
             lambda: quarantine.left_out(name, rows, training_examples(self, rows), self.progress, self.stop)
@@ -112,70 +131,31 @@ class Session:
 
     def of(self, adapter: Path | None) -> "Session":
         """The session whose adapter this is; this one for any other."""
-        return next((seeded for seeded in self.seeds if seeded.adapter_path() == adapter), self)
+        return next((seeded for seeded in self.seeds if seeded.files.adapter == adapter), self)
 
     @functools.cached_property
     def additional(self) -> list["Session"]:
-        """One session per further evaluation set, with rows, task and files of its own, and this one's models."""
+        """One session per additional evaluation set, with rows, task and files of its own, and this one's models."""
         return [self._about(one) for one in self.config.evaluation.additional]
 
     def _about(self, one: EvaluationSetConfig) -> "Session":
-        output, evaluation = self.config.output, self.config.evaluation
-        keys = ("baseline", "tuned", "baseline_metrics", "tuned_metrics", "comparison", "report", "regressions")
-        files = {key: Path(getattr(output, key)) for key in keys}
-        own = {key: f"{file.stem}.{one.name}{file.suffix}" for key, file in files.items()}
         asked = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
-        changed = {
-            "dataset": one.dataset,
-            "task": one.task,
-            "output": output.model_copy(update=own),
-            "evaluation": evaluation.model_copy(update={**asked, "slices": [], "baselines": [], "additional": []}),
-        }
+        evaluation = self.config.evaluation.model_copy(
+            update={**asked, "slices": [], "baselines": [], "additional": []}
+        )
+        changed = {"dataset": one.dataset, "task": one.task, "evaluation": evaluation}
         choosing: Literal["id", "all", "none"] = "none"
         if "validation" in overlapping_roles(self.config.dataset, one.dataset, one.split):
             named_alike = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
             choosing = "id" if named_alike else "all"
-        about = replace(self, config=self.config.model_copy(update=changed), set=one.name, choosing=choosing)
-        vars(about)["encoder"] = self.encoder
-        return about
+        config = self.config.model_copy(update=changed)
+        return replace(self, config=config, parent=self, evaluation_set=one.name, choosing=choosing)
 
     def _seeded(self, seed: int) -> "Session":
-        output, training = self.config.output, self.config.training
-        names = {key: Path(getattr(output, key)) for key in ("adapter", "tuned", "tuned_metrics")}
-        own = {key: f"{name.stem}.seed{seed}{name.suffix}" for key, name in names.items()}
-        changed = {
-            "output": output.model_copy(update=own),
-            "training": training.model_copy(update={"seed": seed, "seeds": []}),
-        }
-        seeded = replace(self, config=self.config.model_copy(update=changed))
-        vars(seeded)["encoder"] = self.encoder  # one checkpoint: pictures that one seed decoded serve the next
-        return seeded
+        training = self.config.training.model_copy(update={"seed": seed, "seeds": []})
+        return replace(self, config=self.config.model_copy(update={"training": training}), parent=self, seed=seed)
 
-    def adapter_path(self) -> Path:
-        """Where this config's adapter lies."""
-        return self.config.output.path(self.config.output.adapter)
-
-    def column_path(self, name: str) -> Path:
-        """Where the answers of an untrained column lie."""
-        baseline = self.config.output.path(self.config.output.baseline)
-        return baseline.with_name(f"{baseline.stem}.{name}{baseline.suffix}")
-
-    def metrics_path(self, artifact: Path) -> Path:
-        """Where the score of a prediction file lies."""
-        output = self.config.output
-        known = {output.baseline: output.baseline_metrics, output.tuned: output.tuned_metrics}
-        return output.path(known.get(artifact.name, f"{artifact.stem}.metrics.json"))
-
-    def beside(self, artifact: Path) -> list[Path]:
-        """What is made from one prediction file alone."""
-        return [controls_path(artifact), self.metrics_path(artifact)]
-
-    def conclusions(self) -> list[Path]:
-        """What is made from both prediction files: the comparison, its page, the rows that got worse."""
-        output = self.config.output
-        return [output.path(name) for name in (output.comparison, output.report, output.regressions)]
-
-    def origin(self, **parts: Any) -> Origin:
+    def provenance(self, **parts: Any) -> Provenance:
         """What an artifact is made from: model, preprocessing and task, and `parts`."""
         checkpoint = self.encoder.checkpoint
         common = {
@@ -183,36 +163,34 @@ class Session:
             "preprocessing": self.encoder.facts(),
             "task": self.config.task.model_dump(mode="json"),
         }
-        return Origin(json.loads(json.dumps({**common, **parts})), self.mock)
+        return Provenance(json.loads(json.dumps({**common, **parts})), self.mock)
 
-    def adapter_hash(self, adapter: Path | None) -> str | None:
-        """Hash of the adapter's files, after its manifest was found to fit this model and its preprocessing.
+    def verify_adapter(self, adapter: Path) -> str:
+        """Refuse what is not an adapter of this model and its preprocessing; returns the hash of its files.
 
         The same checkpoint may have another name, a commit may change nothing but a README: both are only noted.
 
         Raises:
             IntegrityError: not an adapter, or one of another architecture or preprocessing.
         """
-        if adapter is None:
-            return None
         missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
         if missing:
-            hint = "; run the train step first" if adapter == self.adapter_path() else ""
+            hint = "; run the train step first" if adapter == self.files.adapter else ""
             kind = f"not an adapter folder (no {missing[0]})" if adapter.is_dir() else "no such folder"
             raise IntegrityError(f"{adapter}: {kind}{hint}")
         manifest = read_manifest(adapter)
         if manifest is not None:
-            made, here = manifest["origin"], self.origin().parts
-            unlike = differences(_must_fit(made), _must_fit(here))
+            trained_on, here = manifest["origin"], self.provenance().parts
+            unlike = differences(_must_fit(trained_on), _must_fit(here))
             if unlike:
                 raise IntegrityError(
                     f"{adapter} was trained on another model or with other preprocessing:\n  " + "\n  ".join(unlike)
                 )
-            for line in differences(made.get("model"), here["model"], "model"):
+            for line in differences(trained_on.get("model"), here["model"], "model"):
                 self.progress.note(f"{adapter} fits, though {line}")
-        elif (base := read_json(adapter / ADAPTER_FILES[0]).get("base_model_name_or_path")) != self.config.model.name:
+        elif (base := read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")) != self.config.model.name:
             self.progress.note(f"{adapter} says it was trained on {base!r}; this is {self.config.model.name!r}")
-        return hash_files(adapter, ADAPTER_FILES)
+        return hash_adapter(adapter)
 
 
 def _must_fit(origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,8 +229,8 @@ def working(
     if launched_world_size() > 1 and not distributed:
         raise ConfigError("torchrun is for the train step alone; start this one with plain vlmtune")
     processes = init_process_group()
-    kept = Path(config.output.dir) / ".vlmtune" / STATUS
-    shown = open_progress(progress, kept) if processes.is_main else open_progress("none")
+    status = status_path(Path(config.output.dir))
+    shown = open_progress(progress, status) if processes.is_main else open_progress("none")
     if config.needs_hub:
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
@@ -260,5 +238,5 @@ def working(
         with session.folder.locked() if processes.is_main else nullcontext():
             yield session
             if processes.is_main:
-                kept.unlink(missing_ok=True)
+                status.unlink(missing_ok=True)
     processes.destroy()

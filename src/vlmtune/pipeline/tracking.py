@@ -14,6 +14,7 @@ from vlmtune.config import config_json
 from vlmtune.files import read_json, write_json
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress
+from vlmtune.run_folder import tracking_path
 from vlmtune.scoring.comparison import Comparison
 from vlmtune.scoring.results import ExampleResult
 from vlmtune.tracking import ChangedRow, TrackedRun, Tracker
@@ -90,7 +91,7 @@ def open_trackers(session: Session, name: str, new_id: bool = False) -> list[Bac
 
 def _run_id(root: Path, name: str, new: bool) -> str:
     """The id under which a name of this run folder is tracked, drawn on first use."""
-    file = root / ".vlmtune" / "tracking.json"
+    file = tracking_path(root)
     known = read_json(file) if file.is_file() else {}
     if new or name not in known:
         known |= {name: secrets.token_hex(4)}

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from vlmtune import registry
 from vlmtune.data import Rows
 from vlmtune.errors import ConfigError
-from vlmtune.files import read_whole_lines, write_bytes
+from vlmtune.files import whole_lines, write_bytes
 from vlmtune.inference import Predictor
 from vlmtune.pipeline.predict import unanswered
 from vlmtune.pipeline.session import Session, rows_facts, training_examples
 from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import beside_measured
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import Origin
+from vlmtune.run_folder import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, Provenance, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
 
@@ -48,15 +48,15 @@ def _train(session: Session) -> Path:
     from vlmtune.training.log import resumed_at
     from vlmtune.training.trainer import TrainingJob, train
 
-    config, artifact = session.config, session.adapter_path()
+    config, artifact = session.config, session.files.adapter
     train_rows, validation_rows = session.rows("train"), session.rows("validation")
-    origin = _origin(session, train_rows, validation_rows)
-    work = session.processes.broadcast(lambda: _work(session, origin))
+    provenance = _provenance(session, train_rows, validation_rows)
+    work = session.processes.broadcast(lambda: _work(session, provenance))
     if work is None:
         session.progress.note(f"adapter: {artifact} is finished")
         return artifact
-    built = work / "adapter"
-    is_new = not (work / "curve.jsonl").is_file()
+    built = work / BUILT_ADAPTER
+    is_new = not (work / CURVE).is_file()
     trackers = open_trackers(session, config.output.adapter, is_new) if session.processes.is_main else []
 
     def mirror(step: int, values: Mapping[str, float]) -> None:
@@ -80,12 +80,12 @@ def _train(session: Session) -> Path:
     if session.processes.is_main:
         if facts.get("device") == "cuda":
             _compare_with_plan(session, train_rows, facts)
-        curve = [json.loads(line) for line in read_whole_lines(work / "curve.jsonl")]
+        curve = [json.loads(line) for line in whole_lines(work / CURVE)]
         # Copied, not moved: a run that resumes after a crash here finds its lines where they were.
-        write_bytes(built / "visits.jsonl", (work / "visits.jsonl").read_bytes())
+        write_bytes(built / SAMPLES, (work / SAMPLES).read_bytes())
         ids = [validation_rows.id(row) for row in range(len(validation_rows))] if config.training.best_metric else []
         logs = {"curve": curve, "resumed_at": resumed_at(work)}
-        session.folder.publish(artifact, origin, {**facts, **logs, "selection_ids": ids}, built)
+        session.folder.publish(artifact, provenance, {**facts, **logs, "selection_ids": ids}, built)
         for tracker in trackers:
             tracker.finish(facts)
     return artifact
@@ -99,24 +99,24 @@ def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -
         )
 
 
-def _origin(session: Session, train_rows: Rows, validation_rows: Rows) -> Origin:
+def _provenance(session: Session, train_rows: Rows, validation_rows: Rows) -> Provenance:
     training, target = session.config.training, session.config.dataset.target
     chooses = {"evaluate_every_steps"} if training.best_metric is not None else set()
     settings = training.model_dump(mode="json", exclude=CHANGE_NO_ADAPTER - chooses)
     if training.continue_from is not None:
-        settings["continue_from"] = session.adapter_hash(Path(training.continue_from))  # wherever it lies
-    return session.origin(
+        settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it lies
+    return session.provenance(
         dataset={"train": rows_facts(train_rows), "validation": rows_facts(validation_rows), "target": target},
         training=settings,
     )
 
 
-def _work(session: Session, origin: Origin) -> Path | None:
+def _work(session: Session, provenance: Provenance) -> Path | None:
     """The folder of the work in progress; None if the adapter is finished."""
-    artifact = session.adapter_path()
-    if session.folder.finished(artifact, origin, above=session.conclusions()) is not None:
+    artifact = session.files.adapter
+    if session.folder.reconcile(artifact, provenance, derived=session.files.derived) is not None:
         return None
-    return session.folder.work(artifact, origin)
+    return session.folder.work(artifact, provenance)
 
 
 def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | None":
@@ -133,13 +133,13 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
         return None
     examples = list(rows)
     metric = choose_metrics(session.task, [name], unanswered(session, examples))[0]
-    predictor = Predictor(session.task, config.task, work / "pictures", session.progress, session.stop)
+    predictor = Predictor(session.task, config.task, work / THUMBNAILS, session.progress, session.stop)
     hf = registry.load("engines", "hf")
     decoding = hf.Config(**{key: getattr(config.inference, key) for key in DECODING})
 
     def score(model: Any, step: int) -> float | None:
         engine = hf.attached(model, decoding, session.encoder, pick_device(config.model), config.training.precision)
-        partial = work / f"judging-{step:06d}.jsonl"
+        partial = validation_answers_path(work, step)
         lines = predictor.answer("evaluate validation rows", engine, examples, partial)
         partial.unlink()
         value = score_lines(lines, session.task, config.task, [name]).to_json()["metrics"][name]

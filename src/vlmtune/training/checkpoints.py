@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune import fault_injection
 from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_bytes
+from vlmtune.run_folder import COMPLETE, checkpoint_path, checkpoint_paths
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Op
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         _write(building, step, weights, optimizer)
-        target = folder / f"step-{step:06d}"
+        target = checkpoint_path(folder, step)
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)
         fsync_folder(folder)
         fault_injection.hit("checkpoint.published")
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    for old in checkpoint_paths(folder)[:-KEPT]:
         shutil.rmtree(old)
 
 
@@ -64,13 +65,13 @@ def _write(
     steps = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
     hashes = {file.name: _hash(file) for file in sorted(building.iterdir())}
     complete = {"step": step, "optimizer_steps": max(steps), "files": hashes}
-    write_atomic(building / "complete.json", json.dumps(complete, indent=2))
+    write_atomic(building / COMPLETE, json.dumps(complete, indent=2))
     fault_injection.hit("checkpoint.complete")
 
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint; None if there is none."""
-    return next((c for c in sorted(folder.glob("step-*"), reverse=True) if _complete(c)), None)
+    return next((c for c in reversed(checkpoint_paths(folder)) if _complete(c)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def read(checkpoint: Path) -> State:
     """Read a checkpoint; its tensors are on the CPU."""
     from safetensors.torch import load_file
 
-    complete = read_json(checkpoint / "complete.json")
+    complete = read_json(checkpoint / COMPLETE)
     weights, moments = load_file(checkpoint / "weights.safetensors"), load_file(checkpoint / "moments.safetensors")
     return State(complete["step"], complete["optimizer_steps"], weights, moments)
 
@@ -106,7 +107,7 @@ def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer"
 
 def _complete(checkpoint: Path) -> bool:
     try:
-        files = json.loads((checkpoint / "complete.json").read_text())["files"]
+        files = json.loads((checkpoint / COMPLETE).read_text())["files"]
         return all(_hash(checkpoint / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError):
         return False

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmtune.files import append_lines, read_whole_lines, write_atomic
+from vlmtune.files import append_lines, whole_lines, write_atomic
+from vlmtune.run_folder import CURVE, RESUMED, SAMPLES
 
 
 class TrainingLog:
@@ -16,7 +17,7 @@ class TrainingLog:
     """
 
     def __init__(self, work: Path, mirror: Callable[[int, Mapping[str, float]], None]) -> None:
-        self.curve, self.samples, self.resumed = (work / f"{name}.jsonl" for name in ("curve", "visits", "resumed"))
+        self.curve, self.samples, self.resumed = (work / name for name in (CURVE, SAMPLES, RESUMED))
         self._mirror = mirror
         self._buffer: list[str] = []
 
@@ -37,12 +38,12 @@ class TrainingLog:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The curve so far."""
-        return map(json.loads, read_whole_lines(self.curve))
+        return map(json.loads, whole_lines(self.curve))
 
     def resume(self, step: int) -> None:
         """Drop everything behind a step and record that the run was resumed there; step 0 starts over."""
         for file in (self.curve, self.samples, self.resumed):
-            kept = [line for line in read_whole_lines(file) if json.loads(line)["step"] <= step]
+            kept = [line for line in whole_lines(file) if json.loads(line)["step"] <= step]
             write_atomic(file, "".join(line + "\n" for line in kept))
         if step:
             append_lines(self.resumed, [json.dumps({"step": step})])
@@ -50,4 +51,4 @@ class TrainingLog:
 
 def resumed_at(work: Path) -> list[int]:
     """The steps at which the run of a work folder was resumed, each once, in order."""
-    return sorted({json.loads(line)["step"] for line in read_whole_lines(work / "resumed.jsonl")})
+    return sorted({json.loads(line)["step"] for line in whole_lines(work / RESUMED)})

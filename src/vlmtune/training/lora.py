@@ -12,6 +12,7 @@ from vlmtune.families import Family, PartName
 from vlmtune.files import os_errors_named, read_json, write_bytes
 from vlmtune.modeling.loading import compute_in_base_precision
 from vlmtune.registry import did_you_mean
+from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import LoraConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file() or not (folder / "adapter_config.json").is_file():
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
         raise IntegrityError(
-            f"training.continue_from: {folder} is not an adapter (needs adapter_config.json and {file.name})"
+            f"training.continue_from: {folder} is not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})"
         )
-    theirs, ours = read_json(folder / "adapter_config.json"), model.peft_config["default"]
+    theirs, ours = read_json(folder / ADAPTER_CONFIG), model.peft_config["default"]
     for key, name in CONTINUED.items():
         given, configured = theirs.get(key, False), getattr(ours, key)
         if given != configured:
@@ -181,12 +182,12 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     # Embeddings are never trained; to find that out by itself, PEFT would look up the base model on the Hub.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    write_bytes(folder / "adapter_model.safetensors", to_bytes(weights, metadata={"format": "pt"}))
+    write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True
     with os_errors_named(folder):
         config.save_pretrained(str(folder))
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER_CONFIG
     written: dict[str, Any] = read_json(file)
     written |= {"base_model_name_or_path": base, "revision": revision}
     if isinstance(written["target_modules"], list):
