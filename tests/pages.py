@@ -33,7 +33,7 @@ HOSTILE = [
     "C:\\path\\u003c `code` 'single' \"double\"",
     "long " + "word " * 20_000,
 ]
-PICTURE = {"ff": thumbnail(picture(96, 72))}
+THUMBNAILS = {"ff": thumbnail(picture(96, 72))}
 
 
 def failing(some: Sequence[Line], every: int) -> list[Line]:
@@ -42,7 +42,7 @@ def failing(some: Sequence[Line], every: int) -> list[Line]:
     return [replace(line, prediction=None, failure=failure) if n % every == 0 else line for n, line in enumerate(some)]
 
 
-def pictured(some: Sequence[Line]) -> list[Line]:
+def with_image(some: Sequence[Line]) -> list[Line]:
     return [replace(line, image="ff") for line in some]
 
 
@@ -67,7 +67,7 @@ def hostile() -> dict[str, Any]:
 
 
 def captions(count: int = 60, a: float = 0.6, b: float = 0.2) -> dict[str, Any]:
-    return judged(lines(count, a, extra=9), pictured(lines(count, b))).to_json()
+    return judged(lines(count, a, extra=9), with_image(lines(count, b))).to_json()
 
 
 def labelled(count: int = 80) -> dict[str, Any]:

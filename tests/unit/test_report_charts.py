@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pages import boxed, captions, curve, labelled
 
-from vlmtune.report import charts, rows, svg, text
+from vlmtune.report import charts, rows, svg
 from vlmtune.report.svg import WIDTH, Figure
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
@@ -120,21 +120,6 @@ def test_marks_that_stand_close_do_not_write_over_each_other() -> None:
     assert figure.svg.count('class="mark"') == 5
     for n, (x, y) in enumerate(places):
         assert all(y != row or abs(x - other) >= 58 for other, row in places[:n])
-
-
-def test_a_training_in_one_line() -> None:
-    points = [
-        {"step": 1, "loss": 4.0},
-        {"step": 5, "loss": 2.0},
-        {"step": 9, "loss": 1.0},
-        {"step": 9, "validation_loss": 3.0},
-    ]
-    plain = {"curve": points, "chosen_step": 5, "resumed_at": [3]}
-    assert text.training_summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 selected, resumed after step 3"
-    assert text.training_summary(None) is None
-    assert text.sparkline([1.0] * 3) == "▁▁▁"
-    assert text.sparkline([]) == ""
-    assert text.sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.02), (0, 4999), (1e-7, 3e-7), (5, 5)])

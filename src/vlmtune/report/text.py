@@ -139,7 +139,9 @@ def system_rows(comparison: ComparisonResult) -> list[list[str]]:
     for system in (comparison, *comparison["others"]):
         for entry in system["metrics"][:1]:
             cells = [*_change(entry, precision(entry)), _p_value(entry["p_adjusted"])]
-            rows.append([system["names"]["b"], str(system["rows"]["compared"]), *cells, system["status"]])
+            rows.append(
+                [system["names"]["b"], str(system["rows"]["compared"]), *cells, system["status"].replace("_", " ")]
+            )
     return rows if comparison["others"] else []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from builders import judged, lines
-from pages import HOSTILE, PICTURE, boxed, captions, endings, failing, hostile, labelled
+from pages import HOSTILE, THUMBNAILS, boxed, captions, endings, failing, hostile, labelled
 
 from vlmtune.report import ReportConfig, html, markdown, rows, text
 
@@ -17,7 +17,7 @@ STATES = {"captions": captions, "labels": labelled, "boxes": boxed, "hostile": h
 
 
 def rendered(plain: dict[str, Any], config: ReportConfig | None = None) -> str:
-    return html.render(plain, PICTURE, config or ReportConfig())
+    return html.render(plain, THUMBNAILS, config or ReportConfig())
 
 
 def embedded(shown: str) -> dict[str, Any]:
@@ -161,14 +161,6 @@ def test_too_many_rows_leave_those_that_changed_least_out_and_say_so(monkeypatch
 def test_images_stop_where_the_page_would_get_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "_IMAGE_BYTES", 20)
     assert list(html.embed_images(["a", "b", "c"], dict.fromkeys("abc", b"123456"))) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "said"),
-    [(0.03125, 4, "0.0313"), (-0.03125, 4, "-0.0313"), (-0.00001, 4, "0.0000"), (2.5, 0, "3"), (1e-7, 2, "0.00")],
-)
-def test_numbers_are_written_as_the_browser_does(value: float, digits: int, said: str) -> None:
-    assert text.fixed(value, digits) == said
 
 
 def test_training_slices_and_other_runs_are_shown_where_there_are_any() -> None:
