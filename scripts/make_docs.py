@@ -1,22 +1,27 @@
-"""Write what is generated from the config classes: docs/config.md and schemas/config.schema.json.
+"""Write docs/config.md and schemas/: what is generated from the config classes and from the types of results.
 
     uv run python scripts/make_docs.py
 
-A test compares both files with what this script makes, so that neither grows stale.
+A test compares the files with what this script generates, so that none goes stale.
 """
 
+import ast
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
-from vlmtune import registry
+from pydantic import TypeAdapter
+
+from vlmtune import predictions, registry
 from vlmtune.config import Config, json_schema
 from vlmtune.config.schema import Plugin, plugin_of
 from vlmtune.registry import BaseConfig
+from vlmtune.scoring import results
 
 ROOT = Path(__file__).parents[1]
-DOCS, SCHEMA = ROOT / "docs" / "config.md", ROOT / "schemas" / "config.schema.json"
 
 INTRODUCTION = """\
 # Configuration
@@ -38,16 +43,53 @@ Row = tuple[str, str, str, str]
 
 
 def main() -> None:
-    """Write both files."""
-    for file, text in ((DOCS, docs()), (SCHEMA, schema())):
+    """Write all files."""
+    for name, text in generated().items():
+        file = ROOT / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        print(file.relative_to(ROOT))
+        print(name)
 
 
-def schema() -> str:
-    """The JSON Schema, as `vlmtune config schema` prints it."""
-    return json.dumps(json_schema(), indent=2) + "\n"
+def generated() -> dict[str, str]:
+    """The text of every generated file, by its path in the repository."""
+    schemas = {
+        "config": json_schema(),
+        "comparison": result_schema(results.ComparisonFile, "a comparison (compare.json)"),
+        "score": result_schema(results.ScoreResult, "a score (vlmtune score --json)"),
+        "prediction": result_schema(predictions.PredictionRecord, "a line of a prediction file"),
+    }
+    files = {f"schemas/{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
+    return {"docs/config.md": docs(), **files}
+
+
+def result_schema(kind: type, title: str) -> dict[str, Any]:
+    """The JSON Schema of a typed dictionary; the string under a field is its description."""
+    schema = TypeAdapter(kind).json_schema()
+    described = {**field_strings(predictions), **field_strings(results)}
+    for name, shape in [(kind.__name__, schema), *schema.get("$defs", {}).items()]:
+        # The string of a generic class stands for all its forms: Sides_float_ is Sides[float].
+        strings = described[name.partition("_")[0]]
+        for key, field in shape["properties"].items():
+            field.pop("title", None)
+            field["description"] = strings[key]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": f"vlmtune: {title}"}
+
+
+def field_strings(module: ModuleType) -> dict[str, dict[str, str]]:
+    """By class and field: the string under the field, those of its base classes in the module included."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        own = found[node.name] = {}
+        for base in node.bases:
+            own |= found.get(ast.unparse(base).partition("[")[0], {})
+        for field, string in zip(node.body, node.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(string, ast.Expr) and isinstance(field.target, ast.Name):
+                text = ast.literal_eval(string.value)
+                own[field.target.id] = " ".join(text.split())
+    return found
 
 
 def docs() -> str:

@@ -25,6 +25,7 @@ class FailureRecord(TypedDict):
     """Where it failed: image, prompt or engine."""
 
     reason: str
+    """What went wrong."""
 
 
 class PredictionRecord(TypedDict):
@@ -34,10 +35,14 @@ class PredictionRecord(TypedDict):
     """
 
     id: str | None
+    """Id of the row."""
+
     prediction: str | None
     """The model's text as it came; null where the row failed."""
 
     failure: FailureRecord | None
+    """Why there is no prediction; null where there is one."""
+
     references: list[str]
     """The reference answers."""
 
@@ -73,6 +78,7 @@ class ShuffledAnswers(TypedDict):
     """Answers to the same questions with the images of other rows."""
 
     lines: list[PredictionRecord]
+    """One per row of the control."""
 
 
 class AdapterEffect(TypedDict):
@@ -86,8 +92,13 @@ class Controls(TypedDict):
     """`NAME.controls.json`: what was asked besides, to see what the answers depend on; null where it was not."""
 
     schema_version: int
+    """Version of this format."""
+
     image: ShuffledAnswers | None
+    """The shuffled-image control."""
+
     effect: AdapterEffect | None
+    """What the adapter changes."""
 
 
 @dataclass(frozen=True, slots=True)

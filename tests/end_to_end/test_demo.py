@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Ended, vlmtune
+from commands import ROOT, Ended, vlmtune
+from json_schema import fits
 
 Demo = tuple[Path, Ended]
 
@@ -28,6 +29,16 @@ def test_it_ends_with_a_verdict_and_the_next_command(demo: Demo) -> None:
     assert demo[1].stderr.splitlines()[-1] == "next: open outputs/demo/report.html"
 
 
+def test_what_it_writes_fits_the_schemas(demo: Demo, comparison: dict[str, Any]) -> None:
+    whole, line_schema = (
+        json.loads((ROOT / f"schemas/{name}.schema.json").read_text()) for name in ("comparison", "prediction")
+    )
+    assert fits(comparison, whole, only_known=True)
+    for name in ("baseline", "lora"):
+        written = (demo[0] / f"outputs/demo/{name}_predictions.jsonl").read_text().splitlines()
+        assert all(fits(json.loads(line), line_schema) for line in written)
+
+
 def test_the_improvement_is_real(comparison: dict[str, Any]) -> None:
     (bleu,) = (metric for metric in comparison["metrics"] if metric["name"] == "bleu")
     assert bleu["ci"][0] > 0
@@ -43,7 +54,7 @@ def test_page_and_screen_say_all_three(demo: Demo, comparison: dict[str, Any]) -
     for text in (page, demo[1].stdout):
         assert comparison["verdict"] in text
         assert f"{comparison['shares']['b']['ended']:.1%}" in text
-        assert f"{image['exchanged']:.4f}, {image['kept']:.0%} of itself" in text
+        assert f"{image['shuffled']:.4f}, {image['kept']:.0%} of it" in text
     assert page.count("data:image/webp;base64,") >= 20, "the first rows show their picture without the script"
 
 

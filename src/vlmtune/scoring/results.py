@@ -26,7 +26,10 @@ class Sides(TypedDict, Generic[T]):
     """One value for each side."""
 
     a: T
+    """Of side A."""
+
     b: T
+    """Of side B."""
 
 
 class Difference(TypedDict):
@@ -62,6 +65,8 @@ class MetricResult(Difference):
     """One metric of both sides on the compared rows."""
 
     name: str
+    """Name of the metric."""
+
     p: float | None
     """Two-sided p-value of the paired randomization test; null with fewer than 20 groups or with several seeds."""
 
@@ -72,6 +77,8 @@ class MetricResult(Difference):
     """True difference that this comparison would have found 4 times in 5; null with fewer than 20 groups."""
 
     higher_is_better: bool
+    """False for error rates."""
+
     scale: float
     """Upper end of the metric's scale: 1, 10 or 100."""
 
@@ -129,8 +136,14 @@ class SliceResult(Difference):
     """The primary metric on the rows with one value of a metadata column."""
 
     column: str
+    """Name of the metadata column."""
+
     value: str
+    """Value of the column, as text."""
+
     rows: int
+    """Compared rows with that value."""
+
     p: float | None
     """As in a metric's result."""
 
@@ -145,13 +158,17 @@ class Lengths(TypedDict):
     """Words per text."""
 
     mean: float
+    """Mean number of words."""
+
     median: float
+    """Median number of words."""
 
 
 class ResponseLengths(Sides[Lengths]):
     """Lengths of the answers and of the references."""
 
     references: Lengths
+    """Of the reference answers."""
 
 
 class ResponseShares(TypedDict):
@@ -164,6 +181,8 @@ class ResponseShares(TypedDict):
     """Answers that reached the longest length allowed."""
 
     empty: float | None
+    """Answers without any text."""
+
     unparsed: float | None
     """Answers that the task could not read."""
 
@@ -213,8 +232,13 @@ class ControlResults(TypedDict):
     """What else could explain a gain; null where a control was not run or has too few rows."""
 
     length: LengthControl | None
+    """Answer lengths."""
+
     image: Sides[ImageControl | None] | None
+    """Shuffled images."""
+
     effect: AdapterEffect | None
+    """The adapter, of the first training seed."""
 
 
 class ConfidencePoint(TypedDict):
@@ -224,6 +248,8 @@ class ConfidencePoint(TypedDict):
     """Share of the rows that is kept."""
 
     score: float
+    """Score of those rows."""
+
     confidence: float
     """Confidence of the least confident answer that is kept: the geometric mean of its tokens' probabilities."""
 
@@ -257,14 +283,20 @@ class TrainingSummary(TypedDict, total=False):
     """Which of several seeds this is about."""
 
     steps: int
+    """Optimizer steps."""
+
     chosen_step: int
     """Step whose checkpoint became the adapter."""
 
     stopped_early: bool
+    """Whether it ended because validation no longer improved."""
+
     resumed_at: list[int]
     """Steps at which an interrupted training went on."""
 
     trainable_parameters: int
+    """Number of parameters of the adapter."""
+
     curve: list[dict[str, Any]]
     """Per logged step: `step`, `loss` and what else was measured."""
 
@@ -273,8 +305,13 @@ class StatisticsSettings(TypedDict):
     """The config's `evaluation.statistics`."""
 
     resamples: int
+    """Bootstrap resamples, and random swaps of the sides."""
+
     confidence: float
+    """Level of the intervals."""
+
     seed: int
+    """Seed of the resampling."""
 
 
 class _PromptBaseline(TypedDict):
@@ -285,6 +322,8 @@ class _PromptBaseline(TypedDict):
     """Rows of the prompt baseline (A) and of side B."""
 
     status: Status
+    """Conclusion about B against this prompt baseline."""
+
     why_not: list[str]
     """Why nothing can be concluded; empty where something can."""
 
@@ -303,7 +342,11 @@ class ComparisonResult(TypedDict):
     """Side B against side A, without the single rows."""
 
     schema_version: Literal[1]
+    """Version of this format."""
+
     status: Status
+    """The conclusion in one word."""
+
     verdict: str
     """The conclusion in one sentence or a few."""
 
@@ -314,11 +357,17 @@ class ComparisonResult(TypedDict):
     """Name of the metric the status is about; it is the first of `metrics`."""
 
     names: Sides[str]
+    """Name of each side."""
+
     seeds: Sides[list[str]]
     """The files of each side, by name: one, or one per training seed."""
 
     rows: RowCounts
+    """How many rows there are, and how many count."""
+
     paired_by: PairedBy
+    """How rows were paired."""
+
     metrics: list[MetricResult]
     """The primary metric first; empty where no row was answered on both sides."""
 
@@ -329,15 +378,25 @@ class ComparisonResult(TypedDict):
     """Prompt baseline the status is against; null where side A itself scores best."""
 
     slices: list[SliceResult]
+    """The primary metric by values of metadata columns."""
+
     others: list["ComparisonResult"]
+    """Further systems, each compared with side A."""
+
     """Further systems, each compared with side A."""
 
     also: NotRequired[list["AdditionalResult"]]
     """The same models on the sets of `evaluation.additional`."""
 
     lengths: ResponseLengths
+    """Lengths of the compared answers and of their references."""
+
     shares: Sides[ResponseShares]
+    """Shares of the compared answers."""
+
     controls: ControlResults
+    """What else could explain a gain."""
+
     confidence: Sides[ConfidenceCurve | None] | None
     """Null where no engine gave log-probabilities."""
 
@@ -345,7 +404,11 @@ class ComparisonResult(TypedDict):
     """What the answers were made from: the manifest's `origin`; empty for files without a manifest."""
 
     training: TrainingSummary | None
+    """How B was trained; null where its manifest is missing."""
+
     statistics: StatisticsSettings
+    """How intervals and p-values were computed."""
+
     set: NotRequired[str | None]
     """In a run folder: name of the additional evaluation set, null for the config's own rows."""
 
@@ -364,18 +427,27 @@ class ExampleBoxes(TypedDict):
     """Boxes of a row as [x1, y1, x2, y2], from 0 to 1000 of the image's sides."""
 
     references: list[list[float]]
+    """The true boxes."""
+
     a: list[list[float]]
+    """Those of A's answer."""
+
     b: list[list[float]]
+    """Those of B's answer."""
 
 
 class ExampleResult(TypedDict):
     """One paired row; of several seeds, of the first file of each side."""
 
     id: str | None
+    """Id of the row."""
+
     image: str | None
     """SHA-256 of the first image's pixels."""
 
     references: list[str]
+    """The reference answers."""
+
     a: str | None
     """Answer of side A; null where the row failed."""
 
@@ -383,6 +455,8 @@ class ExampleResult(TypedDict):
     """Answer of side B; null where the row failed."""
 
     cut_off: Sides[bool]
+    """Whether an answer reached the length limit."""
+
     flags: Sides[list[str]]
     """What is odd about an answer: failed, cut_off, empty, unparsed, repeating."""
 
@@ -393,6 +467,8 @@ class ExampleResult(TypedDict):
     """Null where both sides answered."""
 
     meta: dict[str, Any]
+    """Metadata of the row."""
+
     gain: float | None
     """Change of A's primary score when this row's answer becomes B's; null where a side failed."""
 
@@ -403,7 +479,11 @@ class ExampleResult(TypedDict):
     """By metric: the score of this row alone; null where such a number means nothing."""
 
     boxes: NotRequired[ExampleBoxes]
+    """True and answered boxes, where the row has some."""
+
     question: NotRequired[Any]
+    """What was asked, where rows differ in that."""
+
     image_size: NotRequired[Any]
     """Width and height in pixels."""
 
@@ -415,31 +495,44 @@ class ComparisonFile(ComparisonResult):
     """A whole `compare.json`."""
 
     examples: list[ExampleResult]
+    """Every paired row."""
 
 
 class ScoredRows(TypedDict):
     """Rows of one prediction file."""
 
     asked: int
+    """Rows of the file."""
+
     answered: int
+    """Rows with an answer."""
+
     failed: int
+    """Rows without an answer; they are left out of the score."""
+
     unparsed: int
     """Answered, but the task could not read the answer; scored as wrong."""
 
     cut_off: int
+    """Answers that reached the length limit."""
 
 
 class ScoreLengths(TypedDict):
     """Lengths of the answers and of the references."""
 
     answers: Lengths
+    """Of the answers."""
+
     references: Lengths
+    """Of the reference answers."""
 
 
 class ScoreResult(TypedDict):
     """Metrics of one prediction file."""
 
     schema_version: Literal[1]
+    """Version of this format."""
+
     metrics: dict[str, float | None]
     """By name; null where nothing was answered."""
 
@@ -447,6 +540,13 @@ class ScoreResult(TypedDict):
     """Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent."""
 
     signatures: dict[str, str]
+    """By metric: which of the definitions of that name it is."""
+
     rows: ScoredRows
+    """How many rows there are."""
+
     lengths: ScoreLengths
+    """Lengths of answers and references."""
+
     shares: ResponseShares
+    """Shares of the answers."""
