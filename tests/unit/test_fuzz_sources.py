@@ -1,6 +1,6 @@
 """Broken dataset files of every kind end in rows or in an error of ours, never in anything else.
 
-By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_sources_fuzz.py ROUNDS SEED.
+By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_sources.py ROUNDS SEED.
 """
 
 import json
