@@ -1,6 +1,7 @@
-"""Rows of a dataset to prediction lines: asks an engine, keeps every answer the moment it comes, loses none.
+"""Inference over a dataset: rows in, prediction lines out.
 
-Answers are appended to a partial file; an interrupted run asks only for the rest. The caller publishes the result.
+Answers are appended to a partial file as they arrive, so a resumed run computes only the rest. The caller publishes
+the result.
 """
 
 import hashlib
@@ -23,81 +24,81 @@ from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task, read_answer
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
 
-KEPT_AT_ONCE = 16
-"""Answers written to disk together; at most so many are asked again after a crash."""
+FLUSH_EVERY = 16
+"""Answers written to disk together; a crash loses at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """What turns examples into requests and outcomes into lines. Thumbnails are written to `pictures`."""
+    """Turns examples into requests and outcomes into lines; thumbnails are written to `thumbnails`."""
 
     task: Task
     task_config: BaseConfig
-    pictures: Path
+    thumbnails: Path
     progress: Progress
     stop: StopRequest
-    ask: Callable[[Example], Conversation] | None = None
-    """Another conversation than the task's."""
+    prompt: Callable[[Example], Conversation] | None = None
+    """Builds the prompt in place of the task."""
 
     def request(self, example: Example) -> Request:
-        """What the engine is asked about an example."""
-        return Request(example.id, self.ask(example) if self.ask else self.task.ask(self.task_config, example))
+        """The request for an example."""
+        return Request(example.id, self.prompt(example) if self.prompt else self.task.ask(self.task_config, example))
 
     def answer(self, name: str, engine: Engine, examples: Sequence[Example], partial: Path) -> list[Line]:
-        """One line per example, in their order. What failed before an interruption is asked again.
+        """One line per example, in order. Requests that failed before an interruption are repeated.
 
         Raises:
-            Interrupted, Terminated: a signal came; what was answered is in `partial`.
+            Interrupted, Terminated: a signal was received; the answers so far are in `partial`.
         """
-        done = self._answered(partial)
-        left = {example.id: example for example in examples if example.id not in done}
-        if not left:
+        done = self._resume(partial)
+        remaining = {example.id: example for example in examples if example.id not in done}
+        if not remaining:
             return [done[example.id] for example in examples]
         if done:
-            self.progress.note(f"{len(done)} of {len(examples)} answers are there already; asking for the rest")
+            self.progress.note(f"{len(done)} of {len(examples)} answers exist already; computing the rest")
         with self.progress.step(name, len(examples)) as step:
             step.advance(len(done))
             answered = frozenset(example.id for example in examples if example.id in done)
-            # Closed here: threads must not outlive an interruption.
+            # Closed here, because threads must not outlive an interruption.
             with (
-                self._pictures(left.values()) as pictures,
+                self._images(remaining.values()) as images,
                 closing(engine.answer(self._requests(examples, done), answered)) as outcomes,
             ):
-                for some in _grouped(outcomes, KEPT_AT_ONCE):
-                    lines = [self._line(left[one.id], one, pictures[one.id].result()) for one in some]
+                for batch in _batches(outcomes, FLUSH_EVERY):
+                    lines = [self._line(remaining[one.id], one, images[one.id].result()) for one in batch]
                     append_lines(partial, [line.to_json() for line in lines])
                     done |= {line.id: line for line in lines}
                     step.advance(len(lines))
                     self.stop.obey(_saved(done, len(examples)))
         return [done[example.id] for example in examples]
 
-    def _answered(self, partial: Path) -> dict[str | None, Line]:
-        """What an interrupted run left, by id; its failures are cut out of the file, so that they are not permanent."""
+    def _resume(self, partial: Path) -> dict[str | None, Line]:
+        """The answers of an interrupted run by id; its failures are removed from the file and will be repeated."""
         cut_torn_line(partial)
-        found = read(partial) if partial.is_file() else []
-        kept = [line for line in found if line.failure is None]
-        if len(kept) < len(found):
-            self.progress.note(f"{len(found) - len(kept)} requests failed before and are asked again")
+        lines = read(partial) if partial.is_file() else []
+        kept = [line for line in lines if line.failure is None]
+        if len(kept) < len(lines):
+            self.progress.note(f"{len(lines) - len(kept)} requests failed before and are repeated")
             write_atomic(partial, "".join(line.to_json() + "\n" for line in kept))
         return {line.id: line for line in kept}
 
     def _requests(self, examples: Sequence[Example], done: Sized) -> Iterator[Request]:
-        """One at a time: an engine that prepares many requests before it answers the first can be stopped meanwhile."""
+        """Lazily: an engine that prepares many requests before it answers the first can be stopped meanwhile."""
         for example in examples:
             self.stop.obey(_saved(done, len(examples)))
             yield self.request(example)
 
-    def _line(self, example: Example, outcome: Outcome, picture: str | None) -> Line:
-        truth = known_truth(self.task, self.task_config, example)
+    def _line(self, example: Example, outcome: Outcome, image: str | None) -> Line:
+        truth = truth_or_error(self.task, self.task_config, example)
         if isinstance(truth, ImageError):
             truth, outcome = example.truth, Failure(example.id, "image", str(truth))
         line = Line(
             id=example.id,
             prediction=None,
             truth=truth,
-            image=picture,
-            # Without a group of its own a row belongs to its picture: questions about one image are not independent.
-            cluster=example.cluster or picture or example.id,
+            image=image,
+            # Questions about one image are not independent: without a group key, the image is the group.
+            cluster=example.cluster or image or example.id,
             meta=example.meta,
         )
         if not isinstance(outcome, Prediction):
@@ -114,19 +115,19 @@ class Predictor:
         )
 
     @contextmanager
-    def _pictures(self, examples: Iterable[Example]) -> Iterator[dict[str, Future[str | None]]]:
-        """`_picture` of every example by its id, made while the engine works: a GPU would wait 17 ms for each photo.
+    def _images(self, examples: Iterable[Example]) -> Iterator[dict[str, Future[str | None]]]:
+        """`_image` of every example by its id, computed while the engine works: 17 ms a photo that a GPU would wait.
 
-        By one thread: two would write the file of equal pictures at once.
+        In a single thread, because two could write the thumbnail of equal images at the same time.
         """
-        pool = ThreadPoolExecutor(1, "vlmtune-pictures")
+        pool = ThreadPoolExecutor(1, "vlmtune-thumbnails")
         try:
-            yield {example.id: pool.submit(self._picture, example) for example in examples}
+            yield {example.id: pool.submit(self._image, example) for example in examples}
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _picture(self, example: Example) -> str | None:
-        """Hash of the first image's pixels, its thumbnail written; None where there is no readable image."""
+    def _image(self, example: Example) -> str | None:
+        """Write the thumbnail of the first image; returns the hash of its pixels, None without a readable image."""
         if not example.images:
             return None
         try:
@@ -134,7 +135,7 @@ class Predictor:
         except ImageError:
             return None
         digest = pixel_hash(image)
-        file = thumbnail_path(self.pictures, digest)
+        file = thumbnail_path(self.thumbnails, digest)
         if not file.is_file():
             write_atomic(file, thumbnail(image))
         return digest
@@ -142,49 +143,49 @@ class Predictor:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of `count` parts of some rows; `index` counts from 0. An id decides its part alone, whatever the others."""
+    """One of `count` shards of a dataset; `index` counts from 0. A row's shard is a function of its id alone."""
 
     index: int
     count: int
 
     def owns(self, name: str) -> bool:
-        """Whether the row with this id is in this part."""
+        """Whether the row with this id is in this shard."""
         return int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % self.count == self.index
 
 
-def known_truth(task: Task, config: BaseConfig, example: Example) -> Mapping[str, Any] | ImageError:
-    """What the task compares an answer with; the error where that takes an image which cannot be read."""
+def truth_or_error(task: Task, config: BaseConfig, example: Example) -> Mapping[str, Any] | ImageError:
+    """What the task compares an answer with; the error if that needs an image which cannot be read."""
     try:
         return task.truth(config, example)
     except ImageError as error:
         return error
 
 
-def exchanged(examples: Sequence[Example], count: int) -> list[Example]:
-    """Up to `count` examples, each with the images of another: a derangement by the pixels of the first image.
+def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
+    """Up to `count` examples, each with the images of another: the shuffled-image control.
 
-    Rows are tried in the order of a hash of their id. One per picture and group is chosen, whose first image can be
-    read; each takes the images of the next, so none gets a picture equal to its own first one, whatever file it is in.
+    Rows are taken in the order of a hash of their id, one per image and group, if their first image can be read. Each
+    gets the images of the next. The first images differ in their pixels, so none keeps its own, whatever its file.
     """
     rows: list[Example] = []
-    taken: set[str] = set()
+    used: set[str] = set()
     for example in sorted(examples, key=lambda e: hashlib.sha256(e.id.encode()).digest()):
         if len(rows) == count:
             break
         group = f"group {example.cluster}" if example.cluster is not None else None
-        if not example.images or group in taken:
+        if not example.images or group in used:
             continue
-        picture = _pixels(example.images[0])
-        if picture is None or picture in taken:
+        image = _pixel_hash(example.images[0])
+        if image is None or image in used:
             continue
-        taken |= {picture, group} if group is not None else {picture}
+        used |= {image, group} if group is not None else {image}
         rows.append(example)
     if len(rows) < 2:
         return []
     return [_with_images(row, other.images) for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
 
 
-def _pixels(ref: ImageRef) -> str | None:
+def _pixel_hash(ref: ImageRef) -> str | None:
     try:
         return pixel_hash(decode_rgb(ref))
     except ImageError:
@@ -192,19 +193,19 @@ def _pixels(ref: ImageRef) -> str | None:
 
 
 def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
-    """The example with other images; where it shows more than there are, they repeat."""
-    own = [images[n % len(images)] for n in range(len(example.images))]
-    left = iter(own)
+    """The example with other images, which repeat if it has more."""
+    replaced = [images[n % len(images)] for n in range(len(example.images))]
+    remaining = iter(replaced)
 
     def turn(old: Turn) -> Turn:
-        return Turn(old.role, tuple(next(left) if isinstance(part, ImageRef) else part for part in old.content))
+        return Turn(old.role, tuple(next(remaining) if isinstance(part, ImageRef) else part for part in old.content))
 
     turns = tuple(turn(old) for old in example.turns) if example.turns is not None else None
-    return replace(example, images=tuple(own), turns=turns)
+    return replace(example, images=tuple(replaced), turns=turns)
 
 
 def _rounded(logprobs: Sequence[float] | None) -> list[float] | None:
-    # + 0.0: the file says 0.0 for a certain token, not -0.0.
+    # + 0.0 turns -0.0, of a certain token, into 0.0.
     return None if logprobs is None else [round(value, LOGPROB_DIGITS) + 0.0 for value in logprobs]
 
 
@@ -212,18 +213,18 @@ def _saved(done: Sized, total: int) -> str:
     return f"{len(done)} of {total} answers are saved"
 
 
-def _grouped(outcomes: Iterator[Outcome], size: int) -> Iterator[list[Any]]:
-    """Some at a time; what came before an engine gave up is handed on first, then its error."""
-    group: list[Outcome] = []
+def _batches(outcomes: Iterator[Outcome], size: int) -> Iterator[list[Any]]:
+    """Outcomes in batches; an error of the engine is raised after those that preceded it."""
+    batch: list[Outcome] = []
     try:
         for outcome in outcomes:
-            group.append(outcome)
-            if len(group) == size:
-                yield group
-                group = []
+            batch.append(outcome)
+            if len(batch) == size:
+                yield batch
+                batch = []
     except VlmtuneError:
-        if group:
-            yield group
+        if batch:
+            yield batch
         raise
-    if group:
-        yield group
+    if batch:
+        yield batch

@@ -19,7 +19,7 @@ from vlmtune import generation
 from vlmtune.data import scenes
 from vlmtune.engines import hf
 from vlmtune.errors import EnvironmentProblem, IntegrityError, Interrupted
-from vlmtune.inference import Predictor, exchanged
+from vlmtune.inference import Predictor, shuffle_images
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.processing import encoder as encoder_module
 from vlmtune.processing.chat_template import Rendered
@@ -335,11 +335,11 @@ def test_interrupted_answers_go_on_where_they_stopped(encoder: Encoder, tmp_path
     assert [json.loads(line)["id"] for line in whole] == [example.id for example in examples]
 
 
-def test_exchanged_rows_never_keep_their_own_image() -> None:
+def test_no_row_keeps_its_own_image() -> None:
     examples = scene_examples(30)
     own: dict[str, Any] = {example.id: example.images for example in examples}
-    swapped = exchanged(examples, 20)
+    swapped = shuffle_images(examples, 20)
     assert len(swapped) == 20
     assert all(example.images != own[example.id] for example in swapped)
     assert len({example.images[0].where for example in swapped}) == 20
-    assert [e.id for e in exchanged(examples[::-1], 20)] == [e.id for e in swapped]
+    assert [e.id for e in shuffle_images(examples[::-1], 20)] == [e.id for e in swapped]

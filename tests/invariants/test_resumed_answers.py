@@ -68,7 +68,7 @@ def test_a_run_interrupted_anywhere_leaves_the_same_bytes(
     planned = set(made)
     assert '"token_logprobs": [-' in whole
     for number, group in enumerate((1, 4)):
-        monkeypatch.setattr(answering_module, "KEPT_AT_ONCE", group)
+        monkeypatch.setattr(answering_module, "FLUSH_EVERY", group)
         partial = tmp_path / f"{number}.jsonl"
         for count in range(3, len(examples), 4):
             with pytest.raises(Interrupted):
@@ -81,7 +81,7 @@ def test_a_run_interrupted_anywhere_leaves_the_same_bytes(
 def test_an_interruption_leaves_no_thread(
     engine: hf.HfEngine, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering_module, "KEPT_AT_ONCE", 1)
+    monkeypatch.setattr(answering_module, "FLUSH_EVERY", 1)
     partial = tmp_path / "partial.jsonl"
     with pytest.raises(Interrupted) as raised:
         file_of(engine, examples, partial, AfterWrites(partial, 1))

@@ -10,7 +10,7 @@ from builders import Notes, assistant, encoded, picture, ref, user
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash
-from vlmtune.inference import Predictor, exchanged
+from vlmtune.inference import Predictor, shuffle_images
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
@@ -87,35 +87,35 @@ def test_pictures_are_made_while_the_engine_works_and_no_thread_stays(tmp_path: 
 def test_no_row_gets_a_copy_of_its_own_picture() -> None:
     rows = [example(f"{seed}{copy}", seen(seed, copy)) for seed in range(6) for copy in ("", "a", "b")]
     own = {row.id: digest(row.images[0]) for row in rows}
-    swapped = exchanged(rows, 50)
+    swapped = shuffle_images(rows, 50)
     assert len(swapped) == 6, "one row per picture"
     assert all(digest(row.images[0]) != own[row.id] for row in swapped)
     assert len({digest(row.images[0]) for row in swapped}) == 6
-    assert [row.id for row in exchanged(rows[::-1], 50)] == [row.id for row in swapped]
-    assert [row.id for row in exchanged(rows, 4)] == [row.id for row in swapped][:4]
+    assert [row.id for row in shuffle_images(rows[::-1], 50)] == [row.id for row in swapped]
+    assert [row.id for row in shuffle_images(rows, 4)] == [row.id for row in swapped][:4]
 
 
 def test_unreadable_pictures_and_text_rows_take_no_part() -> None:
     rows = [*(example(f"bad {n}", broken(f"bad {n}")) for n in range(9)), example("text")]
     rows += [example(f"good {n}", seen(n)) for n in range(3)]
-    assert sorted(row.id for row in exchanged(rows, 3)) == ["good 0", "good 1", "good 2"]
+    assert sorted(row.id for row in shuffle_images(rows, 3)) == ["good 0", "good 1", "good 2"]
 
 
 @pytest.mark.parametrize("rows", [[], [example("a", seen(1))], [example("a", seen(1)), example("b", seen(1, "copy"))]])
-def test_one_picture_cannot_be_exchanged(rows: list[Example]) -> None:
-    assert exchanged(rows, 10) == []
+def test_a_single_image_cannot_be_shuffled(rows: list[Example]) -> None:
+    assert shuffle_images(rows, 10) == []
 
 
 def test_a_group_sends_one_row() -> None:
     rows = [example(f"{n}", seen(n), cluster=f"g{n // 3}") for n in range(9)]
-    assert len({row.cluster for row in exchanged(rows, 9)}) == len(exchanged(rows, 9)) == 3
+    assert len({row.cluster for row in shuffle_images(rows, 9)}) == len(shuffle_images(rows, 9)) == 3
 
 
-def test_exchanged_images_stand_where_the_own_ones_stood() -> None:
+def test_shuffled_images_take_the_places_of_the_originals() -> None:
     rows = [example("two", seen(1), seen(2)), example("one", seen(3))]
     turns = (user(rows[0].images[0], "and", rows[0].images[1]), assistant("Yes."), user("Sure?"))
     rows[0] = Example("two", rows[0].images, None, {"references": []}, None, turns=turns)
-    two = next(row for row in exchanged(rows, 2) if row.id == "two")
+    two = next(row for row in shuffle_images(rows, 2) if row.id == "two")
     assert [ref.where for ref in two.images] == ["file 3", "file 3"]
     assert two.turns is not None
     assert two.turns[0].content == (two.images[0], "and", two.images[1])

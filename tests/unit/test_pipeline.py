@@ -127,7 +127,7 @@ def test_a_deleted_result_is_made_anew(begin: Begin) -> None:
         notes = Notes()
         assert predict.predict(begin(notes=notes)) == file
         assert (file.read_bytes(), Path("out/metrics_baseline.json").read_bytes()) == (whole, metrics)
-        assert not any("answers are there already" in text for text in notes.texts)
+        assert not any("answers exist already" in text for text in notes.texts)
     Path("out/baseline_predictions.jsonl").unlink()
     Path("out/baseline_predictions.manifest.json").unlink()
     Path("out/metrics_baseline.json").write_text('{"bleu": 0.1}')

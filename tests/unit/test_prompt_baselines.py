@@ -16,7 +16,7 @@ from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
 from vlmtune.images import decode_rgb, pixel_hash
 from vlmtune.pipeline import predict, run
-from vlmtune.pipeline.prompt_baselines import columns
+from vlmtune.pipeline.prompt_baselines import prompt_baselines
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
 from vlmtune.processing.chat_template import images_of
@@ -83,7 +83,7 @@ def row(name: str, *seeds: int, references: Sequence[str] = ("a tree",), **more:
 def asking(session: Session, monkeypatch: pytest.MonkeyPatch, train: Sequence[Example]) -> dict[str, Any]:
     """The columns by name, with these train rows."""
     monkeypatch.setattr(Session, "rows", lambda self, role: Rows(train))
-    return {column.name: column for column in columns(session)}
+    return {column.name: column for column in prompt_baselines(session)}
 
 
 def shown(conversation: Conversation) -> set[str]:
@@ -99,15 +99,15 @@ def test_another_prompt_and_a_length_from_the_references(begin: Begin, monkeypat
              row("c", 3, references=["w " * 4])]  # fmt: skip
     found, asked = asking(begin(), monkeypatch, train), row("asked", 9)
     prompt = captioning.Config().prompt
-    assert words(found["short"].ask(asked)) == [("system", "Be plain."), ("user", "What is this?")]
-    assert words(found["length"].ask(asked)) == [
+    assert words(found["short"].prompt(asked)) == [("system", "Be plain."), ("user", "What is this?")]
+    assert words(found["length"].prompt(asked)) == [
         ("system", "Be plain."), ("user", f"{prompt} Answer in about 5 words.")
     ]  # fmt: skip
-    assert images_of(found["length"].ask(asked)) == asked.images
+    assert images_of(found["length"].prompt(asked)) == asked.images
     own = replace(asked, turns=(Turn("user", ("Look:", asked.images[0])),))
-    assert words(found["length"].ask(own))[1:] == [("user", "Look:"), ("user", "Answer in about 5 words.")]
+    assert words(found["length"].prompt(own))[1:] == [("user", "Look:"), ("user", "Answer in about 5 words.")]
     single = asking(begin(), monkeypatch, [row(name, n, references=["one"]) for n, name in enumerate("abc")])
-    assert words(single["length"].ask(asked))[1][1].endswith("Answer in about 1 word.")
+    assert words(single["length"].prompt(asked))[1][1].endswith("Answer in about 1 word.")
     with pytest.raises(DataError, match="length_instruction takes the length from the train rows' references"):
         asking(begin(), monkeypatch, [row(name, references=[]) for name in "abc"])
 
@@ -115,7 +115,7 @@ def test_another_prompt_and_a_length_from_the_references(begin: Begin, monkeypat
 def test_examples_are_answered_turns_before_the_question(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     train = [row(f"row {n}", n, references=[f"answer {n}", "another"]) for n in range(12)]
     asked = row("asked", 99)
-    conversation = asking(begin(), monkeypatch, train)["shots"].ask(asked)
+    conversation = asking(begin(), monkeypatch, train)["shots"].prompt(asked)
     assert [turn.role for turn in conversation] == ["system", *["user", "assistant"] * 3, "user"]
     assert [said for role, said in words(conversation) if role == "user"] == ["And this?"] * 4
     assert images_of(conversation)[-1] is asked.images[0]
@@ -123,14 +123,14 @@ def test_examples_are_answered_turns_before_the_question(begin: Begin, monkeypat
         [image] = images_of((question,))
         number = image.where.split("/")[0].removeprefix("row ")
         assert answer.content == (f"answer {number}",)
-    again = asking(begin(), monkeypatch, train[::-1])["shots"].ask(asked)
+    again = asking(begin(), monkeypatch, train[::-1])["shots"].prompt(asked)
     assert [image.where for image in images_of(again)] == [image.where for image in images_of(conversation)]
 
 
 def test_examples_never_show_the_asked_picture_or_its_group(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     # Five pictures in twenty files, two a row.
     train = [row("x" * (n + 1), n % 5, (n // 5 + n) % 5) for n in range(20)] + [row(f"single {n}", n) for n in range(5)]
-    ask = asking(begin("evaluation.baselines=[{name: shots, examples: 2}]"), monkeypatch, train)["shots"].ask
+    ask = asking(begin("evaluation.baselines=[{name: shots, examples: 2}]"), monkeypatch, train)["shots"].prompt
     seen = set()
     for first in range(5):
         asked = row("the asked one", 50 + first, first)
@@ -143,7 +143,7 @@ def test_examples_never_show_the_asked_picture_or_its_group(begin: Begin, monkey
         seen |= shown(before)
     assert len(seen) > 2
     grouped = [row(f"row {n}", n, cluster="mine" if n != 3 else "other") for n in range(6)]
-    ask = asking(begin("evaluation.baselines=[{name: shots, examples: 1}]"), monkeypatch, grouped)["shots"].ask
+    ask = asking(begin("evaluation.baselines=[{name: shots, examples: 1}]"), monkeypatch, grouped)["shots"].prompt
     assert images_of(ask(row("asked", 99, cluster="mine")))[0].where == "row 3/0"
     broken = replace(row("asked", 99), images=(ref(b"no picture", "broken"),))
     assert len(images_of(ask(broken))) == 2
@@ -153,8 +153,8 @@ def test_too_few_rows_to_show_are_named(begin: Begin, monkeypatch: pytest.Monkey
     with pytest.raises(DataError, match="'shots' shows 3 train rows, and there are 2"):
         asking(begin(), monkeypatch, [row("a", 1), row("b", 2)])
     alike = asking(begin(), monkeypatch, [row("a", 1), row("b", 1), row("c", 2), row("d", 3)])["shots"]
-    with pytest.raises(DataError, match="'shots' shows 3 train rows with other pictures than asked, and there are 2"):
-        alike.ask(row("asked", 3))
+    with pytest.raises(DataError, match="'shots' shows 3 train rows with other images than asked, and there are 2"):
+        alike.prompt(row("asked", 3))
 
 
 class Counting(mock.MockEngine):

@@ -313,10 +313,10 @@ def test_a_torn_picture_never_has_the_name_of_a_whole_one(tmp_path: Path, monkey
     example = Example("1", (ref(image),), None, {"references": ["a"]}, "1")
     monkeypatch.setenv(fault_injection.ARMED, "file.written:full")
     with pytest.raises(EnvironmentProblem, match=r"no space left for .*pictures.*\.webp"):
-        answering._picture(example)
+        answering._image(example)
     assert list((tmp_path / "pictures").glob("*.webp")) == []
     monkeypatch.delenv(fault_injection.ARMED)
-    digest = answering._picture(example)
+    digest = answering._image(example)
     assert [file.name for file in (tmp_path / "pictures").glob("*.webp")] == [f"{digest[:16]}.webp"]
 
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 def answer_image(config: "Config", image: Path, adapter: Path | None, question: str | None, as_json: bool) -> None:
     """Print the answers of the base model and of the tuned model to one image."""
-    from vlmtune.pipeline.predict import ask
+    from vlmtune.pipeline.predict import predict_image
     from vlmtune.pipeline.session import Session
 
-    asked = ask(Session(config), image, adapter, question)
-    sides = {"base": asked.base} | ({"tuned": asked.tuned} if asked.tuned is not None else {})
+    answers = predict_image(Session(config), image, adapter, question)
+    sides = {"base": answers.base} | ({"tuned": answers.tuned} if answers.tuned is not None else {})
     if as_json:
         plain = {name: _plain(outcome) for name, outcome in sides.items()}
         print(json.dumps({"schema_version": 1, "image": str(image), **plain}, ensure_ascii=False))
@@ -53,13 +53,12 @@ def check_parity(config: "Config", count: int, adapter: Path | None, as_json: bo
     Raises:
         IntegrityError: they diverge, and not because of a tie.
     """
-    from vlmtune.pipeline.parity import render
-    from vlmtune.pipeline.predict import agree
+    from vlmtune.pipeline import parity
     from vlmtune.pipeline.session import Session
 
     session = Session(config)
-    found = agree(session, count, adapter)
-    print(json.dumps(found.to_json()) if as_json else render(found, session.encoder.renderer.text))
+    found = parity.check_parity(session, count, adapter)
+    print(json.dumps(found.to_json()) if as_json else parity.render(found, session.encoder.renderer.text))
     if not found.agrees:
         raise IntegrityError("the two engines give different answers")
 

@@ -11,9 +11,16 @@ from typing import Any
 from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json, write_atomic
-from vlmtune.inference import Shard, exchanged
-from vlmtune.pipeline.predict import Target, chosen, control_rows, target, write, write_score
-from vlmtune.pipeline.prompt_baselines import Column, columns
+from vlmtune.inference import Shard, shuffle_images
+from vlmtune.pipeline.predict import (
+    PredictionTarget,
+    image_control_rows,
+    prediction_target,
+    selection_ids,
+    write,
+    write_score,
+)
+from vlmtune.pipeline.prompt_baselines import PromptBaseline, prompt_baselines
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import THUMBNAILS, controls_path, differences, manifest_path, read_manifest, thumbnail_path
@@ -38,7 +45,7 @@ class Part:
 
 
 def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, role: SplitRole | None = None) -> Path:
-    """Join the shards of a prediction file, of an untrained column or of a further evaluation set, in any order.
+    """Join the shards of a prediction file, of a prompt baseline or of an additional evaluation set, in any order.
 
     The result has the origin of an unsharded one, so the other steps find it finished.
 
@@ -50,13 +57,13 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
         raise ConfigError("merge needs the files of all shards")
     parts = [_read(file) for file in files]
     session = _about(session, parts[0]).of(adapter)
-    made = target(session, adapter, role, _column(session, parts[0]))
+    made = prediction_target(session, adapter, role, _prompt_baseline(session, parts[0]))
     for part in parts:
         _same_origin(part, made, session.mock)
     _every_shard(parts)
     rows = list(made.rows)
     by_id = _once([row.id for row in rows], [(part, line.id, line) for part in parts for line in part.lines], "rows")
-    swapped = [row.id for row in exchanged(rows, control_rows(session))]
+    swapped = [row.id for row in shuffle_images(rows, image_control_rows(session))]
     found = [(part, line.get("id"), line) for part in parts for line in part.control]
     other = _once(swapped, found, "rows with other images")
     sidecars = session.files.sidecars(made.artifact)
@@ -69,7 +76,7 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     write(session, made.artifact, lines, [other[name] for name in swapped], max(effects, default=None))
     write_score(session, made.artifact)
     session.folder.publish(
-        made.artifact, made.provenance, {**_facts(parts), "selection_ids": chosen(session, adapter, made.rows)}
+        made.artifact, made.provenance, {**_facts(parts), "selection_ids": selection_ids(session, adapter, made.rows)}
     )
     return made.artifact
 
@@ -104,21 +111,21 @@ def _about(session: Session, part: Part) -> Session:
     return found
 
 
-def _column(session: Session, part: Part) -> Column | None:
-    """The untrained column that a shard belongs to."""
+def _prompt_baseline(session: Session, part: Part) -> PromptBaseline | None:
+    """The prompt baseline that a shard belongs to."""
     facts = part.manifest["origin"].get("column")
     if facts is None:
         return None
-    by_name = {column.name: column for column in columns(session)}
+    by_name = {baseline.name: baseline for baseline in prompt_baselines(session)}
     name = facts["asked"]["name"]
     if name not in by_name:
         raise IntegrityError(
-            f"{part.file} holds answers of the untrained column {name!r}, which evaluation.baselines does not name"
+            f"{part.file} holds answers of the prompt baseline {name!r}, which evaluation.baselines does not name"
         )
     return by_name[name]
 
 
-def _same_origin(part: Part, made: Target, mock: bool) -> None:
+def _same_origin(part: Part, made: PredictionTarget, mock: bool) -> None:
     origin = {key: value for key, value in part.manifest["origin"].items() if key != "shard"}
     unlike = differences({**origin, "mock": part.manifest["mock"]}, {**made.provenance.parts, "mock": mock})
     if unlike:

@@ -7,10 +7,13 @@ in bf16 the arithmetic alone decides near-ties, and the gaps show whether that e
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Protocol
 
 from vlmtune.errors import ConfigError
 from vlmtune.generation import TeacherForced, teacher_force
+from vlmtune.pipeline.export import open_engine
+from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Failure, Request
 
@@ -177,3 +180,25 @@ def examine(engine: object, model: Any, encoder: Encoder, requests: Iterable[Req
         forced = None if ids is None else teacher_force(model, encoder, request.conversation, ids)
         rows.append(compare(answer, forced, request.id, encoder.renderer.image_id))
     return Parity(tuple(sorted(rows, key=lambda row: row.id)), near)
+
+
+def check_parity(session: Session, count: int, adapter: Path | None = None) -> Parity:
+    """Compare the config's engine with transformers in this process on the first `count` evaluation rows.
+
+    Raises:
+        ConfigError: the config's engine does not report its tokens, as `hf` does not.
+    """
+    from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
+
+    config = session.config
+    if adapter is not None:
+        session.verify_adapter(adapter)
+    rows = list(session.rows(config.evaluation.split))[:count]
+    requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
+    engine = open_engine(session, adapter)
+    try:
+        model = load_model(session.encoder.checkpoint, pick_device(config.model), session.precision)
+        local = attach_adapter(model, adapter) if adapter is not None else model
+        return examine(engine, local, session.encoder, requests)
+    finally:
+        engine.close()

@@ -1,7 +1,4 @@
-"""The predict step: a prediction file with its controls and score, from the untouched model or one with an adapter.
-
-One picture, answered at once by the untouched model and by the tuned one; and whether two engines agree.
-"""
+"""The predict step: a prediction file with its controls and score, from the base model or one with an adapter."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +11,9 @@ from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
 from vlmtune.errors import DataError, ImageError
 from vlmtune.files import write_json
-from vlmtune.inference import Predictor, Shard, exchanged, known_truth
+from vlmtune.inference import Predictor, Shard, shuffle_images, truth_or_error
 from vlmtune.pipeline.export import open_engine
-from vlmtune.pipeline.parity import Parity, examine
-from vlmtune.pipeline.prompt_baselines import Ask, Column, columns
+from vlmtune.pipeline.prompt_baselines import BuildPrompt, PromptBaseline, prompt_baselines
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, Provenance, controls_path, read_manifest
@@ -26,7 +22,10 @@ from vlmtune.scoring.score import score as score_lines
 from vlmtune.types import Example, ImageRef, Outcome, Request
 
 PROBED = 4
-"""Requests on which an adapter must change something."""
+"""Requests on which an adapter must have an effect."""
+
+MAX_REPORTED = 3
+"""Failed rows reported by id."""
 
 CHANGE_NO_ANSWER = {
     "api_key",
@@ -42,23 +41,25 @@ CHANGE_NO_ANSWER = {
     "watchdog_s",
     "workers",
 }
-"""Keys of `inference` that change speed, memory and patience, and not the answers."""
+"""Keys of `inference` that change speed, memory and timeouts, but not the answers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A prediction file: where it is, what it is made from, its rows, and what is concluded from it and from others."""
+class PredictionTarget:
+    """A prediction file to be made: its path, its provenance, its rows, and the files derived from it and others.
+
+    With a `shard`, only that shard of the rows is in the file.
+    """
 
     artifact: Path
     provenance: Provenance
     rows: Rows
     derived: Sequence[Path]
-    part: Shard | None = None
-    """Which of the rows are in the file; None for all."""
+    shard: Shard | None = None
 
-    def shard(self, shard: Shard) -> "Target":
-        """The file of one shard, beside this one; nothing is concluded from it before it is merged."""
-        return Target(
+    def sharded(self, shard: Shard) -> "PredictionTarget":
+        """The file of one shard, next to this one; nothing is derived from it until it is merged."""
+        return PredictionTarget(
             self.artifact.with_name(f"{self.artifact.stem}.shard-{shard.index}-of-{shard.count}.jsonl"),
             replace(self.provenance, parts={**self.provenance.parts, "shard": asdict(shard)}),
             self.rows,
@@ -70,105 +71,106 @@ class Target:
 def predict(
     session: Session, adapter: Path | None = None, role: SplitRole | None = None, shard: Shard | None = None
 ) -> Path:
-    """Answers of the untouched model, or of the model with an adapter: a prediction file and its score.
+    """Answers of the base model, or of the model with an adapter: a prediction file and its score.
 
-    On the evaluation rows, the further evaluation sets are answered, too, and by the untouched model the untrained
-    columns, all from the same loaded model. Of a shard there is no score: its rows are no sample that anybody asked
-    for.
+    With the evaluation rows come the additional evaluation sets and, for the base model, the prompt baselines, all from
+    the same loaded model. A shard gets no score, because its rows are no meaningful sample.
 
     Raises:
-        DataError: a row lacks what a metric compares with, or a column its train rows; before a model is loaded.
+        DataError: a row lacks what a metric compares with, or a baseline its train rows; before a model is loaded.
     """
     additional, session = session.additional, session.of(adapter)
-    evaluated = role in (None, session.config.evaluation.split)
-    asked = columns(session) if adapter is None and evaluated else []
-    for other in additional if evaluated else []:
+    on_evaluation_rows = role in (None, session.config.evaluation.split)
+    baselines = prompt_baselines(session) if adapter is None and on_evaluation_rows else []
+    for other in additional if on_evaluation_rows else []:
         try:
-            _answerable(other, list(other.rows(other.config.evaluation.split)))
+            _check_rows(other, list(other.rows(other.config.evaluation.split)))
         except DataError as error:
             raise DataError(f"evaluation.additional, {other.evaluation_set}: {error}") from None
-    with _opening(session, adapter) as engine:
-        artifact = _predicted(session, engine, adapter, role, None, shard)
-        for column in asked:
-            _predicted(session, engine, adapter, role, column, shard)
-        for other in additional if evaluated else []:
-            _predicted(other.of(adapter), engine, adapter, None, None, shard)
+    with _lazy_engine(session, adapter) as engine:
+        artifact = _predict_file(session, engine, adapter, role, None, shard)
+        for baseline in baselines:
+            _predict_file(session, engine, adapter, role, baseline, shard)
+        for other in additional if on_evaluation_rows else []:
+            _predict_file(other.of(adapter), engine, adapter, None, None, shard)
     return artifact
 
 
-def target(session: Session, adapter: Path | None, role: SplitRole | None, column: Column | None) -> Target:
-    """The prediction file of one side, or of an untrained column; what the other kind of run left is moved aside."""
+def prediction_target(
+    session: Session, adapter: Path | None, role: SplitRole | None, baseline: PromptBaseline | None
+) -> PredictionTarget:
+    """The prediction file of a side or prompt baseline; files of the other kind of run, mock or real, are archived."""
     config, files = session.config, session.files
     artifact, derived = files.baseline if adapter is None else files.tuned, files.derived
     for file in (files.baseline, files.tuned):
         session.folder.archive_other_kind(file, session.mock, [*files.sidecars(file), *derived])
     if role not in (None, config.evaluation.split):
         artifact, derived = artifact.with_name(f"{artifact.stem}.{role}{artifact.suffix}"), []
-    if column is not None:
-        artifact = files.prompt_baseline(column.name)
+    if baseline is not None:
+        artifact = files.prompt_baseline(baseline.name)
     rows = session.rows(role or config.evaluation.split)
     provenance = session.provenance(
         adapter=None if adapter is None else session.verify_adapter(adapter),
         dataset=rows_facts(rows),
         inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER) | {"precision": session.precision},
         image_control_rows=config.evaluation.image_control_rows,
-        **({"column": dict(column.facts)} if column is not None else {}),
+        **({"column": dict(baseline.facts)} if baseline is not None else {}),
         **({"set": session.evaluation_set} if session.evaluation_set is not None else {}),
     )
-    return Target(artifact, provenance, rows, derived)
+    return PredictionTarget(artifact, provenance, rows, derived)
 
 
-def _predicted(
+def _predict_file(
     session: Session,
     engine: Callable[[], Engine],
     adapter: Path | None,
     role: SplitRole | None,
-    column: Column | None,
+    baseline: PromptBaseline | None,
     shard: Shard | None,
 ) -> Path:
-    """One prediction file; the engine is opened only where something is left to ask."""
-    made = target(session, adapter, role, column)
+    """Make one prediction file; the engine is opened only if an answer is missing."""
+    target = prediction_target(session, adapter, role, baseline)
     if shard is not None:
-        made = made.shard(shard)
-    artifact, provenance = made.artifact, made.provenance
+        target = target.sharded(shard)
+    artifact, provenance = target.artifact, target.provenance
     sidecars = session.files.sidecars(artifact)
-    if session.folder.reconcile(artifact, provenance, sidecars, made.derived) is not None:
+    if session.folder.reconcile(artifact, provenance, sidecars, target.derived) is not None:
         session.progress.note(f"{artifact} is finished")
         if shard is None and not session.files.metrics(artifact).is_file():
             write_score(session, artifact)
         return artifact
-    examples = list(made.rows)
-    _answerable(session, examples)
+    examples = list(target.rows)
+    _check_rows(session, examples)
     if not session.config.dataset.labelled:
-        session.progress.note(f"the dataset names no column of labels: {artifact} gets no score")
-    ask = column.ask if column is not None else None
-    facts = _answer(session, engine(), made, examples, ask)
-    session.folder.publish(artifact, provenance, {**facts, "selection_ids": chosen(session, adapter, made.rows)})
+        session.progress.note(f"the dataset has no column of labels: {artifact} gets no score")
+    facts = _answer(session, engine(), target, examples, baseline.prompt if baseline is not None else None)
+    ids = selection_ids(session, adapter, target.rows)
+    session.folder.publish(artifact, provenance, {**facts, "selection_ids": ids})
     return artifact
 
 
-def _answerable(session: Session, examples: list[Example]) -> None:
-    """That these rows can be asked, and their answers scored, before anything is asked.
+def _check_rows(session: Session, examples: list[Example]) -> None:
+    """Check that prompts can be built from these rows and their answers scored, before the model is loaded.
 
     Raises:
-        DataError: a row lacks what the task asks, or what a metric compares with.
+        DataError: a row lacks what the task's prompt needs, or what a metric compares with.
     """
     for row in examples:
         session.task.ask(session.config.task, row)
     if session.config.dataset.labelled:
-        choose_metrics(session.task, session.config.evaluation.metrics, unanswered(session, examples))
+        choose_metrics(session.task, session.config.evaluation.metrics, truth_lines(session, examples))
 
 
-def chosen(session: Session, adapter: Path | None, rows: Rows) -> list[str]:
-    """Ids of these rows that chose this adapter among its checkpoints."""
+def selection_ids(session: Session, adapter: Path | None, rows: Rows) -> list[str]:
+    """Ids of the rows that were used to select this adapter among its checkpoints."""
     manifest = read_manifest(adapter) if adapter is not None and session.choosing != "none" else None
     ids = list((manifest or {}).get("selection_ids", []))
     return [rows.id(n) for n in range(len(rows))] if ids and session.choosing == "all" else ids
 
 
 @contextmanager
-def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], Engine]]:
-    """The engine, loaded when it is first called for and freed at the end of the block."""
+def _lazy_engine(session: Session, adapter: Path | None) -> Iterator[Callable[[], Engine]]:
+    """The engine, opened on the first call and closed at the end of the block."""
     opened: list[Engine] = []
 
     def engine() -> Engine:
@@ -184,40 +186,47 @@ def _opening(session: Session, adapter: Path | None) -> Iterator[Callable[[], En
 
 
 def score(session: Session, file: Path) -> Score | None:
-    """The score of one of this config's prediction files; None where the dataset has no labels."""
+    """The score of one of this config's prediction files; None if the dataset has no labels."""
     if not session.config.dataset.labelled:
         return None
     return score_lines(read(file), session.task, session.config.task, session.config.evaluation.metrics)
 
 
-def control_rows(session: Session) -> int:
-    """How many rows are answered with other images, too: to see what that does to a score there must be one."""
+def image_control_rows(session: Session) -> int:
+    """Number of rows answered with shuffled images, too; 0 without labels, because the control compares scores."""
     return session.config.evaluation.image_control_rows if session.config.dataset.labelled else 0
 
 
-def unanswered(session: Session, examples: list[Example]) -> list[Line]:
-    """What the rows are compared with; a row whose truth needs an image that cannot be read will be a failure."""
-    truths = [(row.id, known_truth(session.task, session.config.task, row)) for row in examples]
+def truth_lines(session: Session, examples: list[Example]) -> list[Line]:
+    """What the rows are compared with, except for those whose truth needs an image that cannot be read."""
+    truths = [(row.id, truth_or_error(session.task, session.config.task, row)) for row in examples]
     return [Line(name, None, truth) for name, truth in truths if not isinstance(truth, ImageError)]
 
 
-def _answer(session: Session, engine: Engine, made: Target, examples: list[Example], ask: Ask | None) -> dict[str, Any]:
-    """Ask everything, or one shard of it; write answers, controls and score. Returns the engine's facts."""
-    artifact, shard, work = made.artifact, made.part, session.folder.work(made.artifact, made.provenance)
+def _answer(
+    session: Session,
+    engine: Engine,
+    target: PredictionTarget,
+    examples: list[Example],
+    prompt: BuildPrompt | None,
+) -> dict[str, Any]:
+    """Answer all rows or one shard of them; write answers, controls and score. Returns the engine's facts."""
+    artifact, shard, work = target.artifact, target.shard, session.folder.work(target.artifact, target.provenance)
     name = artifact.stem
-    answering = Predictor(
-        session.task, session.config.task, artifact.parent / THUMBNAILS, session.progress, session.stop, ask
-    )
-    effect = engine.adapter_delta([answering.request(example) for example in examples[:PROBED]])
-    swapped = exchanged(examples, control_rows(session))
+    thumbnails = artifact.parent / THUMBNAILS
+    predictor = Predictor(session.task, session.config.task, thumbnails, session.progress, session.stop, prompt)
+    delta = engine.adapter_delta([predictor.request(example) for example in examples[:PROBED]])
+    shuffled = shuffle_images(examples, image_control_rows(session))
     if shard is not None:
-        examples, swapped = ([row for row in rows if shard.owns(row.id)] for rows in (examples, swapped))
-    lines = answering.answer(name, engine, examples, work / ANSWERS)
+        examples, shuffled = ([row for row in rows if shard.owns(row.id)] for rows in (examples, shuffled))
+    lines = predictor.answer(name, engine, examples, work / ANSWERS)
     failed = [f"row {line.id} was not answered: {line.failure['reason']}" for line in lines if line.failure]
-    for said in [*failed[:3], *([f"and {len(failed) - 3} more; all stand in {artifact}"] * (len(failed) > 3))]:
-        session.progress.note(said)
-    control = answering.answer(f"{name}, other images", engine, swapped, work / SHUFFLED_ANSWERS)
-    write(session, artifact, lines, [json.loads(line.to_json()) for line in control], effect)
+    for message in failed[:MAX_REPORTED]:
+        session.progress.note(message)
+    if len(failed) > MAX_REPORTED:
+        session.progress.note(f"and {len(failed) - MAX_REPORTED} more; all are recorded in {artifact}")
+    control = predictor.answer(f"{name}, shuffled images", engine, shuffled, work / SHUFFLED_ANSWERS)
+    write(session, artifact, lines, [json.loads(line.to_json()) for line in control], delta)
     if shard is None:
         write_score(session, artifact)
     return dict(engine.facts())
@@ -228,45 +237,47 @@ def write(
     artifact: Path,
     lines: Sequence[Line],
     control: Sequence[Mapping[str, Any]],
-    effect: float | None,
+    adapter_delta: float | None,
 ) -> None:
-    """The answers and their controls: lines with other images, and the largest change of a logit by the adapter."""
+    """Write answers and controls: lines with shuffled images, and the adapter's largest change of a logit."""
     session.folder.write(artifact, "".join(line.to_json() + "\n" for line in lines))
     controls = {
         "schema_version": 1,
         "image": {"lines": list(control)} if control else None,
-        "effect": {"max_logit_difference": effect} if effect is not None else None,
+        "effect": {"max_logit_difference": adapter_delta} if adapter_delta is not None else None,
     }
     write_json(controls_path(artifact), controls)
 
 
 def write_score(session: Session, artifact: Path) -> None:
-    """The score beside one of this config's prediction files."""
-    found = score(session, artifact)
-    if found is None:
+    """Write the score of one of this config's prediction files next to it, if the dataset has labels."""
+    scored = score(session, artifact)
+    if scored is None:
         return
-    plain = found.to_json()
-    # The scores stand at the top, too: scripts look for `bleu` there.
+    plain = scored.to_json()
+    # The metrics are repeated at the top level, where existing scripts look for `bleu`.
     write_json(session.files.metrics(artifact), {**plain["metrics"], **plain, "mock": session.mock})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Both answers about one picture; `tuned` is None without an adapter."""
+class ImageAnswers:
+    """Both answers about one image; `tuned` is None without an adapter."""
 
     base: Outcome
     tuned: Outcome | None
 
 
-def ask(session: Session, image: Path, adapter: Path | None = None, question: str | None = None) -> Asked:
-    """What the models say about a picture, asked as the config's task asks; nothing is written.
+def predict_image(
+    session: Session, image: Path, adapter: Path | None = None, question: str | None = None
+) -> ImageAnswers:
+    """Answers of the base and the tuned model about a single image, prompted by the config's task; writes nothing.
 
     Raises:
-        DataError: the picture cannot be read, or the task puts a question to the model and none is given.
+        DataError: the image cannot be read, or the task needs a question and none is given.
     """
     config = session.config
     if not image.is_file():
-        raise DataError(f"{image}: no such picture")
+        raise DataError(f"{image}: no such image")
     example = Example(
         str(image), (ImageRef(str(image), image.read_bytes),), None, {"references": ()}, question=question
     )
@@ -280,26 +291,4 @@ def ask(session: Session, image: Path, adapter: Path | None = None, question: st
         tuned = next(iter(engine.answer([request]))) if adapter is not None else None
     finally:
         engine.close()
-    return Asked(base, tuned)
-
-
-def agree(session: Session, count: int, adapter: Path | None = None) -> Parity:
-    """Whether the config's engine and transformers here give the same tokens on the first `count` rows.
-
-    Raises:
-        ConfigError: the config's engine does not say its tokens, as hf itself does not.
-    """
-    from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
-
-    config = session.config
-    if adapter is not None:
-        session.verify_adapter(adapter)
-    rows = list(session.rows(config.evaluation.split))[:count]
-    requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
-    engine = open_engine(session, adapter)
-    try:
-        model = load_model(session.encoder.checkpoint, pick_device(config.model), session.precision)
-        local = attach_adapter(model, adapter) if adapter is not None else model
-        return examine(engine, local, session.encoder, requests)
-    finally:
-        engine.close()
+    return ImageAnswers(base, tuned)

@@ -1,7 +1,7 @@
-"""Untrained columns: the untouched model asked differently, for a training that must beat the best way of asking.
+"""Prompt baselines: the base model with other prompts, because fine-tuning should beat the best of them.
 
-A column changes nothing but the conversation: another prompt, a sentence about the length of the answers, train rows
-shown as examples. Everything is a function of the config and the rows, so every run asks the same.
+A baseline changes only the conversation: another prompt, a sentence about the length of answers, few-shot examples from
+the train rows. Everything is a function of the config and the rows, so every run sends the same prompts.
 """
 
 import functools
@@ -18,74 +18,74 @@ from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.scoring import BaselineConfig
 from vlmtune.types import Conversation, Example, Turn
 
-Ask = Callable[[Example], Conversation]
+BuildPrompt = Callable[[Example], Conversation]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """One way of asking; `facts` says which, for the origin of its answers."""
+class PromptBaseline:
+    """One way of prompting; `facts` describe it in the origin of its answers."""
 
     name: str
     facts: Mapping[str, Any]
-    ask: Ask
+    prompt: BuildPrompt
 
 
-def columns(session: Session) -> list[Column]:
-    """The columns of `evaluation.baselines`, in their order. Train rows are read only where a column needs them.
+def prompt_baselines(session: Session) -> list[PromptBaseline]:
+    """The baselines of `evaluation.baselines`, in order. Train rows are read only if a baseline needs them.
 
     Raises:
-        DataError: the train rows have no reference to take a length from, or are fewer than a column shows.
+        DataError: no train row has a reference to take a length from, or there are fewer than a baseline shows.
     """
-    asked = session.config.evaluation.baselines
-    if not asked:
+    configs = session.config.evaluation.baselines
+    if not configs:
         return []
     train = session.rows("train")
-    words = _median_words(train) if any(one.length_instruction for one in asked) else 0
-    return [_column(session, one, train, words) for one in asked]
+    words = _median_words(train) if any(config.length_instruction for config in configs) else 0
+    return [_prompt_baseline(session, config, train, words) for config in configs]
 
 
 def length_instruction(words: int) -> str:
-    """The sentence behind the prompt."""
+    """The sentence appended to the prompt."""
     return f"Answer in about {words} {'word' if words == 1 else 'words'}."
 
 
-def _column(session: Session, asked: BaselineConfig, train: Rows, words: int) -> Column:
+def _prompt_baseline(session: Session, baseline: BaselineConfig, train: Rows, words: int) -> PromptBaseline:
     task, config = session.task, session.config.task
-    if asked.prompt is not None:
-        config = config.model_copy(update={"prompt": asked.prompt})
-    facts: dict[str, Any] = {"asked": asked.model_dump(mode="json")}
-    if asked.length_instruction:
+    if baseline.prompt is not None:
+        config = config.model_copy(update={"prompt": baseline.prompt})
+    facts: dict[str, Any] = {"asked": baseline.model_dump(mode="json")}
+    if baseline.length_instruction:
         facts["words"] = words
 
-    def said(example: Example) -> Conversation:
+    def zero_shot(example: Example) -> Conversation:
         turns = task.ask(config, example)
-        return _behind(turns, length_instruction(words)) if asked.length_instruction else turns
+        return _append(turns, length_instruction(words)) if baseline.length_instruction else turns
 
-    if not asked.examples:
-        return Column(asked.name, facts, said)
-    if len(train) < asked.examples:
+    if not baseline.examples:
+        return PromptBaseline(baseline.name, facts, zero_shot)
+    if len(train) < baseline.examples:
         raise DataError(
-            f"evaluation.baselines: {asked.name!r} shows {asked.examples} train rows, and there are {len(train)}"
+            f"evaluation.baselines: {baseline.name!r} shows {baseline.examples} train rows, and there are {len(train)}"
         )
-    shown = Shown(asked.name, train, asked.examples)
+    shots = FewShotExamples(baseline.name, train, baseline.examples)
 
-    def shots(example: Example) -> Conversation:
-        system, turns = _parted(said(example))
-        before: list[Turn] = []
-        for row in shown.beside(example):
-            before += [*_parted(said(row))[1], Turn("assistant", (task.teach(config, row),))]
-        return (*system, *before, *turns)
+    def few_shot(example: Example) -> Conversation:
+        system, turns = _split_system(zero_shot(example))
+        shown: list[Turn] = []
+        for row in shots.for_row(example):
+            shown += [*_split_system(zero_shot(row))[1], Turn("assistant", (task.teach(config, row),))]
+        return (*system, *shown, *turns)
 
-    return Column(asked.name, {**facts, "train": rows_facts(train)}, shots)
+    return PromptBaseline(baseline.name, {**facts, "train": rows_facts(train)}, few_shot)
 
 
-class Shown:
-    """Train rows as examples: the first ones by a hash of their id that have no picture and no group of the asked row.
+class FewShotExamples:
+    """Train rows shown as examples: the first, by a hash of their id, that share no image and no group with the row.
 
     Args:
-        name: of the column, for messages.
+        name: of the baseline, for messages.
         rows: the train rows.
-        count: how many are shown.
+        count: examples per prompt.
     """
 
     def __init__(self, name: str, rows: Rows, count: int) -> None:
@@ -93,39 +93,39 @@ class Shown:
         self._order = sorted(range(len(rows)), key=lambda n: hashlib.sha256(rows.id(n).encode()).digest())
         self._candidate = functools.cache(self._read)
 
-    def beside(self, asked: Example) -> list[Example]:
-        """The examples of one row, no two of them with a picture in common.
+    def for_row(self, row: Example) -> list[Example]:
+        """The examples for one row, no two of them with an image in common.
 
         Raises:
-            DataError: too few train rows have other pictures; or one of them cannot be read.
+            DataError: too few train rows have other images, or one of them cannot be read.
         """
         try:
-            seen = _pixels(asked)
+            used = _pixel_hashes(row)
         except ImageError:
-            # The engine says so of this row; what cannot be read cannot be given away either.
-            seen = frozenset()
-        found: list[Example] = []
+            # The engine reports it for this row; an image that cannot be read cannot be leaked either.
+            used = frozenset()
+        examples: list[Example] = []
         for number in self._order:
-            if len(found) == self._count:
+            if len(examples) == self._count:
                 break
-            row, pixels = self._candidate(number)
-            grouped = row.cluster is not None and row.cluster == asked.cluster
-            if row.id != asked.id and not grouped and not pixels & seen:
-                found.append(row)
-                seen |= pixels
-        if len(found) < self._count:
+            candidate, images = self._candidate(number)
+            same_group = candidate.cluster is not None and candidate.cluster == row.cluster
+            if candidate.id != row.id and not same_group and not images & used:
+                examples.append(candidate)
+                used |= images
+        if len(examples) < self._count:
             raise DataError(
-                f"evaluation.baselines: {self._name!r} shows {self._count} train rows with other pictures than "
-                f"{asked.id}, and there are {len(found)}; show fewer"
+                f"evaluation.baselines: {self._name!r} shows {self._count} train rows with other images than "
+                f"{row.id}, and there are {len(examples)}; show fewer"
             )
-        return found
+        return examples
 
     def _read(self, number: int) -> tuple[Example, frozenset[str]]:
-        row = self._rows.with_target(number, 0)
-        return row, _pixels(row)
+        example = self._rows.with_target(number, 0)
+        return example, _pixel_hashes(example)
 
 
-def _pixels(example: Example) -> frozenset[str]:
+def _pixel_hashes(example: Example) -> frozenset[str]:
     return frozenset(pixel_hash(decode_rgb(image)) for image in example.images)
 
 
@@ -134,21 +134,21 @@ def _median_words(train: Rows) -> int:
     counts = [len(text.split()) for row in train for text in row.truth["references"]]
     if not counts:
         raise DataError(
-            "evaluation.baselines: length_instruction takes the length from the train rows' references, and there are "
-            "none; see dataset.references"
+            "evaluation.baselines: length_instruction takes the length from the train rows' references, and there "
+            "are none; see dataset.references"
         )
     return max(1, round(median(counts)))
 
 
-def _behind(turns: Conversation, sentence: str) -> Conversation:
-    """A sentence at the end of the last turn."""
+def _append(turns: Conversation, sentence: str) -> Conversation:
+    """The conversation with a sentence at the end of its last turn."""
     *before, last = turns
     *content, end = last.content
     ending = (f"{end} {sentence}",) if isinstance(end, str) else (end, sentence)
     return (*before, Turn(last.role, (*content, *ending)))
 
 
-def _parted(turns: Conversation) -> tuple[Conversation, Conversation]:
+def _split_system(turns: Conversation) -> tuple[Conversation, Conversation]:
     """(the system turn if there is one, the others)."""
     start = 1 if turns[0].role == "system" else 0
     return turns[:start], turns[start:]

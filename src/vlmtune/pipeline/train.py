@@ -11,7 +11,7 @@ from vlmtune.data import Rows
 from vlmtune.errors import ConfigError
 from vlmtune.files import whole_lines, write_bytes
 from vlmtune.inference import Predictor
-from vlmtune.pipeline.predict import unanswered
+from vlmtune.pipeline.predict import truth_lines
 from vlmtune.pipeline.session import Session, rows_facts, training_examples
 from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import beside_measured
@@ -132,7 +132,7 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
     if name is None or name == "loss":
         return None
     examples = list(rows)
-    metric = choose_metrics(session.task, [name], unanswered(session, examples))[0]
+    metric = choose_metrics(session.task, [name], truth_lines(session, examples))[0]
     predictor = Predictor(session.task, config.task, work / THUMBNAILS, session.progress, session.stop)
     hf = registry.load("engines", "hf")
     decoding = hf.Config(**{key: getattr(config.inference, key) for key in DECODING})
