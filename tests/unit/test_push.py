@@ -94,7 +94,7 @@ def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here
     about = list(slice_warnings({**plain, "slices": slices}))
     plain |= {"slices": slices, "verdict": f"Improved.{hidden} Good.", "warnings": [*about, "chrf got worse"]}
     plain["settings"]["b"]["dataset"]["left_out"] = ["patient-5"]
-    plain["also"] = [{**plain, "name": "elsewhere", "verdict": "about patient-6"}]
+    plain["also"] = [{**plain, "name": "other", "verdict": "about patient-6"}]
     file.write_text(json.dumps(plain))
     push(session, REQUEST)
     everything = b"\n".join(here.files.values())
@@ -125,12 +125,12 @@ def test_the_card_says_the_comparison_and_the_hub_can_read_it(session: Session, 
 
 def test_an_adapter_without_proof_or_with_a_bad_one_stays_here(session: Session, here: Hub, tmp_path: Path) -> None:
     judged_as("worse", session)
-    with pytest.raises(GateFailed, match="not pushed: So it is. .*--anyway"):
+    with pytest.raises(GateFailed, match="not pushed: So it is. .*--force"):
         push(session, REQUEST)
     judged_as("inconclusive", session)
     with pytest.raises(GateFailed):
         push(session, REQUEST)
-    assert push(session, PushRequest("team/better", base="org/base", anyway=True))
+    assert push(session, PushRequest("team/better", base="org/base", force=True))
     here.files.clear()
     (session.files.adapter / "adapter_model.safetensors").write_bytes(b"others")
     with pytest.raises(IntegrityError, match="is about another adapter"):

@@ -95,8 +95,8 @@ def push(
         str | None, typer.Option(metavar="ORG/NAME", help="The base model on the Hub, if model.name is a folder.")
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Make it public; private by default.")] = False,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Push even if it got worse, or the comparison is inconclusive.")
+    force: Annotated[
+        bool, typer.Option("--force", help="Push even if it got worse, or the comparison is inconclusive.")
     ] = False,
     into: Annotated[
         Path | None, typer.Option("--into", metavar="DIR", help="Upload nothing; write the files to this folder.")
@@ -113,7 +113,7 @@ def push(
     if not to.startswith(HUB_PREFIX) or to.count("/") != 1:
         raise ConfigError(f"--to must be hf:ORG/NAME (got {to!r})")
     session = Session(load_config(config, sets, offline))
-    request = PushRequest(to.removeprefix(HUB_PREFIX), adapter, base, anyway)
+    request = PushRequest(to.removeprefix(HUB_PREFIX), adapter, base, force)
     if into is not None:
         if into.exists():
             raise ConfigError(f"{into} exists; choose another folder with --into")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 GOOD_ENOUGH = ("improved", "no_difference")
-"""Statuses with which an adapter is pushed without `anyway`."""
+"""Statuses with which an adapter is pushed without `force`."""
 
 PUBLIC_MANIFEST = (
     "schema_version", "artifact", "mock", "steps", "chosen_step", "trainable_parameters", "versions", "curve",
@@ -44,13 +44,13 @@ class PushRequest:
     """What to push, and where to.
 
     `name` is `org/name` on the Hub; `adapter` a folder, None for the config's own; `base` the name of the base model on
-    the Hub, needed if the config names a folder; `anyway` pushes an adapter that is not `GOOD_ENOUGH`, too.
+    the Hub, needed if the config names a folder; `force` pushes an adapter that is not `GOOD_ENOUGH`, too.
     """
 
     name: str
     adapter: Path | None = None
     base: str | None = None
-    anyway: bool = False
+    force: bool = False
 
 
 def push(session: Session, request: PushRequest, public: bool = False) -> str:
@@ -87,7 +87,7 @@ def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]
         raise ConfigError(
             f"model.name {base!r} is a local folder, which nobody else can load; name the model on the Hub with --base"
         )
-    comparison = _comparison(session, adapter, request.anyway)
+    comparison = _comparison(session, adapter, request.force)
     with os_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for file in ADAPTER_FILES:
@@ -115,7 +115,7 @@ def _public_manifest(manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 
 def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
-    """A comparison for others. Slices are named by values of the dataset: only the number that got worse is told."""
+    """A comparison for others. Slices are named by values of the dataset: only how many got worse is published."""
     private = worse_slices(comparison)
     worse, slices = sum(part["worse"] for part in comparison["slices"]), len(comparison["slices"])
     verdict = comparison["verdict"].replace(private, f" It got worse in {worse} of {slices} slices.")
@@ -132,7 +132,7 @@ def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
     return cast("ComparisonResult", public)
 
 
-def _comparison(session: Session, adapter: Path, anyway: bool) -> ComparisonResult:
+def _comparison(session: Session, adapter: Path, force: bool) -> ComparisonResult:
     """The run's comparison of an adapter."""
     file = session.files.comparison
     if not file.is_file():
@@ -140,8 +140,8 @@ def _comparison(session: Session, adapter: Path, anyway: bool) -> ComparisonResu
     comparison: ComparisonResult = read_json(file)
     if comparison["settings"]["b"].get("adapter") != session.verify_adapter(adapter):
         raise IntegrityError(f"{file} is about another adapter than {adapter}; run the eval step again")
-    if comparison["status"] not in GOOD_ENOUGH and not anyway:
-        raise GateFailed(f"not pushed: {comparison['verdict']} To push it regardless, add --anyway")
+    if comparison["status"] not in GOOD_ENOUGH and not force:
+        raise GateFailed(f"not pushed: {comparison['verdict']} To push it regardless, add --force")
     return comparison
 
 
