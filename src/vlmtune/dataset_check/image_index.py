@@ -7,7 +7,6 @@ what is new. In memory stay about 200 bytes a picture.
 import base64
 import hashlib
 import json
-import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from vlmtune.errors import ImageError
 from vlmtune.files import append_lines, cut_torn_line, os_errors_named, whole_lines
 from vlmtune.images import Header, examine, in_memory, pixel_hash
+from vlmtune.prefetch import KeyLocks
 from vlmtune.types import ImageRef
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ class Pictures:
         self._traits = array("H")
         self._trait_sets: list[tuple[str, ...]] = []
         self._fresh: dict[bytes, Facts] = {}
-        self._changing = threading.Lock()
-        self._being_made: dict[bytes, threading.Lock] = {}
+        self._describing = KeyLocks()
         self.decoded = 0
         cut_torn_line(file)
         lines, place = whole_lines(file), 0
@@ -120,18 +119,12 @@ class Pictures:
         """
         held = in_memory(ref)
         digest = _digest(held.read())
-        with self._changing:
-            making = self._being_made.setdefault(digest, threading.Lock())
-        with making:
-            try:
-                # In this order: `keep` makes a fresh one known before it forgets that it is fresh.
-                found = self._fresh.get(digest) or self._numbers.get(digest)
-                if found is None:
-                    found = self._fresh[digest] = describe(held, digest)
-                return found
-            finally:
-                with self._changing:
-                    self._being_made.pop(digest, None)
+        with self._describing.hold(digest):
+            # In this order: `keep` makes a fresh one known before it forgets that it is fresh.
+            found = self._fresh.get(digest) or self._numbers.get(digest)
+            if found is None:
+                found = self._fresh[digest] = describe(held, digest)
+            return found
 
     def keep(self, looked: Sequence[Facts | int]) -> list[int]:
         """Numbers of pictures; new ones are written to the file first."""

@@ -15,6 +15,7 @@ from vlmtune.families import Grid
 from vlmtune.files import read_json
 from vlmtune.images import decode_rgb, in_memory, size_of
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
+from vlmtune.prefetch import KeyLocks
 from vlmtune.processing.chat_template import Rendered, Renderer, images_of
 from vlmtune.processing.image_processor import ImageProcessor, load_limits
 from vlmtune.types import Conversation, Example, ImageRef
@@ -66,7 +67,7 @@ class DecodedImages:
     def __init__(self, processor: ImageProcessor) -> None:
         self._processor = processor
         self._lock = threading.Lock()
-        self._loading: dict[str, threading.Lock] = {}
+        self._loading = KeyLocks()
         self.clear()
 
     def clear(self) -> None:
@@ -81,14 +82,8 @@ class DecodedImages:
 
     def load(self, ref: ImageRef) -> EncodedImage:
         """From memory, else decoded; threads that want the same image wait for the first one."""
-        with self._lock:
-            loading = self._loading.setdefault(ref.where, threading.Lock())
-        with loading:
-            try:
-                return self._cache.get(ref.where) or self._decode(ref)
-            finally:
-                with self._lock:
-                    self._loading.pop(ref.where, None)
+        with self._loading.hold(ref.where):
+            return self._cache.get(ref.where) or self._decode(ref)
 
     def _decode(self, ref: ImageRef) -> EncodedImage:
         image = decode_rgb(ref)
