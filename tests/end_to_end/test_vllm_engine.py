@@ -31,7 +31,7 @@ from vlmtune.engines._vllm_server import Server, find_python, has_vllm, open_log
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError, Interrupted, RemoteError
 from vlmtune.files import folder_locked, locked
 from vlmtune.maintenance import garbage
-from vlmtune.maintenance.inspect import look
+from vlmtune.maintenance.inspect import inspect_run
 from vlmtune.modeling.loading import attach_adapter, load_model
 from vlmtune.pipeline import parity
 from vlmtune.pipeline.export import open_engine
@@ -268,7 +268,7 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
         assert (engine.adapter_delta(row) or 0) > 0.1
         with engine.adapter_disabled():
             assert isinstance(next(engine.answer(row)), Prediction)
-        assert garbage.search(Path("outputs")) == []
+        assert garbage.find_garbage(Path("outputs")) == []
     finally:
         engine.close()
     tuned, base = started()
@@ -279,8 +279,8 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
     made = merged.stat().st_mtime_ns
     open_engine(session, dora).close()
     assert merged.stat().st_mtime_ns == made
-    assert look(Path("outputs")).state == "begun", "no command goes on from it"
-    [found] = garbage.free(Path("outputs"), session.progress)
+    assert inspect_run(Path("outputs")).state == "partial", "no command goes on from it"
+    [found] = garbage.collect(Path("outputs"), session.progress)
     assert found.path.resolve() == merged.parent
     session.stop.received = signal.SIGINT
     with locked(merged.parent.with_name(f"{merged.parent.name}.lock")), pytest.raises(Interrupted, match="nothing was"):

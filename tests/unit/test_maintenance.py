@@ -21,7 +21,7 @@ from vlmtune.config import load
 from vlmtune.errors import ConfigError, FolderLocked
 from vlmtune.files import locked, write_json
 from vlmtune.maintenance import garbage, repair, summary
-from vlmtune.maintenance.inspect import find, look
+from vlmtune.maintenance.inspect import find_runs, inspect_run
 from vlmtune.progress import Progress, Silent, StatusFile
 from vlmtune.run_folder import Provenance, RunFolder, hash_adapter
 
@@ -149,17 +149,17 @@ def test_every_run_folder_below_is_listed_and_nothing_else(root: Path) -> None:
     stopped(root.parent / "deep" / "er", 30)
     (root.parent / "notes").mkdir()
     (root.parent / "notes" / "compare.json").write_text("{}")
-    assert find(root.parent) == [root.parent / "deep" / "er", root]
+    assert find_runs(root.parent) == [root.parent / "deep" / "er", root]
     with pytest.raises(ConfigError, match="no such folder"):
-        find(root / "not there")
+        find_runs(root / "not there")
     with pytest.raises(ConfigError, match="is no run folder"):
-        look(root.parent / "notes")
+        inspect_run(root.parent / "notes")
 
 
 def test_the_table_says_state_steps_and_result(root: Path, holder: Callable[[], Any]) -> None:
     assert run("ls", root.parent.parent) == f"{root.parent.parent}: no run folder found\n"
     answer(root, "baseline_predictions.jsonl", BASE)
-    assert (look(root).state, look(root).steps) == ("begun", ["baseline"])
+    assert (inspect_run(root).state, inspect_run(root).steps) == ("partial", ["baseline"])
     stopped(root, 20, 30)
     assert "stopped, resumable: lora at step 30 of 90" in run("ls", root.parent)
     process = holder()
@@ -168,7 +168,7 @@ def test_the_table_says_state_steps_and_result(root: Path, holder: Callable[[], 
     process.communicate()
     train(root)
     answer(root, "lora_predictions.jsonl", TUNED)
-    assert look(root).state == "begun"
+    assert inspect_run(root).state == "partial"
     compared(root)
     [line] = run("ls", root.parent).splitlines()[1:]
     assert line.split("  ")[:2] == [str(root), "finished"]
@@ -183,7 +183,7 @@ def test_a_mock_run_says_so(root: Path) -> None:
     assert "partly done (mock)" in run("ls", root)
     folder(root).reconcile(root / "baseline_predictions.jsonl", Provenance(BASE))
     answer(root, "baseline_predictions.jsonl", BASE)
-    assert not look(root).mock
+    assert not inspect_run(root).mock
 
 
 def test_show_says_what_made_it_and_what_is_next(root: Path) -> None:
@@ -210,7 +210,7 @@ def test_show_says_which_checkpoint_would_be_resumed_and_the_same_command(
     work = stopped(root, 20)
     checkpoint(work, 30, whole=False)
     said = run("show", root)
-    assert "lora: checkpoints at step 20, 30; resumed would be step 20" in said
+    assert "lora: checkpoints at step 20, 30; it would resume from step 20" in said
     assert "next        vlmtune train 'a b.yaml'\n" in said
 
 
@@ -253,13 +253,13 @@ def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
         (root / ".metrics.json.building", "remove"),
         (root / ".vlmtune/gone.jsonl.writing.json", "remove"),
         (root / "lost.manifest.json", "remove"),
-        (work / "curve.jsonl", "cut"),
+        (work / "curve.jsonl", "truncate"),
         (work / "building-000040", "remove"),
         (torn, "remove"),
     }
-    assert {(one.path, one.remedy) for one in repair.search(root)} == wanted
+    assert {(one.path, one.remedy) for one in repair.find_damage(root)} == wanted
     said = run("recover", root, "--dry-run")
-    assert f"{torn}: a checkpoint that is not whole" in said
+    assert f"{torn}: a damaged checkpoint" in said
     assert snapshot(root) == before
     plain = json.loads(run("recover", root, "--json"))
     assert {(Path(one["path"]), one["remedy"]) for one in plain["found"]} == wanted
@@ -267,7 +267,7 @@ def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
     assert (work / "curve.jsonl").read_text() == '{"step": 1, "loss": 4.0}\n'
     assert sorted(path.name for path in work.iterdir()) == ["curve.jsonl", "step-000020"]
     assert (root / "baseline_predictions.jsonl").read_bytes() == kept
-    assert look(root).state == "stopped"
+    assert inspect_run(root).state == "stopped"
 
 
 @pytest.mark.parametrize("how", ["cut", "fewer rows", "manifest", "weights", "no config"])
@@ -286,11 +286,11 @@ def test_a_damaged_artifact_is_moved_aside_never_deleted(root: Path, how: str) -
         case "no config":
             (adapter / "adapter_config.json").unlink()
     before = sorted(snapshot(root).values())
-    [found] = repair.mend(root, Progress(Silent()))
-    assert found.remedy == "move aside"
+    [found] = repair.repair(root, Progress(Silent()))
+    assert found.remedy == "archive"
     assert not found.path.exists()
     assert sorted(snapshot(root).values()) == before
-    assert repair.search(root) == []
+    assert repair.find_damage(root) == []
 
 
 def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
@@ -318,9 +318,9 @@ def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
         *(root / name for name in ("metrics_baseline.mock.json", "compare.mock.json", "report.mock.html")),
     }
     before = snapshot(root)
-    found = garbage.search(root)
+    found = garbage.find_garbage(root)
     assert {one.path for one in found} == wanted
-    assert "would be freed; --yes frees it" in run("gc", root)
+    assert "would be freed; --yes deletes it" in run("gc", root)
     assert snapshot(root) == before
     gone = sum(len(data) for data in before.values())
     assert json.loads(run("gc", root, "--yes", "--json"))["bytes"] == sum(one.size for one in found)
@@ -332,7 +332,7 @@ def test_gc_frees_what_it_said_and_keeps_what_is_needed(root: Path) -> None:
     assert another.is_dir(), "made from something else: only its maker knows what it is worth"
     assert f"{another}: work on another baseline_predictions.jsonl than the finished one" in run("show", root)
     assert (work / "step-000030").is_dir()
-    assert run("gc", root, "--yes") == "nothing to free\n"
+    assert run("gc", root, "--yes") == "nothing to delete\n"
 
 
 def test_what_a_real_run_made_is_never_surplus(root: Path) -> None:
@@ -340,7 +340,7 @@ def test_what_a_real_run_made_is_never_surplus(root: Path) -> None:
     train(root)
     folder(root).reconcile(root / "lora", Provenance(TRAINED, mock=True))
     assert (root / "lora.real").is_dir()
-    assert garbage.search(root) == []
+    assert garbage.find_garbage(root) == []
 
 
 def test_a_live_run_is_neither_judged_nor_freed(root: Path, holder: Callable[[], Any]) -> None:
@@ -359,20 +359,20 @@ def test_a_process_of_another_machine_is_named_and_only_the_lock_decides(root: P
     stopped(root, 20)
     (root / ".vlmtune/lock").write_text("process 7 on elsewhere\n")
     assert "in progress: train 34/90 (process 7 on elsewhere)" in run("ls", root)
-    repair.mend(root, Progress(Silent()))
-    assert look(root).state == "stopped"
+    repair.repair(root, Progress(Silent()))
+    assert inspect_run(root).state == "stopped"
 
 
 def test_the_lock_decides_and_not_a_number_that_the_next_process_has_too(root: Path) -> None:
     stopped(root, 20)
     (root / ".vlmtune/lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-    assert look(root).state == "stopped"
-    assert [one.remedy for one in repair.mend(root, Progress(Silent()))] == ["unlock", "cut"]
+    assert inspect_run(root).state == "stopped"
+    assert [one.remedy for one in repair.repair(root, Progress(Silent()))] == ["unlock", "truncate"]
     with folder(root).locked():
-        assert look(root).live
+        assert inspect_run(root).live
         (root / ".vlmtune/lock").write_text("")  # about to be written
         with pytest.raises(FolderLocked, match="in use by another process"):
-            garbage.search(root)
+            garbage.find_garbage(root)
 
 
 def test_a_look_at_the_lock_stops_no_run(root: Path) -> None:
@@ -381,7 +381,7 @@ def test_a_look_at_the_lock_stops_no_run(root: Path) -> None:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.01, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
         with folder(root).locked():
-            assert look(root).live
+            assert inspect_run(root).live
 
 
 def seed(number: int) -> Provenance:
@@ -400,7 +400,7 @@ def test_the_work_of_one_seed_outlives_that_of_another(root: Path, older: bool) 
         work = work.rename(work.with_name(f"lora-{seed(2).key}"))
     newest = checkpoint(work, 500)
     assert "stopped, resumable: lora" in run("ls", root.parent)
-    assert garbage.free(root, Progress(Silent())) == []
+    assert garbage.collect(root, Progress(Silent())) == []
     assert newest.is_dir()
     found = made.work(root / "lora.seed2", seed(2))
     assert (found / "step-000500").is_dir(), "the same command goes on from it"
@@ -414,8 +414,8 @@ def test_what_was_moved_aside_finishes_no_work(root: Path) -> None:
     assert (root / "lora.mock").is_dir()
     work = folder(root).work(root / "lora", Provenance(TRAINED, mock=True))
     checkpoint(work, 20)
-    assert look(root).state == "stopped"
-    assert [one.path for one in garbage.search(root)] == [root / "lora.mock"]
+    assert inspect_run(root).state == "stopped"
+    assert [one.path for one in garbage.find_garbage(root)] == [root / "lora.mock"]
 
 
 def test_only_what_says_so_itself_is_a_mock_result(root: Path) -> None:
@@ -425,12 +425,12 @@ def test_only_what_says_so_itself_is_a_mock_result(root: Path) -> None:
     rewrite(root / "compare.json", "compare.mock-2023.json", set="mock-2023")
     (root / "report.mock-2023.html").write_bytes((root / "report.html").read_bytes())
     write_json(root / "metrics_lora.mock.json", {"schema_version": 1, "mock": False, "bleu": 0.5})
-    assert garbage.search(root) == []
+    assert garbage.find_garbage(root) == []
 
 
 def test_a_set_named_damaged_is_listed(root: Path) -> None:
     answer(root, "baseline_predictions.damaged.jsonl", BASE)
-    assert [one.path.name for one in look(root).artifacts] == ["baseline_predictions.damaged.jsonl"]
+    assert [one.path.name for one in inspect_run(root).artifacts] == ["baseline_predictions.damaged.jsonl"]
 
 
 def test_recover_stays_in_its_own_folder(root: Path) -> None:
@@ -439,7 +439,7 @@ def test_recover_stays_in_its_own_folder(root: Path) -> None:
     with inner.locked():
         file = inner.root / ".lora_predictions.jsonl.building"
         file.write_text("half")
-        assert repair.mend(root, Progress(Silent())) == []
+        assert repair.repair(root, Progress(Silent())) == []
         assert file.exists()
 
 
@@ -451,8 +451,8 @@ def test_another_program_s_manifests_make_no_run_folder_and_are_left_alone(root:
     for verb in ("recover", "gc", "show"):
         assert "is no run folder" in run(verb, root, error=ConfigError)
     answer(root, "baseline_predictions.jsonl", BASE)
-    assert look(root).problems == []
-    assert repair.mend(root, Progress(Silent())) == []
+    assert inspect_run(root).problems == []
+    assert repair.repair(root, Progress(Silent())) == []
     assert before.items() <= snapshot(root).items()
 
 
@@ -464,12 +464,12 @@ def test_gc_frees_a_merged_model_that_nothing_serves(root: Path) -> None:
     for place in (whole, half, old):
         place.mkdir(parents=True)
         (place / "model.safetensors").write_bytes(bytes(1000))
-    assert look(root).state == "begun", "no command goes on from it"
-    assert {one.path: one.remedy for one in repair.search(root)} == {half: "remove"}
+    assert inspect_run(root).state == "partial", "no command goes on from it"
+    assert {one.path: one.remedy for one in repair.find_damage(root)} == {half: "remove"}
     with locked(whole.with_name(f"{whole.name}.lock"), shared=True), locked(half.with_name(f"{half.name[1:13]}.lock")):
-        assert repair.search(root) == []
-        assert [one.path for one in garbage.free(root, Progress(Silent()))] == [old]
-    assert {one.path for one in garbage.free(root, Progress(Silent()))} == {whole, half}
+        assert repair.find_damage(root) == []
+        assert [one.path for one in garbage.collect(root, Progress(Silent()))] == [old]
+    assert {one.path for one in garbage.collect(root, Progress(Silent()))} == {whole, half}
     assert not any(place.exists() for place in (whole, half, old))
 
 
@@ -480,7 +480,7 @@ def finished(root: Path) -> Path:
     answer(root, "baseline_predictions.jsonl", BASE)
     answer(root, "tuned.jsonl", {**BASE, "adapter": known})
     compared(root, adapter=known)
-    assert (look(root).state, look(root).stale) == ("finished", None)
+    assert (inspect_run(root).state, inspect_run(root).stale) == ("finished", None)
     return adapter
 
 
@@ -492,11 +492,11 @@ def test_a_comparison_of_another_adapter_is_stale(root: Path) -> None:
     assert "partly done" in run("ls", root.parent)
     assert "stale       lora is another adapter; compare again" in run("show", root)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
-    assert look(root).stale is None
+    assert inspect_run(root).stale is None
     for file in root.glob("tuned.*"):
         file.unlink()
     answer(root, "tuned.jsonl", TUNED)
-    assert json.loads(run("ls", root, "--json"))["runs"][0]["stale"] == "tuned.jsonl is by another adapter"
+    assert json.loads(run("ls", root, "--json"))["runs"][0]["stale"] == "tuned.jsonl was made with another adapter"
 
 
 def test_a_further_set_is_no_headline_and_one_the_config_lost_is_named(root: Path) -> None:
@@ -504,10 +504,10 @@ def test_a_further_set_is_no_headline_and_one_the_config_lost_is_named(root: Pat
     rewrite(root / "compare.json", also=[{"name": "more"}], set=None)
     for name in ("more", "old"):
         rewrite(root / "compare.json", f"c.{name}.json", set=name, also=[])
-    assert look(root).notes == ["c.old.json is about the set old, which compare.json does not name"]
+    assert inspect_run(root).notes == ["c.old.json is about the set old, which compare.json does not name"]
     assert "! c.old.json is about the set old" in run("show", root)
     (root / "compare.json").unlink()
-    assert (look(root).state, look(root).comparison) == ("begun", None)
+    assert (inspect_run(root).state, inspect_run(root).comparison) == ("partial", None)
 
 
 def test_a_file_that_only_looks_like_a_comparison_is_none(root: Path) -> None:
@@ -515,7 +515,7 @@ def test_a_file_that_only_looks_like_a_comparison_is_none(root: Path) -> None:
     (root / "a.json").write_text('{"verdict": "guilty"}')
     (root / "x.json").symlink_to(root / "nowhere.json")
     assert "partly done" in run("ls", root.parent)
-    assert look(root).comparison is None
+    assert inspect_run(root).comparison is None
 
 
 @pytest.mark.parametrize("name", ["mock", "mock-2", "Real-2023", "damaged", "damaged-1"])

@@ -84,10 +84,10 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
         worker.listener.end("train")
         worker.answer(40)
 
-    seen = list(watch.glimpses(worker.root, script(train, later, publish, worker.end)))
+    seen = list(watch.snapshots(worker.root, script(train, later, publish, worker.end)))
     assert [one.status and one.status["done"] for one in seen] == [None, 0, 33, 33]
-    first, second, third, fourth = ("\n".join(watch.screen(one, worker.root, 100)) for one in seen)
-    assert "no step has begun yet" in first
+    first, second, third, fourth = ("\n".join(watch.render(one, worker.root, 100)) for one in seen)
+    assert "no step has started yet" in first
     assert "0/90  0%" in second
     assert "33/90  37%" in third
     assert "loss             8 █▁ 2 at step 30, now 2.5" in third
@@ -96,7 +96,7 @@ def test_it_is_seen_as_it_goes_and_ends_with_the_run(worker: Worker) -> None:
     assert third.count("ETA") == 1
     assert "answer  row 39: " in fourth
     assert fourth.count("answer ") == watch.NEWEST
-    assert watch.line(seen[2]).startswith(
+    assert watch.log_line(seen[2]).startswith(
         "train 33/90  step 30: validation_loss 1.5, validation_bleu 0.25  samples/s 160  ETA "
     )
 
@@ -108,8 +108,8 @@ def test_the_screen_fits_the_terminal(worker: Worker, width: int) -> None:
         worker.point(step, loss=9 / step)
         worker.at(step, loss=9 / step)
     worker.answer(5)
-    seen = next(watch.glimpses(worker.root, script()))
-    shown = watch.screen(seen, worker.root, width)
+    seen = next(watch.snapshots(worker.root, script()))
+    shown = watch.render(seen, worker.root, width)
     assert max(map(len, shown)) <= width
 
 
@@ -123,7 +123,7 @@ def test_watching_touches_nothing(worker: Worker) -> None:
         return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in worker.root.rglob("*")}
 
     before = state()
-    seen = watch.glimpses(worker.root, lambda seconds: None)
+    seen = watch.snapshots(worker.root, lambda seconds: None)
     assert [next(seen).curve for _ in range(3)] == [[{"step": 30, "loss": 2.0}]] * 3
     assert state() == before
 
@@ -134,7 +134,7 @@ def test_what_a_model_says_moves_no_cursor(worker: Worker) -> None:
         lines(1, 0.2)[0], id="\x1b[2Jrow", prediction="red\x1b]0;title\x07 \x9b2J\nball \U0001f468\u200d\U0001f469"
     )
     append_lines(worker.root / ANSWERING / "answers.jsonl", [said.to_json()])
-    seen = next(watch.glimpses(worker.root, script()))
+    seen = next(watch.snapshots(worker.root, script()))
     assert seen.answers == [("[2Jrow", "red ]0;title 2J ball \U0001f468\u200d\U0001f469")]
 
 
@@ -147,13 +147,13 @@ def test_files_of_another_shape_are_passed_over(worker: Worker, status: str) -> 
     with (worker.root / WORK / "judging-000004.jsonl").open("a") as file:
         file.write('\n7\n{"id": 1}\n')
     (worker.root / ".vlmtune/status.json").write_text(status)
-    seen = next(watch.glimpses(worker.root, script()))
-    shown = "\n".join(watch.screen(seen, worker.root, 100))
-    assert "no step has begun yet" in shown
+    seen = next(watch.snapshots(worker.root, script()))
+    shown = "\n".join(watch.render(seen, worker.root, 100))
+    assert "no step has started yet" in shown
     assert "loss             4 █▁ 1 at step 4" in shown
     assert "validation_loss  4 █▁ 1 at step 4" in shown
     assert seen.answers == [("1", "(failed: None)")]
-    assert watch.line(seen).startswith("starting  step 5")
+    assert watch.log_line(seen).startswith("starting  step 5")
 
 
 def follow(root: Path, **environment: str) -> str:
@@ -190,7 +190,7 @@ def test_ctrl_c_ends_the_watching_and_says_where_the_run_stands(
 
 def test_what_is_no_run_cannot_be_watched(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run folder"):
-        next(watch.glimpses(tmp_path, script()))
+        next(watch.snapshots(tmp_path, script()))
 
 
 def kept(root: Path) -> dict[str, Any]:

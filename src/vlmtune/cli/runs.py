@@ -24,11 +24,12 @@ def list_runs(
 ) -> None:
     """List run folders with state, progress, result and size."""
     from vlmtune.maintenance import summary
-    from vlmtune.maintenance.inspect import find, look
+    from vlmtune.maintenance.inspect import find_runs, inspect_run
 
-    found, now = [look(path) for path in find(folder)], time.time()
+    found, now = [inspect_run(path) for path in find_runs(folder)], time.time()
     if as_json:
-        print(json.dumps({"schema_version": 1, "runs": [summary.plain(run, now) for run in found]}, ensure_ascii=False))
+        runs = [summary.to_json(run, now) for run in found]
+        print(json.dumps({"schema_version": 1, "runs": runs}, ensure_ascii=False))
     else:
         print(summary.table(found, now) if found else f"{folder}: no run folder found")
 
@@ -43,12 +44,12 @@ def show(
 ) -> None:
     """Show one run: artifacts and their provenance, checkpoints, learning curve, verdict, what to do next."""
     from vlmtune.maintenance import summary
-    from vlmtune.maintenance.inspect import look
+    from vlmtune.maintenance.inspect import inspect_run
 
     if follow:
         _follow(run, as_json)
-    found = summary.everything(look(run), time.time())
-    print(json.dumps(found, ensure_ascii=False) if as_json else summary.show(found))
+    found = summary.details(inspect_run(run), time.time())
+    print(json.dumps(found, ensure_ascii=False) if as_json else summary.describe(found))
 
 
 def _follow(run: Path, as_json: bool) -> None:
@@ -60,19 +61,20 @@ def _follow(run: Path, as_json: bool) -> None:
     from vlmtune.maintenance import watch
 
     console = Console(stderr=as_json)
-    looks = watch.glimpses(run, time.sleep)
+    snapshots = watch.snapshots(run, time.sleep)
     try:
         if not console.is_terminal:
             last = None
-            for seen in looks:
-                if seen.seen != last:
-                    last = seen.seen
-                    console.file.write(watch.line(seen) + "\n")
+            for snapshot in snapshots:
+                if snapshot.changes != last:
+                    last = snapshot.changes
+                    console.file.write(watch.log_line(snapshot) + "\n")
                     console.file.flush()
             return
         with Live(console=console, auto_refresh=False) as live:
-            for seen in looks:
-                live.update(Text("\n".join(watch.screen(seen, run, console.width)), no_wrap=True), refresh=True)
+            for snapshot in snapshots:
+                lines = watch.render(snapshot, run, console.width)
+                live.update(Text("\n".join(lines), no_wrap=True), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -87,9 +89,9 @@ def recover(
     from vlmtune.maintenance import repair
     from vlmtune.progress import open_progress
 
-    found = repair.search(run) if dry_run else repair.mend(run, open_progress("none"))
+    found = repair.find_damage(run) if dry_run else repair.repair(run, open_progress("none"))
     if as_json:
-        print(json.dumps(repair.plain(run, found, not dry_run), ensure_ascii=False))
+        print(json.dumps(repair.to_json(run, found, not dry_run), ensure_ascii=False))
     else:
         print(repair.describe(found, not dry_run) if found else f"{run}: nothing is damaged")
 
@@ -105,9 +107,11 @@ def gc(
     from vlmtune.progress import open_progress
 
     for run in runs:  # check all of them before deleting anything
-        garbage.search(run)
-    found = [one for run in runs for one in (garbage.free(run, open_progress("none")) if yes else garbage.search(run))]
+        garbage.find_garbage(run)
+    found = []
+    for run in runs:
+        found += garbage.collect(run, open_progress("none")) if yes else garbage.find_garbage(run)
     if as_json:
-        print(json.dumps(garbage.plain(runs, found, yes), ensure_ascii=False))
+        print(json.dumps(garbage.to_json(runs, found, yes), ensure_ascii=False))
     else:
-        print(garbage.describe(found, yes) if found else "nothing to free")
+        print(garbage.describe(found, yes) if found else "nothing to delete")

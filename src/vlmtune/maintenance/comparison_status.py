@@ -1,4 +1,4 @@
-"""The comparison in a run folder: found by what it says of itself, and whether it is about what lies beside it."""
+"""The comparisons in a run folder, recognised by content, and whether they still match the artifacts there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,23 +9,23 @@ from vlmtune.files import os_errors_named, read_json
 from vlmtune.run_folder import hash_adapter, is_adapter
 
 _VERDICT = 400
-"""A comparison has its verdict in its first bytes."""
+"""A comparison has its verdict in this many first bytes, so that other large JSON files are not parsed."""
 
 _SHAPE = {"schema_version": int, "status": str, "verdict": str, "metrics": list, "warnings": list, "settings": dict}
 _MOCK = "made with USE_MOCK"
-"""How the warning begins that a comparison of mock answers carries."""
+"""Beginning of the warning in every comparison of mock answers."""
 
 
 def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The comparisons in a folder, those of the config's own rows first, then the shortest name; and what is torn.
+    """Comparisons in a folder, without their examples and with their `file`, and errors of files that cannot be read.
 
-    Each is without its examples, and has its `file`.
+    Comparisons of the config's own rows come before those of additional evaluation sets, then shorter names first.
     """
     found, problems = [], []
     for file in sorted(path for path in root.glob("*.json") if path.is_file()):
         with os_errors_named(file), file.open("rb") as stream:
-            begins = stream.read(_VERDICT)
-        if b'"verdict"' not in begins:
+            head = stream.read(_VERDICT)
+        if b'"verdict"' not in head:
             continue
         try:
             plain = read_json(file)
@@ -38,7 +38,7 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _is_comparison(plain: Mapping[str, Any]) -> bool:
-    """Whether all is there, and of its kind, that is read from it."""
+    """Whether every field that is read from it exists and has the right type."""
     shaped = all(isinstance(plain.get(key), kind) for key, kind in _SHAPE.items())
     return shaped and all(
         isinstance(entry, dict) and isinstance(entry.get("name"), str) and {"a", "b", "delta"} <= entry.keys()
@@ -47,7 +47,7 @@ def _is_comparison(plain: Mapping[str, Any]) -> bool:
 
 
 def is_mock(file: Path) -> bool:
-    """Whether scores, a comparison or a page say of themselves that the stand-in made what they are about."""
+    """Whether scores, a comparison or a report say that they are about answers of the tiny stand-in model."""
     if file.suffix in (".html", ".htm"):
         page = file.read_bytes()
         return b"Content-Security-Policy" in page[:2_000] and _MOCK.encode() in page
@@ -65,15 +65,15 @@ def is_mock(file: Path) -> bool:
 def stale(
     comparison: Mapping[str, Any], file: Path, answers: Mapping[Path, Mapping[str, Any]], adapters: Sequence[Path]
 ) -> str | None:
-    """Why a comparison is not about the answers or the adapter beside it; None where it is.
+    """Why a comparison no longer matches the answers or the adapters in its folder; None if it does.
 
-    An adapter is hashed only where something in its folder changed after the comparison was written.
+    An adapter is hashed only if something in its folder changed after the comparison was written.
 
     Args:
-        comparison: to judge.
-        file: where it lies.
-        answers: origins of the tuned prediction files, by file.
-        adapters: folders.
+        comparison: parsed, as from `comparisons`.
+        file: the file that it was read from.
+        answers: provenance of the tuned prediction files, by file.
+        adapters: adapter folders.
     """
     b = comparison["settings"].get("b")
     compared = b.get("adapter") if isinstance(b, dict) else None
@@ -84,17 +84,17 @@ def stale(
     own = [(path, origin) for path, origin in answers.items() if isinstance(names, list) and path.stem in names[:1]]
     for path, origin in own:
         if origin.get("adapter") != compared:
-            return f"{path.name} is by another adapter"
+            return f"{path.name} was made with another adapter"
     with os_errors_named(file):
         written = file.stat().st_mtime_ns
-        # Of several seeds the settings are the first one's: its adapter must be among them.
+        # With several seeds, the settings are those of the first seed, so its adapter must be one of them.
         if adapters and any(_changed(adapter) > written for adapter in adapters) and compared not in _hashes(adapters):
             return f"{', '.join(adapter.name for adapter in adapters)} is another adapter"
     return None
 
 
 def _changed(folder: Path) -> int:
-    """When something in a folder, or its own name, was changed last, in ns; no copy and no `touch` sets that back."""
+    """Last change (ctime, ns) of a folder or of a file in it; unlike mtime, `cp -p` and `touch` cannot set it back."""
     return max(path.stat().st_ctime_ns for path in (folder, *folder.iterdir()))
 
 
@@ -104,8 +104,8 @@ def _hashes(adapters: Sequence[Path]) -> Iterator[str]:
             yield hash_adapter(adapter)
 
 
-def left_over(main: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Comparisons of further sets that the main one does not name: the config had them once."""
+def orphaned(main: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Messages about comparisons of evaluation sets that the config no longer has: the main one does not name them."""
     also = main.get("also")
     known = {one.get("name") for one in also if isinstance(one, dict)} if isinstance(also, list) else set()
     return [

@@ -1,8 +1,6 @@
-"""What one run folder holds, read from its files alone; nothing is written, locked or loaded.
+"""The state of a run folder, read from its files alone; nothing is written, locked or loaded.
 
-A run folder has `.vlmtune` in it, or an artifact with a manifest.
-
-The finished things in a run folder: what has a manifest of ours, and what was moved aside.
+A run folder holds the state folder `.vlmtune`, or an artifact with a manifest.
 """
 
 import json
@@ -40,30 +38,30 @@ from vlmtune.run_folder import (
 )
 
 KINDS = ("baseline", "untrained", "adapter", "tuned", "shard", "merged")
-"""Kinds of artifacts, in the order of a run."""
+"""Kinds of artifacts, in the order in which a run makes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A finished file or folder."""
+    """A finished file or folder that has a manifest."""
 
     path: Path
     kind: str
     manifest: Mapping[str, Any]
 
     @property
-    def aside(self) -> bool:
-        """Whether it has another name than the one it was made under: a run of the other kind moved it away."""
+    def archived(self) -> bool:
+        """Whether a run of the other kind (mock or real) renamed it."""
         return bool(self.manifest.get("artifact", self.path.name) != self.path.name)
 
     @property
     def key(self) -> str:
-        """Hash of what it is made from, as its work folder had it."""
+        """Hash of its provenance, as in the name of its work folder."""
         return Provenance(self.manifest["origin"], self.manifest["mock"]).key
 
 
-def finished(root: Path) -> Iterator[Path]:
-    """Artifacts that have a manifest, readable or not."""
+def artifact_paths(root: Path) -> Iterator[Path]:
+    """Artifacts that have a manifest, readable or not. The artifact itself may be missing."""
     for path in sorted(root.iterdir()):
         about = manifested_file(path) if path.is_file() else path
         if about is None or path.name.startswith(".") or not manifest_path(about).is_file():
@@ -73,7 +71,7 @@ def finished(root: Path) -> Iterator[Path]:
 
 
 def is_foreign(manifest: Path) -> bool:
-    """Whether other programs have written a file that has the name of a manifest: whole, and without our version."""
+    """Whether another program wrote a file with the name of a manifest: it is valid JSON without our schema version."""
     try:
         return "schema_version" not in read_json(manifest)
     except IntegrityError:
@@ -81,8 +79,8 @@ def is_foreign(manifest: Path) -> bool:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether `runs recover` moved it aside: it has such a name, and its manifest does not say that it is its own."""
-    if is_aside(path) != "damaged":
+    """Whether `runs recover` archived it: it has such a name, and its manifest gives another one."""
+    if archive_kind(path) != "damaged":
         return False
     try:
         return (read_manifest(path) or {}).get("artifact") != path.name
@@ -91,24 +89,24 @@ def _is_damaged(path: Path) -> bool:
 
 
 def is_readable(artifact: Path) -> bool:
-    """Whether it has a manifest of ours that can be read."""
+    """Whether it has a manifest that can be read."""
     try:
         return read_manifest(artifact) is not None
     except IntegrityError:
         return False
 
 
-def read_all(root: Path) -> tuple[list[Artifact], list[str]]:
-    """The artifacts of a run folder, in the order of a run, and what is wrong with others."""
+def read_artifacts(root: Path) -> tuple[list[Artifact], list[str]]:
+    """Artifacts of a run folder, ordered by kind and name, and errors of those that cannot be read."""
     found, problems = [], []
-    for path in finished(root):
+    for path in artifact_paths(root):
         try:
             manifest = read_manifest(path)
         except IntegrityError as error:
             problems.append(str(error))
             continue
         if manifest is None or not path.exists():
-            problems.append(f"{manifest_path(path)}: describes {path.name}, which is not there")
+            problems.append(f"{manifest_path(path)}: describes {path.name}, which does not exist")
         else:
             found.append(Artifact(path, _kind(manifest["origin"]), manifest))
     return sorted(found, key=lambda one: (KINDS.index(one.kind), one.path.name)), problems
@@ -126,21 +124,21 @@ def _kind(origin: Mapping[str, Any]) -> str:
     return "baseline" if origin.get("adapter") is None else "tuned"
 
 
-def is_aside(path: Path) -> str | None:
-    """Why a file was moved aside, by its name: `mock` or `real` made it, or it was `damaged`; None for any other."""
+def archive_kind(path: Path) -> str | None:
+    """Why a file was archived, by its name: a `mock` or `real` run made it, or it was `damaged`; None if it was not."""
     found = re.search(r"\.(mock|real|damaged)(-\d+)?(\.|$)", path.name)
     return found[1] if found else None
 
 
-State = Literal["running", "stopped", "finished", "begun", "damaged"]
-"""A live process works here; work in progress waits for the same command; compared; some steps are done; unreadable."""
+State = Literal["running", "stopped", "finished", "partial", "damaged"]
+"""A process works here; it can be resumed; compared; some steps are finished; something cannot be read."""
 
 _STATUS = {"step": str, "done": int, "total": int, "facts": dict, "at": float | int, "command": list}
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whom the lock names. `alive` says whether it holds it; None where that is another machine's, and seems free."""
+    """The process that a lock names. `alive`: whether it holds the lock; None if unknown, as on another host."""
 
     pid: int
     host: str
@@ -151,8 +149,12 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
-    """Work in progress on one artifact: checkpoints of an adapter, or answers."""
+class Work:
+    """Work in progress on one artifact.
+
+    `answers` counts the saved answers of a prediction file, None for an adapter; `checkpoints` are the steps of an
+    adapter's complete checkpoints, oldest first.
+    """
 
     folder: Path
     name: str
@@ -161,12 +163,12 @@ class Making:
 
     @property
     def trains(self) -> bool:
-        """Whether it is an adapter."""
+        """Whether the artifact is an adapter."""
         return self.answers is None
 
     @property
     def key(self) -> str:
-        """Hash of what it is made from."""
+        """Hash of its provenance."""
         return work_key(self.folder)
 
 
@@ -174,15 +176,16 @@ class Making:
 class Run:
     """A run folder at one moment.
 
-    `status` is that of `progress.StatusFile`; `making` all work that is not published; `stale` says why the comparison
-    is not about what lies here; `problems` what could not be read; `notes` what is here and belongs to nothing.
+    `status` is as `progress.StatusFile` wrote it; `work` is not yet published; `stale` says why the comparison no
+    longer matches the artifacts; `problems` what cannot be read; `notes` what belongs to nothing in the config. `size`
+    is in bytes, `changed` a Unix time.
     """
 
     root: Path
     owner: Owner | None
     status: Mapping[str, Any] | None
     artifacts: Sequence[Artifact]
-    making: Sequence[Making]
+    work: Sequence[Work]
     comparison: Mapping[str, Any] | None
     stale: str | None
     problems: Sequence[str]
@@ -192,41 +195,41 @@ class Run:
 
     @property
     def live(self) -> bool:
-        """Whether a process works here, as far as can be known."""
+        """Whether a process works here, as far as is known."""
         return self.owner is not None and self.owner.alive is not False
 
     @property
     def state(self) -> State:
-        """Its state in one word."""
+        """The state in one word."""
         if self.live:
             return "running"
         if self.problems:
             return "damaged"
-        if self.waiting:
+        if self.resumable:
             return "stopped"
-        return "finished" if not self.stale and {"baseline", "tuned", "comparison"} <= {*self.steps} else "begun"
+        return "finished" if not self.stale and {"baseline", "tuned", "comparison"} <= {*self.steps} else "partial"
 
     @property
-    def waiting(self) -> list[Making]:
-        """Work that the same command goes on from: nothing finished has the name that it would get."""
-        done = [one.path for one in self.artifacts if not one.aside]
+    def resumable(self) -> list[Work]:
+        """Work that the same command continues: no finished artifact has its name yet."""
+        done = [one.path for one in self.artifacts if not one.archived]
         names = {name for path in done for name in (path.name, *([] if path.is_dir() else [path.stem]))}
-        return [one for one in self.making if one.name not in names]
+        return [one for one in self.work if one.name not in names]
 
     @property
     def mock(self) -> bool:
-        """Whether the stand-in made what is there."""
-        return any(artifact.manifest["mock"] for artifact in self.artifacts if not artifact.aside)
+        """Whether the tiny stand-in model made any of the artifacts."""
+        return any(artifact.manifest["mock"] for artifact in self.artifacts if not artifact.archived)
 
     @property
     def steps(self) -> list[str]:
-        """What is done, in the order of a run."""
-        kinds = {artifact.kind for artifact in self.artifacts if not artifact.aside}
+        """The finished steps, in the order of a run."""
+        kinds = {artifact.kind for artifact in self.artifacts if not artifact.archived}
         return [kind for kind in KINDS if kind in kinds] + (["comparison"] if self.comparison else [])
 
 
-def find(root: Path) -> list[Path]:
-    """Every run folder in a folder and below, itself included, sorted.
+def find_runs(root: Path) -> list[Path]:
+    """Run folders in a folder and its subfolders, itself included, sorted.
 
     Raises:
         ConfigError: no such folder.
@@ -244,24 +247,22 @@ def find(root: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether vlmtune wrote here."""
-    return (folder / STATE).is_dir() or any(is_readable(path) for path in finished(folder))
+    """Whether vlmtune wrote in a folder."""
+    return (folder / STATE).is_dir() or any(is_readable(path) for path in artifact_paths(folder))
 
 
-def look(root: Path) -> Run:
-    """A run folder as it is now.
+def inspect_run(root: Path) -> Run:
+    """The current state of a run folder.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: not a run folder.
     """
     if not root.is_dir() or not is_run(root):
-        raise ConfigError(
-            f"{root} is no run folder: vlmtune wrote nothing there. `vlmtune runs ls` shows which there are"
-        )
+        raise ConfigError(f"{root} is no run folder: vlmtune wrote nothing there. `vlmtune runs ls` lists run folders")
     with os_errors_named(root):
-        artifacts, problems = read_all(root)
+        artifacts, problems = read_artifacts(root)
         compared, torn = comparison_status.comparisons(root)
-        compared = [one for one in compared if not is_aside(root / one["file"])]
+        compared = [one for one in compared if not archive_kind(root / one["file"])]
         comparison = next((one for one in compared if one.get("set") is None), None)
         files = [entry for path in root.rglob("*") if (entry := _entry(path)) is not None]
     return Run(
@@ -269,18 +270,18 @@ def look(root: Path) -> Run:
         owner=owner(root),
         status=status(root),
         artifacts=artifacts,
-        making=[one for one in makings(root) if not is_published(one, artifacts)],
+        work=[one for one in work_in_progress(root) if not is_published(one, artifacts)],
         comparison=comparison,
         stale=_stale(root, comparison, artifacts) if comparison else None,
         problems=[*problems, *torn],
-        notes=comparison_status.left_over(comparison, compared) if comparison else [],
+        notes=comparison_status.orphaned(comparison, compared) if comparison else [],
         size=sum(size for size, _ in files),
         changed=max((changed for _, changed in files), default=root.stat().st_mtime),
     )
 
 
 def _entry(path: Path) -> tuple[int, float] | None:
-    """(bytes, last change) of a file; None for what is none, or is gone by now."""
+    """(size in bytes, mtime) of a file; None for anything else, and for a file deleted in the meantime."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -289,9 +290,9 @@ def _entry(path: Path) -> tuple[int, float] | None:
 
 
 def owner(root: Path) -> Owner | None:
-    """Whom the lock names; None where it is free.
+    """The process that the lock names; None if it names none.
 
-    A number proves nothing: in containers the next process gets it, too. Whether the lock is held is asked of the lock.
+    A process ID proves nothing, since containers reuse the same few. Only the lock itself says whether it is held.
     """
     try:
         text = lock_path(root).read_text(encoding="utf-8", errors="replace")
@@ -305,7 +306,7 @@ def owner(root: Path) -> Owner | None:
 
 
 def status(root: Path) -> dict[str, Any] | None:
-    """Where the run stands, or stood when it ended early; None where it ended well, or in a file of another shape."""
+    """The status of a run that is live or ended early; None if it ended normally or the file is malformed."""
     try:
         found = json.loads(status_path(root).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -320,8 +321,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def makings(root: Path) -> list[Making]:
-    """Work in progress, finished or not, by name."""
+def work_in_progress(root: Path) -> list[Work]:
+    """All work folders of a run, whether their artifact is finished or not, by name."""
     found = []
     for folder in work_folders(root):
         name = folder.name.removesuffix(f"-{work_key(folder)}")
@@ -330,30 +331,30 @@ def makings(root: Path) -> list[Making]:
         answers = len(whole_lines(folder / ANSWERS))
         trains = not answers and any((folder / file).exists() for file in (CURVE, SAMPLES, BUILT_ADAPTER))
         steps = [checkpoint_step(path) for path in checkpoint_paths(folder) if (path / COMPLETE).is_file()]
-        found.append(Making(folder, name, None if trains or steps else answers, steps))
+        found.append(Work(folder, name, None if trains or steps else answers, steps))
     return found
 
 
-def is_published(one: Making, artifacts: Sequence[Artifact]) -> bool:
-    """Whether an artifact made from the same as this work is finished; a name alone proves nothing."""
-    return any(artifact.key == one.key and not artifact.aside for artifact in artifacts)
+def is_published(one: Work, artifacts: Sequence[Artifact]) -> bool:
+    """Whether an artifact of the same provenance is finished; an equal name alone proves nothing."""
+    return any(artifact.key == one.key and not artifact.archived for artifact in artifacts)
 
 
 def _stale(root: Path, comparison: Mapping[str, Any], artifacts: Sequence[Artifact]) -> str | None:
-    here = [one for one in artifacts if not one.aside]
+    here = [one for one in artifacts if not one.archived]
     answers = {one.path: one.manifest["origin"] for one in here if one.kind == "tuned"}
     adapters = [one.path for one in here if one.kind == "adapter"]
     return comparison_status.stale(comparison, root / comparison["file"], answers, adapters)
 
 
-def refuse_live(run: Run) -> None:
-    """Nothing is judged or changed while a process works here, which the lock itself says.
+def require_idle(run: Run) -> None:
+    """Refuse a folder in which a process works.
 
     Raises:
-        FolderLocked: it does.
+        FolderLocked: its lock is held.
     """
     if is_held(lock_path(run.root)):
         raise FolderLocked(
-            f"{run.root} is in use by {run.owner or 'another process'}; what looks unfinished is in the making. Wait "
-            "for it, or stop it"
+            f"{run.root} is in use by {run.owner or 'another process'}, which may still finish what looks incomplete. "
+            "Wait for it or stop it"
         )

@@ -1,4 +1,4 @@
-"""Run folders in words: the table of all, everything about one, and the command that goes on from there."""
+"""Text and JSON for `runs ls` and `runs show`: a table of all runs, the details of one, and its next command."""
 
 import shlex
 import time
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmtune.maintenance.inspect import Artifact, Making, Run
+from vlmtune.maintenance.inspect import Artifact, Run, Work
 from vlmtune.report import text
 from vlmtune.report.text import fixed, precision, signed
 from vlmtune.run_folder import checkpoint_step
 from vlmtune.training import checkpoints
 
 
-def plain(run: Run, now: float) -> dict[str, Any]:
-    """A run as one line of `runs ls --json`."""
+def to_json(run: Run, now: float) -> dict[str, Any]:
+    """One entry of `runs ls --json`; `now` is a Unix time."""
     return {
         "folder": str(run.root),
         "state": run.state,
-        "said": said(run),
+        "description": describe_state(run),
         "mock": run.mock,
         "steps": run.steps,
         "owner": {"pid": run.owner.pid, "host": run.owner.host} if run.owner and run.live else None,
@@ -27,40 +27,41 @@ def plain(run: Run, now: float) -> dict[str, Any]:
         "stale": run.stale,
         "bytes": run.size,
         "seconds_since_change": round(max(now - run.changed, 0.0), 1),
-        "next": following(run),
+        "next": next_command(run),
     }
 
 
 def table(runs: Sequence[Run], now: float) -> str:
-    """One line per run."""
+    """One line per run; `now` is a Unix time."""
     rows = [["run", "state", "steps done", "result", "size", "changed"]]
     for run in runs:
-        state = said(run) + (" (mock)" if run.mock else "")
+        state = describe_state(run) + (" (mock)" if run.mock else "")
         result = headline(run.comparison) or "-"
         result = f"stale ({run.stale}): {result}" if run.stale else result
         steps = ", ".join(run.steps) or "-"
-        rows.append([str(run.root), state, steps, result, size(run.size), f"{span(now - run.changed)} ago"])
+        changed = f"{format_duration(now - run.changed)} ago"
+        rows.append([str(run.root), state, steps, result, format_bytes(run.size), changed])
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def said(run: Run) -> str:
-    """The state with what makes it so."""
+def describe_state(run: Run) -> str:
+    """The state, with the details that explain it."""
     match run.state:
         case "running":
             at = f" {_at(run.status)}" if run.status else ""
             return f"in progress:{at} ({run.owner})"
         case "stopped":
-            return "stopped, resumable: " + ", ".join(left(one, run.status) for one in run.waiting)
+            return "stopped, resumable: " + ", ".join(describe_progress(one, run.status) for one in run.resumable)
         case "damaged":
             return "damaged: see runs recover"
-        case "begun":
+        case "partial":
             return "partly done" if run.artifacts else "empty"
     return "finished"
 
 
-def left(one: Making, status: Mapping[str, Any] | None) -> str:
-    """How far work in progress has come: what the same command goes on from."""
+def describe_progress(one: Work, status: Mapping[str, Any] | None) -> str:
+    """How far work in progress is, and so where the same command continues."""
     if one.trains:
         total = f" of {status['total']}" if status and status["step"] == "train" else ""
         return (
@@ -68,7 +69,7 @@ def left(one: Making, status: Mapping[str, Any] | None) -> str:
             if one.checkpoints
             else f"{one.name} before its first checkpoint"
         )
-    name = one.name.removesuffix(".jsonl")  # as the step is called
+    name = one.name.removesuffix(".jsonl")  # the name of the step in the status
     total = f" of {status['total']}" if status and status["step"] == name else ""
     return f"{name} at answer {one.answers}{total}"
 
@@ -78,7 +79,7 @@ def _at(status: Mapping[str, Any]) -> str:
 
 
 def headline(comparison: Mapping[str, Any] | None) -> str | None:
-    """Status and primary metric of a comparison."""
+    """Verdict and primary metric of a comparison in one line."""
     if comparison is None:
         return None
     words = str(comparison["status"]).replace("_", " ")
@@ -89,8 +90,8 @@ def headline(comparison: Mapping[str, Any] | None) -> str | None:
     return words
 
 
-def following(run: Run) -> str:
-    """The command to go on with."""
+def next_command(run: Run) -> str:
+    """The command to continue with."""
     folder = shlex.quote(str(run.root))
     match run.state:
         case "running":
@@ -106,7 +107,7 @@ def following(run: Run) -> str:
 
 
 def _command(words: Sequence[str], mock: bool) -> str:
-    """A process's arguments as one types them."""
+    """A process's arguments as the user would type them."""
     program, *rest = words
     named = {"vlmtune": ["vlmtune"], "__main__.py": ["python", "-m", "vlmtune"]}
     begin = named.get(Path(program).name, ["python", program])
@@ -114,13 +115,13 @@ def _command(words: Sequence[str], mock: bool) -> str:
     return switch + shlex.join([*begin, *rest])
 
 
-def everything(run: Run, now: float) -> dict[str, Any]:
-    """All that is known of a run, for `runs show --json`."""
+def details(run: Run, now: float) -> dict[str, Any]:
+    """Everything known about a run, for `runs show --json`; `now` is a Unix time."""
     return {
         "schema_version": 1,
-        **plain(run, now),
+        **to_json(run, now),
         "artifacts": [_artifact(one) for one in run.artifacts],
-        "making": [_making(one, one in run.waiting) for one in run.making],
+        "work": [_work(one, one in run.resumable) for one in run.work],
         "problems": list(run.problems),
         "notes": list(run.notes),
         "training": _training(run),
@@ -130,10 +131,10 @@ def everything(run: Run, now: float) -> dict[str, Any]:
 
 def _artifact(one: Artifact) -> dict[str, Any]:
     facts = {key: value for key, value in one.manifest.items() if key not in ("curve", "selection_ids")}
-    return {"path": str(one.path), "kind": one.kind, "aside": one.aside, "manifest": facts}
+    return {"path": str(one.path), "kind": one.kind, "archived": one.archived, "manifest": facts}
 
 
-def _making(one: Making, waits: bool) -> dict[str, Any]:
+def _work(one: Work, resumable: bool) -> dict[str, Any]:
     newest = checkpoints.newest(one.folder)
     return {
         "folder": str(one.folder),
@@ -141,38 +142,39 @@ def _making(one: Making, waits: bool) -> dict[str, Any]:
         "answers": one.answers,
         "checkpoints": list(one.checkpoints),
         "resumes_at": checkpoint_step(newest) if newest is not None else None,
-        "waits": waits,
+        "resumable": resumable,
     }
 
 
 def _training(run: Run) -> dict[str, Any] | None:
-    """The first adapter's way: its curve, the step taken, resumptions."""
-    made = next((one.manifest for one in run.artifacts if one.kind == "adapter" and not one.aside), None)
+    """The first adapter's training: curve, selected step, resumptions."""
+    made = next((one.manifest for one in run.artifacts if one.kind == "adapter" and not one.archived), None)
     keys = ("steps", "chosen_step", "resumed_at", "curve")
     return {key: made[key] for key in keys if key in made} if made else None
 
 
-def show(found: Mapping[str, Any]) -> str:
-    """What `everything` found, as text."""
-    lines = [found["folder"], f"  state       {found['said']}{' (mock)' if found['mock'] else ''}"]
+def describe(found: Mapping[str, Any]) -> str:
+    """The result of `details` as text."""
+    lines = [found["folder"], f"  state       {found['description']}{' (mock)' if found['mock'] else ''}"]
     if found["headline"]:
         lines.append(f"  verdict     {found['comparison']['verdict']}")
         lines += [f"  stale       {found['stale']}; compare again"] if found["stale"] else []
     for one in found["artifacts"]:
-        aside = ", moved aside" if one["aside"] else ""
-        lines.append(f"  {one['kind']:<11} {Path(one['path']).name}{aside}")
+        archived = ", archived" if one["archived"] else ""
+        lines.append(f"  {one['kind']:<11} {Path(one['path']).name}{archived}")
         lines += [f"    {line}" for line in _facts(one["manifest"])]
     trained = text.training_summary(found["training"])
     lines += [f"  curve       {trained}"] if trained else []
-    for one in found["making"]:
-        lines += _in_progress(one) if one["waits"] else [_of_another(one)]
+    for one in found["work"]:
+        lines += _in_progress(one) if one["resumable"] else [_of_another(one)]
     lines += [f"  ! {problem}" for problem in (*found["problems"], *found["notes"])]
-    lines.append(f"  size        {size(found['bytes'])}, last change {span(found['seconds_since_change'])} ago")
+    changed = format_duration(found["seconds_since_change"])
+    lines.append(f"  size        {format_bytes(found['bytes'])}, last change {changed} ago")
     return "\n".join([*lines, f"  next        {found['next']}"])
 
 
 def _facts(manifest: Mapping[str, Any]) -> list[str]:
-    """What an artifact was made from, and where."""
+    """Model, datasets and software versions that an artifact was made with."""
     origin = manifest["origin"]
     model = origin.get("model") or {}
     commit = f" at {model['commit'][:12]}" if model.get("commit") else ""
@@ -189,21 +191,22 @@ def _facts(manifest: Mapping[str, Any]) -> list[str]:
 
 def _in_progress(one: Mapping[str, Any]) -> list[str]:
     if one["answers"] is not None:
-        return [f"  answers     {one['name']}: {one['answers']} are saved; the rest is asked"]
+        return [f"  answers     {one['name']}: {one['answers']} are saved; the rest remains"]
     if not one["checkpoints"]:
-        return [f"  training    {one['name']}: no checkpoint yet; it begins anew"]
+        return [f"  training    {one['name']}: no checkpoint yet; it starts over"]
     steps = ", ".join(map(str, one["checkpoints"]))
-    there = f"resumed would be step {one['resumes_at']}" if one["resumes_at"] is not None else "none of them is whole"
+    newest = one["resumes_at"]
+    there = f"it would resume from step {newest}" if newest is not None else "none of them is complete"
     return [f"  training    {one['name']}: checkpoints at step {steps}; {there}"]
 
 
 def _of_another(one: Mapping[str, Any]) -> str:
-    """Work that no command goes on from while an artifact of its name is there; whoever began it knows its worth."""
-    return f"  ! {one['folder']}: work on another {one['name']} than the finished one; remove it if you do not want it"
+    """Work that no command continues while a finished artifact has its name; only the user knows whether to keep it."""
+    return f"  ! {one['folder']}: work on another {one['name']} than the finished one; remove it if you do not need it"
 
 
-def size(count: float) -> str:
-    """Bytes for people."""
+def format_bytes(count: float) -> str:
+    """1,500 as `1.5 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
@@ -211,8 +214,8 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def span(seconds: float) -> str:
-    """A time for people, in its largest unit."""
+def format_duration(seconds: float) -> str:
+    """7,200 as `2 h`: a duration in its largest unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -220,5 +223,5 @@ def span(seconds: float) -> str:
 
 
 def age(status: Mapping[str, Any]) -> float:
-    """Seconds since a run last said where it stands."""
+    """Seconds since a run last wrote its status."""
     return max(0.0, time.time() - float(status["at"]))
