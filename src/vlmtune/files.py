@@ -146,13 +146,16 @@ def append_lines(path: Path, lines: list[str]) -> None:
         fault_injection.hit("file.appended")
 
 
-def whole_lines(path: Path) -> list[str]:
-    """Lines of an append-only file without a torn last one; the file stays as it is, and may be missing."""
-    if not path.is_file():
-        return []
+def whole_lines(path: Path) -> list[bytes]:
+    """Lines of an append-only file without a torn last one; none if there is no such file. Nothing is changed.
+
+    The file may be one that another process appends to, or publishes and deletes, at this moment.
+    """
     with os_errors_named(path):
-        data = path.read_bytes()
-    return data[: data.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]
+        try:
+            return path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
 
 
 def cut_torn_line(path: Path) -> None:

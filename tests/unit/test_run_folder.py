@@ -241,8 +241,15 @@ def test_torn_last_line_is_cut_at_every_byte(tmp_path: Path) -> None:
         assert file.read_bytes() == whole[:cut]
         cut_torn_line(file)
         assert whole_lines(file) == lines
-        assert lines == [json.dumps(value, ensure_ascii=False) for value in ({"id": 1}, {"id": "ü"})][: len(lines)]
-        assert file.read_bytes() == whole[: sum(len(line.encode()) + 1 for line in lines)]
+        assert [json.loads(line) for line in lines] == [{"id": 1}, {"id": "ü"}][: len(lines)]
+        assert file.read_bytes() == whole[: sum(len(line) + 1 for line in lines)]
+
+
+def test_a_missing_file_has_no_lines_and_damaged_ones_are_lines(tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    assert whole_lines(file) == []
+    file.write_bytes(b"{}\n\xff\xfe\n")
+    assert whole_lines(file) == [b"{}", b"\xff\xfe"]
 
 
 def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,8 +142,8 @@ def test_what_a_model_says_moves_no_cursor(worker: Worker) -> None:
 def test_files_of_another_shape_are_passed_over(worker: Worker, status: str) -> None:
     for step, loss in ((1, 4.0), (2, float("inf")), (3, float("nan")), (4, 1.0)):
         worker.point(step, loss=loss, validation_loss=loss)
-    with (worker.root / WORK / "curve.jsonl").open("a") as file:
-        file.write('\n[]\n{"loss": 2}\n{"step": 5, "loss": "low", "validation_loss": Infinity}\n')
+    with (worker.root / WORK / "curve.jsonl").open("a", errors="surrogateescape") as file:
+        file.write('\n[]\n\udcff\n{"loss": 2}\n{"step": 5, "loss": "low", "validation_loss": Infinity}\n')
     with (worker.root / WORK / "judging-000004.jsonl").open("a") as file:
         file.write('\n7\n{"id": 1}\n')
     (worker.root / ".vlmtune/status.json").write_text(status)

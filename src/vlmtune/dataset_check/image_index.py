@@ -65,7 +65,7 @@ class Facts:
         )
 
 
-def _read(line: str) -> Facts | None:
+def _read(line: bytes) -> Facts | None:
     """Facts of a line; None where another version wrote it, or it is none."""
     try:
         plain = json.loads(line)
@@ -105,7 +105,7 @@ class Pictures:
             facts = _read(line)
             if facts is not None:
                 self._take(facts, place)
-            place += len(line.encode()) + 1
+            place += len(line) + 1
         self._end = place
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ class Pictures:
         with os_errors_named(self._file), self._file.open("rb") as stream:
             for row, number in enumerate(numbers):
                 stream.seek(self._places[number])
-                facts = _read(stream.readline().decode())
+                facts = _read(stream.readline())
                 if facts is not None:
                     made[row] = np.frombuffer(facts.small, np.uint8)
         return made

@@ -59,7 +59,7 @@ def snapshots(root: Path, wait: Callable[[float], object]) -> Iterator[Snapshot]
         wait(EVERY_S)
 
 
-def _objects(lines: Sequence[str]) -> list[dict[str, Any]]:
+def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """The JSON objects in some lines; others are skipped, since checking the files is up to the run itself."""
     found = []
     for line in lines:

@@ -44,7 +44,7 @@ class TrainingLog:
         """Drop everything behind a step and record that the run was resumed there; step 0 starts over."""
         for file in (self.curve, self.samples, self.resumed):
             kept = [line for line in whole_lines(file) if json.loads(line)["step"] <= step]
-            write_atomic(file, "".join(line + "\n" for line in kept))
+            write_atomic(file, b"".join(line + b"\n" for line in kept))
         if step:
             append_lines(self.resumed, [json.dumps({"step": step})])
 
