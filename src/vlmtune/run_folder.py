@@ -279,8 +279,8 @@ class RunFolder:
         if manifest is None or manifest["mock"] == mock:
             return
         kind = "mock" if manifest["mock"] else "real"
-        archived = _free(artifact, kind)
-        moves = {file: _free(file, kind) for file in companions} | {artifact: archived}
+        archived = archive_path(artifact, kind)
+        moves = {file: archive_path(file, kind) for file in companions} | {artifact: archived}
         if not artifact.is_dir():
             moves |= {path(artifact): path(archived) for path in (controls_path, manifest_path)}
         moved = {old: new for old, new in moves.items() if old.exists()}
@@ -535,13 +535,18 @@ def _foreign(file: Path) -> IntegrityError:
     )
 
 
-def _free(file: Path, kind: str) -> Path:
-    """A name beside a file that says which kind of run it came from, and that nobody has."""
-    aside, count = file.with_name(f"{file.stem}.{kind}{file.suffix}"), 1
-    while aside.exists():
+def archive_path(file: Path, kind: str) -> Path:
+    """A name beside a file that is not taken and says why it is archived: `a.jsonl` becomes `a.mock.jsonl`.
+
+    Args:
+        file: file or folder.
+        kind: `mock` or `real`, the kind of run that made it, or `damaged`.
+    """
+    archived, count = file.with_name(f"{file.stem}.{kind}{file.suffix}"), 1
+    while archived.exists():
         count += 1
-        aside = file.with_name(f"{file.stem}.{kind}-{count}{file.suffix}")
-    return aside
+        archived = file.with_name(f"{file.stem}.{kind}-{count}{file.suffix}")
+    return archived
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -17,6 +17,7 @@ from vlmtune.progress import Progress
 from vlmtune.run_folder import (
     ADAPTER_FILES,
     RunFolder,
+    archive_path,
     checkpoint_paths,
     controls_path,
     lock_path,
@@ -91,7 +92,7 @@ def _repair(one: Damage) -> None:
         cut_torn_line(one.path)
     elif one.remedy == "archive":
         for path in _with_sidecars(one.path):
-            path.rename(_free(path))
+            path.rename(archive_path(path, "damaged"))
 
 
 def _lock(run: Run) -> Iterator[Damage]:
@@ -192,15 +193,6 @@ def _with_sidecars(path: Path) -> Sequence[Path]:
     """An artifact and its sidecars, as far as they exist."""
     sidecars = [] if path.is_dir() else [manifest_path(path), controls_path(path)]
     return [one for one in dict.fromkeys([path, *sidecars]) if one.exists()]
-
-
-def _free(path: Path) -> Path:
-    """A name with the suffix `damaged` that is not taken."""
-    archived, count = path.with_name(f"{path.stem}.damaged{path.suffix}"), 1
-    while archived.exists():
-        count += 1
-        archived = path.with_name(f"{path.stem}.damaged-{count}{path.suffix}")
-    return archived
 
 
 def describe(found: Sequence[Damage], done: bool) -> str:
