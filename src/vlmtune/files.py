@@ -1,8 +1,7 @@
-"""Writing files so that a crash leaves the old content or the new, never half of either; reading JSON back.
+"""Atomic writes, append-only files, JSON files and file locks.
 
-What the disk refuses becomes an error of ours that names the path.
-
-Locks on files. One dies with its process, however that ends, so none is ever left over.
+After a crash a file has its old content or its new one, never a part of either. An error of the operating system
+becomes one of ours that names the path. A lock is released when its process ends, however it ends.
 """
 
 import errno
@@ -20,31 +19,31 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ANOTHER_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-"""Errors of the path itself: no disk and no permission would help."""
+"""Errors of the path itself, which neither free space nor permissions would solve."""
 
 
 @contextmanager
 def os_errors_named(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that says where and what to do.
+    """Turn an OSError into an error that names the path and says what to do.
 
     Args:
-        path: what is read or written, for messages; the error's own path is named where it has one.
-        size: bytes that were to be written.
+        path: what is read or written, for the message; the error's own path is added if it differs.
+        size: bytes that would have been written.
 
     Raises:
         EnvironmentProblem: the disk is full or read-only, permission is missing, the disk fails.
-        ConfigError: nothing can have that name: a folder on the way is a file, or the name is too long.
+        ConfigError: the path is impossible: a parent is a file, or a name is too long.
     """
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise EnvironmentProblem(
-                f"no space left for {path} ({size:,} bytes); what was there before is untouched. "
+                f"no space left for {path} ({size:,} bytes); the old content is untouched. "
                 "Free some space, or choose another disk with --set output.dir=…, and run the same command again"
             ) from None
         there = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
-        # Making folders, Python finds that a file "exists" where one of them should be.
+        # mkdir(exist_ok=True) reports a file in the place of a parent folder as "exists".
         number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
         said = f"{path}: {os.strerror(number) if number else error}{there}"
         if error.errno in ANOTHER_NAME:
@@ -55,15 +54,15 @@ def os_errors_named(path: Path, size: int = 0) -> Iterator[None]:
 
 
 def building_path(path: Path) -> Path:
-    """Where a file or folder lies while it is written; it is renamed to `path` when it is whole."""
+    """The temporary path of a file or folder that is being written; renamed to `path` when it is complete."""
     return path.with_name(f".{path.name}.building")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write beside the target, flush to disk, rename over it. Text is written as UTF-8.
+    """Write to a temporary file, flush it to disk, and rename it over the target. Text is written as UTF-8.
 
     Raises:
-        EnvironmentProblem, ConfigError: as `os_errors_named`; the old file is untouched.
+        EnvironmentProblem, ConfigError: as in `os_errors_named`; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
     with os_errors_named(path, len(data)):
@@ -73,17 +72,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             _write(building, data)
             fault_injection.hit("file.written")
             building.replace(path)
-        except OSError:  # half a file would fill the disk further
+        except OSError:  # a partial file would only fill the disk further
             building.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """A whole file of bytes, flushed to disk; for files in a folder that is renamed or published last.
+    """Write bytes and flush them to disk; for files in a folder that is itself renamed when it is complete.
 
     Raises:
-        EnvironmentProblem, ConfigError: as `os_errors_named`.
+        EnvironmentProblem, ConfigError: as in `os_errors_named`.
     """
     with os_errors_named(path, len(data)):
         _write(path, data)
@@ -97,7 +96,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A JSON file, indented, with a newline at its end."""
+    """Write an indented JSON file that ends with a newline, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -106,7 +105,7 @@ def read_json(path: Path, shape: type = dict) -> Any:
 
     Raises:
         IntegrityError: not JSON, or of another shape.
-        EnvironmentProblem, ConfigError: it cannot be read, as `os_errors_named`.
+        EnvironmentProblem, ConfigError: it cannot be read, as in `os_errors_named`.
     """
     advice = "restore it, or move it away together with what it describes, and run the same command again"
     with os_errors_named(path):
@@ -117,12 +116,12 @@ def read_json(path: Path, shape: type = dict) -> Any:
         raise IntegrityError(f"{path}: not JSON ({error}); {advice}") from None
     if not isinstance(value, shape):
         kinds = {dict: "an object", list: "a list", int: "a whole number"}
-        raise IntegrityError(f"{path}: holds {type(value).__name__} where {kinds[shape]} belongs; {advice}")
+        raise IntegrityError(f"{path}: holds {type(value).__name__} instead of {kinds[shape]}; {advice}")
     return value
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
+    """Make a rename in this folder survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -134,7 +133,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
     """Append whole lines and flush them to disk.
 
     Raises:
-        EnvironmentProblem, ConfigError: as `os_errors_named`.
+        EnvironmentProblem, ConfigError: as in `os_errors_named`.
     """
     text = "".join(line + "\n" for line in lines)
     with os_errors_named(path, len(text)):
@@ -159,7 +158,7 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut a torn last line off an append-only file, so that the next line begins a new one."""
+    """Remove a torn last line from an append-only file, so that the next append starts a new line."""
     if not path.is_file():
         return
     with os_errors_named(path):
@@ -171,11 +170,11 @@ def cut_torn_line(path: Path) -> None:
 
 
 TRIES, PAUSE_S = 10, 0.02
-"""A look by `is_held` lasts microseconds: whoever meets one tries again."""
+"""`is_held` takes a lock for microseconds; a process that meets it tries again."""
 
 
 def take(stream: IO[Any] | int, shared: bool = False) -> bool:
-    """Whether the lock of an open file was free. It is ours then until the file is closed, or shared with others."""
+    """Try to lock an open file, until it is closed, exclusively or `shared`; returns whether the lock was free."""
     for _ in range(TRIES):
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -188,10 +187,10 @@ def take(stream: IO[Any] | int, shared: bool = False) -> bool:
 
 @contextmanager
 def locked(file: Path, shared: bool = False) -> Iterator[bool]:
-    """Whether the lock of a file was free; it is made where it is not there, and held until the block ends.
+    """Try to lock a file until the block ends; yields whether the lock was free. A missing file is created.
 
     Raises:
-        EnvironmentProblem, ConfigError: the file cannot be made or opened.
+        EnvironmentProblem, ConfigError: the file cannot be created or opened.
     """
     with os_errors_named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +203,7 @@ def locked(file: Path, shared: bool = False) -> Iterator[bool]:
 
 @contextmanager
 def folder_locked(folder: Path) -> Iterator[bool]:
-    """The same for a folder itself; the lock goes with it where it is renamed."""
+    """As `locked`, for a folder; the lock stays with the folder when it is renamed."""
     with os_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -215,7 +214,7 @@ def folder_locked(folder: Path) -> Iterator[bool]:
 
 
 def is_held(file: Path, shared: bool = False) -> bool:
-    """Whether a live process holds a lock, for itself alone or, with `shared`, at all. A missing file is free."""
+    """Whether a process holds the lock of a file exclusively or, with `shared`, in any way. A missing file is free."""
     try:
         with file.open("r+b" if shared else "rb") as stream:
             fcntl.flock(stream, (fcntl.LOCK_EX if shared else fcntl.LOCK_SH) | fcntl.LOCK_NB)

@@ -1,8 +1,18 @@
-"""The run folder: what a step made is written once, atomically, with its manifest last.
+"""The layout of a run folder, and how artifacts are published in it. No other module knows a file name.
 
-An artifact is a file (its manifest beside it, `<stem>.manifest.json`) or a folder (its manifest inside,
-`vlmtune.json`). A manifest says what the artifact was made from; an artifact made from something else is never
-overwritten. Work in progress lies in `.vlmtune/`, under the hash of what it is made from, until the artifact is whole.
+An artifact is a file, with its manifest in `<stem>.manifest.json`, or a folder, with its manifest `vlmtune.json` in it.
+The manifest, written last, holds the artifact's provenance; an artifact of another provenance is never overwritten.
+Work in progress is in `.vlmtune/<artifact>-<hash of the provenance>` until the artifact is published:
+
+    outputs/demo/
+      baseline_predictions.jsonl          artifact
+      baseline_predictions.manifest.json  its manifest
+      baseline_predictions.controls.json  sidecar: made from this artifact alone
+      lora/                               artifact, with vlmtune.json in it
+      compare.json, report.html           derived: made from several artifacts, rewritten at any time
+      .vlmtune/
+        lock, status.json                 of the live run
+        lora-0123456789ab/                work in progress: curve.jsonl, step-000100/, ...
 """
 
 import hashlib
@@ -29,10 +39,10 @@ STATE = ".vlmtune"
 """Folder of a run's lock, its status and its work in progress."""
 
 LOCK, STATUS, TRACKING, IMAGE_CACHE = "lock", "status.json", "tracking.json", "pictures-looked-at.jsonl"
-"""Files in `STATE`: who works here, how far the run is, what trackers know it by, which images were decoded before."""
+"""Files in `STATE`: the run's lock and progress, IDs of its tracker runs, facts about images decoded before."""
 
 MERGED = "merged"
-"""Folder in `STATE` of the models with an adapter in their weights."""
+"""Folder in `STATE` for models with an adapter merged into their weights."""
 
 QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
     "quarantine.json",
@@ -40,26 +50,26 @@ QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
     "data_check.html",
     "label_errors.html",
 )
-"""What looking at the dataset leaves beside the results."""
+"""Results of `data check` and `data label-errors`."""
 
 THUMBNAILS = "pictures"
 """Folder beside prediction files with a thumbnail of every first image."""
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
-"""What PEFT loads, and what an adapter is known by."""
+"""The files that PEFT loads; their hash identifies an adapter."""
 
 SAMPLES = "visits.jsonl"
-"""Every training example each time it was seen, with its loss; in the work folder, later in the adapter's."""
+"""Every training sample with its loss; in the work folder, then in the adapter's folder."""
 
 CURVE, RESUMED, BUILT_ADAPTER = "curve.jsonl", "resumed.jsonl", "adapter"
-"""The rest of a training's work folder: points of the curve, steps at which it went on, the adapter to be published."""
+"""In a training's work folder: points of the curve, steps at which it was resumed, the adapter before publication."""
 
 ANSWERS, SHUFFLED_ANSWERS = "answers.jsonl", "exchanged.jsonl"
-"""Answers in a prediction's work folder: to the rows, and to rows with other rows' images."""
+"""In a prediction's work folder: answers to the rows, and to rows with shuffled images."""
 
 COMPLETE = "complete.json"
-"""Written last into a checkpoint: the hashes of its other files."""
+"""Written last into a checkpoint, with the hashes of its other files."""
 
 _MANIFEST, _CONTROLS, _METRICS = ".manifest.json", ".controls.json", ".metrics.json"
 _FOLDER_MANIFEST, _WRITING = "vlmtune.json", ".writing.json"
@@ -77,16 +87,16 @@ class OutputConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Where the results of a run lie.
+    """Paths of a run's results.
 
-    Each of several training seeds has an adapter and answers of its own, each additional evaluation set its answers,
-    scores and comparison: `lora_predictions.docs.seed7.jsonl` is what the adapter of seed 7 answers on the set "docs".
+    Each of several training seeds has its own adapter and answers, each additional evaluation set its own answers,
+    scores and comparison: `lora_predictions.docs.seed7.jsonl` holds the answers of seed 7's adapter on the set "docs".
 
     Args:
         root: folder of the run.
         adapter_name: name of the adapter's folder.
         evaluation_set: name of an additional evaluation set; None for the config's own rows.
-        seed: which of several training seeds; None where there is one.
+        seed: one of several training seeds; None if there is only one.
     """
 
     root: Path
@@ -96,12 +106,12 @@ class RunFiles:
 
     @classmethod
     def of(cls, output: OutputConfig, evaluation_set: str | None = None, seed: int | None = None) -> "RunFiles":
-        """The results of a config's `output` block."""
+        """Paths for a config's `output` block."""
         return cls(Path(output.dir), output.adapter, evaluation_set, seed)
 
     @property
     def adapter(self) -> Path:
-        """Folder of the adapter, in PEFT's format."""
+        """The adapter's folder, in PEFT's format."""
         return self.root / (self.adapter_name if self.seed is None else f"{self.adapter_name}.seed{self.seed}")
 
     @property
@@ -121,7 +131,7 @@ class RunFiles:
 
     @property
     def report(self) -> Path:
-        """The comparison as a page."""
+        """The comparison as an HTML report."""
         return self._of_set("report.html")
 
     @property
@@ -131,7 +141,7 @@ class RunFiles:
 
     @property
     def derived(self) -> list[Path]:
-        """What is made from several prediction files and can be made again at any time."""
+        """Files made from several prediction files, which can be rewritten at any time."""
         return [self.comparison, self.report, self.regressions]
 
     def prompt_baseline(self, name: str) -> Path:
@@ -139,7 +149,7 @@ class RunFiles:
         return _named(self.baseline, name)
 
     def metrics(self, predictions: Path) -> Path:
-        """The score of a prediction file."""
+        """Scores of a prediction file."""
         if predictions == self.baseline:
             return self._of_set("metrics_baseline.json")
         if predictions == self.tuned:
@@ -147,7 +157,7 @@ class RunFiles:
         return predictions.with_name(predictions.stem + _METRICS)
 
     def sidecars(self, predictions: Path) -> list[Path]:
-        """What is made from one prediction file alone."""
+        """Files made from one prediction file alone."""
         return [controls_path(predictions), self.metrics(predictions)]
 
     def _of_set(self, name: str) -> Path:
@@ -158,15 +168,15 @@ class RunFiles:
 
 
 def _named(file: Path, part: str | None) -> Path:
-    """`a.jsonl` and `docs` make `a.docs.jsonl`."""
+    """`a.jsonl` and `docs` give `a.docs.jsonl`."""
     return file if part is None else file.with_name(f"{file.stem}.{part}{file.suffix}")
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an artifact is made from: equal provenance makes equal artifacts. `mock` marks what the tiny stand-in made.
+    """What an artifact is made from: equal provenance gives equal artifacts. `mock` marks the tiny stand-in's results.
 
-    Manifests hold `parts` under the key `origin`.
+    In manifests, `parts` has the key `origin`.
     """
 
     parts: Mapping[str, Any]
@@ -174,12 +184,12 @@ class Provenance:
 
     @property
     def key(self) -> str:
-        """Short hash; what mock and real runs have in the making never meets."""
+        """Hash of 12 hexadecimal digits; work of mock and real runs is kept apart by it."""
         return hashlib.sha256(json.dumps([self.parts, self.mock], sort_keys=True).encode()).hexdigest()[:12]
 
 
 class RunFolder:
-    """One folder of results."""
+    """The folder of one run: its lock, its work in progress and its artifacts."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
         with os_errors_named(root):
@@ -190,11 +200,11 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes here until this ends. The lock dies with its process, however that ends.
+        """Own the folder until the block ends. The lock is released when its process ends, however it ends.
 
         Raises:
             FolderLocked: a live process holds it.
-            EnvironmentProblem, ConfigError: the folder cannot be made or written.
+            EnvironmentProblem, ConfigError: the folder cannot be created or written.
         """
         file = lock_path(self.root)
         with os_errors_named(file):
@@ -217,18 +227,18 @@ class RunFolder:
                 "choose another folder with --set output.dir=…"
             )
         if left := stream.read().strip():
-            self._progress.note(f"{left} ended without finishing; going on from what it saved")
+            self._progress.note(f"{left} ended without finishing; continuing from what it saved")
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
 
     def finished(self, artifact: Path, provenance: Provenance) -> dict[str, Any] | None:
-        """The manifest of an artifact that is already made from `provenance`; None where it is still to be made.
+        """The manifest of an artifact that was already made from `provenance`; None if it is still to be made.
 
-        Nothing is changed; `reconcile` first, where something is to be made.
+        Nothing is changed; call `reconcile` before making an artifact.
 
         Raises:
-            IntegrityError: it was made from another config; the differences are named.
+            IntegrityError: it was made from another config; the message lists the differences.
         """
         manifest = read_manifest(artifact)
         if manifest is None or not artifact.exists() or manifest["mock"] != provenance.mock:
@@ -244,21 +254,22 @@ class RunFolder:
     def reconcile(
         self, artifact: Path, provenance: Provenance, sidecars: Sequence[Path] = (), derived: Sequence[Path] = ()
     ) -> dict[str, Any] | None:
-        """Make room for an artifact that is about to be made from `provenance`; its manifest where it is finished.
+        """Prepare for an artifact that is to be made from `provenance`; returns its manifest if it is already finished.
 
-        What the other kind of run left (mock or real) is archived, see `archive_other_kind`. A manifest without its
-        artifact is removed, and so is the work behind a finished artifact. Without a manifest, whatever has the name of
-        the artifact or of a sidecar is refused, unless a crash of ours left it: the artifact has the bytes that were
-        about to be written, a sidecar the fields that only vlmtune writes.
+        Results of the other kind of run (mock or real) are archived. A manifest without its artifact is deleted, and so
+        is the work of a finished artifact. A file without a manifest that has the name of the artifact or of a sidecar
+        is refused, unless a crash of vlmtune left it: such an artifact has exactly the bytes that were announced in its
+        note, such a sidecar the fields that only vlmtune writes.
 
         Args:
             artifact: file or folder.
             provenance: what it would be made from now.
             sidecars: files made from this artifact alone (controls, scores).
-            derived: files made from it and from others (comparison, page), made again at any time.
+            derived: files made from several artifacts (comparison, report), which may be rewritten at any time.
 
         Raises:
-            IntegrityError: something else is there: from another config (the differences are named), or not ours.
+            IntegrityError: the name is taken by an artifact of another config (the message lists the differences), or
+                by a file that vlmtune did not make.
         """
         self.archive_other_kind(artifact, provenance.mock, (*sidecars, *derived))
         if read_manifest(artifact) is None:
@@ -270,11 +281,11 @@ class RunFolder:
             manifest_path(artifact).unlink()
         finished = self.finished(artifact, provenance)
         if finished is not None:
-            self._forget(artifact, provenance)
+            self._delete_work(artifact, provenance)
         return finished
 
     def archive_other_kind(self, artifact: Path, mock: bool, companions: Sequence[Path] = ()) -> None:
-        """Rename an artifact that the other kind of run made, mock or real, together with its companions."""
+        """Archive an artifact that the other kind of run made (mock or real), together with its companions."""
         manifest = read_manifest(artifact)
         if manifest is None or manifest["mock"] == mock:
             return
@@ -288,11 +299,11 @@ class RunFolder:
             with os_errors_named(old):
                 old.rename(new)
         names = ", ".join(new.name for new in moved.values())
-        self._progress.note(f"{artifact} came from a {kind} run and is kept, with what belongs to it: {names}")
+        self._progress.note(f"{artifact} came from a {kind} run and is archived, with what belongs to it: {names}")
 
     def work(self, artifact: Path, provenance: Provenance) -> Path:
-        """Folder for the work in progress of an artifact; gone when the artifact is published."""
-        work, old = self._works(artifact, provenance)
+        """Create the work folder of an artifact; publishing the artifact deletes it."""
+        work, old = self._work_folders(artifact, provenance)
         with os_errors_named(work):
             if old.is_dir() and not work.exists():
                 old.rename(work)
@@ -300,18 +311,18 @@ class RunFolder:
         return work
 
     def merged(self, provenance: Provenance) -> tuple[Path, Path]:
-        """Where a model with an adapter in its weights lies, and the lock on it."""
+        """Folder of a merged model, and its lock."""
         folder = self.root / STATE / MERGED / provenance.key
         return folder, _lock_of(folder)
 
     def write(self, artifact: Path, text: str) -> None:
-        """Write the file of an artifact; its manifest is to follow.
+        """Write the file of an artifact, to be followed by `publish`.
 
-        Which bytes are about to be written is noted right before: what a crash leaves is known by them, and a file that
-        somebody else put there in the meantime is not.
+        A note with the hash of the bytes is written first. After a crash it tells a file of ours, which may be
+        overwritten, from one that another program put there.
 
         Raises:
-            IntegrityError: such a file is there.
+            IntegrityError: another program's file has this name.
         """
         self._refuse_foreign(artifact)
         with os_errors_named(artifact):
@@ -322,16 +333,16 @@ class RunFolder:
     def publish(
         self, artifact: Path, provenance: Provenance, facts: Mapping[str, Any], built: Path | None = None
     ) -> dict[str, Any]:
-        """The artifact is whole: write its manifest, and forget the work that led to it.
+        """Write the manifest of a complete artifact and delete its work folder; returns the manifest.
 
         Args:
             artifact: a file that `write` wrote, or the folder that `built` becomes.
             provenance: what it was made from.
-            facts: what else its manifest says.
-            built: a folder in `work`; renamed to the artifact with its manifest in it: that is there whole, or not.
+            facts: further entries of its manifest.
+            built: a folder in `work`, renamed to the artifact after its manifest was written into it.
 
         Raises:
-            IntegrityError: something that vlmtune did not make has the folder's name by now.
+            IntegrityError: another program's file or folder has the name by now.
         """
         fault_injection.hit("manifest.before")
         manifest = {
@@ -350,19 +361,19 @@ class RunFolder:
                 built.rename(artifact)
                 fsync_folder(artifact.parent)
         fault_injection.hit("manifest.after")
-        self._forget(artifact, provenance)
+        self._delete_work(artifact, provenance)
         return manifest
 
-    def _forget(self, artifact: Path, provenance: Provenance) -> None:
-        """Away with checkpoints and answers: who deletes the artifact wants it made anew, not put together again."""
+    def _delete_work(self, artifact: Path, provenance: Provenance) -> None:
+        """Delete checkpoints and answers: a user who deletes the artifact later wants it made from scratch."""
         with os_errors_named(self.root):
             self._note(artifact).unlink(missing_ok=True)
-            for work in self._works(artifact, provenance):
+            for work in self._work_folders(artifact, provenance):
                 if work.is_dir():
                     shutil.rmtree(work)
 
-    def _works(self, artifact: Path, provenance: Provenance) -> list[Path]:
-        """The folder of its work, and the one that older versions gave it, by a name that seeds share."""
+    def _work_folders(self, artifact: Path, provenance: Provenance) -> list[Path]:
+        """The work folder, and its name in older versions, which several seeds shared."""
         return [self.root / STATE / f"{name}-{provenance.key}" for name in (artifact.name, artifact.stem)]
 
     def _note(self, artifact: Path) -> Path:
@@ -380,22 +391,22 @@ class RunFolder:
 
 
 def manifest_path(artifact: Path) -> Path:
-    """Where an artifact's manifest lies."""
+    """The manifest of an artifact."""
     return artifact / _FOLDER_MANIFEST if artifact.is_dir() else artifact.with_name(artifact.stem + _MANIFEST)
 
 
 def folder_manifest_path(folder: Path) -> Path:
-    """Where the manifest of a folder lies, whether the folder is there or not."""
+    """The manifest of a folder, which need not exist yet."""
     return folder / _FOLDER_MANIFEST
 
 
 def manifested_file(manifest: Path) -> Path | None:
-    """The file that `<stem>.manifest.json` is about, by default `<stem>.jsonl`; None for a file of another name."""
+    """The file that `<stem>.manifest.json` describes, by default `<stem>.jsonl`; None for a file of another name."""
     if not manifest.name.endswith(_MANIFEST):
         return None
     stem = manifest.name.removesuffix(_MANIFEST)
-    beside = sorted(file for file in manifest.parent.glob(f"{stem}.*") if file.stem == stem)
-    own = (file for file in beside if not file.name.endswith((_MANIFEST, _CONTROLS, _METRICS)))
+    siblings = sorted(file for file in manifest.parent.glob(f"{stem}.*") if file.stem == stem)
+    own = (file for file in siblings if not file.name.endswith((_MANIFEST, _CONTROLS, _METRICS)))
     return next(own, manifest.with_name(f"{stem}.jsonl"))
 
 
@@ -405,49 +416,49 @@ def lock_path(root: Path) -> Path:
 
 
 def status_path(root: Path) -> Path:
-    """Where a live run says how far it is."""
+    """The progress of a live run."""
     return root / STATE / STATUS
 
 
 def tracking_path(root: Path) -> Path:
-    """What experiment trackers know the parts of a run by."""
+    """IDs of a run's parts in experiment trackers."""
     return root / STATE / TRACKING
 
 
 def image_cache_path(root: Path) -> Path:
-    """What is remembered of images that were decoded before."""
+    """Facts about images that were decoded before."""
     return root / STATE / IMAGE_CACHE
 
 
 def work_folders(root: Path) -> list[Path]:
-    """Folders of work in progress: `<artifact>-<12 hexadecimal digits of what it is made from>`."""
+    """Folders of work in progress: `<artifact>-<key of its provenance>`."""
     return sorted(path for path in root.glob(f"{STATE}/*-*/") if re.fullmatch("[0-9a-f]{12}", work_key(path)))
 
 
 def work_key(work: Path) -> str:
-    """The key of what the artifact of a work folder is made from."""
+    """The key of the provenance in the name of a work folder."""
     return work.name.rpartition("-")[2]
 
 
 def writing_notes(root: Path) -> list[tuple[Path, Path]]:
-    """Notes of what was about to be written, each with its artifact."""
+    """Notes that announce a write, each with its artifact."""
     notes = sorted((root / STATE).glob(f"*{_WRITING}"))
     return [(note, root / note.name.removesuffix(_WRITING)) for note in notes]
 
 
 def unfinished_writes(root: Path) -> list[Path]:
-    """Files and folders in this run folder whose writing has not ended; those below it may be another run's."""
+    """Temporary files and folders of writes in this run folder; a subfolder may be another run."""
     return sorted([*root.glob(".*.building"), *(root / STATE).rglob(".*.building")])
 
 
 def merged_models(root: Path) -> list[Path]:
-    """Models with an adapter in their weights, whole or half, also where older versions put them; sorted."""
+    """Merged models, complete or not, also where older versions put them; sorted."""
     own = [path for path in root.glob(f"{STATE}/{MERGED}/*") if path.is_dir()]
     return sorted([*own, *root.glob(f"{STATE}/*-*/{MERGED}"), *root.glob(f"{STATE}/*-*/.{MERGED}.building")])
 
 
 def merged_lock_path(path: Path) -> Path | None:
-    """The lock on a merged model, whole or half; None for other things, and where older versions knew of none."""
+    """The lock of a merged model, complete or not; None for other paths, and where older versions put models."""
     if path.parent.name != MERGED or path.parent.parent.name != STATE:
         return None
     return _lock_of(path.with_name(path.name.removeprefix(".").removesuffix(".building")))
@@ -458,7 +469,7 @@ def _lock_of(merged: Path) -> Path:
 
 
 def thumbnail_path(folder: Path, image: str) -> Path:
-    """Where the thumbnail of an image lies.
+    """The thumbnail of an image.
 
     Args:
         folder: a folder of thumbnails.
@@ -473,32 +484,32 @@ def checkpoint_path(work: Path, step: int) -> Path:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """The step of a checkpoint, as its name says it."""
+    """The step of a checkpoint, from its name."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def checkpoint_paths(work: Path) -> list[Path]:
-    """All checkpoints in a work folder, whole or not, the oldest first."""
+    """Checkpoints in a work folder, complete or not, oldest first."""
     return sorted(work.glob("step-*"))
 
 
 def validation_answers_path(work: Path, step: int) -> Path:
-    """Answers to the validation rows while a step is evaluated."""
+    """Answers to the validation rows during the validation of a step."""
     return work / f"judging-{step:06d}.jsonl"
 
 
 def validation_answers(work: Path) -> list[Path]:
-    """Such files, the newest first."""
+    """Files of `validation_answers_path`, newest first."""
     return sorted(work.glob("judging-*.jsonl"), reverse=True)
 
 
 def controls_path(artifact: Path) -> Path:
-    """Where the controls of a prediction file lie."""
+    """The controls of a prediction file."""
     return artifact.with_name(artifact.stem + _CONTROLS)
 
 
 def read_manifest(artifact: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact, None where it has none.
+    """The manifest of an artifact; None if it has none.
 
     Raises:
         IntegrityError: the manifest cannot be read, or another version of vlmtune wrote it.
@@ -520,7 +531,7 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
 
 
 def _is_derived(file: Path) -> bool:
-    """Whether only vlmtune writes such a file: controls and scores have these fields, a classic script's have not."""
+    """Whether vlmtune wrote it: its controls and scores have these fields, scores of a classic script do not."""
     try:
         found = read_json(file)
     except IntegrityError:
@@ -550,7 +561,7 @@ def archive_path(file: Path, kind: str) -> Path:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Where two plain values differ, one line each: dotted path, old and new value."""
+    """Differences of two JSON values, one line each: dotted path, old and new value."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = list(dict.fromkeys([*old, *new]))
         return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
@@ -565,12 +576,12 @@ def _short(value: Any) -> str:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds what PEFT loads."""
+    """Whether a folder holds the files that PEFT loads."""
     return all((folder / name).is_file() for name in ADAPTER_FILES)
 
 
 def hash_adapter(folder: Path) -> str:
-    """What an adapter is known by: a hash of its two files."""
+    """The hash that identifies an adapter: 16 hexadecimal digits over its two files."""
     digest = hashlib.sha256()
     for name in ADAPTER_FILES:
         with os_errors_named(folder / name):

@@ -175,7 +175,7 @@ def test_mock_and_real_results_are_kept_apart(
             ".vlmtune", "adapter.mock", "compare.mock.json", "report.mock.html",
         }  # fmt: skip
         assert (folder.root / "adapter.mock/weights").read_text() == "result"
-    assert f"{artifact} came from a mock run and is kept" in notes.texts[0]
+    assert f"{artifact} came from a mock run and is archived" in notes.texts[0]
     assert folder.work(artifact, mock) != folder.work(artifact, Provenance(mock.parts))
 
 
@@ -198,7 +198,7 @@ def test_the_metrics_of_a_classic_script_are_not_overwritten(folder: RunFolder) 
         ('{"schema_version": 1', r"a.manifest.json: not JSON \("),
         ("\udcff", "a.manifest.json: not JSON"),
         ("[" * 100_000, "a.manifest.json: not JSON"),
-        ("[]", "a.manifest.json: holds list where an object belongs"),
+        ("[]", "a.manifest.json: holds list instead of an object"),
         ('{"schema_version": 2, "origin": {}, "mock": false}', "a manifest of version 2, this vlmtune reads version 1"),
         ("{}", "a manifest of version None"),
         ('{"schema_version": 1, "origin": [], "mock": false}', "not a manifest of vlmtune"),
