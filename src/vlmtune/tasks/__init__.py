@@ -1,4 +1,4 @@
-"""What is asked and what counts. A task is a file here with `Config` (extends `TaskConfig`) and a value `TASK`.
+"""Tasks: the prompt, the target, and the metrics. Each is a file here with `Config` (extends `TaskConfig`) and `TASK`.
 
 A task is four pure functions and its metrics: `ask` (example -> conversation that ends with a user turn), `teach`
 (example -> the text a perfect model would answer), `read` (model text -> answer or Unparsed) and `truth` (example ->
@@ -20,7 +20,7 @@ BOX_SCALE = "box_scale"
 
 
 class TaskConfig(BaseConfig):
-    """What every task lets the user choose."""
+    """Settings of every task."""
 
     name: str
     """The task: a file in `vlmtune/tasks`, or the dotted name of a custom module."""
@@ -30,13 +30,13 @@ class TaskConfig(BaseConfig):
 
 
 def given_truth(config: Any, example: Example) -> Mapping[str, Any]:
-    """What the row itself brings: its references, keywords and boxes."""
+    """The row's own truth: its references, keywords and boxes."""
     return example.truth
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task's behaviour. The first metric is primary unless the config names another."""
+    """What a task does. Its first metric is the primary one unless the config names another."""
 
     ask: Callable[[Any, Example], Conversation]
     teach: Callable[[Any, Example], str]

@@ -1,4 +1,4 @@
-"""Reading what models wrap their answers in: code fences, talk around JSON, quotes, a full stop."""
+"""Answers without what models wrap them in: code fences, text around JSON, quotes, a full stop."""
 
 import json
 import re
@@ -10,7 +10,7 @@ _FENCE = re.compile(r"```[a-zA-Z]*\n?(.*?)(?:```|$)", re.DOTALL)
 
 
 def short_answer(text: str) -> str:
-    """The text without white space, quotes and one full stop around it."""
+    """The text without surrounding white space, quotes and a single full stop."""
     text = text.strip()
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1]
@@ -18,21 +18,22 @@ def short_answer(text: str) -> str:
 
 
 def json_value(text: str) -> Any | Unparsed:
-    """The first JSON object or array in a text, inside a code fence or not.
+    """The first JSON object or array in a text, in a code fence or not.
 
-    An array cut off at the longest length allowed is read up to its last whole object.
+    Of an array that the length limit cut off, the complete objects are kept: `[{"a": 1}, {"a": 2}, {"a` is read as
+    `[{"a": 1}, {"a": 2}]`.
     """
     fenced = _FENCE.search(text)
-    inside = fenced[1] if fenced else text
+    body = fenced[1] if fenced else text
     decoder = json.JSONDecoder()
-    for found in re.finditer(r"[\[{]", inside):
+    for bracket in re.finditer(r"[\[{]", body):
         try:
-            return decoder.raw_decode(inside, found.start())[0]
+            return decoder.raw_decode(body, bracket.start())[0]
         except (ValueError, RecursionError):
-            whole = inside[found.start() : inside.rfind("}") + 1]
-            if found[0] == "[" and whole:
+            complete = body[bracket.start() : body.rfind("}") + 1]
+            if bracket[0] == "[" and complete:
                 try:
-                    return json.loads(whole + "]")
+                    return json.loads(complete + "]")
                 except (ValueError, RecursionError):
                     continue
     return Unparsed("no JSON in the answer")

@@ -1,7 +1,7 @@
-"""The conversation of a row: its own turns where the row brings them, else the task's prompt after its images.
+"""What tasks share: the prompt and the conversation that asks it, the target, and answers that are plain text.
 
-Visual, document and chart question answering share `QuestionConfig` and `read_short_answer`; captioning and reading
-text share `PromptConfig` and `read_text`.
+Visual, document and chart question answering share `QuestionConfig` and `read_short_answer`; captioning and OCR share
+`read_text`.
 """
 
 from typing import Annotated
@@ -14,50 +14,75 @@ from vlmtune.tasks._parsing import short_answer
 from vlmtune.types import Conversation, Example, Turn
 
 QUESTION = "{question}"
-"""Stands in a prompt where the row's question belongs."""
+"""Placeholder for the row's question in a prompt."""
 
 
-def conversation(config: TaskConfig, example: Example, prompt: str) -> Conversation:
-    """Turns up to the one the model must answer. A row's own system turn wins over the configured one.
+class PromptConfig(TaskConfig):
+    """A task with one prompt for all rows."""
+
+    prompt: str
+    """What the model is asked, after the image."""
+
+    @property
+    def filled_prompt(self) -> str:
+        """The prompt with the task's own placeholders replaced; the row's question is not among them."""
+        return self.prompt
+
+
+def _with_question(prompt: str) -> str:
+    if QUESTION not in prompt:
+        raise ValueError(f"must hold {QUESTION}, where the row's question goes")
+    return prompt
+
+
+class QuestionConfig(PromptConfig):
+    """A task that asks the model the row's question."""
+
+    prompt: Annotated[str, AfterValidator(_with_question)] = (
+        "{question}\nAnswer the question using a single word or phrase."
+    )
+    """What the model is asked, after the image; {question} is the row's."""
+
+
+def ask(config: PromptConfig, example: Example) -> Conversation:
+    """The row's own turns if it has any, else its images and the prompt.
+
+    A system turn of the row takes precedence over the configured one.
 
     Raises:
-        DataError: the prompt wants a question, and the row has none.
+        DataError: the prompt asks the row's question, and the row has none.
     """
-    if example.turns is not None:
-        turns = example.turns
-    else:
-        turns = (Turn("user", (*example.images, _filled(prompt, example))),)
+    turns = example.turns
+    if turns is None:
+        prompt = config.filled_prompt
+        if QUESTION in prompt:
+            if example.question is None:
+                raise DataError(f"{example.id}: no question; set dataset.question to the column that holds it")
+            prompt = prompt.replace(QUESTION, example.question)
+        turns = (Turn("user", (*example.images, prompt)),)
     if config.system is not None and turns[0].role != "system":
         turns = (Turn("system", (config.system,)), *turns)
     return turns
 
 
-def _filled(prompt: str, example: Example) -> str:
-    if QUESTION not in prompt:
-        return prompt
-    if example.question is None:
-        raise DataError(f"{example.id}: no question; set dataset.question to the column that holds it")
-    return prompt.replace(QUESTION, example.question)
-
-
-def taught_text(example: Example) -> str:
-    """The row's target, white space around it removed.
+def teach(config: PromptConfig, example: Example) -> str:
+    """The row's target, stripped of surrounding white space.
 
     Raises:
         DataError: the row has no target, or an empty one.
     """
     if example.target is None:
-        raise DataError(f"{example.id}: no target to learn from; set dataset.target or dataset.references")
+        raise DataError(f"{example.id}: no target to train on; set dataset.target or dataset.references")
     if not example.target.strip():
         raise DataError(f"{example.id}: the target is empty; repair or remove the row")
     return example.target.strip()
 
 
-def one_reference(example: Example) -> str:
-    """The row's only reference, for tasks with one right answer.
+def single_reference(example: Example) -> str:
+    """The reference of a row in a task with one right answer.
 
     Raises:
-        DataError: it has none, or several.
+        DataError: the row has none, or several.
     """
     references = example.truth["references"]
     if len(references) != 1:
@@ -66,43 +91,11 @@ def one_reference(example: Example) -> str:
     return text
 
 
-def _with_a_place(prompt: str) -> str:
-    if QUESTION not in prompt:
-        raise ValueError(f"must hold {QUESTION}, where the row's question goes")
-    return prompt
-
-
-class PromptConfig(TaskConfig):
-    """A task with one prompt for every row."""
-
-    prompt: str
-    """What the model is asked, after the image."""
-
-
-class QuestionConfig(PromptConfig):
-    """A task that puts the row's question to the model."""
-
-    prompt: Annotated[str, AfterValidator(_with_a_place)] = (
-        "{question}\nAnswer the question using a single word or phrase."
-    )
-    """What the model is asked, after the image; {question} is the row's."""
-
-
-def ask(config: PromptConfig, example: Example) -> Conversation:
-    """The image and the filled prompt, or the row's own conversation."""
-    return conversation(config, example, config.prompt)
-
-
-def teach(config: PromptConfig, example: Example) -> str:
-    """The target text, whatever the config says."""
-    return taught_text(example)
-
-
-def read_short_answer(config: QuestionConfig, text: str) -> str:
+def read_short_answer(config: PromptConfig, text: str) -> str:
     """The answer without quotes and full stop."""
     return short_answer(text)
 
 
 def read_text(config: PromptConfig, text: str) -> str:
-    """The text without surrounding white space; every answer can be read."""
+    """The answer stripped of surrounding white space; every text can be read."""
     return text.strip()

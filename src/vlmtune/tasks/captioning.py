@@ -13,7 +13,7 @@ class Config(PromptConfig):
     """The task."""
 
     prompt: str = "Describe this image in one concise, informative sentence."
-    """What the model is asked, behind the image."""
+    """What the model is asked, after the image."""
 
 
 TASK = Task(

@@ -1,4 +1,4 @@
-"""A question about a chart, answered with a number or a word; a number may be 5 % off."""
+"""A question about a chart, answered with a number or a word; a number may be off by 5 %."""
 
 from vlmtune.metrics.short_answers import exact_match, relaxed_accuracy
 from vlmtune.tasks import Task

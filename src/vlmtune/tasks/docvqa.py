@@ -1,4 +1,4 @@
-"""A question about a document, answered with what stands in it."""
+"""A question about a document, answered with text from it."""
 
 from vlmtune.metrics.short_answers import anls, exact_match
 from vlmtune.tasks import Task

@@ -6,36 +6,36 @@ from typing import Any
 
 from vlmtune.errors import DataError
 from vlmtune.metrics.records import field_f1, record_match
-from vlmtune.tasks import Task, TaskConfig
+from vlmtune.tasks import Task
 from vlmtune.tasks._parsing import json_value
-from vlmtune.tasks._prompts import conversation, one_reference
-from vlmtune.types import Conversation, Example, Unparsed
+from vlmtune.tasks._prompts import PromptConfig, ask, single_reference
+from vlmtune.types import Example, Unparsed
 
 FIELDS = "{fields}"
-"""Stands in a prompt where the field names belong."""
+"""Placeholder for the field names in a prompt."""
 
 
-class Config(TaskConfig):
+class Config(PromptConfig):
     """Extraction."""
 
     name: str = "extraction"
     """The task."""
 
     fields: list[str] = []
-    """Keys at the top of the object, named in the prompt. Empty names none; a row's other keys are an error."""
+    """Top-level keys of the object, listed in the prompt. Empty lists none; any other key in a row is an error."""
 
     prompt: str = "Extract the information in the image as a JSON object. {fields}"
-    """What the model is asked, behind the image; {fields} names the keys."""
+    """What the model is asked, after the image; {fields} lists the keys."""
 
-
-def ask(config: Config, example: Example) -> Conversation:
-    """The image and the keys, or the row's own conversation."""
-    keys = f"Keys: {', '.join(config.fields)}." if config.fields else ""
-    return conversation(config, example, config.prompt.replace(FIELDS, keys).strip())
+    @property
+    def filled_prompt(self) -> str:
+        """The prompt with the keys."""
+        keys = f"Keys: {', '.join(self.fields)}." if self.fields else ""
+        return self.prompt.replace(FIELDS, keys).strip()
 
 
 def teach(config: Config, example: Example) -> str:
-    """The row's object on one line, keys in the data's order."""
+    """The row's object on one line, with its keys in the order of the data."""
     return json.dumps(_record(config, example), ensure_ascii=False)
 
 
@@ -55,16 +55,16 @@ def truth(config: Config, example: Example) -> Mapping[str, Any]:
 
 
 def _record(config: Config, example: Example) -> dict[str, Any]:
-    """The row's only reference, read as JSON."""
+    """The row's only reference, parsed as JSON."""
     try:
-        value = json.loads(one_reference(example))
+        value = json.loads(single_reference(example))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{example.id}: the reference is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{example.id}: the reference must be a JSON object (got {type(value).__name__})")
-    odd = sorted(set(value) - set(config.fields)) if config.fields else []
-    if odd:
-        raise DataError(f"{example.id}: {odd[0]!r} is not one of task.fields: {', '.join(config.fields)}")
+    unknown = sorted(set(value) - set(config.fields)) if config.fields else []
+    if unknown:
+        raise DataError(f"{example.id}: {unknown[0]!r} is not one of task.fields: {', '.join(config.fields)}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Where in an image the thing is that a phrase names: boxes as JSON, the way the Qwen-VL models write them."""
+"""Boxes around what a phrase names, as JSON the way the Qwen-VL models write it."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from vlmtune.images import size_of
 from vlmtune.metrics.boxes import acc_at_05, mean_iou
 from vlmtune.tasks import BOX_SCALE, Task
 from vlmtune.tasks._parsing import json_value
-from vlmtune.tasks._prompts import QuestionConfig, conversation
-from vlmtune.types import Conversation, Example, Unparsed
+from vlmtune.tasks._prompts import QuestionConfig, ask
+from vlmtune.types import Example, Unparsed
 
 
 class Config(QuestionConfig):
@@ -22,18 +22,13 @@ class Config(QuestionConfig):
     """The task."""
 
     prompt: str = "Locate the {question} and report its bounding box coordinates in JSON format."
-    """What the model is asked, behind the image; {question} is the row's phrase."""
+    """What the model is asked, after the image; {question} is the row's phrase."""
 
     unit: Unit = "pixels"
     """Unit of the boxes in the data: pixels of the image, thousandths of its sides, or fractions of them."""
 
     corners: Corners = "xyxy"
-    """What a box's numbers are: two corners, or a corner, width and height."""
-
-
-def ask(config: Config, example: Example) -> Conversation:
-    """The image and the phrase, or the row's own conversation."""
-    return conversation(config, example, config.prompt)
+    """The numbers of a box: two corners, or the upper left corner with width and height."""
 
 
 def teach(config: Config, example: Example) -> str:
@@ -44,7 +39,7 @@ def teach(config: Config, example: Example) -> str:
 
 
 def read(config: Config, text: str) -> list[list[float]] | Unparsed:
-    """Boxes of an answer as they are written there: under `bbox_2d`, `bbox` or `box`, or four numbers in brackets."""
+    """Boxes as written in an answer: under `bbox_2d`, `bbox` or `box`, or any four numbers in brackets."""
     value = json_value(text)
     boxes = [] if isinstance(value, Unparsed) else _in(value)
     if not boxes:
@@ -64,7 +59,7 @@ def _in(value: Any) -> list[list[float]]:
 
 
 def truth(config: Config, example: Example) -> Mapping[str, Any]:
-    """The row's boxes, from 0 to 1000; and the scale of the answer's, where it is another."""
+    """The row's boxes, from 0 to 1000, and the scale of boxes in answers where it is another."""
     scale = {} if example.box_scale is None else {BOX_SCALE: list(example.box_scale)}
     return {**example.truth, "boxes": _boxes(config, example), **scale}
 

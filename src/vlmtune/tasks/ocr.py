@@ -1,4 +1,4 @@
-"""The text in an image, letter by letter."""
+"""Transcribing the text in an image, letter by letter."""
 
 from vlmtune.metrics.transcripts import cer, wer
 from vlmtune.tasks import Task
@@ -6,13 +6,13 @@ from vlmtune.tasks._prompts import PromptConfig, ask, read_text, teach
 
 
 class Config(PromptConfig):
-    """Reading text."""
+    """OCR."""
 
     name: str = "ocr"
     """The task."""
 
     prompt: str = "Read all the text in the image."
-    """What the model is asked, behind the image."""
+    """What the model is asked, after the image."""
 
 
 TASK = Task(ask=ask, teach=teach, read=read_text, metrics=(cer, wer))
