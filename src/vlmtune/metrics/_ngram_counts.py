@@ -1,10 +1,8 @@
-"""n-grams of answers and their references, counted for a whole set at once.
+"""n-grams of answers and their references, counted for a whole set at once, and statistics that are ratios.
 
-Knows sequences of symbols; nothing of words, characters or scores. Sorted arrays stand where one hash table per text
-would: 30,000 captions are counted in 0.2 CPU-seconds. Letters: N rows, Q references of all rows together, S symbols of
-all texts together, E entries (one per text and distinct n-gram in it).
-
-Two columns of statistics: what was reached, and out of how much. Means over rows are the case of one per row.
+Texts are sequences of symbols, be they words or characters. Sorted arrays replace one hash table per text: 30,000
+captions are counted in 0.2 CPU-seconds. Letters: N rows, Q references of all rows together, S symbols of all texts
+together, E entries (one per text and distinct n-gram in it).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,8 +31,11 @@ class Counts:
 class Order:
     """All n-grams of one length. `text` of `answers` is a row, `text` of `references` one of the Q references.
 
-    For each entry of `references`, `at` is where its n-gram stands among the entries of its row's answer; `shared` says
-    whether it does (`at` means nothing elsewhere).
+    For each entry of `references`, `shared` says whether its row's answer has the same n-gram, and `at` is the index of
+    that entry in `answers` (meaningless where not shared).
+
+    The answer "a a b" with the reference "a c" gives, for n-grams of one symbol: answers (text 0, n-grams a b, counts
+    2 1), references (text 0, n-grams a c, counts 1 1), shared [True, False], at [0, ...].
     """
 
     answers: Counts
@@ -68,7 +69,10 @@ class Texts:
         return self.lengths[self.rows :]
 
     def orders(self, longest: int) -> Iterator[Order]:
-        """n-grams of 1, 2, … `longest` symbols; none crosses the border of a text."""
+        """n-grams of 1, 2, … `longest` symbols; none crosses the end of a text.
+
+        An n-gram is numbered by its first n - 1 symbols, which the previous order numbered already, and its last one.
+        """
         text = np.repeat(np.arange(len(self.lengths)), self.lengths)
         left = np.cumsum(self.lengths)[text] - np.arange(len(text))
         kinds, single = np.unique(self.symbols, return_inverse=True)
@@ -109,10 +113,10 @@ def numbered(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Seq
 
 
 def clipped(texts: Texts, orders: Sequence[Order]) -> Floats:
-    """What BLEU adds up, for n-grams of 1 … K symbols [N, 2K].
+    """BLEU's clipped matches and possible matches, for n-grams of 1 … K symbols [N, 2K].
 
-    First the n-grams of each answer that its references have, each at most as often as the reference richest in it has
-    it; then all n-grams of each answer.
+    First, per order, the n-grams of each answer that a reference has, each at most as often as in the reference that
+    has it most often; then all n-grams of each answer. "the the the" against "the cat" has 1 match of 3 at order 1.
     """
     columns = []
     for order in orders:
@@ -124,7 +128,7 @@ def clipped(texts: Texts, orders: Sequence[Order]) -> Floats:
 
 
 def first_of_row(owner: Ints, *keys: NDArray[np.generic]) -> Ints:
-    """The reference of each row [N] that is first by `keys` (each [Q], ascending), then by its place."""
+    """The reference of each row [N] that comes first by `keys` (each [Q], ascending), then by its position."""
     order = np.lexsort((*reversed(keys), owner))
     _, first = np.unique(owner[order], return_index=True)
     return order[first]
@@ -144,5 +148,5 @@ def per_row(values: Iterable[float]) -> Stats:
 
 
 def ratio(sums: Stats) -> Stats:
-    """First column over the second; over 1 where there is nothing to divide by."""
+    """The first of two statistics divided by the second, or by 1 where that is 0."""
     return sums[..., 0] / np.where(sums[..., 1] > 0, sums[..., 1], 1)

@@ -1,16 +1,16 @@
-"""Words of a caption as COCO's evaluation sees them; no other metric's tokens (BLEU's 13a rules stand in `ngrams`).
+"""Words of a caption as COCO's evaluation tokenizes them. (BLEU's 13a tokenizer is in `ngrams`.)
 
 COCO scores run on the output of Stanford's PTBTokenizer (CoreNLP 3.4.1, `-lowerCase`, then seventeen punctuation tokens
-dropped), a Java program. `words` follows the same Penn Treebank conventions: clitics stand alone ("do n't", "dog 's"),
-abbreviations keep their period, other periods end a sentence wherever it stands, "(" becomes "-lrb-" and stays, since
-the official list of punctuation names it in capitals. Typographic quotes, dashes and brackets are mapped to their plain
+dropped), a Java program. `words` follows the same Penn Treebank conventions: clitics are tokens ("do n't", "dog 's"),
+abbreviations keep their period, other periods end a sentence wherever they are, "(" becomes "-lrb-" and is kept, since
+the official list of punctuation has it in capitals. Typographic quotes, dashes and brackets are mapped to their plain
 forms first, and white space of any kind is one space: in the Java path a carriage return or U+2028 inside a caption
 starts a new line, and shifts every later caption to the wrong image.
 
-Left out on purpose: smileys (":)" is one token there), telephone numbers, currencies beyond three, "what?yes" as one
-word, and that a single letter at the end of a caption ("plan B.") keeps its period unless the *next* caption begins
-with "A" or "The". Compared with the Java program: equal on all 41,460 captions of Flickr8k's and COCO's example files,
-on 20,000 of them with their punctuation attached, and on 10,000 pairs of sentences.
+Deliberately not reproduced: smileys (":)" is one token there), telephone numbers, currencies beyond three, "what?yes"
+as one word, and that a single letter at the end of a caption ("plan B.") keeps its period unless the *next* caption
+begins with "A" or "The". The tokens equal the Java program's on all 41,460 captions of Flickr8k's and COCO's example
+files, on 20,000 of them with their punctuation attached, and on 10,000 pairs of sentences.
 """
 
 import re
@@ -19,10 +19,10 @@ from functools import lru_cache
 Words = tuple[str, ...]
 
 SIGNATURE = "tok:ptb-coco-1"
-"""How signatures name this tokenizer; the number rises when any text is split in another way."""
+"""The tokenizer's name in signatures; its number is raised whenever some text is split differently."""
 
 _DROPPED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
-"""The official list, as far as it can occur; `"` is there as `` and ''. "!!" and "?!" are tokens that stay."""
+"""The official list, as far as it can occur; `"` occurs as `` and ''. The tokens "!!" and "?!" are kept."""
 
 _RENAMED = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
@@ -42,7 +42,7 @@ _PLAIN = str.maketrans(
     | {"…": " ... ", "½": " 1/2 ", "¼": " 1/4 ", "¾": " 3/4 ", "\xad": None}
 )
 _UNSEEN = re.compile("[\0-\x1f\x7f\u200b-\u200f\ufeff\ufffd-\U0010ffff]+")
-"""What Java cannot tokenize and leaves out: control characters, joiners, all beyond the first 65,536, so emoji too."""
+"""What the Java program skips: control characters, joiners, and all beyond the first 65,536, which includes emoji."""
 
 _ANY_CASE = (
     "jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu(?:rs)? fri ala ariz calif colo conn ct dak fla ga "
@@ -59,12 +59,12 @@ _CAPITAL = "Del|Ill|La|Mass|Miss|Ore|Pa|Tex|Wash|Ark|Az"
 _LETTER = r"[^\W\d_]"
 _SYMBOLS = r"\0-/:-@\[-`{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 _WORD = rf"(?-i:[^\s{_SYMBOLS}])"
-"""A letter, digit or mark of any script: all but white space, ASCII punctuation and the blocks of symbols. It minds
-case, or else U+212A, the Kelvin sign, would shut out every "k"."""
+"""A letter, digit or mark of any script: all but white space, ASCII punctuation and the blocks of symbols. It is
+case-sensitive, or else U+212A, the Kelvin sign, would exclude every "k"."""
 
 _TOKEN = re.compile(
     rf"""
-      [a-z]+(?!\S)                                              # most words; the rest looks closer
+      [a-z]+(?!\S)                                              # most words; the rest is slower
     | </?[a-z][^<>]*>                                           # a tag
     | (?:https?://|www\.)\S*[^\s.,;:!?'")\]}}>]                 # an address
     | \w[\w.+-]*@[\w-]+(?:\.[\w-]+)+                            # a mail address

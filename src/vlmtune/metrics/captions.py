@@ -1,7 +1,7 @@
-"""What a caption says: COCO's metrics, and the share of the things it had to name.
+"""COCO's caption metrics, and the share of required keywords that a caption mentions.
 
 BLEU-1..4, CIDEr-D and ROUGE-L are those of COCO's evaluation (github.com/tylin/coco-caption; pycocoevalcap on PyPI), on
-the tokens of `_tokens.words`: lower-cased, punctuation dropped. BLEU on other tokens stands in `ngrams`. Truth:
+the tokens of `_tokenization.words`: lower-cased, punctuation dropped. BLEU on other tokens is in `ngrams`. Truth:
 `references`, one or more texts; `keyword_recall` alone compares with `keywords`.
 """
 
@@ -18,7 +18,7 @@ from vlmtune.metrics._tokenization import Words, words
 
 ORDERS = 4
 SIGMA = 6.0
-"""CIDEr-D: standard deviation, in words, of the Gaussian that punishes another length."""
+"""CIDEr-D: standard deviation, in words, of the Gaussian that penalises a difference in length."""
 
 BETA = 1.2
 """ROUGE-L: weight of recall."""
@@ -29,10 +29,10 @@ Answers = Sequence[str | None]
 References = Sequence[Sequence[str]]
 
 
-# Five metrics ask for the same rows one after the other, for one side of a comparison, then the other.
+# Five metrics measure the same rows in turn, first of one side of a comparison, then of the other.
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
-    """What BLEU adds up [N, 9] (matches and n-grams of orders 1-4, closest reference length); CIDEr-D of rows [N]."""
+    """BLEU's statistics [N, 9] (matches and n-grams of orders 1-4, closest reference length), CIDEr-D per row [N]."""
     texts = numbered([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
     orders = list(texts.orders(ORDERS))
     stats = np.column_stack([clipped(texts, orders), closest_length(texts)])
@@ -70,7 +70,7 @@ def _measure_bleu(answers: Answers, references: References) -> Stats:
 
 def _bleu(order: int) -> Metric:
     def summarise(sums: Stats) -> Stats:
-        # The two constants stand in the official script against division by zero. They show in single short rows only.
+        # The official script's two constants against division by zero. They only show in single short rows.
         tiny, small = 1e-15, 1e-9
         matches, possible = sums[..., :order], sums[..., ORDERS : ORDERS + order]
         product = ((matches + tiny) / (possible + small)).prod(axis=-1)
@@ -96,17 +96,17 @@ cider_d = Metric(
     signature=f"{_SIGNATURE}|order:4|sigma:6|idf:references of the evaluated rows|0..10",
     scale=10.0,
 )
-"""CIDEr-D (Vedantam et al. 2015). How rare an n-gram is comes from the references of the rows given to `measure`, once:
-a resample draws rows, not another idf. One row alone is always 0: its n-grams are in every row there is."""
+"""CIDEr-D (Vedantam et al. 2015). Inverse document frequencies come from the references of the rows given to `measure`
+and are the same for every resample. A single row scores 0: its n-grams are in every row there is."""
 
 
 def _rouge_l(answer: Words, references: Sequence[Words]) -> float:
     from rapidfuzz.distance import LCSseq
 
-    # The official script splits at single spaces, so that a text without words is one empty word.
-    said, texts = answer or ("",), [reference or ("",) for reference in references]
-    common = [LCSseq.similarity(said, text) for text in texts]
-    precision = max(common) / len(said)
+    # The official script splits at single spaces, so a text without words is one empty word.
+    answer, texts = answer or ("",), [reference or ("",) for reference in references]
+    common = [LCSseq.similarity(answer, text) for text in texts]
+    precision = max(common) / len(answer)
     recall = max(length / len(text) for length, text in zip(common, texts, strict=True))
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if max(common) else 0.0
 
@@ -129,12 +129,12 @@ that is best for it."""
 
 
 def _measure_keywords(answers: Answers, keywords: References) -> Stats:
-    """Stats: keywords named, keywords asked for. "|" separates alternatives of a keyword; whole words, any case."""
+    """Stats [N, 2]: keywords mentioned, keywords required. "|" separates alternatives; whole words, any case."""
     rows = []
-    for answer, asked in zip(answers, keywords, strict=True):
-        said = " ".join(["", *re.findall(r"\w+", (answer or "").lower()), ""])
-        named = sum(any(f" {way.lower()} " in said for way in keyword.split("|")) for keyword in asked)
-        rows.append((named, len(asked)))
+    for answer, required in zip(answers, keywords, strict=True):
+        words_said = " ".join(["", *re.findall(r"\w+", (answer or "").lower()), ""])
+        mentioned = sum(any(f" {one.lower()} " in words_said for one in keyword.split("|")) for keyword in required)
+        rows.append((mentioned, len(required)))
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 

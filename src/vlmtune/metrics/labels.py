@@ -1,6 +1,7 @@
-"""One label of a fixed set per row. Labels are compared as they are: spelling them right is the task's business.
+"""Classification: one label of a fixed set per row.
 
-An answer that could not be read is wrong and belongs to no class.
+Labels are compared as they are; the task maps what a model writes to a label. An unreadable answer is wrong and belongs
+to no class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,10 @@ accuracy = Metric(
 
 
 def _measure_macro_f1(answers: Sequence[str | None], truths: Sequence[Mapping[str, Any]]) -> Stats:
-    """Stats [N, 2C]: for each class, whether the answer hit it; then, for each, how many of answer and label are it."""
+    """Stats [N, 2C]: per class, whether the answer is right; then, per class, how many of answer and label are it.
+
+    With the classes cat and dog, the answer "cat" to a dog has the statistics [0, 0, 1, 1], to a cat [1, 0, 2, 0].
+    """
     every = dict.fromkeys(label for truth in truths for label in truth["labels"])
     classes = {label: n for n, label in enumerate(every)}
     hits, sizes = np.zeros((2, len(truths), len(classes)))
@@ -59,4 +63,4 @@ macro_f1 = Metric(
 )
 """Mean over the fixed label set of 2 hits / (answers + labels of the class), as scikit-learn's f1_score with `labels`
 and `zero_division=0`. Truth: `class`, {"label": the row's, "labels": the whole set}. A class that neither occurs nor is
-answered counts 0, in the data as in a resample, so that every resample averages over the same classes."""
+answered counts as 0, also in a resample, so every resample averages over the same classes."""

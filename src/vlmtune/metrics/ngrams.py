@@ -1,8 +1,8 @@
-"""Metrics of machine translation: n-grams of an answer that its references have. Case counts, and so does punctuation.
+"""Metrics of machine translation: n-grams that an answer shares with its references. Case and punctuation count.
 
 `bleu` is what fine-tuning scripts report (`evaluate`'s bleu, after tensorflow/nmt): shortest reference, no smoothing,
 0..1. `sacrebleu` is the machine translation community's: closest reference, exponential smoothing, 0..100. Both split
-words with mteval's 13a rules. `chrf` compares characters. COCO's BLEU, on other tokens, stands in `captions`. Truth:
+words with mteval's 13a rules. `chrf` compares characters. COCO's BLEU, on other tokens, is in `captions`. Truth:
 `references`, one or more texts.
 """
 
@@ -32,7 +32,7 @@ def _words(text: str) -> Words:
     return tuple(_tokenizer_13a()(text.rstrip()).split())
 
 
-# Both definitions of BLEU ask for the same rows one after the other, for one side of a comparison, then the other.
+# Both definitions of BLEU measure the same rows in turn, first of one side of a comparison, then of the other.
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
     """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
@@ -97,7 +97,7 @@ def _chrf_columns(texts: Texts, order: Order, shorter: int) -> Stats:
 
 
 def _chrf(sums: Stats) -> Stats:
-    # Added up order by order as sacrebleu does: which of two equally good references is best hangs on the last bit.
+    # Summed in sacrebleu's order: the last bit decides which of two equally good references is best.
     precision = recall = orders = np.zeros(sums.shape[:-1])
     for n in range(0, 3 * CHARACTERS, 3):
         answer, reference, both = sums[..., n], sums[..., n + 1], sums[..., n + 2]

@@ -2,8 +2,8 @@
 
 Records are read as Donut does (JSONParseEvaluator of github.com/clovaai/donut): values are stripped texts, so 1 is "1";
 null and what holds nothing is no field; a single value is a list of one; keys count as they are. Donut also drops 0,
-false, "" and whatever stands beside plain values in one list. Here they are fields: a model that writes 0 where 0 is
-right has found something.
+false, "" and whatever is next to plain values in a list. Here they are fields: a model that writes 0 where 0 is right
+has found something.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ Path = tuple[str | int, ...]
 
 
 def _leaves(record: Record) -> Iterator[tuple[Path, str]]:
-    """Every value with the keys and list positions that lead to it. Not recursive: a model may nest without end."""
+    """Every value with the keys and list positions that lead to it. Not recursive: answers may nest arbitrarily."""
     waiting: list[tuple[Path, Any]] = [((), record)]
     while waiting:
         path, value = waiting.pop()
@@ -34,18 +34,18 @@ def _leaves(record: Record) -> Iterator[tuple[Path, str]]:
 
 
 def _fields(record: Record) -> Counter[tuple[str, str]]:
-    """(dotted keys, value) of every value; positions in lists do not count."""
+    """(dotted keys, value) of every value, without list positions: {"a": [{"b": 1}]} has the field ("a.b", "1")."""
     return Counter((".".join(key for key in path if isinstance(key, str)), value) for path, value in _leaves(record))
 
 
 def _measure_field_f1(answers: Sequence[Record | None], records: Sequence[Record]) -> Stats:
-    """Stats [N, 2]: fields found, fields missing or made up."""
+    """Stats [N, 2]: fields found, fields missing or invented."""
     rows = []
     for answer, record in zip(answers, records, strict=True):
-        said, true = _fields(answer or {}), _fields(record)
-        found = (said & true).total()
-        wrong = said.total() + true.total() - 2 * found
-        # An answer nobody could read is never right, not even where there is nothing to find.
+        answered, expected = _fields(answer or {}), _fields(record)
+        found = (answered & expected).total()
+        wrong = answered.total() + expected.total() - 2 * found
+        # An unreadable answer is never right, not even where there is nothing to find.
         rows.append((found, max(wrong, 1) if answer is None else wrong))
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
@@ -63,7 +63,7 @@ field_f1 = Metric(
     truth="record",
 )
 """F1 over the fields of all rows, a field being (dotted keys, value), each as often as it occurs. With nothing to find
-and nothing made up it is 1."""
+and nothing invented it is 1."""
 
 
 def _measure_match(answers: Sequence[Record | None], records: Sequence[Record]) -> Stats:

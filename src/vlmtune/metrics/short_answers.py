@@ -1,8 +1,8 @@
 """Short answers to questions: right or wrong, or nearly right. Truth: `references`, the accepted answers.
 
 Every metric here is a mean over rows of a value from 0 to 1, that of the reference which suits the answer best (VQA
-accuracy asks how many agree). An answer that could not be read is wrong, even where a reference is empty. What is the
-answer and what the chatter around it is the task's business: "The answer is red" is not "red" here.
+accuracy asks how many agree). An unreadable answer is wrong, even where a reference is empty. The task extracts the
+answer from the text around it: to these metrics "The answer is red" is not "red".
 """
 
 import re
@@ -35,7 +35,7 @@ def _without_one_apostrophe(word: str) -> list[str]:
     return [word[:n] + word[n + 1 :] for n, letter in enumerate(word) if letter == "'"]
 
 
-# The official table adds one apostrophe at a time ("couldn'tve", "couldnt've"), and drops that of "somebody'd".
+# The official table restores one apostrophe at a time ("couldn'tve", "couldnt've"), and drops that of "somebody'd".
 _RESTORED = {short: word for word in _CONTRACTIONS.split() for short in _without_one_apostrophe(word)}
 _RESTORED["somebody'd"] = "somebodyd"
 
@@ -44,25 +44,26 @@ _RESTORED["somebody'd"] = "somebodyd"
 def normalise_vqa(text: str) -> str:
     """A text as VQA's evaluation compares it.
 
-    Marks between letters become spaces; they vanish where one of their kind stands beside a space or a comma stands
-    within a number. Periods go, except before a digit; number words become digits; articles go; contractions get their
-    apostrophe back. Source: processPunctuation and processDigitArticle of github.com/GT-Vision-Lab/VQA.
+    Punctuation marks become spaces; a mark is deleted instead where it also occurs next to a space, or where the text
+    has a number with a comma. Periods are deleted, except before a digit; number words become digits; articles are
+    deleted; contractions get their apostrophe back. "The two dogs, dont bark." becomes "2 dogs don't bark". Source:
+    processPunctuation and processDigitArticle of github.com/GT-Vision-Lab/VQA.
     """
     given, number = text, re.search(r"\d,\d", text) is not None
     for mark in _MARKS:
         beside_space = f"{mark} " in given or f" {mark}" in given
         text = text.replace(mark, "" if number or beside_space else " ")
-    # 32: the official script passes re.UNICODE where `count` stands.
+    # 32: the official script passes re.UNICODE in the position of `count`.
     text = re.sub(r"\.(?!\d)", "", text, count=32)
     words = [_DIGITS.get(word, word) for word in text.lower().split()]
     return " ".join(_RESTORED.get(word, word) for word in words if word not in ("a", "an", "the"))
 
 
 def _vqa(answer: str, references: Sequence[str]) -> float:
-    said, *known = (text.replace("\n", " ").replace("\t", " ").strip() for text in (answer, *references))
+    answer, *known = (text.replace("\n", " ").replace("\t", " ").strip() for text in (answer, *references))
     if len(set(known)) > 1:
-        said, *known = (normalise_vqa(text) for text in (said, *known))
-    agree = known.count(said)
+        answer, *known = (normalise_vqa(text) for text in (answer, *known))
+    agree = known.count(answer)
     left_out_agrees, other_left_out = min(1.0, (agree - 1) / 3), min(1.0, agree / 3)
     return (agree * left_out_agrees + (len(known) - agree) * other_left_out) / len(known)
 
@@ -74,11 +75,11 @@ def _exact(answer: str, references: Sequence[str]) -> float:
 def _anls(answer: str, references: Sequence[str]) -> float:
     from rapidfuzz.distance import Levenshtein
 
-    said, nearest = " ".join(answer.lower().split()), 1.0
+    written, nearest = " ".join(answer.lower().split()), 1.0
     for reference in references:
-        # Raw lengths below the fraction line, in capitals ("ß" counts two): so the official script.
+        # The official script divides by the length of the raw texts in capitals ("ß" counts as two).
         longest = max(len(reference.upper()), len(answer.upper()))
-        edits = Levenshtein.distance(said, " ".join(reference.lower().split()))
+        edits = Levenshtein.distance(written, " ".join(reference.lower().split()))
         nearest = min(nearest, edits / longest if longest else 0.0)
     return 1 - nearest if 1 - nearest >= 0.5 else 0.0
 
@@ -95,9 +96,9 @@ def _relaxed(answer: str, references: Sequence[str]) -> float:
 
 
 def _close(target: str, answer: str) -> bool:
-    wanted, said = _number(target), _number(answer)
-    if said is not None and wanted:
-        return abs(said - wanted) / abs(wanted) <= 0.05
+    expected, answered = _number(target), _number(answer)
+    if answered is not None and expected:
+        return abs(answered - expected) / abs(expected) <= 0.05
     return answer.lower() == target.lower()
 
 
@@ -116,8 +117,8 @@ vqa_accuracy = Metric(
     signature="nrefs:{nrefs}|leave one out|3 agree|norm:vqa v2, unless all references are equal",
 )
 """VQA accuracy (Antol et al. 2015; github.com/GT-Vision-Lab/VQA, a013f00): mean over the references, each left out in
-turn, of min(agreeing others / 3, 1). Where all references are the same string, nothing is normalised. Made for ten
-answers by ten people: with fewer than four references no answer can reach 1, with one every answer gets 0."""
+turn, of min(agreeing others / 3, 1). Where all references are the same string, nothing is normalised. Designed for
+ten answers by ten people: with fewer than four references no answer can reach 1, with one every answer gets 0."""
 
 exact_match = Metric(
     name="exact_match",
@@ -135,7 +136,7 @@ anls = Metric(
     signature="nrefs:{nrefs}|case:lower|threshold:0.5, counted|as rrc.cvc.uab.es",
 )
 """ANLS (Biten et al. 2019) as the Robust Reading Competition's script computes it: 1 - edits / longer length against
-the nearest reference, 0 below 0.5. The paper's equation drops 0.5 itself; the script, so the leaderboard, counts it."""
+the nearest reference, 0 below 0.5. The paper's equation excludes 0.5 itself; the script and leaderboard count it."""
 
 relaxed_accuracy = Metric(
     name="relaxed_accuracy",

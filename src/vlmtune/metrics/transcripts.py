@@ -1,8 +1,8 @@
-"""Text read from an image: edits per character and per word. Lower is better, and more than 1 is possible.
+"""Text recognition: edits per character and per word. Lower is better, and rates above 1 are possible.
 
-Truth: `references`; of several, the one with the lowest rate counts. Both sides are composed (NFC), so that two ways of
-encoding "é" are one character, and stripped. Rates are micro: edits of all rows over the length of all references. A
-reference without characters adds its insertions; where all references are empty, the rate is the number of edits.
+Truth: `references`; of several, the one with the lowest rate counts. Both sides are normalised to NFC, so that two ways
+of encoding "é" are one character, and stripped. Rates are micro-averaged: edits of all rows over the length of all
+references. An empty reference adds its insertions; where all are empty, the rate is the number of edits.
 """
 
 import unicodedata
@@ -25,7 +25,7 @@ def _words(text: str) -> Symbols:
 
 
 def _edits(answer: Symbols, references: Sequence[Symbols]) -> tuple[int, int]:
-    """Edits and length of the reference that is nearest for its length."""
+    """(edits, length) of the reference with the lowest rate."""
     from rapidfuzz.distance import Levenshtein
 
     found = [(Levenshtein.distance(reference, answer), len(reference)) for reference in references]
@@ -38,7 +38,7 @@ def _measure(split: Callable[[str], Symbols]) -> Callable[[Sequence[str | None],
         rows = []
         for answer, texts in zip(answers, references, strict=True):
             edits, length = _edits(split(answer or ""), [split(text) for text in texts])
-            # An answer nobody could read is never right, not even where there is nothing to read.
+            # An unreadable answer is never right, not even where there is nothing to read.
             rows.append((max(edits, 1) if answer is None else edits, length))
         return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
@@ -53,7 +53,7 @@ cer = Metric(
     higher_is_better=False,
 )
 """Character error rate: substitutions, deletions and insertions over characters of the reference. White space inside
-counts as it stands."""
+the text counts."""
 
 wer = Metric(
     name="wer",
@@ -62,4 +62,4 @@ wer = Metric(
     signature="nrefs:{nrefs}|case:mixed|NFC|words:white space|micro",
     higher_is_better=False,
 )
-"""Word error rate. Any white space separates words, a line break too."""
+"""Word error rate. Words are separated by any white space, line breaks included."""
