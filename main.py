@@ -24,7 +24,7 @@ MOCK_KEYS = {
     "training": {"precision": "fp32", "learning_rate": 2e-3, "epochs": 2},
     "inference": {"batch_size": 64},
 }
-"""Keys that are laid over it: at the classic 2e-4 the tiny model gets worse; inference's batch size only saves time."""
+"""Keys that override the config: at the classic 2e-4 the tiny model gets worse; the batch size only saves time."""
 
 
 def use_mock() -> bool:
