@@ -29,6 +29,7 @@ from vlmtune.images import thumbnail
 from vlmtune.predictions import Line
 from vlmtune.report import ReportConfig
 from vlmtune.report import html as page
+from vlmtune.report.rows import images_shown
 from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import compare
 from vlmtune.scoring.pairing import PredictionFile
@@ -115,7 +116,7 @@ def main() -> None:
     start = time.process_time()
     plain = compare(*sides, captioning.TASK, captioning.Config(), evaluation).to_json()
     compared = time.process_time() - start
-    pictures = {image: photo(n) for n, image in enumerate(page.images_shown(plain, ReportConfig()))}
+    pictures = {image: photo(n) for n, image in enumerate(images_shown(plain, ReportConfig().examples))}
     start = time.process_time()
     html = page.render(plain, pictures, ReportConfig())
     rendered = time.process_time() - start

@@ -14,6 +14,7 @@ from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.predictions import read
 from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig, html, markdown
+from vlmtune.report.rows import images_shown
 from vlmtune.run_folder import THUMBNAILS, controls_path, hash_adapter, is_adapter, read_manifest, thumbnail_path
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
@@ -165,7 +166,7 @@ def write_comparison(
     if file.suffix == ".json":
         write_json(file, plain)
     elif file.suffix in (".html", ".htm"):
-        write_atomic(file, html.render(plain, thumbnails(html.images_shown(plain, shown), sources), shown))
+        write_atomic(file, html.render(plain, thumbnails(images_shown(plain, shown.examples), sources), shown))
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
     else:

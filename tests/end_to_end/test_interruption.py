@@ -19,6 +19,7 @@ from sources import PACKAGE
 
 from vlmtune.compare_files import thumbnails
 from vlmtune.report import ReportConfig, html
+from vlmtune.report.rows import images_shown
 
 SMALL = [
     "demo.yaml",
@@ -73,7 +74,7 @@ def uninterrupted(file: Path) -> dict[str, Any]:
 def drawn(plain: dict[str, Any], file: Path) -> str:
     """The page that a comparison makes with the pictures beside it."""
     shown = ReportConfig()
-    return html.render(plain, thumbnails(html.images_shown(plain, shown), [file]), shown)
+    return html.render(plain, thumbnails(images_shown(plain, shown.examples), [file]), shown)
 
 
 def state(folder: Path) -> dict[str, str]:

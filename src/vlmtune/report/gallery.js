@@ -4,7 +4,6 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const ROWS = DATA.rows.map((row, n) => Object.assign(row, { n }));
 const PER_PAGE = 50;
 const LONG = 250; /* characters above which a text scrolls in its own box */
-const FLAGS = { cut_off: "cut off", unparsed: "unparseable", repeating: "repetitive" };
 
 const delta = (row, metric) => (row.d ? row.d[metric] : null);
 const score = (row, side, metric) => (row.s ? row.s[side][metric] : null);
@@ -138,7 +137,7 @@ function answer(side, text, pieces, flags) {
     line.dir = "auto";
     content.append(scrollable(line, text.length));
   }
-  for (const flag of flags.filter((name) => name !== "failed")) content.append(element("span", "flag", FLAGS[flag] || flag), " ");
+  for (const flag of flags.filter((name) => name !== "failed")) content.append(element("span", "flag", DATA.flags[flag] || flag), " ");
   return element("div", `answer ${side}`, element("b", "tag", side.toUpperCase()), content);
 }
 

@@ -31,11 +31,7 @@ SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
 """Parts of the page's one script, in their order."""
 
 STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
-
-
-def images_shown(comparison: ComparisonFile, config: ReportConfig) -> list[str]:
-    """Hashes of the images whose thumbnails `render` can use, the most important first."""
-    return rows.images_shown(comparison, config.examples)
+FLAG_LABELS = {"cut_off": "cut off", "unparsed": "unparseable", "repeating": "repetitive"}
 
 
 def render(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> str:
@@ -43,7 +39,7 @@ def render(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: 
 
     Args:
         comparison: as `Comparison.to_json` gives it, with its examples.
-        thumbnails: WebP images by the hash of the original.
+        thumbnails: WebP images by the hash of the original; `rows.images_shown` says which are used.
         config: what is shown.
     """
     return templates.render(
@@ -98,7 +94,7 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
     from markupsafe import Markup
 
     columns, examples = rows.columns(comparison), comparison["examples"]
-    images = embed_images(images_shown(comparison, config), thumbnails)
+    images = embed_images(rows.images_shown(comparison, config.examples), thumbnails)
     embedded = embed_rows(examples, columns, images)
     primary = columns[0] if columns else None
     first = rows.by_change(examples, primary)[: rows.FIRST_CARDS]
@@ -112,7 +108,7 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
         "failures": rows.failures,
         "metadata": rows.metadata,
         "question": rows.question,
-        "flag_labels": {"cut_off": "cut off", "unparsed": "unparseable", "repeating": "repetitive"},
+        "flag_labels": FLAG_LABELS,
         "data": Markup(embedded.data),
     }
 
@@ -193,6 +189,7 @@ def embed_rows(
     metrics = [{"name": c.name, "sign": 1 if c.higher_is_better else -1, "digits": c.digits} for c in columns]
     parts = {
         "metrics": _json(metrics),
+        "flags": _json(FLAG_LABELS),
         "rows": f"[{','.join(packed[n] for n in kept)}]",
         "images": _json([*images.values()]),
     }
