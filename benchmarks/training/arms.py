@@ -163,7 +163,7 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         embedding = next(m for name, m in base.named_modules() if name.endswith("patch_embed"))
         del embedding.forward  # what optimize_vision_tower laid over the class's own
     if without == "the grouped tower":
-        base.get_submodule(encoder.checkpoint.family.tower).config._attn_implementation = "sdpa"
+        base.get_submodule(encoder.checkpoint.family.vision_tower).config._attn_implementation = "sdpa"
     enable_packed_attention(base, encoder.checkpoint.family)
     adapted = add_adapter(base, settings.lora, encoder.checkpoint.family, 0)
     job = TrainingJob(

@@ -1,7 +1,7 @@
-"""The only place that decodes an image: any file in, upright 8-bit RGB out, or one named error.
+"""The only place that decodes images: any file in, upright 8-bit RGB out, or one error that names the image.
 
-Every source hands over undecoded bytes, so training, evaluation and reports see the same pixels. Also: the identity of
-an image's pixels, and thumbnails.
+Every source hands over undecoded bytes, so training, evaluation and reports see the same pixels. Also hashes pixels and
+makes thumbnails.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
-_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag, and its values for a picture stored on its side."""
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag, and its values for an image stored on its side."""
 
 _FROM_PILLOW = re.compile(r"PIL\.")
 _PNG_METADATA = (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
-"""Chunks of a PNG in which its orientation may stand."""
+"""Chunks of a PNG that may hold its orientation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says about its image, and `decode_rgb` undoes; `format` is "" for an image that is in no file."""
+    """Properties of an image file that `decode_rgb` removes; `format` is "" for an image that comes from no file."""
 
     format: str
     mode: str
     turned: bool
-    """Its EXIF orientation is another than upright."""
+    """Whether its EXIF orientation is not upright."""
 
     animated: bool
     alpha: bool
@@ -48,15 +48,15 @@ class Header:
 def decode_rgb(ref: ImageRef) -> "Image":
     """Decode one image.
 
-    The EXIF orientation is applied, 16-bit grey is scaled to 8 (not cut), transparency is laid on white, of an
-    animation the first frame is taken. Floating-point grey must be on the scale 0 to 255. Formats outside `FORMATS` and
-    more than `MAX_PIXELS` pixels are refused before decoding.
+    The EXIF orientation is applied, 16-bit grey is scaled to 8 bits (not clipped), transparency becomes white, and of
+    an animation the first frame is used. Floating-point grey must range from 0 to 255. Formats outside `FORMATS` and
+    images of more than `MAX_PIXELS` pixels are refused before decoding.
 
     Returns:
         An image of mode "RGB".
 
     Raises:
-        ImageError: it cannot be read or decoded completely; names the image and the reason.
+        ImageError: it cannot be read or decoded completely; gives the image and the reason.
     """
     with _opened(ref) as image:
         if _is_ready(image):
@@ -66,11 +66,11 @@ def decode_rgb(ref: ImageRef) -> "Image":
 
 
 def examine(ref: ImageRef) -> "tuple[Image, Header]":
-    """An image as `decode_rgb` gives it, and what its file said; same errors."""
+    """An image as from `decode_rgb`, with the header of its file; same errors."""
     with _opened(ref) as image:
         if _is_ready(image):
             return image, Header("", image.mode, turned=False, animated=False, alpha=False, sixteen_bit=False)
-        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)  # asked first: a TIFF forgets it when it is loaded
+        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)  # before loading: a TIFF then loses it
         image.load()
         decoded, mode = _rgb(image, ref.where), image.mode
         alpha, sixteen_bit = _has_alpha(image), mode.startswith("I;16")
@@ -78,7 +78,7 @@ def examine(ref: ImageRef) -> "tuple[Image, Header]":
 
 
 def _is_animated(image: "Image") -> bool:
-    """Whether there is a second frame to be left out; a file torn behind its first one counts as none."""
+    """Whether there is a second frame, which will be ignored; a file truncated after its first frame has none."""
     try:
         image.seek(1)
     except (EOFError, OSError, ValueError, SyntaxError, TypeError):
@@ -87,7 +87,7 @@ def _is_animated(image: "Image") -> bool:
 
 
 def in_memory(ref: ImageRef) -> ImageRef:
-    """The same image, read already: whoever looks at it twice reads its file once.
+    """The same image with its file read, so that using it twice reads the file once.
 
     Raises:
         ImageError: it cannot be read.
@@ -98,54 +98,54 @@ def in_memory(ref: ImageRef) -> ImageRef:
 
 
 def size_of(ref: ImageRef) -> tuple[int, int]:
-    """Width and height of what `decode_rgb` makes of an image, as the reference or the image's header has them.
+    """Upright width and height of an image, from the reference or else from the image's header.
 
     Raises:
-        ImageError: as `decode_rgb`, as far as the header shows it.
+        ImageError: as in `decode_rgb`, as far as the header shows it.
     """
     if ref.size is not None:
         return ref.size
     ref = in_memory(ref)
     with _opened(ref) as image:
         width, height = image.size
-        # Pillow tells the upright size of a TIFF by itself.
-        lying = image.format != "TIFF" and _exif(image, ref.read()).get(_ORIENTATION, 1) in _LYING
-        return (height, width) if lying and not _is_ready(image) else (width, height)
+        # Of a TIFF, Pillow reports the upright size itself.
+        sideways = image.format != "TIFF" and _exif(image, ref.read()).get(_ORIENTATION, 1) in _SIDEWAYS
+        return (height, width) if sideways and not _is_ready(image) else (width, height)
 
 
 def _is_ready(image: "Image") -> bool:
-    """Whether an image is taken as it is: RGB pixels, in no file any more."""
+    """Whether an image needs no conversion: RGB pixels, detached from any file."""
     from PIL import ImageFile
 
     return image.mode == "RGB" and not isinstance(image, ImageFile.ImageFile)
 
 
 def _exif(image: "Image", data: Any) -> "Exif":
-    """The EXIF data of an opened image. Of a PNG, Pillow decodes all pixels to look behind them; this does not."""
+    """The EXIF data of an opened image. Pillow decodes all pixels of a PNG to find chunks after them; this does not."""
     from PIL import Image
 
-    if image.format != "PNG" or not isinstance(data, bytes) or _has_metadata_behind_pixels(data):
+    if image.format != "PNG" or not isinstance(data, bytes) or _has_metadata_after_pixels(data):
         return image.getexif()
     return Image.Image.getexif(image)
 
 
-def _has_metadata_behind_pixels(png: bytes) -> bool:
-    """Whether a PNG has text or EXIF chunks after its first chunk of pixels; a torn file has what is there."""
-    place, in_pixels = 8, False
-    while place + 8 <= len(png):
-        length, kind = int.from_bytes(png[place : place + 4]), png[place + 4 : place + 8]
+def _has_metadata_after_pixels(png: bytes) -> bool:
+    """Whether a PNG has text or EXIF chunks after its first chunk of pixels, as far as the file goes."""
+    offset, in_pixels = 8, False
+    while offset + 8 <= len(png):
+        length, kind = int.from_bytes(png[offset : offset + 4]), png[offset + 4 : offset + 8]
         in_pixels |= kind == b"IDAT"
         if in_pixels and kind in _PNG_METADATA:
             return True
         if kind == b"IEND":
             break
-        place += 12 + length
+        offset += 12 + length
     return False
 
 
 @contextmanager
 def _opened(ref: ImageRef) -> "Iterator[Image]":
-    """An image of an allowed format and size, not decoded yet; what PIL raises inside becomes one error."""
+    """An image of an allowed format and size, not decoded yet; errors of PIL in the block become `ImageError`."""
     from PIL import Image
 
     with _errors_named(ref.where):
@@ -163,7 +163,7 @@ def _opened(ref: ImageRef) -> "Iterator[Image]":
 
 @contextmanager
 def _errors_named(where: str) -> Iterator[None]:
-    """What reading and PIL raise, as one error."""
+    """Turns errors of reading and of PIL into `ImageError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -172,16 +172,16 @@ def _errors_named(where: str) -> Iterator[None]:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS).lower()})", where) from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), where) from None
-    # TypeError: PIL's TIFF reader, where a tag that must be an integer is declared as something else.
+    # TypeError: PIL's TIFF reader, when a tag that must be an integer is declared as another type.
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError, TypeError) as error:
         raise ImageError(f"cannot be decoded: {error}", where) from None
 
 
 def _silence_pillow() -> None:
-    """Pillow warns of odd files on stderr; what matters of that is an error here.
+    """Silence Pillow's warnings about unusual files; the serious ones are errors here.
 
-    One filter for Pillow's own modules that stays. `warnings.catch_warnings` exchanges the filters of the whole process
-    and puts them back: with several threads the last one puts back another's.
+    A permanent filter for Pillow's own modules: `warnings.catch_warnings` swaps the filters of the whole process, so
+    one thread would restore those of another.
     """
     if ("ignore", None, Warning, _FROM_PILLOW, 0) not in warnings.filters:
         warnings.filterwarnings("ignore", module=_FROM_PILLOW.pattern)
@@ -194,7 +194,7 @@ def _refuse_size(image: "Image", where: str) -> None:
 
 
 def _refuse_scale(values: np.ndarray[Any, np.dtype[np.float64]], where: str) -> None:
-    """Of floating-point pixels nothing says which value is white; a picture from 0 to 1 would turn black."""
+    """Refuse floating-point pixels that are not from 0 to 255: an image from 0 to 1 would turn black."""
     low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
     if not (low >= 0 and 1 < high <= 255):
         raise ImageError(
@@ -227,7 +227,7 @@ def _has_alpha(image: "Image") -> bool:
 
 
 def pixel_hash(image: "Image") -> str:
-    """Identity of an RGB image: sha256 over its size and pixels, so equal pictures in other files are equal."""
+    """Identity of an RGB image: sha256 of its size and pixels, equal for equal images in different files."""
     width, height = image.size
     return hashlib.sha256(b"%dx%d:" % (width, height) + image.tobytes()).hexdigest()
 

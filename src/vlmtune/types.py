@@ -1,4 +1,4 @@
-"""The values that travel between layers. No behaviour beyond derived properties; standard library only."""
+"""The values that travel between layers: data without behaviour, from the standard library alone."""
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -9,12 +9,11 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image not read yet.
+    """An image that is not read yet.
 
-    `where` names it for messages ("photos/12.jpg", "row 7, column 'image'") and must differ for every image of a
-    dataset, splits included: what was made from an image is kept under this name. `read` returns encoded bytes, or a
-    `PIL.Image.Image` where a source draws its images. Only `images` calls `read`. `size` is the upright width and
-    height in pixels, where they are known already.
+    `where` names it in messages ("photos/12.jpg", "row 7, column 'image'") and must be unique in a dataset, across its
+    splits: caches use it as their key. `read` returns encoded bytes, or a `PIL.Image.Image` if the source draws its
+    images; only `images.py` decodes them. `size` is the upright width and height in pixels, if known already.
     """
 
     where: str
@@ -24,7 +23,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One speaker's turn; texts and images in the order in which the model sees them."""
+    """One speaker's turn: texts and images in the order in which the model sees them."""
 
     role: Role
     content: tuple[str | ImageRef, ...]
@@ -37,11 +36,11 @@ Conversation = tuple[Turn, ...]
 class Example:
     """One row of a dataset after reading.
 
-    `turns` is set where the row brings its own conversation; otherwise the task writes one. `target` is what training
-    teaches, None where the split has none. `truth` holds what metrics compare an answer with, by name: "references"
-    always, "keywords", "labels", "boxes" where the data has them. Rows with the same `cluster` are not independent;
-    None where the data names no group: then rows that show the same first picture belong together. `box_scale` is what
-    x and y count to in boxes that the model writes about the first image; None is 1000 for both.
+    `turns` is the row's own conversation, if it has one; otherwise the task writes it. `target` is the text to train
+    on, None in a split without targets. `truth` holds what metrics compare an answer with, by name: "references"
+    always, "keywords" and "boxes" if the data has them. Rows with the same `cluster` are not independent; None if the
+    data names no group, then rows with the same first image belong together. `box_scale` is what x and y count to in
+    boxes that the model writes about the first image; None means 1000 for both.
     """
 
     id: str
@@ -65,9 +64,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer came back. `tokens` counts the generated tokens, the end-of-turn token included.
+    """An answer. `tokens` counts the generated tokens, including the end-of-turn token.
 
-    `logprobs` holds the natural log-probability of each of them under the model, None where an engine cannot tell.
+    `logprobs` are their natural log-probabilities under the model, None if the engine does not report them.
     """
 
     id: str
@@ -79,7 +78,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No answer came back; never a number, never part of a score."""
+    """A request without an answer. It is counted, and never part of a score."""
 
     id: str
     stage: Literal["image", "prompt", "engine"]
@@ -89,11 +88,11 @@ class Failure:
 Outcome = Prediction | Failure
 
 Outcomes = Generator[Outcome, None, None]
-"""Outcomes as they are ready; closing it ends the work on the others."""
+"""Outcomes in the order in which they finish; closing the generator cancels the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unparsed:
-    """An answer came back and cannot be read: it is scored wrong, and counted."""
+    """An answer that the task cannot parse. It is scored as wrong, and counted."""
 
     reason: str

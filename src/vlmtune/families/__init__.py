@@ -1,7 +1,7 @@
 """Facts about a model family, as data. A family is a file here with a value `FAMILY`.
 
-Everything that differs between architectures stands in a `Family`; a test for a family's name elsewhere in the code is
-a missing field here.
+Everything that differs between architectures is a field of `Family`. Code elsewhere that asks for a family's name lacks
+a field here.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from vlmtune.boxes import ModelBoxes
 
 Grid = tuple[int, int, int]
-"""Patches of one image: (time, rows, columns); time is 1 for a picture."""
+"""Patches of one image: (time, rows, columns); time is 1 for a still image."""
 
 PartName = Literal["language_model", "merger", "vision_tower"]
-"""Parts of a model that can have adapters: decoder, what joins patches into tokens, blocks of the vision tower."""
+"""Parts of a model that can have adapters: decoder, merger of patches into tokens, blocks of the vision tower."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """How a checkpoint wants its images: sizes in pixels, mean and std per channel on a 0..1 scale."""
+    """A checkpoint's image settings: sizes in pixels, mean and std per channel on a scale of 0 to 1."""
 
     patch: int
     merge: int
@@ -43,8 +43,8 @@ class Family:
     """One architecture.
 
     `resized(height, width, limits) -> (height, width)` is the processor's size rule. `positions(ids, image_token,
-    grids, merge) -> [3, T]` counts rotary positions. `language` and `tower` are the module prefixes of the language
-    model and the vision tower, `blocks` and `mergers` of the tower's layers and of what joins its patches into tokens.
+    grids, merge) -> [3, T]` counts rotary positions. `language_model` and `vision_tower` are module prefixes, `blocks`
+    and `mergers` those of the vision tower's layers and of the modules that merge its patches into tokens.
     `boxes` is how the family writes boxes in answers.
     """
 
@@ -52,8 +52,8 @@ class Family:
     model_type: str
     image_token: str
     end_of_turn: str
-    language: str
-    tower: str
+    language_model: str
+    vision_tower: str
     blocks: str
     mergers: tuple[str, ...]
     resized: Callable[[int, int, ImageLimits], tuple[int, int]]
@@ -63,8 +63,8 @@ class Family:
     @property
     def parts(self) -> dict[PartName, tuple[str, ...]]:
         """Module prefixes of the parts that can have adapters."""
-        return {"language_model": (self.language,), "merger": self.mergers, "vision_tower": (self.blocks,)}
+        return {"language_model": (self.language_model,), "merger": self.mergers, "vision_tower": (self.blocks,)}
 
     def part(self, module: str) -> PartName | None:
-        """The part that a module or weight lies in, by its full name; None outside all of them."""
+        """The part that a module or weight belongs to, by its full name; None if it is in none of them."""
         return next((part for part, starts in self.parts.items() for s in starts if module.startswith(f"{s}.")), None)

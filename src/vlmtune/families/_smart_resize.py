@@ -8,9 +8,9 @@ MAX_ASPECT = 200
 
 
 def smart_resize(height: int, width: int, limits: ImageLimits) -> tuple[int, int]:
-    """Sides that are multiples of `limits.factor`, area within the limits, aspect ratio nearly kept.
+    """Height and width as multiples of `limits.factor`, within the area limits, with nearly the same aspect ratio.
 
-    Source: `smart_resize` of transformers' Qwen2-VL image processor; equal to it on every size in the tests.
+    Equal to `smart_resize` of transformers' Qwen2-VL image processor.
 
     Raises:
         ValueError: one side is more than 200 times the other.

@@ -1,7 +1,7 @@
-"""Qwen2.5-VL: window attention in the tower, boxes in pixels of the resized image.
+"""Qwen2.5-VL: window attention in the vision tower, boxes in pixels of the resized image.
 
-Its tower has layers named like the language model's (`gate_proj`, `up_proj`, `down_proj`): adapters are aimed by
-prefix.
+Its vision tower has layers of the same names as the language model (`gate_proj`, `up_proj`, `down_proj`), so adapters
+are placed by module prefix.
 """
 
 from vlmtune.families import Family
@@ -13,8 +13,8 @@ FAMILY = Family(
     model_type="qwen2_5_vl",
     image_token="<|image_pad|>",
     end_of_turn="<|im_end|>",
-    language="model.language_model",
-    tower="model.visual",
+    language_model="model.language_model",
+    vision_tower="model.visual",
     blocks="model.visual.blocks",
     mergers=("model.visual.merger",),
     resized=smart_resize,

@@ -1,4 +1,4 @@
-"""Qwen3-VL: deepstack vision features, interleaved M-RoPE, boxes on a 0..1000 scale."""
+"""Qwen3-VL: deepstack vision features, interleaved M-RoPE, boxes from 0 to 1000."""
 
 from vlmtune.families import Family
 from vlmtune.families._mrope import mrope_positions
@@ -9,8 +9,8 @@ FAMILY = Family(
     model_type="qwen3_vl",
     image_token="<|image_pad|>",
     end_of_turn="<|im_end|>",
-    language="model.language_model",
-    tower="model.visual",
+    language_model="model.language_model",
+    vision_tower="model.visual",
     blocks="model.visual.blocks",
     mergers=("model.visual.merger", "model.visual.deepstack_merger_list"),
     resized=smart_resize,

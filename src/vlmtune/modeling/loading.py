@@ -69,7 +69,7 @@ def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[family.tower, "lm_head"],
+        llm_int8_skip_modules=[family.vision_tower, "lm_head"],
     )
 
 

@@ -26,7 +26,7 @@ def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
 
     from transformers import AttentionInterface
 
-    tower: Any = model.get_submodule(family.tower)
+    tower: Any = model.get_submodule(family.vision_tower)
     tower.patch_embed.forward = MethodType(_linear_patches, tower.patch_embed)
     AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
     tower.config._attn_implementation = GROUPED_ATTENTION  # noqa: SLF001 - the public setter knows transformers' own names only

@@ -1,4 +1,4 @@
-r"""A conversation as token ids with a loss mask and image slots: one renderer for training and inference, no torch.
+r"""A conversation as token ids with a loss mask and image tokens: one renderer for training and inference, no torch.
 
 Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where each assistant
 turn begins and the pieces are tokenized one by one, so a training example begins, token for token, with the prompt that
@@ -68,7 +68,7 @@ class Renderer:
 
     @classmethod
     def load(cls, folder: Path, family: Family) -> "Renderer":
-        """From a checkpoint's folder: `tokenizer.json` and the chat template, wherever the checkpoint keeps it."""
+        """From a checkpoint's folder: `tokenizer.json`, and the chat template wherever the checkpoint keeps it."""
         from tokenizers import Tokenizer
 
         file = folder / "tokenizer.json"
@@ -77,14 +77,14 @@ class Renderer:
         return cls(Tokenizer.from_file(str(file)), _template_text(folder), family)
 
     def prompt(self, conversation: Conversation, image_tokens: Sequence[int]) -> Rendered:
-        """A conversation that waits for the assistant.
+        """A conversation that ends where the assistant's answer begins.
 
         Args:
             conversation: ends with a user turn.
             image_tokens: tokens of each image, in order.
 
         Raises:
-            DataError: a text holds one of the model's special tokens, or images and counts do not fit.
+            DataError: a text holds one of the model's special tokens, or the template drops or repeats an image.
         """
         return self._tokenize([(self._text(conversation, add_generation_prompt=True), False)], image_tokens)
 
@@ -94,7 +94,7 @@ class Renderer:
         """A conversation that ends with an assistant turn, with its loss mask.
 
         Raises:
-            DataError: as `prompt`; or the template rewrites earlier turns, so that they cannot be trained.
+            DataError: as in `prompt`; or the template rewrites earlier turns, so that they cannot be trained on.
         """
         supervised = [n for n, turn in enumerate(conversation) if turn.role == "assistant"]
         if trained_turns == "last":
@@ -143,7 +143,7 @@ class Renderer:
             raise DataError("the chat template left out an image of the conversation")
         return Rendered(tuple(ids), tuple(mask))
 
-    @lru_cache(maxsize=4096)  # noqa: B019 - a renderer lives as long as the process; prompts repeat for every row
+    @lru_cache(maxsize=4096)  # noqa: B019 - a renderer lives as long as the process; rows repeat prompts
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -174,7 +174,7 @@ def _template_text(folder: Path) -> str:
 
 
 def _compile(template: str) -> "Template":
-    """The environment that transformers renders chat templates in: sandboxed, trimmed blocks, its extra names."""
+    """A template in the environment that transformers uses: sandboxed, trimmed blocks, its additional names."""
     from jinja2.exceptions import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -1,7 +1,7 @@
-"""Images as uint8 patches, the way the checkpoint's processor cuts them; normalised on the device.
+"""Images as uint8 patches, cut the way the checkpoint's own processor does; normalised on the device.
 
-Equal, bit for bit, to the processor's torchvision backend (which is the oracle in the tests). uint8 is an eighth of the
-bytes of the processor's doubled fp32 frames: 0.59 MB instead of 4.72 MB for a 500x375 photo.
+Bit for bit equal to the processor's torchvision backend, which the tests compare with. As uint8 they take an eighth of
+the processor's doubled fp32 frames: 0.59 MB instead of 4.72 MB for a 500x375 photo.
 """
 
 from dataclasses import asdict
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 
 def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageLimits:
-    """The image settings of a checkpoint's folder, with the user's own area limits where given.
+    """The image settings in a checkpoint's folder, with the user's own area limits if given.
 
-    Reads `processor_config.json` (its "image_processor") or `preprocessor_config.json`, with sizes in either of their
-    spellings.
+    Reads `processor_config.json` (its "image_processor") or `preprocessor_config.json`, with sizes in either spelling.
 
     Raises:
-        IntegrityError: neither file is there, or the sizes are missing.
+        IntegrityError: neither file exists, or it has no sizes.
     """
     settings = _processor_settings(folder)
     size = settings.get("size") or {}
@@ -55,21 +54,21 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
 
 
 class ImageProcessor:
-    """Cuts images for one checkpoint."""
+    """Resizes images and cuts them into patches, for one checkpoint."""
 
     def __init__(self, family: Family, limits: ImageLimits) -> None:
         self._family = family
         self.limits = limits
 
     def grid(self, image: "Image") -> Grid:
-        """Patches an image becomes; errors as in `grid_of`."""
+        """Patches of an image; errors as in `grid_of`."""
         return self.grid_of(*image.size)
 
     def grid_of(self, width: int, height: int) -> Grid:
-        """Patches an image of that size becomes.
+        """Patches of an image of some width and height.
 
         Raises:
-            ImageError: the sides are too unequal for the model.
+            ImageError: its sides are too unequal for the model.
         """
         try:
             rows, columns = self._family.resized(height, width, self.limits)
@@ -78,7 +77,7 @@ class ImageProcessor:
         return 1, rows // self.limits.patch, columns // self.limits.patch
 
     def tokens(self, grid: Grid) -> int:
-        """Image tokens of a grid: patches are merged merge x merge."""
+        """Image tokens of a grid: merge x merge patches become one."""
         return grid[0] * grid[1] * grid[2] // self.limits.merge**2
 
     def patches(self, image: "Image") -> "torch.Tensor":
@@ -90,7 +89,7 @@ class ImageProcessor:
         size, merge = self.limits.patch, self.limits.merge
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if pixels.shape[1:] != (rows * size, columns * size):
-            # On uint8 as it is: the native kernel, which is what the processor's torchvision backend ends in.
+            # On uint8 directly: the native kernel that the processor's torchvision backend ends up in.
             pixels = torch.nn.functional.interpolate(
                 pixels[None], (rows * size, columns * size), mode="bicubic", align_corners=False, antialias=True
             )[0]
@@ -98,9 +97,9 @@ class ImageProcessor:
         return blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, size, size).contiguous()
 
     def normalised(self, patches: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
-        """Patches as the tower's input [n, 3 * frames * patch * patch], on the device the patches lie on.
+        """The vision tower's input [n, 3 * frames * patch * patch], on the device of the patches.
 
-        A still image fills all frames of its patch. Mean and std are scaled to 0..255 once, as the processor does.
+        A still image fills all frames of its patch. Mean and std are scaled to 0..255 first, as the processor does.
         """
         import torch
 
@@ -112,5 +111,5 @@ class ImageProcessor:
         return frames.reshape(len(patches), -1).to(dtype)
 
     def facts(self) -> dict[str, Any]:
-        """The effective settings, for fingerprints and manifests."""
+        """The settings in effect, for fingerprints and manifests."""
         return {"family": self._family.name, "backend": "torch bicubic antialias uint8", **asdict(self.limits)}

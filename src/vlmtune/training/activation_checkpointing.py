@@ -67,7 +67,7 @@ class ActivationCheckpointing:
     ) -> None:
         self._base, self._forward_backward = base, forward_backward
         self._requested, self._choice_file = requested, work / CHOICE_FILE
-        self._layers = list(base.get_submodule(family.language).layers)
+        self._layers = list(base.get_submodule(family.language_model).layers)
         self.checkpoint_layers = 0
         self._peak: int | None = None
         if isinstance(requested, int):

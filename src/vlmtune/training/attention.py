@@ -72,7 +72,7 @@ def enable_packed_attention(model: "nn.Module", family: Family, requested: str =
     """
     from transformers import AttentionInterface
 
-    language: Any = model.get_submodule(family.language)
+    language: Any = model.get_submodule(family.language_model)
     kernel = pick_kernel(requested, language.device.type, language.dtype)
     AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, kernel=kernel))
     language.config._attn_implementation = PACKED_ATTENTION  # noqa: SLF001 - the public setter rejects unknown names
@@ -90,7 +90,7 @@ def _can_import(module: str) -> bool:
 @contextmanager
 def plain_attention(model: "nn.Module", family: Family) -> Iterator[None]:
     """Let the language model attend as it was loaded, to generate text; packed attention again afterwards."""
-    language: Any = model.get_submodule(family.language)
+    language: Any = model.get_submodule(family.language_model)
     language.config._attn_implementation = "sdpa"  # noqa: SLF001 - as above
     try:
         yield

@@ -179,7 +179,7 @@ def check_packing_leakage(
         embeddings.append(hidden.detach().requires_grad_())
         return ((embeddings[0], *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": embeddings[0]})
 
-    first_layer = model.get_submodule(family.language).layers[0]
+    first_layer = model.get_submodule(family.language_model).layers[0]
     hook = first_layer.register_forward_pre_hook(capture, with_kwargs=True)
     try:
         # Only targets predicted inside the branch: its first token is predicted by the end of the prefix, which has a
