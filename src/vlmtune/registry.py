@@ -28,10 +28,18 @@ RENAMED_KEYS = {
 """Old names of config keys and today's. Old ones are errors that name the new one; manifests are read under either."""
 
 REMOVED_KEYS = {
-    f"output.{key}": "the files of a run have fixed names; output.dir chooses their folder"
-    for key in ("baseline", "baseline_metrics", "comparison", "regressions", "report", "tuned", "tuned_metrics")
+    "inference.answers_as": "set inference.served_model to the name that the server answers with",
+    "inference.length_key": "every request sends max_tokens",
+    "inference.retry_s": "the first retry waits about half a second, later ones longer",
+    **dict.fromkeys(
+        [
+            *("output.baseline", "output.baseline_metrics", "output.comparison", "output.regressions", "output.report"),
+            *("output.tuned", "output.tuned_metrics"),
+        ],
+        "the files of a run have fixed names; output.dir chooses their folder",
+    ),
 }
-"""Keys that are gone, and why they are not missed."""
+"""Config keys that no longer exist, and what to do instead."""
 
 RENAMED_ROLES = {"select": "validation"}
 """The same for the roles of splits."""
@@ -55,6 +63,8 @@ def under_current_names(manifest: dict[str, Any]) -> dict[str, Any]:
     origin = dict(manifest["origin"])
     if isinstance(training := origin.get("training"), dict):
         origin["training"] = {(renamed(("training", key)) or key).rpartition(".")[2]: training[key] for key in training}
+    if isinstance(inference := origin.get("inference"), dict):
+        origin["inference"] = {key: inference[key] for key in inference if f"inference.{key}" not in REMOVED_KEYS}
     if isinstance(dataset := origin.get("dataset"), dict):
         origin["dataset"] = {RENAMED_ROLES.get(key, key): value for key, value in dataset.items()}
     if not isinstance(curve := manifest.get("curve"), list):

@@ -178,10 +178,8 @@ def test_a_server_that_does_not_start_shows_its_log_without_the_key() -> None:
 def test_a_server_that_ends_by_itself_ends_the_run(encoder: Encoder) -> None:
     with stand_in() as server:
         server.wait(30)
-        where = client.Server(
-            server.base_url, KEY, "tiny", "tiny", own_checkpoint=False, check_alive=server.check_alive
-        )
-        one = client.Client(vllm.Config(retry_s=0.01), where, encoder)
+        where = client.Server(server.base_url, KEY, "tiny", own_checkpoint=False, check_alive=server.check_alive)
+        one = client.Client(vllm.Config(), where, encoder)
         row = Request("row", (user("Hello"),))
         assert isinstance(next(one.answer([row])), Prediction)
         os.killpg(server._process.pid, signal.SIGKILL)

@@ -228,6 +228,8 @@ print([m for m in ("torch", "transformers", "datasets", "sacrebleu", "tokenizers
     [
         ("training:\n  lorra: {}", "k|unknown key 'training.lorra'; did you mean 'lora'?"),
         ("training:\n  row_tokens: 1", "k|unknown key 'training.row_tokens'; it is called 'training.pack_tokens' now"),
+        ("inference:\n  engine: vllm\n  retry_s: 1", "k|unknown key 'inference.retry_s', which was removed: the first "
+         "retry waits about half a second, later ones longer"),
         ("evaluation:\n  also: []", "k|unknown key 'evaluation.also'; it is called 'evaluation.additional' now"),
         ("evaluation:\n  split: select", "v|evaluation.split must be one of train, validation, test (got 'select'); "
          "did you mean 'validation'?"),
@@ -283,8 +285,8 @@ def test_what_may_be_text_or_a_list(write: Write) -> None:
 
 def test_missing_keys_stand_at_their_block(write: Write) -> None:
     assert mistakes(write("model: {device: cpu}\ndataset:\n  source: hub\n")) == [
-        "c.yaml:1:1: key 'model.name' is missing: A Hub name, a local folder, or `tiny`: the small Qwen3-VL that ships "
-        "with vlmtune",
+        "c.yaml:1:1: key 'model.name' is missing: A name on the Hub, a local folder, or `tiny`: the small Qwen3-VL that "
+        "ships with vlmtune",
         "c.yaml:1:1: key 'task' is missing: What the model is asked, and how answers are scored",
         "c.yaml:2:1: key 'dataset.path' is missing: Name on the Hub (`org/name`), or a local folder of data files",
     ]
@@ -347,7 +349,8 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("output: {adapter: report.html}",
          ["7:19: output.adapter is the name of another result of the run; choose another one (got 'report.html')"]),
         ("output: {tuned: a.jsonl}",
-         ["7:10: unknown key 'output.tuned': the files of a run have fixed names; output.dir chooses their folder"]),
+         ["7:10: unknown key 'output.tuned', which was removed: the files of a run have fixed names; "
+          "output.dir chooses their folder"]),
     ],
 )  # fmt: skip
 def test_contradictions_name_both_places(write: Write, block: str, lines: list[str]) -> None:

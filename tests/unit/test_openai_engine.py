@@ -25,7 +25,7 @@ from vlmtune.images import decode_rgb
 from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Failure, Outcome, Prediction, Request
 
-QUICK = {"retry_s": 0.001, "timeout_s": 0.4, "watchdog_s": 5.0, "concurrency": 4}
+QUICK = {"timeout_s": 0.4, "watchdog_s": 5.0, "concurrency": 4}
 KEY = "sk-canary-123"
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -34,6 +34,12 @@ task: {name: captioning}
 evaluation: {image_control_rows: 0}
 output: {dir: out}
 """
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries follow at once."""
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
 
 
 def requests(count: int, wide: int = 96) -> list[Request]:
@@ -150,7 +156,7 @@ def test_nobody_there_ends_the_run_after_bounded_tries(encoder: Encoder) -> None
 ENDS: dict[str, tuple[Step, type[Exception], str, int]] = {
     "the key": (status(401), EnvironmentProblem, "refuses the key", 4),
     "the path": (status(404, "no model"), RemoteError, "no model.*inference.base_url", 5),
-    "another model": (fake_server.as_another, IntegrityError, "answered as 'another'.*answers_as: another", 9),
+    "another model": (fake_server.as_another, IntegrityError, "answered as 'another'.*served_model: another", 9),
     "all in the same words": (status(400, "unknown field"), RemoteError, "refuses every request", 5),
     "broken": (status(503, "loading"), RemoteError, "503: loading", 5),
     "silent": (fake_server.hang, RemoteError, "no answer came for 0.5 s", 5),
@@ -173,8 +179,9 @@ def test_a_server_that_answered_no_row_at_all_is_broken_however_few_there_were(e
         list(opened(stub, encoder, max_retries=1).answer(requests(1)))
 
 
-def test_retry_after_is_waited_for_within_a_limit(encoder: Encoder) -> None:
-    one = opened("http://127.0.0.1:1/v1", encoder, retry_s=0.5)._base
+def test_retry_after_is_waited_for_within_a_limit(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.5)
+    one = opened("http://127.0.0.1:1/v1", encoder)._base
     row = requests(1)[0]
     assert one._pause(row, 0, http.Reply(429, b"", 7.0)) == 7
     assert one._pause(row, 0, http.Reply(429, b"", 3600.0)) == client.MAX_PAUSE_S

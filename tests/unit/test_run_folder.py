@@ -71,11 +71,19 @@ def test_other_config_is_refused_with_the_difference(folder: RunFolder) -> None:
 
 def test_manifests_under_old_names_of_keys_are_still_read(folder: RunFolder) -> None:
     adapter = folder.root / "lora"
-    old = {"training": {"select_by": "loss", "rank": 8}, "dataset": {"train": {}, "select": {"rows": 4}}}
+    old = {
+        "training": {"select_by": "loss", "rank": 8},
+        "dataset": {"train": {}, "select": {"rows": 4}},
+        "inference": {"length_key": "max_tokens"},
+    }
     make_folder(folder, adapter, Provenance(old))
     written = read_json(adapter / "vlmtune.json")
     write_json(adapter / "vlmtune.json", {**written, "curve": [{"step": 5, "select_loss": 2.5}, "damaged"]})
-    new = {"training": {"best_metric": "loss", "rank": 8}, "dataset": {"train": {}, "validation": {"rows": 4}}}
+    new = {
+        "training": {"best_metric": "loss", "rank": 8},
+        "dataset": {"train": {}, "validation": {"rows": 4}},
+        "inference": {},
+    }
     found = folder.reconcile(adapter, Provenance(new))
     assert found is not None
     assert found["curve"] == [{"step": 5, "validation_loss": 2.5}]

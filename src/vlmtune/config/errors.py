@@ -195,10 +195,10 @@ class _Explainer:
         return "; leave the quotes out" if is_number and code in ("int_type", "float_type") else ""
 
     def _nearest(self, path: KeyPath) -> str:
-        if (name := dotted(path)) in REMOVED_KEYS:
-            return f": {REMOVED_KEYS[name]}"
         if new := renamed(path):
             return f"; it is called {new!r} now"
+        if advice := REMOVED_KEYS.get(dotted(path)):
+            return f", which was removed: {advice}"
         key, known = str(path[-1]), self._fields(path[:-1])
         if hint := did_you_mean(key, list(known)):
             return hint

@@ -36,6 +36,9 @@ RETRYABLE = frozenset({408, 409, 425, 429, *range(500, 600)})
 FATAL = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 410})
 """Statuses that every other request would get, too."""
 
+FIRST_PAUSE_S = 0.5
+"""Pause before the first retry; it doubles with each further one, plus or minus up to half at random."""
+
 MAX_PAUSE_S = 60.0
 """Longest pause between two attempts, whatever the server asks for."""
 
@@ -140,9 +143,6 @@ class ClientConfig(InferenceConfig):
     """Retries of a request that failed for a temporary reason: too many requests, a server error, a broken or silent
     connection."""
 
-    retry_s: PositiveFloat = 0.5
-    """Pause before the first retry; it doubles with each further one, plus or minus up to half at random."""
-
     watchdog_s: PositiveFloat = 600
     """Seconds without a single answer after which the run ends; the answers so far are kept."""
 
@@ -154,17 +154,15 @@ class ClientConfig(InferenceConfig):
 class Server:
     """The server and the model to ask it for.
 
-    `answers_as` is the model name in the server's answers. `own_checkpoint` says that it is a vLLM with our checkpoint:
-    it then gets images at the size the model reads, and its prompts must equal ours, token for token. `context` is the
-    limit on tokens of prompt and answer together, if known. `check_alive` raises if the server is known to have ended.
+    `own_checkpoint` says that it is a vLLM with our checkpoint: it then gets images at the size the model reads, and
+    its prompts must equal ours, token for token. `context` is the limit on tokens of prompt and answer together, if
+    known. `check_alive` raises if the server is known to have ended.
     """
 
     base_url: str
     key: str | None = field(repr=False)  # never in a traceback
     model: str
-    answers_as: str
     own_checkpoint: bool
-    length_key: str = "max_tokens"
     context: int | None = None
     check_alive: Callable[[], None] = lambda: None
 
@@ -233,7 +231,7 @@ class Client:
         Raises:
             RemoteError, EnvironmentProblem, IntegrityError: as `answer`.
         """
-        decoding: dict[str, Any] = {"temperature": 0, self._server.length_key: PROBE_TOKENS}
+        decoding: dict[str, Any] = {"temperature": 0, "max_tokens": PROBE_TOKENS}
         decoding |= {"logprobs": True, "top_logprobs": 5} if self._config.logprobs else {}
         self._stopped.clear()
         send = functools.partial(self._send, decoding=decoding)
@@ -284,7 +282,7 @@ class Client:
     def _decoding(self, request: Request) -> dict[str, Any]:
         """The decoding parameters of a request's body."""
         config = self._config
-        decoding: dict[str, Any] = {"temperature": config.temperature, self._server.length_key: config.max_new_tokens}
+        decoding: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
         if config.temperature > 0:
             seed = hashlib.sha256(f"{config.seed}/{request.id}".encode()).digest()
             decoding |= {"top_p": config.top_p, "seed": int.from_bytes(seed[:4], "big") >> 1}
@@ -329,7 +327,7 @@ class Client:
     def _read(self, request: Request, reply: http.Reply, encoded: "Encoded | None") -> Answer | Failure | _Refused:
         if reply.status != 200:
             return self._refusal(request, reply)
-        answer = read_answer(reply.body, self._server.answers_as)
+        answer = read_answer(reply.body, self._server.model)
         if isinstance(answer, str):
             return Failure(request.id, "engine", answer)
         if encoded is not None and answer.prompt_ids is not None and answer.prompt_ids != encoded.rendered.ids:
@@ -361,7 +359,7 @@ class Client:
     def _pause(self, request: Request, attempt: int, reply: http.Reply | http.NoReply) -> float:
         """Seconds before the next attempt; jittered, so that requests that failed together do not return together."""
         jitter = 0.5 + random.Random(f"{self._config.seed}/{request.id}/{attempt}").random()
-        backoff = self._config.retry_s * 2.0**attempt * jitter
+        backoff = FIRST_PAUSE_S * 2.0**attempt * jitter
         requested = reply.retry_after if isinstance(reply, http.Reply) else None
         return min(MAX_PAUSE_S, backoff if requested is None else max(requested, backoff))
 

@@ -114,8 +114,8 @@ def read_answer(body: bytes, name: str) -> Answer | str:
         return f"the reply is no chat completion: {place + ': ' if place else ''}{first['msg']}"
     if completion.model != name:
         raise IntegrityError(
-            f"asked for model {name!r}, the server answered as {completion.model!r}. If that is the same model under "
-            f"its full name, set inference.answers_as: {completion.model}"
+            f"asked for model {name!r}, the server answered as {completion.model!r}. If that is the full name of "
+            f"the same model, set inference.served_model: {completion.model} (for an adapter: served_adapter)"
         )
     if not completion.choices:
         return "the server sent no answer (no choices)"

@@ -33,18 +33,12 @@ class Config(ClientConfig):
     """The name the server serves the adapter under; null is the name that `vlmtune serve` gives it, a hash of
     its files."""
 
-    answers_as: str | None = None
-    """The model name in the server's answers, if it differs from the requested one, such as a dated version."""
-
     api_key: Annotated[str | None, AfterValidator(named_secret)] = None
     """The API key, only as ${env:NAME}: the environment variable that holds it."""
 
     server: Literal["any", "vllm"] = "any"
     """`vllm`: a vLLM that serves model.name itself. It gets images at the size the model reads, and its prompts are
     compared with ours, token for token. `any`: images keep their size, and the prompt is not checked."""
-
-    length_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The server's parameter for the longest answer; some newer models accept only max_completion_tokens."""
 
 
 def open_engine(
@@ -61,9 +55,7 @@ def open_engine(
             base_url=config.base_url,
             key=secret(config.api_key),
             model=name,
-            answers_as=config.answers_as or name,
             own_checkpoint=config.server == "vllm",
-            length_key=config.length_key,
         )
         return Client(config, server, encoder)
 

@@ -68,7 +68,6 @@ def open_engine(
             server.base_url,
             key,
             name,
-            name,
             own_checkpoint=True,
             context=_context(config, encoder),
             check_alive=server.check_alive,

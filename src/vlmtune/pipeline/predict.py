@@ -35,7 +35,6 @@ CHANGE_NO_ANSWER = {
     "concurrency",
     "max_retries",
     "python",
-    "retry_s",
     "start_s",
     "timeout_s",
     "watchdog_s",
