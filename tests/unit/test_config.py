@@ -285,13 +285,13 @@ def test_what_may_be_text_or_a_list(write: Write) -> None:
 
 def test_missing_keys_stand_at_their_block(write: Write) -> None:
     assert mistakes(write("model: {device: cpu}\ndataset:\n  source: hub\n")) == [
-        "c.yaml:1:1: key 'model.name' is missing: A name on the Hub, a local folder, or `tiny`: the small Qwen3-VL that "
-        "ships with vlmtune",
+        "c.yaml:1:1: key 'model.name' is missing: A name on the Hub, a local folder, or `tiny`: the small Qwen3-VL "
+        "that ships with vlmtune",
         "c.yaml:1:1: key 'task' is missing: What the model is asked, and how answers are scored",
         "c.yaml:2:1: key 'dataset.path' is missing: Name on the Hub (`org/name`), or a local folder of data files",
     ]
     file = write(BASE.replace("  source: scenes\n", ""))
-    assert mistakes(file)[0].startswith("c.yaml:2:1: key 'dataset.source' is missing: What reads the dataset")
+    assert mistakes(file)[0].startswith("c.yaml:2:1: key 'dataset.source' is missing: Source plugin")
 
 
 OWN = "from {folder} import {base}\n\nclass Config({base}):\n    size: int = 1\n    '''How many.'''\n"
