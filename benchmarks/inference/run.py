@@ -1,13 +1,13 @@
-"""CPU seconds of answers about pictures: one picture at a time through plain transformers, our `hf` engine, real vLLM.
+"""CPU seconds for answers about images: plain transformers one image at a time, our `hf` engine, and vLLM.
 
     OMP_NUM_THREADS=1 python benchmarks/inference/run.py                  # writes results.json and README.md
     OMP_NUM_THREADS=1 python benchmarks/inference/run.py --pairs 3
 
-Pictures are scenes in JPEG files, the model is the embedded tiny one in fp32, answers have a fixed length: nothing ends
-them. Every measurement is a process of its own, so that nothing is cached; all take turns, so that a busy machine is
-busy for all. What counts is CPU time (user and system, all threads, of vLLM's server too) from the first file read to
-the last answer; loading the model and starting the server are not in it, except where it says so. vLLM is measured
-where `make vllm-env` was run.
+Images are scenes in JPEG files, the model is the embedded tiny one in fp32, and answers have a fixed length, without
+stop tokens. Every measurement runs in a process of its own, so that nothing is cached, and the processes alternate, so
+that other load on the machine affects all alike. CPU time (user and system, all threads, including vLLM's server) is
+counted from the first file read to the last answer; loading the model and starting the server are excluded unless
+stated. vLLM is measured if `make vllm-env` was run.
 """
 
 import argparse
@@ -118,13 +118,13 @@ def readme(results: dict[str, Any]) -> str:
     images, columns_ = results["images"], results["columns"]
     names = {"ours": "`hf` engine", "vllm": "`vllm` engine"}
     lines = [
-        "# How fast are answers?",
+        "# Inference speed",
         "",
         "<!-- Written by run.py. -->",
         "",
-        f"{images} pictures, the tiny model in fp32, one thread, answers of a fixed length; CPU seconds, median of",
-        f"{results['pairs']} rounds in which all take turns. Classic: one picture at a time, processor and `generate`",
-        "of transformers. The factor is the geometric mean of classic over engine, with its 95 % interval.",
+        f"{images} images, the tiny model in fp32, one thread, answers of a fixed length; CPU seconds, median of",
+        f"{results['pairs']} interleaved rounds. Classic: one image at a time, with the processor and `generate` of",
+        "transformers. The factor is the geometric mean of classic over engine, with its 95 % interval.",
         "",
         "| tokens per answer | engine | classic | engine's time | times faster | same texts |",
         "|---|---|---|---|---|---|",
@@ -140,15 +140,15 @@ def readme(results: dict[str, Any]) -> str:
     if starts:
         lines += [
             "",
-            "The `vllm` engine's time is that of its server and of what asks it; starting the server and its first",
-            f"answer, {statistics.median(starts):.0f} CPU seconds more, are not in it. This is the CPU build with a",
-            "model of 1.8 million parameters: what vLLM is for, large models on a GPU, is not measured here.",
+            "The `vllm` engine's time includes its server and its client, but not the start of the server and the",
+            f"first answer, which take {statistics.median(starts):.0f} CPU seconds more. This is the CPU build with a",
+            "model of 1.8 million parameters; large models on a GPU, for which vLLM is made, are not measured here.",
         ]
     lines += [
         "",
-        f"Untouched and tuned answers from one load, 16 tokens, take {between(columns_['together_over_apart'])} of the",
-        "CPU time of two runs, loads included; without loads, "
-        f"{between(columns_['together_over_base_and_1.1_tuned'])} of base + 1.1 x tuned. Pictures decoded: "
+        f"Base and tuned answers from one loaded model, 16 tokens, take {between(columns_['together_over_apart'])}",
+        "of the CPU time of two runs, loads included; without loads, "
+        f"{between(columns_['together_over_base_and_1.1_tuned'])} of base + 1.1 x tuned. Images decoded: "
         f"{columns_['decoded']['both'][0]} together,",
         f"{columns_['decoded']['base'][0] + columns_['decoded']['tuned'][0]} apart.",
         "",

@@ -88,7 +88,7 @@ def classic(folder: Path, photos: Path) -> Epoch:
 
 
 def trl(folder: Path, photos: Path, compact: bool = False) -> Epoch:
-    """TRL's SFTTrainer as shipped; `compact` takes the path of its head that it takes on CUDA: learnt places alone."""
+    """TRL's SFTTrainer as shipped; `compact` uses its head implementation for CUDA: supervised positions only."""
     from datasets import Dataset, Features, List, Value
     from datasets import Image as Picture
     from transformers import AutoProcessor
@@ -142,7 +142,7 @@ def _quiet() -> dict[str, Any]:
 
 
 def ours(folder: Path, photos: Path, captions: str | None = None, without: str | None = None) -> Epoch:
-    """The step of vlmtune; `captions` "each" learns all five, `without` switches one saving off."""
+    """The step of vlmtune; `captions` "each" trains on all five, `without` disables one optimization."""
     model = ModelConfig(name=str(folder), device="cpu")
     encoder = Encoder(find_checkpoint(model), model)
     settings = TrainingConfig(
@@ -157,12 +157,12 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         path=str(photos), image="image", references=["captions"], target=captions or "caption", id="id"
     )
     rows = jsonl.open(config, "train.jsonl", None)
-    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), encoder, settings)
+    examples = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), encoder, settings)
     base = load_model(encoder.checkpoint, "cpu", "fp32")
     if without == "linear patch embedding":
         embedding = next(m for name, m in base.named_modules() if name.endswith("patch_embed"))
-        del embedding.forward  # what optimize_vision_tower laid over the class's own
-    if without == "the grouped tower":
+        del embedding.forward  # set by optimize_vision_tower
+    if without == "grouped vision attention":
         base.get_submodule(encoder.checkpoint.family.vision_tower).config._attn_implementation = "sdpa"
     enable_packed_attention(base, encoder.checkpoint.family)
     adapted = add_adapter(base, settings.lora, encoder.checkpoint.family, 0)
@@ -170,21 +170,21 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
         settings=settings,
         model=model,
         encoder=encoder,
-        train=lessons,
-        validation=lessons,
+        train=examples,
+        validation=examples,
         target=captions or "caption",
         work=folder / "work",
         adapter=folder / "adapter",
         log=lambda step, values: None,
     )
-    trainer = OurTrainer(job, adapted, "cpu", lessons.check("train", Progress(Silent()), StopRequest()))
+    trainer = OurTrainer(job, adapted, "cpu", examples.check("train", Progress(Silent()), StopRequest()))
     _switch_off(trainer, without)
 
     def epoch() -> None:
         encoder.images.clear()
-        with Prefetch(lessons.encode, trainer._batches, settings.workers) as feed:
+        with Prefetch(examples.encode, trainer._batches, settings.workers) as encoded:
             for samples in trainer._batches:
-                trainer._optimizer_step(samples, next(feed), StopRequest())
+                trainer._optimizer_step(samples, next(encoded), StopRequest())
                 trainer.step = 1
 
     return epoch
@@ -193,12 +193,12 @@ def ours(folder: Path, photos: Path, captions: str | None = None, without: str |
 def _switch_off(trainer: Any, without: str | None) -> None:
     plain = forward_backward.pack
     if without == "packing":
-        trainer.forward_backward.pack = lambda lessons: plain(lessons, _layout(trainer), 1, share_prefixes=False)
+        trainer.forward_backward.pack = lambda examples: plain(examples, _layout(trainer), 1, share_prefixes=False)
     elif without == "shared prefixes":
-        trainer.forward_backward.pack = lambda lessons: plain(
-            lessons, _layout(trainer), PACK_TOKENS, share_prefixes=False
+        trainer.forward_backward.pack = lambda examples: plain(
+            examples, _layout(trainer), PACK_TOKENS, share_prefixes=False
         )
-    elif without == "head at learnt places only":
+    elif without == "head at supervised positions only":
         trainer.forward_backward.token_losses = functools.partial(_losses_everywhere, trainer)
 
 
@@ -209,16 +209,20 @@ def _layout(trainer: Any) -> forward_backward.Layout:
     )
 
 
-def _losses_everywhere(trainer: Any, row: Any) -> torch.Tensor:
-    """As `token_losses`, with logits of the whole row."""
+def _losses_everywhere(trainer: Any, sequence: Any) -> torch.Tensor:
+    """Like `token_losses`, with logits at every position."""
     body, head = trainer._base.base_model, trainer._base.get_output_embeddings()
-    places = torch.cat([torch.arange(len(row))[None], torch.from_numpy(row.positions)])[:, None]
-    pictures = encoder_module.image_tensors(row.images, trainer._job.encoder, "cpu", trainer._base.dtype)
+    positions = torch.cat([torch.arange(len(sequence))[None], torch.from_numpy(sequence.positions)])[:, None]
+    images = encoder_module.image_tensors(sequence.images, trainer._job.encoder, "cpu", trainer._base.dtype)
     hidden = body(
-        input_ids=torch.tensor([row.ids]), position_ids=places, use_cache=False, segments=row.segments, **pictures
+        input_ids=torch.tensor([sequence.ids]),
+        position_ids=positions,
+        use_cache=False,
+        segments=sequence.segments,
+        **images,
     ).last_hidden_state[0]
-    logits = head(hidden).float()[list(row.predictors)]
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets), reduction="none")
+    logits = head(hidden).float()[list(sequence.predictors)]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(sequence.targets), reduction="none")
 
 
 ARMS: dict[str, Callable[..., Epoch]] = {
@@ -227,11 +231,13 @@ ARMS: dict[str, Callable[..., Epoch]] = {
     "TRL, its CUDA head path": functools.partial(trl, compact=True),
     "ours": ours,
     "ours without packing": functools.partial(ours, without="packing"),
-    "ours without the head at learnt places only": functools.partial(ours, without="head at learnt places only"),
+    "ours without the head at supervised positions only": functools.partial(
+        ours, without="head at supervised positions only"
+    ),
     "ours without the linear patch embedding": functools.partial(ours, without="linear patch embedding"),
-    "ours without the grouped tower": functools.partial(ours, without="the grouped tower"),
+    "ours without grouped vision attention": functools.partial(ours, without="grouped vision attention"),
     "ours, five captions": functools.partial(ours, captions="each"),
-    "ours, five captions, separate rows": functools.partial(ours, captions="each", without="packing"),
+    "ours, five captions, separate sequences": functools.partial(ours, captions="each", without="packing"),
     "ours, five captions, packed without shared prefixes": functools.partial(
         ours, captions="each", without="shared prefixes"
     ),

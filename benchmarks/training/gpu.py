@@ -1,13 +1,13 @@
-"""Training of random-weight Qwen3-VL 2B, 4B and 8B on a GPU, in Flickr8k's shape: speed, memory, and equalities.
+"""Training of random-weight Qwen3-VL 2B, 4B and 8B on a GPU, on data shaped like Flickr8k: speed, memory, gradients.
 
     python benchmarks/training/gpu.py --model 8b --batch 32 --samples 2000
     python benchmarks/training/gpu.py --model 8b --batch 8 --cap-gb 24 --quantization nf4
-    python benchmarks/training/gpu.py --model tiny --samples 16          # on a CPU, to see that it runs
+    python benchmarks/training/gpu.py --model tiny --samples 16          # on a CPU, as a smoke test
 
-Prints one JSON object: samples and tokens a second, model FLOP/s with and without the tower and as shares of the
-datasheet's bf16 rate, peak memory over the model and in all, the share of the time spent waiting for data, and how far
-packed rows, shared prefixes and the kernel in use are from one lesson at a time. Random weights train as fast as real
-ones; what they answer means nothing.
+Prints one JSON object: samples and tokens per second, model FLOP/s with and without the vision tower and as a fraction
+of the datasheet's bf16 rate, peak memory over the model and in total, the fraction of time spent waiting for data, and
+how far the gradients of packed sequences, shared prefixes and the kernel in use are from one example at a time. Random
+weights train as fast as real ones; their answers mean nothing.
 """
 
 import argparse
@@ -81,8 +81,8 @@ def random_model(folder: Path, device: str, precision: str, quantized: bool, enc
     return load_model(encoder.checkpoint, device, precision)
 
 
-def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
-    """A trainer before its first step, and what the loaded model takes."""
+def make_trainer(given: argparse.Namespace, folder: Path, device: str) -> Any:
+    """A trainer before its first step, its attention kernel, and the bytes of the loaded model."""
     source = checkpoint(given.model, folder / "model")
     model = ModelConfig(name=str(source), device=device, quantization=given.quantization)
     encoder = Encoder(find_checkpoint(model), model)
@@ -101,7 +101,7 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
         "train.jsonl",
         None,
     )
-    lessons = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), encoder, settings)
+    examples = TrainingExamples(rows, captioning.TASK, captioning.Config(prompt=PROMPT), encoder, settings)
     base = random_model(source, device, precision, given.quantization is not None, encoder)
     loaded = torch.cuda.memory_allocated() if device == "cuda" else 0
     kernel = enable_packed_attention(base, encoder.checkpoint.family, settings.attention)
@@ -110,20 +110,20 @@ def trainer_of(given: argparse.Namespace, folder: Path, device: str) -> Any:
         settings=settings,
         model=model,
         encoder=encoder,
-        train=lessons,
-        validation=lessons,
+        train=examples,
+        validation=examples,
         target=given.target,
         work=folder,
         adapter=folder / "adapter",
         log=lambda step, values: None,
     )
-    sizes = lessons.check("train", Progress(Silent()), StopRequest())
-    return Trainer(job, adapted, device, sizes), kernel, loaded
+    lengths = examples.check("train", Progress(Silent()), StopRequest())
+    return Trainer(job, adapted, device, lengths), kernel, loaded
 
 
-def equalities(trainer: Any) -> dict[str, float]:
-    """Largest relative distance of an adapter gradient, packed rows against one lesson at a time, on this GPU."""
-    lessons = [trainer._job.train.encode(visit) for visit in trainer._batches[0][:8]]
+def gradient_distances(trainer: Any) -> dict[str, float]:
+    """Largest relative distance of an adapter gradient between packed and single examples, on this GPU."""
+    examples = [trainer._job.train.encode(sample) for sample in trainer._batches[0][:8]]
     for name, weight in trainer._model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
@@ -131,26 +131,26 @@ def equalities(trainer: Any) -> dict[str, float]:
     layout = forward_backward.Layout(
         encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
     )
-    doubled = [*lessons, *lessons]  # every picture twice: its second lesson shares the first one's prefix
+    doubled = [*examples, *examples]  # every image twice: its second example shares the prefix of the first
 
-    def gradient(length: int, share: bool) -> list[torch.Tensor]:
+    def gradient(length: int, share_prefixes: bool) -> list[torch.Tensor]:
         trainer.forward_backward.zero_grad()
-        supervised = sum(lesson.rendered.supervised for lesson in doubled)
-        for row in forward_backward.pack(doubled, layout, length, share):
-            (trainer.forward_backward.token_losses(row).sum() / supervised).backward()
+        supervised = sum(example.rendered.supervised for example in doubled)
+        for sequence in forward_backward.pack(doubled, layout, length, share_prefixes):
+            (trainer.forward_backward.token_losses(sequence).sum() / supervised).backward()
         return [weight.grad.float().clone() for weight in trainer._weights]
 
     trainer._model.eval()
-    apart = gradient(1, share_prefixes=False)
+    single = gradient(1, share_prefixes=False)
     found = {"packed": gradient(2048, share_prefixes=False), "shared prefixes": gradient(2048, share_prefixes=True)}
-    found["one lesson at a time, again"] = gradient(1, share_prefixes=False)
+    found["one example at a time, again"] = gradient(1, share_prefixes=False)
     trainer.forward_backward.zero_grad()
     for name, weight in trainer._model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(weight)
 
     def distance(taken: list[torch.Tensor]) -> float:
-        return max(((a - b).norm() / b.norm()).item() for a, b in zip(taken, apart, strict=True))
+        return max(((a - b).norm() / b.norm()).item() for a, b in zip(taken, single, strict=True))
 
     return {name: distance(taken) for name, taken in found.items()}
 
@@ -162,26 +162,28 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         torch.cuda.set_per_process_memory_fraction(
             given.cap_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory
         )
-    trainer, kernel, loaded = trainer_of(given, folder, device)
-    apart = equalities(trainer)
+    trainer, kernel, loaded = make_trainer(given, folder, device)
+    apart = gradient_distances(trainer)
     trainer._check_packing()
     trainer._try_longest_sequence()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    plan = trainer._batches
-    warm = min(WARM_STEPS, len(plan) - 1)
+    batches = trainer._batches
+    warm = min(WARM_STEPS, len(batches) - 1)
     works = []
-    with Prefetch(trainer._job.train.encode, plan, given.workers) as feed:
-        for number, visits in enumerate(plan):
+    with Prefetch(trainer._job.train.encode, batches, given.workers) as encoded:
+        for number, samples in enumerate(batches):
             if number == warm:
                 _wait(device)
-                began, waited = time.perf_counter(), feed.waited_s
-            lessons = next(feed)
-            works += [work_of(row) for row in trainer.forward_backward.pack(lessons)] if number >= warm else []
-            trainer._optimizer_step(visits, lessons, StopRequest())
+                began, waited = time.perf_counter(), encoded.waited_s
+            examples = next(encoded)
+            works += (
+                [work_of(sequence) for sequence in trainer.forward_backward.pack(examples)] if number >= warm else []
+            )
+            trainer._optimizer_step(samples, examples, StopRequest())
             trainer.step = 1
         _wait(device)
-        took, idle = time.perf_counter() - began, feed.waited_s - waited
+        took, idle = time.perf_counter() - began, encoded.waited_s - waited
     shapes = read_shapes(json.loads((folder / "model" / "config.json").read_text()), given.model)
     work = total(works)
     terms = flops(shapes, trainer._job.settings.lora, work)  # what must be computed: recomputed layers do not count
@@ -189,7 +191,7 @@ def run(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tower = sum(term.flops for term in terms if "tower" in term.name)
     card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     rate = next((gpu.bf16_tflops for name, gpu in GPUS.items() if name in card.lower().replace(" ", "")), None)
-    answers = len(list(itertools.chain(*plan[warm:])))
+    answers = len(list(itertools.chain(*batches[warm:])))
     return {
         "device": card,
         **{key: value for key, value in vars(given).items() if key != "output"},
