@@ -23,7 +23,6 @@ class FailureRecord(TypedDict):
 
     stage: str
     """Where it failed: image, prompt or engine."""
-
     reason: str
     """What went wrong."""
 
@@ -36,40 +35,28 @@ class PredictionRecord(TypedDict):
 
     id: str | None
     """Id of the row."""
-
     prediction: str | None
     """The model's text as it came; null where the row failed."""
-
     failure: FailureRecord | None
     """Why there is no prediction; null where there is one."""
-
     references: list[str]
     """The reference answers."""
-
     answer: NotRequired[Any]
     """What the task read from the prediction."""
-
     unparsed: NotRequired[str]
     """Why the task could not read the prediction; then there is no `answer`."""
-
     finish_reason: str | None
     """`stop` where the answer ended by itself, `length` where it was cut off."""
-
     tokens: int | None
     """Generated tokens, the end-of-turn token included."""
-
     logprob: NotRequired[float]
     """Natural log-probability of the whole answer."""
-
     token_logprobs: NotRequired[list[float]]
     """Natural log-probability of every generated token, where the engine gives them."""
-
     image: str | None
     """SHA-256 of the first image's pixels."""
-
     cluster: str | None
     """The row's group: rows of one group are not independent."""
-
     meta: dict[str, Any]
     """The row's metadata (`dataset.meta`)."""
 
@@ -93,10 +80,8 @@ class Controls(TypedDict):
 
     schema_version: int
     """Version of this format."""
-
     image: ShuffledAnswers | None
     """The shuffled-image control."""
-
     effect: AdapterEffect | None
     """What the adapter changes."""
 

@@ -19,7 +19,7 @@ from vlmtune.errors import ConfigError
 from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
 from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
-from vlmtune.scoring import BaselineConfig, EvaluationConfig
+from vlmtune.scoring import EvaluationConfig, PromptBaselineConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import TrainingConfig
 
@@ -133,7 +133,7 @@ def _names(block: EvaluationConfig, additional: Sequence[_EvaluationSet]) -> Ite
         seen.add(name.lower())
 
 
-def _baseline(one: BaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Iterator[tuple[KeyPath, str]]:
+def _baseline(one: PromptBaselineConfig, task: TaskConfig, rows: DatasetConfig) -> Iterator[tuple[KeyPath, str]]:
     """Where and why a prompt baseline changes nothing, or lacks what it needs."""
     if one.prompt is None and not one.length_instruction and not one.examples:
         yield (), "equals the main baseline; set prompt, length_instruction or examples"

@@ -15,7 +15,7 @@ from vlmtune.data import Rows
 from vlmtune.errors import DataError, ImageError
 from vlmtune.images import decode_rgb, pixel_hash
 from vlmtune.pipeline.session import Session, rows_facts
-from vlmtune.scoring import BaselineConfig
+from vlmtune.scoring import PromptBaselineConfig
 from vlmtune.types import Conversation, Example, Turn
 
 BuildPrompt = Callable[[Example], Conversation]
@@ -49,7 +49,7 @@ def length_instruction(words: int) -> str:
     return f"Answer in about {words} {'word' if words == 1 else 'words'}."
 
 
-def _prompt_baseline(session: Session, baseline: BaselineConfig, train: Rows, words: int) -> PromptBaseline:
+def _prompt_baseline(session: Session, baseline: PromptBaselineConfig, train: Rows, words: int) -> PromptBaseline:
     task, config = session.task, session.config.task
     if baseline.prompt is not None:
         config = config.model_copy(update={"prompt": baseline.prompt})

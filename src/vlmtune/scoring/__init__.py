@@ -25,7 +25,7 @@ class StatisticsConfig(BaseConfig):
     """Seed of the resampling."""
 
 
-class BaselineConfig(BaseConfig):
+class PromptBaselineConfig(BaseConfig):
     """A prompt baseline: the untouched model asked differently, which training must beat."""
 
     name: str
@@ -57,7 +57,7 @@ class EvaluationConfig(BaseConfig):
     slices: list[str] = []
     """Metadata columns (of `dataset.meta`): the primary metric is also shown for every value of each."""
 
-    baselines: list[BaselineConfig] = []
+    baselines: list[PromptBaselineConfig] = []
     """Prompt baselines, one more prediction file each; the verdict is against the best of them."""
 
     image_control_rows: NonNegativeInt = 100

@@ -27,7 +27,6 @@ class Sides(TypedDict, Generic[T]):
 
     a: T
     """Of side A."""
-
     b: T
     """Of side B."""
 
@@ -37,13 +36,10 @@ class Difference(TypedDict):
 
     a: float
     """Score of side A."""
-
     b: float
     """Score of side B."""
-
     delta: float
     """B - A."""
-
     ci: Interval | None
     """Confidence interval of `delta`; null with fewer than 20 groups."""
 
@@ -53,10 +49,8 @@ class McNemar(TypedDict):
 
     only_a: int
     """Rows on which only A is right."""
-
     only_b: int
     """Rows on which only B is right."""
-
     p: float
     """Two-sided exact binomial p-value."""
 
@@ -66,34 +60,24 @@ class MetricResult(Difference):
 
     name: str
     """Name of the metric."""
-
     p: float | None
     """Two-sided p-value of the paired randomization test; null with fewer than 20 groups or with several seeds."""
-
     p_adjusted: float | None
     """`p` after Holm's correction; null where there is no `p`, and for prompt baselines."""
-
     detectable: float | None
     """True difference that this comparison would have found 4 times in 5; null with fewer than 20 groups."""
-
     higher_is_better: bool
     """False for error rates."""
-
     scale: float
     """Upper end of the metric's scale: 1, 10 or 100."""
-
     signature: str
     """Which of the definitions of that name this is."""
-
     seeds: Sides[list[float]] | None
     """Score of every training seed; null with one file a side."""
-
     failures_as_worst: Difference | None
     """The same with every failed row scored as the worst answer; null where nothing failed."""
-
     mcnemar: McNemar | None
     """Null unless the metric is 0 or 1 per row, rows are independent, and there is one file a side."""
-
     rate_ci: Sides[Interval] | None
     """Wilson's interval of each side's score alone; null where `mcnemar` is."""
 
@@ -103,31 +87,22 @@ class RowCounts(TypedDict):
 
     a: int
     """Rows of side A; of several seeds, of the longest file."""
-
     b: int
     """Rows of side B; of several seeds, of the longest file."""
-
     paired: int
     """Rows that every file has."""
-
     only_a: int
     """Rows of A without a partner."""
-
     only_b: int
     """Rows of B without a partner."""
-
     failed_a: int
     """Paired rows that a file of A does not answer."""
-
     failed_b: int
     """Paired rows that a file of B does not answer."""
-
     selection: int
     """Paired rows that chose a checkpoint or a setting; they are no evidence."""
-
     compared: int
     """Rows the scores are about: paired, answered by every file, and not used for selection."""
-
     groups: int
     """Independent groups among the compared rows."""
 
@@ -137,19 +112,14 @@ class SliceResult(Difference):
 
     column: str
     """Name of the metadata column."""
-
     value: str
     """Value of the column, as text."""
-
     rows: int
     """Compared rows with that value."""
-
     p: float | None
     """As in a metric's result."""
-
     p_adjusted: float | None
     """`p` after Holm's correction over all slices."""
-
     worse: bool
     """Whether B is worse here, judged by the interval and by `p_adjusted`."""
 
@@ -159,7 +129,6 @@ class Lengths(TypedDict):
 
     mean: float
     """Mean number of words."""
-
     median: float
     """Median number of words."""
 
@@ -176,16 +145,12 @@ class ResponseShares(TypedDict):
 
     ended: float | None
     """Answers that ended by themselves."""
-
     cut_off: float | None
     """Answers that reached the longest length allowed."""
-
     empty: float | None
     """Answers without any text."""
-
     unparsed: float | None
     """Answers that the task could not read."""
-
     repeating: float | None
     """Answers that say a passage three times in a row."""
 
@@ -195,13 +160,10 @@ class LengthControl(TypedDict):
 
     a_cut: float
     """Score of A's shortened answers."""
-
     delta: float
     """Score of B minus `a_cut`."""
-
     ci: Interval
     """Confidence interval of `delta`."""
-
     explains: bool
     """Whether nothing is left: length alone explains the gain."""
 
@@ -211,19 +173,14 @@ class ImageControl(TypedDict):
 
     rows: int
     """Rows that every seed answered both ways."""
-
     own: float
     """Score with the rows' own images."""
-
     shuffled: float
     """Score with the images of other rows."""
-
     drop: float
     """`own` - `shuffled`."""
-
     ci: Interval | None
     """Confidence interval of `drop`; null with fewer than 20 groups."""
-
     kept: float | None
     """`shuffled` / `own`; null where `own` is 0."""
 
@@ -233,10 +190,8 @@ class ControlResults(TypedDict):
 
     length: LengthControl | None
     """Answer lengths."""
-
     image: Sides[ImageControl | None] | None
     """Shuffled images."""
-
     effect: AdapterEffect | None
     """The adapter, of the first training seed."""
 
@@ -246,10 +201,8 @@ class ConfidencePoint(TypedDict):
 
     coverage: float
     """Share of the rows that is kept."""
-
     score: float
     """Score of those rows."""
-
     confidence: float
     """Confidence of the least confident answer that is kept: the geometric mean of its tokens' probabilities."""
 
@@ -259,19 +212,14 @@ class ConfidenceCurve(TypedDict):
 
     points: list[ConfidencePoint]
     """By ascending coverage; the last point is all rows."""
-
     half: float
     """Score of the more confident half."""
-
     all: float
     """Score of all rows."""
-
     gain: float
     """`half` - `all`."""
-
     ci: Interval | None
     """Confidence interval of `gain`; null where the half has fewer than 20 groups."""
-
     area: float
     """Mean score over all shares, from one row to all."""
 
@@ -281,22 +229,16 @@ class TrainingSummary(TypedDict, total=False):
 
     seed_shown: str
     """Which of several seeds this is about."""
-
     steps: int
     """Optimizer steps."""
-
     chosen_step: int
     """Step whose checkpoint became the adapter."""
-
     stopped_early: bool
     """Whether it ended because validation no longer improved."""
-
     resumed_at: list[int]
     """Steps at which an interrupted training went on."""
-
     trainable_parameters: int
     """Number of parameters of the adapter."""
-
     curve: list[dict[str, Any]]
     """Per logged step: `step`, `loss` and what else was measured."""
 
@@ -306,10 +248,8 @@ class StatisticsSettings(TypedDict):
 
     resamples: int
     """Bootstrap resamples, and random swaps of the sides."""
-
     confidence: float
     """Level of the intervals."""
-
     seed: int
     """Seed of the resampling."""
 
@@ -317,13 +257,10 @@ class StatisticsSettings(TypedDict):
 class _PromptBaseline(TypedDict):
     column: str
     """Name of the prompt baseline."""
-
     rows: RowCounts
     """Rows of the prompt baseline (A) and of side B."""
-
     status: Status
     """Conclusion about B against this prompt baseline."""
-
     why_not: list[str]
     """Why nothing can be concluded; empty where something can."""
 
@@ -343,75 +280,52 @@ class ComparisonResult(TypedDict):
 
     schema_version: Literal[1]
     """Version of this format."""
-
     status: Status
     """The conclusion in one word."""
-
     verdict: str
     """The conclusion in one sentence or a few."""
-
     warnings: list[str]
     """What could change the reader's mind, the weightiest first."""
-
     primary: str
     """Name of the metric the status is about; it is the first of `metrics`."""
-
     names: Sides[str]
     """Name of each side."""
-
     seeds: Sides[list[str]]
     """The files of each side, by name: one, or one per training seed."""
-
     rows: RowCounts
     """How many rows there are, and how many count."""
-
     paired_by: PairedBy
     """How rows were paired."""
-
     metrics: list[MetricResult]
     """The primary metric first; empty where no row was answered on both sides."""
-
     untrained: list[PromptBaselineResult | UnscoredPromptBaseline]
     """The prompt baselines, in the order of `evaluation.baselines`."""
-
     best_untrained: str | None
     """Prompt baseline the status is against; null where side A itself scores best."""
-
     slices: list[SliceResult]
     """The primary metric by values of metadata columns."""
-
     others: list["ComparisonResult"]
     """Further systems, each compared with side A."""
 
     """Further systems, each compared with side A."""
-
     also: NotRequired[list["AdditionalResult"]]
     """The same models on the sets of `evaluation.additional`."""
-
     lengths: ResponseLengths
     """Lengths of the compared answers and of their references."""
-
     shares: Sides[ResponseShares]
     """Shares of the compared answers."""
-
     controls: ControlResults
     """What else could explain a gain."""
-
     confidence: Sides[ConfidenceCurve | None] | None
     """Null where no engine gave log-probabilities."""
-
     settings: Sides[dict[str, Any]]
     """What the answers were made from: the manifest's `origin`; empty for files without a manifest."""
-
     training: TrainingSummary | None
     """How B was trained; null where its manifest is missing."""
-
     statistics: StatisticsSettings
     """How intervals and p-values were computed."""
-
     set: NotRequired[str | None]
     """In a run folder: name of the additional evaluation set, null for the config's own rows."""
-
     mock: NotRequired[bool]
     """In a run folder: whether the tiny stand-in model answered."""
 
@@ -428,10 +342,8 @@ class ExampleBoxes(TypedDict):
 
     references: list[list[float]]
     """The true boxes."""
-
     a: list[list[float]]
     """Those of A's answer."""
-
     b: list[list[float]]
     """Those of B's answer."""
 
@@ -441,52 +353,36 @@ class ExampleResult(TypedDict):
 
     id: str | None
     """Id of the row."""
-
     image: str | None
     """SHA-256 of the first image's pixels."""
-
     references: list[str]
     """The reference answers."""
-
     a: str | None
     """Answer of side A; null where the row failed."""
-
     b: str | None
     """Answer of side B; null where the row failed."""
-
     cut_off: Sides[bool]
     """Whether an answer reached the length limit."""
-
     flags: Sides[list[str]]
     """What is odd about an answer: failed, cut_off, empty, unparsed, repeating."""
-
     changed: bool
     """Whether the two answers differ."""
-
     failure: Sides[FailureRecord | None] | None
     """Null where both sides answered."""
-
     meta: dict[str, Any]
     """Metadata of the row."""
-
     gain: float | None
     """Change of A's primary score when this row's answer becomes B's; null where a side failed."""
-
     deltas: dict[str, float | None] | None
     """By metric: that change times the number of rows. Of a mean over rows it is B's score minus A's."""
-
     scores: Sides[dict[str, float | None]] | None
     """By metric: the score of this row alone; null where such a number means nothing."""
-
     boxes: NotRequired[ExampleBoxes]
     """True and answered boxes, where the row has some."""
-
     question: NotRequired[Any]
     """What was asked, where rows differ in that."""
-
     image_size: NotRequired[Any]
     """Width and height in pixels."""
-
     truth: NotRequired[dict[str, Any]]
     """What else the answers were compared with, by name."""
 
@@ -503,16 +399,12 @@ class ScoredRows(TypedDict):
 
     asked: int
     """Rows of the file."""
-
     answered: int
     """Rows with an answer."""
-
     failed: int
     """Rows without an answer; they are left out of the score."""
-
     unparsed: int
     """Answered, but the task could not read the answer; scored as wrong."""
-
     cut_off: int
     """Answers that reached the length limit."""
 
@@ -522,7 +414,6 @@ class ScoreLengths(TypedDict):
 
     answers: Lengths
     """Of the answers."""
-
     references: Lengths
     """Of the reference answers."""
 
@@ -532,21 +423,15 @@ class ScoreResult(TypedDict):
 
     schema_version: Literal[1]
     """Version of this format."""
-
     metrics: dict[str, float | None]
     """By name; null where nothing was answered."""
-
     intervals: dict[str, Interval]
     """Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent."""
-
     signatures: dict[str, str]
     """By metric: which of the definitions of that name it is."""
-
     rows: ScoredRows
     """How many rows there are."""
-
     lengths: ScoreLengths
     """Lengths of answers and references."""
-
     shares: ResponseShares
     """Shares of the answers."""
