@@ -1,4 +1,4 @@
-"""Every model family, on a small checkpoint of it: same ids and pixels as its processor, answers, a trained adapter."""
+"""Every model family on a small checkpoint: ids and pixels of its own processor, answers, boxes, a trained adapter."""
 
 import inspect
 import itertools
@@ -140,12 +140,12 @@ def test_ids_and_pixels_equal_the_processor(family_encoder: tuple[ModelConfig, E
         assert torch.equal(ours[name].to(theirs[name].dtype), theirs[name]), name
 
 
-def test_answers_do_not_depend_on_company(family_encoder: tuple[ModelConfig, Encoder]) -> None:
+def test_answers_do_not_depend_on_the_batch(family_encoder: tuple[ModelConfig, Encoder]) -> None:
     config, encoder = family_encoder
     asked = [(user(ONE, "What?"),), (user(TWO, "What is this picture about?"),), (user("No picture."),)]
     requests = [Request(str(n), conversation) for n, conversation in enumerate(asked)]
     engine = hf.open_engine(hf.Config(batch_size=3, max_new_tokens=12), config, encoder, "fp32")
-    # Log-probabilities move in the sixth digit with the company.
+    # The batch changes log-probabilities in the sixth digit.
     together = {outcome.id: replace(outcome, logprobs=None) for outcome in engine.answer(requests)}  # type: ignore[call-arg]
     alone = {o.id: replace(o, logprobs=None) for request in requests for o in engine.answer([request])}  # type: ignore[call-arg]
     assert together == alone
@@ -217,8 +217,10 @@ def test_a_perfect_answer_in_the_family_s_own_boxes_scores_1(
     assert score_file(file, "grounding").metrics == {"acc_at_05": 1, "mean_iou": 1}
 
 
-def test_the_quickened_tower_sees_the_same(family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel) -> None:
-    """Linear patches and images of equal size attended together, against the tower as transformers has it."""
+def test_the_optimized_vision_tower_matches_transformers(
+    family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel
+) -> None:
+    """Linear patch embedding and attention grouped by image size, against the vision tower of transformers."""
     encoder = family_encoder[1]
     plain = AutoModelForImageTextToText.from_pretrained(str(encoder.checkpoint.folder), dtype=torch.float32).eval()
     assert model.model.visual.config._attn_implementation == GROUPED_ATTENTION
@@ -248,8 +250,8 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
     assert all("language_model" in name for name in trainable(adapted))
     layout = Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
     answers = ("A red ball .", "Two cars on the street .")
-    lessons = [encoder.training_example((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
-    (row,) = pack(lessons, layout, 2048)
+    examples = [encoder.training_example((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
+    (row,) = pack(examples, layout, 2048)
 
     def loss_of(model: Any) -> torch.Tensor:
         return token_losses(model.base_model.model, row, encoder, "cpu").sum()
@@ -270,8 +272,8 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
         assert torch.equal(loss_of(adapted.eval()), loss_of(attach_adapter(again, tmp_path)))
 
 
-def test_every_part_can_learn(family_encoder: tuple[ModelConfig, Encoder]) -> None:
-    """The family says truly where its parts are: an adapter on one layer of each feels the loss."""
+def test_every_part_can_be_trained(family_encoder: tuple[ModelConfig, Encoder]) -> None:
+    """The family locates its parts correctly: an adapter on one layer of each receives gradients."""
     encoder = family_encoder[1]
     family, base = encoder.checkpoint.family, load_model(encoder.checkpoint, "cpu", "fp32")
     linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -281,14 +283,14 @@ def test_every_part_can_learn(family_encoder: tuple[ModelConfig, Encoder]) -> No
     settings = LoraConfig(parts=list(family.parts), target_modules=sorted(set(some.values())))
     adapted = add_adapter(base, settings, family, 0)
     assert {family.part(name.removeprefix("base_model.model.")) for name in trainable(adapted)} == set(family.parts)
-    lesson = encoder.training_example((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
-    (row,) = pack([lesson], Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge), 2048)
+    example = encoder.training_example((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
+    (row,) = pack([example], Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge), 2048)
     token_losses(base, row, encoder, "cpu").sum().backward()
     check_first_gradients(adapted)
 
 
-def test_one_call_for_all_pictures_sees_what_their_groups_see(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's route of the tower, with a plain loop in the place of torch's kernel, called as torch declares it."""
+def test_one_call_for_all_images_computes_what_groups_of_them_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vision tower's path on a GPU, with a plain loop in place of torch's kernel, called by torch's signature."""
     known = inspect.signature(varlen.varlen_attn)
 
     def part_by_part(*given: Any, **more: Any) -> torch.Tensor:

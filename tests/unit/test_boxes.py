@@ -82,9 +82,9 @@ def test_official_values(case: dict[str, Any]) -> None:
 @given(BOX, BOX)
 def test_torchvision_agrees(a: tuple[float, ...], b: tuple[float, ...]) -> None:
     boxes = [(min(x, u), min(y, v), max(x, u), max(y, v)) for x, y, u, v in (a, b)]
-    found = float(iou(np.array(boxes[0], dtype=float), np.array(boxes[1], dtype=float)))
+    ours = float(iou(np.array(boxes[0], dtype=float), np.array(boxes[1], dtype=float)))
     official = float(box_iou(*(torch.tensor([box], dtype=torch.float64) for box in boxes)))
-    assert found == pytest.approx(0 if np.isnan(official) else official, abs=1e-9)
+    assert ours == pytest.approx(0 if np.isnan(official) else official, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_half_is_enough_and_a_little_less_is_not() -> None:
 
 def test_the_first_box_counts_against_the_true_box_it_fits_best() -> None:
     true = [[0, 0, 10, 10], [20, 20, 30, 30]]
-    said = [[[20, 20, 30, 30], [0, 0, 10, 10]], [[90, 90, 99, 99], [0, 0, 10, 10]], [], None]
-    assert values(mean_iou, said, [true] * 4) == [1, 0, 0, 0]
-    assert score(acc_at_05, said, [true] * 4) == 0.25
+    answers = [[[20, 20, 30, 30], [0, 0, 10, 10]], [[90, 90, 99, 99], [0, 0, 10, 10]], [], None]
+    assert values(mean_iou, answers, [true] * 4) == [1, 0, 0, 0]
+    assert score(acc_at_05, answers, [true] * 4) == 0.25

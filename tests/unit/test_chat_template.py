@@ -1,4 +1,4 @@
-"""Rendering: golden against the processor's own `apply_chat_template`; the mask against what was said."""
+"""Rendered conversations equal the processor's `apply_chat_template`; the loss mask covers the assistant's answers."""
 
 import pytest
 from builders import assistant, picture, ref, user
@@ -41,10 +41,10 @@ def as_processor(conversation: Conversation) -> list[dict[str, object]]:
 
 
 def golden(processor: AutoProcessor, conversation: Conversation, asks: bool) -> list[int]:
-    made = processor.apply_chat_template(
+    encoded = processor.apply_chat_template(
         [as_processor(conversation)], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=asks
     )
-    ids: list[int] = made["input_ids"][0].tolist()
+    ids: list[int] = encoded["input_ids"][0].tolist()
     return ids
 
 
@@ -55,48 +55,48 @@ def test_prompt_equals_the_processor(name: str, encoder: Encoder, processor: Aut
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_lesson_equals_the_processor_up_to_the_end_of_turn(
+def test_training_example_equals_the_processor_up_to_the_end_of_turn(
     name: str, encoder: Encoder, processor: AutoProcessor
 ) -> None:
     ids = list(encoder.training_example(SHAPES[name], "all", 4096).rendered.ids)
     whole = golden(processor, SHAPES[name], asks=False)
     assert whole[: len(ids)] == ids
     assert encoder.renderer.text(whole[len(ids) :]) == "\n", (
-        "only the template's newline after the end of turn is left out"
+        "only the template's newline after the end of turn is missing"
     )
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("turns", ["all", "last"])
-def test_trained_tokens_are_the_answers_and_their_end(name: str, turns: str, encoder: Encoder) -> None:
+def test_supervised_tokens_are_the_answers_and_their_end(name: str, turns: str, encoder: Encoder) -> None:
     rendered = encoder.training_example(SHAPES[name], turns, 4096).rendered  # type: ignore[arg-type]
-    learnt = [token for token, trained in zip(rendered.ids, rendered.loss_mask, strict=True) if trained]
+    supervised = [token for token, counts in zip(rendered.ids, rendered.loss_mask, strict=True) if counts]
     answers = [turn.content[0] for turn in SHAPES[name] if turn.role == "assistant"]
     expected = answers if turns == "all" else answers[-1:]
-    assert learnt.count(encoder.renderer.end_id) == len(expected)
-    assert encoder.renderer.text(learnt) == "".join(map(str, expected))
+    assert supervised.count(encoder.renderer.end_id) == len(expected)
+    assert encoder.renderer.text(supervised) == "".join(map(str, expected))
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_lesson_begins_with_the_prompt_of_inference(name: str, encoder: Encoder) -> None:
-    lesson = encoder.training_example(SHAPES[name], "all", 4096).rendered
+def test_training_example_begins_with_the_prompt_of_inference(name: str, encoder: Encoder) -> None:
+    example = encoder.training_example(SHAPES[name], "all", 4096).rendered
     prompt = encoder.prompt(SHAPES[name][:-1]).rendered
-    assert lesson.ids[: len(prompt)] == prompt.ids
-    assert lesson.loss_mask[len(prompt)], "the first token after the prompt is learnt"
+    assert example.ids[: len(prompt)] == prompt.ids
+    assert example.loss_mask[len(prompt)], "the first token after the prompt is supervised"
 
 
 @settings(max_examples=60, deadline=None)
 @given(question=st.text(max_size=40), answer=st.text(min_size=1, max_size=40))
 def test_prefix_holds_for_any_text(question: str, answer: str, encoder: Encoder) -> None:
-    """An answer that begins with white space must not melt into the prompt's last token."""
+    """An answer that begins with white space must not merge with the last token of the prompt."""
     asked: Conversation = (user(question),)
     try:
-        lesson = encoder.training_example((*asked, assistant(answer)), "all", 4096).rendered
+        example = encoder.training_example((*asked, assistant(answer)), "all", 4096).rendered
     except DataError:
         assert "<|" in question + answer
         return
     prompt = encoder.prompt(asked).rendered
-    assert lesson.ids[: len(prompt)] == prompt.ids
+    assert example.ids[: len(prompt)] == prompt.ids
 
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|image_pad|>", "<|vision_start|>"])
@@ -110,7 +110,7 @@ def test_too_long_is_an_error_with_the_count(encoder: Encoder) -> None:
         encoder.training_example(SHAPES["one image"], "all", 10)
 
 
-def test_a_template_that_rewrites_earlier_turns_cannot_train_all(encoder: Encoder) -> None:
+def test_a_template_that_rewrites_earlier_turns_cannot_train_on_all(encoder: Encoder) -> None:
     forgetful = (
         "{%- for m in messages -%}<|im_start|>{{ m.role }}\n"
         "{%- if m.role != 'assistant' or loop.last -%}{% for p in m.content %}{{ p.text }}{% endfor %}{%- endif -%}"

@@ -1,4 +1,4 @@
-"""decode_rgb: each kind of file that trips other readers, against values computed by hand."""
+"""Decoding, for each kind of file that trips other readers, against values computed by hand."""
 
 import io
 import warnings
@@ -26,13 +26,13 @@ def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (20, 10))
     image.putpixel((0, 0), (255, 0, 0))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its side: top-left belongs to the top-right
+    exif[0x0112] = 6  # stored on its side: top-left belongs to the top-right
     upright = decode_rgb(ref(encoded(image, "PNG", exif=exif)))
     assert upright.size == (10, 20)
     assert upright.getpixel((9, 0)) == (255, 0, 0)
 
 
-def test_sixteen_bit_grey_is_scaled_not_cut() -> None:
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     values = np.array([[0, 257, 25700, 65535]], dtype=np.uint16)
     decoded = np.asarray(decode_rgb(ref(encoded(Image.fromarray(values)))))
     assert decoded[0, :, 0].tolist() == [0, 1, 100, 255]
@@ -62,12 +62,12 @@ def test_a_tiff_whose_offsets_are_no_integers_is_named() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_lies_on_white(mode: str) -> None:
+def test_transparency_becomes_white(mode: str) -> None:
     image = Image.new(mode, (2, 1), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
     assert decode_rgb(ref(encoded(image))).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_palette_transparency_lies_on_white() -> None:
+def test_palette_transparency_becomes_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
@@ -143,10 +143,10 @@ def test_the_size_is_known_before_the_pixels(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
-        lying = ref(encoded(picture(40, 24), kind, exif=exif))
-        assert size_of(lying) == decode_rgb(lying).size
+        sideways = ref(encoded(picture(40, 24), kind, exif=exif))
+        assert size_of(sideways) == decode_rgb(sideways).size
         for mode in ("RGB", "L"):  # in no file any more, but the tag is still with it
-            plain = ref(Image.open(io.BytesIO(lying.read())).convert(mode))
+            plain = ref(Image.open(io.BytesIO(sideways.read())).convert(mode))
             assert size_of(plain) == decode_rgb(plain).size
     assert size_of(ref(picture(40, 24))) == (40, 24)
 
@@ -155,28 +155,28 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
 
 
-def png_with(metadata: bytes, behind: bool) -> bytes:
-    """A PNG of 40x24 with one more chunk, before its pixels or behind them."""
+def png_with(metadata: bytes, after: bool) -> bytes:
+    """A PNG of 40x24 with one more chunk, before or after its pixels."""
     plain = encoded(picture(40, 24))
-    place = plain.index(b"IEND" if behind else b"IDAT") - 4
+    place = plain.index(b"IEND" if after else b"IDAT") - 4
     return plain[:place] + metadata + plain[place:]
 
 
-LYING = Image.Exif()
-LYING[0x0112] = 6
+SIDEWAYS = Image.Exif()
+SIDEWAYS[0x0112] = 6
 XMP = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>'
-PROFILE = b"Raw profile type exif\0" + b"\nexif\n  26\n" + LYING.tobytes().hex().encode()
+PROFILE = b"Raw profile type exif\0" + b"\nexif\n  26\n" + SIDEWAYS.tobytes().hex().encode()
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
+@pytest.mark.parametrize("after", [False, True], ids=["before the pixels", "after the pixels"])
 @pytest.mark.parametrize(
     "metadata",
-    [chunk(b"eXIf", LYING.tobytes()[6:]), chunk(b"iTXt", XMP), chunk(b"tEXt", PROFILE)],
+    [chunk(b"eXIf", SIDEWAYS.tobytes()[6:]), chunk(b"iTXt", XMP), chunk(b"tEXt", PROFILE)],
     ids=["eXIf", "XMP", "raw profile"],
 )
-def test_the_size_of_a_png_is_known_wherever_its_orientation_stands(metadata: bytes, behind: bool) -> None:
-    lying = ref(png_with(metadata, behind))
-    assert size_of(lying) == decode_rgb(lying).size == (24, 40)
+def test_the_size_of_a_png_is_known_wherever_its_orientation_is(metadata: bytes, after: bool) -> None:
+    sideways = ref(png_with(metadata, after))
+    assert size_of(sideways) == decode_rgb(sideways).size == (24, 40)
 
 
 def test_the_size_of_a_png_takes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +185,12 @@ def test_the_size_of_a_png_takes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
     assert size_of(ref(encoded(picture(40, 24)))) == (40, 24)
-    assert size_of(ref(png_with(chunk(b"eXIf", LYING.tobytes()[6:]), behind=False))) == (24, 40)
+    assert size_of(ref(png_with(chunk(b"eXIf", SIDEWAYS.tobytes()[6:]), after=False))) == (24, 40)
 
 
 @given(st.binary(max_size=60), st.integers(0, 400))
-def test_a_torn_png_has_a_size_or_a_named_error(more: bytes, cut: int) -> None:
-    data = png_with(chunk(b"tEXt", b"a\0b"), behind=True)[:cut] + more
+def test_a_truncated_png_has_a_size_or_a_named_error(more: bytes, cut: int) -> None:
+    data = png_with(chunk(b"tEXt", b"a\0b"), after=True)[:cut] + more
     try:
         assert size_of(ref(data)) == (40, 24)
     except ImageError as error:
@@ -198,20 +198,20 @@ def test_a_torn_png_has_a_size_or_a_named_error(more: bytes, cut: int) -> None:
 
 
 def test_threads_leave_the_warning_filters_alone() -> None:
-    """Pillow warns of every image here: it is larger than Pillow's own limit."""
+    """Pillow warns about every image here: it is larger than Pillow's own limit."""
     noisy = encoded(picture(64, 64))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = list(warnings.filters)
         with ThreadPoolExecutor(8) as pool, pytest.MonkeyPatch.context() as patch:
             patch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
             list(pool.map(lambda n: decode_rgb(ref(noisy, f"{n}")), range(400)))
         warnings.warn("somebody else's", stacklevel=1)
-        assert [str(one.message) for one in said] == ["somebody else's"]
+        assert [str(one.message) for one in caught] == ["somebody else's"]
         assert [one for one in warnings.filters if one in before] == before
 
 
-def test_what_a_file_said_is_told() -> None:
+def test_the_header_of_a_file_is_reported() -> None:
     def header(data: bytes) -> images.Header:
         return images.examine(ref(data))[1]
 
@@ -219,7 +219,7 @@ def test_what_a_file_said_is_told() -> None:
     assert header(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).animated
     assert not header(encoded(frames[0], "GIF")).animated
     for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
-        assert header(encoded(picture(40, 24), kind, exif=LYING)).turned
+        assert header(encoded(picture(40, 24), kind, exif=SIDEWAYS)).turned
         assert header(encoded(picture(40, 24), kind)) == images.Header(kind, "RGB", False, False, False, False)
     assert header(encoded(picture(8, 8).convert("CMYK"), "JPEG")).mode == "CMYK"
     assert header(encoded(Image.fromarray(np.zeros((4, 4), np.uint16)))).sixteen_bit
@@ -228,7 +228,7 @@ def test_what_a_file_said_is_told() -> None:
     assert (decoded.size, plain.format) == ((40, 24), "")
 
 
-def test_the_size_of_what_is_no_image_is_refused() -> None:
+def test_a_file_that_is_no_image_has_no_size() -> None:
     whole = encoded(picture(64, 64), "JPEG")
     assert size_of(ref(whole[: len(whole) // 2])) == (64, 64)  # a torn file has its header still
     for data in (b"", b"no image", whole[:20]):

@@ -1,4 +1,4 @@
-"""Tasks: what they teach they can read back, what models write around an answer is seen through, bad rows are named."""
+"""Tasks can read their own targets, find answers in what models write around them, and name bad rows."""
 
 import json
 from dataclasses import replace
@@ -20,8 +20,8 @@ LABELS = ["night", "night street", "grass", "new-york"]
 
 def example(reference: str = "red", **more: Any) -> Example:
     truth = {"references": [reference], **more.pop("truth", {})}
-    made = Example(id="r1", images=(ref(picture(200, 100), "a"),), target=reference, truth=truth, cluster="r1")
-    return replace(made, **more)
+    row = Example(id="r1", images=(ref(picture(200, 100), "a"),), target=reference, truth=truth, cluster="r1")
+    return replace(row, **more)
 
 
 CASES = [
@@ -37,7 +37,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "options", "row"), CASES, ids=[case[0] for case in CASES])
-def test_what_is_taught_reads_back_as_the_truth(name: str, options: dict[str, Any], row: Example) -> None:
+def test_a_target_reads_back_as_the_truth(name: str, options: dict[str, Any], row: Example) -> None:
     plugin = registry.load("tasks", name)
     config, task = plugin.Config(**options), plugin.TASK
     answer = task.read(config, task.teach(config, row))
@@ -51,12 +51,14 @@ def test_what_is_taught_reads_back_as_the_truth(name: str, options: dict[str, An
             assert score == pytest.approx(best, abs=0.02 * metric.scale), metric.name
 
 
-def test_every_shipped_task_is_tried() -> None:
+def test_every_shipped_task_has_a_case() -> None:
     assert sorted(case[0] for case in CASES) == registry.available("tasks")
 
 
 @pytest.mark.parametrize(("name", "options", "row"), CASES, ids=[case[0] for case in CASES])
-def test_what_is_asked_ends_with_the_user_and_shows_the_image(name: str, options: dict[str, Any], row: Example) -> None:
+def test_a_conversation_shows_the_image_and_ends_with_the_user(
+    name: str, options: dict[str, Any], row: Example
+) -> None:
     plugin = registry.load("tasks", name)
     config = plugin.Config(system="Be brief.", **options)
     system, user = plugin.TASK.ask(config, row)
@@ -81,9 +83,9 @@ def test_what_is_asked_ends_with_the_user_and_shows_the_image(name: str, options
         ("", None),
     ],
 )
-def test_labels_are_found_in_what_models_say(text: str, label: str | None) -> None:
-    found = classification.read(classification.Config(labels=LABELS), text)
-    assert isinstance(found, Unparsed) if label is None else found == label
+def test_labels_are_found_in_what_models_write(text: str, label: str | None) -> None:
+    answer = classification.read(classification.Config(labels=LABELS), text)
+    assert isinstance(answer, Unparsed) if label is None else answer == label
 
 
 @pytest.mark.parametrize(
@@ -103,8 +105,8 @@ def test_labels_are_found_in_what_models_say(text: str, label: str | None) -> No
     ],
 )
 def test_boxes_are_found_in_what_models_write(text: str, boxes: list[list[float]] | None) -> None:
-    found = grounding.read(grounding.Config(), text)
-    assert isinstance(found, Unparsed) if boxes is None else found == boxes
+    answer = grounding.read(grounding.Config(), text)
+    assert isinstance(answer, Unparsed) if boxes is None else answer == boxes
 
 
 @pytest.mark.parametrize(
@@ -116,11 +118,11 @@ def test_boxes_are_found_in_what_models_write(text: str, boxes: list[list[float]
         ("unit", "xywh", [0.1, 0.1, 0.2, 0.8]),
     ],
 )
-def test_boxes_of_every_convention_are_the_same_box(unit: Any, corners: Any, box: list[float]) -> None:
+def test_boxes_in_every_unit_are_the_same_box(unit: Any, corners: Any, box: list[float]) -> None:
     config = grounding.Config(unit=unit, corners=corners)
     row = example("", question="ball", truth={"boxes": box})
-    (found,) = grounding.truth(config, row)["boxes"]
-    assert found == pytest.approx([100, 100, 300, 900])
+    (box,) = grounding.truth(config, row)["boxes"]
+    assert box == pytest.approx([100, 100, 300, 900])
     assert json.loads(grounding.teach(config, row)) == [{"bbox_2d": [100, 100, 300, 900], "label": "ball"}]
 
 
@@ -138,7 +140,7 @@ def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
 
 
 @pytest.mark.parametrize("scale", [[280], [0, 140], ["a", "b"], "ab", 5])
-def test_a_scale_that_is_none_is_named(scale: Any) -> None:
+def test_a_malformed_scale_is_named(scale: Any) -> None:
     with pytest.raises(DataError, match="'box_scale' must be two positive numbers"):
         read_answer(grounding.TASK, grounding.Config(), "[1, 2, 3, 4]", {"box_scale": scale})
 
@@ -156,8 +158,8 @@ def test_a_scale_that_is_none_is_named(scale: Any) -> None:
     ],
 )
 def test_records_are_found_in_what_models_write(text: str, record: Any) -> None:
-    found = extraction.read(extraction.Config(), text)
-    assert isinstance(found, Unparsed) if record is None else found == record
+    answer = extraction.read(extraction.Config(), text)
+    assert isinstance(answer, Unparsed) if record is None else answer == record
 
 
 @given(st.text(max_size=200))
@@ -198,6 +200,6 @@ def test_bad_rows_are_named(name: str, options: dict[str, Any], row: Example, me
         try_it()
 
 
-def test_a_prompt_without_a_place_for_the_question_is_a_mistake() -> None:
+def test_a_prompt_without_its_placeholder_is_refused() -> None:
     with pytest.raises(ValueError, match="must hold {question}"):
         vqa.Config(prompt="Answer!")
