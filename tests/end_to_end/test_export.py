@@ -77,7 +77,7 @@ def test_a_merged_checkpoint_answers_as_the_adapter_does(run: Path) -> None:
     }
     again = warm_vlmtune("export", "c.yaml", "-o", "merged", cwd=run)
     assert again.returncode == 2
-    assert "merged is there already" in again.stderr
+    assert "merged already exists" in again.stderr
 
 
 def test_a_checkpoint_that_lost_the_adapter_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +88,11 @@ def test_a_checkpoint_that_lost_the_adapter_is_refused(run: Path, monkeypatch: p
         return model.unload()
 
     def here(config: Any, folder: Path, told: Any) -> Any:
-        return export.forced_by(config, folder, told)
+        return export.teacher_force_folder(config, folder, told)
 
     monkeypatch.setattr(PeftModel, "merge_and_unload", lose, raising=False)
-    monkeypatch.setattr(export, "_forced_elsewhere", here)
-    with pytest.raises(IntegrityError, match="answers otherwise than the adapter: probe 1, token"):
+    monkeypatch.setattr(export, "_teacher_force_in_fresh_process", here)
+    with pytest.raises(IntegrityError, match="answers differently from the adapter: probe 1, token"):
         export.export(Session(load("c.yaml").config), run / "merged")
     assert not list(run.glob("*merged*")), "nothing is left that could be taken for a checkpoint"
 

@@ -106,7 +106,7 @@ def test_more_shards_than_rows(begin: Begin) -> None:
     assert sorted(len(read(file)) for file in shards)[:2] == [0, 0]
     merged = merge_shards.merge(begin("out", few), shards)
     assert plain(merged) == plain(predict.predict(begin("whole", few)))
-    with pytest.raises(IntegrityError, match="of 4 shards 1 are missing: 3"):
+    with pytest.raises(IntegrityError, match="1 of 4 shards are missing: 3"):
         merge_shards.merge(begin("other", few), shards[:3])
 
 
@@ -126,17 +126,17 @@ def test_what_is_not_whole_is_refused(begin: Begin) -> None:
         assert not (names("merged") if Path("merged").exists() else set()), "nothing was written"
         return str(raised.value)
 
-    assert "of 3 shards 1 are missing: 1." in refused([shards[0], shards[2]])
+    assert "1 of 3 shards are missing: 1." in refused([shards[0], shards[2]])
     assert f"shard 0 is given twice: {shards[0]}, {shards[0]}" in refused([*shards, shards[0]])
     other = predict.predict(begin("other", "task.prompt=Say it."), shard=Shard(1, COUNT))
     said = refused([shards[0], other, shards[2]])
-    assert f"{other} is no shard of baseline_predictions.jsonl as this config makes it" in said
+    assert f"{other} is not a shard of baseline_predictions.jsonl as this config makes it" in said
     assert "task.prompt" in said
     assert "image_control_rows: 5 there, 4 here" in refused(shards, "evaluation.image_control_rows=4")
     fourth = predict.predict(begin("fourth"), shard=Shard(1, 4))
     assert "is one of 4 shards" in refused([shards[0], fourth, shards[2]])
     whole = predict.predict(begin("whole"))
-    assert "is no shard: its manifest says that it holds all rows" in refused([whole])
+    assert "is not a shard: its manifest says that it holds all rows" in refused([whole])
     column = shards[1].with_name(shards[1].name.replace("predictions.", "predictions.short."))
     assert "column: " in refused([shards[0], column, shards[2]])
 
@@ -152,26 +152,26 @@ def test_a_changed_shard_is_refused(begin: Begin) -> None:
         return str(raised.value)
 
     gone = without_row(shards[1])
-    assert f"1 of 12 rows stand in no shard: {gone}." in refused()
+    assert f"1 of 12 rows are in no shard: {gone}." in refused()
     moved = kept[0].splitlines(keepends=True)[0]
     shards[1].write_text(kept[1] + moved, encoding="utf-8")
-    assert f"row {json.loads(moved)['id']!r} does not belong into shard 1 of 3" in refused()
+    assert f"row {json.loads(moved)['id']!r} does not belong to shard 1 of 3" in refused()
     shards[1].write_text(kept[1] + '{"id": "stranger", "prediction": "a"}\n', encoding="utf-8")
-    assert "row 'stranger' does not belong into shard 1 of 3" in refused()
+    assert "row 'stranger' does not belong to shard 1 of 3" in refused()
     beside = [file.with_name(f"{file.stem}.controls.json") for file in shards]
     changed = next(file for file in beside if read_json(file)["image"])
     controls = read_json(changed)
     original = changed.read_text(encoding="utf-8")
     lines = controls["image"]["lines"]
     changed.write_text(json.dumps({**controls, "image": {"lines": lines[1:]}}), encoding="utf-8")
-    assert f"1 of 5 rows with other images stand in no shard: {lines[0]['id']}." in refused()
+    assert f"1 of 5 rows with shuffled images are in no shard: {lines[0]['id']}." in refused()
     changed.write_text(json.dumps({**controls, "image": {"lines": [*lines, lines[0]]}}), encoding="utf-8")
-    assert f"{lines[0]['id']!r} stands twice among the rows with other images" in refused()
+    assert f"{lines[0]['id']!r} occurs twice among the rows with shuffled images" in refused()
     changed.unlink()
-    assert "are not beside it; copy them there" in refused()
+    assert "are missing; copy them to the same folder" in refused()
     changed.write_text(original, encoding="utf-8")
     shards[2].with_name(f"{shards[2].stem}.manifest.json").unlink()
-    assert "manifest.json, is not beside it" in refused()
+    assert "manifest.json, is missing" in refused()
 
 
 @pytest.mark.usefixtures("begin")

@@ -1,9 +1,8 @@
-"""An adapter merged into its model: a checkpoint folder that any program loads, proved before it has its name.
+"""Merging an adapter into its model: a checkpoint that any program loads, verified before it gets its final name.
 
-The merged weights are loaded again in a fresh process, which must find the adapter's own answers likeliest, token for
-token; only then is the folder published.
-
-The engine of a session. Where it refuses the adapter, the model with the adapter merged into it answers instead.
+The merged weights are reloaded in a fresh process, where teacher-forcing the adapter's own answers must give them back
+token for token; only then is the folder published. If an engine cannot load an adapter, `open_engine` answers with the
+merged model instead.
 """
 
 import json
@@ -29,28 +28,28 @@ from vlmtune.run_folder import folder_manifest_path
 from vlmtune.types import Conversation, Outcomes, Request
 
 PROBED = 8
-"""Rows whose answers prove that nothing was lost."""
+"""Number of rows whose answers must be the same before and after merging."""
 
-NEAR = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.1}
-"""Lead in log-probability under which two tokens count as equally likely: what rounding the weights may move."""
+TIE = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.1}
+"""Gap in log-probability below which two tokens count as a tie, because rounding the weights may swap them."""
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", ".*")
 
 
 def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
-    """Write the merged checkpoint: weights in training precision, every processor file, the size limits of training.
+    """Write the merged checkpoint: weights in training precision, all processor files, the image sizes of training.
 
     Raises:
-        ConfigError: the folder is there already, or the base is quantised.
+        ConfigError: the folder exists, or the base model is quantised.
         FolderLocked: another process exports to the same folder.
-        IntegrityError: not the config's adapter, or one that does nothing; or the reloaded weights answer otherwise.
-            Nothing is left behind.
+        IntegrityError: the adapter does not fit the config or has no effect, or the reloaded weights answer
+            differently. Nothing is left behind.
     """
     adapter = adapter or session.files.adapter
     if session.config.model.quantization is not None:
         raise ConfigError("a quantised model cannot be merged without loss; export with --set model.quantization=null")
     if target.exists():
-        raise ConfigError(f"{target} is there already; choose another folder with -o")
+        raise ConfigError(f"{target} already exists; choose another folder with -o")
     with _building(target) as building:
         _merge(session, building, adapter)
         building.rename(target)
@@ -59,14 +58,14 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
 
 @contextmanager
 def _building(target: Path) -> Iterator[Path]:
-    """An empty folder beside the target that becomes it, for one process at a time; gone where that fails."""
+    """An empty temporary folder next to the target, locked by this process and deleted if the block fails."""
     building = building_path(target)
     with folder_locked(building) as ours, ExitStack() as unless_done:
         if not ours:
             raise FolderLocked(f"another process exports to {target}. Wait for it, or choose another folder with -o")
         unless_done.callback(shutil.rmtree, building)
-        if target.exists():  # an export that ended while this one began
-            raise ConfigError(f"{target} is there already; choose another folder with -o")
+        if target.exists():  # another export ended in the meantime
+            raise ConfigError(f"{target} already exists; choose another folder with -o")
         with os_errors_named(building):
             for left in building.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -75,60 +74,68 @@ def _building(target: Path) -> Iterator[Path]:
 
 
 def _merge(session: Session, building: Path, adapter: Path) -> None:
-    """The checkpoint, proved, and its manifest."""
+    """Write the verified checkpoint and its manifest."""
     config = session.config
     provenance = session.provenance(adapter=session.verify_adapter(adapter))
     precision, encoder = config.training.precision, session.encoder
     rows = list(session.rows(config.evaluation.split))[:PROBED]
-    asked = [session.task.ask(config.task, row) for row in rows]
+    prompts = [session.task.ask(config.task, row) for row in rows]
     device = pick_device(config.model)
     model = attach_adapter(load_model(encoder.checkpoint, device, precision), adapter)
     hf: Any = registry.load("engines", "hf")
-    probing = hf.attached(model, hf.Config(), encoder, device, precision)
-    effect = probing.adapter_delta([Request(row.id, one) for row, one in zip(rows, asked, strict=True)])
-    told = _told(model.get_base_model(), encoder, asked, device, config.inference.max_new_tokens)
+    engine = hf.attached(model, hf.Config(), encoder, device, precision)
+    effect = engine.adapter_delta([Request(row.id, one) for row, one in zip(rows, prompts, strict=True)])
+    answers = _answers(model.get_base_model(), encoder, prompts, device, config.inference.max_new_tokens)
     with os_errors_named(building):
-        # Weights of the base, whatever their format, stay where they are: the merged ones take their place.
+        # Everything but the base model's weights, in whatever format; the merged weights replace them.
         leave = shutil.ignore_patterns(*WEIGHTS)
         shutil.copytree(encoder.checkpoint.folder, building, ignore=leave, dirs_exist_ok=True)
         merged: Any = model.merge_and_unload()
         merged.save_pretrained(building)
         _write_limits(building, encoder)
     del model, merged
-    probing.close()
+    engine.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
-    prove(told, _forced_elsewhere(config, building, told), NEAR[precision])
+    forced = _teacher_force_in_fresh_process(config, building, answers)
+    verify(answers, forced, TIE[precision])
     write_json(
         folder_manifest_path(building),
         {"schema_version": 1, "mock": session.mock, "effect": effect, "origin": provenance.parts},
     )
 
 
-def prove(told: Sequence[Sequence[int]], forced: Sequence[TeacherForced], near: float) -> None:
-    """That a model finds given answers likeliest, up to ties.
+def verify(answers: Sequence[Sequence[int]], forced: Sequence[TeacherForced], tie: float) -> None:
+    """Check that teacher-forcing answers gives back the same tokens, up to ties.
+
+    Args:
+        answers: token ids of each answer.
+        forced: what the reloaded model predicts at each of their positions.
+        tie: gap in log-probability up to which another token counts as a tie.
 
     Raises:
-        IntegrityError: it would have said something else.
+        IntegrityError: a predicted token differs.
     """
-    for number, (ids, found) in enumerate(zip(told, forced, strict=True)):
+    for number, (ids, found) in enumerate(zip(answers, forced, strict=True)):
         for place, (given, own, lead) in enumerate(zip(ids, found.ids, found.leads, strict=True)):
-            if given != own and lead >= near:
+            if given != own and lead >= tie:
                 raise IntegrityError(
-                    f"the merged checkpoint answers otherwise than the adapter: probe {number + 1}, token {place + 1}, "
-                    f"by {lead:.3g} in log-probability. Nothing was exported; please report this"
+                    f"the merged checkpoint answers differently from the adapter: probe {number + 1}, token "
+                    f"{place + 1}, by {lead:.3g} in log-probability. Nothing was exported; please report this"
                 )
 
 
-def _told(model: Any, encoder: Encoder, asked: Sequence[Conversation], device: str, most: int) -> list[tuple[int, ...]]:
+def _answers(
+    model: Any, encoder: Encoder, prompts: Sequence[Conversation], device: str, max_new_tokens: int
+) -> list[tuple[int, ...]]:
     import torch
 
     with torch.inference_mode():
-        answers = decode(model, [encoder.prompt(one) for one in asked], encoder, device, most, greedy)
+        answers = decode(model, [encoder.prompt(one) for one in prompts], encoder, device, max_new_tokens, greedy)
     return [tuple(answer.ids) for answer in answers]
 
 
 def _write_limits(folder: Path, encoder: Encoder) -> None:
-    """Whoever loads the folder resizes pictures as training did."""
+    """Write the image sizes of training, so that any program that loads the folder resizes images alike."""
     limits = encoder.image_processor.limits
     size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
     for name in ("processor_config.json", "preprocessor_config.json"):
@@ -141,49 +148,52 @@ def _write_limits(folder: Path, encoder: Encoder) -> None:
             write_json(folder / name, plain)
 
 
-def _forced_elsewhere(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[TeacherForced]:
-    """What the checkpoint in a folder makes of the answers, found by a process that starts from nothing."""
+def _teacher_force_in_fresh_process(
+    config: Config, folder: Path, answers: Sequence[Sequence[int]]
+) -> list[TeacherForced]:
+    """Teacher-force answers with the checkpoint in a folder, in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_force_all, args=(config.model_dump_json(), folder, told, theirs))
+    child = context.Process(target=_send_teacher_forced, args=(config.model_dump_json(), folder, answers, theirs))
     child.start()
     theirs.close()
     try:
         found: list[TeacherForced] = ours.recv()
     except EOFError:
         raise EnvironmentProblem(
-            "the process that was to load the merged checkpoint ended; see its message above"
+            "the process that loads the merged checkpoint ended early; its message is above"
         ) from None
     finally:
         child.join()
     return found
 
 
-def _force_all(plain: str, folder: Path, told: Sequence[Sequence[int]], out: Any) -> None:
-    out.send(forced_by(Config.model_validate(json.loads(plain)), folder, told))
+def _send_teacher_forced(config: str, folder: Path, answers: Sequence[Sequence[int]], out: Any) -> None:
+    out.send(teacher_force_folder(Config.model_validate(json.loads(config)), folder, answers))
 
 
-def forced_by(config: Config, folder: Path, told: Sequence[Sequence[int]]) -> list[TeacherForced]:
-    """What the checkpoint in a folder makes of answers to the config's first rows, its own files used throughout."""
+def teacher_force_folder(config: Config, folder: Path, answers: Sequence[Sequence[int]]) -> list[TeacherForced]:
+    """Teacher-force answers to the config's first rows with the checkpoint in a folder, using only files from there."""
     own = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder), "revision": None})})
     session = Session(own)
     encoder = session.encoder
     model = load_model(encoder.checkpoint, pick_device(config.model), config.training.precision)
-    rows = list(session.rows(config.evaluation.split))[: len(told)]
+    rows = list(session.rows(config.evaluation.split))[: len(answers)]
     return [
         teacher_force(model, encoder, session.task.ask(config.task, row), ids)
-        for row, ids in zip(rows, told, strict=True)
+        for row, ids in zip(rows, answers, strict=True)
     ]
 
 
-TICK_S = 0.2
+POLL_S = 0.2
+"""Seconds between two attempts to get the lock of a merged model."""
 
 
 def open_engine(session: Session, adapter: Path | None) -> Engine:
-    """The config's engine, ready to answer, with the adapter where one is given; the caller closes it.
+    """The config's engine, with an adapter if one is given; the caller closes it.
 
     Raises:
-        IntegrityError: the adapter is refused, and merging it changes the answers or shows that it does nothing.
+        IntegrityError: the engine cannot load the adapter, and merging it changes the answers or has no effect.
     """
     try:
         return session.open_engine(adapter)
@@ -191,91 +201,90 @@ def open_engine(session: Session, adapter: Path | None) -> Engine:
         if adapter is None:
             raise
         kept = ExitStack()
-        return Merged(session, *kept.enter_context(merged(session, adapter, refused)), kept)
+        return MergedEngine(session, *kept.enter_context(merged(session, adapter, refused)), kept)
 
 
 @contextmanager
 def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator[tuple[Session, float]]:
-    """The session over the model with the adapter in its weights, and what the adapter does to a first logit.
+    """A session of the merged model, and the largest change of a first-token logit by the adapter.
 
-    The checkpoint is exported with its proof, once, and lies in the run folder until `runs gc` takes it, which it does
-    not before this block ends. Its lock is its own: whoever serves it does not own the run.
+    The checkpoint is exported and verified once, and stays in the run folder until `runs gc` deletes it, which it does
+    not do before this block ends. It has its own lock, because a server does not own the run.
     """
     precision = session.config.training.precision
-    made_from = session.provenance(adapter=session.verify_adapter(adapter), precision=precision)
-    folder, lock = session.folder.merged(made_from)
-    waits = False
+    provenance = session.provenance(adapter=session.verify_adapter(adapter), precision=precision)
+    folder, lock = session.folder.merged(provenance)
+    noted = False
     while True:
         with locked(lock, shared=True) as free:
             if free and folder.is_dir():
-                yield _over(session, folder)
+                yield _session_over(session, folder)
                 return
         with locked(lock) as free:
             if free and not folder.is_dir():
                 session.progress.note(f"{refused.args[0].partition('. ')[0]}. Merging it into the model: {folder}")
                 export(session, folder, adapter)
         if not free:
-            if not waits:
-                session.progress.note(f"another process is at work on {folder}; waiting for it")
-            waits = True
+            if not noted:
+                session.progress.note(f"another process is merging into {folder}; waiting for it")
+            noted = True
             session.stop.obey("nothing was asked yet")
-            time.sleep(TICK_S)
+            time.sleep(POLL_S)
 
 
-def _over(session: Session, folder: Path) -> tuple[Session, float]:
+def _session_over(session: Session, folder: Path) -> tuple[Session, float]:
     effect: float = read_json(folder_manifest_path(folder))["effect"]
     model = session.config.model
-    # The stand-in runs on CPUs alone, under whatever name.
+    # The tiny stand-in runs on the CPU, under whatever name.
     device = "cpu" if model.name == TINY else model.device
     named = model.model_copy(update={"name": str(folder.resolve()), "revision": None, "device": device})
     return replace(session, config=session.config.model_copy(update={"model": named}), parent=None), effect
 
 
-class Merged:
-    """An engine over a merged checkpoint, with another for the untouched model. One is open at a time: a GPU that one
-    fills has no room for both.
+class MergedEngine:
+    """An engine of a merged model, and one of the base model. Only one is open at a time, because both may not fit.
 
     Args:
-        base: whose model is untouched.
-        tuned: the same with the adapter in the weights.
+        base: session of the base model.
+        tuned: session of the merged model.
         effect: largest change of a first-token logit by the adapter.
-        kept: closed with this engine: what keeps the checkpoint where it is.
+        kept: closed with this engine; holds the lock of the checkpoint.
     """
 
     def __init__(self, base: Session, tuned: Session, effect: float, kept: ExitStack) -> None:
         self._base, self._tuned, self._effect, self._kept = base, tuned, effect, kept
-        self._asked = tuned
+        self._session = tuned
         self._open: Any = None
 
     def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
-        """One outcome per request that is not `done`, as the engine below says."""
+        """One outcome per request that is not `done`."""
         outcomes: Outcomes = self._engine().answer(requests, done)
         return outcomes
 
     def token_outputs(self, requests: Iterable[Request]) -> Iterator[Any]:
-        """What the engine below says about its tokens."""
-        told: Iterator[Any] = self._engine().token_outputs(requests)
-        return told
+        """Token outputs of the open engine."""
+        outputs: Iterator[Any] = self._engine().token_outputs(requests)
+        return outputs
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """The untouched model answers inside this block."""
-        self._turn_to(self._base)
+        """Answer with the base model inside this block."""
+        self._switch_to(self._base)
         try:
             yield
         finally:
-            self._turn_to(self._tuned)
+            self._switch_to(self._tuned)
 
     def adapter_delta(self, requests: Sequence[Request]) -> float:
-        """As it was found when the adapter was merged, on rows of the config."""
+        """As measured on rows of the config when the adapter was merged."""
         return self._effect
 
     def facts(self) -> Mapping[str, Any]:
-        """Those of the engine below."""
+        """Facts of the open engine."""
         return {**self._engine().facts(), "merged": True}
 
     def close(self) -> None:
-        """Free what was opened."""
+        """Close the open engine and release the checkpoint."""
         with self._kept:
             self._shut()
 
@@ -286,9 +295,9 @@ class Merged:
 
     def _engine(self) -> Any:
         if self._open is None:
-            self._open = self._asked.open_engine(None)
+            self._open = self._session.open_engine(None)
         return self._open
 
-    def _turn_to(self, session: Session) -> None:
+    def _switch_to(self, session: Session) -> None:
         self._shut()
-        self._asked = session
+        self._session = session

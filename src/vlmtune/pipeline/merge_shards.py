@@ -1,6 +1,6 @@
-"""The merge step: shards of one prediction file, answered anywhere, become the file that one run would have made.
+"""The merge step: join the shards of a prediction file into the file that a single run would have made.
 
-That nothing is lost or doubled is proven from the files themselves before anything is written.
+Before anything is written, the shards' contents prove that no row is missing or duplicated.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,17 +26,17 @@ from vlmtune.predictions import Line, read
 from vlmtune.run_folder import THUMBNAILS, controls_path, differences, manifest_path, read_manifest, thumbnail_path
 
 NAMED = 5
-"""Ids that a message names."""
+"""Number of ids listed in a message."""
 
-OF_EVERY_ARTIFACT = {"schema_version", "artifact", "mock", "origin", "selection_ids"}
-"""Keys of a manifest that are not the engine's facts."""
+NOT_ENGINE_FACTS = {"schema_version", "artifact", "mock", "origin", "selection_ids"}
+"""Keys of a manifest that do not come from the engine."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A shard's file with what lies beside it: its answers, and those with other images as they stand there."""
+class ShardFile:
+    """The file of a shard with its sidecars. `control` holds its answers to shuffled images, as JSON objects."""
 
-    file: Path
+    path: Path
     shard: Shard
     manifest: Mapping[str, Any]
     lines: Sequence[Line]
@@ -47,152 +47,161 @@ class Part:
 def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, role: SplitRole | None = None) -> Path:
     """Join the shards of a prediction file, of a prompt baseline or of an additional evaluation set, in any order.
 
-    The result has the origin of an unsharded one, so the other steps find it finished.
+    The result has the provenance of an unsharded file, so the other steps find it finished.
 
     Raises:
         ConfigError: no file is given.
-        IntegrityError: a file is no shard, one of something else or given twice; a shard, a row or a file is missing.
+        IntegrityError: a file is not a shard, belongs to something else or is given twice; a shard, a row or a file is
+            missing.
     """
     if not files:
         raise ConfigError("merge needs the files of all shards")
-    parts = [_read(file) for file in files]
-    session = _about(session, parts[0]).of(adapter)
-    made = prediction_target(session, adapter, role, _prompt_baseline(session, parts[0]))
-    for part in parts:
-        _same_origin(part, made, session.mock)
-    _every_shard(parts)
+    shard_files = [_read_shard(path) for path in files]
+    session = _session_of(session, shard_files[0]).of(adapter)
+    made = prediction_target(session, adapter, role, _prompt_baseline(session, shard_files[0]))
+    for file in shard_files:
+        _check_provenance(file, made, session.mock)
+    _check_complete(shard_files)
     rows = list(made.rows)
-    by_id = _once([row.id for row in rows], [(part, line.id, line) for part in parts for line in part.lines], "rows")
-    swapped = [row.id for row in shuffle_images(rows, image_control_rows(session))]
-    found = [(part, line.get("id"), line) for part in parts for line in part.control]
-    other = _once(swapped, found, "rows with other images")
+    by_id = _by_id(
+        [row.id for row in rows], [(file, line.id, line) for file in shard_files for line in file.lines], "rows"
+    )
+    shuffled = [row.id for row in shuffle_images(rows, image_control_rows(session))]
+    answers = [(file, line.get("id"), line) for file in shard_files for line in file.control]
+    control = _by_id(shuffled, answers, "rows with shuffled images")
     sidecars = session.files.sidecars(made.artifact)
     if session.folder.reconcile(made.artifact, made.provenance, sidecars, made.derived) is not None:
         session.progress.note(f"{made.artifact} is finished")
         return made.artifact
-    _copy_pictures(session, parts, made.artifact.parent / THUMBNAILS)
-    effects = [part.effect for part in parts if part.effect is not None]
+    _copy_thumbnails(session, shard_files, made.artifact.parent / THUMBNAILS)
+    effects = [file.effect for file in shard_files if file.effect is not None]
     lines = [by_id[row.id] for row in rows]
-    write(session, made.artifact, lines, [other[name] for name in swapped], max(effects, default=None))
+    write(session, made.artifact, lines, [control[name] for name in shuffled], max(effects, default=None))
     write_score(session, made.artifact)
     session.folder.publish(
-        made.artifact, made.provenance, {**_facts(parts), "selection_ids": selection_ids(session, adapter, made.rows)}
+        made.artifact,
+        made.provenance,
+        {**_facts(shard_files), "selection_ids": selection_ids(session, adapter, made.rows)},
     )
     return made.artifact
 
 
-def _read(file: Path) -> Part:
-    lines, manifest = read(file), read_manifest(file)
+def _read_shard(path: Path) -> ShardFile:
+    lines, manifest = read(path), read_manifest(path)
     if manifest is None:
         raise IntegrityError(
-            f"{file}: a shard's manifest, {manifest_path(file).name}, is not beside it; copy it there together with "
-            f"{controls_path(file).name}"
+            f"{path}: a shard's manifest, {manifest_path(path).name}, is missing; copy it to the same folder "
+            f"together with {controls_path(path).name}"
         )
     shard = manifest["origin"].get("shard")
     if shard is None:
-        raise IntegrityError(f"{file} is no shard: its manifest says that it holds all rows; nothing is to be merged")
-    beside = controls_path(file)
-    if not beside.is_file():
-        raise IntegrityError(f"{file}: its controls, {beside.name}, are not beside it; copy them there")
-    controls = read_json(beside)
+        raise IntegrityError(
+            f"{path} is not a shard: its manifest says that it holds all rows, so there is nothing to merge"
+        )
+    sidecar = controls_path(path)
+    if not sidecar.is_file():
+        raise IntegrityError(f"{path}: its controls, {sidecar.name}, are missing; copy them to the same folder")
+    controls = read_json(sidecar)
     control = (controls.get("image") or {}).get("lines", [])
     effect = (controls.get("effect") or {}).get("max_logit_difference")
-    return Part(file, Shard(shard["index"], shard["count"]), manifest, lines, control, effect)
+    return ShardFile(path, Shard(shard["index"], shard["count"]), manifest, lines, control, effect)
 
 
-def _about(session: Session, part: Part) -> Session:
-    """The session whose rows a shard answers."""
-    name = part.manifest["origin"].get("set")
+def _session_of(session: Session, file: ShardFile) -> Session:
+    """The session of the evaluation set that a shard belongs to."""
+    name = file.manifest["origin"].get("set")
     if name is None:
         return session
     found = next((other for other in session.additional if other.evaluation_set == name), None)
     if found is None:
-        raise IntegrityError(f"{part.file} answers rows of the set {name!r}, which evaluation.additional does not name")
+        raise IntegrityError(
+            f"{file.path} answers the evaluation set {name!r}, which evaluation.additional does not name"
+        )
     return found
 
 
-def _prompt_baseline(session: Session, part: Part) -> PromptBaseline | None:
+def _prompt_baseline(session: Session, file: ShardFile) -> PromptBaseline | None:
     """The prompt baseline that a shard belongs to."""
-    facts = part.manifest["origin"].get("column")
+    facts = file.manifest["origin"].get("column")
     if facts is None:
         return None
     by_name = {baseline.name: baseline for baseline in prompt_baselines(session)}
     name = facts["asked"]["name"]
     if name not in by_name:
         raise IntegrityError(
-            f"{part.file} holds answers of the prompt baseline {name!r}, which evaluation.baselines does not name"
+            f"{file.path} holds answers of the prompt baseline {name!r}, which evaluation.baselines does not name"
         )
     return by_name[name]
 
 
-def _same_origin(part: Part, made: PredictionTarget, mock: bool) -> None:
-    origin = {key: value for key, value in part.manifest["origin"].items() if key != "shard"}
-    unlike = differences({**origin, "mock": part.manifest["mock"]}, {**made.provenance.parts, "mock": mock})
-    if unlike:
+def _check_provenance(file: ShardFile, made: PredictionTarget, mock: bool) -> None:
+    parts = {key: value for key, value in file.manifest["origin"].items() if key != "shard"}
+    mismatches = differences({**parts, "mock": file.manifest["mock"]}, {**made.provenance.parts, "mock": mock})
+    if mismatches:
         raise IntegrityError(
-            f"{part.file} is no shard of {made.artifact.name} as this config makes it; nothing was written:\n"
-            + "\n".join(f"  {line}" for line in unlike[:12])
+            f"{file.path} is not a shard of {made.artifact.name} as this config makes it; nothing was written:\n"
+            + "\n".join(f"  {line}" for line in mismatches[:12])
         )
 
 
-def _every_shard(parts: Sequence[Part]) -> None:
-    """Each of them once.
+def _check_complete(shard_files: Sequence[ShardFile]) -> None:
+    """Check that every shard is given exactly once.
 
     Raises:
-        IntegrityError: they are parts of unlike divisions, one is there twice, or one is missing.
+        IntegrityError: the shards are of different counts, one is given twice, or one is missing.
     """
-    count = parts[0].shard.count
-    by_index: dict[int, Part] = {}
-    for part in parts:
-        if part.shard.count != count:
+    count = shard_files[0].shard.count
+    by_index: dict[int, ShardFile] = {}
+    for file in shard_files:
+        if file.shard.count != count:
             raise IntegrityError(
-                f"{part.file} is one of {part.shard.count} shards, {parts[0].file} one of {count}; answer all with the "
-                "same --shards"
+                f"{file.path} is one of {file.shard.count} shards, {shard_files[0].path} one of {count}; "
+                "answer all with the same --shards"
             )
-        first = by_index.setdefault(part.shard.index, part)
-        if first is not part:
-            raise IntegrityError(f"shard {part.shard.index} is given twice: {first.file}, {part.file}; leave one out")
+        first = by_index.setdefault(file.shard.index, file)
+        if first is not file:
+            raise IntegrityError(f"shard {file.shard.index} is given twice: {first.path}, {file.path}; leave one out")
     missing = [str(index) for index in range(count) if index not in by_index]
     if missing:
         raise IntegrityError(
-            f"of {count} shards {len(missing)} are missing: {', '.join(missing)}. Answer each with predict "
-            f"--shards {count} --shard I, and give its file, too"
+            f"{len(missing)} of {count} shards are missing: {', '.join(missing)}. Answer each with predict "
+            f"--shards {count} --shard I, and give its file as well"
         )
 
 
-def _once(expected: Sequence[str], found: Iterable[tuple[Part, str | None, Any]], what: str) -> dict[str, Any]:
-    """What was found, by id: every id exactly once, in the shard that its hash says.
+def _by_id(expected: Sequence[str], found: Iterable[tuple[ShardFile, str | None, Any]], what: str) -> dict[str, Any]:
+    """Values by row id, after a check that every expected id occurs exactly once, in the shard that owns it.
 
     Raises:
-        IntegrityError: an id is missing, or stands where it does not belong.
+        IntegrityError: an id is missing, duplicated, or in a shard that does not own it.
     """
     known = frozenset(expected)
     by_id: dict[str, Any] = {}
-    for part, name, value in found:
-        if name not in known or not part.shard.owns(name):
+    for file, name, value in found:
+        if name not in known or not file.shard.owns(name):
             raise IntegrityError(
-                f"{part.file}: row {name!r} does not belong into shard {part.shard.index} of {part.shard.count}; the "
+                f"{file.path}: row {name!r} does not belong to shard {file.shard.index} of {file.shard.count}; the "
                 "file was changed, answer this shard again"
             )
         if name in by_id:
-            raise IntegrityError(f"{part.file}: {name!r} stands twice among the {what}; answer this shard again")
+            raise IntegrityError(f"{file.path}: {name!r} occurs twice among the {what}; answer this shard again")
         by_id[name] = value
     missing = [name for name in expected if name not in by_id]
     if missing:
         named = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
         raise IntegrityError(
-            f"{len(missing)} of {len(expected)} {what} stand in no shard: {named}. A file was changed; answer its "
+            f"{len(missing)} of {len(expected)} {what} are in no shard: {named}. A file was changed; answer its "
             "shard again"
         )
     return by_id
 
 
-def _copy_pictures(session: Session, parts: Sequence[Part], folder: Path) -> None:
-    """The shards' thumbnails, for the page; nothing but the page needs them."""
+def _copy_thumbnails(session: Session, shard_files: Sequence[ShardFile], folder: Path) -> None:
+    """Copy the shards' thumbnails, which only the report needs."""
     absent = 0
-    for part in parts:
-        for image in sorted({line.image for line in part.lines if line.image}):
-            target, source = (thumbnail_path(place, image) for place in (folder, part.file.parent / THUMBNAILS))
+    for file in shard_files:
+        for image in sorted({line.image for line in file.lines if line.image}):
+            target, source = (thumbnail_path(place, image) for place in (folder, file.path.parent / THUMBNAILS))
             if target.is_file():
                 continue
             if source.is_file():
@@ -201,16 +210,16 @@ def _copy_pictures(session: Session, parts: Sequence[Part], folder: Path) -> Non
                 absent += 1
     if absent:
         session.progress.note(
-            f"{absent} thumbnails are not in a folder `{THUMBNAILS}` beside the shards; the page lacks them"
+            f"{absent} thumbnails are not in the folder `{THUMBNAILS}` next to the shards; the report will lack them"
         )
 
 
-def _facts(parts: Sequence[Part]) -> dict[str, Any]:
-    """What the engines said: once where all said the same, else by shard."""
-    said = [
-        {key: value for key, value in part.manifest.items() if key not in OF_EVERY_ARTIFACT}
-        for part in sorted(parts, key=lambda part: part.shard.index)
+def _facts(shard_files: Sequence[ShardFile]) -> dict[str, Any]:
+    """Facts of the engines: those that all shards share, and the others by shard."""
+    facts = [
+        {key: value for key, value in file.manifest.items() if key not in NOT_ENGINE_FACTS}
+        for file in sorted(shard_files, key=lambda file: file.shard.index)
     ]
-    same = {key: value for key, value in said[0].items() if all(one.get(key) == value for one in said)}
-    apart = [{key: value for key, value in one.items() if key not in same} for one in said]
-    return {**same, "shards": apart}
+    same = {key: value for key, value in facts[0].items() if all(one.get(key) == value for one in facts)}
+    other = [{key: value for key, value in one.items() if key not in same} for one in facts]
+    return {**same, "shards": other}

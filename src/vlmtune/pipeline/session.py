@@ -1,4 +1,4 @@
-"""One config at work in its run folder: what every step needs, made when it is first used."""
+"""Session: a config with everything the steps of a run need, created on first use."""
 
 import functools
 import json
@@ -38,11 +38,20 @@ from vlmtune.training.dataset import TrainingExamples
 
 @dataclass(frozen=True)
 class Session:
-    """A config, who hears of its progress, and who may stop it.
+    """A config at work: its rows, task, encoder and engine, the run folder, and who shows progress and may stop it.
 
-    `mock` marks all it makes as made by the stand-in. Of several `processes` only the main one writes. `set` names the
-    further evaluation set that this session is about, None for the rows of the config itself. `choosing` says which of
-    its rows may have chosen a checkpoint: those with such an `id`, `all` (the same rows, called otherwise), or `none`.
+    Args:
+        config: of the run.
+        progress: shows every step.
+        stop: checked at safe points.
+        mock: whether results are marked as made by the tiny stand-in.
+        processes: the processes that train together; only the main one writes.
+        parent: the session of the whole run, if this one is for one of its seeds or additional evaluation sets. They
+            share its encoder, so that images are decoded once.
+        evaluation_set: name of the additional evaluation set that it is for; None for the config's own rows.
+        seed: the training seed that it is for, if there are several.
+        choosing: which of its rows may have been used to select a checkpoint: those with the `id` of a validation row,
+            `all` (the same rows under other ids), or `none`.
     """
 
     config: Config
@@ -57,33 +66,33 @@ class Session:
 
     @functools.cached_property
     def folder(self) -> RunFolder:
-        """Where results go."""
+        """The run folder."""
         return RunFolder(Path(self.config.output.dir), self.progress)
 
     @property
     def files(self) -> RunFiles:
-        """Where the results of this seed and evaluation set lie."""
+        """Paths of the results of this seed and evaluation set."""
         return RunFiles.of(self.config.output, self.evaluation_set, self.seed)
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task's behaviour, with boxes as the model writes them."""
+        """The task, with boxes in the model's convention."""
         task: Task = registry.load("tasks", self.config.task.name).TASK
-        # The checkpoint is looked for when a row with boxes comes; comparing files needs none.
+        # The encoder, and so the checkpoint, is only needed for rows with boxes; comparing files needs none.
         return for_model(task, lambda row: self.encoder.with_box_scale(row))  # noqa: PLW0108
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """Tokenizer, template and image rules of the checkpoint."""
+        """Tokenizer, chat template and image processor of the checkpoint."""
         if self.parent is not None:
             return self.parent.encoder
         return Encoder(find_checkpoint(self.config.model), self.config.model)
 
     def rows(self, role: SplitRole) -> Rows:
-        """The rows that play a role, without those that are left out because they cannot be used.
+        """The rows of a split role, without those that cannot be used and may be left out.
 
         Raises:
-            DataError: more of them are bad than `dataset.max_bad_fraction` allows.
+            DataError: more rows are bad than `dataset.max_bad_fraction` allows.
         """
         rows = open_role(self.config.dataset, role)
         return rows if self.config.dataset.max_bad_fraction == 0 else self._usable(role, rows)
@@ -96,27 +105,27 @@ class Session:
         )
         if not left_out:
             return rows
-        if name not in self._told:
-            self._told.append(name)
+        if name not in self._noted:
+            self._noted.append(name)
             count = f"{len(left_out)} {'row' if len(left_out) == 1 else 'rows'}"
             self.progress.note(f"{count} of {name} left out, see {quarantine.file}")
         return Remaining(rows, left_out)
 
     @functools.cached_property
-    def _told(self) -> list[str]:
-        """Of which rows it was said that some are left out."""
+    def _noted(self) -> list[str]:
+        """Roles whose rows left out were already noted."""
         return []
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the model while answering."""
+        """Precision of the model during inference."""
         return self.config.inference.precision or self.config.training.precision
 
     def open_engine(self, adapter: Path | None) -> Engine:
-        """The config's engine, ready to answer, with the adapter where one is given; the caller closes it.
+        """The config's engine, with an adapter if one is given; the caller closes it.
 
         Raises:
-            AdapterRefused: it cannot take this adapter; see `opening`.
+            AdapterRefused: the engine cannot load this adapter; `export.open_engine` merges it instead.
         """
         config = self.config
         engine: Engine = registry.load("engines", config.inference.engine).open_engine(
@@ -126,37 +135,37 @@ class Session:
 
     @functools.cached_property
     def seeds(self) -> list["Session"]:
-        """One session per training seed, each with an adapter and answers of its own; this one where there is one."""
-        return [self._seeded(seed) for seed in self.config.training.seeds] or [self]
+        """One session per training seed, each with its own adapter and answers; this session if there is only one."""
+        return [self._for_seed(seed) for seed in self.config.training.seeds] or [self]
 
     def of(self, adapter: Path | None) -> "Session":
-        """The session whose adapter this is; this one for any other."""
-        return next((seeded for seeded in self.seeds if seeded.files.adapter == adapter), self)
+        """The session of the seed that trained an adapter; this session for any other adapter."""
+        return next((one for one in self.seeds if one.files.adapter == adapter), self)
 
     @functools.cached_property
     def additional(self) -> list["Session"]:
-        """One session per additional evaluation set, with rows, task and files of its own, and this one's models."""
-        return [self._about(one) for one in self.config.evaluation.additional]
+        """One session per additional evaluation set, with its own rows, task and files."""
+        return [self._for_set(one) for one in self.config.evaluation.additional]
 
-    def _about(self, one: EvaluationSetConfig) -> "Session":
-        asked = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
+    def _for_set(self, one: EvaluationSetConfig) -> "Session":
+        update = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
         evaluation = self.config.evaluation.model_copy(
-            update={**asked, "slices": [], "baselines": [], "additional": []}
+            update={**update, "slices": [], "baselines": [], "additional": []}
         )
         changed = {"dataset": one.dataset, "task": one.task, "evaluation": evaluation}
         choosing: Literal["id", "all", "none"] = "none"
         if "validation" in overlapping_roles(self.config.dataset, one.dataset, one.split):
-            named_alike = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
-            choosing = "id" if named_alike else "all"
+            same_ids = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
+            choosing = "id" if same_ids else "all"
         config = self.config.model_copy(update=changed)
         return replace(self, config=config, parent=self, evaluation_set=one.name, choosing=choosing)
 
-    def _seeded(self, seed: int) -> "Session":
+    def _for_seed(self, seed: int) -> "Session":
         training = self.config.training.model_copy(update={"seed": seed, "seeds": []})
         return replace(self, config=self.config.model_copy(update={"training": training}), parent=self, seed=seed)
 
     def provenance(self, **parts: Any) -> Provenance:
-        """What an artifact is made from: model, preprocessing and task, and `parts`."""
+        """Provenance of an artifact: model, preprocessing and task, and `parts`."""
         checkpoint = self.encoder.checkpoint
         common = {
             "model": checkpoint.facts(),
@@ -166,12 +175,12 @@ class Session:
         return Provenance(json.loads(json.dumps({**common, **parts})), self.mock)
 
     def verify_adapter(self, adapter: Path) -> str:
-        """Refuse what is not an adapter of this model and its preprocessing; returns the hash of its files.
+        """Check that an adapter fits this model and its preprocessing; returns the hash of its files.
 
-        The same checkpoint may have another name, a commit may change nothing but a README: both are only noted.
+        A different name or commit of the model is only noted, because its architecture may still be the same.
 
         Raises:
-            IntegrityError: not an adapter, or one of another architecture or preprocessing.
+            IntegrityError: not an adapter, or trained with another architecture or preprocessing.
         """
         missing = [name for name in ADAPTER_FILES if not (adapter / name).is_file()]
         if missing:
@@ -180,33 +189,33 @@ class Session:
             raise IntegrityError(f"{adapter}: {kind}{hint}")
         manifest = read_manifest(adapter)
         if manifest is not None:
-            trained_on, here = manifest["origin"], self.provenance().parts
-            unlike = differences(_must_fit(trained_on), _must_fit(here))
-            if unlike:
+            trained, here = manifest["origin"], self.provenance().parts
+            mismatches = differences(_must_match(trained), _must_match(here))
+            if mismatches:
                 raise IntegrityError(
-                    f"{adapter} was trained on another model or with other preprocessing:\n  " + "\n  ".join(unlike)
+                    f"{adapter} was trained on another model or with other preprocessing:\n  " + "\n  ".join(mismatches)
                 )
-            for line in differences(trained_on.get("model"), here["model"], "model"):
+            for line in differences(trained.get("model"), here["model"], "model"):
                 self.progress.note(f"{adapter} fits, though {line}")
         elif (base := read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")) != self.config.model.name:
             self.progress.note(f"{adapter} says it was trained on {base!r}; this is {self.config.model.name!r}")
         return hash_adapter(adapter)
 
 
-def _must_fit(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What an adapter and the model it is put on must share."""
-    model = origin.get("model") or {}
-    return {key: model.get(key) for key in ("family", "config_hash")} | {"preprocessing": origin.get("preprocessing")}
+def _must_match(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of an adapter's provenance that the model must share."""
+    model = parts.get("model") or {}
+    return {key: model.get(key) for key in ("family", "config_hash")} | {"preprocessing": parts.get("preprocessing")}
 
 
 def rows_facts(rows: Rows) -> dict[str, Any]:
-    """Identity of some rows, for an origin; with the ids of those left out, where there are any."""
+    """Identity of rows, for provenance; with the ids of rows left out, if there are any."""
     facts = {"rows": len(rows), "fingerprint": rows.fingerprint}
     return facts | ({"left_out": rows.left_out} if isinstance(rows, Remaining) else {})
 
 
 def training_examples(session: Session, rows: Rows) -> TrainingExamples:
-    """The rows as they are taught."""
+    """The rows as training examples."""
     return TrainingExamples(rows, session.task, session.config.task, session.encoder, session.config.training)
 
 
@@ -214,17 +223,17 @@ def training_examples(session: Session, rows: Rows) -> TrainingExamples:
 def working(
     config: Config, progress: Style = "auto", mock: bool = False, distributed: bool = False
 ) -> Iterator[Session]:
-    """A session that owns its run folder until the block ends, and stops at a safe point when a signal comes.
+    """A session that owns its run folder until the block ends, and stops at a safe point after a signal.
 
     Args:
         config: of the run.
-        progress: how it is shown.
-        mock: whether the stand-in works.
-        distributed: whether the step may run in several processes at once, as torchrun starts them.
+        progress: how it is displayed.
+        mock: whether results are marked as made by the tiny stand-in.
+        distributed: whether torchrun may start the step in several processes.
 
     Raises:
         FolderLocked: a live process works in the folder.
-        ConfigError: torchrun started a step that runs in one process.
+        ConfigError: torchrun started a step that runs in a single process.
     """
     if launched_world_size() > 1 and not distributed:
         raise ConfigError("torchrun is for the train step alone; start this one with plain vlmtune")
