@@ -170,7 +170,7 @@ def best_prompt_baseline(results: PromptBaselines, baseline: MetricResult) -> Pr
 def with_additional_sets(comparison: Comparison, additional: Mapping[str, Comparison]) -> Comparison:
     """A comparison together with those on additional evaluation sets, by name: in `also`, and in the verdict.
 
-    The status stays that of the comparison itself: what was trained is judged alone, and its cost is stated beside it.
+    The status stays that of the comparison itself, which is about what was trained; its cost is stated beside it.
     """
     if not additional:
         return comparison

@@ -4,7 +4,7 @@ Every type here is a plain dictionary with known keys, so a result needs no conv
 a tracker, and one that was read back from a file has the same type. `schemas/comparison.schema.json` is generated from
 this file, the strings under the fields included.
 
-Side A is the reference, usually the untouched model; side B is the one that is judged.
+Side A is the reference, usually the untouched model; side B is compared with it.
 """
 
 from typing import Any, Generic, Literal, NotRequired, TypeVar, final
@@ -121,7 +121,7 @@ class SliceResult(Difference):
     p_adjusted: float | None
     """`p` after Holm's correction over all slices."""
     worse: bool
-    """Whether B is worse here, judged by the interval and by `p_adjusted`."""
+    """Whether B is worse here, by the interval and by `p_adjusted`."""
 
 
 class Lengths(TypedDict):
