@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlmtune.compare_files import read_prediction_file, write_comparison, write_regressions
-from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
-from vlmtune.pipeline.session import Session, training_examples
+from vlmtune.pipeline.session import Session
 from vlmtune.pipeline.tracking import track_comparison
 from vlmtune.run_folder import read_manifest
 from vlmtune.scoring.comparison import Comparison, with_additional_sets
@@ -64,11 +63,9 @@ def _written(session: Session, comparison: Comparison) -> Comparison:
 
 def run(session: Session) -> Comparison:
     """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
-    if not all(seeded.files.adapter.exists() for seeded in session.seeds):
-        roles: tuple[SplitRole, ...] = ("train", "validation")
-        for role in roles:
-            training_examples(session, session.rows(role)).check(role, session.progress, session.stop)
+    finished = all(seeded.files.adapter.exists() for seeded in session.seeds)
+    lengths = None if finished else train.check_rows(session)
     predict.predict(session)
-    for adapter in train.train(session):
+    for adapter in train.train(session, lengths):
         predict.predict(session, adapter)
     return compare(session)

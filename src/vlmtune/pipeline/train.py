@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune import registry
-from vlmtune.data import Rows
+from vlmtune.data import Rows, SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.files import whole_lines, write_bytes
 from vlmtune.inference import Predictor
@@ -19,6 +19,7 @@ from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, Provenance, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
+from vlmtune.training.dataset import ExampleLengths, check_examples
 
 if TYPE_CHECKING:
     from vlmtune.training.checkpoints import Evaluator
@@ -35,16 +36,36 @@ CHANGE_NO_ADAPTER = {
 }
 """Keys of `training` that change logging, memory and speed, but not the adapter."""
 
+TRAINING_ROLES: tuple[SplitRole, ...] = ("train", "validation")
+
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")
 """Keys of `inference` that shape an answer, whatever the engine."""
 
 
-def train(session: Session) -> list[Path]:
-    """Train the adapter unless that is done already; returns its folder, or one folder per seed."""
-    return [_train(seeded) for seeded in session.seeds]
+def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]:
+    """Train the adapter unless that is done already.
+
+    Args:
+        session: the run.
+        lengths: what `check_rows` returned, so that the rows are not checked again.
+
+    Returns:
+        Its folder, or one folder per seed.
+    """
+    return [_train(seeded, lengths) for seeded in session.seeds]
 
 
-def _train(session: Session) -> Path:
+def check_rows(session: Session) -> ExampleLengths:
+    """Encode every row that is to be trained on, before any model is loaded; the lengths of the train rows.
+
+    Raises:
+        DataError: lists the rows that cannot be trained on.
+    """
+    train, validation = (training_examples(session, session.rows(role)) for role in TRAINING_ROLES)
+    return check_examples(train, validation, session.progress, session.stop)
+
+
+def _train(session: Session, lengths: ExampleLengths | None) -> Path:
     from vlmtune.training.log import resumed_at
     from vlmtune.training.trainer import TrainingJob, train
 
@@ -73,6 +94,7 @@ def _train(session: Session) -> Path:
         work=work,
         adapter=built,
         log=mirror,
+        lengths=lengths,
         evaluator=make_evaluator(session, validation_rows, work),
         processes=session.processes,
     )

@@ -140,6 +140,15 @@ class TrainingExamples:
         return [(len(one), one.rendered.supervised) for one in encoded]
 
 
+def check_examples(
+    train: TrainingExamples, validation: TrainingExamples, progress: Progress, stop: StopRequest
+) -> ExampleLengths:
+    """Check both splits; the lengths of the train rows. Errors as in `TrainingExamples.check`."""
+    lengths = train.check("train", progress, stop)
+    validation.check("validation", progress, stop)
+    return lengths
+
+
 def _with_row(error: DataError, row: str) -> tuple[str, ...]:
     """Constructor arguments of the same error with the row's id in front; an ImageError takes two."""
     where = getattr(error, "where", None)

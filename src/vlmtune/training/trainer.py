@@ -27,7 +27,7 @@ from vlmtune.training.activation_checkpointing import ActivationCheckpointing
 from vlmtune.training.attention import enable_packed_attention, plain_attention
 from vlmtune.training.checkpoints import VALIDATION_LOSS, BestAdapter, Evaluator
 from vlmtune.training.config import TrainingConfig, learning_rate
-from vlmtune.training.dataset import ExampleLengths, TrainingExamples
+from vlmtune.training.dataset import ExampleLengths, TrainingExamples, check_examples
 from vlmtune.training.forward_backward import (
     EXAMPLE_TOO_LARGE,
     PACK_TOKENS_FILE,
@@ -48,6 +48,7 @@ class TrainingJob:
     """One training run.
 
     `work` keeps checkpoints and logs; `adapter` is the folder the result is written to. `target` is `dataset.target`.
+    `lengths` are those of the train rows where both splits have been checked already, None where they have not.
     `log(step, values)` mirrors the curve to trackers. `evaluator` scores the validation rows in addition to their loss.
     The job is the same in all `processes`; only the main one writes.
     """
@@ -61,6 +62,7 @@ class TrainingJob:
     work: Path
     adapter: Path
     log: Callable[[int, Mapping[str, float]], None]
+    lengths: ExampleLengths | None = None
     evaluator: Evaluator | None = None
     processes: ProcessGroup = SINGLE_PROCESS
 
@@ -79,9 +81,7 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     import torch
 
     # Tokenizing and decoding need no model: bad rows are reported before the weights are loaded.
-    lengths, _ = job.processes.broadcast(
-        lambda: (job.train.check("train", progress, stop), job.validation.check("validation", progress, stop))
-    )
+    lengths = job.lengths or job.processes.broadcast(lambda: check_examples(job.train, job.validation, progress, stop))
     family, settings = job.encoder.checkpoint.family, job.settings
     device = pick_device(job.model)
     base = load_model(job.encoder.checkpoint, device, settings.precision)
