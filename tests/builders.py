@@ -1,11 +1,14 @@
 """Builders that tests share: the tiny model's config, images, image references, turns, prediction lines."""
 
+import importlib.util
 import io
 import random
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from commands import ROOT
 from PIL import Image
 
 from vlmtune.modeling.loading import ModelConfig
@@ -76,3 +79,14 @@ def judged(a: Sequence[Line], b: Sequence[Line], evaluation: EvaluationConfig = 
         PredictionFile("tuned", b, more.get("manifest_b")),
     )
     return compare(*sides, captioning.TASK, captioning.Config(), evaluation)
+
+
+def planting() -> Any:
+    """The module of the data benchmark that writes datasets with planted faults."""
+    spec = importlib.util.spec_from_file_location("planting", ROOT / "benchmarks" / "data" / "planting.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["planting"] = module
+    spec.loader.exec_module(module)
+    return module

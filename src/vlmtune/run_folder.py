@@ -38,7 +38,7 @@ MANIFEST_VERSION = 1
 STATE = ".vlmtune"
 """Folder of a run's lock, its status and its work in progress."""
 
-LOCK, STATUS, TRACKING, IMAGE_CACHE = "lock", "status.json", "tracking.json", "pictures-looked-at.jsonl"
+LOCK, STATUS, TRACKING, IMAGE_INDEX = "lock", "status.json", "tracking.json", "image-index.jsonl"
 """Files in `STATE`: the run's lock and progress, IDs of its tracker runs, facts about images decoded before."""
 
 MERGED = "merged"
@@ -425,9 +425,9 @@ def tracking_path(root: Path) -> Path:
     return root / STATE / TRACKING
 
 
-def image_cache_path(root: Path) -> Path:
+def image_index_path(root: Path) -> Path:
     """Facts about images that were decoded before."""
-    return root / STATE / IMAGE_CACHE
+    return root / STATE / IMAGE_INDEX
 
 
 def work_folders(root: Path) -> list[Path]:

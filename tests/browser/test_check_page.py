@@ -1,4 +1,4 @@
-"""The page of `data check` in a browser: hostile text stays text, nothing is asked for, it is readable everywhere."""
+"""The page of `data check` in a browser: hostile text is escaped, nothing is requested, readable everywhere."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Errors, warnings, pairs, and ids and texts that would like to be markup."""
+    """Errors, warnings, pairs, and ids and texts that contain markup."""
     folder = tmp_path_factory.mktemp("check-page")
     image = picture(240, 160, 7)
     files = {
@@ -55,9 +55,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         find_checkpoint(config.model),
         folder / "cache.jsonl",
     )
-    asked = runner.Check(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
-    found = runner.check(asked, folder / "out")
-    assert {count["kind"] for count in found["counts"]} == {"leak", "image", "near-leak", "text", "tiny"}
+    check = runner.DatasetCheck(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
+    found = check.write(folder / "out")
+    assert {count["kind"] for count in found["counts"]} == {"leak", "image", "near-leak", "encoding", "tiny"}
     return folder / "out" / run_folder.DATA_CHECK_PAGE
 
 
@@ -82,13 +82,13 @@ def show(browser: Browser, page: Path) -> Iterator[Open]:
     assert complaints == []
 
 
-def test_hostile_text_is_shown_as_it_is(show: Open) -> None:
+def test_hostile_text_is_escaped(show: Open) -> None:
     shown = show()
     assert shown.locator("script, iframe, [onerror]").count() == 0
     assert HOSTILE in shown.locator("body").inner_text()
 
 
-def test_pairs_stand_side_by_side_and_can_be_seen(show: Open) -> None:
+def test_pairs_are_shown_side_by_side(show: Open) -> None:
     shown = show()
     pair = shown.locator(".two").first
     one, other = (pair.locator("img").nth(n).bounding_box() for n in range(2))
@@ -101,19 +101,19 @@ def test_pairs_stand_side_by_side_and_can_be_seen(show: Open) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 768, 1200])
-def test_no_width_needs_scrolling_sideways(show: Open, width: int) -> None:
+def test_no_width_needs_horizontal_scrolling(show: Open, width: int) -> None:
     assert show(width).evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_anybody_can_read_it(show: Open, scheme: str) -> None:
+def test_the_page_is_accessible(show: Open, scheme: str) -> None:
     shown = show(color_scheme=scheme)
     shown.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
     found = Axe().run(shown)
     assert found.violations_count == 0, found.generate_report()
 
 
-def test_the_overview_leads_to_every_kind(show: Open) -> None:
+def test_the_overview_links_to_every_kind(show: Open) -> None:
     shown = show()
     for link in shown.locator(".kinds a").all():
         assert shown.locator(str(link.get_attribute("href"))).count() == 1

@@ -1,4 +1,4 @@
-"""`vlmtune data show` and `data stats`: what they say is what training and evaluation read."""
+"""`vlmtune data show` and `data stats`: they describe what training and evaluation read."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ ESCAPE = "\x1b]0;owned\x07"
 
 @pytest.fixture
 def config(tmp_path: Path) -> str:
-    """Two pictures side by side, one lying on its side, words of several bytes, an escape sequence; a row in ruins."""
+    """Two images, one with EXIF rotation, multi-byte characters, an escape sequence; and a bad row."""
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "show-a.jpg").write_bytes(encoded(picture(160, 96, 1), "JPEG", exif=exif))
@@ -56,7 +56,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_an_example_is_shown_as_training_reads_it(
+def test_an_example_is_shown_as_training_encodes_it(
     config: str, encoder: Encoder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = json.loads(said(capsys, "show", config, "--row", "0", "--json"))
@@ -70,28 +70,28 @@ def test_an_example_is_shown_as_training_reads_it(
         truth = lessons.encode(Sample(0, choice, 0))
         ids: list[int] = []
         trained: list[bool] = []
-        for segment in each["segments"]:
-            assert segment["start"] == len(ids)
-            own = [encoder.renderer.image_id] * (segment["end"] - segment["start"])
-            if segment["pieces"] is not None:
-                own = [token for piece in segment["pieces"] for token in piece["ids"]]
-                assert "".join(piece["text"] for piece in segment["pieces"]) == segment["text"]
+        for span in each["spans"]:
+            assert span["start"] == len(ids)
+            own = [encoder.renderer.image_id] * (span["end"] - span["start"])
+            if span["pieces"] is not None:
+                own = [token for piece in span["pieces"] for token in piece["ids"]]
+                assert "".join(piece["text"] for piece in span["pieces"]) == span["text"]
             ids += own
-            trained += [segment["kind"] == "trained"] * len(own)
+            trained += [span["kind"] == "supervised"] * len(own)
         assert (tuple(ids), tuple(trained)) == (truth.rendered.ids, truth.rendered.loss_mask)
         grids = [one.grid for one in truth.images]
-        assert [tuple(one["grid"]) for one in shown["pictures"]] == grids
+        assert [tuple(one["grid"]) for one in shown["images"]] == grids
         places = encoder.checkpoint.family.positions(
             ids, encoder.renderer.image_id, grids, encoder.image_processor.limits.merge
         )
-        for segment in each["segments"]:
-            own = places[:, segment["start"] : segment["end"]]
-            assert list(segment["positions"].values()) == np.stack([own.min(axis=1), own.max(axis=1)], 1).tolist()
-    assert [one["size"] for one in shown["pictures"]] == [[96, 160], [64, 96]]
-    assert sum(segment["kind"] == "image" for segment in shown["encoded"][0]["segments"]) == 2
+        for span in each["spans"]:
+            own = places[:, span["start"] : span["end"]]
+            assert list(span["positions"].values()) == np.stack([own.min(axis=1), own.max(axis=1)], 1).tolist()
+    assert [one["size"] for one in shown["images"]] == [[96, 160], [64, 96]]
+    assert sum(span["kind"] == "image" for span in shown["encoded"][0]["spans"]) == 2
 
 
-def test_the_text_marks_what_is_learnt_and_cannot_steer_the_terminal(
+def test_supervised_text_is_marked_and_control_characters_escaped(
     config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = said(capsys, "show", config, "--row", "0")
@@ -104,14 +104,14 @@ def test_the_text_marks_what_is_learnt_and_cannot_steer_the_terminal(
     assert ESCAPE not in coloured
 
 
-def test_an_evaluated_row_is_shown_as_a_prompt(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_test_row_is_shown_as_a_prompt(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(said(capsys, "show", config, "--row", "0", "--role", "test", "--json"))
     (prompt,) = shown["encoded"]
     assert (prompt["target"], prompt["supervised"]) == (None, 0)
-    assert prompt["segments"][-1]["text"].endswith("<|im_start|>assistant\n")
+    assert prompt["spans"][-1]["text"].endswith("<|im_start|>assistant\n")
 
 
-def test_rows_that_are_not_there_or_bad_are_named(config: str) -> None:
+def test_missing_and_bad_rows_are_named(config: str) -> None:
     with pytest.raises(ConfigError, match="counts from 0 to 1 in the train rows"):
         app(["data", "show", config, "--row", "2"], standalone_mode=False)
     with pytest.raises(ConfigError, match="--role must be"):
@@ -120,7 +120,7 @@ def test_rows_that_are_not_there_or_bad_are_named(config: str) -> None:
         app(["data", "show", config, "--row", "1"], standalone_mode=False)
 
 
-def test_the_page_of_a_row_holds_its_pictures_resized(
+def test_the_page_of_a_row_contains_its_resized_images(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said(capsys, "show", config, "--row", "0", "-o", str(tmp_path / "row.html"))
@@ -130,7 +130,7 @@ def test_the_page_of_a_row_holds_its_pictures_resized(
     assert "<script" not in page
 
 
-def test_stats_are_counted_from_texts_and_headers(
+def test_stats_come_from_texts_and_image_headers(
     config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load_pixels(image: Any) -> None:
@@ -145,13 +145,13 @@ def test_stats_are_counted_from_texts_and_headers(
     assert train["references_per_row"]["max"] == 2
     assert (train["words_per_reference"]["min"], train["words_per_reference"]["max"]) == (3, 3)
     assert (train["width"]["min"], train["width"]["max"]) == (64, 96)
-    assert test["supervised_share"] == 0
+    assert test["supervised_fraction"] == 0
     shown = json.loads(said(capsys, "show", config, "--row", "0", "--json"))
     assert train["tokens"]["max"] == max(each["tokens"] for each in shown["encoded"])
     assert "words per reference" in said(capsys, "stats", config, "--progress", "none")
 
 
-def test_stats_count_labels_and_shared_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_count_labels_and_repeated_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for n in range(2):
         (tmp_path / f"stats-{n}.png").write_bytes(encoded(picture(64, 64, n)))
     rows = [
@@ -167,4 +167,4 @@ def test_stats_count_labels_and_shared_pictures(tmp_path: Path, capsys: pytest.C
     train = json.loads(said(capsys, "stats", str(file), "--json", "--progress", "none"))["roles"][0]
     assert train["labels"] == {"day": 2, "night": 1}
     assert train["bad"] == 1
-    assert train["share_with_a_picture_of_another_row"] == pytest.approx(2 / 3)
+    assert train["repeated_image_fraction"] == pytest.approx(2 / 3)

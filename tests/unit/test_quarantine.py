@@ -1,4 +1,4 @@
-"""Rows that are left out: within the budget, named, counted, part of what is made, and the same on both sides."""
+"""Rows that are left out: within the budget, named, part of the identity of artifacts, equal on both sides."""
 
 import json
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_one_bad_row_more_than_allowed_is_refused(begin: Begin) -> None:
         begin("dataset.max_bad_fraction=1").rows("validation")
 
 
-def test_rows_are_looked_at_once_and_again_after_a_change(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_checked_once_and_again_after_a_change(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     tear("train", 3)
     first = begin(ALLOWED).rows("train").fingerprint
     looks: list[str] = []
@@ -138,13 +138,13 @@ def test_rows_are_looked_at_once_and_again_after_a_change(begin: Begin, monkeypa
     notes = Notes()
     assert len(begin(ALLOWED, "training.max_tokens=300", notes=notes).rows("train")) == 9
     assert looks == ["train"]
-    assert any("speaks of other train rows or settings" in text for text in notes.texts)
+    assert any("is about other train rows or settings" in text for text in notes.texts)
     tear("train", 8)
     assert begin(ALLOWED, "training.max_tokens=300").rows("train").fingerprint != first
     assert looks == ["train", "train"]
 
 
-def test_another_quarantine_is_another_dataset(begin: Begin) -> None:
+def test_different_quarantines_have_different_fingerprints(begin: Begin) -> None:
     rows = begin().rows("train")
     prints = {Remaining(rows, left_out).fingerprint for left_out in ({}, {1: "a"}, {2: "a"}, {1: "a", 2: "a"})}
     assert len(prints | {rows.fingerprint}) == 5
@@ -153,8 +153,8 @@ def test_another_quarantine_is_another_dataset(begin: Begin) -> None:
         Remaining(rows, {1: "a"})[9]
 
 
-def test_an_evaluated_row_is_asked_unless_the_check_left_it_out(begin: Begin) -> None:
-    """It fails there, and is counted; a row that cannot even be read cannot fail, and is left out."""
+def test_an_undecodable_test_row_is_answered_unless_the_check_left_it_out(begin: Begin) -> None:
+    """It becomes a counted failure; a row that cannot be read is left out."""
     tear("test", 3)
     spoil("test", 4, "no JSON")
     session = begin(ALLOWED)
@@ -187,7 +187,7 @@ def test_both_sides_leave_out_what_the_check_left_out(begin: Begin, capsys: pyte
     assert rows_facts(begin(ALLOWED).rows("test")) == facts
 
 
-def test_answers_before_the_check_are_not_mixed_with_answers_after_it(begin: Begin) -> None:
+def test_answers_from_before_and_after_a_check_are_not_mixed(begin: Begin) -> None:
     tear("test", 3)
     predict.predict(begin(ALLOWED))
     check(ALLOWED)
@@ -206,7 +206,7 @@ def test_a_leaking_train_row_is_left_out_after_a_check(begin: Begin) -> None:
     assert entry("train")["left_out"][0]["reason"] == "shows the same pixels as test-5 of the test rows"
 
 
-def test_a_run_stops_at_bad_rows_before_a_model_is_asked(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stops_at_bad_rows_before_the_first_prediction(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     tear("train", 3)
     monkeypatch.setattr(predict, "predict", None)
     with pytest.raises(DataError, match="train-3"):

@@ -33,28 +33,27 @@ def check(
     offline: Offline = False,
 ) -> None:
     """Read and decode every row before GPU time is spent, and write all findings to a page."""
-    from vlmtune.dataset_check.runner import Check
-    from vlmtune.dataset_check.runner import check as look
+    from vlmtune.dataset_check.runner import DatasetCheck
     from vlmtune.dataset_check.text import render
     from vlmtune.pipeline.session import working
-    from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, image_cache_path
+    from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, image_index_path
 
     with working(load_config(config, sets, offline), progress) as session:
         folder = session.folder.root
-        asked = Check(
+        check = DatasetCheck(
             session.config,
             session.task,
             session.encoder.checkpoint,
-            image_cache_path(folder),
+            image_index_path(folder),
             session.progress,
             session.stop,
         )
-        found = look(asked, folder)
-    print(json.dumps(found, ensure_ascii=False) if as_json else render(found))
+        result = check.write(folder)
+    print(json.dumps(result, ensure_ascii=False) if as_json else render(result))
     print(f"page: {folder / DATA_CHECK_PAGE}", file=sys.stderr)
-    if found["status"] == "errors":
-        count = f"{found['errors']:,} {'error' if found['errors'] == 1 else 'errors'}"
-        raise DataError(f"{count}; all are listed in {folder / DATA_CHECK}. {_remedy(found)}")
+    if result["status"] == "errors":
+        count = f"{result['errors']:,} {'error' if result['errors'] == 1 else 'errors'}"
+        raise DataError(f"{count}; all are listed in {folder / DATA_CHECK}. {_remedy(result)}")
     print_next_command("run", config, sets)
 
 
@@ -73,19 +72,18 @@ def show(
     offline: Offline = False,
 ) -> None:
     """Show one row as the model sees it: image sizes, tokens, positions, which tokens are supervised."""
-    from vlmtune.dataset_check.examples import whole
-    from vlmtune.dataset_check.show import Shown as Example
-    from vlmtune.dataset_check.show import render
+    from vlmtune.dataset_check.examples import all_rows
+    from vlmtune.dataset_check.show import ExampleViewer, render
     from vlmtune.modeling.loading import find_checkpoint
 
     loaded = load_config(config, sets, offline)
     role = split_role("--role", role)
-    rows = whole(loaded, role)
-    shown = Example(loaded, _task(loaded), find_checkpoint(loaded.model), rows).row(role, row)
+    rows = all_rows(loaded, role)
+    shown = ExampleViewer(loaded, _task(loaded), find_checkpoint(loaded.model), rows).describe(role, row)
     if output is not None:
-        from vlmtune.dataset_check.report import write
+        from vlmtune.dataset_check.show import write_page
 
-        write(shown, rows[row], output)
+        write_page(shown, rows[row], output)
         print(f"page: {output}", file=sys.stderr)
     color = sys.stdout.isatty() if color is None else color
     print(json.dumps(shown, ensure_ascii=False) if as_json else render(shown, color))
@@ -115,11 +113,11 @@ def _task(config: "Config") -> "Task":
     return task
 
 
-def _remedy(found: dict[str, Any]) -> str:
+def _remedy(result: dict[str, Any]) -> str:
     """What to do about the errors of a check."""
-    if any(each["severity"] == "error" and each["row"] is None for each in found["findings"]):
+    if any(each["severity"] == "error" and each["row"] is None for each in result["findings"]):
         return "Fix the config or the data"
-    bad = {split["role"]: split["bad_fraction"] for split in found["splits"] if split["bad"]}
+    bad = {split["role"]: split["bad_fraction"] for split in result["splits"] if split["bad"]}
     if any("/" in role for role in bad):
         return f"Fix the data, or exclude bad rows with max_bad_fraction in the dataset block of {', '.join(bad)}"
     return f"Fix the data, or exclude bad rows: --set dataset.max_bad_fraction={_rounded_up(max(bad.values()))}"

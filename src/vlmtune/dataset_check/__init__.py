@@ -1,1 +1,1 @@
-"""Every row of a dataset read before a GPU is rented: findings, leakage, near-duplicates, a page."""
+"""Reads every row of a dataset before GPU time is spent: findings, leakage, near-duplicates, and a page about them."""

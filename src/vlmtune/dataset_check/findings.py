@@ -1,4 +1,4 @@
-"""What can be wrong with a row: every kind of finding with its weight and what to do about it."""
+"""Findings of a check: their kinds, each with a severity and advice, and the rows they are about."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of finding. A row with an error cannot be used, or must not."""
+    """A kind of finding. A row with an error cannot or must not be used."""
 
     severity: Severity
     title: str
@@ -20,50 +20,50 @@ KINDS: Mapping[str, Kind] = {
     "split": Kind("error", "Splits that cannot be opened", "Correct the dataset block of the config."),
     "leak": Kind(
         "error",
-        "Evaluated pictures that are trained on",
-        "Remove them from the train split. With dataset.max_bad_fraction above 0, the train rows are left out.",
+        "Evaluated images in the training data",
+        "Remove them from the train split. With dataset.max_bad_fraction above 0, these train rows are left out.",
     ),
     "row": Kind("error", "Rows that cannot be read", "Repair the row, or remove it."),
-    "image": Kind("error", "Pictures that cannot be decoded", "Replace the file, or remove the row."),
+    "image": Kind("error", "Images that cannot be decoded", "Replace the file, or remove the row."),
     "label": Kind("error", "Labels outside the label set", "Correct the label, or add it to task.labels."),
     "box": Kind(
         "error",
-        "Boxes that cannot be right",
-        "Correct the box; where all boxes of a split are wrong, check task.unit and task.corners.",
+        "Invalid boxes",
+        "Correct the box. If all boxes of a split are invalid, check task.unit and task.corners.",
     ),
-    "lesson": Kind("error", "Rows that cannot be taught or asked", "Repair the row, or remove it."),
-    "long": Kind(
+    "example": Kind("error", "Rows without a valid prompt or target", "Repair the row, or remove it."),
+    "too-long": Kind(
         "error",
         "Rows that are too long",
-        "Raise training.max_tokens, lower model.max_pixels, or shorten the text: nothing is ever cut.",
+        "Raise training.max_tokens, lower model.max_pixels, or shorten the text: nothing is ever truncated.",
     ),
     "near-leak": Kind(
         "warning",
-        "Evaluated pictures that resemble trained ones",
-        "Look at the pairs. Where they are copies, remove them from the train split.",
+        "Evaluated images that resemble training images",
+        "Look at the pairs. If they are duplicates, remove them from the train split.",
     ),
-    "shared": Kind(
+    "validation-overlap": Kind(
         "warning",
-        "Pictures that the validation split shares with another",
+        "Validation images that occur in another split",
         "Rows that choose a checkpoint should be neither trained on nor reported.",
     ),
-    "copy": Kind("warning", "Rows that ask the same about the same picture", "Remove all but one."),
-    "near-copy": Kind(
-        "warning", "Pictures that resemble another of their split", "Look at the pairs; they count twice in a score."
+    "duplicate": Kind("warning", "Rows with the same question and image as another", "Remove all but one."),
+    "near-duplicate": Kind(
+        "warning", "Images that resemble another of their split", "Look at the pairs; they count twice in a score."
     ),
-    "text": Kind("warning", "Texts that were read in a wrong encoding", "Read the source again as UTF-8."),
-    "edge": Kind("warning", "Boxes that reach over the edge", "Clip the box to the picture."),
-    "tiny": Kind("warning", "Tiny pictures", "They are enlarged, and show nothing more for it."),
-    "narrow": Kind("warning", "Very narrow or flat pictures", "Cut them, if only a part matters."),
-    "animated": Kind("warning", "Animations", "Only the first frame is seen."),
+    "encoding": Kind("warning", "Texts read in a wrong encoding", "Read the source again as UTF-8."),
+    "edge": Kind("warning", "Boxes that extend beyond the edge", "Clip the box to the image."),
+    "tiny": Kind("warning", "Tiny images", "They are enlarged, which adds no detail."),
+    "narrow": Kind("warning", "Very narrow or flat images", "Crop them if only a part matters."),
+    "animated": Kind("warning", "Animations", "Only the first frame is used."),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A row; `row` counts from 0 in its split's order. Of several pictures of the row, `image` is the one.
+class RowLocation:
+    """A row by role, index in its split (from 0) and id, and one of its images by index.
 
-    `role` may be a further evaluation set, as NAME/ROLE.
+    `role` may be that of an additional evaluation set, as NAME/ROLE.
     """
 
     role: str
@@ -78,60 +78,55 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something found in a row, or in a whole split where `place` is None.
+    """Something found in a row, or in a whole split if `location` is None.
 
-    `where` is the file, line or column as far as `what` needs it; `other` is the other one of a pair.
+    `where` is the file, line or column, if `message` does not say it; `other` is the second row of a pair.
     """
 
     kind: str
     role: str
-    what: str
-    place: Place | None = None
-    other: Place | None = None
+    message: str
+    location: RowLocation | None = None
+    other: RowLocation | None = None
     where: str = ""
 
     @property
     def severity(self) -> Severity:
-        """Whether the row cannot be used."""
+        """Whether the row cannot be used ("error")."""
         return KINDS[self.kind].severity
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what stands in `data_check.json`."""
-        row = {"row": self.place.row, "id": self.place.id, "image": self.place.image} if self.place else {}
+        """Plain values, as in `data_check.json`."""
+        at = self.location
         return {
             "kind": self.kind,
             "severity": self.severity,
             "role": self.role,
-            "row": None,
-            "id": None,
-            "image": None,
-            **row,
-            "what": printable(self.what),
+            "row": at.row if at else None,
+            "id": at.id if at else None,
+            "image": at.image if at else None,
+            "message": printable(self.message),
             "where": printable(self.where),
             "other": self.other.to_json() if self.other else None,
-            "do": KINDS[self.kind].advice,
+            "advice": KINDS[self.kind].advice,
         }
 
 
 def printable(text: str) -> str:
-    """A text that UTF-8 can hold: bytes of a file's name that are none become escapes."""
+    """Text that UTF-8 can encode: bytes of a file name that are not UTF-8 become escapes."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def reason(where: str, what: str) -> str:
-    """What is wrong, with where it stands."""
-    return f"{where}: {what}" if where else what
-
-
 def bad_rows(findings: Iterable[Finding], role: str) -> dict[int, str]:
-    """Rows of a role that cannot be used, each with its first reason, in their order."""
-    return first_reasons((found.to_json() for found in findings if found.severity == "error"), role)
+    """Rows of a role that cannot be used, with the first reason of each, by index."""
+    return first_reasons((finding.to_json() for finding in findings if finding.severity == "error"), role)
 
 
 def first_reasons(findings: Iterable[Mapping[str, Any]], role: str) -> dict[int, str]:
-    """As `bad_rows`, of findings as plain values."""
+    """As `bad_rows`, from findings as plain values."""
     bad: dict[int, str] = {}
-    for found in findings:
-        if found["role"] == role and found["severity"] == "error" and found["row"] is not None:
-            bad.setdefault(found["row"], reason(found["where"], found["what"]))
+    for finding in findings:
+        if finding["role"] == role and finding["severity"] == "error" and finding["row"] is not None:
+            where = f"{finding['where']}: " if finding["where"] else ""
+            bad.setdefault(finding["row"], f"{where}{finding['message']}")
     return dict(sorted(bad.items()))

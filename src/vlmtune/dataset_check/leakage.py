@@ -1,4 +1,4 @@
-"""Which rows show which pictures, and what follows where two rows show the same or nearly the same."""
+"""Images that occur in several rows: duplicates within a split, leaks and overlaps between splits."""
 
 import itertools
 from array import array
@@ -8,143 +8,149 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmtune.dataset_check.findings import Finding, Place
-from vlmtune.dataset_check.image_index import Pictures
-from vlmtune.dataset_check.near_duplicates import Numbers, Signs, partners
+from vlmtune.dataset_check.findings import Finding, RowLocation
+from vlmtune.dataset_check.image_index import ImageIndex
+from vlmtune.dataset_check.near_duplicates import ImageHashes, Indices, find_matches
 
-PlaceOf = Callable[[int, int], Place]
-"""(row, which of its pictures) -> place."""
+Locate = Callable[[int, int], RowLocation]
+"""(row, which of its images) -> location."""
 
 
-class Shown:
-    """Rows of one role and the pictures they show: 8 bytes a row and 10 a picture."""
+class ImageOccurrences:
+    """Which rows contain which images: 8 bytes a row and 10 an image."""
 
     def __init__(self) -> None:
-        self.pictures = array("I")
+        self.images = array("I")
         self.rows = array("I")
-        self._images = array("H")
-        self._asked = bytearray()
+        self._positions = array("H")
+        self._prompt_hashes = bytearray()
 
-    def add(self, row: int, asked: bytes, images: Sequence[int], pictures: Sequence[int]) -> None:
-        """The next row, the hash of what is asked, which of its pictures could be read, and their numbers."""
-        self._asked += asked or bytes(8)
-        self._images.extend(images)
-        self.pictures.extend(pictures)
-        self.rows.extend([row] * len(pictures))
+    def add(self, row: int, prompt_hash: bytes, positions: Sequence[int], images: Sequence[int]) -> None:
+        """Add the next row: the hash of its prompt, the positions of its readable images in it, and their numbers."""
+        self._prompt_hashes += prompt_hash or bytes(8)
+        self._positions.extend(positions)
+        self.images.extend(images)
+        self.rows.extend([row] * len(images))
 
-    def occurrences(self) -> tuple[Numbers, Numbers, Numbers]:
-        """Of every picture its row, which of the row's pictures it is, and its number [n]."""
-        return tuple(np.array(column, np.int64) for column in (self.rows, self._images, self.pictures))  # type: ignore[return-value]
+    def columns(self) -> tuple[Indices, Indices, Indices]:
+        """(row, position in the row, image number) of every occurrence, [n] each."""
+        return (
+            np.array(self.rows, np.int64),
+            np.array(self._positions, np.int64),
+            np.array(self.images, np.int64),
+        )
 
-    def finished(self, pictures: Pictures, place: PlaceOf) -> "Told":
-        """All rows are there: what can be decoded of them."""
-        rows, images, numbers = self.occurrences()
-        good = ~np.isin(numbers, pictures.broken)
-        rows, images, numbers = rows[good], images[good], numbers[good]
-        asked = np.array(np.frombuffer(self._asked, np.uint64))[rows] if self._asked else np.empty(0, np.uint64)
-        return Told(rows, images, numbers, pictures.pixels(numbers), asked, place)
+    def decodable(self, index: ImageIndex, locate: Locate) -> "RoleImages":
+        """The occurrences of images that can be decoded, after all rows were added."""
+        rows, positions, images = self.columns()
+        good = ~np.isin(images, index.broken)
+        rows, positions, images = rows[good], positions[good], images[good]
+        hashes = np.empty(0, np.uint64)
+        if self._prompt_hashes:
+            hashes = np.array(np.frombuffer(self._prompt_hashes, np.uint64))[rows]
+        return RoleImages(rows, positions, images, index.pixel_hashes(images), hashes, locate)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Every decodable picture of one role, in the order of the rows: [n] each.
+class RoleImages:
+    """All decodable images of one role in row order; arrays of [n].
 
-    `pixels` is the identity of its pixels, `asked` the hash of what its row asks (0: nothing could be asked).
+    `pixels` identifies the decoded pixels, `prompt_hashes` the prompt of the row (0 if it has none).
     """
 
-    rows: Numbers
-    images: Numbers
-    numbers: Numbers
+    rows: Indices
+    positions: Indices
+    images: Indices
     pixels: NDArray[np.void]
-    asked: NDArray[np.uint64]
-    _place: PlaceOf
+    prompt_hashes: NDArray[np.uint64]
+    _locate: Locate
 
-    def place(self, at: int) -> Place:
-        """Where the picture stands."""
-        return self._place(int(self.rows[at]), int(self.images[at]))
+    def location(self, at: int) -> RowLocation:
+        """The row and image of an occurrence."""
+        return self._locate(int(self.rows[at]), int(self.positions[at]))
 
     @property
-    def firsts(self) -> Numbers:
-        """Where the first picture of every row with one stands."""
+    def row_starts(self) -> Indices:
+        """The first occurrence of every row that has one."""
         return np.flatnonzero(np.diff(self.rows, prepend=-1))
 
 
-def copies(told: Told) -> Iterator[Finding]:
-    """Rows whose pictures and question an earlier row has."""
+def duplicates(role: RoleImages) -> Iterator[Finding]:
+    """Rows with the images and prompt of an earlier row."""
     seen: dict[bytes, int] = {}
-    for start, end in itertools.pairwise([*told.firsts.tolist(), len(told.rows)]):
-        if not told.asked[start]:
+    for start, end in itertools.pairwise([*role.row_starts.tolist(), len(role.rows)]):
+        if not role.prompt_hashes[start]:
             continue
-        key = told.asked[start].tobytes() + told.pixels[start:end].tobytes()
+        key = role.prompt_hashes[start].tobytes() + role.pixels[start:end].tobytes()
         first = seen.setdefault(key, start)
         if first != start:
-            other = told.place(first)
-            place = told.place(start)
-            yield Finding("copy", place.role, f"asks the same about the same picture as {other.id}", place, other)
+            at, other = role.location(start), role.location(first)
+            yield Finding("duplicate", at.role, f"asks the same about the same image as {other.id}", at, other)
 
 
-def leaks(train: Told, evaluated: Told) -> Iterator[Finding]:
-    """Train rows that show a picture of the evaluated rows, each once."""
-    for place, other in _common(train, evaluated):
-        yield Finding("leak", place.role, f"shows the same pixels as {other.id} of the {other.role} rows", place, other)
+def leaks(train: RoleImages, evaluated: RoleImages) -> Iterator[Finding]:
+    """Train rows with an image of the evaluated rows, each row once."""
+    return _same_pixels("leak", train, evaluated)
 
 
-def shared(validation: Told, other: Told) -> Iterator[Finding]:
-    """Select rows that show a picture of other rows, each once."""
-    for place, there in _common(validation, other):
-        said = f"shows the same pixels as {there.id} of the {there.role} rows"
-        yield Finding("shared", place.role, said, place, there)
+def validation_overlaps(validation: RoleImages, other: RoleImages) -> Iterator[Finding]:
+    """Validation rows with an image of another role, each row once."""
+    return _same_pixels("validation-overlap", validation, other)
 
 
-def _common(one: Told, other: Told) -> Iterator[tuple[Place, Place]]:
-    """(place, first place there) of every row of one whose picture stands in the other."""
-    there, first = np.unique(other.pixels, return_index=True)
-    if not len(there):
+def _same_pixels(kind: str, role: RoleImages, other: RoleImages) -> Iterator[Finding]:
+    """Rows of a role with an image of the other one, each with the first row there."""
+    pixels, first = np.unique(other.pixels, return_index=True)
+    if not len(pixels):
         return
-    at = np.minimum(np.searchsorted(there, one.pixels), len(there) - 1)
-    last = -1
-    for here in np.flatnonzero(there[at] == one.pixels):
-        if one.rows[here] != last:
-            last = one.rows[here]
-            yield one.place(int(here)), other.place(int(first[at[here]]))
+    at = np.minimum(np.searchsorted(pixels, role.pixels), len(pixels) - 1)
+    last_row = -1
+    for here in np.flatnonzero(pixels[at] == role.pixels):
+        if role.rows[here] != last_row:
+            last_row = role.rows[here]
+            here_at, there_at = role.location(int(here)), other.location(int(first[at[here]]))
+            message = f"shows the same pixels as {there_at.id} of the {there_at.role} rows"
+            yield Finding(kind, here_at.role, message, here_at, there_at)
 
 
-def near_copies(told: Told, pictures: Pictures) -> tuple[list[Finding], int]:
-    """Pictures that resemble an earlier one of their role, each once.
-
-    Returns:
-        The findings, and of how many pictures not all like ones were compared.
-    """
-    first, signs = _different(told, pictures, np.empty(0, "V16"))
-    near = partners(signs, signs)
-    found = []
-    for at in np.flatnonzero(near.partner >= 0):
-        place, other = told.place(int(first[at])), told.place(int(first[near.partner[at]]))
-        found.append(Finding("near-copy", place.role, f"resembles {other.id}", place, other))
-    return found, near.skipped
-
-
-def near_leaks(evaluated: Told, train: Told, pictures: Pictures) -> tuple[list[Finding], int]:
-    """Evaluated pictures that resemble one of the train rows, each once; one that stands there as it is is a leak.
+def near_duplicates(role: RoleImages, index: ImageIndex) -> tuple[list[Finding], int]:
+    """Images that resemble an earlier one of their role, each once.
 
     Returns:
-        As `near_copies`.
+        The findings, and the number of images that were not compared with all similar ones.
     """
-    (here, asked), (there, among) = (
-        _different(evaluated, pictures, train.pixels),
-        _different(train, pictures, np.empty(0, "V16")),
-    )
-    near = partners(asked, among)
-    found = []
-    for at in np.flatnonzero(near.partner >= 0):
-        place, other = evaluated.place(int(here[at])), train.place(int(there[near.partner[at]]))
-        found.append(Finding("near-leak", place.role, f"resembles {other.id} of the {other.role} rows", place, other))
-    return found, near.skipped
+    first, hashes = _distinct(role, index)
+    matches = find_matches(hashes, hashes)
+    findings = []
+    for n in np.flatnonzero(matches.partner >= 0):
+        at, other = role.location(int(first[n])), role.location(int(first[matches.partner[n]]))
+        findings.append(Finding("near-duplicate", at.role, f"resembles {other.id}", at, other))
+    return findings, matches.skipped
 
 
-def _different(told: Told, pictures: Pictures, without: NDArray[np.void]) -> tuple[Numbers, Signs]:
-    """Where each different picture stands first, in the order of the rows, and their signs."""
-    pixels, first = np.unique(told.pixels, return_index=True)
-    first = np.sort(first[~np.isin(pixels, without)]) if len(without) else np.sort(first)
-    numbers = told.numbers[first]
-    return first, Signs(pictures.gradients(numbers), told.rows[first], lambda places: pictures.small(numbers[places]))
+def near_leaks(evaluated: RoleImages, train: RoleImages, index: ImageIndex) -> tuple[list[Finding], int]:
+    """Evaluated images that resemble a train image, each once; those with equal pixels are leaks instead.
+
+    Returns:
+        As `near_duplicates`.
+    """
+    here, hashes = _distinct(evaluated, index, excluded=train.pixels)
+    there, among = _distinct(train, index)
+    matches = find_matches(hashes, among)
+    findings = []
+    for n in np.flatnonzero(matches.partner >= 0):
+        at, other = evaluated.location(int(here[n])), train.location(int(there[matches.partner[n]]))
+        findings.append(Finding("near-leak", at.role, f"resembles {other.id} of the {other.role} rows", at, other))
+    return findings, matches.skipped
+
+
+def _distinct(
+    role: RoleImages, index: ImageIndex, excluded: NDArray[np.void] | None = None
+) -> tuple[Indices, ImageHashes]:
+    """The first occurrence of each distinct image in row order, and the hashes of these images."""
+    pixels, first = np.unique(role.pixels, return_index=True)
+    if excluded is not None:
+        first = first[~np.isin(pixels, excluded)]
+    first = np.sort(first)
+    images = role.images[first]
+    return first, ImageHashes(index.dhashes(images), role.rows[first], lambda some: index.thumbnails(images[some]))

@@ -1,4 +1,4 @@
-"""Pictures that nearly look like another one: found by their signs, believed after a look at small grey copies."""
+"""Near-duplicate images: candidates by dHash, confirmed by the correlation of small grey thumbnails."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -6,174 +6,181 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.int64]
-Small = Callable[[Numbers], NDArray[np.uint8]]
-"""Small grey copies [n, cells] of some pictures, by their places."""
+Indices = NDArray[np.int64]
+ReadThumbnails = Callable[[Indices], NDArray[np.uint8]]
+"""Thumbnails [n, pixels] of the images with some indices [n]."""
 
-NEAR = 7
-"""Signs of 64 in which two near copies may differ. Four bands of 16 find all such pairs: one differs by at most 1."""
+MAX_BITS = 7
+"""Bits of 64 in which the dHashes of near-duplicates may differ. Four bands of 16 find all such pairs: in one of them
+the hashes differ by at most 1 bit."""
 
-ALIKE = 0.95
-"""Least correlation of the small grey copies of two near copies."""
+MIN_CORRELATION = 0.95
+"""Least correlation of the thumbnails of near-duplicates."""
 
-FLAT = 2.0
-"""Grey levels; a picture whose small copy deviates less from one tone has signs made of noise, and is never near."""
+MIN_DEVIATION = 2.0
+"""Grey levels. The hash of an image with a smaller standard deviation is noise, and it has no near-duplicates."""
 
 BANDS = 4
-_BITS = 16
-_ONCE = 1 << 18
-"""Candidate pairs looked at together."""
+_BAND_BITS = 16
+_PAIRS_AT_ONCE = 1 << 18
+"""Candidate pairs compared at once."""
 
 WINDOW = 256
-"""Neighbours of a picture that are looked at before it is asked whether one of them was enough."""
+"""Candidates of an image that are compared before it is checked whether a match was found."""
 
-CROWD = 200
-"""Pictures with like signs that one picture is compared with, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """Different pictures in the order of their rows: their dHash and row [n] each, and what gives small grey copies."""
-
-    gradients: NDArray[np.uint64]
-    rows: Numbers
-    small: Small
+MAX_COMPARISONS = 200
+"""Images with a similar hash that one image is compared with, at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """Of every picture the place of one that it resembles [n], or -1; `skipped` had too many with like signs."""
+class ImageHashes:
+    """Different images in row order: dHash and row index of each [n], and a function that reads their thumbnails."""
 
-    partner: Numbers
+    dhashes: NDArray[np.uint64]
+    rows: Indices
+    thumbnails: ReadThumbnails
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """For every image the index of one that it resembles, or -1 [n]; `skipped` images had too many candidates."""
+
+    partner: Indices
     skipped: int
 
 
-def partners(these: Signs, among: Signs) -> Near:
-    """For each of these pictures one that it resembles; where `among` is the same, an earlier one of another row.
+def find_matches(images: ImageHashes, among: ImageHashes) -> Matches:
+    """For each image one that it resembles; if `among` is the same object, an earlier one of another row.
 
-    In a crowd of like pictures almost every comparison finds one, and one is enough. Where none of CROWD comparisons
-    does, the picture is given up, and counted: forms of one layout cost no more than so many each.
+    One match is enough, and among many similar images almost every comparison is one. An image without a match after
+    MAX_COMPARISONS is given up and counted: scans of one form then cost no more than that many comparisons each.
     """
-    search = _Search(these, among)
-    for asked, others in candidates(these, among, search.wanted):
-        search.compare(asked, others)
-    return Near(search.partner, int(search.given_up.sum()))
+    search = _Search(images, among)
+    for first, second in candidates(images, among, search.wanted):
+        search.compare(first, second)
+    return Matches(search.partner, int(search.given_up.sum()))
 
 
 @dataclass(slots=True)
 class _Search:
-    these: Signs
-    among: Signs
-    partner: Numbers = field(init=False)
-    compared: Numbers = field(init=False)
+    images: ImageHashes
+    among: ImageHashes
+    partner: Indices = field(init=False)
+    compared: Indices = field(init=False)
     given_up: NDArray[np.bool_] = field(init=False)
     flat: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        count = len(self.these.gradients)
+        count = len(self.images.dhashes)
         self.partner = np.full(count, -1, np.int64)
         self.compared = np.zeros(count, np.int64)
         self.given_up, self.flat = np.zeros(count, bool), np.zeros(count, bool)
 
     def wanted(self) -> NDArray[np.bool_]:
-        """Which pictures still want a partner [n]."""
+        """Which images still need a partner [n]."""
         return (self.partner < 0) & ~self.given_up & ~self.flat
 
-    def compare(self, asked: Numbers, others: Numbers) -> None:
-        """Take in candidates; `asked` ascends."""
-        still = self.wanted()[asked]
-        asked, others = asked[still], others[still]
-        number = np.arange(len(asked)) - np.searchsorted(asked, asked)  # of each pair among those of its picture
-        room = number < CROWD - self.compared[asked]
-        full = np.unique(asked[~room])
-        asked, others = asked[room], others[room]
-        if len(asked):
-            self.compared += np.bincount(asked, minlength=len(self.compared))
-            alike, flat = self._alike(asked, others)
-            self.flat[asked[flat]] = True
-            first, at = np.unique(asked[alike], return_index=True)
-            self.partner[first] = others[alike][at]
-        self.given_up[full] = True
+    def compare(self, first: Indices, second: Indices) -> None:
+        """Compare candidate pairs [pairs]; `first` is sorted."""
+        still = self.wanted()[first]
+        first, second = first[still], second[still]
+        # Number of each pair among those of its image: [3, 3, 3, 8, 8] -> [0, 1, 2, 0, 1].
+        number = np.arange(len(first)) - np.searchsorted(first, first)
+        allowed = number < MAX_COMPARISONS - self.compared[first]
+        exhausted = np.unique(first[~allowed])
+        first, second = first[allowed], second[allowed]
+        if len(first):
+            self.compared += np.bincount(first, minlength=len(self.compared))
+            alike, flat = self._alike(first, second)
+            self.flat[first[flat]] = True
+            matched, at = np.unique(first[alike], return_index=True)
+            self.partner[matched] = second[alike][at]
+        self.given_up[exhausted] = True
         self.given_up &= (self.partner < 0) & ~self.flat
 
-    def _alike(self, asked: Numbers, others: Numbers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Whether two pictures are alike beyond their signs, by small grey copies; whether the first is of one tone."""
-        (one, here, near), (other, there, far) = _read(asked, self.these.small), _read(others, self.among.small)
-        alike = np.zeros(len(asked), bool)
-        for start in range(0, len(asked), 4096):
+    def _alike(self, first: Indices, second: Indices) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether the thumbnails of each pair correlate [pairs], and whether the first one is flat [pairs]."""
+        one, one_at, one_deviation = _standardized(first, self.images.thumbnails)
+        two, two_at, two_deviation = _standardized(second, self.among.thumbnails)
+        alike = np.zeros(len(first), bool)
+        for start in range(0, len(first), 4096):
             some = slice(start, start + 4096)
-            alike[some] = (one[here[some]] * other[there[some]]).mean(axis=1) >= ALIKE
-        shown: NDArray[np.bool_] = (near >= FLAT)[here]
-        return alike & shown & (far >= FLAT)[there], ~shown
+            alike[some] = (one[one_at[some]] * two[two_at[some]]).mean(axis=1) >= MIN_CORRELATION
+        textured: NDArray[np.bool_] = (one_deviation >= MIN_DEVIATION)[one_at]
+        return alike & textured & (two_deviation >= MIN_DEVIATION)[two_at], ~textured
 
 
-def _read(places: Numbers, small: Small) -> tuple[NDArray[np.float32], Numbers, NDArray[np.float32]]:
-    """Small copies with mean 0 and deviation 1, which of them each place has, and what they deviated before."""
-    different, inverse = np.unique(places, return_inverse=True)
-    cells = small(different).astype(np.float32)
-    cells -= cells.mean(axis=1, keepdims=True)
-    spread = np.sqrt((cells**2).mean(axis=1))
-    cells /= np.maximum(spread, 1e-6)[:, None]
-    return cells, inverse, spread
+def _standardized(indices: Indices, read: ReadThumbnails) -> tuple[NDArray[np.float32], Indices, NDArray[np.float32]]:
+    """Thumbnails with mean 0 and deviation 1, the position of each index among them, and their deviations before."""
+    different, inverse = np.unique(indices, return_inverse=True)
+    pixels = read(different).astype(np.float32)
+    pixels -= pixels.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((pixels**2).mean(axis=1))
+    pixels /= np.maximum(deviation, 1e-6)[:, None]
+    return pixels, inverse, deviation
 
 
 def candidates(
-    these: Signs, among: Signs, wanted: Callable[[], NDArray[np.bool_]]
-) -> Iterator[tuple[Numbers, Numbers]]:
-    """Pairs whose hashes differ in at most NEAR signs, [pairs] each, each pair once, of pictures that are `wanted`.
+    images: ImageHashes, among: ImageHashes, wanted: Callable[[], NDArray[np.bool_]]
+) -> Iterator[tuple[Indices, Indices]]:
+    """Pairs [pairs] of a wanted image and another one whose hashes differ in at most MAX_BITS; each pair once.
 
-    Multi-index hashing (Norouzi et al. 2012): every fourth sign goes to one band. Of two hashes that differ in at most
-    7 signs, one band differs in at most 1: so the 17 neighbours of each band's value are looked up.
+    Multi-index hashing (Norouzi et al. 2012): the bits are dealt into four bands. Two hashes that differ in at most 7
+    bits differ in at most 1 bit in some band, so for each band its value and the 16 values next to it are looked up.
     """
     for band in range(BANDS):
-        own, keys = _band(these.gradients, band), _band(among.gradients, band)
+        own, keys = _band(images.dhashes, band), _band(among.dhashes, band)
         order = np.argsort(keys, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=1 << _BITS))])
-        for flip in (0, *(1 << bit for bit in range(_BITS))):
+        # Bucket k holds order[starts[k] : starts[k + 1]].
+        starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=1 << _BAND_BITS))])
+        for flip in (0, *(1 << bit for bit in range(_BAND_BITS))):
             probes = (own ^ np.uint16(flip)).astype(np.int64)
             low, high = starts[probes], starts[probes + 1]
             while len(left := np.flatnonzero((low < high) & wanted())):
                 counts = np.minimum(high[left] - low[left], WINDOW)
-                for start, stop in _parts(counts):
+                for start, stop in _chunks(counts):
                     some, each = left[start:stop], counts[start:stop]
-                    asked = np.repeat(some, each)
-                    inner = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
-                    others = order[np.repeat(low[some], each) + inner]
-                    yield _near(these, among, asked, others, band)
+                    # Image i is paired with each[i] entries from low[i] on: each = [2, 3] -> offsets [0, 1, 0, 1, 2].
+                    first = np.repeat(some, each)
+                    offsets = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+                    second = order[np.repeat(low[some], each) + offsets]
+                    yield _close_pairs(images, among, first, second, band)
                 low[left] += counts
 
 
-def _near(these: Signs, among: Signs, asked: Numbers, others: Numbers, band: int) -> tuple[Numbers, Numbers]:
-    """Of these pairs those that are candidates, and are not found in an earlier band."""
-    if these is among:
-        before = (others < asked) & (these.rows[others] != these.rows[asked])
-        asked, others = asked[before], others[before]
-    near = np.bitwise_count(these.gradients[asked] ^ among.gradients[others]) <= NEAR
-    asked, others = asked[near], others[near]
-    fresh = _first_band(these.gradients[asked], among.gradients[others]) == band
-    return asked[fresh], others[fresh]
+def _close_pairs(
+    images: ImageHashes, among: ImageHashes, first: Indices, second: Indices, band: int
+) -> tuple[Indices, Indices]:
+    """The pairs that differ in at most MAX_BITS and that no earlier band finds."""
+    if images is among:
+        earlier = (second < first) & (images.rows[second] != images.rows[first])
+        first, second = first[earlier], second[earlier]
+    close = np.bitwise_count(images.dhashes[first] ^ among.dhashes[second]) <= MAX_BITS
+    first, second = first[close], second[close]
+    new = _first_band(images.dhashes[first], among.dhashes[second]) == band
+    return first[new], second[new]
 
 
-def _band(values: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
-    """Every fourth sign, from the `band`-th on: neighbouring signs go together, and would fill few buckets."""
-    made = np.zeros(len(values), np.uint16)
-    for bit in range(_BITS):
-        made |= (((values >> np.uint64(BANDS * bit + band)) & np.uint64(1)) << np.uint64(bit)).astype(np.uint16)
-    return made
+def _band(hashes: NDArray[np.uint64], band: int) -> NDArray[np.uint16]:
+    """Bits `band`, `band` + 4, `band` + 8, … of each hash: neighbouring bits correlate and would fill few buckets."""
+    values = np.zeros(len(hashes), np.uint16)
+    for bit in range(_BAND_BITS):
+        values |= (((hashes >> np.uint64(BANDS * bit + band)) & np.uint64(1)) << np.uint64(bit)).astype(np.uint16)
+    return values
 
 
-def _first_band(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The first band in which two hashes differ by at most 1 sign: a pair is found in several, and counted there."""
+def _first_band(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> Indices:
+    """The first band in which two hashes differ by at most 1 bit: several bands may find a pair, this one counts it."""
     close = np.stack([np.bitwise_count(_band(a, n) ^ _band(b, n)) <= 1 for n in range(BANDS)])
     return np.argmax(close, axis=0) if close.size else np.empty(0, np.int64)
 
 
-def _parts(counts: Numbers) -> Iterator[tuple[int, int]]:
-    """Stretches of `counts` whose sum is about _ONCE, so that memory stays bounded."""
+def _chunks(counts: Indices) -> Iterator[tuple[int, int]]:
+    """Slices of `counts` that each sum to about _PAIRS_AT_ONCE, which bounds memory."""
     ends = np.cumsum(counts)
     start = 0
     while start < len(counts):
         before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + _ONCE, "right")))
+        stop = max(start + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, "right")))
         yield start, stop
         start = stop

@@ -1,7 +1,7 @@
-"""Rows that are left out because they cannot be used: which, why, and what is left of a split without them.
+"""Rows that are left out because they cannot be used: which, why, and the rows that remain.
 
-`quarantine.json` in the run folder says for every role which rows those are, and of which data and settings it speaks.
-`data check` writes it; a training that finds no word about its rows looks for itself.
+`quarantine.json` in the run folder lists them for every role, with the data and settings they were found with. `data
+check` writes it. Training checks its own rows if the file has no entry for them.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 from vlmtune.config import Config
 from vlmtune.data import Rows, Subset
 from vlmtune.dataset_check.findings import printable
-from vlmtune.dataset_check.splits import compared_with_train
+from vlmtune.dataset_check.splits import evaluated_fingerprints
 from vlmtune.errors import DataError
 from vlmtune.files import read_json, write_json
 from vlmtune.progress import Progress
@@ -24,18 +24,18 @@ from vlmtune.training.dataset import TrainingExamples
 
 SCHEMA_VERSION = 1
 CHECK = "data check"
-"""Who compares train rows with evaluated ones."""
+"""`found_by` of entries that compared train rows with evaluated ones."""
 
-NAMED = 10
+MAX_NAMED = 10
 """Rows named in a message."""
 
 
 class Remaining(Subset):
-    """The rows of a split that are not left out.
+    """The rows of a split without those left out.
 
     Args:
         rows: the whole split.
-        left_out: rows that are not here, with their reasons.
+        left_out: indices of the other rows, with their reasons.
     """
 
     def __init__(self, rows: Rows, left_out: Mapping[int, str]) -> None:
@@ -44,21 +44,21 @@ class Remaining(Subset):
 
 
 def settings_key(config: Config, preprocessing: Mapping[str, Any]) -> str:
-    """Hash of what else than the data decides whether a row can be used."""
+    """Hash of everything other than the data that decides whether a row can be used."""
     training = config.training
-    decide = {
+    settings = {
         "task": config.task.model_dump(mode="json"),
         "target": config.dataset.target,
         "max_tokens": training.max_tokens,
         "trained_turns": training.trained_turns,
         "preprocessing": preprocessing,
     }
-    return hashlib.sha256(json.dumps(decide, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """The quarantine of a run folder, for one config and what happens to its images and texts (`Encoder.facts`)."""
+    """The quarantine of a run folder for one config and its preprocessing (`Encoder.facts`)."""
 
     folder: Path
     config: Config
@@ -66,22 +66,22 @@ class Quarantine:
 
     @property
     def file(self) -> Path:
-        """Where it is written."""
+        """The quarantine file."""
         return self.folder / QUARANTINE
 
     def known(self, name: str, rows: Rows) -> dict[int, str] | None:
-        """Rows that the file leaves out, with their reasons; None where it speaks of other rows or settings.
+        """Rows that the file leaves out, with their reasons; None if its entry is for other rows or settings.
 
-        Train rows that `data check` left out may be so because they show what is evaluated: that they speak of the rows
-        that are evaluated now is looked up.
+        Train rows may be left out by `data check` because they show evaluated images, so the entry is only valid for
+        the rows that are evaluated now.
 
         Args:
-            name: role of the rows; that of a further evaluation set begins with its name.
+            name: role of the rows, or NAME/ROLE for an additional evaluation set.
             rows: the whole split.
 
         Raises:
-            IntegrityError: the file is none of ours.
-            DataError: train rows were compared with other rows than those that are evaluated now.
+            IntegrityError: the file is not a quarantine file.
+            DataError: train rows were compared with other rows than are evaluated now.
         """
         if not self.file.is_file():
             return None
@@ -89,12 +89,12 @@ class Quarantine:
         settings = settings_key(self.config, self.preprocessing)
         if entry is None or (entry["fingerprint"], entry["settings"]) != (rows.fingerprint, settings):
             return None
-        if entry.get("compared") is not None and entry["compared"] != compared_with_train(self.config):
+        if entry.get("compared") is not None and entry["compared"] != evaluated_fingerprints(self.config):
             raise DataError(
-                f"{self.file}: which {name} rows show what is evaluated was found out with other evaluated rows "
-                "than there are now; run `vlmtune data check` again"
+                f"{self.file}: the {name} rows were compared with other evaluated rows than there are now; run "
+                "`vlmtune data check` again"
             )
-        return {each["row"]: each["reason"] for each in entry["left_out"]}
+        return {row["row"]: row["reason"] for row in entry["left_out"]}
 
     def keep(
         self,
@@ -104,19 +104,19 @@ class Quarantine:
         found_by: str,
         compared: Mapping[str, str | None] | None = None,
     ) -> None:
-        """Write down which rows are left out; what the file says of other roles stays.
+        """Write the entry of one role; entries of other roles are kept.
 
         Args:
             name: role of the rows, as for `known`.
             rows: the whole split.
-            bad: rows that are left out, with their reasons.
-            found_by: which step found them.
-            compared: names and fingerprints of other rows with which these were compared.
+            bad: rows to leave out, with their reasons.
+            found_by: the step that found them.
+            compared: names and fingerprints of the rows these were compared with.
         """
-        plain: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "roles": {}}
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "roles": {}}
         if self.file.is_file():
-            plain = read_json(self.file)
-        plain["roles"][name] = {
+            content = read_json(self.file)
+        content["roles"][name] = {
             "fingerprint": rows.fingerprint,
             "settings": settings_key(self.config, self.preprocessing),
             "found_by": found_by,
@@ -124,33 +124,33 @@ class Quarantine:
             "rows": len(rows),
             "left_out": [{"id": rows.id(row), "row": row, "reason": printable(bad[row])} for row in sorted(bad)],
         }
-        write_json(self.file, plain)
+        write_json(self.file, content)
 
     def left_out(
-        self, name: str, rows: Rows, lessons: TrainingExamples, progress: Progress, stop: StopRequest
+        self, name: str, rows: Rows, examples: TrainingExamples, progress: Progress, stop: StopRequest
     ) -> dict[int, str]:
-        """Rows that cannot be used, with their reasons: as the file says, or found and written there now.
+        """Rows that cannot be used, with their reasons: from the file, or checked now and written to it.
 
-        Rows that are answered are only read: one whose picture cannot be decoded fails, and is counted, unless
-        `data check` left it out.
+        Rows that are only answered are read but not decoded: an undecodable image becomes a counted failure, unless
+        `data check` left the row out.
 
         Raises:
-            DataError: more than `dataset.max_bad_fraction` allows.
+            DataError: there are more than `dataset.max_bad_fraction` allows.
         """
         bad = self.known(name, rows)
-        found = bad is None
+        is_new = bad is None
         if bad is None:
             if self.file.is_file() and name in read_json(self.file).get("roles", {}):
-                progress.note(f"{self.file} speaks of other {name} rows or settings; they are looked at again")
-            bad = lessons.bad_rows(name, progress, stop) if name in ("train", "validation") else unreadable(rows)
-        refuse_many(name, bad, len(rows), self.config.dataset.max_bad_fraction)
-        if found:
+                progress.note(f"{self.file} is about other {name} rows or settings; checking them again")
+            bad = examples.bad_rows(name, progress, stop) if name in ("train", "validation") else unreadable(rows)
+        check_budget(name, bad, len(rows), self.config.dataset.max_bad_fraction)
+        if is_new:
             self.keep(name, rows, bad, "training" if name in ("train", "validation") else "prediction")
         return bad
 
 
 def unreadable(rows: Rows) -> dict[int, str]:
-    """Rows that cannot be read, with their reasons; no picture is looked at."""
+    """Rows that cannot be read, with their reasons; images are not decoded."""
     bad = {}
     for row in range(len(rows)):
         try:
@@ -160,16 +160,16 @@ def unreadable(rows: Rows) -> dict[int, str]:
     return bad
 
 
-def refuse_many(name: str, bad: Mapping[int, str], count: int, allowed: float) -> None:
-    """That no more rows are bad than `dataset.max_bad_fraction` allows, and some are left.
+def check_budget(name: str, bad: Mapping[int, str], count: int, allowed: float) -> None:
+    """Check that at most the allowed fraction of rows is bad, and that some are good.
 
     Raises:
-        DataError: more are, or all; names some of them.
+        DataError: otherwise; names some of the bad rows.
     """
     if not bad or (len(bad) / count <= allowed and len(bad) < count):
         return
-    named = [f"  {reason}" for _, reason in sorted(bad.items())[:NAMED]]
-    more = [f"  and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
+    named = [f"  {reason}" for _, reason in sorted(bad.items())[:MAX_NAMED]]
+    more = [f"  and {len(bad) - MAX_NAMED} more"] if len(bad) > MAX_NAMED else []
     raise DataError(
         f"{len(bad)} of {count} {name} rows cannot be used ({len(bad) / count:.1%}), more than "
         f"dataset.max_bad_fraction allows ({allowed:.1%}):\n" + "\n".join([*named, *more])

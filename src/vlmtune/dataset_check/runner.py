@@ -1,9 +1,4 @@
-"""The check of a dataset: every row of every part looked at, copies found within and across them.
-
-What a check leaves in the run folder: its result as JSON and as a page, and the quarantine where rows may be bad.
-
-The result of a check as plain values: what `data_check.json` holds.
-"""
+"""Runs a check over all rows of a dataset and writes its files: result (JSON), page and quarantine."""
 
 import functools
 import hashlib
@@ -19,13 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.config import Config
-from vlmtune.dataset_check.examples import Reader
+from vlmtune.dataset_check.examples import RowChecker
 from vlmtune.dataset_check.findings import KINDS, Finding, bad_rows, first_reasons
-from vlmtune.dataset_check.image_index import Pictures
-from vlmtune.dataset_check.leakage import Told, copies, leaks, near_copies, near_leaks, shared
+from vlmtune.dataset_check.image_index import ImageIndex
+from vlmtune.dataset_check.leakage import (
+    RoleImages,
+    duplicates,
+    leaks,
+    near_duplicates,
+    near_leaks,
+    validation_overlaps,
+)
 from vlmtune.dataset_check.quarantine import CHECK, Quarantine, settings_key
 from vlmtune.dataset_check.report import render, thumbnails
-from vlmtune.dataset_check.splits import Part, parts_of
+from vlmtune.dataset_check.splits import CheckedSplit, splits_of
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.modeling.loading import Checkpoint
 from vlmtune.prefetch import Prefetch
@@ -35,220 +37,223 @@ from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 
-TOGETHER = 64
-"""Rows whose findings are kept at once: so many are looked at again after a crash."""
+SCHEMA_VERSION = 3
+
+BATCH_ROWS = 64
+"""Rows whose images are stored at once; so many are checked again after a crash."""
+
+MAX_LISTED = 5000
+"""Warnings listed per kind and role; further ones are only counted. Errors are all listed."""
+
+BINS = 24
 
 
 @dataclass(frozen=True)
-class Check:
-    """A dataset to be checked.
+class DatasetCheck:
+    """The check of a dataset.
 
     Args:
-        config: of the run.
-        task: its behaviour.
-        checkpoint: whose tokenizer, template and image rules count.
-        cache: file that remembers decoded pictures.
-        progress: hears of the rows.
-        stop: asked between rows.
+        config: the run's config.
+        task: its task.
+        checkpoint: its tokenizer, chat template and image processing are used; no model is loaded.
+        index_file: file in which decoded images are indexed.
+        progress: shows the rows.
+        stop: is asked between batches.
     """
 
     config: Config
     task: Task
     checkpoint: Checkpoint
-    cache: Path
+    index_file: Path
     progress: Progress
     stop: StopRequest
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        """What encodes the rows."""
+        """Encodes the rows without their pixels."""
         return Encoder(self.checkpoint, self.config.model, ImageHeaders)
 
-    def run(self, before: Path) -> tuple[dict[str, Any], list[Part]]:
-        """Everything found, as plain values, and the parts whose rows could be opened.
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Check the dataset; write result, page and quarantine to a run folder. Returns the result."""
+        result, splits = self.run(folder / DATA_CHECK)
+        write_json(folder / DATA_CHECK, result)
+        rows = {split.name: split.rows for split in splits if split.rows is not None}
+        write_atomic(folder / DATA_CHECK_PAGE, render(result, thumbnails(result, rows)))
+        if result["status"] != "errors":
+            compared = {split.name: split.fingerprint for split in splits if split.evaluated and split.name != "train"}
+            for split in splits:
+                if split.rows is not None and split.config.dataset.max_bad_fraction > 0:
+                    quarantine = Quarantine(folder, split.config, self.encoder.facts())
+                    bad = first_reasons(result["findings"], split.name)
+                    quarantine.keep(split.name, split.rows, bad, CHECK, compared if split.name == "train" else None)
+        return result
+
+    def run(self, previous: Path) -> tuple[dict[str, Any], list[CheckedSplit]]:
+        """The result as plain values, and the splits that could be opened.
 
         Args:
-            before: result of an earlier check; taken where nothing has changed since. One in which a picture could not
-                be decoded is not: it may have been read while it was fetched, and what was decoded is remembered.
+            previous: result of an earlier check, which is returned if nothing has changed since. It is not if an image
+                could not be decoded then: the file may have been incomplete, and decoding the others again is cheap.
         """
-        parts = list(parts_of(self.config, self.task))
-        for part in parts:
-            part.open()
-        opened = [part for part in parts if part.rows is not None]
-        key = self._key(parts)
-        found = read_json(before) if before.is_file() else {}
-        if found.get("key") == key and not any(each["kind"] == "image" for each in found["findings"]):
-            self.progress.note(f"nothing has changed since {before} was written")
-            return found, opened
-        pictures = Pictures(self.cache)
-        for part in opened:
-            self._look(part, pictures)
-            part.findings += _odd(part, pictures)
-        crowded = _compare(opened, pictures)
-        return result(self.config, parts, pictures, key, crowded), opened
+        splits = list(splits_of(self.config, self.task))
+        for split in splits:
+            split.open()
+        opened = [split for split in splits if split.rows is not None]
+        key = self._key(splits)
+        known = read_json(previous) if previous.is_file() else {}
+        if known.get("key") == key and not any(finding["kind"] == "image" for finding in known["findings"]):
+            self.progress.note(f"nothing has changed since {previous} was written")
+            return known, opened
+        index = ImageIndex(self.index_file)
+        for split in opened:
+            self._check_rows(split, index)
+            split.findings += _property_warnings(split, index)
+        skipped = _compare_images(opened, index)
+        return summarize(self.config, splits, index, key, skipped), opened
 
-    def _key(self, parts: Sequence[Part]) -> str:
-        """Hash of all that the result depends on."""
+    def _key(self, splits: Sequence[CheckedSplit]) -> str:
+        """Hash of everything the result depends on."""
         facts = self.encoder.facts()
-        known = [
+        inputs = [
             SCHEMA_VERSION,
             [
                 (
-                    part.name,
-                    part.split,
-                    part.fingerprint,
-                    settings_key(part.config, facts),
-                    part.config.dataset.max_bad_fraction,
-                    part.evaluated,
+                    split.name,
+                    split.split,
+                    split.fingerprint,
+                    settings_key(split.config, facts),
+                    split.config.dataset.max_bad_fraction,
+                    split.evaluated,
                 )
-                for part in parts
+                for split in splits
             ],
         ]
-        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
-    def _look(self, part: Part, pictures: Pictures) -> None:
-        assert part.rows is not None
-        teaches, answered = not part.further and part.role != "test", part.role == "test" or part.evaluated
-        reader = Reader(part.config, part.task, part.name, part.rows, self.encoder, pictures, teaches, answered)
-        batches = [range(start, min(start + TOGETHER, part.count)) for start in range(0, part.count, TOGETHER)]
+    def _check_rows(self, split: CheckedSplit, index: ImageIndex) -> None:
+        assert split.rows is not None
+        trained, answered = not split.is_additional and split.role != "test", split.role == "test" or split.evaluated
+        checker = RowChecker(split.config, split.task, split.name, split.rows, self.encoder, index, trained, answered)
+        batches = [range(start, min(start + BATCH_ROWS, split.count)) for start in range(0, split.count, BATCH_ROWS)]
         with (
-            Prefetch(reader.look, batches, len(os.sched_getaffinity(0))) as feed,
-            self.progress.step(f"check {part.name} rows", part.count) as step,
+            Prefetch(checker.check, batches, len(os.sched_getaffinity(0))) as feed,
+            self.progress.step(f"check {split.name} rows", split.count) as step,
         ):
-            for looked in feed:
-                numbers = iter(pictures.keep([one for row in looked for one in row.pictures]))
-                for row in looked:
-                    part.fold(row, [next(numbers) for _ in row.pictures])
-                step.advance(len(looked))
-                self.stop.obey("the pictures looked at are remembered")
+            for rows in feed:
+                numbers = iter(index.store([image for row in rows for image in row.images]))
+                for row in rows:
+                    split.add(row, [next(numbers) for _ in row.images])
+                step.advance(len(rows))
+                self.stop.obey("images decoded so far are indexed")
 
 
-def check(asked: Check, folder: Path) -> dict[str, Any]:
-    """Check a dataset; write the result, the page and the quarantine into a run folder. Returns the result."""
-    found, parts = asked.run(folder / DATA_CHECK)
-    write_json(folder / DATA_CHECK, found)
-    rows = {part.name: part.rows for part in parts if part.rows is not None}
-    write_atomic(folder / DATA_CHECK_PAGE, render(found, thumbnails(found, rows)))
-    if found["status"] != "errors":
-        compared = {part.name: part.fingerprint for part in parts if part.evaluated and part.name != "train"}
-        for part in parts:
-            if part.rows is not None and part.config.dataset.max_bad_fraction > 0:
-                quarantine = Quarantine(folder, part.config, asked.encoder.facts())
-                bad = first_reasons(found["findings"], part.name)
-                quarantine.keep(part.name, part.rows, bad, CHECK, compared if part.name == "train" else None)
-    return found
-
-
-def _compare(parts: Sequence[Part], pictures: Pictures) -> int:
-    """Findings about pictures that stand in two places; returns how many had too many like ones to compare."""
-    told = {part.name: part.shown.finished(pictures, part.place) for part in parts}
-    # Of two parts with the same rows, one tells what is inside them: the evaluated one, where it is one of them.
-    telling: list[Part] = []
-    for part in sorted((part for part in parts if not part.further), key=lambda part: not part.evaluated):
-        if not any(part.same_rows(other) for other in telling):
-            telling.append(part)
-    crowded = 0
-    for part in telling:
-        part.findings += copies(told[part.name])
-        found, skipped = near_copies(told[part.name], pictures)
-        part.findings += found
-        crowded += skipped
-    evaluated = [part for part in parts if part.evaluated]
-    train = next((part for part in parts if part.name == "train"), None)
+def _compare_images(splits: Sequence[CheckedSplit], index: ImageIndex) -> int:
+    """Add findings about images that occur twice; returns the number of images with too many candidates."""
+    images = {split.name: split.occurrences.decodable(index, split.locate) for split in splits}
+    # Roles may have the same rows; duplicates in them are reported for one role, preferably an evaluated one.
+    distinct: list[CheckedSplit] = []
+    for split in sorted((one for one in splits if not one.is_additional), key=lambda one: not one.evaluated):
+        if not any(split.has_same_rows(other) for other in distinct):
+            distinct.append(split)
+    skipped = 0
+    for split in distinct:
+        split.findings += duplicates(images[split.name])
+        findings, count = near_duplicates(images[split.name], index)
+        split.findings += findings
+        skipped += count
+    evaluated = [split for split in splits if split.evaluated]
+    train = next((split for split in splits if split.name == "train"), None)
     if train is not None:
-        crowded += _compare_with_train(train, [part for part in evaluated if part is not train], told, pictures)
-    validation = next((part for part in parts if part.name == "validation"), None)
+        skipped += _compare_with_train(train, [split for split in evaluated if split is not train], images, index)
+    validation = next((split for split in splits if split.name == "validation"), None)
     if validation is not None and validation not in evaluated:
-        others = [part for part in (train, *evaluated) if part is not None and not part.further]
-        for other in dict.fromkeys(part.name for part in others if not part.same_rows(validation)):
-            validation.findings += shared(told["validation"], told[other])
-    return crowded
+        others = [split for split in (train, *evaluated) if split is not None and not split.is_additional]
+        for name in dict.fromkeys(split.name for split in others if not split.has_same_rows(validation)):
+            validation.findings += validation_overlaps(images["validation"], images[name])
+    return skipped
 
 
-def _compare_with_train(train: Part, evaluated: Sequence[Part], told: dict[str, Told], pictures: Pictures) -> int:
-    """Findings about evaluated pictures that are trained on; each train row is named once. Returns as `_compare`."""
-    crowded = 0
+def _compare_with_train(
+    train: CheckedSplit, evaluated: Sequence[CheckedSplit], images: dict[str, RoleImages], index: ImageIndex
+) -> int:
+    """Add findings about evaluated images in the train rows; each train row is reported once. Returns as above."""
+    skipped = 0
     leaked: dict[int, Finding] = {}
-    for part in evaluated:
-        if part.same_rows(train):
-            said = f"{train.split!r} plays both the train and the {part.role} role"
-            train.findings.append(Finding("leak", "train", said))
+    for split in evaluated:
+        if split.has_same_rows(train):
+            message = f"{train.split!r} is the split of both the train and the {split.role} role"
+            train.findings.append(Finding("leak", "train", message))
             continue
-        for found in leaks(told["train"], told[part.name]):
-            assert found.place is not None
-            leaked.setdefault(found.place.row, found)
-        resembling, skipped = near_leaks(told[part.name], told["train"], pictures)
-        part.findings += resembling
-        crowded += skipped
+        for finding in leaks(images["train"], images[split.name]):
+            assert finding.location is not None
+            leaked.setdefault(finding.location.row, finding)
+        findings, count = near_leaks(images[split.name], images["train"], index)
+        split.findings += findings
+        skipped += count
     train.findings += leaked.values()
-    return crowded
+    return skipped
 
 
-def _odd(part: Part, pictures: Pictures) -> Iterator[Finding]:
-    """Warnings that follow from what a picture is."""
-    for row, image, number in zip(*(column.tolist() for column in part.shown.occurrences()), strict=True):
-        for trait in pictures.traits(number):
-            if trait in ("tiny", "narrow", "animated"):
-                width, height = pictures.size(number)
-                yield Finding(trait, part.name, f"{width}x{height} pixels", part.place(row, image))
+def _property_warnings(split: CheckedSplit, index: ImageIndex) -> Iterator[Finding]:
+    """Warnings about unusual images."""
+    for row, position, image in zip(*(column.tolist() for column in split.occurrences.columns()), strict=True):
+        for name in index.properties(image):
+            if name in ("tiny", "narrow", "animated"):
+                width, height = index.size(image)
+                yield Finding(name, split.name, f"{width}x{height} pixels", split.locate(row, position))
 
 
-SCHEMA_VERSION = 2
-LISTED = 5000
-"""Warnings of one kind and role that are listed; further ones are only counted. Errors are listed all."""
-
-BINS = 24
-
-
-def result(config: Config, parts: Sequence[Part], pictures: Pictures, key: str, crowded: int) -> dict[str, Any]:
-    """Everything found.
+def summarize(
+    config: Config, splits: Sequence[CheckedSplit], index: ImageIndex, key: str, skipped: int
+) -> dict[str, Any]:
+    """The result as plain values.
 
     Args:
-        config: of the run.
-        parts: all of them, looked at.
-        pictures: that they show.
-        key: hash of all that the result depends on.
-        crowded: pictures that were not compared with all that have like signs.
+        config: the run's config.
+        splits: all of them, after their rows were checked.
+        index: their images.
+        key: hash of everything the result depends on.
+        skipped: number of images that were not compared with all similar ones.
     """
-    splits = [_split(part, pictures) for part in parts]
-    findings = [found for part in parts for found in _in_order(part.findings)]
-    counts = Counter((found.kind, found.role) for found in findings)
-    warned = any(found.severity == "warning" for found in findings)
-    over = any(found.severity == "error" and found.place is None for found in findings) or any(
-        split["bad"] and split["bad_fraction"] > part.config.dataset.max_bad_fraction
-        for part, split in zip(parts, splits, strict=True)
+    summaries = [_split_summary(split, index) for split in splits]
+    findings = [finding for split in splits for finding in _in_order(split.findings)]
+    counts = Counter((finding.kind, finding.role) for finding in findings)
+    has_warnings = any(finding.severity == "warning" for finding in findings)
+    over_budget = any(finding.severity == "error" and finding.location is None for finding in findings) or any(
+        summary["bad"] and summary["bad_fraction"] > split.config.dataset.max_bad_fraction
+        for split, summary in zip(splits, summaries, strict=True)
     )
-    bad = any(split["bad"] for split in splits)
+    has_bad = any(summary["bad"] for summary in summaries)
     return {
         "schema_version": SCHEMA_VERSION,
         "key": key,
-        "status": "errors" if over else "left_out" if bad else "warnings" if warned else "clean",
+        "status": "errors" if over_budget else "left_out" if has_bad else "warnings" if has_warnings else "clean",
         "max_bad_fraction": config.dataset.max_bad_fraction,
         "evaluated": config.evaluation.split,
-        "errors": sum(found.severity == "error" for found in findings),
-        "warnings": sum(found.severity == "warning" for found in findings),
+        "errors": sum(finding.severity == "error" for finding in findings),
+        "warnings": sum(finding.severity == "warning" for finding in findings),
         "counts": [
-            {"kind": kind, "severity": KINDS[kind].severity, "role": part.name, "count": counts[kind, part.name]}
+            {"kind": kind, "severity": KINDS[kind].severity, "role": split.name, "count": counts[kind, split.name]}
             for kind in KINDS
-            for part in parts
-            if counts[kind, part.name]
+            for split in splits
+            if counts[kind, split.name]
         ],
-        "splits": splits,
-        "crowded": crowded,
-        "findings": [found.to_json() for found in _listed(findings)],
+        "splits": summaries,
+        "not_fully_compared": skipped,
+        "findings": [finding.to_json() for finding in _listed(findings)],
     }
 
 
-def spread(values: NDArray[Any]) -> dict[str, float] | None:
-    """Where numbers lie; None where there are none."""
+def distribution(values: NDArray[Any]) -> dict[str, float] | None:
+    """Minimum, quantiles, maximum and mean; None without values."""
     if not len(values):
         return None
-    low, middle, high = np.percentile(values, (5, 50, 95)).tolist()
+    p5, p50, p95 = np.percentile(values, (5, 50, 95)).tolist()
     return {
         "min": int(values.min()),
-        "p5": low,
-        "p50": middle,
-        "p95": high,
+        "p5": p5,
+        "p50": p50,
+        "p95": p95,
         "max": int(values.max()),
         "mean": float(values.mean()),
     }
@@ -256,60 +261,60 @@ def spread(values: NDArray[Any]) -> dict[str, float] | None:
 
 def _in_order(findings: Sequence[Finding]) -> list[Finding]:
     kinds = list(KINDS)
-    return sorted(findings, key=lambda one: (kinds.index(one.kind), one.place.row if one.place else -1))
+    return sorted(findings, key=lambda one: (kinds.index(one.kind), one.location.row if one.location else -1))
 
 
 def _listed(findings: Sequence[Finding]) -> Iterator[Finding]:
     seen: Counter[tuple[str, str]] = Counter()
-    for found in findings:
-        seen[found.kind, found.role] += 1
-        if found.severity == "error" or seen[found.kind, found.role] <= LISTED:
-            yield found
+    for finding in findings:
+        seen[finding.kind, finding.role] += 1
+        if finding.severity == "error" or seen[finding.kind, finding.role] <= MAX_LISTED:
+            yield finding
 
 
-def _split(part: Part, pictures: Pictures) -> dict[str, Any]:
-    """One part in numbers."""
-    numbers = np.unique(np.array(part.shown.pictures, np.int64))
-    good = [int(number) for number in numbers if pictures.error(int(number)) is None]
-    traits: Counter[str] = Counter()
-    for number in part.shown.pictures:
-        traits.update(pictures.traits(number))
-    failed = sum(found.kind == "image" for found in part.findings)
-    unread = failed - sum(pictures.error(number) is not None for number in part.shown.pictures)
-    traits.update({"not decoded": failed} if failed else {})
-    sides = np.array([pictures.size(number) for number in good], np.int64).reshape(-1, 2)
-    bad = bad_rows(part.findings, part.name)
+def _split_summary(split: CheckedSplit, index: ImageIndex) -> dict[str, Any]:
+    """One split in numbers."""
+    numbers = np.unique(np.array(split.occurrences.images, np.int64))
+    decodable = [int(number) for number in numbers if index.error(int(number)) is None]
+    properties: Counter[str] = Counter()
+    for number in split.occurrences.images:
+        properties.update(index.properties(number))
+    failed = sum(finding.kind == "image" for finding in split.findings)
+    unreadable = failed - sum(index.error(number) is not None for number in split.occurrences.images)
+    properties.update({"not decoded": failed} if failed else {})
+    sides = np.array([index.size(number) for number in decodable], np.int64).reshape(-1, 2)
+    bad = bad_rows(split.findings, split.name)
     return {
-        "role": part.name,
-        "split": part.split,
-        "rows": part.count,
+        "role": split.name,
+        "split": split.split,
+        "rows": split.count,
         "bad": len(bad),
-        "bad_fraction": len(bad) / part.count if part.count else 0.0,
-        "fingerprint": part.fingerprint,
-        "pictures": len(part.shown.pictures) + unread,
-        "different_files": len(numbers),
-        "traits": dict(sorted(traits.items(), key=lambda item: (-item[1], item[0]))),
-        "width": spread(sides[:, 0]),
-        "height": spread(sides[:, 1]),
-        "tokens": _tokens(part),
+        "bad_fraction": len(bad) / split.count if split.count else 0.0,
+        "fingerprint": split.fingerprint,
+        "images": len(split.occurrences.images) + unreadable,
+        "distinct_images": len(numbers),
+        "properties": dict(sorted(properties.items(), key=lambda item: (-item[1], item[0]))),
+        "width": distribution(sides[:, 0]),
+        "height": distribution(sides[:, 1]),
+        "tokens": _token_summary(split),
     }
 
 
-def _tokens(part: Part) -> dict[str, Any] | None:
-    """Lengths of lessons, or of prompts where nothing is taught."""
-    tokens = np.array(part.tokens, np.int64)
-    told = spread(tokens)
-    if told is None:
+def _token_summary(split: CheckedSplit) -> dict[str, Any] | None:
+    """Lengths of the training examples, or of the prompts of rows that are not trained on."""
+    tokens = np.array(split.tokens, np.int64)
+    lengths = distribution(tokens)
+    if lengths is None:
         return None
-    # Whole edges: bins with different numbers of values in them would look like a comb.
+    # Integer edges: with fractional ones, bins would contain different numbers of integers and look jagged.
     width = -(-(int(tokens.max()) + 1 - int(tokens.min())) // BINS)
     edges = np.arange(int(tokens.min()), int(tokens.max()) + 1 + width, width)
     counts, _ = np.histogram(tokens, edges)
     total = int(tokens.sum())
     return {
-        **told,
+        **lengths,
         "sum": total,
-        "image_share": sum(part.image_tokens) / total,
-        "supervised_share": sum(part.supervised) / total,
+        "image_fraction": sum(split.image_tokens) / total,
+        "supervised_fraction": sum(split.supervised) / total,
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }

@@ -1,10 +1,13 @@
-"""One example as the model sees it: pictures as grids, tokens with what is learnt, rotary positions.
+"""One example as the model sees it: image grids, tokens with their supervision, rotary positions.
 
-Nothing is decoded, no torch is loaded.
+Only image headers are read, and torch is not imported; the page of an example decodes its images.
 """
 
+import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,51 +16,53 @@ from numpy.typing import NDArray
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole
 from vlmtune.errors import ConfigError
-from vlmtune.images import size_of
+from vlmtune.files import write_atomic
+from vlmtune.images import decode_rgb, size_of
 from vlmtune.modeling.loading import Checkpoint
 from vlmtune.processing.chat_template import images_of
 from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
+from vlmtune.report import templates
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
-from vlmtune.types import Conversation, Turn
+from vlmtune.types import Conversation, Example, ImageRef, Turn
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SCHEMA_VERSION = 1
-LEARNT, QUIET, RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
+SCHEMA_VERSION = 2
+FOLDER = Path(__file__).parent
+SUPERVISED, DIM, RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """What one example is encoded with."""
+class ExampleViewer:
+    """Describes rows as they are encoded for one config and checkpoint."""
 
     config: Config
     task: Task
     checkpoint: Checkpoint
     rows: Rows
 
-    def row(self, role: SplitRole, row: int) -> dict[str, Any]:
-        """Everything about one example: each of its lessons, or its prompt where the role is not taught.
+    def describe(self, role: SplitRole, row: int) -> dict[str, Any]:
+        """Everything about one row: each of its training examples, or the prompt of a test row.
 
         Raises:
             ConfigError: there is no such row.
-            DataError: the row cannot be encoded; names why.
+            DataError: the row cannot be encoded; says why.
         """
         if not 0 <= row < len(self.rows):
             raise ConfigError(f"--row counts from 0 to {len(self.rows) - 1} in the {role} rows (got {row})")
         encoder = Encoder(self.checkpoint, self.config.model, ImageHeaders)
         example, task = self.rows[row], self.config.task
         prompt = self.task.ask(task, example)
-        lessons = TrainingExamples(self.rows, self.task, task, encoder, self.config.training)
-        made: list[dict[str, Any]] = []
+        training = TrainingExamples(self.rows, self.task, task, encoder, self.config.training)
+        encoded: list[dict[str, Any]] = []
         if role == "test":
-            made.append({"target": None, **self._encoded(encoder, encoder.prompt(prompt))})
+            encoded.append({"target": None, **self._tokens(encoder, encoder.prompt(prompt))})
         else:
             for n in range(self.rows.target_count(row)):
-                taught = self.rows.with_target(row, n)
-                target = lessons.target(taught)
-                made.append({"target": target, **self._encoded(encoder, lessons.encode_example(taught))})
+                one = self.rows.with_target(row, n)
+                encoded.append({"target": training.target(one), **self._tokens(encoder, training.encode_example(one))})
         return {
             "schema_version": SCHEMA_VERSION,
             "role": role,
@@ -65,11 +70,11 @@ class Shown:
             "id": example.id,
             "references": example.truth["references"],
             "conversation": [_plain(turn) for turn in prompt],
-            "pictures": list(self._pictures(encoder, prompt)),
-            "encoded": made,
+            "images": list(self._images(encoder, prompt)),
+            "encoded": encoded,
         }
 
-    def _pictures(self, encoder: Encoder, conversation: Conversation) -> Iterator[dict[str, Any]]:
+    def _images(self, encoder: Encoder, conversation: Conversation) -> Iterator[dict[str, Any]]:
         patch = encoder.image_processor.limits.patch
         for ref in images_of(conversation):
             width, height = size_of(ref)
@@ -82,27 +87,27 @@ class Shown:
                 "tokens": encoder.image_processor.tokens(grid),
             }
 
-    def _encoded(self, encoder: Encoder, encoded: Encoded) -> dict[str, Any]:
-        """Tokens in segments that are all learnt, all not, or one picture, with their positions."""
-        merge, image = encoder.image_processor.limits.merge, encoder.renderer.image_id
-        ids, trained = encoded.rendered.ids, encoded.rendered.loss_mask
-        grids = [picture.grid for picture in encoded.images]
-        places = self.checkpoint.family.positions(ids, image, grids, merge)
+    def _tokens(self, encoder: Encoder, encoded: Encoded) -> dict[str, Any]:
+        """The tokens in spans, each supervised, not supervised or one image, with their positions."""
+        merge, image_id = encoder.image_processor.limits.merge, encoder.renderer.image_id
+        ids, supervised = encoded.rendered.ids, encoded.rendered.loss_mask
+        grids = [image.grid for image in encoded.images]
+        positions = self.checkpoint.family.positions(ids, image_id, grids, merge)
         tokenizer = _tokenizer(self.checkpoint)
-        segments = []
-        for start, end in _stretches(ids, trained, image, [encoder.image_processor.tokens(grid) for grid in grids]):
-            picture = ids[start] == image
-            segments.append(
+        spans = []
+        for start, end in _spans(ids, supervised, image_id, [encoder.image_processor.tokens(grid) for grid in grids]):
+            is_image = ids[start] == image_id
+            spans.append(
                 {
-                    "kind": "image" if picture else "trained" if trained[start] else "text",
+                    "kind": "image" if is_image else "supervised" if supervised[start] else "text",
                     "start": start,
                     "end": end,
-                    "text": None if picture else tokenizer.decode(list(ids[start:end]), skip_special_tokens=False),
-                    "pieces": None if picture else _pieces(tokenizer, ids[start:end]),
-                    "positions": _ends(places[:, start:end]),
+                    "text": None if is_image else tokenizer.decode(list(ids[start:end]), skip_special_tokens=False),
+                    "pieces": None if is_image else _pieces(tokenizer, ids[start:end]),
+                    "positions": _ranges(positions[:, start:end]),
                 }
             )
-        return {"tokens": len(ids), "supervised": sum(trained), "segments": segments}
+        return {"tokens": len(ids), "supervised": sum(supervised), "spans": spans}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
@@ -111,39 +116,39 @@ def _tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
     return Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
 
 
-def _stretches(
-    ids: Sequence[int], trained: Sequence[bool], image: int, counts: Sequence[int]
+def _spans(
+    ids: Sequence[int], supervised: Sequence[bool], image_id: int, counts: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
-    """(start, end) of neighbouring tokens of one kind; two pictures side by side are two."""
-    left = iter(counts)
+    """(start, end) of runs of tokens of the same kind; every image is a span of its own, of `counts` tokens."""
+    lengths = iter(counts)
     start = 0
     while start < len(ids):
-        if ids[start] == image:
-            end = start + next(left)
+        if ids[start] == image_id:
+            end = start + next(lengths)
         else:
             end = start + 1
-            while end < len(ids) and ids[end] != image and trained[end] == trained[start]:
+            while end < len(ids) and ids[end] != image_id and supervised[end] == supervised[start]:
                 end += 1
         yield start, end
         start = end
 
 
 def _pieces(tokenizer: "Tokenizer", ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Tokens with their text; a token that ends in the middle of a character goes together with the next ones."""
+    """Tokens with their text. Tokens that end inside a multi-byte character are joined with the next ones."""
     pieces: list[dict[str, Any]] = []
-    open_ids: list[int] = []
+    pending: list[int] = []
     for number, token in enumerate(ids):
-        open_ids.append(token)
-        text = tokenizer.decode(open_ids, skip_special_tokens=False)
+        pending.append(token)
+        text = tokenizer.decode(pending, skip_special_tokens=False)
         if not text.endswith("\ufffd") or number == len(ids) - 1:
-            pieces.append({"ids": open_ids, "text": text})
-            open_ids = []
+            pieces.append({"ids": pending, "text": text})
+            pending = []
     return pieces
 
 
-def _ends(places: NDArray[np.int64]) -> dict[str, list[int]]:
-    """First and last rotary position along each axis."""
-    named = zip(("time", "row", "column"), places, strict=True)
+def _ranges(positions: NDArray[np.int64]) -> dict[str, list[int]]:
+    """First and last rotary position of each axis, from positions [3, tokens]."""
+    named = zip(("time", "row", "column"), positions, strict=True)
     return {name: [int(axis.min()), int(axis.max())] for name, axis in named}
 
 
@@ -152,47 +157,61 @@ def _plain(turn: Turn) -> dict[str, Any]:
 
 
 def render(shown: Mapping[str, Any], colour: bool) -> str:
-    """As text; what is learnt in colour, or in brackets."""
+    """A description as text; supervised tokens are coloured, or in brackets."""
     lines = [f"{shown['role']} row {shown['row']}: {shown['id']}"]
-    for picture in shown["pictures"]:
-        (width, height), (wide, high), (_, rows, columns) = picture["size"], picture["resized"], picture["grid"]
+    for image in shown["images"]:
+        (width, height), (new_width, new_height), (_, rows, columns) = image["size"], image["resized"], image["grid"]
         lines.append(
-            f"picture {picture['where']}: {width}x{height}, resized to {wide}x{high}, "
-            f"{rows}x{columns} patches = {picture['tokens']} tokens"
+            f"image {image['where']}: {width}x{height}, resized to {new_width}x{new_height}, "
+            f"{rows}x{columns} patches = {image['tokens']} tokens"
         )
     lines += [f"reference: {text}" for text in shown["references"]]
     for number, encoded in enumerate(shown["encoded"]):
-        many = f" {number + 1} of {len(shown['encoded'])}" if len(shown["encoded"]) > 1 else ""
-        what = "prompt" if encoded["target"] is None else f"lesson{many}"
-        lines += ["", f"{what}: {encoded['tokens']} tokens, {encoded['supervised']} of them learnt"]
-        pictures = iter(shown["pictures"])
-        lines.append("".join(_text(segment, pictures, colour) for segment in encoded["segments"]).rstrip("\n"))
-        lines += ["", f"  {'tokens':<12} {'kind':<8} positions (time, row, column)"]
-        for segment in encoded["segments"]:
-            ends = [f"{low}..{high}" if low != high else f"{low}" for low, high in segment["positions"].values()]
-            text = "" if segment["text"] is None else f"  {_short(segment['text'])!r}"
-            lines.append(
-                f"  {segment['start']:>5}..{segment['end'] - 1:<5} {segment['kind']:<8} {', '.join(ends):<24}{text}"
-            )
+        count = f" {number + 1} of {len(shown['encoded'])}" if len(shown["encoded"]) > 1 else ""
+        title = "prompt" if encoded["target"] is None else f"training example{count}"
+        lines += ["", f"{title}: {encoded['tokens']} tokens, {encoded['supervised']} of them supervised"]
+        images = iter(shown["images"])
+        lines.append("".join(_span_text(span, images, colour) for span in encoded["spans"]).rstrip("\n"))
+        lines += ["", f"  {'tokens':<12} {'kind':<10} positions (time, row, column)"]
+        for span in encoded["spans"]:
+            ranges = [f"{low}..{high}" if low != high else f"{low}" for low, high in span["positions"].values()]
+            text = "" if span["text"] is None else f"  {_short(span['text'])!r}"
+            lines.append(f"  {span['start']:>5}..{span['end'] - 1:<5} {span['kind']:<10} {', '.join(ranges):<24}{text}")
     return "\n".join(lines)
 
 
-def _text(segment: Mapping[str, Any], pictures: Iterator[Mapping[str, Any]], colour: bool) -> str:
-    if segment["kind"] == "image":
-        picture = next(pictures)
-        _, rows, columns = picture["grid"]
-        said = f"<image {rows}x{columns} = {picture['tokens']} tokens>"
-        return f"{QUIET}{said}{RESET}" if colour else said
-    text = _visible(segment["text"])
-    if segment["kind"] == "trained":
-        return f"{LEARNT}{text}{RESET}" if colour else f"[[{text}]]"
-    return f"{QUIET}{text}{RESET}" if colour else text
+def _span_text(span: Mapping[str, Any], images: Iterator[Mapping[str, Any]], colour: bool) -> str:
+    if span["kind"] == "image":
+        image = next(images)
+        _, rows, columns = image["grid"]
+        text = f"<image {rows}x{columns} = {image['tokens']} tokens>"
+        return f"{DIM}{text}{RESET}" if colour else text
+    text = _printable(span["text"])
+    if span["kind"] == "supervised":
+        return f"{SUPERVISED}{text}{RESET}" if colour else f"[[{text}]]"
+    return f"{DIM}{text}{RESET}" if colour else text
 
 
-def _visible(text: str) -> str:
-    """Text that cannot steer a terminal."""
+def _printable(text: str) -> str:
+    """Text with control characters escaped, which could otherwise steer the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _short(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def write_page(shown: Mapping[str, Any], example: Example, file: Path) -> None:
+    """Write the page of a description with the resized images; dataset text is always escaped."""
+    images = [_resized(ref, *image["resized"]) for ref, image in zip(example.images, shown["images"], strict=True)]
+    styles = [FOLDER / "report.css"]
+    write_atomic(file, templates.render("row.html.jinja", [FOLDER], styles=styles, shown=shown, images=images))
+
+
+def _resized(ref: ImageRef, width: int, height: int) -> str:
+    """An image at the size the model reads it, as WebP in base64; up to rounding of the last bit."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    decode_rgb(ref).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=90)
+    return base64.b64encode(buffer.getvalue()).decode()

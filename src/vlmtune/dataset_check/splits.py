@@ -1,4 +1,4 @@
-"""The parts of a dataset that are checked: the rows of each role, and those of every further evaluation set."""
+"""The splits that are checked: those of the three roles, and of every additional evaluation set."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.data import ROLES, Rows, SplitRole
-from vlmtune.dataset_check.examples import Looked, whole
-from vlmtune.dataset_check.findings import Finding, Place
-from vlmtune.dataset_check.leakage import Shown
+from vlmtune.dataset_check.examples import CheckedRow, all_rows
+from vlmtune.dataset_check.findings import Finding, RowLocation
+from vlmtune.dataset_check.leakage import ImageOccurrences
 from vlmtune.errors import DataError
 from vlmtune.tasks import Task
 
 
 @dataclass(slots=True)
-class Part:
-    """Some rows with the config that speaks of them, and what was found in them; arrays, for there may be millions.
+class CheckedSplit:
+    """The rows of a role with their config and all results; in arrays, as there may be millions.
 
-    `name` is the role, in front of it that of a further set (`NAME/ROLE`).
+    `name` is the role, or NAME/ROLE for an additional evaluation set.
     """
 
     name: str
@@ -31,22 +31,22 @@ class Part:
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     image_tokens: "array[int]" = field(default_factory=lambda: array("i"))
     supervised: "array[int]" = field(default_factory=lambda: array("i"))
-    shown: Shown = field(default_factory=Shown)
+    occurrences: ImageOccurrences = field(default_factory=ImageOccurrences)
 
     @property
     def split(self) -> str:
-        """Name of the split."""
+        """The source's name of the split."""
         split: str = getattr(self.config.dataset.splits, self.role)
         return split
 
     @property
     def count(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return 0 if self.rows is None else len(self.rows)
 
     @property
-    def further(self) -> bool:
-        """Whether they are of a further evaluation set."""
+    def is_additional(self) -> bool:
+        """Whether the rows belong to an additional evaluation set."""
         return self.name != self.role
 
     @property
@@ -55,51 +55,49 @@ class Part:
         return self.role == self.config.evaluation.split
 
     def open(self) -> None:
-        """All of the rows, bad ones too; where they cannot be opened, that is a finding."""
+        """Open the rows, including bad ones; a split that cannot be opened is a finding."""
         try:
-            self.rows = whole(self.config, self.role)
+            self.rows = all_rows(self.config, self.role)
             self.fingerprint = self.rows.fingerprint
         except DataError as error:
             self.findings.append(Finding("split", self.name, str(error)))
 
-    def same_rows(self, other: "Part") -> bool:
-        """Whether both are all rows of one split of the config's own dataset."""
-        own = not self.further and not other.further and self.config.dataset.shares is None
-        return own and self.split == other.split
+    def has_same_rows(self, other: "CheckedSplit") -> bool:
+        """Whether both consist of all rows of one split of the main dataset."""
+        is_whole = not self.is_additional and not other.is_additional and self.config.dataset.shares is None
+        return is_whole and self.split == other.split
 
-    def place(self, row: int, image: int) -> Place:
-        """A row and one of its pictures."""
+    def locate(self, row: int, image: int) -> RowLocation:
+        """The location of an image of a row."""
         assert self.rows is not None
-        return Place(self.name, row, self.rows.id(row), image)
+        return RowLocation(self.name, row, self.rows.id(row), image)
 
-    def fold(self, looked: Looked, numbers: Sequence[int]) -> None:
-        """Take in one row; `numbers` are its pictures'."""
-        self.findings += looked.findings
-        for length in looked.lengths:
+    def add(self, row: CheckedRow, images: Sequence[int]) -> None:
+        """Add the result of one row; `images` are the numbers of its images in the index."""
+        self.findings += row.findings
+        for length in row.lengths:
             self.tokens.append(length.tokens)
             self.image_tokens.append(length.image_tokens)
             self.supervised.append(length.supervised)
-        self.shown.add(looked.row, looked.asked, looked.images, numbers)
+        self.occurrences.add(row.row, row.prompt_hash, row.positions, images)
 
 
-def parts_of(config: Config, task: Task) -> Iterator[Part]:
-    """The roles, then the further evaluation sets; nothing is opened."""
+def splits_of(config: Config, task: Task) -> Iterator[CheckedSplit]:
+    """The roles, then the additional evaluation sets; not opened yet."""
     for role in ROLES:
-        yield Part(role, role, config, task)
+        yield CheckedSplit(role, role, config, task)
     for one in config.evaluation.additional:
         evaluation = config.evaluation.model_copy(update={"split": one.split, "additional": []})
-        about = config.model_copy(update={"dataset": one.dataset, "task": one.task, "evaluation": evaluation})
-        yield Part(f"{one.name}/{one.split}", one.split, about, registry.load("tasks", one.task.name).TASK)
+        own = config.model_copy(update={"dataset": one.dataset, "task": one.task, "evaluation": evaluation})
+        yield CheckedSplit(f"{one.name}/{one.split}", one.split, own, registry.load("tasks", one.task.name).TASK)
 
 
-def compared_with_train(config: Config) -> dict[str, str]:
-    """Name and fingerprint of all rows that no train row may show a picture of.
+def evaluated_fingerprints(config: Config) -> dict[str, str]:
+    """Name and fingerprint of all evaluated rows, whose images no train row may contain.
 
     Raises:
         DataError: some cannot be opened.
     """
-    found = {}
-    for part in parts_of(config, registry.load("tasks", config.task.name).TASK):
-        if part.evaluated and part.name != "train":
-            found[part.name] = whole(part.config, part.role).fingerprint
-    return found
+    task = registry.load("tasks", config.task.name).TASK
+    evaluated = [split for split in splits_of(config, task) if split.evaluated and split.name != "train"]
+    return {split.name: all_rows(split.config, split.role).fingerprint for split in evaluated}

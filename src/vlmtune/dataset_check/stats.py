@@ -1,4 +1,4 @@
-"""A dataset in numbers, from texts and image headers alone: nothing is decoded, no torch is loaded."""
+"""Statistics of a dataset, from texts and image headers: no image is decoded, and torch is not imported."""
 
 import os
 from array import array
@@ -11,8 +11,8 @@ import numpy as np
 
 from vlmtune.config import Config
 from vlmtune.data import ROLES, Rows, SplitRole
-from vlmtune.dataset_check.examples import whole
-from vlmtune.dataset_check.runner import TOGETHER, spread
+from vlmtune.dataset_check.examples import all_rows
+from vlmtune.dataset_check.runner import BATCH_ROWS, distribution
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
 from vlmtune.modeling.loading import Checkpoint
@@ -22,25 +22,25 @@ from vlmtune.progress import Progress
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """One row in numbers."""
+class _RowStats:
+    """Statistics of one row."""
 
     tokens: Sequence[int]
     image_tokens: int
     supervised: int
     sizes: Sequence[tuple[int, int]]
-    pictures: Sequence[bytes]
+    images: Sequence[bytes]
     words: Sequence[int]
     label: str | None
 
 
 @dataclass(slots=True)
-class _Sums:
-    """All rows of a role in numbers."""
+class _RoleStats:
+    """Statistics of all rows of a role."""
 
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
     image_tokens: int = 0
@@ -49,11 +49,11 @@ class _Sums:
     words: "array[int]" = field(default_factory=lambda: array("i"))
     references: "array[int]" = field(default_factory=lambda: array("i"))
     labels: Counter[str] = field(default_factory=Counter)
-    pictures: Counter[tuple[bytes, ...]] = field(default_factory=Counter)
+    images: Counter[tuple[bytes, ...]] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
 
-    def add(self, row: "_Row | str") -> None:
-        """One more row, or why it is none."""
+    def add(self, row: _RowStats | str) -> None:
+        """Add a row, or the reason why it cannot be used."""
         if isinstance(row, str):
             self.bad.append(row)
             return
@@ -65,12 +65,12 @@ class _Sums:
         self.references.append(len(row.words))
         if row.label is not None:
             self.labels[row.label] += 1
-        if row.pictures:
-            self.pictures[tuple(row.pictures)] += 1
+        if row.images:
+            self.images[tuple(row.images)] += 1
 
 
 def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progress) -> dict[str, Any]:
-    """Every role in numbers; rows that cannot be used are counted apart.
+    """Statistics of every role; rows that cannot be used are only counted.
 
     Raises:
         DataError: a split cannot be opened.
@@ -78,19 +78,21 @@ def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progr
     encoder = Encoder(checkpoint, config.model, ImageHeaders)
     roles = []
     for role in ROLES:
-        rows = whole(config, role)
+        rows = all_rows(config, role)
         reader = _Reader(config, task, role, rows, encoder)
-        batches = [range(at, min(at + TOGETHER, len(rows))) for at in range(0, len(rows), TOGETHER)]
-        sums = _Sums()
+        batches = [range(at, min(at + BATCH_ROWS, len(rows))) for at in range(0, len(rows), BATCH_ROWS)]
+        stats = _RoleStats()
         with (
             Prefetch(reader.read, batches, len(os.sched_getaffinity(0))) as feed,
             progress.step(f"read {role} rows", len(rows)) as step,
         ):
             for batch in feed:
                 for row in batch:
-                    sums.add(row)
+                    stats.add(row)
                 step.advance(len(batch))
-        roles.append({"role": role, "split": getattr(config.dataset.splits, role), "rows": len(rows), **_plain(sums)})
+        roles.append(
+            {"role": role, "split": getattr(config.dataset.splits, role), "rows": len(rows), **_summary(stats)}
+        )
     return {"schema_version": SCHEMA_VERSION, "roles": roles}
 
 
@@ -102,13 +104,13 @@ class _Reader:
     rows: Rows
     encoder: Encoder
 
-    def read(self, row: int) -> "_Row | str":
-        """A row in numbers, or why it cannot be used; from any thread."""
+    def read(self, row: int) -> _RowStats | str:
+        """Statistics of a row, or why it cannot be used; callable from any thread."""
         try:
             example = self.rows[row]
             encoded = list(self._encoded(row))
             truth = self.task.truth(self.config.task, example) if "labels" in self.config.task.model_dump() else {}
-            return _Row(
+            return _RowStats(
                 [len(one) for one in encoded],
                 sum(map(self.encoder.image_tokens, encoded)),
                 sum(one.rendered.supervised for one in encoded),
@@ -125,34 +127,34 @@ class _Reader:
         if self.role == "test":
             yield self.encoder.prompt(self.task.ask(task, self.rows[row]))
             return
-        lessons = TrainingExamples(self.rows, self.task, task, self.encoder, self.config.training)
+        examples = TrainingExamples(self.rows, self.task, task, self.encoder, self.config.training)
         for n in range(self.rows.target_count(row)):
-            yield lessons.encode_example(self.rows.with_target(row, n))
+            yield examples.encode_example(self.rows.with_target(row, n))
 
 
-def _plain(sums: _Sums) -> dict[str, Any]:
-    tokens = sum(sums.tokens)
-    sides = np.array(sums.sides, np.int64).reshape(-1, 2)
-    shared = sum(count for count in sums.pictures.values() if count > 1)
-    pictured = sum(sums.pictures.values())
+def _summary(stats: _RoleStats) -> dict[str, Any]:
+    tokens = sum(stats.tokens)
+    sides = np.array(stats.sides, np.int64).reshape(-1, 2)
+    repeated = sum(count for count in stats.images.values() if count > 1)
+    with_images = sum(stats.images.values())
     return {
-        "bad": len(sums.bad),
-        "first_bad": sums.bad[:3],
-        "tokens": spread(np.array(sums.tokens, np.int64)),
-        "image_share": sums.image_tokens / tokens if tokens else None,
-        "supervised_share": sums.supervised / tokens if tokens else None,
-        "width": spread(sides[:, 0]),
-        "height": spread(sides[:, 1]),
-        "references_per_row": spread(np.array(sums.references, np.int64)),
-        "words_per_reference": spread(np.array(sums.words, np.int64)),
-        "labels": dict(sums.labels.most_common()),
-        "share_with_a_picture_of_another_row": shared / pictured if pictured else None,
+        "bad": len(stats.bad),
+        "first_bad": stats.bad[:3],
+        "tokens": distribution(np.array(stats.tokens, np.int64)),
+        "image_fraction": stats.image_tokens / tokens if tokens else None,
+        "supervised_fraction": stats.supervised / tokens if tokens else None,
+        "width": distribution(sides[:, 0]),
+        "height": distribution(sides[:, 1]),
+        "references_per_row": distribution(np.array(stats.references, np.int64)),
+        "words_per_reference": distribution(np.array(stats.words, np.int64)),
+        "labels": dict(stats.labels.most_common()),
+        "repeated_image_fraction": repeated / with_images if with_images else None,
     }
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """As text: one block per role."""
-    return "\n\n".join("\n".join(_lines(role)) for role in found["roles"])
+def render(result: Mapping[str, Any]) -> str:
+    """The statistics as text, one block per role."""
+    return "\n\n".join("\n".join(_lines(role)) for role in result["roles"])
 
 
 def _lines(role: Mapping[str, Any]) -> Iterator[str]:
@@ -162,12 +164,12 @@ def _lines(role: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {reason}"
     yield f"  {'':<22} {'min':>8} {'p5':>8} {'median':>8} {'p95':>8} {'max':>8} {'mean':>9}"
     for key in ("tokens", "width", "height", "references_per_row", "words_per_reference"):
-        if (told := role[key]) is not None:
-            numbers = " ".join(f"{told[name]:>8,.0f}" for name in ("min", "p5", "p50", "p95", "max"))
-            yield f"  {key.replace('_', ' '):<22} {numbers} {told['mean']:>9,.1f}"
-    if role["image_share"] is not None:
-        yield f"  tokens of pictures: {role['image_share']:.1%}; learnt: {role['supervised_share']:.1%}"
-    if role["share_with_a_picture_of_another_row"] is not None:
-        yield f"  rows that show the same as another row: {role['share_with_a_picture_of_another_row']:.1%}"
+        if (values := role[key]) is not None:
+            numbers = " ".join(f"{values[name]:>8,.0f}" for name in ("min", "p5", "p50", "p95", "max"))
+            yield f"  {key.replace('_', ' '):<22} {numbers} {values['mean']:>9,.1f}"
+    if role["image_fraction"] is not None:
+        yield f"  image tokens: {role['image_fraction']:.1%}; supervised tokens: {role['supervised_fraction']:.1%}"
+    if role["repeated_image_fraction"] is not None:
+        yield f"  rows with the same images as another row: {role['repeated_image_fraction']:.1%}"
     if role["labels"]:
         yield "  labels: " + ", ".join(f"{label} {count:,}" for label, count in role["labels"].items())
