@@ -1,17 +1,14 @@
 """Diagnostics: whether a model knows when it is right, which rows to label next, and the metric per slice."""
 
-import json
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from builders import QUICK, judged, lines
-from commands import warm_vlmtune
 
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.metrics import bleu  # type: ignore[attr-defined]
@@ -124,25 +121,6 @@ def test_the_most_doubtful_rows_come_first_and_an_image_once() -> None:
     assert found[1]["confidence"] == 0.2
     with pytest.raises(DataError, match="inference.logprobs"):
         uncertain_rows(base, 3)
-
-
-def test_rows_without_labels_are_answered_and_the_doubtful_ones_written(tmp_path: Path) -> None:
-    """Answered by the real engine, because the confidence is what it says."""
-    (tmp_path / "c.yaml").write_text(
-        "model: {name: tiny, device: cpu}\ndataset: {source: scenes, id: id, limit: {test: 6}}\n"
-        "task: {name: captioning}\ninference: {max_new_tokens: 8}\ntraining: {precision: fp32}\n"
-    )
-    ran = warm_vlmtune("predict", "c.yaml", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout == "answered; the dataset has no labels to score against\n"
-    assert "next: vlmtune data uncertain outputs/baseline_predictions.jsonl" in ran.stderr
-    assert not list((tmp_path / "outputs").glob("metrics*"))
-    assert json.loads((tmp_path / "outputs/baseline_predictions.controls.json").read_text())["image"] is None
-    predictions = "outputs/baseline_predictions.jsonl"
-    picked = warm_vlmtune("data", "uncertain", predictions, "-n", "2", "-o", "next.jsonl", cwd=tmp_path)
-    assert picked.returncode == 0, picked.stderr
-    first, second = map(json.loads, (tmp_path / "next.jsonl").read_text().splitlines())
-    assert first["confidence"] <= second["confidence"]
 
 
 def tagged(some: Sequence[Line], *tags: dict[str, Any]) -> list[Line]:

@@ -10,7 +10,6 @@ import fake_server
 import numpy as np
 import pytest
 from builders import TINY, encoded, picture, ref, user
-from commands import warm_vlmtune
 from fake_server import Body, Script, Step, Stub, always, answer, asked, status
 from PIL import Image
 
@@ -303,32 +302,3 @@ def test_a_key_in_the_config_is_refused_and_not_repeated(tmp_path: Path) -> None
 def test_a_key_that_is_not_there_is_named(encoder: Encoder) -> None:
     with pytest.raises(EnvironmentProblem, match="CANARY_NOT_SET is not set"):
         opened("http://127.0.0.1:1/v1", encoder, api_key="${env:CANARY_NOT_SET}")
-
-
-def predict(folder: Path, stub: Stub, **more: object) -> Any:
-    (folder / "c.yaml").write_text(CONFIG, "utf-8")
-    given = {"engine": "openai", "base_url": stub.base_url, "api_key": "${env:CANARY}", "concurrency": 2, **more}
-    sets = [word for key, value in given.items() for word in ("--set", f"inference.{key}={value}")]
-    return warm_vlmtune("predict", "c.yaml", *sets, cwd=folder, CANARY=KEY)
-
-
-def test_a_hanging_server_ends_the_command_and_a_rerun_finishes(tmp_path: Path) -> None:
-    """The same bytes as without the interruption, no answer asked for twice; the key is nowhere in what was written."""
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "hung").mkdir()
-    patience = {"watchdog_s": 1, "timeout_s": 0.5}
-    with fake_server.serving(always(answer)) as stub:
-        ended = [predict(tmp_path / "plain", stub, **patience)]
-        stub.seen.clear()
-        stub.script = lambda number, body: answer if number < 23 else fake_server.hang
-        ended.append(predict(tmp_path / "hung", stub, **patience))
-        stub.seen.clear()
-        stub.script = always(answer)
-        ended.append(predict(tmp_path / "hung", stub, **patience))
-    assert [one.returncode for one in ended] == [0, 5, 0], ended[1].stderr
-    assert "no answer came for 1 s" in ended[1].stderr
-    assert len(stub.seen) == 40 - 23
-    file = "out/baseline_predictions.jsonl"
-    assert (tmp_path / "hung" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert KEY.encode() not in written + "".join(one.stdout + one.stderr for one in ended).encode()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import ROOT, warm_vlmtune
+from commands import ROOT, vlmtune
 from fake_hub import Hub, hub
 
 from vlmtune.config import load
@@ -186,12 +186,12 @@ def test_a_hub_that_cannot_be_reached_is_an_environment_problem(
 def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Session, tmp_path: Path) -> None:
     judged_as("improved", session)
     words = ["push", "c.yaml", "--to", "hf:team/better", "--base", "org/base"]
-    offline = warm_vlmtune(*words, "--offline", cwd=tmp_path)
+    offline = vlmtune(*words, "--offline", cwd=tmp_path)
     assert offline.returncode == 4
     assert "offline mode is on" in offline.stderr
-    looked = warm_vlmtune(*words, "--into", "would", cwd=tmp_path)
+    looked = vlmtune(*words, "--into", "would", cwd=tmp_path)
     assert looked.returncode == 0, looked.stderr
     assert "would/README.md" in looked.stdout
-    wrong = warm_vlmtune("push", "c.yaml", "--to", "better", cwd=tmp_path)
+    wrong = vlmtune("push", "c.yaml", "--to", "better", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "hf:ORG/NAME" in wrong.stderr

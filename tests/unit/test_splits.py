@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import encoded, picture
-from commands import warm_vlmtune
+from commands import vlmtune
 
 from vlmtune.config import load
 from vlmtune.data import Rows, Shares, Splits, jsonl, open_role
@@ -140,12 +140,12 @@ def test_init_parts_the_only_file_there_is(tmp_path: Path, write_jsonl: Callable
     write_jsonl(
         "animals.jsonl", *({"picture": f"only{n}.png", "caption": f"An animal of kind {n}."} for n in range(60))
     )
-    made = warm_vlmtune("init", "animals.jsonl", "--set", "model.name=tiny", cwd=tmp_path)
+    made = vlmtune("init", "animals.jsonl", "--set", "model.name=tiny", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "dataset.shares parts its rows among the roles" in made.stderr
     config = load(str(tmp_path / "animals.yaml")).config
     assert config.dataset.shares == Shares()
-    stats = warm_vlmtune("data", "stats", "animals.yaml", "--json", cwd=tmp_path)
+    stats = vlmtune("data", "stats", "animals.yaml", "--json", cwd=tmp_path)
     assert stats.returncode == 0, stats.stderr
     counted = json.loads(stats.stdout)
     assert sum(role["rows"] for role in counted["roles"]) == 60
