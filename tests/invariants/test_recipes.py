@@ -10,7 +10,7 @@ from vlmtune.config import load
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, run, train
 from vlmtune.pipeline.session import Session
-from vlmtune.planning.plan import beside_measured
+from vlmtune.planning.plan import compare_with_measured
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import read_manifest
 
@@ -57,10 +57,12 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
     assert found is not None
     scored = found.to_json()["metrics"]["bleu"]
     assert scored == pytest.approx(judged[made["chosen_step"]], abs=1e-9)
-    said = beside_measured(session.config, session.encoder.checkpoint, session.rows("train"), made, Progress(Silent()))
+    said = compare_with_measured(
+        session.config, session.encoder.checkpoint, session.rows("train"), made, Progress(Silent())
+    )
     assert re.fullmatch(r"planned 0\.\d TFLOP an epoch; reached 0\.\d+ TFLOP/s", said)
     on_gpu = {**made, "peak_bytes_over_model": 50_000_000}
-    said = beside_measured(
+    said = compare_with_measured(
         session.config, session.encoder.checkpoint, session.rows("train"), on_gpu, Progress(Silent())
     )
     assert re.search(r"planned 0\.\d\d GB over the model, took 0\.05 \([+-]\d+%\)$", said)

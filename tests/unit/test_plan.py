@@ -15,7 +15,7 @@ from vlmtune.config import Config, load
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.planning.lengths import Epoch, first_epoch, work_of
-from vlmtune.planning.plan import draw_up, estimate, shapes_of, survey
+from vlmtune.planning.plan import estimate, make_plan, shapes_of, survey
 from vlmtune.planning.shapes import GPUS, find_gpu
 from vlmtune.planning.text import render
 from vlmtune.processing.encoder import EncodedImage, Encoder, ImageHeaders
@@ -94,7 +94,11 @@ def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, 
     assert ours.tokens.tolist() == training.tokens.tolist()
     assert ours.supervised.tolist() == training.supervised.tolist()
     assert ours.image_tokens.tolist() == training.image_tokens.tolist()
-    assert (ours.work, ours.kinds, ours.packed_rows) == (training.work, training.kinds, training.packed_rows)
+    assert (ours.work, ours.distinct, ours.packed_sequences) == (
+        training.work,
+        training.distinct,
+        training.packed_sequences,
+    )
     assert (ours.work.tokens < ours.tokens.sum()) == (target == "each"), "two captions share their picture"
 
 
@@ -117,7 +121,7 @@ def test_pixels_are_not_decoded(make_config: Make, encoder: Encoder, tmp_path: P
     cut = encoded(picture(90, 90, 9), "JPEG")
     (tmp_path / "0.img").write_bytes(cut[: len(cut) // 2])
     config = make_config()
-    assert draw_up(config, QUIET, None, None)["epoch"]["visits"] == 12
+    assert make_plan(config, QUIET, None, None)["epoch"]["samples"] == 12
     with pytest.raises(DataError, match="cannot be decoded"):
         decoded(config, encoder)
 
@@ -129,7 +133,7 @@ def test_pairs_are_those_of_the_causal_mask_and_the_parent() -> None:
 
 
 def test_every_figure_follows_from_those_beside_it(large: Make) -> None:
-    found = draw_up(large(), QUIET, "RTX 5090", 0.69, 0.5)
+    found = make_plan(large(), QUIET, "RTX 5090", 0.69, 0.5)
     (gpu,) = found["gpus"]
     work, shapes, terms = found["epoch"]["work"], found["shapes"], {t["name"]: t for t in found["flops"]["terms"]}
     assert gpu["name"] == "rtx5090"
@@ -141,7 +145,7 @@ def test_every_figure_follows_from_those_beside_it(large: Make) -> None:
     assert gpu["seconds_per_epoch"] == pytest.approx(found["flops"]["total"] / (209.5e12 * 0.5))
     assert gpu["usd_per_epoch"] == pytest.approx(gpu["seconds_per_epoch"] / 3600 * 0.69)
     kind = next(
-        kind for kind in found["memory"]["kinds"] if (kind["precision"], kind["quantization"]) == ("bf16", None)
+        kind for kind in found["memory"]["precisions"] if (kind["precision"], kind["quantization"]) == ("bf16", None)
     )
     assert kind["base_bytes"] == 2 * found["parameters"] == 2 * 8_767_123_696
     assert gpu["peak_bytes"] == kind["base_bytes"] + kind["over_base"][0]["peak"]
@@ -151,7 +155,7 @@ def test_every_figure_follows_from_those_beside_it(large: Make) -> None:
 
 def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
     config = large("training.checkpoint_layers=9")
-    found = draw_up(config, QUIET, "h200", None)
+    found = make_plan(config, QUIET, "h200", None)
     checkpoint = find_checkpoint(config.model)
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
@@ -163,7 +167,7 @@ def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
 
 def test_a_gpu_that_is_too_small_is_told_what_to_change(large: Make) -> None:
     fixed = large("training.checkpoint_layers=0", "training.precision=fp32")
-    (gpu,) = draw_up(fixed, QUIET, "rtx4090", None)["gpus"]
+    (gpu,) = make_plan(fixed, QUIET, "rtx4090", None)["gpus"]
     assert not gpu["fits"]
     assert gpu["seconds_per_epoch"] is None
     assert [(change["set"], change["fits"]) for change in gpu["changes"]][:1] == [
@@ -171,16 +175,16 @@ def test_a_gpu_that_is_too_small_is_told_what_to_change(large: Make) -> None:
     ]
     for change in gpu["changes"]:
         settings = ["training.checkpoint_layers=0", "training.precision=fp32", *change["set"]]
-        (again,) = draw_up(large(*settings), QUIET, "rtx4090", None)["gpus"]
+        (again,) = make_plan(large(*settings), QUIET, "rtx4090", None)["gpus"]
         assert (again["fits"], again["peak_bytes"]) == (change["fits"], change["peak_bytes"]), "they do what they say"
     fitting = next(change for change in gpu["changes"] if change["fits"])
     assert {"model.quantization=nf4", "training.precision=bf16"} < set(fitting["set"])
-    text = render(draw_up(fixed, QUIET, "rtx4090", None))
+    text = render(make_plan(fixed, QUIET, "rtx4090", None))
     assert "--set model.quantization=nf4 --set training.precision=bf16" in text
 
 
 def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
-    found = draw_up(make_config(), QUIET, None, None)
+    found = make_plan(make_config(), QUIET, None, None)
     assert [gpu["name"] for gpu in found["gpus"]] == list(GPUS)
     assert {name: GPUS[find_gpu(name)].memory_gb for name in GOLD} == GOLD
 
@@ -195,12 +199,12 @@ def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
 )
 def test_wrong_options_are_named(make_config: Make, words: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        draw_up(make_config(), QUIET, *words)
+        make_plan(make_config(), QUIET, *words)
 
 
 def test_more_checkpointed_layers_than_there_are_is_an_error(make_config: Make) -> None:
     with pytest.raises(ConfigError, match="checkpoint_layers is 5, but this model has 4 layers"):
-        draw_up(make_config("training.checkpoint_layers=5"), QUIET, None, None)
+        make_plan(make_config("training.checkpoint_layers=5"), QUIET, None, None)
 
 
 def test_the_command_prints_the_plan(tmp_path: Path) -> None:

@@ -32,13 +32,13 @@ def plan(
     offline: Offline = False,
 ) -> None:
     """Predict tokens, FLOPs, memory, time and cost of training, without loading the model."""
-    from vlmtune.planning.plan import EFFICIENCY, draw_up
+    from vlmtune.planning.plan import EFFICIENCY, make_plan
     from vlmtune.planning.text import render
     from vlmtune.progress import open_progress
 
     loaded = load_config(config, sets, offline)
-    found = draw_up(loaded, open_progress(progress), gpu, price, EFFICIENCY if efficiency is None else efficiency)
-    print(json.dumps(found, indent=2) if as_json else render(found))
+    plan = make_plan(loaded, open_progress(progress), gpu, price, EFFICIENCY if efficiency is None else efficiency)
+    print(json.dumps(plan, indent=2) if as_json else render(plan))
 
 
 def check(config: ConfigArg, sets: Sets = None) -> None:

@@ -14,7 +14,7 @@ from vlmtune.inference import Predictor
 from vlmtune.pipeline.predict import truth_lines
 from vlmtune.pipeline.session import Session, rows_facts, training_examples
 from vlmtune.pipeline.tracking import open_trackers
-from vlmtune.planning.plan import beside_measured
+from vlmtune.planning.plan import compare_with_measured
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, Provenance, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
@@ -117,7 +117,7 @@ def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -
     """Report how accurate the plan was, where memory can be measured."""
     with contextlib.suppress(ConfigError):  # an architecture that cannot be planned was trained all the same
         session.progress.note(
-            beside_measured(session.config, session.encoder.checkpoint, rows, facts, Progress(Silent()))
+            compare_with_measured(session.config, session.encoder.checkpoint, rows, facts, Progress(Silent()))
         )
 
 

@@ -1,4 +1,4 @@
-"""The first epoch as it will be packed, from texts and image headers: no pixel is decoded, no torch is loaded."""
+"""The first epoch as training will pack it, from texts and image headers alone: decodes no pixel, loads no torch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from vlmtune.training.packing import Layout, PackedSequence, pack
 from vlmtune.training.sampler import sample_batches
 
 CLASSIC_MICRO_BATCH = 2
-"""Examples that the classic loop pads to the longest of them."""
+"""Examples per micro-batch of the classic loop, which pads them to the longest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a row, or an epoch, asks of the model.
+    """What a sequence, or an epoch, makes the model compute.
 
-    `pairs` are queries times the keys each may see, `supervised` the tokens that are learnt, `patch_pairs` patches of a
-    picture times patches of the same picture.
+    `pairs` counts (query, key) pairs that the attention mask allows, `supervised` the tokens that the loss counts, and
+    `patch_pairs` the pairs of patches of the same image.
     """
 
     tokens: int = 0
@@ -41,14 +41,15 @@ class Work:
         )
 
 
-def work_of(row: PackedSequence) -> Work:
-    """What one packed row asks for."""
+def work_of(sequence: PackedSequence) -> Work:
+    """What one packed sequence makes the model compute."""
     pairs = 0
-    for segment in row.segments:
-        own = segment.end - segment.start
-        pairs += own * (segment.prefix_end - segment.prefix_start) + own * (own + 1) // 2
-    patches = [_patches(image) for image in row.images]
-    return Work(len(row), pairs, len(row.targets), sum(patches), sum(n * n for n in patches))
+    for segment in sequence.segments:
+        length = segment.end - segment.start
+        # All of its prefix, and causally itself.
+        pairs += length * (segment.prefix_end - segment.prefix_start) + length * (length + 1) // 2
+    patches = [_patches(image) for image in sequence.images]
+    return Work(len(sequence), pairs, len(sequence.targets), sum(patches), sum(n * n for n in patches))
 
 
 def _patches(image: EncodedImage) -> int:
@@ -60,62 +61,62 @@ def _patches(image: EncodedImage) -> int:
 class Epoch:
     """The first epoch.
 
-    `tokens`, `image_tokens` and `supervised` are [visits], in the order of the visits. `work` is the sum over all
-    packed rows, `kinds` the different rows among them, `alone` the different lessons as rows of their own.
-    `padded_tokens` are those of the classic loop.
+    `tokens`, `image_tokens` and `supervised` are [samples], in the order of training. `work` is the sum over all packed
+    sequences, `distinct` the set of their different works, and `unpacked` that set if each example were a sequence of
+    its own. `padded_tokens` are those of the classic loop.
     """
 
     rows: int
     steps: int
-    packed_rows: int
+    packed_sequences: int
     tokens: NDArray[np.int64]
     image_tokens: NDArray[np.int64]
     supervised: NDArray[np.int64]
     work: Work
-    kinds: frozenset[Work]
-    alone: frozenset[Work]
+    distinct: frozenset[Work]
+    unpacked: frozenset[Work]
     padded_tokens: int
 
 
-def first_epoch(lessons: TrainingExamples, target: str | None, progress: Progress) -> Epoch:
-    """Encode and pack every visit of the first epoch; later ones differ in which lessons meet in a batch.
+def first_epoch(examples: TrainingExamples, target: str | None, progress: Progress) -> Epoch:
+    """Encode and pack every sample of the first epoch. Later epochs differ in which examples share a batch.
 
     Args:
-        lessons: of the train rows, whose encoder reads `ImageHeaders` where nothing shall be decoded.
+        examples: the train rows; their encoder reads `ImageHeaders` unless images should be decoded.
         target: `dataset.target`.
-        progress: hears of every batch.
+        progress: notified of every batch.
 
     Raises:
-        DataError: a row cannot be taught; named.
+        DataError: a row cannot be trained on; names it.
     """
-    settings, encoder = lessons.settings, lessons.encoder
+    settings, encoder = examples.settings, examples.encoder
     layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
-    steps = sample_batches(lessons.rows, target, 1, settings.batch_size, settings.seed)
+    steps = sample_batches(examples.rows, target, 1, settings.batch_size, settings.seed)
     packed: list[Work] = []
-    alone: set[Work] = set()
+    unpacked: set[Work] = set()
     sizes: list[tuple[int, int, int]] = []
     padded = 0
     with (
-        Prefetch(lessons.encode, steps, settings.workers) as feed,
+        Prefetch(examples.encode, steps, settings.workers) as feed,
         progress.step("read train rows", len(steps)) as shown,
     ):
         for batch in feed:
-            packed += [work_of(row) for row in pack(batch, layout, settings.pack_tokens)]
-            alone |= {work_of(row) for lesson in batch for row in pack([lesson], layout, settings.pack_tokens)}
-            sizes += [_sizes(lesson, encoder) for lesson in batch]
-            padded += _padded([len(lesson) for lesson in batch])
+            packed += [work_of(sequence) for sequence in pack(batch, layout, settings.pack_tokens)]
+            unpacked |= {work_of(pack([example], layout, settings.pack_tokens)[0]) for example in batch}
+            sizes += [_sizes(example, encoder) for example in batch]
+            padded += _padded([len(example) for example in batch])
             shown.advance()
     columns = np.array(sizes, np.int64).reshape(-1, 3).T
     return Epoch(
-        rows=len(lessons.rows),
+        rows=len(examples.rows),
         steps=len(steps),
-        packed_rows=len(packed),
+        packed_sequences=len(packed),
         tokens=columns[0],
         image_tokens=columns[1],
         supervised=columns[2],
         work=total(packed),
-        kinds=frozenset(packed),
-        alone=frozenset(alone),
+        distinct=frozenset(packed),
+        unpacked=frozenset(unpacked),
         padded_tokens=padded,
     )
 
@@ -125,12 +126,12 @@ def total(works: Iterable[Work]) -> Work:
     return sum(works, Work())
 
 
-def _sizes(lesson: Encoded, encoder: Encoder) -> tuple[int, int, int]:
-    """(tokens, tokens of pictures, supervised tokens)."""
-    return len(lesson), encoder.image_tokens(lesson), lesson.rendered.supervised
+def _sizes(example: Encoded, encoder: Encoder) -> tuple[int, int, int]:
+    """(tokens, image tokens, supervised tokens)."""
+    return len(example), encoder.image_tokens(example), example.rendered.supervised
 
 
 def _padded(lengths: Sequence[int]) -> int:
-    """Tokens of a batch in which every two lessons are padded to the longer one."""
+    """Tokens of a batch if every two examples are padded to the longer one."""
     groups = [lengths[at : at + CLASSIC_MICRO_BATCH] for at in range(0, len(lengths), CLASSIC_MICRO_BATCH)]
     return sum(len(group) * max(group) for group in groups)

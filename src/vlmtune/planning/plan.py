@@ -1,7 +1,7 @@
-"""What a training will cost, before anything is loaded: tokens, FLOPs, memory, time and money. No torch.
+"""What training will cost, before anything is loaded: tokens, FLOPs, memory, time and money. No torch.
 
-`draw_up` reads a config's rows once and answers with plain values; `plan_text` shows them. The pipeline compares
-`estimate` with what it measured.
+`make_plan` reads the rows of a config once and returns plain values, which `text.render` prints. The train step
+compares `estimate` with what it measured.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,14 +26,14 @@ from vlmtune.training.activation_checkpointing import fewest_layers
 from vlmtune.training.dataset import TrainingExamples
 
 EFFICIENCY = 0.35
-"""Share of a datasheet's bf16 rate that training is taken to reach; published ones on images reach 0.30 to 0.40."""
-KINDS: tuple[tuple[str, Quantization | None], ...] = (("bf16", None), ("bf16", "nf4"), ("fp32", None))
-"""Precisions whose memory is shown: arithmetic, and how the language model's weights are kept."""
+"""Assumed fraction of a datasheet's bf16 rate; published training runs on images reach 0.30 to 0.40."""
+PRECISIONS: tuple[tuple[str, Quantization | None], ...] = (("bf16", None), ("bf16", "nf4"), ("fp32", None))
+"""Precisions whose memory is shown: of the arithmetic, and of the language model's weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one epoch computes, and the most memory it takes over the loaded model."""
+    """FLOPs of one epoch, and its peak memory beyond the loaded model."""
 
     flops: int
     peak_bytes: int
@@ -43,13 +43,12 @@ def survey(config: Config, checkpoint: Checkpoint, rows: Rows, progress: Progres
     """The first epoch over the train rows.
 
     Raises:
-        DataError: a row cannot be taught; named.
+        DataError: a row cannot be trained on; names it.
     """
     task = registry.load("tasks", config.task.name).TASK
-    lessons = TrainingExamples(
-        rows, task, config.task, Encoder(checkpoint, config.model, ImageHeaders), config.training
-    )
-    return first_epoch(lessons, config.dataset.target, progress)
+    encoder = Encoder(checkpoint, config.model, ImageHeaders)
+    examples = TrainingExamples(rows, task, config.task, encoder, config.training)
+    return first_epoch(examples, config.dataset.target, progress)
 
 
 def shapes_of(checkpoint: Checkpoint) -> Shapes:
@@ -58,56 +57,56 @@ def shapes_of(checkpoint: Checkpoint) -> Shapes:
 
 
 def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False) -> Estimate:
-    """FLOPs and memory of one epoch of a config, with so many checkpointed layers."""
+    """FLOPs and memory of one epoch with a number of checkpointed layers."""
     lora = config.training.lora
     setup = Setup(config.training.precision, lora, config.model.quantization, on_cpu)
     return Estimate(
         sum(term.flops for term in flops(shapes, lora, epoch.work, checkpoint_layers)),
-        memory(shapes, setup, epoch.kinds, checkpoint_layers).peak,
+        memory(shapes, setup, epoch.distinct, checkpoint_layers).peak,
     )
 
 
-def beside_measured(
+def compare_with_measured(
     config: Config, checkpoint: Checkpoint, rows: Rows, facts: Mapping[str, Any], progress: Progress
 ) -> str:
-    """What was planned and what a training measured, in one line; `facts` are those of its manifest.
+    """One line with the plan and what training measured; `facts` are those of the adapter's manifest.
 
     Raises:
         ConfigError: an architecture that `plan` does not know.
     """
-    shorter = config.training.model_copy(update={"pack_tokens": facts["pack_tokens"]})
-    config = config.model_copy(update={"training": shorter})
+    training = config.training.model_copy(update={"pack_tokens": facts["pack_tokens"]})
+    config = config.model_copy(update={"training": training})
     epoch = survey(config, checkpoint, rows, progress)
     on_cpu = facts["device"] == "cpu"
     planned = estimate(config, shapes_of(checkpoint), epoch, facts["checkpoint_layers"], on_cpu)
-    done = planned.flops * facts["answers_in_steps"] / len(epoch.tokens)
-    said = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
+    computed = planned.flops * facts["answers_in_steps"] / len(epoch.tokens)
+    line = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
     if facts["seconds_in_steps"] > 0:
-        said += f"; reached {done / facts['seconds_in_steps'] / 1e12:,.3g} TFLOP/s"
+        line += f"; reached {computed / facts['seconds_in_steps'] / 1e12:,.3g} TFLOP/s"
     if (peak := facts["peak_bytes_over_model"]) is not None:
         error = planned.peak_bytes / peak - 1
-        said += f"; planned {planned.peak_bytes / 1e9:.2f} GB over the model, took {peak / 1e9:.2f} ({error:+.0%})"
-    return said
+        line += f"; planned {planned.peak_bytes / 1e9:.2f} GB over the model, took {peak / 1e9:.2f} ({error:+.0%})"
+    return line
 
 
-def draw_up(
+def make_plan(
     config: Config, progress: Progress, gpu: str | None, price: float | None, efficiency: float = EFFICIENCY
 ) -> dict[str, Any]:
     """The plan of a config as plain values.
 
     Args:
         config: of the run.
-        progress: hears of the rows being read.
-        gpu: name of the GPU to plan for; null looks at all that are known.
+        progress: notified of the rows being read.
+        gpu: name of the GPU to plan for; None plans for all known ones.
         price: of that GPU, in USD per hour.
-        efficiency: share of the GPU's bf16 rate on its datasheet that is taken to be reached.
+        efficiency: assumed fraction of the bf16 rate on the GPU's datasheet.
 
     Raises:
-        ConfigError: no such GPU, a price without one, or an architecture `plan` does not know.
+        ConfigError: no such GPU, a price without a GPU, or an unknown architecture.
         EnvironmentProblem: model or dataset cannot be reached.
-        DataError: a row cannot be taught; named.
+        DataError: a row cannot be trained on; names it.
     """
-    chosen = list(GPUS) if gpu is None else [find_gpu(gpu)]
+    gpus = list(GPUS) if gpu is None else [find_gpu(gpu)]
     if price is not None and gpu is None:
         raise ConfigError("--price is of one GPU: name it with --gpu")
     if not 0 < efficiency <= 1:
@@ -130,34 +129,34 @@ def draw_up(
         "trained_weights": trained_weights(shapes, training.lora),
         "precision": training.precision,
         "quantization": config.model.quantization,
-        "notes": ["what DoRA computes and keeps beyond LoRA is not counted"] if training.lora.use_dora else [],
+        "notes": ["the additional computation and memory of DoRA are not counted"] if training.lora.use_dora else [],
         "epochs": training.epochs * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
         "flops": _flops(config, shapes, epoch.work, asked),
-        "memory": _memory(shapes, own, epoch.kinds),
+        "memory": _memory(shapes, own, epoch.distinct),
         "efficiency": efficiency,
         "price_per_hour": price,
-        "gpus": [_on(name, config, shapes, epoch, efficiency, price) for name in chosen],
+        "gpus": [_gpu(name, config, shapes, epoch, efficiency, price) for name in gpus],
     }
 
 
 def _epoch(epoch: Epoch) -> dict[str, Any]:
-    apart = int(epoch.tokens.sum())
+    tokens = int(epoch.tokens.sum())
     return {
         "rows": epoch.rows,
-        "visits": len(epoch.tokens),
+        "samples": len(epoch.tokens),
         "steps": epoch.steps,
-        "packed_rows": epoch.packed_rows,
-        "tokens_per_visit": {
+        "packed_sequences": epoch.packed_sequences,
+        "tokens_per_sample": {
             "mean": float(epoch.tokens.mean()),
             "p50": float(np.percentile(epoch.tokens, 50)),
             "p95": float(np.percentile(epoch.tokens, 95)),
             "max": int(epoch.tokens.max()),
         },
-        "image_share": int(epoch.image_tokens.sum()) / apart,
-        "supervised_share": int(epoch.supervised.sum()) / apart,
-        "tokens": {"padded": epoch.padded_tokens, "packed": apart, "packed_and_shared": epoch.work.tokens},
+        "image_share": int(epoch.image_tokens.sum()) / tokens,
+        "supervised_share": int(epoch.supervised.sum()) / tokens,
+        "tokens": {"padded": epoch.padded_tokens, "packed": tokens, "packed_and_shared": epoch.work.tokens},
         "work": asdict(epoch.work),
     }
 
@@ -167,36 +166,37 @@ def _flops(config: Config, shapes: Shapes, work: Work, checkpoint_layers: int) -
     return {"terms": [asdict(term) for term in terms], "total": sum(term.flops for term in terms)}
 
 
-def _memory(shapes: Shapes, own: Setup, rows: Iterable[Work]) -> dict[str, Any]:
-    kinds = KINDS if (own.precision, own.quantization) in KINDS else (*KINDS, (own.precision, own.quantization))
+def _memory(shapes: Shapes, own: Setup, sequences: Iterable[Work]) -> dict[str, Any]:
+    configured = (own.precision, own.quantization)
+    shown = PRECISIONS if configured in PRECISIONS else (*PRECISIONS, configured)
     return {
         "activation_bytes_per_token_and_layer": activation_bytes(shapes, own),
-        "kinds": [
+        "precisions": [
             {
                 "precision": precision,
                 "quantization": quantization,
                 "base_bytes": base_bytes(shapes, precision, quantization),
                 "over_base": [
-                    {**asdict(found), "peak": found.peak}
+                    {**asdict(needed), "peak": needed.peak}
                     for count in range(shapes.decoder.layers + 1)
-                    for found in [memory(shapes, Setup(precision, own.lora, quantization), rows, count)]
+                    for needed in [memory(shapes, Setup(precision, own.lora, quantization), sequences, count)]
                 ],
             }
-            for precision, quantization in kinds
+            for precision, quantization in shown
         ],
     }
 
 
-def _on(
+def _gpu(
     name: str, config: Config, shapes: Shapes, epoch: Epoch, efficiency: float, price: float | None
 ) -> dict[str, Any]:
-    """One GPU: how many layers are checkpointed, time, money, and what to change where it is too small."""
+    """One GPU: how many layers are checkpointed, time, money, and what to change if it is too small."""
     training, gpu = config.training, GPUS[name]
     own = Setup(training.precision, training.lora, config.model.quantization)
-    needed = _needed(shapes, own, epoch.kinds, training.checkpoint_layers, gpu.room)
+    needed = _needed(shapes, own, epoch.distinct, training.checkpoint_layers, gpu.room)
     terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"])
     seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
-    # In fp32 the datasheet's bf16 rate says nothing.
+    # The bf16 rate of the datasheet says nothing about fp32.
     timed = needed["fits"] and training.precision == "bf16"
     return {
         "name": name,
@@ -210,35 +210,35 @@ def _on(
     }
 
 
-def _needed(shapes: Shapes, setup: Setup, rows: Iterable[Work], asked: int | str, room: int) -> dict[str, Any]:
-    """How many layers are checkpointed and what that takes; where nothing fits, the least there is."""
+def _needed(shapes: Shapes, setup: Setup, sequences: Iterable[Work], asked: int | str, room: int) -> dict[str, Any]:
+    """How many layers are checkpointed and the memory that takes; the minimum if nothing fits."""
     base = base_bytes(shapes, setup.precision, setup.quantization)
     layers = shapes.decoder.layers
 
     def peak(count: int) -> int:
-        return base + memory(shapes, setup, rows, count).peak
+        return base + memory(shapes, setup, sequences, count).peak
 
     if isinstance(asked, int):
         return {"checkpoint_layers": asked, "peak_bytes": peak(asked), "fits": peak(asked) <= room}
-    found = fewest_layers(layers, lambda count: peak(count) <= room)
-    least = found if found is not None else min(range(layers + 1), key=peak)
-    return {"checkpoint_layers": least, "peak_bytes": peak(least), "fits": found is not None}
+    fitting = fewest_layers(layers, lambda count: peak(count) <= room)
+    count = fitting if fitting is not None else min(range(layers + 1), key=peak)
+    return {"checkpoint_layers": count, "peak_bytes": peak(count), "fits": fitting is not None}
 
 
 def _changes(config: Config, shapes: Shapes, own: Setup, epoch: Epoch, room: int) -> list[dict[str, Any]]:
-    """What would need less memory, alone and together, the least intrusive first; each with what it then takes."""
+    """Settings that need less memory, alone and combined, the least intrusive first, each with the memory it takes."""
     small = Setup("bf16", own.lora, "nf4")
-    # Rows of one token hold one example each: none is ever cut.
+    # An example is never cut, so sequences of one token hold one example each.
     auto, short = "training.checkpoint_layers=auto", "training.pack_tokens=1"
-    tries = [([auto], own, epoch.kinds)] if config.training.checkpoint_layers != "auto" else []
+    tries = [([auto], own, epoch.distinct)] if config.training.checkpoint_layers != "auto" else []
     always = [auto] if tries else []
-    shorter = epoch.alone != epoch.kinds
+    shorter = epoch.unpacked != epoch.distinct
     if shorter:
-        tries.append(([*always, short], own, epoch.alone))
+        tries.append(([*always, short], own, epoch.unpacked))
     if own.quantization is None:
         four_bits = [*always, "model.quantization=nf4"]
         four_bits += ["training.precision=bf16"] if own.precision != "bf16" else []
-        tries.append((four_bits, small, epoch.kinds))
+        tries.append((four_bits, small, epoch.distinct))
         if shorter:
-            tries.append(([*four_bits, short], small, epoch.alone))
-    return [{"set": words, **_needed(shapes, setup, rows, "auto", room)} for words, setup, rows in tries]
+            tries.append(([*four_bits, short], small, epoch.unpacked))
+    return [{"set": words, **_needed(shapes, setup, sequences, "auto", room)} for words, setup, sequences in tries]

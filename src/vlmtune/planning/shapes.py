@@ -1,6 +1,7 @@
-"""Which matrices a checkpoint has, from its config.json; everything `costs` computes starts here. No torch.
+"""The matrices of a checkpoint, read from its config.json, and the data of known GPUs. No torch.
 
-GPUs by name: what their datasheets say. Prices are not here, they change by the day.
+Everything that `costs` computes starts here. GPU figures are those of the datasheets; prices change daily and are not
+included.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from vlmtune.registry import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A weight matrix; `name` is the last part of its module's name."""
+    """A weight matrix. `name` is the last component of its module's name."""
 
     name: str
     inputs: int
@@ -28,7 +29,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """The language model: `queries` and `keys` are all heads together, `inner` is the MLP's width."""
+    """The language model. `queries` and `keys` are widths over all heads, `inner` is the width of the MLP."""
 
     layers: int
     hidden: int
@@ -41,7 +42,7 @@ class Decoder:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """Of one layer."""
+        """Matrices of one layer."""
         hidden, inner = self.hidden, self.inner
         return (
             Linear("q_proj", hidden, self.queries),
@@ -60,27 +61,27 @@ class Decoder:
 
     @property
     def parameters(self) -> int:
-        """All of them, norms included; a head tied to the embeddings counts once."""
+        """All parameters, norms included; a head that is tied to the embeddings counts once."""
         norms = self.layers * (2 * self.hidden + 2 * self.queries // self.heads) + self.hidden
         return self.layer_weights + norms + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
 
 @dataclass(frozen=True, slots=True)
-class Tower:
-    """The vision tower: `values` are the pixels of a patch, `together` the patches that are merged into one token."""
+class VisionTower:
+    """The vision tower. `patch_values` are the numbers of a patch, `merged_patches` the patches of a token."""
 
     depth: int
     hidden: int
     inner: int
-    values: int
-    places: int
-    together: int
+    patch_values: int
+    positions: int
+    merged_patches: int
     mergers: int
     out: int
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """Of one block, per patch."""
+        """Matrices of one block, multiplied with every patch."""
         return (
             Linear("qkv", self.hidden, 3 * self.hidden),
             Linear("proj", self.hidden, self.hidden),
@@ -90,8 +91,8 @@ class Tower:
 
     @property
     def merger_linears(self) -> tuple[Linear, ...]:
-        """Of one merger, per merged token."""
-        wide = self.together * self.hidden
+        """Matrices of one merger, multiplied with every merged token."""
+        wide = self.merged_patches * self.hidden
         return Linear("linear_fc1", wide, wide), Linear("linear_fc2", wide, self.out)
 
     @property
@@ -106,30 +107,30 @@ class Tower:
 
     @property
     def parameters(self) -> int:
-        """All of them, biases and norms included."""
-        hidden, wide = self.hidden, self.together * self.hidden
+        """All parameters, biases and norms included."""
+        hidden, wide = self.hidden, self.merged_patches * self.hidden
         biases = self.depth * sum(linear.outputs for linear in self.linears)
         biases += self.mergers * sum(linear.outputs for linear in self.merger_linears)
-        # The first merger normalises patches, those of deepstack normalise what they have merged.
+        # The main merger normalises patches, the deepstack mergers normalise merged tokens.
         norms = 4 * self.depth * hidden + 2 * hidden + 2 * (self.mergers - 1) * wide
-        embeddings = (self.values + 1) * hidden + self.places * hidden
+        embeddings = (self.patch_values + 1) * hidden + self.positions * hidden
         return self.block_weights + self.merger_weights + biases + norms + embeddings
 
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """A checkpoint."""
+    """The matrices of a checkpoint."""
 
     decoder: Decoder
-    tower: Tower
+    tower: VisionTower
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """All parameters."""
         return self.decoder.parameters + self.tower.parameters
 
     def adapted(self, part: PartName) -> tuple[tuple[Linear, ...], int]:
-        """Linear layers of a part that could have adapters, and how many times the part has each."""
+        """Linear layers of a part that can have adapters, and how often the part repeats them."""
         kinds: dict[PartName, tuple[tuple[Linear, ...], int]] = {
             "language_model": (self.decoder.linears, self.decoder.layers),
             "vision_tower": (self.tower.linears, self.tower.depth),
@@ -139,10 +140,10 @@ class Shapes:
 
 
 def read_shapes(settings: Mapping[str, Any], name: str) -> Shapes:
-    """From a config.json.
+    """The shapes that a config.json describes.
 
     Raises:
-        ConfigError: an architecture whose layers are not written down here.
+        ConfigError: an architecture other than Qwen3-VL.
     """
     if "deepstack_visual_indexes" not in settings.get("vision_config", {}) or "text_config" not in settings:
         raise ConfigError(
@@ -160,13 +161,13 @@ def read_shapes(settings: Mapping[str, Any], name: str) -> Shapes:
         vocabulary=text["vocab_size"],
         tied=settings.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
     )
-    tower = Tower(
+    tower = VisionTower(
         depth=vision["depth"],
         hidden=vision["hidden_size"],
         inner=vision["intermediate_size"],
-        values=vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2,
-        places=vision["num_position_embeddings"],
-        together=vision["spatial_merge_size"] ** 2,
+        patch_values=vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2,
+        positions=vision["num_position_embeddings"],
+        merged_patches=vision["spatial_merge_size"] ** 2,
         mergers=1 + len(vision["deepstack_visual_indexes"]),
         out=vision["out_hidden_size"],
     )
@@ -177,9 +178,9 @@ def read_shapes(settings: Mapping[str, Any], name: str) -> Shapes:
 class Gpu:
     """One GPU.
 
-    `memory_gb` is the name-plate number. Taken as 10^9 bytes it is what a training may use: the true size is 5 to 7 %
-    above it, and the driver's context and gaps between blocks take about that. `bf16_tflops` is dense (no sparsity),
-    accumulated in fp32.
+    `memory_gb` is the nominal size. Taken as GB of 10^9 bytes, it is what training may use: the true size is 5 to 7 %
+    larger, which is about what the driver's context and fragmentation take. `bf16_tflops` is the dense rate (no
+    sparsity) with fp32 accumulation.
     """
 
     memory_gb: int
@@ -187,7 +188,7 @@ class Gpu:
 
     @property
     def room(self) -> int:
-        """Bytes that a training may use."""
+        """Bytes that training may use."""
         return self.memory_gb * 10**9
 
 
@@ -205,14 +206,14 @@ GPUS = {
 
 
 def find_gpu(name: str) -> str:
-    """The key in `GPUS` that is meant: in any case, with or without spaces and hyphens.
+    """The key in `GPUS` of a name in any case, with or without spaces and hyphens.
 
     Raises:
-        ConfigError: none of that name; names the closest one.
+        ConfigError: no such GPU; suggests the closest name.
     """
-    found = next((known for known in GPUS if _plain(known) == _plain(name)), None)
-    if found is not None:
-        return found
+    key = next((known for known in GPUS if _plain(known) == _plain(name)), None)
+    if key is not None:
+        return key
     raise ConfigError(f"--gpu {name}: not known; there are: {', '.join(GPUS)}" + did_you_mean(name.lower(), list(GPUS)))
 
 

@@ -1,14 +1,14 @@
-"""A plan as text: every figure with the numbers it is made of, so that it can be checked by hand."""
+"""A plan as text: every figure with the numbers behind it, so that it can be checked by hand."""
 
 from collections.abc import Iterator
 from typing import Any
 
 SHOWN_CHOICES = 5
-"""Numbers of checkpointed layers whose memory is shown, from none to all."""
+"""How many numbers of checkpointed layers are shown, from none to all."""
 
 
 def render(plan: dict[str, Any]) -> str:
-    """The plan of `plan.draw_up`."""
+    """The plan that `plan.make_plan` returns."""
     parts = [_head(plan), _epoch(plan["epoch"]), _flops(plan), _memory(plan), _gpus(plan)]
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -20,14 +20,15 @@ def _head(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _epoch(epoch: dict[str, Any]) -> Iterator[str]:
-    tokens, length = epoch["tokens"], epoch["tokens_per_visit"]
+    tokens, length = epoch["tokens"], epoch["tokens_per_sample"]
     yield (
-        f"epoch: {epoch['rows']:,} rows, {epoch['visits']:,} visits, {epoch['steps']:,} steps, "
-        f"{epoch['packed_rows']:,} packed rows"
+        f"epoch: {epoch['rows']:,} rows, {epoch['samples']:,} samples, {epoch['steps']:,} steps, "
+        f"{epoch['packed_sequences']:,} packed sequences"
     )
     yield (
-        f"  tokens of a visit      mean {length['mean']:.1f}, p50 {length['p50']:.0f}, p95 {length['p95']:.0f}, "
-        f"max {length['max']}; {epoch['image_share']:.1%} of pictures, {epoch['supervised_share']:.1%} learnt"
+        f"  tokens of a sample     mean {length['mean']:.1f}, p50 {length['p50']:.0f}, p95 {length['p95']:.0f}, "
+        f"max {length['max']}; "
+        f"{epoch['image_share']:.1%} of images, {epoch['supervised_share']:.1%} supervised"
     )
     yield f"  padded in pairs        {tokens['padded']:>14,} tokens  (the classic loop, micro-batch 2)"
     yield f"  packed                 {tokens['packed']:>14,} tokens  {_saved(tokens['padded'], tokens['packed'])}"
@@ -35,8 +36,8 @@ def _epoch(epoch: dict[str, Any]) -> Iterator[str]:
     yield f"  with shared prefixes   {shared:>14,} tokens  {_saved(tokens['packed'], shared)}"
     work = epoch["work"]
     yield (
-        f"  pairs in attention {work['pairs']:,}, learnt tokens {work['supervised']:,}, patches {work['patches']:,}, "
-        f"pairs of patches {work['patch_pairs']:,}"
+        f"  pairs in attention {work['pairs']:,}, supervised tokens {work['supervised']:,}, "
+        f"patches {work['patches']:,}, pairs of patches {work['patch_pairs']:,}"
     )
 
 
@@ -53,34 +54,33 @@ def _flops(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _memory(plan: dict[str, Any]) -> Iterator[str]:
-    found = plan["memory"]
-    layers = len(found["kinds"][0]["over_base"]) - 1
+    memory = plan["memory"]
+    layers = len(memory["precisions"][0]["over_base"]) - 1
     counts = sorted({round(layers * n / (SHOWN_CHOICES - 1)) for n in range(SHOWN_CHOICES)})
-    per_layer = found["activation_bytes_per_token_and_layer"]
+    per_layer = memory["activation_bytes_per_token_and_layer"]
     yield "peak memory in GB (10^9 bytes), by the number of checkpointed layers"
     yield (
-        f"  activations            {per_layer:,} bytes a token and layer x {layers} layers = "
-        f"{per_layer * layers / 1e6:.2f} MB a token"
+        f"  activations            {per_layer:,} bytes per token and layer x {layers} layers = "
+        f"{per_layer * layers / 1e6:.2f} MB per token"
     )
-    own = next(
-        k for k in found["kinds"] if (k["precision"], k["quantization"]) == (plan["precision"], plan["quantization"])
-    )
+    configured = (plan["precision"], plan["quantization"])
+    own = next(each for each in memory["precisions"] if (each["precision"], each["quantization"]) == configured)
     none = own["over_base"][0]
-    row = none["row"]
+    sequence = none["sequence"]
     yield (
-        f"  row that needs most    {row['tokens']:,} tokens, {row['supervised']:,} learnt, {row['patches']:,} patches: "
-        f"adapter, gradients, AdamW {_gb(none['states'])},"
+        f"  costliest sequence     {sequence['tokens']:,} tokens, {sequence['supervised']:,} supervised, "
+        f"{sequence['patches']:,} patches: adapter, gradients, AdamW {_gb(none['states'])},"
     )
     yield (
-        f"                         and the largest of tower {_gb(none['tower'])}, forward {_gb(none['forward'])}, "
-        f"loss {_gb(none['loss'])}, backward {_gb(none['backward'])}"
+        f"                         and the largest of vision tower {_gb(none['vision_tower'])}, "
+        f"forward {_gb(none['forward'])}, loss {_gb(none['loss'])}, backward {_gb(none['backward'])}"
     )
     yield f"  {'':<12}{'weights':>9}" + "".join(f"{f'{count} of {layers}':>11}" for count in counts)
-    for kind in found["kinds"]:
-        peaks = [kind["base_bytes"] + kind["over_base"][count]["peak"] for count in counts]
-        name = kind["quantization"] or kind["precision"]
-        mark = "*" if kind is own else " "
-        yield f"{mark} {name:<12}{_gb(kind['base_bytes']):>9}" + "".join(f"{_gb(peak):>11}" for peak in peaks)
+    for each in memory["precisions"]:
+        peaks = [each["base_bytes"] + each["over_base"][count]["peak"] for count in counts]
+        name = each["quantization"] or each["precision"]
+        mark = "*" if each is own else " "
+        yield f"{mark} {name:<12}{_gb(each['base_bytes']):>9}" + "".join(f"{_gb(peak):>11}" for peak in peaks)
     yield "  (* as configured)"
 
 
@@ -116,7 +116,7 @@ def _changes(gpu: dict[str, Any]) -> Iterator[str]:
         outcome, count = "fits" if change["fits"] else "still too large", change["checkpoint_layers"]
         yield f"    {words}: {outcome}, {_gb(change['peak_bytes'])} GB ({count} layers checkpointed)"
     if not any(change["fits"] for change in gpu["changes"]):
-        yield "    then pictures must be smaller (--set model.max_pixels=401408), or the model"
+        yield "    then use smaller images (--set model.max_pixels=401408) or a smaller model"
 
 
 def _gb(count: int) -> str:
