@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,21 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             building.unlink(missing_ok=True)
             raise
         fsync_folder(path.parent)
+
+
+@contextmanager
+def folder_replaced(target: Path) -> Iterator[Path]:
+    """An empty temporary folder that takes the place of `target` when the block ends without an exception.
+
+    After a crash or an exception the temporary folder is left, and `target` is as it was before.
+    """
+    building = building_path(target)
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    yield building
+    shutil.rmtree(target, ignore_errors=True)
+    building.rename(target)
+    fsync_folder(target.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

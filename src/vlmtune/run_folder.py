@@ -493,6 +493,16 @@ def checkpoint_paths(work: Path) -> list[Path]:
     return sorted(work.glob("step-*"))
 
 
+def best_adapter_path(work: Path, step: int) -> Path:
+    """The adapter of the best step so far."""
+    return work / f"best-{step:06d}"
+
+
+def best_adapter_paths(work: Path) -> list[Path]:
+    """Folders of `best_adapter_path`; more than one until the earlier ones are pruned."""
+    return sorted(work.glob("best-*"))
+
+
 def validation_answers_path(work: Path, step: int) -> Path:
     """Answers to the validation rows during the validation of a step."""
     return work / f"judging-{step:06d}.jsonl"

@@ -243,7 +243,7 @@ def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
     kept = answer(root, "baseline_predictions.jsonl", BASE).read_bytes()
     work = stopped(root, 20)
     torn = checkpoint(work, 30, whole=False)
-    (work / "building-000040").mkdir()
+    (work / ".step-000040.building").mkdir()
     (root / ".metrics.json.building").write_text("half")
     write_json(root / ".vlmtune/gone.jsonl.writing.json", {"sha256": "0"})
     (root / "lost.manifest.json").write_text(json.dumps({"schema_version": 1, "origin": {}, "mock": False}))
@@ -254,7 +254,7 @@ def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
         (root / ".vlmtune/gone.jsonl.writing.json", "remove"),
         (root / "lost.manifest.json", "remove"),
         (work / "curve.jsonl", "truncate"),
-        (work / "building-000040", "remove"),
+        (work / ".step-000040.building", "remove"),
         (torn, "remove"),
     }
     assert {(one.path, one.remedy) for one in repair.find_damage(root)} == wanted
@@ -345,7 +345,7 @@ def test_what_a_real_run_made_is_never_surplus(root: Path) -> None:
 
 def test_a_live_run_is_neither_judged_nor_freed(root: Path, holder: Callable[[], Any]) -> None:
     free = root.with_name("free")
-    (stopped(free, 10, 20) / "building-000030").mkdir()
+    (stopped(free, 10, 20) / ".step-000030.building").mkdir()
     stopped(root, 10, 20)
     before = snapshot(root.parent) | {"demo/.vlmtune/lock": b""}
     holder()

@@ -107,11 +107,14 @@ def _unfinished_writes(root: Path) -> Iterator[Damage]:
 
     A temporary folder may belong to a running export, which takes no lock; a merged model has a lock.
     """
+    work = work_folders(root)
     for path in unfinished_writes(root):
         lock = merged_lock_path(path)
         if lock is not None:
             if not is_held(lock, shared=True):
                 yield Damage(path, "an unfinished merged model", "remove")
+        elif path.is_dir() and path.parent in work:
+            yield Damage(path, "an unfinished checkpoint", "remove")
         elif path.is_dir():
             yield Damage(path, "an unfinished export, unless one is running; remove it yourself", "report")
         else:
@@ -141,15 +144,13 @@ def _manifests(root: Path) -> Iterator[Damage]:
 
 
 def _work(run: Run) -> Iterator[Damage]:
-    """Torn lines, and checkpoints that are incomplete or were never renamed to their final name."""
+    """Torn lines and damaged checkpoints."""
     for folder in work_folders(run.root):
         for file in sorted(folder.glob("*.jsonl")):
             data = file.read_bytes()
             if data and not data.endswith(b"\n"):
                 torn = len(data) - data.rfind(b"\n") - 1
                 yield Damage(file, f"its last line is torn, {torn} bytes", "truncate")
-        for path in sorted(folder.glob("building-*")):
-            yield Damage(path, "an unfinished checkpoint", "remove")
         newest = checkpoints.newest(folder)
         for path in reversed(checkpoint_paths(folder)):
             if path == newest:

@@ -1,7 +1,7 @@
 """Checkpoints of a training run, and the adapter of its best step.
 
 A checkpoint holds weights, optimizer moments and the step, in safetensors and JSON only. It is a folder `step-000050`
-that counts once its `complete.json` exists with the hashes of the other files; it is written under another name and
+that counts once its `complete.json` exists with the hashes of the other files; it is written under a temporary name and
 renamed last, so a crash at any moment leaves the newest complete one.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune import fault_injection
-from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_bytes
-from vlmtune.run_folder import COMPLETE, checkpoint_path, checkpoint_paths
+from vlmtune.files import folder_replaced, os_errors_named, read_json, write_atomic, write_bytes
+from vlmtune.run_folder import COMPLETE, best_adapter_path, best_adapter_paths, checkpoint_path, checkpoint_paths
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
@@ -35,14 +35,8 @@ def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Op
     """
     weights = trainable(model)
     with os_errors_named(folder, 3 * sum(value.nbytes for value in weights.values())):
-        building = folder / f"building-{step:06d}"
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        _write(building, step, weights, optimizer)
-        target = checkpoint_path(folder, step)
-        shutil.rmtree(target, ignore_errors=True)
-        building.rename(target)
-        fsync_folder(folder)
+        with folder_replaced(checkpoint_path(folder, step)) as building:
+            _write(building, step, weights, optimizer)
         fault_injection.hit("checkpoint.published")
     for old in checkpoint_paths(folder)[:-KEPT]:
         shutil.rmtree(old)
@@ -157,7 +151,7 @@ class BestAdapter:
     @property
     def folder(self) -> Path | None:
         """The best adapter so far."""
-        return self._folder(self.step) if self.step is not None else None
+        return best_adapter_path(self._work, self.step) if self.step is not None else None
 
     def restore(self, points: Iterable[Mapping[str, Any]]) -> None:
         """Replay the evaluations of a curve."""
@@ -170,15 +164,12 @@ class BestAdapter:
         Earlier best adapters stay until `prune`, so that the curve on disk never names one that is gone.
         """
         if self._improves(step, values) and save is not None:
-            target, building = self._folder(step), self._work / "building-best"
-            for old in (target, building):
-                shutil.rmtree(old, ignore_errors=True)
-            save(building)
-            building.rename(target)
+            with folder_replaced(best_adapter_path(self._work, step)) as building:
+                save(building)
 
     def prune(self) -> None:
         """Delete adapters that are no longer the best."""
-        for old in self._work.glob("best-*"):
+        for old in best_adapter_paths(self._work):
             if old != self.folder:
                 shutil.rmtree(old)
 
@@ -191,6 +182,3 @@ class BestAdapter:
         if better:
             self._best, self.step = value, step
         return better
-
-    def _folder(self, step: int) -> Path:
-        return self._work / f"best-{step:06d}"
