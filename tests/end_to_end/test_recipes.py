@@ -192,7 +192,9 @@ def test_a_stopped_job_goes_on_from_its_step_and_ends_in_the_report(real: Desk) 
 
 
 def test_an_array_answers_every_row_and_merge_joins_it(real: Desk) -> None:
-    (real.folder / "c.yaml").write_text(CONFIG.replace("inference: {", "inference: {engine: mock, "), encoding="utf-8")
+    (real.folder / "c.yaml").write_text(
+        CONFIG.replace("inference: {", "inference: {engine: fakes.engine, "), encoding="utf-8"
+    )
     for task in ("0", "1"):
         own = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_NTASKS": "1"}
         ended = real.run(PREDICT, **own)

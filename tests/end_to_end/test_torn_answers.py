@@ -4,8 +4,8 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 
 import pytest
+from fakes import engine as fake
 
-from vlmtune.engines import mock
 from vlmtune.inference import Predictor
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
@@ -15,11 +15,11 @@ from vlmtune.types import Example, Outcomes, Request
 EXAMPLES = [Example(f"row é{n}", (), None, {"references": [f"“{n}”"]}, question=f"What is {n}?") for n in range(4)]
 
 
-class Noting(mock.MockEngine):
+class Noting(fake.FakeEngine):
     """The mock, and whom it was asked about."""
 
     def __init__(self) -> None:
-        super().__init__(mock.Config(), "")
+        super().__init__(fake.Config(), "")
         self.asked: list[str] = []
 
     def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:

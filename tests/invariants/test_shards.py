@@ -27,7 +27,7 @@ dataset:
   id: id
   limit: {train: 4, validation: 4, test: 12}
 task: {name: captioning}
-inference: {engine: mock, max_new_tokens: 8}
+inference: {engine: fakes.engine, max_new_tokens: 8}
 training: {precision: fp32}
 evaluation:
   image_control_rows: 5

@@ -23,7 +23,7 @@ model: {name: tiny, device: cpu}
 dataset:
   {source: scenes, references: [caption_0, caption_1], id: id, limit: {train: 8, validation: 4, test: 30}}
 task: {name: captioning}
-inference: {engine: mock}
+inference: {engine: fakes.engine}
 evaluation:
   image_control_rows: 4
   statistics: {resamples: 100}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from builders import Notes
+from fakes import engine as fake
 
 from vlmtune.config import load
-from vlmtune.engines import mock
 from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
 from vlmtune.inference import Predictor
@@ -30,7 +30,7 @@ dataset:
   id: id
   limit: {train: 8, validation: 4, test: 6}
 task: {name: captioning}
-inference: {engine: mock}
+inference: {engine: fakes.engine}
 evaluation: {image_control_rows: 4, statistics: {resamples: 100}}
 """
 Begin = Callable[..., Session]
@@ -68,7 +68,7 @@ class Flaky:
         self.failing, self.asked = failing, 0
 
     def answer(self, requests: Iterable[Request], done: Container[str]) -> Outcomes:
-        plain = mock.open_engine(mock.Config(), None, None, "fp32")  # type: ignore[arg-type]
+        plain = fake.open_engine(fake.Config(), None, None, "fp32")  # type: ignore[arg-type]
         for number, request in enumerate(requests):
             if request.id in done:
                 continue
@@ -170,7 +170,7 @@ def test_missing_references_are_found_before_a_model_is_loaded(begin: Begin, mon
     class Rows(list[Example]):
         fingerprint = "rows"
 
-    monkeypatch.setattr(mock, "open_engine", never)
+    monkeypatch.setattr(fake, "open_engine", never)
     monkeypatch.setattr(Session, "rows", lambda self, role: Rows(rows))
     with pytest.raises(DataError, match=r"row 'test-00003' has no 'references', which bleu compares with"):
         predict.predict(begin("evaluation.metrics=[bleu]"))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from builders import QUICK, Notes, encoded, lines, picture, ref
+from fakes import engine as fake
 
 from vlmtune.config import load
-from vlmtune.engines import mock
 from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
 from vlmtune.images import decode_rgb, pixel_hash
@@ -36,7 +36,7 @@ dataset:
   id: id
   limit: {train: 8, validation: 4, test: 24}
 task: {name: captioning, system: Be plain.}
-inference: {engine: mock}
+inference: {engine: fakes.engine}
 evaluation:
   image_control_rows: 4
   statistics: {resamples: 100}
@@ -157,7 +157,7 @@ def test_too_few_rows_to_show_are_named(begin: Begin, monkeypatch: pytest.Monkey
         alike.prompt(row("asked", 3))
 
 
-class Counting(mock.MockEngine):
+class Counting(fake.FakeEngine):
     """Keeps what it was asked; stops after some answers."""
 
     asked: list[str]
@@ -165,7 +165,7 @@ class Counting(mock.MockEngine):
     left: int
 
     def __init__(self) -> None:
-        super().__init__(mock.Config(), "")
+        super().__init__(fake.Config(), "")
         self.asked, self.opened, self.left, self.stop = [], 0, 10_000, StopRequest()
 
     def open(self, *given: Any) -> "Counting":
@@ -186,7 +186,7 @@ class Counting(mock.MockEngine):
 
 def test_columns_are_made_once_and_go_on_after_an_interruption(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Counting()
-    monkeypatch.setattr(mock, "open_engine", whole.open)
+    monkeypatch.setattr(fake, "open_engine", whole.open)
     predict.predict(begin())
     assert (whole.opened, len(whole.asked)) == (1, 4 * (24 + 4))
     made = {path.name: path.read_bytes() for path in Path("out").glob("*.json*")}
@@ -199,7 +199,7 @@ def test_columns_are_made_once_and_go_on_after_an_interruption(begin: Begin, mon
     assert (whole.opened, len(whole.asked)) == (1, 4 * (24 + 4))
 
     second = Counting()
-    monkeypatch.setattr(mock, "open_engine", second.open)
+    monkeypatch.setattr(fake, "open_engine", second.open)
     second.left = 2 * (24 + 4) + 20
     with pytest.raises(Interrupted):
         predict.predict(begin("output.dir=again", stop=second.stop))

@@ -28,7 +28,7 @@ dataset:
   references: [caption]
   id: id
 task: {name: captioning}
-inference: {engine: mock}
+inference: {engine: fakes.engine}
 training: {max_tokens: 400}
 evaluation: {image_control_rows: 0, statistics: {resamples: 100}}
 output: {dir: out}

@@ -1,4 +1,4 @@
-"""Answers instantly and deterministically without a model, to try out prompts, data and reports."""
+"""An engine without a model: answers are instant and deterministic."""
 
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -19,18 +19,18 @@ WORDS = ("a", "picture", "of", "some", "thing", "red", "blue", "large", "small",
 class Config(InferenceConfig):
     """No model."""
 
-    engine: str = "mock"
+    engine: str = "fakes.engine"
     """The engine."""
 
 
 def open_engine(
     config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
-) -> "MockEngine":
+) -> "FakeEngine":
     """Loads nothing; an adapter only changes which words are drawn."""
-    return MockEngine(config, str(adapter or ""))
+    return FakeEngine(config, str(adapter or ""))
 
 
-class MockEngine:
+class FakeEngine:
     """Words drawn from a hash of the request."""
 
     def __init__(self, config: Config, salt: str) -> None:

@@ -1,0 +1,1 @@
+"""Plugins that stand in for real ones."""
