@@ -1,6 +1,6 @@
 """The classic entry point: python main.py --mode baseline|train|eval --config flickr8k_captioning.yaml.
 
-USE_MOCK=True runs all three modes for real on a laptop's CPU, on the embedded tiny Qwen3-VL and drawn scenes.
+With USE_MOCK=True, all three modes run on a laptop's CPU, with the embedded tiny Qwen3-VL and drawn scenes.
 """
 
 import argparse
@@ -18,7 +18,7 @@ MOCK_BLOCKS = {
         "limit": {"train": 2000, "validation": 100, "test": 500},
     },
 }
-"""Blocks that replace the config's own under USE_MOCK."""
+"""Blocks that replace those of the config under USE_MOCK."""
 
 MOCK_KEYS = {
     "training": {"precision": "fp32", "learning_rate": 2e-3, "epochs": 2},
@@ -28,7 +28,7 @@ MOCK_KEYS = {
 
 
 def use_mock() -> bool:
-    """The one place that reads USE_MOCK; unset means False."""
+    """The value of USE_MOCK; False if unset."""
     value = os.environ.get("USE_MOCK", "False").strip().lower()
     if value not in ("true", "1", "yes", "false", "0", "no", ""):
         sys.exit(f"error: USE_MOCK must be True or False (got {value!r})")
@@ -36,7 +36,7 @@ def use_mock() -> bool:
 
 
 def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
-    """One mode of one config, printed as the vlmtune command prints it."""
+    """Run one mode of a config, printing what the vlmtune command prints."""
     from vlmtune.cli.options import print_comparison, print_report_path, print_score
     from vlmtune.config import load
     from vlmtune.pipeline import predict, train
@@ -44,7 +44,7 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     from vlmtune.pipeline.session import working
 
     if mock:
-        print("USE_MOCK=True: the tiny embedded model on drawn scenes, on the CPU; results are marked as mock")
+        print("USE_MOCK=True: the embedded tiny model on drawn scenes, on the CPU; results are marked as mock")
     overrides = [*([MOCK_KEYS] if mock else []), *sets]
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
     with working(config, mock=mock, distributed=mode == "train") as session:
@@ -62,11 +62,11 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
 
 
 def main() -> None:
-    """Parse, run, end with the exit code of the command table."""
+    """Parse the arguments, run the mode, and exit as the vlmtune command does."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", required=True, choices=["baseline", "train", "eval"])
-    parser.add_argument("--config", required=True, help="a file, or the name of a config in configs/")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key; repeatable")
+    parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped config")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
     arguments = parser.parse_args()
     try:
         from vlmtune.cli.app import run_and_exit

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What a RunPod pod does from its start: sets vlmtune up, checks the data and takes CONFIG through `vlmtune run`.
-# docs/recipes.md says what a template's start command is and which variables there are.
+# Start script of a RunPod pod: sets up vlmtune, checks the data and runs `vlmtune run CONFIG`. docs/recipes.md gives the
+# start command of the template and the variables.
 #
-# The clone and its environment lie on the container's disk, which a stopped pod loses; caches and results on the
-# volume, which it keeps. A pod that starts again does all of this again, and the run goes on where it was.
+# The clone and its environment are on the container's disk, which a stopped pod loses; caches and results are on the
+# volume, which persists. A restarted pod repeats the setup and resumes the run.
 set -euo pipefail
 
 VOLUME="${VOLUME:-/workspace}"
@@ -18,24 +18,24 @@ case "$AT_END" in
   *) say "AT_END must be keep, stop or delete (got '$AT_END'); the pod is kept" && AT_END=keep ;;
 esac
 
-# A pod that stops sends SIGTERM to its first process alone, which is this shell: it is passed on, and what a command
-# made of it is waited for.
-asked="" child=""
-pass_on() {
-  asked+=x
+# A stopping pod sends SIGTERM only to its first process, which is this shell: forward it, and wait for the command to
+# handle it.
+signals="" child=""
+forward() {
+  signals+=x
   if [ -n "$child" ]; then kill -TERM "$child" 2>/dev/null || true; fi
 }
-trap pass_on TERM
+trap forward TERM
 
 run() {
   local code seen
-  if [ -n "$asked" ]; then return 75; fi
+  if [ -n "$signals" ]; then return 75; fi
   "$@" &
   child=$!
   while true; do
-    seen="$asked" code=0
+    seen="$signals" code=0
     wait "$child" || code=$?
-    [ "$seen" = "$asked" ] && break # else it was the signal that ended the wait
+    [ "$seen" = "$signals" ] && break # otherwise the signal interrupted the wait
   done
   child=""
   return "$code"
@@ -51,19 +51,19 @@ work() {
 }
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
-if [ -x /start.sh ]; then /start.sh & fi # the services of RunPod's own images: SSH, Jupyter
+if [ -x /start.sh ]; then /start.sh & fi # the services of RunPod's images: SSH, Jupyter
 
 code=0
 work || code=$?
-if [ -n "$asked" ]; then
-  say "stopped with $code; start the pod again to go on"
+if [ -n "$signals" ]; then
+  say "stopped with exit code $code; start the pod again to resume"
   exit "$code"
 fi
-say "ended with $code; results are in the output.dir of $CONFIG, below $VOLUME"
+say "finished with exit code $code; results are in the output.dir of $CONFIG, below $VOLUME"
 
-# RunPod starts a container again that has ended, so this one waits. One that failed is never deleted: its log says why.
+# RunPod restarts a container that exits, so this one waits. After a failure the pod is never deleted: its log says why.
 if [ "$code" != 0 ] && [ "$AT_END" = delete ]; then AT_END=stop; fi
 if [ "$AT_END" != keep ]; then
-  runpodctl pod "$AT_END" "$RUNPOD_POD_ID" || say "the pod could not be asked to $AT_END; it goes on costing"
+  runpodctl pod "$AT_END" "$RUNPOD_POD_ID" || say "cannot $AT_END the pod; it keeps costing money"
 fi
 run sleep infinity

@@ -274,7 +274,7 @@ def test_a_pod_that_stops_lets_vlmtune_save(pod: Desk) -> None:
             time.sleep(0.1)
         said, _ = started.communicate(timeout=30)
     assert started.returncode == Exit.TERMINATED
-    assert "start the pod again to go on" in said
+    assert "start the pod again to resume" in said
     assert pod.asked()[1:] == [CHECK, RUN, "waiting"]
 
 

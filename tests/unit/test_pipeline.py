@@ -155,7 +155,7 @@ def test_a_mock_run_and_a_real_one_never_mix(begin: Begin) -> None:
             assert json.loads(Path("out", name).read_text())["mock"] == (".mock." in name)
     Path("out/lora_predictions.mock.jsonl").rename("out/lora_predictions.jsonl")
     Path("out/lora_predictions.mock.manifest.json").rename("out/lora_predictions.manifest.json")
-    with pytest.raises(ConfigError, match="lora_predictions.jsonl came from a mock run; run the eval step"):
+    with pytest.raises(ConfigError, match="lora_predictions.jsonl is from a mock run; run the eval step"):
         run.compare(begin())
 
 

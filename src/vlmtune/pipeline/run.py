@@ -1,4 +1,4 @@
-"""The compare step, and the whole story: baseline, training, evaluation, comparison."""
+"""The compare step, and a complete run: baseline, training, evaluation, comparison."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,24 +14,24 @@ from vlmtune.scoring.comparison import compare as compare_sides
 
 
 def compare(session: Session) -> Comparison:
-    """The prediction files of this run, compared; writes `compare.json`, the page, and the rows that got worse.
+    """Compare the prediction files of a run; writes `compare.json`, the report, and the rows that got worse.
 
-    Every further evaluation set has a comparison and a page of its own, and stands in the first one.
+    Each additional evaluation set gets its own comparison and report, and is summarized in the main one.
 
     Raises:
-        ConfigError: a prediction file is missing, or was made by the other kind of run (mock or real).
+        ConfigError: a prediction file is missing, or is from the other kind of run (mock or real).
     """
-    # The rows of the config come first: what a further set cannot be compared on must not cost their comparison.
-    comparison = _written(session, _compared(session))
+    # Written before the additional sets are compared, so that an error there does not lose it.
+    comparison = _write(session, _compare(session))
     if session.additional:
-        additional = {str(other.evaluation_set): _written(other, _compared(other)) for other in session.additional}
-        comparison = _written(session, with_additional_sets(comparison, additional))
-    track_comparison(session, comparison, _answers(session))
+        additional = {str(other.evaluation_set): _write(other, _compare(other)) for other in session.additional}
+        comparison = _write(session, with_additional_sets(comparison, additional))
+    track_comparison(session, comparison, _prediction_files(session))
     return comparison
 
 
-def _compared(session: Session) -> Comparison:
-    before, *after = _answers(session)
+def _compare(session: Session) -> Comparison:
+    before, *after = _prediction_files(session)
     config, files = session.config, session.files
     sides = read_prediction_file(before), tuple(map(read_prediction_file, after))
     baselines = [read_prediction_file(files.prompt_baseline(one.name), one.name) for one in config.evaluation.baselines]
@@ -39,30 +39,30 @@ def _compared(session: Session) -> Comparison:
     return replace(found, result={**found.result, "set": session.evaluation_set, "mock": session.mock})
 
 
-def _answers(session: Session) -> list[Path]:
-    """The prediction files of the baseline and of every seed, after all that is compared was found to be there."""
+def _prediction_files(session: Session) -> list[Path]:
+    """The prediction files of the baseline and of every seed, after checking that all compared files exist."""
     before, after = session.files.baseline, [seeded.files.tuned for seeded in session.seeds]
     base = (before, *(session.files.prompt_baseline(one.name) for one in session.config.evaluation.baselines))
     for file, step in (*((file, "baseline") for file in base), *((file, "eval") for file in after)):
         if not file.is_file():
-            raise ConfigError(f"{file} is not there yet; run the {step} step first")
-        made = read_manifest(file)
-        if made is not None and made["mock"] != session.mock:
-            kind = "mock" if made["mock"] else "real"
-            raise ConfigError(f"{file} came from a {kind} run; run the {step} step of this one first")
+            raise ConfigError(f"{file} does not exist yet; run the {step} step first")
+        manifest = read_manifest(file)
+        if manifest is not None and manifest["mock"] != session.mock:
+            kind = "mock" if manifest["mock"] else "real"
+            raise ConfigError(f"{file} is from a {kind} run; run the {step} step again")
     return [before, *after]
 
 
-def _written(session: Session, comparison: Comparison) -> Comparison:
+def _write(session: Session, comparison: Comparison) -> Comparison:
     *pages, regressions = session.files.derived
     for file in pages:
-        write_comparison(comparison, file, _answers(session), session.config.report)
+        write_comparison(comparison, file, _prediction_files(session), session.config.report)
     write_regressions(comparison, regressions)
     return comparison
 
 
 def run(session: Session) -> Comparison:
-    """Baseline, training, evaluation, comparison. Rows that cannot be taught stop it before any model is loaded."""
+    """Run baseline, training, evaluation and comparison. Rows unfit for training raise before any model is loaded."""
     finished = all(seeded.files.adapter.exists() for seeded in session.seeds)
     lengths = None if finished else train.check_rows(session)
     predict.predict(session)

@@ -1,4 +1,4 @@
-"""Serve: a vLLM server with a config's model and an adapter, for other programs to ask, until a signal comes."""
+"""The serve step: a vLLM server with the model of a config and an adapter, until a signal stops it."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ TICK_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A server that answers. `model` is the name to ask for: the adapter's where there is one."""
+    """A running server. `model` is the name to request: that of the adapter, if there is one."""
 
     base_url: str
     model: str
@@ -32,19 +32,19 @@ class Serving:
 
     @property
     def curl(self) -> str:
-        """A command that asks it something."""
-        asked = {"model": self.model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
+        """A shell command that sends an example request."""
+        request = {"model": self.model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
         key = [f'-H "Authorization: Bearer ${SERVER_KEY}"'] if server_key() else []
-        body = shlex.quote(json.dumps({**asked, "temperature": 0}))
+        body = shlex.quote(json.dumps({**request, "temperature": 0}))
         return " ".join(
             ["curl", f"{self.base_url}/chat/completions", *key, "-H 'Content-Type: application/json'", "-d", body]
         )
 
     def wait(self) -> None:
-        """Return when a signal asks to stop.
+        """Wait for a signal to stop.
 
         Raises:
-            RemoteError: the server ended by itself.
+            RemoteError: the server exited.
         """
         while self.stop.received is None:
             self.server.check_alive()
@@ -53,13 +53,13 @@ class Serving:
 
 @contextmanager
 def serving(config: Config, progress: Progress, adapter: Path | None, port: int) -> Iterator[Serving]:
-    """A server that answers, until the block ends.
+    """A running server, stopped when the block ends.
 
     Raises:
-        EnvironmentProblem: vLLM is not installed, or its server does not start.
+        EnvironmentProblem: vLLM is not installed, or the server does not start.
         ConfigError: the port is taken.
         IntegrityError: the adapter does not fit the model.
-        Interrupted, Terminated: a signal came before it was ready.
+        Interrupted, Terminated: a signal arrived before it was ready.
     """
     with stop_on_signal() as stop:
         session = Session(config, progress, stop)
@@ -78,14 +78,14 @@ def serving(config: Config, progress: Progress, adapter: Path | None, port: int)
 
 
 def _start(session: Session, adapter: Path | None, port: int) -> Serving:
-    """A server that has begun to answer."""
+    """Start a server and wait until it answers."""
     engine: Any = registry.load("engines", "vllm")
     config = session.config
-    how = config.inference if isinstance(config.inference, engine.Config) else engine.Config()
-    server, served = engine.open_server(how, config.model, session.encoder, session.precision, adapter, port)
+    settings = config.inference if isinstance(config.inference, engine.Config) else engine.Config()
+    server, served = engine.open_server(settings, config.model, session.encoder, session.precision, adapter, port)
     with ExitStack() as unless_ready:
         unless_ready.callback(server.stop)
-        server.wait(how.start_s, lambda: session.stop.obey("nothing was served yet"))
+        server.wait(settings.start_s, lambda: session.stop.obey("nothing was served yet"))
         if served is not None:
             server.load(served)
         unless_ready.pop_all()
