@@ -231,7 +231,7 @@ def test_the_run_compares_with_its_columns(begin: Begin) -> None:
     write_json(folder / "vlmtune.json", {"schema_version": 1, "mock": False, "origin": begin().provenance().parts})
     predict.predict(begin("evaluation.baselines=[]"))
     predict.predict(begin(), folder)
-    with pytest.raises(ConfigError, match=r"baseline_predictions.short.jsonl does not exist yet; run the baseline step"):
+    with pytest.raises(ConfigError, match=r"predictions.short.jsonl does not exist yet; run the baseline step"):
         run.compare(begin())
     predict.predict(begin())
     run.compare(begin())
