@@ -7,7 +7,7 @@ from vlmtune.config import Config, loader
 from vlmtune.pipeline import predict as predict_step
 from vlmtune.pipeline import run as run_step
 from vlmtune.pipeline import train as train_step
-from vlmtune.pipeline.session import working
+from vlmtune.pipeline.session import open_session
 from vlmtune.scoring.comparison import Comparison
 
 load_config = loader.load_config
@@ -17,17 +17,17 @@ score = compare_files.score_file
 
 def train(config: Config) -> list[Path]:
     """Train the adapter of a config, one per seed; returns their folders. Resumes interrupted training."""
-    with working(config, "none", distributed=True) as session:
+    with open_session(config, "none", distributed=True) as session:
         return train_step.train(session)
 
 
 def predict(config: Config, adapter: Path | None = None) -> Path:
     """Answer the evaluation rows of a config, with or without an adapter; returns the prediction file."""
-    with working(config, "none") as session:
+    with open_session(config, "none") as session:
         return predict_step.predict(session, adapter)
 
 
 def run(config: Config) -> Comparison:
     """Run baseline, training, evaluation and comparison of a config; skips finished steps."""
-    with working(config, "none") as session:
+    with open_session(config, "none") as session:
         return run_step.run(session)

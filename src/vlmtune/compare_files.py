@@ -72,7 +72,7 @@ def compare_files(
 
 def _task(given: TaskChoice, files: Sequence[PredictionFile]) -> tuple[Task, BaseConfig]:
     """A task and its configuration; of several manifests the last one counts."""
-    recorded = [dict(file.origin["task"]) for file in files if "task" in file.origin]
+    recorded = [dict(file.provenance["task"]) for file in files if "task" in file.provenance]
     chosen = {"name": given} if isinstance(given, str) else dict(given or {})
     name = str(chosen.get("name") or (recorded[-1].get("name") if recorded else "captioning"))
     if "name" not in chosen and name not in registry.available("tasks"):

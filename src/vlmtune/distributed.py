@@ -59,7 +59,7 @@ class ProcessGroup:
                 message[0] = compute()
             except VlmtuneError as error:
                 failure, message[1] = error, int(error.exit_code)
-        with _peer_errors():
+        with _translate_peer_errors():
             dist.broadcast_object_list(message, src=0, device=torch.device("cpu"))
         if failure is not None:
             raise failure
@@ -80,7 +80,7 @@ class ProcessGroup:
         import torch.distributed as dist
 
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _peer_errors():
+        with _translate_peer_errors():
             dist.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
@@ -90,7 +90,7 @@ class ProcessGroup:
         if self.world_size > 1:
             import torch.distributed as dist
 
-            with _peer_errors():
+            with _translate_peer_errors():
                 dist.barrier()
             dist.destroy_process_group()
 
@@ -114,7 +114,7 @@ def init_process_group() -> ProcessGroup:
 
 
 @contextmanager
-def _peer_errors() -> Iterator[None]:
+def _translate_peer_errors() -> Iterator[None]:
     """Turn what torch raises when another process is gone into an error of ours.
 
     Raises:

@@ -24,7 +24,7 @@ ANOTHER_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.E
 
 
 @contextmanager
-def os_errors_named(path: Path, size: int = 0) -> Iterator[None]:
+def translate_os_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Turn an OSError into an error that names the path and says what to do.
 
     Args:
@@ -63,10 +63,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write to a temporary file, flush it to disk, and rename it over the target. Text is written as UTF-8.
 
     Raises:
-        EnvironmentProblem, ConfigError: as in `os_errors_named`; the old file is untouched.
+        EnvironmentProblem, ConfigError: as in `translate_os_errors`; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    with os_errors_named(path, len(data)):
+    with translate_os_errors(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         building = building_path(path)
         try:
@@ -80,7 +80,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def folder_replaced(target: Path) -> Iterator[Path]:
+def replace_folder(target: Path) -> Iterator[Path]:
     """An empty temporary folder that takes the place of `target` when the block ends without an exception.
 
     After a crash or an exception the temporary folder is left, and `target` is as it was before.
@@ -98,9 +98,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write bytes and flush them to disk; for files in a folder that is itself renamed when it is complete.
 
     Raises:
-        EnvironmentProblem, ConfigError: as in `os_errors_named`.
+        EnvironmentProblem, ConfigError: as in `translate_os_errors`.
     """
-    with os_errors_named(path, len(data)):
+    with translate_os_errors(path, len(data)):
         _write(path, data)
 
 
@@ -121,10 +121,10 @@ def read_json(path: Path, shape: type = dict) -> Any:
 
     Raises:
         IntegrityError: not JSON, or of another shape.
-        EnvironmentProblem, ConfigError: it cannot be read, as in `os_errors_named`.
+        EnvironmentProblem, ConfigError: it cannot be read, as in `translate_os_errors`.
     """
     advice = "restore it, or move it away together with what it describes, and run the same command again"
-    with os_errors_named(path):
+    with translate_os_errors(path):
         data = path.read_bytes()
     try:
         value = json.loads(data)
@@ -149,10 +149,10 @@ def append_lines(path: Path, lines: list[str]) -> None:
     """Append whole lines and flush them to disk.
 
     Raises:
-        EnvironmentProblem, ConfigError: as in `os_errors_named`.
+        EnvironmentProblem, ConfigError: as in `translate_os_errors`.
     """
     text = "".join(line + "\n" for line in lines)
-    with os_errors_named(path, len(text)):
+    with translate_os_errors(path, len(text)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text)
@@ -166,7 +166,7 @@ def whole_lines(path: Path) -> list[bytes]:
 
     The file may be one that another process appends to, or publishes and deletes, at this moment.
     """
-    with os_errors_named(path):
+    with translate_os_errors(path):
         try:
             return path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
@@ -177,7 +177,7 @@ def cut_torn_line(path: Path) -> None:
     """Remove a torn last line from an append-only file, so that the next append starts a new line."""
     if not path.is_file():
         return
-    with os_errors_named(path):
+    with translate_os_errors(path):
         data = path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -186,10 +186,10 @@ def cut_torn_line(path: Path) -> None:
 
 
 TRIES, PAUSE_S = 10, 0.02
-"""`is_held` takes a lock for microseconds; a process that meets it tries again."""
+"""`is_locked` takes a lock for microseconds; a process that meets it tries again."""
 
 
-def take(stream: IO[Any] | int, shared: bool = False) -> bool:
+def try_lock(stream: IO[Any] | int, shared: bool = False) -> bool:
     """Try to lock an open file, until it is closed, exclusively or `shared`; returns whether the lock was free."""
     for _ in range(TRIES):
         try:
@@ -202,34 +202,34 @@ def take(stream: IO[Any] | int, shared: bool = False) -> bool:
 
 
 @contextmanager
-def locked(file: Path, shared: bool = False) -> Iterator[bool]:
+def lock_file(file: Path, shared: bool = False) -> Iterator[bool]:
     """Try to lock a file until the block ends; yields whether the lock was free. A missing file is created.
 
     Raises:
         EnvironmentProblem, ConfigError: the file cannot be created or opened.
     """
-    with os_errors_named(file):
+    with translate_os_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("ab")
     with stream:
-        with os_errors_named(file):
-            free = take(stream, shared)
+        with translate_os_errors(file):
+            free = try_lock(stream, shared)
         yield free
 
 
 @contextmanager
-def folder_locked(folder: Path) -> Iterator[bool]:
-    """As `locked`, for a folder; the lock stays with the folder when it is renamed."""
-    with os_errors_named(folder):
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """As `lock_file`, for a folder; the lock stays with the folder when it is renamed."""
+    with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     try:
-        yield take(handle)
+        yield try_lock(handle)
     finally:
         os.close(handle)
 
 
-def is_held(file: Path, shared: bool = False) -> bool:
+def is_locked(file: Path, shared: bool = False) -> bool:
     """Whether a process holds the lock of a file exclusively or, with `shared`, in any way. A missing file is free."""
     try:
         with file.open("r+b" if shared else "rb") as stream:

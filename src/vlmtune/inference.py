@@ -69,7 +69,7 @@ class Predictor:
                     append_lines(partial, [line.to_json() for line in lines])
                     done |= {line.id: line for line in lines}
                     step.advance(len(lines))
-                    self.stop.obey(_saved(done, len(examples)))
+                    self.stop.raise_if_requested(_saved(done, len(examples)))
         return [done[example.id] for example in examples]
 
     def _resume(self, partial: Path) -> dict[str | None, Line]:
@@ -85,7 +85,7 @@ class Predictor:
     def _requests(self, examples: Sequence[Example], done: Sized) -> Iterator[Request]:
         """Lazily: an engine that prepares many requests before it answers the first can be stopped meanwhile."""
         for example in examples:
-            self.stop.obey(_saved(done, len(examples)))
+            self.stop.raise_if_requested(_saved(done, len(examples)))
             yield self.request(example)
 
     def _line(self, example: Example, outcome: Outcome, image: str | None) -> Line:

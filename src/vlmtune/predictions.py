@@ -68,7 +68,7 @@ class ShuffledAnswers(TypedDict):
     """One per row of the control."""
 
 
-class AdapterEffect(TypedDict):
+class AdapterDelta(TypedDict):
     """Whether the adapter changes anything at all."""
 
     max_logit_difference: float
@@ -82,7 +82,7 @@ class Controls(TypedDict):
     """Version of this format."""
     image: ShuffledAnswers | None
     """The shuffled-image control."""
-    effect: AdapterEffect | None
+    effect: AdapterDelta | None
     """What the adapter changes."""
 
 

@@ -29,7 +29,7 @@ from typing import Any, TextIO
 
 from vlmtune import fault_injection, files
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
-from vlmtune.files import fsync_folder, os_errors_named, read_json, write_atomic, write_json
+from vlmtune.files import fsync_folder, read_json, translate_os_errors, write_atomic, write_json
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, under_current_names
 
@@ -192,14 +192,14 @@ class RunFolder:
     """The folder of one run: its lock, its work in progress and its artifacts."""
 
     def __init__(self, root: Path, progress: Progress) -> None:
-        with os_errors_named(root):
+        with translate_os_errors(root):
             if root.exists() and not root.is_dir():
                 raise ConfigError(f"output.dir {root} is a file; choose a folder with --set output.dir=…")
         self.root = root
         self._progress = progress
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Own the folder until the block ends. The lock is released when its process ends, however it ends.
 
         Raises:
@@ -207,11 +207,11 @@ class RunFolder:
             EnvironmentProblem, ConfigError: the folder cannot be created or written.
         """
         file = lock_path(self.root)
-        with os_errors_named(file):
+        with translate_os_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             stream = file.open("a+", errors="replace")
         with stream:
-            with os_errors_named(file):
+            with translate_os_errors(file):
                 self._take(stream)
             try:
                 yield
@@ -219,7 +219,7 @@ class RunFolder:
                 stream.truncate(0)
 
     def _take(self, stream: TextIO) -> None:
-        free = files.take(stream)
+        free = files.try_lock(stream)
         stream.seek(0)
         if not free:
             raise FolderLocked(
@@ -296,7 +296,7 @@ class RunFolder:
             moves |= {path(artifact): path(archived) for path in (controls_path, manifest_path)}
         moved = {old: new for old, new in moves.items() if old.exists()}
         for old, new in moved.items():
-            with os_errors_named(old):
+            with translate_os_errors(old):
                 old.rename(new)
         names = ", ".join(new.name for new in moved.values())
         self._progress.note(f"{artifact} came from a {kind} run and is archived, with what belongs to it: {names}")
@@ -304,7 +304,7 @@ class RunFolder:
     def work(self, artifact: Path, provenance: Provenance) -> Path:
         """Create the work folder of an artifact; publishing the artifact deletes it."""
         work, old = self._work_folders(artifact, provenance)
-        with os_errors_named(work):
+        with translate_os_errors(work):
             if old.is_dir() and not work.exists():
                 old.rename(work)
             work.mkdir(parents=True, exist_ok=True)
@@ -325,7 +325,7 @@ class RunFolder:
             IntegrityError: another program's file has this name.
         """
         self._refuse_foreign(artifact)
-        with os_errors_named(artifact):
+        with translate_os_errors(artifact):
             artifact.unlink(missing_ok=True)
             write_json(self._note(artifact), {"sha256": hashlib.sha256(text.encode()).hexdigest()})
             write_atomic(artifact, text)
@@ -357,7 +357,7 @@ class RunFolder:
         else:
             write_json(manifest_path(built), manifest)
             self._refuse_foreign(artifact)
-            with os_errors_named(artifact):
+            with translate_os_errors(artifact):
                 built.rename(artifact)
                 fsync_folder(artifact.parent)
         fault_injection.hit("manifest.after")
@@ -366,7 +366,7 @@ class RunFolder:
 
     def _delete_work(self, artifact: Path, provenance: Provenance) -> None:
         """Delete checkpoints and answers: a user who deletes the artifact later wants it made from scratch."""
-        with os_errors_named(self.root):
+        with translate_os_errors(self.root):
             self._note(artifact).unlink(missing_ok=True)
             for work in self._work_folders(artifact, provenance):
                 if work.is_dir():
@@ -384,7 +384,7 @@ class RunFolder:
             return
         note = self._note(artifact)
         if artifact.is_file() and note.is_file():
-            with os_errors_named(artifact):
+            with translate_os_errors(artifact):
                 if read_json(note).get("sha256") == hashlib.sha256(artifact.read_bytes()).hexdigest():
                     return
         raise _foreign(artifact)
@@ -594,6 +594,6 @@ def hash_adapter(folder: Path) -> str:
     """The hash that identifies an adapter: 16 hexadecimal digits over its two files."""
     digest = hashlib.sha256()
     for name in ADAPTER_FILES:
-        with os_errors_named(folder / name):
+        with translate_os_errors(folder / name):
             digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: int | None = None
 
-    def obey(self, saved: str) -> None:
+    def raise_if_requested(self, saved: str) -> None:
         """Raise if a signal was received.
 
         Args:

@@ -28,7 +28,7 @@ for number in range(rounds):
     artifact = folder.root / "answers.jsonl"
     log = os.open(root / f"log {number}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
-        with folder.locked():
+        with folder.lock():
             os.write(log, f"{me} begins\\n".encode())
             if folder.reconcile(artifact, origin) is None:
                 folder.work(artifact, origin)

@@ -29,7 +29,7 @@ from vlmtune.engines import hf, vllm
 from vlmtune.engines._client import ServerEngine
 from vlmtune.engines._vllm_server import Server, find_python, has_vllm, open_log, served
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError, Interrupted, RemoteError
-from vlmtune.files import folder_locked, locked
+from vlmtune.files import lock_file, lock_folder
 from vlmtune.maintenance import garbage
 from vlmtune.maintenance.inspect import inspect_run
 from vlmtune.modeling.loading import attach_adapter, load_model
@@ -281,13 +281,16 @@ def test_a_refused_adapter_is_merged_and_served_as_a_model(
     [found] = garbage.collect(Path("outputs"), session.progress)
     assert found.path.resolve() == merged.parent
     session.stop.received = signal.SIGINT
-    with locked(merged.parent.with_name(f"{merged.parent.name}.lock")), pytest.raises(Interrupted, match="nothing was"):
+    with (
+        lock_file(merged.parent.with_name(f"{merged.parent.name}.lock")),
+        pytest.raises(Interrupted, match="nothing was"),
+    ):
         open_engine(session, dora)
     session.stop.received = None
-    with folder_locked(merged.parent.with_name(f".{merged.parent.name}.building")):
+    with lock_folder(merged.parent.with_name(f".{merged.parent.name}.building")):
         with pytest.raises(FolderLocked, match="another process exports"):
             open_engine(session, dora)
-        with session.folder.locked(), pytest.raises(FolderLocked, match="another process exports"):
+        with session.folder.lock(), pytest.raises(FolderLocked, match="another process exports"):
             open_engine(session, dora)
     with pytest.raises(IntegrityError, match="changes nothing"):
         open_engine(session, make_dora(tmp_path / "dead", encoder, 0.0))

@@ -19,7 +19,7 @@ from vlmtune.cli.app import app
 from vlmtune.compare_files import write_comparison
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, FolderLocked
-from vlmtune.files import locked, write_json
+from vlmtune.files import lock_file, write_json
 from vlmtune.maintenance import garbage, repair, summary
 from vlmtune.maintenance.inspect import find_runs, inspect_run
 from vlmtune.progress import Progress, Silent, StatusFile
@@ -44,7 +44,7 @@ def folder(root: Path) -> RunFolder:
 
 def answer(root: Path, name: str, origin: dict[str, Any], mock: bool = False) -> Path:
     file, made = root / name, folder(root)
-    with made.locked():
+    with made.lock():
         made.work(file, Provenance(origin, mock))
         made.write(file, "".join(line.to_json() + "\n" for line in lines(30, 0.4)))
         made.publish(file, Provenance(origin, mock), {"device": "cpu", "versions": {"torch": "2.0"}})
@@ -56,7 +56,7 @@ def train(root: Path, mock: bool = False, **facts: Any) -> Path:
     from safetensors.numpy import save_file
 
     adapter, made = root / "lora", folder(root)
-    with made.locked():
+    with made.lock():
         built = made.work(adapter, Provenance(TRAINED, mock)) / "adapter"
         built.mkdir()
         write_json(built / "adapter_config.json", {})
@@ -82,7 +82,7 @@ def checkpoint(work: Path, step: int, whole: bool = True) -> Path:
 def stopped(root: Path, *steps: int) -> Path:
     """What a training that was killed left."""
     made = folder(root)
-    with made.locked():
+    with made.lock():
         work = made.work(root / "lora", Provenance(TRAINED))
     (work / "curve.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 10, "lo')
     for step in steps:
@@ -116,7 +116,7 @@ def holder(root: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Another process that works in the folder until the test ends."""
     hold = (
         "import sys, pathlib; from vlmtune.run_folder import RunFolder; from vlmtune.progress import *\n"
-        "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).locked():\n"
+        "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).lock():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     started: list[subprocess.Popen[str]] = []
@@ -368,7 +368,7 @@ def test_the_lock_decides_and_not_a_number_that_the_next_process_has_too(root: P
     (root / ".vlmtune/lock").write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     assert inspect_run(root).state == "stopped"
     assert [one.remedy for one in repair.repair(root, Progress(Silent()))] == ["unlock", "truncate"]
-    with folder(root).locked():
+    with folder(root).lock():
         assert inspect_run(root).live
         (root / ".vlmtune/lock").write_text("")  # about to be written
         with pytest.raises(FolderLocked, match="in use by another process"):
@@ -380,7 +380,7 @@ def test_a_look_at_the_lock_stops_no_run(root: Path) -> None:
     with (root / ".vlmtune/lock").open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.01, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
-        with folder(root).locked():
+        with folder(root).lock():
             assert inspect_run(root).live
 
 
@@ -391,7 +391,7 @@ def seed(number: int) -> Provenance:
 @pytest.mark.parametrize("older", [False, True])
 def test_the_work_of_one_seed_outlives_that_of_another(root: Path, older: bool) -> None:
     made = folder(root)
-    with made.locked():
+    with made.lock():
         built = made.work(root / "lora.seed1", seed(1)) / "adapter"
         built.mkdir()
         made.publish(root / "lora.seed1", seed(1), {}, built)
@@ -436,7 +436,7 @@ def test_a_set_named_damaged_is_listed(root: Path) -> None:
 def test_recover_stays_in_its_own_folder(root: Path) -> None:
     (root / ".vlmtune").mkdir(parents=True)
     inner = folder(root / "demo")
-    with inner.locked():
+    with inner.lock():
         file = inner.root / ".lora_predictions.jsonl.building"
         file.write_text("half")
         assert repair.repair(root, Progress(Silent())) == []
@@ -466,7 +466,10 @@ def test_gc_frees_a_merged_model_that_nothing_serves(root: Path) -> None:
         (place / "model.safetensors").write_bytes(bytes(1000))
     assert inspect_run(root).state == "partial", "no command goes on from it"
     assert {one.path: one.remedy for one in repair.find_damage(root)} == {half: "remove"}
-    with locked(whole.with_name(f"{whole.name}.lock"), shared=True), locked(half.with_name(f"{half.name[1:13]}.lock")):
+    with (
+        lock_file(whole.with_name(f"{whole.name}.lock"), shared=True),
+        lock_file(half.with_name(f"{half.name[1:13]}.lock")),
+    ):
         assert repair.find_damage(root) == []
         assert [one.path for one in garbage.collect(root, Progress(Silent()))] == [old]
     assert {one.path for one in garbage.collect(root, Progress(Silent()))} == {whole, half}

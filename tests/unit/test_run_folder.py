@@ -223,7 +223,7 @@ def test_an_unreadable_manifest_is_named(folder: RunFolder, text: str, said: str
 def test_a_live_process_keeps_the_folder_and_a_dead_one_does_not(folder: RunFolder, notes: Notes) -> None:
     hold = (
         "import sys, pathlib; from vlmtune.run_folder import RunFolder; from vlmtune.progress import *\n"
-        "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).locked():\n"
+        "with RunFolder(pathlib.Path(sys.argv[1]), Progress(Silent())).lock():\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -231,11 +231,11 @@ def test_a_live_process_keeps_the_folder_and_a_dead_one_does_not(folder: RunFold
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(FolderLocked, match=f"in use by process {holder.pid} on "), folder.locked():
+    with pytest.raises(FolderLocked, match=f"in use by process {holder.pid} on "), folder.lock():
         pass
     holder.kill()
     holder.wait()
-    with folder.locked():
+    with folder.lock():
         assert f"process {holder.pid}" in notes.texts[0]
 
 
@@ -293,7 +293,7 @@ def test_what_the_system_refuses_is_named_with_its_path(
         monkeypatch.setattr(Path, name, refuse)
 
     def enter() -> None:
-        with folder.locked():
+        with folder.lock():
             pass
 
     for attempt, path in (
@@ -313,7 +313,7 @@ def test_a_folder_whose_way_is_a_file_or_whose_name_is_too_long(tmp_path: Path) 
     for name in ("file/out", "n" * 300):
         with (
             pytest.raises(ConfigError, match="--set output.dir=…"),
-            RunFolder(tmp_path / name, Progress(Silent())).locked(),
+            RunFolder(tmp_path / name, Progress(Silent())).lock(),
         ):
             pass
         with pytest.raises(ConfigError, match=name[:20]):

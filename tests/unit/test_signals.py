@@ -14,10 +14,10 @@ from vlmtune.signals import stop_on_signal
 def test_a_signal_waits_for_the_next_safe_point(number: int, error: type[Exception]) -> None:
     before = signal.getsignal(number)
     with stop_on_signal() as stop:
-        stop.obey("nothing to save")
+        stop.raise_if_requested("nothing to save")
         os.kill(os.getpid(), number)
         with pytest.raises(error, match="step 3 is saved. Run the same command again to resume"):
-            stop.obey("step 3 is saved")
+            stop.raise_if_requested("step 3 is saved")
     assert signal.getsignal(number) == before
 
 
@@ -34,7 +34,7 @@ def test_another_thread_works_without_handlers() -> None:
 
     def work() -> None:
         with stop_on_signal() as stop:
-            stop.obey("nothing")
+            stop.raise_if_requested("nothing")
             ended.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

@@ -31,7 +31,7 @@ class Worker:
         self.root = root
         (root / WORK).mkdir(parents=True)
         self.held = ExitStack()
-        self.held.enter_context(RunFolder(root, Progress(Silent())).locked())
+        self.held.enter_context(RunFolder(root, Progress(Silent())).lock())
         self.listener = StatusFile(Silent(), root / ".vlmtune/status.json")
 
     def at(self, done: int, **facts: float) -> None:

@@ -35,10 +35,10 @@ def check(
     """Read and decode every row before GPU time is spent, and write all findings to a page."""
     from vlmtune.dataset_check.runner import DatasetCheck
     from vlmtune.dataset_check.text import render
-    from vlmtune.pipeline.session import working
+    from vlmtune.pipeline.session import open_session
     from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, image_index_path
 
-    with working(load_config(config, sets, offline), progress) as session:
+    with open_session(load_config(config, sets, offline), progress) as session:
         folder = session.folder.root
         check = DatasetCheck(
             session.config,

@@ -138,8 +138,8 @@ def serve(
     offline: Offline = False,
 ) -> None:
     """Serve the model of a config with vLLM and an OpenAI-compatible API, until Ctrl-C."""
-    from vlmtune.pipeline.serve import serving
+    from vlmtune.pipeline.serve import run_server
 
-    with serving(load_config(config, sets, offline), open_progress("auto"), adapter, port) as running:
+    with run_server(load_config(config, sets, offline), open_progress("auto"), adapter, port) as running:
         print(f"{running.base_url}  model {running.model}\n{running.curl}", flush=True)
         running.wait()

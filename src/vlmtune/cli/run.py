@@ -69,7 +69,7 @@ def predict(
 ) -> None:
     """Answer the test rows and score the answers; resumes an interrupted run."""
     from vlmtune.pipeline import predict
-    from vlmtune.pipeline.session import working
+    from vlmtune.pipeline.session import open_session
 
     role = split_role("--split", split) if split is not None else None
     part = _shard(shards, shard)
@@ -82,7 +82,7 @@ def predict(
     if parity is not None:
         check_parity(loaded, parity, adapter, as_json)
         return
-    with working(loaded, progress) as session:
+    with open_session(loaded, progress) as session:
         file = predict.predict(session, adapter, role, part)
         if part is not None:
             print(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
@@ -108,10 +108,10 @@ def merge(
 ) -> None:
     """Merge the files of `predict --shards` into one, after checking that every row occurs once."""
     from vlmtune.pipeline import merge_shards, predict
-    from vlmtune.pipeline.session import working
+    from vlmtune.pipeline.session import open_session
 
     role = split_role("--split", split) if split is not None else None
-    with working(load_config(config, sets, offline), progress) as session:
+    with open_session(load_config(config, sets, offline), progress) as session:
         file = merge_shards.merge(session, files, adapter, role)
         print_score(predict.score(session, file), as_json)
     print_next_command("train" if adapter is None else "run", config, sets)
@@ -139,9 +139,9 @@ def train(
 ) -> None:
     """Train the adapter, or resume training; torchrun starts it on several GPUs."""
     from vlmtune.pipeline import train
-    from vlmtune.pipeline.session import working
+    from vlmtune.pipeline.session import open_session
 
-    with working(load_config(config, sets, offline), progress, distributed=True) as session:
+    with open_session(load_config(config, sets, offline), progress, distributed=True) as session:
         adapters = [str(adapter) for adapter in train.train(session)]
         if not session.processes.is_main:
             return
@@ -152,9 +152,9 @@ def train(
 
 def _run(config: "Config", as_json: bool, progress: Style) -> None:
     from vlmtune.pipeline import run
-    from vlmtune.pipeline.session import working
+    from vlmtune.pipeline.session import open_session
 
-    with working(config, progress) as session:
+    with open_session(config, progress) as session:
         comparison = run.run(session)
     print_comparison(comparison, as_json)
     print_report_path(config)

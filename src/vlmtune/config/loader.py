@@ -16,7 +16,7 @@ from vlmtune import registry
 from vlmtune.config.errors import dotted, raise_problems, translate
 from vlmtune.config.nodes import KeyPath, Node, Problem, SourceLocation, block, from_plain, merge
 from vlmtune.config.schema import Config, config_json, fields_at
-from vlmtune.config.yaml import parse, read_file, shown
+from vlmtune.config.yaml import display_path, parse, read_file
 from vlmtune.errors import ConfigError
 
 OVERRIDE = SourceLocation("override")
@@ -140,10 +140,10 @@ def _read_with_bases(file: Path, chain: tuple[Path, ...]) -> tuple[Node, list[Pr
         if base is None:
             problems.append(Problem(node.at, "extends takes the name of a file, or a list of them"))
         elif not _is_file(base):
-            problems.append(Problem(node.at, f"extends: there is no file {shown(base)}"))
+            problems.append(Problem(node.at, f"extends: there is no file {display_path(base)}"))
         elif base.resolve() in chain:
             circle = [*chain[chain.index(base.resolve()) :], base.resolve()]
-            problems.append(Problem(node.at, f"extends goes in a circle: {' -> '.join(map(shown, circle))}"))
+            problems.append(Problem(node.at, f"extends goes in a circle: {' -> '.join(map(display_path, circle))}"))
         else:
             inherited, wrong = _read_with_bases(base, chain)
             problems += wrong

@@ -24,7 +24,7 @@ from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import TrainingConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
-TAKEN = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
+RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names that would collide with answers to another split, or with archived files."""
 
 REPORT_ENDINGS = (".html", ".htm", ".json")
@@ -124,7 +124,7 @@ def _names(block: EvaluationConfig, additional: Sequence[_EvaluationSet]) -> Ite
         message = None
         if not NAME.fullmatch(name):
             message = f"names files: only letters, digits, - and _, at most 40 (got {name!r})"
-        elif TAKEN.fullmatch(name.lower()):
+        elif RESERVED.fullmatch(name.lower()):
             message = f"{name!r} is reserved for other files; choose another name"
         elif name.lower() in seen:
             message = f"{name!r} is also the name of another baseline or set; choose another name"

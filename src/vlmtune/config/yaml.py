@@ -43,7 +43,7 @@ def read_file(file: Path) -> tuple[Node, list[Problem]]:
     Raises:
         ConfigError: missing, unreadable, not UTF-8, not YAML, empty, or not a block of keys.
     """
-    name = shown(file)
+    name = display_path(file)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -62,7 +62,7 @@ def read_file(file: Path) -> tuple[Node, list[Problem]]:
     return replace(root, at=SourceLocation(name, 1, 1)), problems
 
 
-def shown(file: Path) -> str:
+def display_path(file: Path) -> str:
     """A file's name for messages: relative if it lies below the current directory."""
     near = os.path.relpath(file)
     return os.path.normpath(Path.cwd() / near) if near.startswith("..") else near

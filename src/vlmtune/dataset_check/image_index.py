@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.errors import ImageError
-from vlmtune.files import append_lines, cut_torn_line, os_errors_named, whole_lines
+from vlmtune.files import append_lines, cut_torn_line, translate_os_errors, whole_lines
 from vlmtune.images import Header, examine, in_memory, pixel_hash
 from vlmtune.prefetch import KeyLocks
 from vlmtune.types import ImageRef
@@ -187,7 +187,7 @@ class ImageIndex:
     def thumbnails(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Thumbnails [n, SIDE * SIDE], read from the file."""
         thumbnails = np.zeros((len(numbers), SIDE * SIDE), np.uint8)
-        with os_errors_named(self._file), self._file.open("rb") as stream:
+        with translate_os_errors(self._file), self._file.open("rb") as stream:
             for row, number in enumerate(numbers):
                 stream.seek(self._offsets[number])
                 facts = _parse(stream.readline())

@@ -144,7 +144,7 @@ class DatasetCheck:
                 for row in rows:
                     split.add(row, [next(numbers) for _ in row.images])
                 step.advance(len(rows))
-                self.stop.obey("images decoded so far are indexed")
+                self.stop.raise_if_requested("images decoded so far are indexed")
 
 
 def _compare_images(splits: Sequence[CheckedSplit], index: ImageIndex) -> int:

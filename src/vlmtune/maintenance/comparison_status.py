@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.errors import IntegrityError
-from vlmtune.files import os_errors_named, read_json
+from vlmtune.files import read_json, translate_os_errors
 from vlmtune.run_folder import hash_adapter, is_adapter
 
 _VERDICT = 400
@@ -23,7 +23,7 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     found, problems = [], []
     for file in sorted(path for path in root.glob("*.json") if path.is_file()):
-        with os_errors_named(file), file.open("rb") as stream:
+        with translate_os_errors(file), file.open("rb") as stream:
             head = stream.read(_VERDICT)
         if b'"verdict"' not in head:
             continue
@@ -85,7 +85,7 @@ def stale(
     for path, origin in own:
         if origin.get("adapter") != compared:
             return f"{path.name} was made with another adapter"
-    with os_errors_named(file):
+    with translate_os_errors(file):
         written = file.stat().st_mtime_ns
         # With several seeds, the settings are those of the first seed, so its adapter must be one of them.
         if adapters and any(_changed(adapter) > written for adapter in adapters) and compared not in _hashes(adapters):

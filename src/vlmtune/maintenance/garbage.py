@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmtune.files import is_held, locked, os_errors_named
+from vlmtune.files import is_locked, lock_file, translate_os_errors
 from vlmtune.maintenance.comparison_status import is_mock
 from vlmtune.maintenance.inspect import Run, archive_kind, inspect_run, is_published, require_idle, work_in_progress
 from vlmtune.maintenance.summary import format_bytes
@@ -59,7 +59,7 @@ def collect(root: Path, progress: Progress) -> list[Garbage]:
         ConfigError, FolderLocked: as in `find_garbage`.
     """
     require_idle(inspect_run(root))
-    with RunFolder(root, progress).locked():
+    with RunFolder(root, progress).lock():
         found = _found(inspect_run(root))
         return [one for one in found if _delete(one.path)]
 
@@ -67,7 +67,7 @@ def collect(root: Path, progress: Progress) -> list[Garbage]:
 def _delete(path: Path) -> bool:
     """Whether it was deleted; a merged model that another process opened in the meantime is kept."""
     lock = merged_lock_path(path)
-    with locked(lock) if lock is not None else nullcontext(True) as ours, os_errors_named(path):
+    with lock_file(lock) if lock is not None else nullcontext(True) as ours, translate_os_errors(path):
         if ours and path.is_dir():
             shutil.rmtree(path)
         elif ours:
@@ -83,7 +83,7 @@ def _found(run: Run) -> list[Garbage]:
 def _merged(run: Run) -> Iterator[tuple[Path, str]]:
     for path in merged_models(run.root):
         lock = merged_lock_path(path)
-        if lock is None or not is_held(lock, shared=True):
+        if lock is None or not is_locked(lock, shared=True):
             yield path, "a merged model that nothing serves; it can be made again"
 
 

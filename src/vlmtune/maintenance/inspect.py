@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
-from vlmtune.files import building_path, is_held, os_errors_named, read_json, whole_lines
+from vlmtune.files import building_path, is_locked, read_json, translate_os_errors, whole_lines
 from vlmtune.maintenance import comparison_status
 from vlmtune.run_folder import (
     ANSWERS,
@@ -259,7 +259,7 @@ def inspect_run(root: Path) -> Run:
     """
     if not root.is_dir() or not is_run(root):
         raise ConfigError(f"{root} is no run folder: vlmtune wrote nothing there. `vlmtune runs ls` lists run folders")
-    with os_errors_named(root):
+    with translate_os_errors(root):
         artifacts, problems = read_artifacts(root)
         compared, torn = comparison_status.comparisons(root)
         compared = [one for one in compared if not archive_kind(root / one["file"])]
@@ -301,7 +301,7 @@ def owner(root: Path) -> Owner | None:
     found = re.fullmatch(r"process (\d+) on (\S+)", text.strip())
     if found is None:
         return None
-    held = is_held(lock_path(root))
+    held = is_locked(lock_path(root))
     return Owner(int(found[1]), found[2], held or (False if found[2] == socket.gethostname() else None))
 
 
@@ -353,7 +353,7 @@ def require_idle(run: Run) -> None:
     Raises:
         FolderLocked: its lock is held.
     """
-    if is_held(lock_path(run.root)):
+    if is_locked(lock_path(run.root)):
         raise FolderLocked(
             f"{run.root} is in use by {run.owner or 'another process'}, which may still finish what looks incomplete. "
             "Wait for it or stop it"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.errors import DataError, IntegrityError
-from vlmtune.files import cut_torn_line, is_held, os_errors_named, read_json
+from vlmtune.files import cut_torn_line, is_locked, read_json, translate_os_errors
 from vlmtune.maintenance.inspect import Artifact, Run, artifact_paths, inspect_run, require_idle
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
@@ -68,10 +68,10 @@ def repair(root: Path, progress: Progress) -> list[Damage]:
     """
     before = inspect_run(root)
     require_idle(before)
-    with RunFolder(root, progress).locked():  # taking the lock clears the name of a dead process in it
+    with RunFolder(root, progress).lock():  # taking the lock clears the name of a dead process in it
         found = [*_lock(before), *_found(inspect_run(root))]
         for one in found:
-            with os_errors_named(one.path):
+            with translate_os_errors(one.path):
                 _repair(one)
     return found
 
@@ -111,7 +111,7 @@ def _unfinished_writes(root: Path) -> Iterator[Damage]:
     for path in unfinished_writes(root):
         lock = merged_lock_path(path)
         if lock is not None:
-            if not is_held(lock, shared=True):
+            if not is_locked(lock, shared=True):
                 yield Damage(path, "an unfinished merged model", "remove")
         elif path.is_dir() and path.parent in work:
             yield Damage(path, "an unfinished checkpoint", "remove")

@@ -19,7 +19,7 @@ from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.engines import Engine
 from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
-from vlmtune.files import building_path, folder_locked, locked, os_errors_named, read_json, write_json
+from vlmtune.files import building_path, lock_file, lock_folder, read_json, translate_os_errors, write_json
 from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
@@ -60,13 +60,13 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
 def _building(target: Path) -> Iterator[Path]:
     """An empty temporary folder next to the target, locked by this process and deleted if the block fails."""
     building = building_path(target)
-    with folder_locked(building) as ours, ExitStack() as unless_done:
+    with lock_folder(building) as ours, ExitStack() as unless_done:
         if not ours:
             raise FolderLocked(f"another process exports to {target}. Wait for it, or choose another folder with -o")
         unless_done.callback(shutil.rmtree, building)
         if target.exists():  # another export ended in the meantime
             raise ConfigError(f"{target} already exists; choose another folder with -o")
-        with os_errors_named(building):
+        with translate_os_errors(building):
             for left in building.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield building
@@ -86,7 +86,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     engine = hf.attached(model, hf.Config(), encoder, device, precision)
     effect = engine.adapter_delta([Request(row.id, one) for row, one in zip(rows, prompts, strict=True)])
     answers = _answers(model.get_base_model(), encoder, prompts, device, config.inference.max_new_tokens)
-    with os_errors_named(building):
+    with translate_os_errors(building):
         # Everything but the base model's weights, in whatever format; the merged weights replace them.
         leave = shutil.ignore_patterns(*WEIGHTS)
         shutil.copytree(encoder.checkpoint.folder, building, ignore=leave, dirs_exist_ok=True)
@@ -216,11 +216,11 @@ def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator
     folder, lock = session.folder.merged(provenance)
     noted = False
     while True:
-        with locked(lock, shared=True) as free:
+        with lock_file(lock, shared=True) as free:
             if free and folder.is_dir():
                 yield _session_over(session, folder)
                 return
-        with locked(lock) as free:
+        with lock_file(lock) as free:
             if free and not folder.is_dir():
                 session.progress.note(f"{refused.args[0].partition('. ')[0]}. Merging it into the model: {folder}")
                 export(session, folder, adapter)
@@ -228,7 +228,7 @@ def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator
             if not noted:
                 session.progress.note(f"another process is merging into {folder}; waiting for it")
             noted = True
-            session.stop.obey("nothing was asked yet")
+            session.stop.raise_if_requested("nothing was asked yet")
             time.sleep(POLL_S)
 
 

@@ -57,7 +57,7 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
     if not files:
         raise ConfigError("merge needs the files of all shards")
     shard_files = [_read_shard(path) for path in files]
-    session = _session_of(session, shard_files[0]).of(adapter)
+    session = _session_of(session, shard_files[0]).for_adapter(adapter)
     made = prediction_target(session, adapter, role, _prompt_baseline(session, shard_files[0]))
     for file in shard_files:
         _check_provenance(file, made, session.mock)

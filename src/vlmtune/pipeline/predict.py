@@ -27,7 +27,7 @@ PROBED = 4
 MAX_REPORTED = 3
 """Failed rows reported by id."""
 
-CHANGE_NO_ANSWER = {
+NO_EFFECT_ON_ANSWERS = {
     "api_key",
     "batch_size",
     "batch_tokens",
@@ -78,7 +78,7 @@ def predict(
     Raises:
         DataError: a row lacks what a metric compares with, or a baseline its train rows; before a model is loaded.
     """
-    additional, session = session.additional, session.of(adapter)
+    additional, session = session.additional, session.for_adapter(adapter)
     on_evaluation_rows = role in (None, session.config.evaluation.split)
     baselines = prompt_baselines(session) if adapter is None and on_evaluation_rows else []
     for other in additional if on_evaluation_rows else []:
@@ -91,7 +91,7 @@ def predict(
         for baseline in baselines:
             _predict_file(session, engine, adapter, role, baseline, shard)
         for other in additional if on_evaluation_rows else []:
-            _predict_file(other.of(adapter), engine, adapter, None, None, shard)
+            _predict_file(other.for_adapter(adapter), engine, adapter, None, None, shard)
     return artifact
 
 
@@ -108,10 +108,11 @@ def prediction_target(
     if baseline is not None:
         artifact = files.prompt_baseline(baseline.name)
     rows = session.rows(role or config.evaluation.split)
+    inference = config.inference.model_dump(mode="json", exclude=NO_EFFECT_ON_ANSWERS)
     provenance = session.provenance(
         adapter=None if adapter is None else session.verify_adapter(adapter),
         dataset=rows_facts(rows),
-        inference=config.inference.model_dump(mode="json", exclude=CHANGE_NO_ANSWER) | {"precision": session.precision},
+        inference=inference | {"precision": session.precision},
         image_control_rows=config.evaluation.image_control_rows,
         **({"column": dict(baseline.facts)} if baseline is not None else {}),
         **({"set": session.evaluation_set} if session.evaluation_set is not None else {}),
@@ -162,9 +163,9 @@ def _check_rows(session: Session, examples: list[Example]) -> None:
 
 def selection_ids(session: Session, adapter: Path | None, rows: Rows) -> list[str]:
     """Ids of the rows that were used to select this adapter among its checkpoints."""
-    manifest = read_manifest(adapter) if adapter is not None and session.choosing != "none" else None
+    manifest = read_manifest(adapter) if adapter is not None and session.selection_overlap != "none" else None
     ids = list((manifest or {}).get("selection_ids", []))
-    return [rows.id(n) for n in range(len(rows))] if ids and session.choosing == "all" else ids
+    return [rows.id(n) for n in range(len(rows))] if ids and session.selection_overlap == "all" else ids
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, IntegrityError, VlmtuneError
-from vlmtune.files import os_errors_named, read_json, write_atomic, write_json
+from vlmtune.files import read_json, translate_os_errors, write_atomic, write_json
 from vlmtune.hub import http_error
 from vlmtune.modeling.loading import TINY
 from vlmtune.pipeline.session import Session
@@ -88,7 +88,7 @@ def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]
             f"model.name {base!r} is a local folder, which nobody else can load; name the model on the Hub with --base"
         )
     comparison = _comparison(session, adapter, request.force)
-    with os_errors_named(folder):
+    with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for file in ADAPTER_FILES:
             shutil.copy(adapter / file, folder / file)
@@ -149,7 +149,7 @@ def _upload(folder: Path, name: str, public: bool) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _hub_errors_named(name):
+    with _translate_hub_errors(name):
         address = str(api.create_repo(name, private=not public, exist_ok=True))
         if not public and _is_public(api, name):
             raise ConfigError(f"{name} is already public; confirm with --public, or choose another name")
@@ -162,7 +162,7 @@ def _is_public(api: "HfApi", name: str) -> bool:
 
 
 @contextmanager
-def _hub_errors_named(name: str) -> Iterator[None]:
+def _translate_hub_errors(name: str) -> Iterator[None]:
     """Turn errors of the Hub's client into ours."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 

@@ -22,7 +22,7 @@ TICK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class RunningServer:
     """A running server. `model` is the name to request: that of the adapter, if there is one."""
 
     base_url: str
@@ -52,7 +52,7 @@ class Serving:
 
 
 @contextmanager
-def serving(config: Config, progress: Progress, adapter: Path | None, port: int) -> Iterator[Serving]:
+def run_server(config: Config, progress: Progress, adapter: Path | None, port: int) -> Iterator[RunningServer]:
     """A running server, stopped when the block ends.
 
     Raises:
@@ -77,7 +77,7 @@ def serving(config: Config, progress: Progress, adapter: Path | None, port: int)
             yield running
 
 
-def _start(session: Session, adapter: Path | None, port: int) -> Serving:
+def _start(session: Session, adapter: Path | None, port: int) -> RunningServer:
     """Start a server and wait until it answers."""
     engine: Any = registry.load("engines", "vllm")
     config = session.config
@@ -85,8 +85,8 @@ def _start(session: Session, adapter: Path | None, port: int) -> Serving:
     server, served = engine.open_server(settings, config.model, session.encoder, session.precision, adapter, port)
     with ExitStack() as unless_ready:
         unless_ready.callback(server.stop)
-        server.wait(settings.start_s, lambda: session.stop.obey("nothing was served yet"))
+        server.wait(settings.start_s, lambda: session.stop.raise_if_requested("nothing was served yet"))
         if served is not None:
             server.load(served)
         unless_ready.pop_all()
-    return Serving(server.base_url, served.name if served else config.model.name, server, session.stop)
+    return RunningServer(server.base_url, served.name if served else config.model.name, server, session.stop)

@@ -50,8 +50,8 @@ class Session:
             share its encoder, so that images are decoded once.
         evaluation_set: name of the additional evaluation set that it is for; None for the config's own rows.
         seed: the training seed that it is for, if there are several.
-        choosing: which of its rows may have been used to select a checkpoint: those with the `id` of a validation row,
-            `all` (the same rows under other ids), or `none`.
+        selection_overlap: which of its rows may have been used to select a checkpoint: those with the `id` of a
+            validation row, `all` (the same rows under other ids), or `none`.
     """
 
     config: Config
@@ -62,7 +62,7 @@ class Session:
     parent: "Session | None" = None
     evaluation_set: str | None = None
     seed: int | None = None
-    choosing: Literal["id", "all", "none"] = "id"
+    selection_overlap: Literal["id", "all", "none"] = "id"
 
     @functools.cached_property
     def folder(self) -> RunFolder:
@@ -138,7 +138,7 @@ class Session:
         """One session per training seed, each with its own adapter and answers; this session if there is only one."""
         return [self._for_seed(seed) for seed in self.config.training.seeds] or [self]
 
-    def of(self, adapter: Path | None) -> "Session":
+    def for_adapter(self, adapter: Path | None) -> "Session":
         """The session of the seed that trained an adapter; this session for any other adapter."""
         return next((one for one in self.seeds if one.files.adapter == adapter), self)
 
@@ -153,12 +153,12 @@ class Session:
             update={**update, "slices": [], "baselines": [], "additional": []}
         )
         changed = {"dataset": one.dataset, "task": one.task, "evaluation": evaluation}
-        choosing: Literal["id", "all", "none"] = "none"
+        overlap: Literal["id", "all", "none"] = "none"
         if "validation" in overlapping_roles(self.config.dataset, one.dataset, one.split):
             same_ids = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
-            choosing = "id" if same_ids else "all"
+            overlap = "id" if same_ids else "all"
         config = self.config.model_copy(update=changed)
-        return replace(self, config=config, parent=self, evaluation_set=one.name, choosing=choosing)
+        return replace(self, config=config, parent=self, evaluation_set=one.name, selection_overlap=overlap)
 
     def _for_seed(self, seed: int) -> "Session":
         training = self.config.training.model_copy(update={"seed": seed, "seeds": []})
@@ -220,7 +220,7 @@ def training_examples(session: Session, rows: Rows) -> TrainingExamples:
 
 
 @contextmanager
-def working(
+def open_session(
     config: Config, progress: Style = "auto", mock: bool = False, distributed: bool = False
 ) -> Iterator[Session]:
     """A session that owns its run folder until the block ends, and stops at a safe point after a signal.
@@ -244,7 +244,7 @@ def working(
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
         session = Session(config, shown, stop, mock, processes)
-        with session.folder.locked() if processes.is_main else nullcontext():
+        with session.folder.lock() if processes.is_main else nullcontext():
             yield session
             if processes.is_main:
                 status.unlink(missing_ok=True)

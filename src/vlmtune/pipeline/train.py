@@ -24,7 +24,7 @@ from vlmtune.training.dataset import ExampleLengths, check_examples
 if TYPE_CHECKING:
     from vlmtune.training.checkpoints import Evaluator
 
-CHANGE_NO_ADAPTER = {
+NO_EFFECT_ON_ADAPTER = {
     "attention",
     "checkpoint_layers",
     "evaluate_every_steps",
@@ -124,7 +124,7 @@ def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -
 def _provenance(session: Session, train_rows: Rows, validation_rows: Rows) -> Provenance:
     training, target = session.config.training, session.config.dataset.target
     chooses = {"evaluate_every_steps"} if training.best_metric is not None else set()
-    settings = training.model_dump(mode="json", exclude=CHANGE_NO_ADAPTER - chooses)
+    settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - chooses)
     if training.continue_from is not None:
         settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it lies
     return session.provenance(

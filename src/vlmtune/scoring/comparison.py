@@ -259,7 +259,7 @@ def _conclude(
         "slices": slices,
         "lengths": _lengths(rows),
         "shares": {"a": response_shares(_flat(rows.a)), "b": response_shares(_flat(rows.b))},
-        "settings": {"a": dict(a[0].origin), "b": dict(b[0].origin)},
+        "settings": {"a": dict(a[0].provenance), "b": dict(b[0].provenance)},
         "controls": _controls(match, context),
         "confidence": _confidence(match, context),
         "training": _training(b),

@@ -30,10 +30,10 @@ class PredictionFile:
     training: TrainingSummary | None = None
 
     @property
-    def origin(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, Any]:
         """What the answers were made from; empty without a manifest."""
-        origin: Mapping[str, Any] = (self.manifest or {}).get("origin", {})
-        return origin
+        provenance: Mapping[str, Any] = (self.manifest or {}).get("origin", {})
+        return provenance
 
     @property
     def selection_ids(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, NotRequired, TypeVar, final
 
 from typing_extensions import TypedDict
 
-from vlmtune.predictions import AdapterEffect, FailureRecord
+from vlmtune.predictions import AdapterDelta, FailureRecord
 
 Status = Literal["improved", "worse", "no_difference", "inconclusive"]
 PairedBy = Literal["id", "order", "references"]
@@ -192,7 +192,7 @@ class ControlResults(TypedDict):
     """Answer lengths."""
     image: Sides[ImageControl | None] | None
     """Shuffled images."""
-    effect: AdapterEffect | None
+    effect: AdapterDelta | None
     """The adapter, of the first training seed."""
 
 

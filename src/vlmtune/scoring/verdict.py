@@ -136,7 +136,7 @@ def _scope(b: Side) -> str:
         return " Two training seeds say little about how much seeds differ: this holds for the two, not for the recipe."
     if len(b) > 2:
         return f" This holds for the recipe, as far as {len(b)} training seeds can tell."
-    untouched = "adapter" in b[0].origin and b[0].origin["adapter"] is None
+    untouched = "adapter" in b[0].provenance and b[0].provenance["adapter"] is None
     return "" if untouched else " This holds for this adapter, not for the recipe: there is one training seed."
 
 
@@ -167,16 +167,16 @@ def _origin_warnings(a: Side, b: Side) -> Iterator[str]:
         for one, other in combinations(side, 2):
             if [line.prediction for line in one.lines] == [line.prediction for line in other.lines]:
                 yield f"{one.name} and {other.name} have the same answers: they are one training run, not two seeds"
-    sampled = [file.name for file in (*a, *b) if (file.origin.get("inference") or {}).get("temperature", 0) > 0]
+    sampled = [file.name for file in (*a, *b) if (file.provenance.get("inference") or {}).get("temperature", 0) > 0]
     if sampled:
         yield f"answers were sampled and will differ next time: {', '.join(sampled)}; at temperature 0 they do not"
 
 
 def _origin_differences(one: PredictionFile, other: PredictionFile) -> list[str]:
     """What two files were made from, apart from the adapter, where it differs and both state it."""
-    if not one.origin or not other.origin:
+    if not one.provenance or not other.provenance:
         return []
-    there, here = ({key: value for key, value in file.origin.items() if key != "adapter"} for file in (one, other))
+    there, here = ({key: value for key, value in file.provenance.items() if key != "adapter"} for file in (one, other))
     return differences(there, here)[:5]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune import fault_injection
-from vlmtune.files import folder_replaced, os_errors_named, read_json, write_atomic, write_bytes
+from vlmtune.files import read_json, replace_folder, translate_os_errors, write_atomic, write_bytes
 from vlmtune.run_folder import COMPLETE, best_adapter_path, best_adapter_paths, checkpoint_path, checkpoint_paths
 from vlmtune.training.lora import trainable
 
@@ -34,8 +34,8 @@ def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Op
         EnvironmentProblem: the disk is full; older checkpoints are untouched.
     """
     weights = trainable(model)
-    with os_errors_named(folder, 3 * sum(value.nbytes for value in weights.values())):
-        with folder_replaced(checkpoint_path(folder, step)) as building:
+    with translate_os_errors(folder, 3 * sum(value.nbytes for value in weights.values())):
+        with replace_folder(checkpoint_path(folder, step)) as building:
             _write(building, step, weights, optimizer)
         fault_injection.hit("checkpoint.published")
     for old in checkpoint_paths(folder)[:-KEPT]:
@@ -164,7 +164,7 @@ class BestAdapter:
         Earlier best adapters stay until `prune`, so that the curve on disk never names one that is gone.
         """
         if self._improves(step, values) and save is not None:
-            with folder_replaced(best_adapter_path(self._work, step)) as building:
+            with replace_folder(best_adapter_path(self._work, step)) as building:
                 save(building)
 
     def prune(self) -> None:

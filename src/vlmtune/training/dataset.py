@@ -130,7 +130,7 @@ class TrainingExamples:
             for batch in results:
                 yield from batch
                 step.advance(len(batch))
-                stop.obey("nothing was trained yet")
+                stop.raise_if_requested("nothing was trained yet")
 
     def _check_row(self, row: int) -> list[tuple[int, int]] | DataError:
         try:

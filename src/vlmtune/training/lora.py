@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family, PartName
-from vlmtune.files import os_errors_named, read_json, write_bytes
+from vlmtune.files import read_json, translate_os_errors, write_bytes
 from vlmtune.modeling.loading import compute_in_base_precision
 from vlmtune.registry import did_you_mean
 from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -185,7 +185,7 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True
-    with os_errors_named(folder):
+    with translate_os_errors(folder):
         config.save_pretrained(str(folder))
     file = folder / ADAPTER_CONFIG
     written: dict[str, Any] = read_json(file)

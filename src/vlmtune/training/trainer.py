@@ -183,7 +183,7 @@ class Trainer:
                 self._log.flush()
                 checkpoints.save(self._job.work, step, self._model, self._optimizer)
         if stopping:
-            stop.obey(f"step {step} of {len(self._batches)} is saved")
+            stop.raise_if_requested(f"step {step} of {len(self._batches)} is saved")
 
     def _is_evaluated(self, step: int) -> bool:
         """Whether an evaluation on the validation rows follows a step."""
@@ -243,7 +243,7 @@ class Trainer:
         with torch.no_grad(), Prefetch(encode, own, workers) as encoded:
             for examples in encoded:
                 if processes.world_size == 1:  # several processes stop together, after their next step
-                    stop.obey(f"step {self.step} is saved")
+                    stop.raise_if_requested(f"step {self.step} is saved")
                 for sequence in self.forward_backward.pack(examples):
                     losses = self.forward_backward.token_losses(sequence)
                     total += torch.tensor([losses.double().sum().item(), len(sequence.targets)])
