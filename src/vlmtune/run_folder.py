@@ -79,7 +79,7 @@ class OutputConfig(BaseConfig):
     """Where results are written."""
 
     dir: str = "outputs"
-    """Folder of the run; the files in it have fixed names (docs/commands.md)."""
+    """Folder of the run; the files in it have fixed names (docs/commands.md, Files)."""
 
     adapter: str = "lora"
     """Name of the adapter's folder in it."""

@@ -26,6 +26,8 @@ from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.config.loader import shipped_folder
 from vlmtune.errors import Exit
+from vlmtune.registry import REMOVED_KEYS, RENAMED_KEYS
+from vlmtune.run_folder import OutputConfig, RunFiles
 
 OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
 """Programs of others, whose commands are not checked."""
@@ -182,6 +184,20 @@ def test_every_command_is_described() -> None:
     assert verbs == {" ".join(verb) for verb in every_verb(typer.main.get_command(app))}
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     assert codes == set(Exit)
+
+
+def test_every_file_of_a_run_is_described() -> None:
+    """docs/commands.md names the files of a run folder."""
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8").split("## Files")[1].split("\n## ")[0]
+    files = RunFiles.of(OutputConfig(dir="."))
+    results = [files.adapter, files.baseline, files.tuned, *map(files.metrics, (files.baseline, files.tuned))]
+    assert [file.name for file in (*results, *files.derived) if f"`{file.name}" not in text] == []
+
+
+def test_every_renamed_or_removed_key_is_in_the_changelog() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("**Renamed and removed")[1]
+    keys = [name for key in (*RENAMED_KEYS, *RENAMED_KEYS.values(), *REMOVED_KEYS) for name in key.split(".")]
+    assert [key for key in keys if not re.search(rf"\b{key}\b", text)] == []
 
 
 def every_verb(command: Any, verb: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
