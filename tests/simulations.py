@@ -48,20 +48,20 @@ def compared(
 
 @dataclass(frozen=True)
 class World:
-    """How scores come about: a row's difficulty, which both sides share, and what is each side's own.
+    """How scores come about: each row's difficulty, which both sides share, and what is specific to a side.
 
-    `own` is the spread of what a side does on a row, `cluster` on a group of rows, `seed` on all rows alike, a training
-    seed's luck. Spreads are skewed as scores are: exponential, not normal, but for the seed's.
+    `noise` is the spread of a side on each row, `cluster` that on each group of rows, `seed_effect` the standard
+    deviation of a training seed over all rows alike. Scores are skewed: all are exponential but the seed effect.
     """
 
     groups: int = 80
     rows_per_group: int = 1
-    own: float = 1.0
+    noise: float = 1.0
     cluster: float = 0.0
-    seed: float = 0.0
+    seed_effect: float = 0.0
     seeds: int = 1
     baseline_seeds: int | None = None
-    """Of side A, where it has others than B; one that was not trained has no luck."""
+    """Seeds of side A, if other than B's; a single one stands for the untouched model, which has no seed effect."""
 
     def draw(self, rng: np.random.Generator, effect: float = 0.0) -> tuple[list[Scores], list[Scores]]:
         """The files of both sides; B's scores are higher by `effect`."""
@@ -69,12 +69,12 @@ class World:
         difficulty = rng.exponential(1, rows)
         sides = []
         for shift, seeds in ((0.0, self.baseline_seeds or self.seeds), (effect, self.seeds)):
-            luck = self.seed if seeds > 1 or self.baseline_seeds is None else 0.0
-            # One side's liking for a group is the same whichever seed it was trained with.
-            liking = np.repeat(rng.exponential(self.cluster or 0, self.groups), self.rows_per_group)
+            seed_effect = self.seed_effect if seeds > 1 or self.baseline_seeds is None else 0.0
+            # A side's score on a group is the same for all of its seeds.
+            by_group = np.repeat(rng.exponential(self.cluster or 0, self.groups), self.rows_per_group)
             sides.append(
                 [
-                    difficulty + liking + rng.exponential(self.own, rows) + rng.normal(0, luck) + shift
+                    difficulty + by_group + rng.exponential(self.noise, rows) + rng.normal(0, seed_effect) + shift
                     for _ in range(seeds)
                 ]
             )
@@ -102,19 +102,19 @@ def power(world: World, trials: int, seed: int) -> float:
     return found / trials
 
 
-def best_of(checkpoints: int, world: World, trials: int, seed: int, told: bool) -> dict[str, float]:
+def best_of(checkpoints: int, world: World, trials: int, seed: int, declared: bool) -> dict[str, float]:
     """Shares of each status when the best of equal checkpoints is compared on the rows that chose it.
 
-    `told`: whether the manifest says which rows chose it.
+    `declared`: whether the manifest lists the rows that chose it.
     """
     counts: dict[str, int] = {}
     for trial in range(trials):
         rng = np.random.default_rng([seed, trial])
         rows = world.groups * world.rows_per_group
         difficulty = rng.exponential(1, rows)
-        files = [difficulty + rng.exponential(world.own, rows) for _ in range(checkpoints + 1)]
+        files = [difficulty + rng.exponential(world.noise, rows) for _ in range(checkpoints + 1)]
         best = max(files[1:], key=lambda scores: float(scores.mean()))
-        chosen = {"selection_ids": [f"{n}" for n in range(rows)]} if told else {}
+        chosen = {"selection_ids": [f"{n}" for n in range(rows)]} if declared else {}
         status = compared(files[:1], [best], seed=trial, **chosen).status
         counts[status] = counts.get(status, 0) + 1
     return {status: count / trials for status, count in counts.items()}

@@ -22,19 +22,21 @@ sys.path.insert(0, str(HERE.parents[1] / "tests"))
 
 from simulations import World, best_of, compared, power, under_the_null  # noqa: E402
 
-from vlmtune.scoring import statistics as seeds_module  # noqa: E402
+from vlmtune.scoring import statistics as statistics_module  # noqa: E402
 
 WORLDS = {
     "one row per image": World(),
     "one row per image, 500 images": World(groups=500),
     "five rows per image": World(groups=40, rows_per_group=5, cluster=1.0),
-    "three seeds a side, no luck": World(seeds=3),
-    "three seeds a side, luck as large as chance on the rows": World(seeds=3, seed=0.11),
-    "three seeds a side, much luck": World(seeds=3, seed=0.3),
-    "three seeds against one baseline, luck as large as chance": World(seeds=3, seed=0.11, baseline_seeds=1),
-    "three seeds against one baseline, much luck": World(seeds=3, seed=0.3, baseline_seeds=1),
-    "two seeds against one baseline, much luck": World(seeds=2, seed=0.3, baseline_seeds=1),
-    "two seeds a side, luck twice chance on the rows": World(seeds=2, seed=0.16),
+    "three seeds a side, no seed effect": World(seeds=3),
+    "three seeds a side, seed effect as large as row noise": World(seeds=3, seed_effect=0.11),
+    "three seeds a side, large seed effect": World(seeds=3, seed_effect=0.3),
+    "three seeds against one baseline, seed effect as large as row noise": World(
+        seeds=3, seed_effect=0.11, baseline_seeds=1
+    ),
+    "three seeds against one baseline, large seed effect": World(seeds=3, seed_effect=0.3, baseline_seeds=1),
+    "two seeds against one baseline, large seed effect": World(seeds=2, seed_effect=0.3, baseline_seeds=1),
+    "two seeds a side, seed effect twice the row noise": World(seeds=2, seed_effect=0.16),
 }
 
 
@@ -48,14 +50,14 @@ def ungrouped(trials: int) -> float:
 
 
 def counted_twice(world: World, trials: int) -> float:
-    """Rows + between seeds / K, chance on the rows left in both."""
-    honest = seeds_module._seed_variance
+    """Rows + between seeds / K, with the row noise left in both."""
+    honest = statistics_module._seed_variance
 
     def plain(scores: Any, drawn: Any) -> tuple[float, float, int]:
         spread, _, count = honest(scores, drawn)
         return spread, 0.0, count
 
-    with mock.patch.object(seeds_module, "_seed_variance", plain):
+    with mock.patch.object(statistics_module, "_seed_variance", plain):
         return under_the_null(world, trials, seed=1)["excluded"]
 
 
@@ -66,10 +68,15 @@ def measure(trials: int) -> dict[str, Any]:
     several = {name: counted_twice(world, trials // 2) for name, world in WORLDS.items() if world.seeds > 1}
     wrong = {
         "five rows per image, taken for independent": ungrouped(trials // 2),
-        "one seed a side, much luck, taken for the recipe": under_the_null(World(seed=0.3), trials // 2, 1)["excluded"],
-        **{f"{name}; chance counted twice": share for name, share in several.items()},
+        "one seed a side, large seed effect, taken for the recipe": under_the_null(
+            World(seed_effect=0.3), trials // 2, 1
+        )["excluded"],
+        **{f"{name}; row noise counted twice": share for name, share in several.items()},
     }
-    best = {f"told: {told}": best_of(10, World(), trials // 4, seed=3, told=told) for told in (False, True)}
+    best = {
+        f"selection declared: {declared}": best_of(10, World(), trials // 4, seed=3, declared=declared)
+        for declared in (False, True)
+    }
     return {"null": null, "power": found, "wrong ways": wrong, "best of ten": best}
 
 
@@ -93,13 +100,16 @@ def page(results: dict[str, Any]) -> str:
         lines.append(f"| {name} | {shares['excluded']:.1%} | {p} | {results['power'][name]:.0%} |")
     lines += ["", "What goes wrong otherwise, without a true difference:", "", "| | excludes 0 |", "|---|---|"]
     lines += [f"| {name} | {share:.1%} |" for name, share in results["wrong ways"].items()]
-    untold, told = results["best of ten"]["told: False"], results["best of ten"]["told: True"]
+    undeclared, declared = (
+        results["best of ten"]["selection declared: False"],
+        results["best of ten"]["selection declared: True"],
+    )
     lines += [
         "",
         "The best of ten equal checkpoints, compared on the rows that chose it, is called improved in "
-        f"{untold.get('improved', 0):.0%} of",
+        f"{undeclared.get('improved', 0):.0%} of",
         "comparisons (2.5 % is promised); with those rows named in its manifest, "
-        f"{told.get('inconclusive', 0):.0%} are inconclusive.",
+        f"{declared.get('inconclusive', 0):.0%} are inconclusive.",
         "",
         f"Command: `{results['command']}`; {results['cpu_s']:.0f} CPU-s; {results['machine']}.",
         "",

@@ -83,7 +83,7 @@ class Controls(TypedDict):
     image: ShuffledAnswers | None
     """The shuffled-image control."""
     effect: AdapterDelta | None
-    """What the adapter changes."""
+    """How much the adapter changes."""
 
 
 @dataclass(frozen=True, slots=True)

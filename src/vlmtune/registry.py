@@ -67,6 +67,9 @@ def under_current_names(manifest: dict[str, Any]) -> dict[str, Any]:
         origin["inference"] = {key: inference[key] for key in inference if f"inference.{key}" not in REMOVED_KEYS}
     if isinstance(dataset := origin.get("dataset"), dict):
         origin["dataset"] = {RENAMED_ROLES.get(key, key): value for key, value in dataset.items()}
+    for old, name in (("set", "evaluation_set"), ("column", "prompt_baseline")):
+        if old in origin:
+            origin[name] = origin.pop(old)
     if not isinstance(curve := manifest.get("curve"), list):
         return {"origin": origin}
     points = [

@@ -41,7 +41,7 @@ def test_a_thousand_classic_rows_against_five_hundred(files: tuple[str, str], tm
     keys = {"name", "a", "b", "delta", "ci", "p", "higher_is_better", "signature"}
     assert all(keys <= set(metric) for metric in plain["metrics"])
     assert set(plain["lengths"]) == {"a", "b", "references"}
-    assert set(plain["controls"]) == {"length", "image", "effect"}
+    assert set(plain["controls"]) == {"length", "image", "adapter_delta"}
     said = warm_vlmtune("compare", *files, cwd=tmp_path).stdout
     assert "500 rows are in both files; left out: 500 only in before" in said
 

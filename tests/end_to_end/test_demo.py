@@ -45,7 +45,7 @@ def test_the_improvement_is_real(comparison: dict[str, Any]) -> None:
     assert comparison["controls"]["length"]["ci"][0] > 0, "shorter answers alone do not explain it"
     assert comparison["shares"]["b"]["ended"] >= 0.95
     assert comparison["controls"]["image"]["b"]["kept"] < 0.4
-    assert comparison["controls"]["effect"]["max_logit_difference"] > 0.1
+    assert comparison["controls"]["adapter_delta"]["max_logit_difference"] > 0.1
 
 
 def test_page_and_screen_say_all_three(demo: Demo, comparison: dict[str, Any]) -> None:

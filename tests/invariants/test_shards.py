@@ -66,7 +66,7 @@ def names(folder: str) -> set[str]:
 
 
 def test_merged_shards_are_the_unsharded_run(begin: Begin) -> None:
-    """Of a real model: texts and tokens of every row and control, score, origin; the column, too."""
+    """Of a real model: texts and tokens of every row and control, score, origin; the baseline, too."""
     engine = "inference={engine: hf, batch_size: 4}"
     whole = predict.predict(begin("whole", engine))
     shards = answered(begin, engine)
@@ -80,14 +80,14 @@ def test_merged_shards_are_the_unsharded_run(begin: Begin) -> None:
     assert told[0] == told[1]
     assert len(told[0]) == 5
     assert read_json(Path("merged/metrics_baseline.json")) == read_json(Path("whole/metrics_baseline.json"))
-    columns = [file.with_name(file.name.replace("predictions.", "predictions.short.")) for file in shards]
-    column = merge_shards.merge(begin("merged", engine), columns)
-    assert plain(column) == plain(whole.with_name(column.name))
-    assert plain(column) != plain(merged)
+    baselines = [file.with_name(file.name.replace("predictions.", "predictions.short.")) for file in shards]
+    baseline = merge_shards.merge(begin("merged", engine), baselines)
+    assert plain(baseline) == plain(whole.with_name(baseline.name))
+    assert plain(baseline) != plain(merged)
     assert names("merged") == names("whole")
     notes = Notes()
     assert predict.predict(begin("merged", engine, notes=notes)) == merged
-    assert notes.texts == [f"{merged} is finished", f"{column} is finished"]
+    assert notes.texts == [f"{merged} is finished", f"{baseline} is finished"]
 
 
 def test_shards_one_after_the_other_in_one_folder(begin: Begin) -> None:
@@ -137,8 +137,8 @@ def test_what_is_not_whole_is_refused(begin: Begin) -> None:
     assert "is one of 4 shards" in refused([shards[0], fourth, shards[2]])
     whole = predict.predict(begin("whole"))
     assert "is not a shard: its manifest says that it holds all rows" in refused([whole])
-    column = shards[1].with_name(shards[1].name.replace("predictions.", "predictions.short."))
-    assert "column: " in refused([shards[0], column, shards[2]])
+    baseline = shards[1].with_name(shards[1].name.replace("predictions.", "predictions.short."))
+    assert "prompt_baseline: " in refused([shards[0], baseline, shards[2]])
 
 
 def test_a_changed_shard_is_refused(begin: Begin) -> None:

@@ -64,7 +64,7 @@ def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> N
     predict.predict(session)
     predict.predict(session, tuned)
     comparison = run.compare(session)
-    questions, more = comparison.result["also"]
+    questions, more = comparison.result["additional"]
     assert [questions["name"], more["name"]] == ["questions", "more"]
     assert [entry["name"] for entry in questions["metrics"]] == ["exact_match"]
     assert questions["rows"]["compared"] == 24
@@ -121,7 +121,7 @@ def test_rows_that_chose_are_no_evidence_however_they_are_called(begin: Begin, c
     tuned = adapter(session, ["validation-00000"])
     predict.predict(session)
     predict.predict(session, tuned)
-    assert run.compare(session).result["also"][1]["rows"]["selection"] == selected
+    assert run.compare(session).result["additional"][1]["rows"]["selection"] == selected
 
 
 def test_a_set_that_cannot_be_compared_costs_only_itself(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_seeds_and_sets_find_each_others_files(begin: Begin) -> None:
     predict.predict(session)
     for seeded in session.seeds:
         predict.predict(session, seeded.files.adapter)
-    questions = run.compare(session).result["also"][0]
+    questions = run.compare(session).result["additional"][0]
     assert questions["seeds"]["b"] == ["lora_predictions.questions.seed1", "lora_predictions.questions.seed2"]
 
 

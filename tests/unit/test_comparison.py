@@ -126,7 +126,7 @@ def test_a_gain_by_shorter_answers_alone_is_called_that() -> None:
     comparison = judged(long, short)
     assert comparison.status == "improved"
     assert "Answer length alone explains it" in comparison.verdict
-    assert comparison.result["controls"]["length"]["a_cut"] == pytest.approx(comparison.result["metrics"][0]["b"])
+    assert comparison.result["controls"]["length"]["a_truncated"] == pytest.approx(comparison.result["metrics"][0]["b"])
     better = judged(long, lines(80, 0.1))
     assert "length" not in better.verdict
     assert better.result["controls"]["length"]["explains"] is False
@@ -156,7 +156,7 @@ def test_the_image_control_shows_what_exchanged_images_cost() -> None:
     assert image["rows"] == 50
     assert image["kept"] < 0.4
     assert image["ci"][0] > 0
-    assert image["drop"] == pytest.approx(image["own"] - image["shuffled"])
+    assert image["drop"] == pytest.approx(image["original"] - image["shuffled"])
 
 
 def test_gain_of_a_row_is_the_change_of_the_corpus_score() -> None:

@@ -262,7 +262,7 @@ def test_recover_finds_each_damage_and_mends_it(root: Path) -> None:
     assert f"{torn}: a damaged checkpoint" in said
     assert snapshot(root) == before
     plain = json.loads(run("recover", root, "--json"))
-    assert {(Path(one["path"]), one["remedy"]) for one in plain["found"]} == wanted
+    assert {(Path(one["path"]), one["remedy"]) for one in plain["damage"]} == wanted
     assert run("recover", root) == f"{root}: nothing is damaged\n"
     assert (work / "curve.jsonl").read_text() == '{"step": 1, "loss": 4.0}\n'
     assert sorted(path.name for path in work.iterdir()) == ["curve.jsonl", "step-000020"]
@@ -422,7 +422,7 @@ def test_only_what_says_so_itself_is_a_mock_result(root: Path) -> None:
     """Its name may be that of a further set."""
     answer(root, "baseline_predictions.jsonl", BASE)
     compared(root)
-    rewrite(root / "compare.json", "compare.mock-2023.json", set="mock-2023")
+    rewrite(root / "compare.json", "compare.mock-2023.json", evaluation_set="mock-2023")
     (root / "report.mock-2023.html").write_bytes((root / "report.html").read_bytes())
     write_json(root / "metrics_lora.mock.json", {"schema_version": 1, "mock": False, "bleu": 0.5})
     assert garbage.find_garbage(root) == []
@@ -504,9 +504,9 @@ def test_a_comparison_of_another_adapter_is_stale(root: Path) -> None:
 
 def test_a_further_set_is_no_headline_and_one_the_config_lost_is_named(root: Path) -> None:
     finished(root)
-    rewrite(root / "compare.json", also=[{"name": "more"}], set=None)
+    rewrite(root / "compare.json", additional=[{"name": "more"}], evaluation_set=None)
     for name in ("more", "old"):
-        rewrite(root / "compare.json", f"c.{name}.json", set=name, also=[])
+        rewrite(root / "compare.json", f"c.{name}.json", evaluation_set=name, additional=[])
     assert inspect_run(root).notes == ["c.old.json is about the set old, which compare.json does not name"]
     assert "! c.old.json is about the set old" in run("show", root)
     (root / "compare.json").unlink()

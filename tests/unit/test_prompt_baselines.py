@@ -215,9 +215,9 @@ def test_an_adapter_and_other_rows_have_no_columns_and_another_column_is_not_ove
     predict.predict(begin(), role="validation")
     assert not list(Path("out").glob("*.short.*"))
     predict.predict(begin())
-    with pytest.raises(IntegrityError, match=r'column.asked.prompt: "What is this\?" there, "And now\?" here'):
+    with pytest.raises(IntegrityError, match=r'prompt_baseline.asked.prompt: "What is this\?" there, "And now\?" here'):
         predict.predict(begin("evaluation.baselines=[{name: short, prompt: And now?}]"))
-    with pytest.raises(IntegrityError, match="column.train.rows: 8 there, 7 here"):
+    with pytest.raises(IntegrityError, match="prompt_baseline.train.rows: 8 there, 7 here"):
         predict.predict(
             begin("dataset.limit.train=7", "evaluation.baselines=[{name: shots, prompt: And this?, examples: 3}]")
         )
@@ -236,8 +236,8 @@ def test_the_run_compares_with_its_columns(begin: Begin) -> None:
     predict.predict(begin())
     run.compare(begin())
     plain = json.loads(Path("out/compare.json").read_text())
-    assert [entry["column"] for entry in plain["untrained"]] == list(COLUMNS)
-    assert all(entry["rows"]["compared"] == 24 and len(entry["ci"]) == 2 for entry in plain["untrained"])
+    assert [entry["prompt_baseline"] for entry in plain["prompt_baselines"]] == list(COLUMNS)
+    assert all(entry["rows"]["compared"] == 24 and len(entry["ci"]) == 2 for entry in plain["prompt_baselines"])
     assert "Prompt baselines" in Path("out/report.html").read_text()
     run.compare(begin("evaluation.baselines=[]"))
     assert "Prompt baselines" not in Path("out/report.html").read_text()
@@ -258,12 +258,16 @@ def beside(tuned: Sequence[Line], **asked: Sequence[Line]) -> Comparison:
 def test_better_than_the_baseline_is_not_enough() -> None:
     tuned = lines(80, 0.4, seed=1)
     alone = beside(tuned)
-    assert (alone.status, alone.result["untrained"], alone.result["best_untrained"]) == ("improved", [], None)
+    assert (alone.status, alone.result["prompt_baselines"], alone.result["best_prompt_baseline"]) == (
+        "improved",
+        [],
+        None,
+    )
     found = beside(tuned, poor=lines(80, 0.7, seed=2), rival=lines(80, 0.4, seed=3))
-    assert (found.status, found.result["best_untrained"]) == ("no_difference", "rival")
+    assert (found.status, found.result["best_prompt_baseline"]) == ("no_difference", "rival")
     assert "Prompting alone gains as much: bleu" in found.verdict
     assert "No difference shown to the best prompt baseline (rival)" in found.verdict
-    poor, rival = found.result["untrained"]
+    poor, rival = found.result["prompt_baselines"]
     assert poor["status"] == "improved"
     assert rival["delta"] == pytest.approx(rival["b"] - rival["a"])
     assert rival["ci"][0] <= 0 <= rival["ci"][1]
@@ -275,14 +279,14 @@ def test_better_than_the_baseline_is_not_enough() -> None:
 
 def test_better_than_every_column_is_an_improvement() -> None:
     found = beside(lines(80, 0.1), poor=lines(80, 0.75, seed=2), rival=lines(80, 0.5, seed=3))
-    assert (found.status, found.result["best_untrained"]) == ("improved", "rival")
+    assert (found.status, found.result["best_prompt_baseline"]) == ("improved", "rival")
     assert found.verdict.startswith("Improved, also over the best prompt baseline (rival): bleu")
     below = beside(lines(80, 0.1), worse=lines(80, 0.98, seed=3))
-    assert (below.status, below.result["best_untrained"]) == ("improved", None)
+    assert (below.status, below.result["best_prompt_baseline"]) == ("improved", None)
     assert below.verdict.startswith("Improved: bleu")
     assert below.verdict.endswith("No prompt baseline scores higher than the baseline.")
     idle = beside(lines(80, 0.8, seed=9), rival=lines(80, 0.78, seed=3))
-    if idle.result["best_untrained"]:
+    if idle.result["best_prompt_baseline"]:
         assert "Prompting alone gains" not in idle.verdict
 
 
@@ -291,7 +295,7 @@ def test_a_column_that_cannot_be_judged_is_named_and_left_out() -> None:
     failed = [replace(line, prediction=None, failure=failure) if n < 10 else line for n, line in
               enumerate(lines(80, 0.0, seed=3))]  # fmt: skip
     found = beside(lines(80, 0.3), rival=failed)
-    assert (found.status, found.result["best_untrained"]) == ("improved", None)
+    assert (found.status, found.result["best_prompt_baseline"]) == ("improved", None)
     assert any("the prompt baseline rival is not in the verdict: 10 and 0 of 80" in w for w in found.result["warnings"])
     everything = [replace(line, prediction=None, failure=failure) for line in failed]
     nothing = beside(lines(80, 0.3), rival=everything)
@@ -305,11 +309,11 @@ def test_the_table_stands_in_every_report() -> None:
     assert [(cells[0], cells[-1]) for cells in rows] == [("base", ""), ("poor", ""), ("rival", "best")]
     shown = unescape(html.render(plain, {}, ReportConfig()))
     said, marked = text.render(plain), markdown.render(plain)
-    for entry, cells in zip(plain["untrained"], rows[1:], strict=True):
+    for entry, cells in zip(plain["prompt_baselines"], rows[1:], strict=True):
         change = f"{entry['delta']:+.4f}"
         assert cells[4] == change
-        assert f'<th scope="row">{entry["column"]}</th><td>80</td><td>{entry["a"]:.4f}</td>' in shown
-        assert any(line.startswith(entry["column"]) and change in line for line in said.splitlines())
+        assert f'<th scope="row">{entry["prompt_baseline"]}</th><td>80</td><td>{entry["a"]:.4f}</td>' in shown
+        assert any(line.startswith(entry["prompt_baseline"]) and change in line for line in said.splitlines())
         assert f"| {' | '.join(cells)} |" in marked
     assert header[0] in shown
 

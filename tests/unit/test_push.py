@@ -94,7 +94,7 @@ def test_not_even_what_stands_between_the_rows_goes_along(session: Session, here
     about = list(slice_warnings({**plain, "slices": slices}))
     plain |= {"slices": slices, "verdict": f"Improved.{hidden} Good.", "warnings": [*about, "chrf got worse"]}
     plain["settings"]["b"]["dataset"]["left_out"] = ["patient-5"]
-    plain["also"] = [{**plain, "name": "other", "verdict": "about patient-6"}]
+    plain["additional"] = [{**plain, "name": "other", "verdict": "about patient-6"}]
     file.write_text(json.dumps(plain))
     push(session, REQUEST)
     everything = b"\n".join(here.files.values())

@@ -46,7 +46,7 @@ def everything() -> Comparison:
     asked = PredictionFile("prompt", a), PredictionFile("nothing", failing(a, 1))
     comparison = compare(base, seeds, *task, [PredictionFile("third", failing(c, 40))], prompt_baselines=asked)
     other = compare(base, seeds[0], *task)
-    in_run = replace(comparison, result={**comparison.result, "set": None, "mock": False})
+    in_run = replace(comparison, result={**comparison.result, "evaluation_set": None, "mock": False})
     return with_additional_sets(in_run, {"more": other})
 
 
@@ -60,7 +60,11 @@ def test_every_key_has_a_description(name: str) -> None:
 def test_a_written_comparison_fits(tmp_path: Path) -> None:
     write_comparison(everything(), tmp_path / "compare.json", [])
     plain = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
-    assert {key for key, value in plain.items() if value in (None, [], {})} <= {"best_untrained", "set", "warnings"}
+    assert {key for key, value in plain.items() if value in (None, [], {})} <= {
+        "best_prompt_baseline",
+        "evaluation_set",
+        "warnings",
+    }
     assert fits(plain, schema("comparison"), only_known=True)
     assert not fits({**plain, "further": 1}, schema("comparison"), only_known=True)
     assert not fits({key: value for key, value in plain.items() if key != "metrics"}, schema("comparison"))

@@ -34,7 +34,7 @@ def test_the_image_control_is_of_all_seeds_that_ran_it() -> None:
     sides = [replace(side, controls=seeing if n == 0 else blind[n]) for n, side in enumerate(several)]
     found = seeded(*sides).result["controls"]["image"]["b"]
     alone = seeded(sides[0]).result["controls"]["image"]["b"]
-    assert found["drop"] == pytest.approx(alone["own"] / 3)
+    assert found["drop"] == pytest.approx(alone["original"] / 3)
     assert found["rows"] == 80
     part = seeded(sides[0], several[1]).result["controls"]["image"]["b"]
     assert part["drop"] == pytest.approx(alone["drop"]), "a seed whose control was not run is left out"

@@ -34,7 +34,9 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
             continue
         if _is_comparison(plain):
             found.append({key: value for key, value in plain.items() if key != "examples"} | {"file": file.name})
-    return sorted(found, key=lambda one: (one.get("set") is not None, len(one["file"]), one["file"])), problems
+    return sorted(
+        found, key=lambda one: (one.get("evaluation_set") is not None, len(one["file"]), one["file"])
+    ), problems
 
 
 def _is_comparison(plain: Mapping[str, Any]) -> bool:
@@ -106,10 +108,11 @@ def _hashes(adapters: Sequence[Path]) -> Iterator[str]:
 
 def orphaned(main: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
     """Messages about comparisons of evaluation sets that the config no longer has: the main one does not name them."""
-    also = main.get("also")
-    known = {one.get("name") for one in also if isinstance(one, dict)} if isinstance(also, list) else set()
+    additional = main.get("additional")
+    entries = additional if isinstance(additional, list) else []
+    known = {entry.get("name") for entry in entries if isinstance(entry, dict)}
     return [
-        f"{one['file']} is about the set {one['set']}, which {main['file']} does not name"
+        f"{one['file']} is about the set {one['evaluation_set']}, which {main['file']} does not name"
         for one in others
-        if one.get("set") is not None and one["set"] not in known
+        if one.get("evaluation_set") is not None and one["evaluation_set"] not in known
     ]

@@ -129,5 +129,5 @@ def to_json(roots: Sequence[Path], found: Sequence[Garbage], done: bool) -> dict
         "folders": [str(root) for root in roots],
         "done": done,
         "bytes": total,
-        "found": [one.to_json() for one in found],
+        "garbage": [one.to_json() for one in found],
     }

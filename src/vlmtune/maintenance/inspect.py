@@ -37,7 +37,7 @@ from vlmtune.run_folder import (
     work_key,
 )
 
-KINDS = ("baseline", "untrained", "adapter", "tuned", "shard", "merged")
+KINDS = ("baseline", "prompt_baseline", "adapter", "tuned", "shard", "merged")
 """Kinds of artifacts, in the order in which a run makes them."""
 
 
@@ -119,8 +119,8 @@ def _kind(origin: Mapping[str, Any]) -> str:
         return "merged"
     if "shard" in origin:
         return "shard"
-    if "column" in origin:
-        return "untrained"
+    if "prompt_baseline" in origin:
+        return "prompt_baseline"
     return "baseline" if origin.get("adapter") is None else "tuned"
 
 
@@ -263,7 +263,7 @@ def inspect_run(root: Path) -> Run:
         artifacts, problems = read_artifacts(root)
         compared, torn = comparison_status.comparisons(root)
         compared = [one for one in compared if not archive_kind(root / one["file"])]
-        comparison = next((one for one in compared if one.get("set") is None), None)
+        comparison = next((one for one in compared if one.get("evaluation_set") is None), None)
         files = [entry for path in root.rglob("*") if (entry := _entry(path)) is not None]
     return Run(
         root=root,

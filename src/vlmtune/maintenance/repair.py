@@ -210,4 +210,4 @@ def describe(found: Sequence[Damage], done: bool) -> str:
 
 def to_json(root: Path, found: Sequence[Damage], done: bool) -> dict[str, Any]:
     """For `--json`."""
-    return {"schema_version": 1, "folder": str(root), "done": done, "found": [one.to_json() for one in found]}
+    return {"schema_version": 1, "folder": str(root), "done": done, "damage": [one.to_json() for one in found]}

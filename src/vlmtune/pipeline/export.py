@@ -84,7 +84,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     model = attach_adapter(load_model(encoder.checkpoint, device, precision), adapter)
     hf: Any = registry.load("engines", "hf")
     engine = hf.attached(model, hf.Config(), encoder, device, precision)
-    effect = engine.adapter_delta([Request(row.id, one) for row, one in zip(rows, prompts, strict=True)])
+    adapter_delta = engine.adapter_delta([Request(row.id, one) for row, one in zip(rows, prompts, strict=True)])
     answers = _answers(model.get_base_model(), encoder, prompts, device, config.inference.max_new_tokens)
     with translate_os_errors(building):
         # Everything but the base model's weights, in whatever format; the merged weights replace them.
@@ -100,7 +100,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     verify(answers, forced, TIE[precision])
     write_json(
         folder_manifest_path(building),
-        {"schema_version": 1, "mock": session.mock, "effect": effect, "origin": provenance.parts},
+        {"schema_version": 1, "mock": session.mock, "effect": adapter_delta, "origin": provenance.parts},
     )
 
 
@@ -233,12 +233,12 @@ def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator
 
 
 def _session_over(session: Session, folder: Path) -> tuple[Session, float]:
-    effect: float = read_json(folder_manifest_path(folder))["effect"]
+    adapter_delta: float = read_json(folder_manifest_path(folder))["effect"]
     model = session.config.model
     # The tiny stand-in runs on the CPU, under whatever name.
     device = "cpu" if model.name == TINY else model.device
     named = model.model_copy(update={"name": str(folder.resolve()), "revision": None, "device": device})
-    return replace(session, config=session.config.model_copy(update={"model": named}), parent=None), effect
+    return replace(session, config=session.config.model_copy(update={"model": named}), parent=None), adapter_delta
 
 
 class MergedEngine:
@@ -247,12 +247,12 @@ class MergedEngine:
     Args:
         base: session of the base model.
         tuned: session of the merged model.
-        effect: largest change of a first-token logit by the adapter.
+        adapter_delta: largest change of a first-token logit by the adapter.
         kept: closed with this engine; holds the lock of the checkpoint.
     """
 
-    def __init__(self, base: Session, tuned: Session, effect: float, kept: ExitStack) -> None:
-        self._base, self._tuned, self._effect, self._kept = base, tuned, effect, kept
+    def __init__(self, base: Session, tuned: Session, adapter_delta: float, kept: ExitStack) -> None:
+        self._base, self._tuned, self._adapter_delta, self._kept = base, tuned, adapter_delta, kept
         self._session = tuned
         self._open: Any = None
 
@@ -277,7 +277,7 @@ class MergedEngine:
 
     def adapter_delta(self, requests: Sequence[Request]) -> float:
         """As measured on rows of the config when the adapter was merged."""
-        return self._effect
+        return self._adapter_delta
 
     def facts(self) -> Mapping[str, Any]:
         """Facts of the open engine."""

@@ -41,7 +41,7 @@ class ShardFile:
     manifest: Mapping[str, Any]
     lines: Sequence[Line]
     control: Sequence[Mapping[str, Any]]
-    effect: float | None
+    adapter_delta: float | None
 
 
 def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, role: SplitRole | None = None) -> Path:
@@ -74,9 +74,9 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
         session.progress.note(f"{made.artifact} is finished")
         return made.artifact
     _copy_thumbnails(session, shard_files, made.artifact.parent / THUMBNAILS)
-    effects = [file.effect for file in shard_files if file.effect is not None]
+    deltas = [file.adapter_delta for file in shard_files if file.adapter_delta is not None]
     lines = [by_id[row.id] for row in rows]
-    write(session, made.artifact, lines, [control[name] for name in shuffled], max(effects, default=None))
+    write(session, made.artifact, lines, [control[name] for name in shuffled], max(deltas, default=None))
     write_score(session, made.artifact)
     session.folder.publish(
         made.artifact,
@@ -103,13 +103,13 @@ def _read_shard(path: Path) -> ShardFile:
         raise IntegrityError(f"{path}: its controls, {sidecar.name}, are missing; copy them to the same folder")
     controls = read_json(sidecar)
     control = (controls.get("image") or {}).get("lines", [])
-    effect = (controls.get("effect") or {}).get("max_logit_difference")
-    return ShardFile(path, Shard(shard["index"], shard["count"]), manifest, lines, control, effect)
+    adapter_delta = (controls.get("effect") or {}).get("max_logit_difference")
+    return ShardFile(path, Shard(shard["index"], shard["count"]), manifest, lines, control, adapter_delta)
 
 
 def _session_of(session: Session, file: ShardFile) -> Session:
     """The session of the evaluation set that a shard belongs to."""
-    name = file.manifest["origin"].get("set")
+    name = file.manifest["origin"].get("evaluation_set")
     if name is None:
         return session
     found = next((other for other in session.additional if other.evaluation_set == name), None)
@@ -122,7 +122,7 @@ def _session_of(session: Session, file: ShardFile) -> Session:
 
 def _prompt_baseline(session: Session, file: ShardFile) -> PromptBaseline | None:
     """The prompt baseline that a shard belongs to."""
-    facts = file.manifest["origin"].get("column")
+    facts = file.manifest["origin"].get("prompt_baseline")
     if facts is None:
         return None
     by_name = {baseline.name: baseline for baseline in prompt_baselines(session)}

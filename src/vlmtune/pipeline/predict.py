@@ -114,8 +114,8 @@ def prediction_target(
         dataset=rows_facts(rows),
         inference=inference | {"precision": session.precision},
         image_control_rows=config.evaluation.image_control_rows,
-        **({"column": dict(baseline.facts)} if baseline is not None else {}),
-        **({"set": session.evaluation_set} if session.evaluation_set is not None else {}),
+        **({"prompt_baseline": dict(baseline.facts)} if baseline is not None else {}),
+        **({"evaluation_set": session.evaluation_set} if session.evaluation_set is not None else {}),
     )
     return PredictionTarget(artifact, provenance, rows, derived)
 

@@ -33,7 +33,7 @@ PUBLIC_MANIFEST = (
 )  # fmt: skip
 PUBLIC_COMPARISON = (
     "schema_version", "status", "primary", "rows", "paired_by", "metrics", "lengths", "shares", "controls",
-    "confidence", "statistics", "untrained", "best_untrained",
+    "confidence", "statistics", "prompt_baselines", "best_prompt_baseline",
 )  # fmt: skip
 PUBLIC_ADDITIONAL = ("name", "status", "primary", "metrics", "rows")
 """Keys pushed unchanged from a manifest, a comparison and an additional set's comparison: none quotes the dataset."""
@@ -127,7 +127,7 @@ def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
         "names": {"a": "the base model", "b": "with this adapter"},
         "slices": [],
         "others": [],
-        "also": [{key: other[key] for key in PUBLIC_ADDITIONAL} for other in plain.get("also", [])],
+        "additional": [{key: other[key] for key in PUBLIC_ADDITIONAL} for other in plain.get("additional", [])],
     }
     return cast("ComparisonResult", public)
 

@@ -147,24 +147,24 @@ def system_rows(comparison: ComparisonResult) -> list[list[str]]:
 
 def prompt_baseline_rows(comparison: ComparisonResult) -> list[list[str]]:
     """B against the untrained model with other prompts, header first; empty where none were run."""
-    if not comparison["untrained"]:
+    if not comparison["prompt_baselines"]:
         return []
     rows = [["prompt baseline", "rows", comparison["primary"], "B", "change to B", _level(comparison), "p", ""]]
-    default, best = comparison["names"]["a"], comparison["best_untrained"]
+    default, best = comparison["names"]["a"], comparison["best_prompt_baseline"]
     for metric in comparison["metrics"][:1]:
         cells = [*_change(metric, precision(metric)), _p_value(metric["p"])]
         rows.append([default, str(comparison["rows"]["compared"]), *cells, "" if best else "best"])
-    for entry in comparison["untrained"]:
-        note = "best" if entry["column"] == best else "inconclusive" if entry["why_not"] else ""
+    for entry in comparison["prompt_baselines"]:
+        note = "best" if entry["prompt_baseline"] == best else "inconclusive" if entry["why_not"] else ""
         cells = [*_change(entry, precision(entry)), _p_value(entry["p"])] if "delta" in entry else ["-"] * 5
-        rows.append([entry["column"], str(entry["rows"]["compared"]), *cells, note])
+        rows.append([entry["prompt_baseline"], str(entry["rows"]["compared"]), *cells, note])
     return rows
 
 
 def additional_set_rows(comparison: ComparisonResult) -> list[list[str]]:
     """The primary metric on each additional evaluation set, header first; empty where there are none."""
     rows = [["additional set", "metric", "A", "B", "change", _level(comparison), "verdict"]]
-    for other in comparison.get("also", ()):
+    for other in comparison.get("additional", ()):
         status = other["status"].replace("_", " ")
         cells = next((_change(entry, precision(entry)) for entry in other["metrics"]), [""] * 4)
         rows.append([other["name"], other["primary"], *cells, status])
@@ -202,19 +202,19 @@ def answer_rows(comparison: ComparisonResult) -> list[list[str]]:
 def control_lines(comparison: ComparisonResult) -> list[str]:
     """The controls as sentences, "name: result"; those that were not run are left out."""
     controls, lines = comparison["controls"], []
-    length, images, adapter = controls["length"], controls["image"], controls["effect"]
+    length, images, adapter = controls["length"], controls["image"], controls["adapter_delta"]
     if length is not None:
         lines.append(
-            f"length: A truncated to B's lengths scores {length['a_cut']:.4f}; B differs from that by "
+            f"length: A truncated to B's lengths scores {length['a_truncated']:.4f}; B differs from that by "
             f"{length['delta']:+.4f} ({interval(length['ci'], 4)})"
         )
     for side in ("a", "b"):
         if images is not None and (result := images[side]) is not None:
-            drops = result["shuffled"] <= result["own"]
+            drops = result["shuffled"] <= result["original"]
             kept = f", {result['kept']:.0%} of it" if drops and result["kept"] is not None else ""
             lines.append(
-                f"image: with shuffled images {side.upper()} {'drops' if drops else 'rises'} from {result['own']:.4f} "
-                f"to {result['shuffled']:.4f}{kept} ({result['rows']} rows)"
+                f"image: with shuffled images {side.upper()} {'drops' if drops else 'rises'} from "
+                f"{result['original']:.4f} to {result['shuffled']:.4f}{kept} ({result['rows']} rows)"
             )
     if adapter is not None:
         lines.append(f"adapter: changes first-token logits by up to {adapter['max_logit_difference']:.3g}")

@@ -137,7 +137,7 @@ def compare_prompt_baselines(
         evidence = gather((file,), b, {primary.truth})
         why_not = verdict.reasons_inconclusive(evidence)
         unscored: UnscoredPromptBaseline = {
-            "column": file.name,
+            "prompt_baseline": file.name,
             "rows": evidence.counts,
             "status": "inconclusive",
             "why_not": why_not,
@@ -168,7 +168,7 @@ def best_prompt_baseline(results: PromptBaselines, baseline: MetricResult) -> Pr
 
 
 def with_additional_sets(comparison: Comparison, additional: Mapping[str, Comparison]) -> Comparison:
-    """A comparison together with those on additional evaluation sets, by name: in `also`, and in the verdict.
+    """A comparison together with those on additional evaluation sets, by name: in `additional`, and in the verdict.
 
     The status stays that of the comparison itself, which is about what was trained; its cost is stated beside it.
     """
@@ -192,7 +192,9 @@ def with_additional_sets(comparison: Comparison, additional: Mapping[str, Compar
     inconclusive = [f"{entry['name']}: {entry['verdict']}" for entry in entries if entry["status"] == "inconclusive"]
     about_sets = [f"{name}: {warning}" for name, warnings in own.items() for warning in warnings]
     warnings = [*dict.fromkeys([*inconclusive, *about_sets, *known])]
-    return replace(comparison, result={**comparison.result, "verdict": text, "also": entries, "warnings": warnings})
+    return replace(
+        comparison, result={**comparison.result, "verdict": text, "additional": entries, "warnings": warnings}
+    )
 
 
 def _change_on(entry: AdditionalResult) -> str:
@@ -269,8 +271,8 @@ def _conclude(
             "seed": evaluation.statistics.seed,
         },
         "others": [],
-        "untrained": baselines,
-        "best_untrained": best["column"] if best else None,
+        "prompt_baselines": baselines,
+        "best_prompt_baseline": best["prompt_baseline"] if best else None,
         "warnings": [],
     }
     if not why_not:
@@ -296,7 +298,7 @@ def _lengths(rows: Rows) -> ResponseLengths:
 
 
 def _controls(match: _Match, context: ScoringContext) -> ControlResults:
-    """The controls; the adapter's effect is that of the first seed."""
+    """The controls; the adapter delta is that of the first seed."""
     rows, primary = match.evidence.answered, match.metrics[0]
     images: Sides[ImageControl | None] = {
         "a": diagnostics.image_control(match.a, rows.a, rows.groups, primary, context),
@@ -306,7 +308,7 @@ def _controls(match: _Match, context: ScoringContext) -> ControlResults:
     return {
         "length": diagnostics.length_control(rows, primary, context) if len(rows) else None,
         "image": images if any(images.values()) else None,
-        "effect": controls.get("effect") if controls else None,
+        "adapter_delta": controls.get("effect") if controls else None,
     }
 
 

@@ -55,7 +55,7 @@ def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> Lengt
         return None
     sign = 1 if metric.higher_is_better else -1
     explains = min(sign * left["ci"][0], sign * left["ci"][1]) <= 0
-    return {"a_cut": left["a"], "delta": left["delta"], "ci": left["ci"], "explains": explains}
+    return {"a_truncated": left["a"], "delta": left["delta"], "ci": left["ci"], "explains": explains}
 
 
 def cut_to_lengths(before: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -103,7 +103,7 @@ def image_control(
     drop = compare_metric(statistics, [groups[n] for n in both], context.statistics).difference()
     return {
         "rows": len(both),
-        "own": drop["b"],
+        "original": drop["b"],
         "shuffled": drop["a"],
         "drop": drop["delta"],
         "ci": drop["ci"],

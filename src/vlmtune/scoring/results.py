@@ -158,10 +158,10 @@ class ResponseShares(TypedDict):
 class LengthControl(TypedDict):
     """What is left of the gain when A's answers are cut to the lengths of B's."""
 
-    a_cut: float
+    a_truncated: float
     """Score of A's shortened answers."""
     delta: float
-    """Score of B minus `a_cut`."""
+    """Score of B minus `a_truncated`."""
     ci: Interval
     """Confidence interval of `delta`."""
     explains: bool
@@ -173,16 +173,16 @@ class ImageControl(TypedDict):
 
     rows: int
     """Rows that every seed answered both ways."""
-    own: float
+    original: float
     """Score with the rows' own images."""
     shuffled: float
     """Score with the images of other rows."""
     drop: float
-    """`own` - `shuffled`."""
+    """`original` - `shuffled`."""
     ci: Interval | None
     """Confidence interval of `drop`; null with fewer than 20 groups."""
     kept: float | None
-    """`shuffled` / `own`; null where `own` is 0."""
+    """`shuffled` / `original`; null where `original` is 0."""
 
 
 class ControlResults(TypedDict):
@@ -192,7 +192,7 @@ class ControlResults(TypedDict):
     """Answer lengths."""
     image: Sides[ImageControl | None] | None
     """Shuffled images."""
-    effect: AdapterDelta | None
+    adapter_delta: AdapterDelta | None
     """The adapter, of the first training seed."""
 
 
@@ -255,7 +255,7 @@ class StatisticsSettings(TypedDict):
 
 
 class _PromptBaseline(TypedDict):
-    column: str
+    prompt_baseline: str
     """Name of the prompt baseline."""
     rows: RowCounts
     """Rows of the prompt baseline (A) and of side B."""
@@ -298,17 +298,15 @@ class ComparisonResult(TypedDict):
     """How rows were paired."""
     metrics: list[MetricResult]
     """The primary metric first; empty where no row was answered on both sides."""
-    untrained: list[PromptBaselineResult | UnscoredPromptBaseline]
+    prompt_baselines: list[PromptBaselineResult | UnscoredPromptBaseline]
     """The prompt baselines, in the order of `evaluation.baselines`."""
-    best_untrained: str | None
+    best_prompt_baseline: str | None
     """Prompt baseline the status is against; null where side A itself scores best."""
     slices: list[SliceResult]
     """The primary metric by values of metadata columns."""
     others: list["ComparisonResult"]
     """Further systems, each compared with side A."""
-
-    """Further systems, each compared with side A."""
-    also: NotRequired[list["AdditionalResult"]]
+    additional: NotRequired[list["AdditionalResult"]]
     """The same models on the sets of `evaluation.additional`."""
     lengths: ResponseLengths
     """Lengths of the compared answers and of their references."""
@@ -324,7 +322,7 @@ class ComparisonResult(TypedDict):
     """How B was trained; null where its manifest is missing."""
     statistics: StatisticsSettings
     """How intervals and p-values were computed."""
-    set: NotRequired[str | None]
+    evaluation_set: NotRequired[str | None]
     """In a run folder: name of the additional evaluation set, null for the config's own rows."""
     mock: NotRequired[bool]
     """In a run folder: whether the tiny stand-in model answered."""

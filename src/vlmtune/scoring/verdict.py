@@ -60,7 +60,7 @@ def _against_prompt_baseline(result: ComparisonResult, b: Side, best: PromptBase
     )
     plain = result["metrics"][0]
     over = f"Over the baseline ({_score(plain, 'a')}) the change is {change_of(plain, level)}."
-    name, status = best["column"], result["status"]
+    name, status = best["prompt_baseline"], result["status"]
     if status == "improved":
         return f"Improved, also over the best prompt baseline ({name}): {change}. {over}{_scope(b)}"
     if status == "worse":
@@ -75,7 +75,7 @@ def _against_a(result: ComparisonResult, b: Side) -> str:
     interval = f"{result['statistics']['confidence']:.0%} CI {low:+.4f} to {high:+.4f}"
     count = f"{result['rows']['compared']} paired rows"
     score_a, score_b = (_score(metric, side) for side in ("a", "b"))
-    known = any(baseline["status"] != "inconclusive" for baseline in result["untrained"])
+    known = any(baseline["status"] != "inconclusive" for baseline in result["prompt_baselines"])
     end = _scope(b) + (" No prompt baseline scores higher than the baseline." if known else "")
     if status == "no_difference":
         return (
@@ -196,8 +196,8 @@ def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[st
     length, image = result["controls"]["length"], result["controls"]["image"]
     if result["status"] == "improved" and length and length["explains"]:
         yield (
-            f"length explains the gain: cut to the same lengths, {name_of(a)} scores {length['a_cut']:.4f} in "
-            f"{result['primary']}"
+            f"length explains the gain: truncated to the same lengths, {name_of(a)} scores "
+            f"{length['a_truncated']:.4f} in {result['primary']}"
         )
     if image and image["b"] and image["b"]["ci"]:
         low, high = image["b"]["ci"]
@@ -206,10 +206,10 @@ def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[st
 
 
 def _prompt_baseline_warnings(result: ComparisonResult) -> Iterator[str]:
-    for baseline in result["untrained"]:
+    for baseline in result["prompt_baselines"]:
         if baseline["status"] == "inconclusive":
             why = "; ".join(baseline["why_not"])
-            yield f"the prompt baseline {baseline['column']} is not in the verdict: {why}"
+            yield f"the prompt baseline {baseline['prompt_baseline']} is not in the verdict: {why}"
 
 
 def _metric_warnings(result: ComparisonResult) -> Iterator[str]:
