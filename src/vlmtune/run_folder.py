@@ -59,7 +59,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """The files that PEFT loads; their hash identifies an adapter."""
 
-SAMPLES = "visits.jsonl"
+SAMPLES = "samples.jsonl"
 """Every training sample with its loss; in the work folder, then in the adapter's folder."""
 
 CURVE, RESUMED, BUILT_ADAPTER = "curve.jsonl", "resumed.jsonl", "adapter"

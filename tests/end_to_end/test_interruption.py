@@ -54,7 +54,7 @@ ASKED = [
 ]
 
 CLOCKS = (
-    "seconds_since_start_or_resume", "seconds_in_steps", "answers_in_steps", "seconds_waited_for_data", "resumed_at",
+    "seconds_since_start_or_resume", "seconds_in_steps", "samples_in_steps", "seconds_waited_for_data", "resumed_at",
 )  # fmt: skip
 """What an adapter's manifest says of the process that finished it; it begins anew when a run goes on."""
 

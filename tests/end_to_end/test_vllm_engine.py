@@ -183,7 +183,7 @@ def test_a_server_that_ends_by_itself_ends_the_run(encoder: Encoder) -> None:
         row = Request("row", (user("Hello"),))
         assert isinstance(next(one.answer([row])), Prediction)
         os.killpg(server._process.pid, signal.SIGKILL)
-        with pytest.raises(RemoteError, match="ended by itself"):
+        with pytest.raises(RemoteError, match="ended unexpectedly"):
             list(one.answer([row]))
 
 

@@ -19,7 +19,7 @@ from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import forward_backward, trainer
 from vlmtune.training.activation_checkpointing import (
-    CHOICE_FILE,
+    LAYERS_FILE,
     MAX_MEMORY_SHARE,
     OPTIMIZER_BYTES,
     ActivationCheckpointing,
@@ -197,7 +197,7 @@ def test_the_longest_row_is_tried_once_before_anything_is_learnt(
     facts = trainer.train(job, QUIET, StopRequest())
     assert facts["checkpoint_layers"] == 1
     assert tried[1] == max(tried[1:]), "after the check for leaks, before the first step"
-    assert (job.work / CHOICE_FILE).read_text().strip() == "1"
+    assert (job.work / LAYERS_FILE).read_text().strip() == "1"
     before = len(tried)
     trainer.train(job, QUIET, StopRequest())
     assert len(tried) - before == 1, "whoever goes on takes what was chosen: only the check for leaks is made again"
@@ -214,4 +214,4 @@ def test_the_longest_row_is_tried_once_before_anything_is_learnt(
     impossible = make_job("impossible")
     with pytest.raises(EnvironmentProblem, match="training.checkpoint_layers=auto, --set model.quantization=nf4"):
         trainer.train(impossible, QUIET, StopRequest())
-    assert not (impossible.work / "visits.jsonl").read_text(), "no step was taken"
+    assert not (impossible.work / "samples.jsonl").read_text(), "no step was taken"

@@ -79,7 +79,7 @@ def train(run: Path, name: str, world: int, *sets: str, before: Callable[[], Non
 
 
 def met(run: Path, name: str) -> list[tuple[int, str]]:
-    lines = (run / name / "lora" / "visits.jsonl").read_text().splitlines()
+    lines = (run / name / "lora" / "samples.jsonl").read_text().splitlines()
     return [(line["step"], line["id"]) for line in map(json.loads, lines)]
 
 

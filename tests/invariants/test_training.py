@@ -72,7 +72,7 @@ def test_workers_change_nothing(make_job: MakeJob, workers: int) -> None:
     for job in (usual, other):
         trainer.train(job, QUIET, StopRequest())
     assert adapter_bytes(usual.adapter) == adapter_bytes(other.adapter)
-    assert (usual.work / "visits.jsonl").read_text() == (other.work / "visits.jsonl").read_text()
+    assert (usual.work / "samples.jsonl").read_text() == (other.work / "samples.jsonl").read_text()
 
 
 def test_what_a_worker_finds_stops_training(make_job: MakeJob) -> None:
@@ -145,7 +145,7 @@ def test_choosing_survives_interruptions(make_job: MakeJob, questions: int) -> N
     again = trainer.train(broken, QUIET, StopRequest())
     assert again["chosen_step"] == facts["chosen_step"]
     assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
-    for file in ("curve.jsonl", "visits.jsonl"):
+    for file in ("curve.jsonl", "samples.jsonl"):
         assert (broken.work / file).read_text() == (straight.work / file).read_text()
 
 
@@ -195,7 +195,7 @@ def test_out_of_memory_shortens_rows_and_keeps_the_batch(make_job: MakeJob, monk
     facts = trainer.train(tight, QUIET, StopRequest())
     assert facts["pack_tokens"] <= 250
     met = [
-        [(line["step"], line["id"]) for line in map(json.loads, (job.work / "visits.jsonl").read_text().splitlines())]
+        [(line["step"], line["id"]) for line in map(json.loads, (job.work / "samples.jsonl").read_text().splitlines())]
         for job in (roomy, tight)
     ]
     assert met[0] == met[1]
@@ -213,7 +213,7 @@ def test_every_visit_is_logged_once_with_its_own_loss(make_job: MakeJob) -> None
     with pytest.raises(Interrupted):
         trainer.train(job, QUIET, StopAfter(9))
     trainer.train(job, QUIET, StopRequest())
-    visits = [json.loads(line) for line in (job.work / "visits.jsonl").read_text().splitlines()]
+    visits = [json.loads(line) for line in (job.work / "samples.jsonl").read_text().splitlines()]
     met = [(visit["epoch"], visit["id"]) for visit in visits]
     assert sorted(met) == sorted((epoch, job.train.rows.id(n)) for epoch in (0, 1) for n in range(40))
     curve = [json.loads(line) for line in (job.work / "curve.jsonl").read_text().splitlines()]

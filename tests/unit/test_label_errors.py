@@ -22,7 +22,7 @@ def loss_log(rows: int, wrong: set[int], epochs: int = 2) -> list[dict[str, obje
         for row in rng.permutation(rows).tolist():
             level = 4 * math.exp(-len(log) / rows) + 0.5
             loss = level * math.exp(0.3 * rng.normal()) + (3 if row in wrong else 0)
-            log.append({"step": len(log) // 8, "id": f"row {row}", "choice": 0, "epoch": epoch, "loss": loss})
+            log.append({"step": len(log) // 8, "id": f"row {row}", "target": 0, "epoch": epoch, "loss": loss})
     return log
 
 
@@ -39,9 +39,9 @@ def test_wrong_labels_are_found_at_any_step() -> None:
 
 
 def test_targets_of_one_row_are_ranked_separately() -> None:
-    log = [{"id": f"row {n % 10}", "choice": n % 2, "loss": 1.0 + 0.01 * (n % 7)} for n in range(100)]
+    log = [{"id": f"row {n % 10}", "target": n % 2, "loss": 1.0 + 0.01 * (n % 7)} for n in range(100)]
     for entry in log:
-        if (entry["id"], entry["choice"]) == ("row 3", 1):
+        if (entry["id"], entry["target"]) == ("row 3", 1):
             entry["loss"] = 3.0
     (first,) = rank_label_errors(log, 1)
     assert (first.id, first.target) == ("row 3", 1)
@@ -56,11 +56,11 @@ def test_label_errors_are_shown_with_their_rows(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "lora"
     folder.mkdir(parents=True)
     log = [
-        {"id": f"train-{n:05d}", "choice": target, "epoch": 0, "loss": 5.0 if (n, target) == (7, 1) else 1 + 0.01 * n}
+        {"id": f"train-{n:05d}", "target": target, "epoch": 0, "loss": 5.0 if (n, target) == (7, 1) else 1 + 0.01 * n}
         for n in range(20)
         for target in (0, 1)
     ]
-    (folder / "visits.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    (folder / "samples.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
     ran = vlmtune("data", "label-errors", "c.yaml", "-n", "3", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     first, *others = map(json.loads, ran.stdout.splitlines())
@@ -78,5 +78,5 @@ def test_label_errors_are_shown_with_their_rows(tmp_path: Path) -> None:
 
 
 def test_a_missing_loss_log_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="visits.jsonl does not exist"):
+    with pytest.raises(DataError, match="samples.jsonl does not exist"):
         read_loss_log(tmp_path)

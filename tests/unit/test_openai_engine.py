@@ -105,7 +105,7 @@ def test_what_passes_is_tried_again(step: Step, encoder: Encoder) -> None:
 ODD: dict[str, tuple[Step, str, str]] = {
     "no choices": (fake_server.empty, "engine", "no answer (no choices)"),
     "no text": (lambda e: e.reply(200, fake_server.completion(e.body, None)), "engine", "sent no text"),  # type: ignore[arg-type]
-    "no completion": (lambda e: e.reply(200, {"model": "tiny"}), "engine", "no chat completion: choices"),
+    "no completion": (lambda e: e.reply(200, {"model": "tiny"}), "engine", "not a chat completion: choices"),
     "filtered": (
         lambda e: e.reply(200, _with(fake_server.completion(e.body, "x"), finish_reason="content_filter")),
         "engine",

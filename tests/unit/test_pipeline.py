@@ -206,7 +206,7 @@ def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (job.adapter / name).write_text("{}")
     (job.work / "curve.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    (job.work / "visits.jsonl").write_text('{"step": 1, "id": "train-00000"}\n')
+    (job.work / "samples.jsonl").write_text('{"step": 1, "id": "train-00000"}\n')
     (job.work / "step-000001").mkdir()
     return {"steps": 1}
 
@@ -218,7 +218,7 @@ def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(
     [folder] = train.train(begin())
     manifest = json.loads((folder / "vlmtune.json").read_text())
     assert manifest["curve"] == [{"step": 1, "loss": 2.0}]
-    assert (folder / "visits.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
+    assert (folder / "samples.jsonl").read_text() == '{"step": 1, "id": "train-00000"}\n'
     assert list(Path("out/.vlmtune").iterdir()) == []
     notes = Notes()
     sets = ["log_every_steps=3", "save_every_steps=7", "evaluate_every_steps=2", "pack_tokens=512"]

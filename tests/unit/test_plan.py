@@ -193,7 +193,7 @@ def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
     ("words", "says"),
     [
         (("rtx490", None, 0.35), "did you mean 'rtx4090'"),
-        ((None, 2.0, 0.35), "--price is of one GPU"),
+        ((None, 2.0, 0.35), "--price needs --gpu"),
         (("h100", None, 35.0), "--efficiency must be above 0 and at most 1"),
     ],
 )
@@ -215,7 +215,7 @@ def test_the_command_prints_the_plan(tmp_path: Path) -> None:
     assert found["schema_version"] == 1
     text = vlmtune(*words, "--gpu", "rtx4090", "--price", "0.4", cwd=tmp_path)
     assert text.stdout == render(found) + "\n"
-    assert "16 rows, 16 visits, 1 steps" in text.stdout
+    assert "16 rows, 16 samples, 1 steps" in text.stdout
     assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
 
 

@@ -41,7 +41,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     built.mkdir(parents=True)
     (built / "adapter_config.json").write_text(json.dumps({"r": 16, "base_model_name_or_path": str(tmp_path / "base")}))
     (built / "adapter_model.safetensors").write_bytes(b"weights")
-    (built / "visits.jsonl").write_text('{"id": "train-00001"}\n')
+    (built / "samples.jsonl").write_text('{"id": "train-00001"}\n')
     origin: Provenance = made.provenance(training=made.config.training.model_dump(mode="json"))
     made.folder.publish(made.files.adapter, origin, {"selection_ids": ["validation-00001"]}, built)
     predict.predict(made)

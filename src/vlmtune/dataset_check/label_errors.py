@@ -1,6 +1,6 @@
 """Training examples whose label is probably wrong, ranked by their training losses.
 
-Training logs the loss of every example each time it is seen (`visits.jsonl` in the adapter folder). Losses fall as the
+Training logs the loss of every example each time it is seen (`samples.jsonl` in the adapter folder). Losses fall as the
 model learns, so each one is compared with those logged around the same step: an example that stays far above them in
 every epoch contradicts the rest of the data. Small-loss selection and area-under-the-margin ranking rest on the same
 idea.
@@ -47,14 +47,14 @@ def rank_label_errors(log: Sequence[Mapping[str, Any]], count: int) -> list[Labe
     """The `count` most probable label errors, most probable first. Each target of a row is ranked on its own.
 
     Args:
-        log: {"id", "choice", "loss"} in training order; loss per supervised token.
+        log: {"id", "target", "loss"} in training order; loss per supervised token.
         count: how many to return.
     """
     losses = np.array([entry["loss"] for entry in log], np.float64)
     distances = _distances(losses)
     entries: dict[tuple[str, int], list[int]] = {}
     for n, entry in enumerate(log):
-        entries.setdefault((entry["id"], entry["choice"]), []).append(n)
+        entries.setdefault((entry["id"], entry["target"]), []).append(n)
     ranked = [
         LabelError(row_id, target, float(distances[numbers].mean()), tuple(losses[numbers].tolist()))
         for (row_id, target), numbers in entries.items()

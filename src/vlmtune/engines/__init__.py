@@ -1,7 +1,8 @@
-"""Engines turn requests into outcomes. An engine is a file here with `Config` (an `InferenceConfig`) and `open_engine`.
+"""Inference engines: they answer requests with a model.
 
-`open_engine(config, model, encoder, precision, adapter) -> Engine`. An engine yields exactly one outcome per request,
-in any order; a request that cannot be answered becomes a `Failure`. Engines never inherit from each other.
+An engine is a module here with `Config`, an `InferenceConfig`, and `open_engine(config, model, encoder, precision,
+adapter) -> Engine`. It yields exactly one outcome per request, in any order; a request that cannot be answered becomes
+a `Failure`. Engines never inherit from each other.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -22,10 +23,10 @@ class InferenceConfig(BaseConfig):
     """How answers are generated; the same for the base and the tuned model."""
 
     engine: str = "hf"
-    """What generates answers: a file in `vlmtune/engines`, or the dotted name of your own module."""
+    """What generates answers: a module in `vlmtune/engines`, or the dotted name of your own."""
 
     max_new_tokens: PositiveInt = 64
-    """Longest answer in tokens; an answer that reaches it counts as truncated."""
+    """Longest answer in tokens; an answer of this length counts as truncated."""
 
     temperature: NonNegativeFloat = 0.0
     """0 decodes greedily, which is what a comparison needs; above 0 samples."""
@@ -37,31 +38,31 @@ class InferenceConfig(BaseConfig):
     """Seed of sampling; greedy decoding uses none."""
 
     precision: Literal["bf16", "fp16", "fp32"] | None = None
-    """Arithmetic of the model during inference; null takes training.precision."""
+    """Precision of the model during inference; null uses `training.precision`."""
 
 
 class Engine(Protocol):
     """Answers requests."""
 
     def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
-        """One outcome per request whose id is not `done`, as they are ready.
+        """One outcome per request whose id is not in `done`, as they are ready.
 
-        All requests of a file are passed, including those answered before an interruption: how they are batched must
-        not depend on where that was. Taking a request may raise, when the user wants to stop.
+        `requests` contains all requests of a file, including those answered before an interruption, so that batches do
+        not depend on where it happened. Taking the next request may raise, if the user stops the run.
         """
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
-        """Answers come from the model without its adapter inside this block: both sides from one loaded model."""
+        """Answer without the adapter inside this block, so that one loaded model serves both sides."""
 
     def adapter_delta(self, requests: Sequence[Request]) -> float | None:
-        """How much the adapter changes the first logits of these requests; None if there is none to probe.
+        """How much the adapter changes the first logits of these requests; None if there is nothing to compare.
 
         Raises:
             IntegrityError: there is an adapter, and it changes nothing.
         """
 
     def facts(self) -> Mapping[str, Any]:
-        """What was run, for the manifest: checkpoint, adapter, precision, versions."""
+        """Device, precision, versions and the like, for the manifest."""
 
     def close(self) -> None:
         """Release what was opened."""

@@ -1,7 +1,7 @@
-"""Conversations as chat messages, and a server's reply as an answer.
+"""Converts conversations to chat messages, and a server's reply to an answer.
 
 Images are sent as PNG in `data:` URLs, encoded from the pixels of `images.decode_rgb`, because servers disagree about
-orientation and transparency. Remote URLs are never sent.
+orientation and transparency. Remote URLs are never passed on.
 """
 
 import base64
@@ -83,8 +83,8 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
 
     Args:
         conversation: ends with a user turn.
-        encoded: if given, its images are sent at the size at which the model reads them.
-        encoder: what encoded it.
+        encoded: the same, encoded; if given, images are sent at the size at which the model reads them.
+        encoder: the one that encoded it.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -101,7 +101,7 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
 
 
 def read_answer(body: bytes, name: str) -> Answer | str:
-    """The answer in a reply with status 200; if it has none, a message that says why.
+    """The answer in a reply with status 200; if there is none, a message that says why.
 
     Raises:
         IntegrityError: another model answered.
@@ -110,11 +110,11 @@ def read_answer(body: bytes, name: str) -> Answer | str:
         completion = _Completion.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return f"the reply is no chat completion: {place + ': ' if place else ''}{first['msg']}"
+        field = ".".join(map(str, first["loc"]))
+        return f"the reply is not a chat completion: {field + ': ' if field else ''}{first['msg']}"
     if completion.model != name:
         raise IntegrityError(
-            f"asked for model {name!r}, the server answered as {completion.model!r}. If that is the full name of "
+            f"requested model {name!r}, but the server answered as {completion.model!r}. If that is the full name of "
             f"the same model, set inference.served_model: {completion.model} (for an adapter: served_adapter)"
         )
     if not completion.choices:
@@ -135,10 +135,10 @@ def read_answer(body: bytes, name: str) -> Answer | str:
 
 
 def _reassembled(image: "EncodedImage", image_processor: "ImageProcessor") -> "Image":
-    """The resized image that patches [rows * columns, 3, patch, patch] come from: undoes `ImageProcessor.patches`."""
+    """The resized image of patches [rows * columns, 3, patch, patch]; the inverse of `ImageProcessor.patches`."""
     from PIL import Image
 
-    assert image.patches is not None, "this encoder decodes"
+    assert image.patches is not None, "the encoder decodes images"
     _, rows, columns = image.grid
     size, merge = image_processor.limits.patch, image_processor.limits.merge
     blocks = image.patches.reshape(rows // merge, columns // merge, merge, merge, 3, size, size)

@@ -1,4 +1,4 @@
-"""Supervises a server and ends it when the parent process ends, however that dies. Run as a script, on its own.
+"""Supervises a server and ends it when the parent process ends, however that happens. Runs as a standalone script.
 
     python _supervisor.py COMMAND…
 
@@ -19,7 +19,7 @@ POLL_S = 0.2
 
 def main(command: list[str]) -> None:
     """Run a command until it or the parent ends, then end everything it started."""
-    # A handler, not SIG_IGN: an ignored signal would be ignored in the server, too.
+    # A handler, not SIG_IGN: the server would inherit an ignored signal.
     signal.signal(signal.SIGTERM, lambda *_: None)
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     while server.poll() is None and not select.select([0], [], [], POLL_S)[0]:

@@ -1,7 +1,7 @@
-"""A vLLM server as a child process: its environment, command, start, health and end.
+"""Runs a vLLM server as a child process: finds its environment, builds the command line, starts and stops it.
 
-vLLM is never imported here: it pins its own torch and transformers, lives in an environment of its own, and is reached
-over HTTP only.
+vLLM pins its own torch and transformers. It is therefore installed in a separate environment, never imported, and only
+reached over HTTP.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 if TYPE_CHECKING:
     from vlmtune.processing.encoder import Encoder
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM accepts for its largest LoRA rank."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM accepts for `--max-lora-rank`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedAdapter:
-    """An adapter as a server needs it. `max_rank` is one of `RANKS`; `vision` says that it changes the vision tower."""
+    """An adapter to serve. `max_rank` is one of `LORA_RANKS`; `vision` says whether it changes the vision tower."""
 
     folder: Path
     name: str
@@ -43,7 +43,7 @@ class ServedAdapter:
 
 
 def served(folder: Path) -> ServedAdapter:
-    """Read an adapter's files. Its name is a hash of them, so that a server with an older version is noticed.
+    """Read an adapter's files. Its name is a hash of them, so that a server with another version is detected.
 
     Raises:
         AdapterRefused: vLLM does not support this adapter.
@@ -56,7 +56,7 @@ def served(folder: Path) -> ServedAdapter:
         "DoRA": config.get("use_dora"),
         "modules_to_save (whole trained layers)": config.get("modules_to_save"),
         "trained biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
-        f"rank {rank}, more than {RANKS[-1]}": rank > RANKS[-1],
+        f"rank {rank}, more than {LORA_RANKS[-1]}": rank > LORA_RANKS[-1],
     }
     present = [name for name, is_present in unsupported.items() if is_present]
     if present:
@@ -66,14 +66,15 @@ def served(folder: Path) -> ServedAdapter:
         vision = any(".visual." in name for name in weights.keys())  # noqa: SIM118
     content = (folder / ADAPTER_CONFIG).read_bytes() + file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:12]
-    return ServedAdapter(folder.resolve(), f"adapter-{digest}", next(known for known in RANKS if known >= rank), vision)
+    max_rank = next(known for known in LORA_RANKS if known >= rank)
+    return ServedAdapter(folder.resolve(), f"adapter-{digest}", max_rank, vision)
 
 
 def refusal(folder: Path, reason: str) -> AdapterRefused:
     """The error for an adapter that vLLM does not accept, with the alternatives."""
     return AdapterRefused(
         f"vLLM cannot serve {folder}: {reason}. Merge it into the model and serve that (vlmtune export --merge), or "
-        "answer with --set inference.engine=hf"
+        "use --set inference.engine=hf"
     )
 
 
@@ -95,10 +96,10 @@ def find_python(configured: str | None) -> Path:
     Raises:
         EnvironmentProblem: vLLM is not installed there; says how to install it.
     """
-    # Not resolved: a virtual environment's python is a link, and the link's folder decides which packages it sees.
+    # Not resolved: a virtual environment's python is a link, and the link's folder determines its packages.
     python = Path(configured or PYTHON).absolute()
     if not python.exists():
-        raise EnvironmentProblem(f"{python} does not exist: vLLM needs an environment of its own. Run: {_install()}")
+        raise EnvironmentProblem(f"{python} does not exist: vLLM needs a separate environment. Run: {_install()}")
     if not has_vllm(python):
         raise EnvironmentProblem(f"{python} has no vLLM. Run: {_install()}")
     return python
@@ -130,25 +131,25 @@ def command(
         python: of vLLM's environment.
         encoder: of the checkpoint; its image limits become the server's.
         precision: bf16, fp16 or fp32. "auto" would turn an fp32 checkpoint into bf16.
-        adapter: what the server must be able to load; None starts one without adapters.
+        adapter: to be loaded later; None starts a server without LoRA support.
         limits: further numeric options by name; those that are None are omitted.
-        extra: further arguments, last, so that they take precedence.
+        extra: further arguments; they come last, so that they take precedence.
     """
     checkpoint, sizes = encoder.checkpoint, encoder.image_processor.limits
     command_line = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint.source]
     if checkpoint.commit is not None:
         command_line += ["--revision", checkpoint.commit, "--tokenizer-revision", checkpoint.commit]
     command_line += ["--served-model-name", checkpoint.name, "--dtype", DTYPES[precision]]
-    # Otherwise the checkpoint's generation_config would bring its own sampling and penalties.
+    # Otherwise sampling and penalties of the checkpoint's generation_config would apply.
     command_line += ["--generation-config", "vllm", "--limit-mm-per-prompt", json.dumps({"video": 0})]
     size = {"shortest_edge": sizes.min_pixels, "longest_edge": sizes.max_pixels}
     command_line += ["--mm-processor-kwargs", json.dumps({"size": size})]
     command_line += [part for name, value in limits.items() if value is not None for part in (f"--{name}", str(value))]
     if adapter is not None:
-        # One slot more than there are adapters: otherwise base-model rows that share a batch with tuned ones get the
-        # adapter, too (seen on CPUs).
+        # One slot more than there are adapters: otherwise requests to the base model get the adapter, too, if they
+        # share a batch with tuned ones (seen on CPUs).
         command_line += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(adapter.max_rank)]
-        # Without this option the vision part of an adapter is dropped silently.
+        # Without this option, the vision part of an adapter is silently dropped.
         command_line += ["--enable-tower-connector-lora"] if adapter.vision else []
     return [*command_line, *extra]
 
@@ -161,7 +162,7 @@ class Server:
         self._root = f"http://127.0.0.1:{port}"
         self._key = key
         self._log = log
-        # The key is passed in the environment: any user of the machine can read a command line.
+        # The key is passed in the environment: any user of the machine can read command lines.
         variables = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} | ({SERVER_KEY: key} if key else {})
         supervisor = [sys.executable, "-I", str(Path(__file__).with_name("_supervisor.py"))]
         self._process = subprocess.Popen(
@@ -174,10 +175,10 @@ class Server:
         )
 
     def wait(self, start_s: float, stop: Callable[[], None] = lambda: None) -> None:
-        """Wait until the server is ready; `stop` is called meanwhile and may raise.
+        """Wait until the server is ready, calling `stop` meanwhile, which may raise.
 
         Raises:
-            EnvironmentProblem: the server ended, or needs longer than `start_s` seconds.
+            EnvironmentProblem: the server ended, or was not ready after `start_s` seconds.
         """
         deadline = time.monotonic() + start_s
         while True:
@@ -194,7 +195,7 @@ class Server:
             time.sleep(POLL_S)
 
     def load(self, adapter: ServedAdapter) -> None:
-        """Load an adapter under its name, before any request: refused during a request, it would end the server.
+        """Load an adapter under its name. Before any request: an adapter refused during one would end the server.
 
         Raises:
             AdapterRefused: the server refuses it.
@@ -227,7 +228,7 @@ class Server:
         """
         if not self.running:
             raise RemoteError(
-                "vLLM's server ended by itself; the answers so far are saved: run the same command again"
+                "vLLM's server ended unexpectedly; the answers so far are saved: run the same command again"
                 f"{self.log_tail()}"
             )
 

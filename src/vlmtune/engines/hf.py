@@ -1,4 +1,4 @@
-"""Answers with transformers in this process: batches of similar length, left-padded, greedy by default."""
+"""Answers with transformers in this process, in left-padded batches of similar length."""
 
 import contextlib
 import hashlib
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WORKERS = 2
-"""Threads that decode images while the model answers the previous batch."""
+"""Threads that decode images while the model generates."""
 
 CPU_BATCH_TOKENS = 16_384
-"""Tokens of a batch on a CPU: the key-value cache of a 2B model takes 3.8 GB for them in fp32."""
+"""Most tokens of a batch on a CPU, for which the key-value cache of a 2B model takes 3.8 GB in fp32."""
 
 LENGTH_BATCH = 16
 """Requests whose lengths are computed between two checks for a signal."""
@@ -38,11 +38,11 @@ class Config(InferenceConfig):
     """Transformers in this process."""
 
     batch_size: PositiveInt = 64
-    """Most requests decoded together; halved automatically if memory does not suffice."""
+    """Most requests in a batch; halved automatically when out of memory."""
 
     batch_tokens: PositiveInt | None = None
-    """Most tokens of a batch: its requests times the longest prompt plus `max_new_tokens`. Null takes what fits into
-    the GPU next to the model, by the size of its key-value cache, and 16,384 on a CPU."""
+    """Most tokens of a batch: its requests times the longest prompt plus `max_new_tokens`. Null derives it from the GPU
+    memory that the model leaves for its key-value cache; on a CPU it is 16,384."""
 
 
 def open_engine(
@@ -62,9 +62,9 @@ def open_engine(
 
 
 def attached(model: Any, config: Config, encoder: Encoder, device: str, precision: str) -> "HfEngine":
-    """An engine over a model that the caller has loaded, with or without an adapter, and keeps.
+    """An engine over a model that the caller has loaded, with or without an adapter, and continues to own.
 
-    The caller ensures that the model is in evaluation mode and that its attention is as loaded.
+    The caller ensures that the model is in evaluation mode, with the attention that it was loaded with.
     """
     from peft import PeftModel
 
@@ -88,15 +88,15 @@ class HfEngine:
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """The model answers without its adapter inside this block: both sides from one loaded model."""
+        """Answer without the adapter inside this block, so that one loaded model serves both sides."""
         with self._model.disable_adapter() if self._adapted else contextlib.nullcontext():
             yield
 
     def answer(self, requests: Iterable[Request], done: Container[str] = ()) -> Outcomes:
-        """Answers, longest prompts first, so that what does not fit into memory shows at once.
+        """Answers, longest prompts first, so that running out of memory shows at once.
 
-        Batches are a function of all requests. A batch that lacks an answer is computed again as a whole, so that a
-        resumed file equals an uninterrupted one, to the last digit.
+        Batches are a function of all requests. A batch that lacks an answer is computed again as a whole, so that the
+        answers of a resumed run are byte-identical to those of an uninterrupted one.
         """
         usable: list[tuple[int, Request]] = []
         with Prefetch(self._with_length, _chunks(requests, LENGTH_BATCH), WORKERS) as lengths:
@@ -111,9 +111,9 @@ class HfEngine:
                 yield from self._missing(batch, done)
 
     def _batches(self, usable: Sequence[tuple[int, Request]]) -> list[list[Request]]:
-        """Requests of similar length together, within `batch_size` and `batch_tokens`."""
+        """Batches of requests of similar length, within `batch_size` and `batch_tokens`."""
         ordered = sorted(usable, key=lambda pair: (-pair[0], pair[1].id))
-        # Samples are drawn one at a time, each with a seed of its own, so that no answer depends on its batch.
+        # With sampling, each request is a batch with its own seed, so that no answer depends on the others.
         limit = 1 if self._config.temperature > 0 else self._config.batch_size
         batches: list[list[Request]] = []
         room = 0
@@ -126,7 +126,7 @@ class HfEngine:
         return batches
 
     def _default_batch_tokens(self) -> int:
-        """Tokens whose key-value cache fills half of the memory that the model leaves: equal on GPUs of one kind."""
+        """Tokens whose key-value cache fills half of the memory that the model leaves; the same on equal GPUs."""
         import torch
 
         if self._device != "cuda":
@@ -159,7 +159,7 @@ class HfEngine:
         if change == 0:
             raise IntegrityError(
                 "the adapter loads but changes nothing: base and tuned logits are equal. It was trained on another "
-                "model, or not trained at all"
+                "model, or not at all"
             )
         return change
 
@@ -196,14 +196,14 @@ class HfEngine:
             return Failure(request.id, "prompt", str(error))
 
     def _missing(self, batch: Sequence[tuple[Request, Encoded | Failure]], done: Container[str]) -> Iterator[Outcome]:
-        """Outcomes of a batch that are not done; the model runs only if one of them can be answered."""
+        """Outcomes of a batch that are not `done`; the model runs only if it can answer one of them."""
         yield from (encoded for request, encoded in batch if isinstance(encoded, Failure) and request.id not in done)
         answerable = [(request, encoded) for request, encoded in batch if isinstance(encoded, Encoded)]
         if not all(request.id in done for request, _ in answerable):
             yield from (outcome for outcome in self._generate(answerable) if outcome.id not in done)
 
     def _generate(self, batch: Sequence[tuple[Request, Encoded]]) -> Iterator[Outcome]:
-        """Answers of a batch, which is halved as often as it does not fit into memory."""
+        """Answers of a batch, halved as often as it does not fit into memory."""
         import torch
 
         outcomes: list[Outcome] | None = None
@@ -212,7 +212,7 @@ class HfEngine:
         if outcomes is not None:
             yield from outcomes
             return
-        # Only here is the failed batch really freed: inside `except` the traceback would keep it alive.
+        # Not inside `except`: there, the traceback would keep the tensors of the failed batch alive.
         if len(batch) == 1:
             raise EnvironmentProblem(
                 "one request alone does not fit into this GPU's memory. Try one of: "

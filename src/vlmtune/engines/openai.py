@@ -1,4 +1,4 @@
-"""Answers from any server that speaks OpenAI's chat completions: `vlmtune serve`, or somebody else's model."""
+"""Answers from any server with OpenAI's chat completions API: `vlmtune serve`, or somebody else's model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Config(ClientConfig):
-    """A server that speaks OpenAI's chat completions."""
+    """A server with OpenAI's chat completions API."""
 
     engine: str = "openai"
     """The engine."""
@@ -23,28 +23,28 @@ class Config(ClientConfig):
     base_url: Annotated[str, AfterValidator(no_login)] = Field(
         default="http://127.0.0.1:8000/v1", pattern=r"^https?://[^\s?#]+$"
     )
-    """URL of the server, usually ending in /v1; the default is where `vlmtune serve` listens. It is written into every
-    snapshot, so it may contain no password."""
+    """URL of the server, usually ending in /v1; the default is where `vlmtune serve` listens. It is stored with the
+    results, so it must not contain a password."""
 
     served_model: str | None = None
-    """The name the server serves the model under; null is model.name."""
+    """Name under which the server serves the model; null is `model.name`."""
 
     served_adapter: str | None = None
-    """The name the server serves the adapter under; null is the name that `vlmtune serve` gives it, a hash of
-    its files."""
+    """Name under which the server serves the adapter; null is the name that `vlmtune serve` uses, a hash of its
+    files."""
 
     api_key: Annotated[str | None, AfterValidator(named_secret)] = None
     """The API key, only as ${env:NAME}: the environment variable that holds it."""
 
     server: Literal["any", "vllm"] = "any"
-    """`vllm`: a vLLM that serves model.name itself. It gets images at the size the model reads, and its prompts are
-    compared with ours, token for token. `any`: images keep their size, and the prompt is not checked."""
+    """`vllm`: a vLLM server of `model.name`. It gets images at the size at which the model reads them, and its prompts
+    are compared with ours, token for token. `any`: images keep their size, and prompts are not checked."""
 
 
 def open_engine(
     config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None = None
 ) -> ServerEngine:
-    """Configure the clients; sends nothing yet.
+    """Create the clients; sends nothing yet.
 
     Raises:
         EnvironmentProblem: the variable with the key is not set, or its value cannot be sent in a header.

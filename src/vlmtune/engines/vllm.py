@@ -1,4 +1,4 @@
-"""Answers from a vLLM server that is started, supervised and ended here, in an environment of its own."""
+"""Answers from a vLLM server that is started for the run, in a separate environment."""
 
 import secrets
 from contextlib import ExitStack
@@ -36,10 +36,10 @@ class Config(ClientConfig):
     """Python of vLLM's environment; null is .venv-vllm/bin/python here, which `make vllm-env` creates."""
 
     context: PositiveInt = 16384
-    """Longest prompt and answer together, in tokens; a longer prompt is a failure. More takes more memory."""
+    """Most tokens of prompt and answer together; a longer prompt is a failure. More takes more memory."""
 
     cache_gb: PositiveFloat | None = None
-    """Size of the key-value cache in GB; null is what vLLM finds free on a GPU, and 1 on the CPU."""
+    """Size of the key-value cache in GB; null takes the free memory of a GPU, and 1 on a CPU."""
 
     start_s: PositiveFloat = 900
     """Seconds within which the server must be ready; a large model takes minutes to load and compile."""
@@ -81,7 +81,7 @@ def open_engine(
         server.wait(config.start_s)
         if to_serve is not None:
             server.load(to_serve)
-        # A server compiles at its first request, which takes longer than the timeout of a row.
+        # vLLM compiles at the first request, which can take longer than `timeout_s`.
         base.first_tokens(Request("first request", (Turn("user", ("Hello",)),)))
         unless_ready.pop_all()
     facts = {"device": "vllm", "precision": precision, "versions": {"vllm": server.version()}}
@@ -91,7 +91,7 @@ def open_engine(
 def open_server(
     config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None, port: int
 ) -> tuple[Server, ServedAdapter | None]:
-    """Start a server for other clients on a port of this machine, logging to our stderr; it is not ready yet.
+    """Start a server for other clients on a port of this machine, logging to stderr; does not wait until it is ready.
 
     Raises:
         EnvironmentProblem: vLLM is not installed.

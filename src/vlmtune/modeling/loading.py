@@ -1,15 +1,15 @@
-"""Checkpoints: finding them, identifying their family, loading the model and its adapter.
+"""Finding a model's checkpoint, identifying its family, and loading the model and its adapter.
 
-Torch and transformers are imported inside functions, so that code which needs only a checkpoint's tokenizer, template
-or image sizes stays light.
+Torch and transformers are imported inside functions: code that needs only a checkpoint's tokenizer, chat template or
+image sizes does not pay for them.
 
-A model loaded in 4 bits (NF4, as in QLoRA) has the linear layers of its language model quantized. The vision tower, the
-merger, the embeddings and the head keep their precision, and nothing is widened to fp32.
+In a model loaded in 4 bits (NF4, as in QLoRA), only the linear layers of the language model are quantized. The vision
+tower, the merger, the embeddings and the head keep their precision, and nothing is cast to fp32.
 
-Adapters compute in the precision of the model they sit on, while their weights stay fp32. PEFT would widen a
-half-precision model's activations to fp32 in front of every adapter and keep them for the backward pass: at 8B, 11.9 MB
-a token instead of 9.3. Here the small weights are narrowed at use instead, in training and inference alike; their
-gradients come back as fp32. On an fp32 model nothing changes, to the bit.
+Adapters have fp32 weights but compute in the precision of their model. PEFT would cast a half-precision model's
+activations to fp32 in front of every adapter and keep them for the backward pass: at 8B, 11.9 MB per token instead of
+9.3. Here, the small weights are cast instead, in training and inference alike; their gradients are fp32. For an fp32
+model, the results are bit-identical.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ class ModelConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's small files on local disk, and what they say about it. `source` and `commit` locate the weights."""
+    """A model's small files on the local disk, and its identity. `source` and `commit` locate the weights."""
 
     name: str
     source: str
@@ -123,7 +123,7 @@ class Checkpoint:
 
 
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
-    """Find a checkpoint and download its small files if they are not local; no weights, no torch.
+    """Find a checkpoint, and download its configuration and tokenizer if they are not local; no weights, no torch.
 
     Raises:
         EnvironmentProblem: the Hub cannot be reached, or the model is gated.
@@ -183,8 +183,8 @@ def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
 
 def _family(config: ModelConfig, model_type: str | None) -> Family:
     if config.family is not None:
-        named: Family = registry.load("families", config.family).FAMILY
-        return named
+        configured: Family = registry.load("families", config.family).FAMILY
+        return configured
     known: dict[str, Family] = {name: registry.load("families", name).FAMILY for name in registry.available("families")}
     for family in known.values():
         if family.model_type == model_type:
@@ -225,8 +225,8 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()  # missing weights, of which it only warns, are an error below
-    # PEFT imports it wherever it is installed, and it then complains about a package that only some CPUs need.
+    transformers_logging.set_verbosity_error()  # it only warns of missing weights, which are an error below
+    # PEFT imports bitsandbytes if it is installed, which then warns of a package that only some CPUs need.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if checkpoint.commit is None:
         transformers_logging.disable_progress_bar()  # needed for downloads only
@@ -262,7 +262,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         )
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
-    # A checkpoint's generation_config may request sampling; decoding is decided by our config alone.
+    # A checkpoint's generation_config may request sampling; only our config decides how answers are decoded.
     model.generation_config = type(model.generation_config)()
     optimize_vision_tower(model, checkpoint.family)
     model.requires_grad_(False)
@@ -272,10 +272,10 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
 
 
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """The model with an adapter, after a check that every weight of the adapter is used.
+    """The model with an adapter, in evaluation mode; checks that every weight of the adapter is used.
 
-    PEFT silently loads an adapter whose names do not match, and it then does nothing; so names and shapes are compared.
-    The adapter's weights stay fp32, as they were trained, and are used in the model's precision.
+    PEFT silently ignores weights whose names do not match, so names and shapes are compared here. The weights stay
+    fp32, as they were trained, and are cast to the model's precision at use.
 
     Raises:
         IntegrityError: not an adapter folder, or an adapter of another model.
@@ -290,7 +290,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # mismatches, of which PEFT only warns, are an error below
+            warnings.simplefilter("ignore")  # PEFT only warns of mismatches, which are an error below
             adapted = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:
         raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
@@ -326,10 +326,10 @@ def compute_in_base_precision(model: "nn.Module") -> None:
         if all(isinstance(matrix, torch.nn.Linear) for matrix in matrices):
             layer.cast_input_dtype_enabled = False
             for matrix in matrices:
-                matrix.forward = MethodType(_narrowed, matrix)
+                matrix.forward = MethodType(_linear_in_input_dtype, matrix)
 
 
-def _narrowed(matrix: Any, x: "torch.Tensor") -> "torch.Tensor":
+def _linear_in_input_dtype(matrix: Any, x: "torch.Tensor") -> "torch.Tensor":
     import torch
 
     bias = None if matrix.bias is None else matrix.bias.to(x.dtype)

@@ -1,8 +1,8 @@
 """FLOPs and memory of training, computed from the shapes of the matrices. No torch.
 
-A product of [n, a] with [a, b] takes 2 n a b FLOPs. The backward pass counts what LoRA needs: the gradient at the input
-of every frozen matrix, but not that of the matrix itself. Additions, norms and activation functions are not counted;
-together they are far below 1 %. Bytes are those that PyTorch keeps for the backward pass, tensor by tensor.
+A product of [n, a] with [a, b] takes 2 n a b FLOPs. The backward pass counts what LoRA needs: the gradient with respect
+to the input of every frozen matrix, but not with respect to the matrix. Additions, norms and activation functions,
+together far below 1 %, are not counted. Bytes are those that PyTorch keeps for the backward pass, tensor by tensor.
 """
 
 from collections.abc import Iterable
@@ -42,7 +42,8 @@ def flops(shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int =
     """FLOPs of one forward and backward pass, term by term.
 
     Attention counts the pairs that the segments' causal masks allow. Its backward pass recomputes the scores, as every
-    fused kernel does: 5 products instead of 2. The q, k and v of the first layer need no gradient at the embeddings.
+    fused kernel does: 5 products instead of 2. q, k and v of the first layer need no gradient with respect to their
+    input, because the embeddings are frozen.
 
     Args:
         shapes: of the checkpoint.
@@ -84,7 +85,7 @@ def _adapted(linears: Iterable[Linear], lora: LoraConfig) -> list[Linear]:
 
 
 def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
-    """Without a backward pass where it is frozen; with adapters, one down to the first of them."""
+    """FLOPs of the vision tower: if it is frozen, there is no backward pass; else one down to the first adapter."""
     tower = shapes.tower
     patches, merged = work.patches, work.patches // tower.merged_patches
     blocks, attention = 2 * patches * tower.block_weights, 4 * work.patch_pairs * tower.hidden * tower.depth
@@ -130,7 +131,7 @@ def width_of(precision: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the memory of activations depends on besides shapes and sequences.
+    """What activation memory depends on in addition to shapes and sequences.
 
     On a CPU, dropout keeps its mask in the precision of its input instead of one byte per number, and attention, which
     runs segment by segment, copies its result once.
@@ -148,7 +149,7 @@ class Setup:
 
 
 def activation_bytes(shapes: Shapes, setup: Setup) -> int:
-    """Bytes that one layer of the language model keeps of one token for the backward pass."""
+    """Bytes per token that one layer of the language model keeps for the backward pass."""
     decoder, width, lora = shapes.decoder, setup.width, setup.lora
     norms = NORM_BYTES * (2 * decoder.hidden + decoder.queries + decoder.keys)
     attention = width * (2 * decoder.queries + 2 * decoder.keys) + 4 * decoder.heads
@@ -168,17 +169,17 @@ def _adapter_activations(shapes: Shapes, lora: LoraConfig, width: int, on_cpu: b
         return kept + sum((width + mask) * linear.inputs for linear in adapted)
     source = {"q_proj": "norm", "k_proj": "norm", "v_proj": "norm", "gate_proj": "norm 2", "up_proj": "norm 2"}
     shared = {source.get(linear.name, linear.name): linear.inputs for linear in adapted}
-    # Attention keeps its result already.
+    # The attention kernel keeps its output anyway.
     shared.pop("o_proj", None)
     return kept + width * sum(shared.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes beyond the loaded model for one packed sequence, at the moments that can be the peak.
+    """Bytes beyond the loaded model for one packed sequence, at the times at which memory can peak.
 
-    `states` are always there: the adapter, its gradients and AdamW's two moments in fp32, and copies of the adapter in
-    the precision of a half-precision model. The other fields come on top of them, each at its own moment: in the
+    `states` are always allocated: the adapter, its gradients and AdamW's two moments in fp32, and, for a half-precision
+    model, copies of the adapter in that precision. Each other field is added to them at a different time: in the
     `vision_tower`, before anything is kept for the backward pass; at the end of the `forward` pass, with the pixels; at
     the `loss`, with the logits; in the `backward` pass, with the gradients of one layer.
     """
@@ -192,13 +193,13 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most of them, beyond the loaded model."""
+        """Peak beyond the loaded model."""
         return self.states + max(self.vision_tower, self.forward, self.loss, self.backward)
 
 
 def memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work], checkpoint_layers: int) -> Memory:
-    """Memory of the sequence that needs most, if the first `checkpoint_layers` layers keep only their input."""
-    return max((_of_sequence(shapes, setup, each, checkpoint_layers) for each in sequences), key=lambda one: one.peak)
+    """Memory of the most expensive sequence if the first `checkpoint_layers` layers keep only their input."""
+    return max((_of_sequence(shapes, setup, one, checkpoint_layers) for one in sequences), key=lambda each: each.peak)
 
 
 def _of_sequence(shapes: Shapes, setup: Setup, sequence: Work, checkpoint_layers: int) -> Memory:
@@ -225,7 +226,7 @@ def _of_sequence(shapes: Shapes, setup: Setup, sequence: Work, checkpoint_layers
 
 
 def _tower_kept(shapes: Shapes, setup: Setup, sequence: Work) -> int:
-    """Bytes kept for the backward pass; none if the vision tower is frozen, which then has no backward pass."""
+    """Bytes kept for the vision tower's backward pass; 0 if it is frozen."""
     if "vision_tower" not in setup.lora.parts:
         return 0
     tower, width = shapes.tower, setup.width
@@ -236,6 +237,6 @@ def _tower_kept(shapes: Shapes, setup: Setup, sequence: Work) -> int:
 
 
 def _tower_transient(shapes: Shapes, width: int) -> int:
-    """Bytes per patch in one block: the residual, and the larger of q and k rotated in fp32 and of the MLP."""
+    """Bytes per patch in one block: the residual, plus the larger of q and k, rotated in fp32, and the MLP."""
     hidden, inner = shapes.tower.hidden, shapes.tower.inner
     return 2 * width * hidden + max(3 * width * hidden + 4 * 6 * hidden, 2 * width * inner)

@@ -19,9 +19,9 @@ CLASSIC_MICRO_BATCH = 2
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a sequence, or an epoch, makes the model compute.
+    """Amount of computation in a sequence or an epoch.
 
-    `pairs` counts (query, key) pairs that the attention mask allows, `supervised` the tokens that the loss counts, and
+    `pairs` counts the (query, key) pairs that the attention mask allows, `supervised` the tokens with a loss, and
     `patch_pairs` the pairs of patches of the same image.
     """
 
@@ -42,11 +42,11 @@ class Work:
 
 
 def work_of(sequence: PackedSequence) -> Work:
-    """What one packed sequence makes the model compute."""
+    """The work of one packed sequence."""
     pairs = 0
     for segment in sequence.segments:
         length = segment.end - segment.start
-        # All of its prefix, and causally itself.
+        # Every token sees the whole prefix, and causally its own segment.
         pairs += length * (segment.prefix_end - segment.prefix_start) + length * (length + 1) // 2
     patches = [_patches(image) for image in sequence.images]
     return Work(len(sequence), pairs, len(sequence.targets), sum(patches), sum(n * n for n in patches))
@@ -61,9 +61,9 @@ def _patches(image: EncodedImage) -> int:
 class Epoch:
     """The first epoch.
 
-    `tokens`, `image_tokens` and `supervised` are [samples], in the order of training. `work` is the sum over all packed
-    sequences, `distinct` the set of their different works, and `unpacked` that set if each example were a sequence of
-    its own. `padded_tokens` are those of the classic loop.
+    `tokens`, `image_tokens` and `supervised` are [samples], in training order. `work` is the sum over all packed
+    sequences, `distinct` the set of their works, and `unpacked` that set if no two examples shared a sequence.
+    `padded_tokens` are those of the classic loop.
     """
 
     rows: int
@@ -132,6 +132,6 @@ def _sizes(example: Encoded, encoder: Encoder) -> tuple[int, int, int]:
 
 
 def _padded(lengths: Sequence[int]) -> int:
-    """Tokens of a batch if every two examples are padded to the longer one."""
+    """Tokens of a batch whose examples are padded in pairs to the longer one."""
     groups = [lengths[at : at + CLASSIC_MICRO_BATCH] for at in range(0, len(lengths), CLASSIC_MICRO_BATCH)]
     return sum(len(group) * max(group) for group in groups)

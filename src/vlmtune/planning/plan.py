@@ -1,7 +1,7 @@
-"""What training will cost, before anything is loaded: tokens, FLOPs, memory, time and money. No torch.
+"""What training will cost, before the model is loaded: tokens, FLOPs, memory, time and money. No torch.
 
-`make_plan` reads the rows of a config once and returns plain values, which `text.render` prints. The train step
-compares `estimate` with what it measured.
+`make_plan` reads the rows of a config once and returns plain values, which `text.render` prints. After training,
+`compare_with_measured` compares the estimate with what was measured.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ from vlmtune.training.dataset import TrainingExamples
 EFFICIENCY = 0.35
 """Assumed fraction of a datasheet's bf16 rate; published training runs on images reach 0.30 to 0.40."""
 PRECISIONS: tuple[tuple[str, Quantization | None], ...] = (("bf16", None), ("bf16", "nf4"), ("fp32", None))
-"""Precisions whose memory is shown: of the arithmetic, and of the language model's weights."""
+"""Precisions in the memory table: of the arithmetic, and of the language model's weights if quantized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: in
 def compare_with_measured(
     config: Config, checkpoint: Checkpoint, rows: Rows, facts: Mapping[str, Any], progress: Progress
 ) -> str:
-    """One line with the plan and what training measured; `facts` are those of the adapter's manifest.
+    """One line that compares the plan with the measurements in `facts`, the adapter's manifest.
 
     Raises:
         ConfigError: an architecture that `plan` does not know.
@@ -79,7 +79,7 @@ def compare_with_measured(
     epoch = survey(config, checkpoint, rows, progress)
     on_cpu = facts["device"] == "cpu"
     planned = estimate(config, shapes_of(checkpoint), epoch, facts["checkpoint_layers"], on_cpu)
-    computed = planned.flops * facts["answers_in_steps"] / len(epoch.tokens)
+    computed = planned.flops * facts["samples_in_steps"] / len(epoch.tokens)
     line = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
     if facts["seconds_in_steps"] > 0:
         line += f"; reached {computed / facts['seconds_in_steps'] / 1e12:,.3g} TFLOP/s"
@@ -99,7 +99,7 @@ def make_plan(
         progress: notified of the rows being read.
         gpu: name of the GPU to plan for; None plans for all known ones.
         price: of that GPU, in USD per hour.
-        efficiency: assumed fraction of the bf16 rate on the GPU's datasheet.
+        efficiency: assumed fraction of the datasheet's bf16 rate.
 
     Raises:
         ConfigError: no such GPU, a price without a GPU, or an unknown architecture.
@@ -108,7 +108,7 @@ def make_plan(
     """
     gpus = list(GPUS) if gpu is None else [find_gpu(gpu)]
     if price is not None and gpu is None:
-        raise ConfigError("--price is of one GPU: name it with --gpu")
+        raise ConfigError("--price needs --gpu: it is the price of one GPU")
     if not 0 < efficiency <= 1:
         raise ConfigError(f"--efficiency must be above 0 and at most 1 (got {efficiency:g})")
     if config.needs_hub:
@@ -118,10 +118,12 @@ def make_plan(
     rows = open_role(config.dataset, "train")
     epoch = survey(config, checkpoint, rows, progress)
     training = config.training
-    own = Setup(training.precision, training.lora, config.model.quantization)
-    asked = 0 if training.checkpoint_layers == "auto" else training.checkpoint_layers
-    if asked > shapes.decoder.layers:
-        raise ConfigError(f"training.checkpoint_layers is {asked}, but this model has {shapes.decoder.layers} layers")
+    setup = Setup(training.precision, training.lora, config.model.quantization)
+    requested = 0 if training.checkpoint_layers == "auto" else training.checkpoint_layers
+    if requested > shapes.decoder.layers:
+        raise ConfigError(
+            f"training.checkpoint_layers is {requested}, but this model has {shapes.decoder.layers} layers"
+        )
     return {
         "schema_version": 1,
         "model": checkpoint.name,
@@ -133,8 +135,8 @@ def make_plan(
         "epochs": training.epochs * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
-        "flops": _flops(config, shapes, epoch.work, asked),
-        "memory": _memory(shapes, own, epoch.distinct),
+        "flops": _flops(config, shapes, epoch.work, requested),
+        "memory": _memory(shapes, setup, epoch.distinct),
         "efficiency": efficiency,
         "price_per_hour": price,
         "gpus": [_gpu(name, config, shapes, epoch, efficiency, price) for name in gpus],
@@ -166,11 +168,11 @@ def _flops(config: Config, shapes: Shapes, work: Work, checkpoint_layers: int) -
     return {"terms": [asdict(term) for term in terms], "total": sum(term.flops for term in terms)}
 
 
-def _memory(shapes: Shapes, own: Setup, sequences: Iterable[Work]) -> dict[str, Any]:
-    configured = (own.precision, own.quantization)
+def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str, Any]:
+    configured = (setup.precision, setup.quantization)
     shown = PRECISIONS if configured in PRECISIONS else (*PRECISIONS, configured)
     return {
-        "activation_bytes_per_token_and_layer": activation_bytes(shapes, own),
+        "activation_bytes_per_token_and_layer": activation_bytes(shapes, setup),
         "precisions": [
             {
                 "precision": precision,
@@ -179,7 +181,7 @@ def _memory(shapes: Shapes, own: Setup, sequences: Iterable[Work]) -> dict[str, 
                 "over_base": [
                     {**asdict(needed), "peak": needed.peak}
                     for count in range(shapes.decoder.layers + 1)
-                    for needed in [memory(shapes, Setup(precision, own.lora, quantization), sequences, count)]
+                    for needed in [memory(shapes, Setup(precision, setup.lora, quantization), sequences, count)]
                 ],
             }
             for precision, quantization in shown
@@ -192,11 +194,11 @@ def _gpu(
 ) -> dict[str, Any]:
     """One GPU: how many layers are checkpointed, time, money, and what to change if it is too small."""
     training, gpu = config.training, GPUS[name]
-    own = Setup(training.precision, training.lora, config.model.quantization)
-    needed = _needed(shapes, own, epoch.distinct, training.checkpoint_layers, gpu.room)
+    setup = Setup(training.precision, training.lora, config.model.quantization)
+    needed = _needed(shapes, setup, epoch.distinct, training.checkpoint_layers, gpu.room)
     terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"])
     seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
-    # The bf16 rate of the datasheet says nothing about fp32.
+    # The datasheet's bf16 rate says nothing about fp32.
     timed = needed["fits"] and training.precision == "bf16"
     return {
         "name": name,
@@ -206,39 +208,39 @@ def _gpu(
         "flops_per_epoch": sum(term.flops for term in terms),
         "seconds_per_epoch": seconds if timed else None,
         "usd_per_epoch": seconds / 3600 * price if timed and price is not None else None,
-        "changes": [] if needed["fits"] else _changes(config, shapes, own, epoch, gpu.room),
+        "changes": [] if needed["fits"] else _changes(config, shapes, setup, epoch, gpu.room),
     }
 
 
-def _needed(shapes: Shapes, setup: Setup, sequences: Iterable[Work], asked: int | str, room: int) -> dict[str, Any]:
-    """How many layers are checkpointed and the memory that takes; the minimum if nothing fits."""
+def _needed(shapes: Shapes, setup: Setup, sequences: Iterable[Work], requested: int | str, room: int) -> dict[str, Any]:
+    """How many layers to checkpoint, and the peak memory with them; the lowest peak if nothing fits."""
     base = base_bytes(shapes, setup.precision, setup.quantization)
     layers = shapes.decoder.layers
 
     def peak(count: int) -> int:
         return base + memory(shapes, setup, sequences, count).peak
 
-    if isinstance(asked, int):
-        return {"checkpoint_layers": asked, "peak_bytes": peak(asked), "fits": peak(asked) <= room}
+    if isinstance(requested, int):
+        return {"checkpoint_layers": requested, "peak_bytes": peak(requested), "fits": peak(requested) <= room}
     fitting = fewest_layers(layers, lambda count: peak(count) <= room)
     count = fitting if fitting is not None else min(range(layers + 1), key=peak)
     return {"checkpoint_layers": count, "peak_bytes": peak(count), "fits": fitting is not None}
 
 
-def _changes(config: Config, shapes: Shapes, own: Setup, epoch: Epoch, room: int) -> list[dict[str, Any]]:
-    """Settings that need less memory, alone and combined, the least intrusive first, each with the memory it takes."""
-    small = Setup("bf16", own.lora, "nf4")
-    # An example is never cut, so sequences of one token hold one example each.
+def _changes(config: Config, shapes: Shapes, setup: Setup, epoch: Epoch, room: int) -> list[dict[str, Any]]:
+    """Settings that need less memory, alone and combined, least intrusive first, each with its peak memory."""
+    small = Setup("bf16", setup.lora, "nf4")
+    # Examples are never split, so pack_tokens=1 gives every example a sequence of its own.
     auto, short = "training.checkpoint_layers=auto", "training.pack_tokens=1"
-    tries = [([auto], own, epoch.distinct)] if config.training.checkpoint_layers != "auto" else []
+    tries = [([auto], setup, epoch.distinct)] if config.training.checkpoint_layers != "auto" else []
     always = [auto] if tries else []
     shorter = epoch.unpacked != epoch.distinct
     if shorter:
-        tries.append(([*always, short], own, epoch.unpacked))
-    if own.quantization is None:
+        tries.append(([*always, short], setup, epoch.unpacked))
+    if setup.quantization is None:
         four_bits = [*always, "model.quantization=nf4"]
-        four_bits += ["training.precision=bf16"] if own.precision != "bf16" else []
+        four_bits += ["training.precision=bf16"] if setup.precision != "bf16" else []
         tries.append((four_bits, small, epoch.distinct))
         if shorter:
             tries.append(([*four_bits, short], small, epoch.unpacked))
-    return [{"set": words, **_needed(shapes, setup, sequences, "auto", room)} for words, setup, sequences in tries]
+    return [{"set": words, **_needed(shapes, each, sequences, "auto", room)} for words, each, sequences in tries]

@@ -29,7 +29,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """The language model. `queries` and `keys` are widths over all heads, `inner` is the width of the MLP."""
+    """The language model. `queries` and `keys` are widths summed over all heads, `inner` is the width of the MLP."""
 
     layers: int
     hidden: int
@@ -68,7 +68,7 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class VisionTower:
-    """The vision tower. `patch_values` are the numbers of a patch, `merged_patches` the patches of a token."""
+    """The vision tower. A patch has `patch_values` numbers; `merged_patches` of them become one token."""
 
     depth: int
     hidden: int
@@ -119,7 +119,7 @@ class VisionTower:
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """The matrices of a checkpoint."""
+    """The matrices of a checkpoint: language model and vision tower."""
 
     decoder: Decoder
     tower: VisionTower
@@ -178,9 +178,9 @@ def read_shapes(settings: Mapping[str, Any], name: str) -> Shapes:
 class Gpu:
     """One GPU.
 
-    `memory_gb` is the nominal size. Taken as GB of 10^9 bytes, it is what training may use: the true size is 5 to 7 %
-    larger, which is about what the driver's context and fragmentation take. `bf16_tflops` is the dense rate (no
-    sparsity) with fp32 accumulation.
+    `memory_gb` is the nominal size. Read as 10^9 bytes per GB, it is what training may use: the true size is 5 to 7 %
+    larger, about as much as the CUDA context and fragmentation take. `bf16_tflops` is the dense rate (no sparsity) with
+    fp32 accumulation.
     """
 
     memory_gb: int

@@ -1,9 +1,9 @@
-"""A plan as text: every figure with the numbers behind it, so that it can be checked by hand."""
+"""A plan as text: every figure with the numbers it is computed from, so that it can be checked by hand."""
 
 from collections.abc import Iterator
 from typing import Any
 
-SHOWN_CHOICES = 5
+SHOWN_COUNTS = 5
 """How many numbers of checkpointed layers are shown, from none to all."""
 
 
@@ -56,7 +56,7 @@ def _flops(plan: dict[str, Any]) -> Iterator[str]:
 def _memory(plan: dict[str, Any]) -> Iterator[str]:
     memory = plan["memory"]
     layers = len(memory["precisions"][0]["over_base"]) - 1
-    counts = sorted({round(layers * n / (SHOWN_CHOICES - 1)) for n in range(SHOWN_CHOICES)})
+    counts = sorted({round(layers * n / (SHOWN_COUNTS - 1)) for n in range(SHOWN_COUNTS)})
     per_layer = memory["activation_bytes_per_token_and_layer"]
     yield "peak memory in GB (10^9 bytes), by the number of checkpointed layers"
     yield (
@@ -64,8 +64,8 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
         f"{per_layer * layers / 1e6:.2f} MB per token"
     )
     configured = (plan["precision"], plan["quantization"])
-    own = next(each for each in memory["precisions"] if (each["precision"], each["quantization"]) == configured)
-    none = own["over_base"][0]
+    selected = next(each for each in memory["precisions"] if (each["precision"], each["quantization"]) == configured)
+    none = selected["over_base"][0]
     sequence = none["sequence"]
     yield (
         f"  costliest sequence     {sequence['tokens']:,} tokens, {sequence['supervised']:,} supervised, "
@@ -79,7 +79,7 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
     for each in memory["precisions"]:
         peaks = [each["base_bytes"] + each["over_base"][count]["peak"] for count in counts]
         name = each["quantization"] or each["precision"]
-        mark = "*" if each is own else " "
+        mark = "*" if each is selected else " "
         yield f"{mark} {name:<12}{_gb(each['base_bytes']):>9}" + "".join(f"{_gb(peak):>11}" for peak in peaks)
     yield "  (* as configured)"
 

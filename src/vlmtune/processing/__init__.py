@@ -1,1 +1,1 @@
-"""Conversations and images as tensors: the one route that training and inference share."""
+"""Conversations and images as tensors: one code path, shared by training and inference."""

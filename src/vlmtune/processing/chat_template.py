@@ -1,8 +1,8 @@
-r"""A conversation as token ids with a loss mask and image tokens: one renderer for training and inference, no torch.
+r"""Renders conversations as token ids with a loss mask and image tokens, for training and inference alike. No torch.
 
-Knows a checkpoint's tokenizer and chat template, and the family's special tokens. The text is cut where each assistant
-turn begins and the pieces are tokenized one by one, so a training example begins, token for token, with the prompt that
-inference sends, and the loss mask is made while rendering instead of being searched for in the ids.
+The rendered text is split where each assistant turn begins, and the pieces are tokenized one by one. A training example
+therefore begins, token for token, with the prompt used in inference, and the loss mask follows from the pieces instead
+of being searched for in the ids.
 
 A conversation of a question and an answer becomes two pieces:
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Token ids, and for each whether the loss counts it: the assistant's words and its end-of-turn token."""
+    """Token ids, [T], and which of them are supervised: the assistant's text and end-of-turn tokens."""
 
     ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
@@ -39,7 +39,7 @@ class Rendered:
 
     @property
     def supervised(self) -> int:
-        """Number of tokens that the loss counts."""
+        """Number of supervised tokens."""
         return sum(self.loss_mask)
 
 
@@ -68,7 +68,11 @@ class Renderer:
 
     @classmethod
     def load(cls, folder: Path, family: Family) -> "Renderer":
-        """From a checkpoint's folder: `tokenizer.json`, and the chat template wherever the checkpoint keeps it."""
+        """From a checkpoint's folder.
+
+        Raises:
+            IntegrityError: it has no fast tokenizer or no chat template, or its tokenizer is of another family.
+        """
         from tokenizers import Tokenizer
 
         file = folder / "tokenizer.json"
@@ -77,14 +81,14 @@ class Renderer:
         return cls(Tokenizer.from_file(str(file)), _template_text(folder), family)
 
     def prompt(self, conversation: Conversation, image_tokens: Sequence[int]) -> Rendered:
-        """A conversation that ends where the assistant's answer begins.
+        """The prompt, up to where the assistant's answer begins.
 
         Args:
             conversation: ends with a user turn.
             image_tokens: tokens of each image, in order.
 
         Raises:
-            DataError: a text holds one of the model's special tokens, or the template drops or repeats an image.
+            DataError: a text contains one of the model's special tokens, or the template drops or repeats an image.
         """
         return self._tokenize([(self._text(conversation, add_generation_prompt=True), False)], image_tokens)
 
@@ -94,7 +98,7 @@ class Renderer:
         """A conversation that ends with an assistant turn, with its loss mask.
 
         Raises:
-            DataError: as in `prompt`; or the template rewrites earlier turns, so that they cannot be trained on.
+            DataError: as in `prompt`; or the template rewrites earlier turns, which then cannot be trained on.
         """
         supervised = [n for n, turn in enumerate(conversation) if turn.role == "assistant"]
         if trained_turns == "last":
@@ -135,12 +139,12 @@ class Renderer:
         for text, supervised in pieces:
             for token in self._encode(text):
                 if token == self.image_id and not left:
-                    raise DataError("the chat template asks for more images than the conversation has")
+                    raise DataError("the chat template has more image placeholders than the conversation has images")
                 count = left.pop(0) if token == self.image_id else 1
                 ids += [token] * count
                 mask += [supervised] * count
         if left:
-            raise DataError("the chat template left out an image of the conversation")
+            raise DataError("the chat template drops an image of the conversation")
         return Rendered(tuple(ids), tuple(mask))
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a renderer lives as long as the process; rows repeat prompts
@@ -156,7 +160,7 @@ def _message(turn: Turn, special: Sequence[str]) -> dict[str, Any]:
             continue
         forbidden = next((token for token in special if token in part), None)
         if forbidden is not None:
-            raise DataError(f"the text holds the model's special token {forbidden}; remove it from the row")
+            raise DataError(f"the text contains the model's special token {forbidden}; remove it from the row")
         parts.append({"type": "text", "text": part})
     return {"role": turn.role, "content": parts}
 
@@ -174,7 +178,7 @@ def _template_text(folder: Path) -> str:
 
 
 def _compile(template: str) -> "Template":
-    """A template in the environment that transformers uses: sandboxed, trimmed blocks, its additional names."""
+    """A template in an environment like transformers': sandboxed, trimmed blocks, `tojson` and `raise_exception`."""
     from jinja2.exceptions import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -1,7 +1,7 @@
-"""Conversations and their images as the tensors a model reads: the one route for training and inference.
+"""Encodes conversations and their images as the tensors a model reads, for training and inference alike.
 
-An `Encoder` joins renderer, image processor and image source for one checkpoint, so both sides see the same tokens and
-pixels by construction. Torch is imported when pixels are first cut.
+An `Encoder` combines renderer, image processor and image source of one checkpoint, so training and inference see the
+same tokens and pixels by construction. Torch is imported when the first image is decoded.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 MODEL_LIMIT = "the model has positions for"
 CACHE_BYTES = 512 * 1024 * 1024
-"""Patches kept in memory between epochs; a larger dataset is decoded again in every epoch."""
+"""Bytes of patches kept in memory between epochs; images beyond it are decoded again in every epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
     """An image as the model reads it: uint8 patches [n, 3, patch, patch], their grid, and a hash of both.
 
-    `patches` is None from a source that reads no pixels.
+    `patches` is None if the source reads headers only.
     """
 
     patches: "torch.Tensor | None"
@@ -55,10 +55,10 @@ class ImageSource(Protocol):
     """Where an encoder gets its images from; called from several threads."""
 
     def grid(self, ref: ImageRef) -> Grid:
-        """Patches the image becomes, decoding nothing."""
+        """Grid of the image's patches, without decoding it."""
 
     def load(self, ref: ImageRef) -> EncodedImage:
-        """The image, as the model reads it."""
+        """The image as the model reads it."""
 
 
 class DecodedImages:
@@ -71,17 +71,17 @@ class DecodedImages:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all images."""
+        """Empty the cache."""
         self._cache: dict[str, EncodedImage] = {}
         self._room = CACHE_BYTES
 
     def grid(self, ref: ImageRef) -> Grid:
-        """From memory, else from the image's header."""
+        """From the cache, or else from the image's header."""
         cached = self._cache.get(ref.where)
         return self._processor.grid_of(*size_of(ref)) if cached is None else cached.grid
 
     def load(self, ref: ImageRef) -> EncodedImage:
-        """From memory, else decoded; threads that want the same image wait for the first one."""
+        """From the cache, or else decoded; threads that need the same image wait for the first of them."""
         with self._loading.hold(ref.where):
             return self._cache.get(ref.where) or self._decode(ref)
 
@@ -98,10 +98,10 @@ class DecodedImages:
 
 
 class ImageHeaders:
-    """Reads headers alone: exact token counts, no pixels. An image is identified by a hash of its file.
+    """Reads image headers only: exact token counts, but no pixels. An image is identified by a hash of its file.
 
-    Two files with the same pixels in other bytes therefore count as two images, though training takes them as one.
-    A reference that knows its size is not read at all, and identified by its name.
+    Two files with the same pixels but different bytes therefore count as two images, where training sees one. The file
+    of a reference with a known size is not read at all; it is identified by its location.
     """
 
     def __init__(self, processor: ImageProcessor) -> None:
@@ -133,9 +133,12 @@ class Encoder:
     """Encodes conversations for one checkpoint.
 
     Args:
-        checkpoint: whose tokenizer, chat template and image settings are used.
-        model: the user's own image area limits.
-        images: makes the source of images; `ImageHeaders` where only lengths matter.
+        checkpoint: provides tokenizer, chat template and image settings.
+        model: the user's limits on image area.
+        images: creates the image source; `ImageHeaders` where only lengths matter.
+
+    Raises:
+        IntegrityError: the checkpoint lacks a tokenizer, a chat template or image settings.
     """
 
     def __init__(
@@ -155,17 +158,17 @@ class Encoder:
 
     @property
     def stop_ids(self) -> list[int]:
-        """Tokens that end an answer: the end of turn, and what the checkpoint itself stops at."""
+        """Tokens that end an answer: the end of turn, and those in the checkpoint's generation_config."""
         file = self.checkpoint.folder / "generation_config.json"
-        known = read_json(file).get("eos_token_id") if file.is_file() else None
-        more = known if isinstance(known, list) else [known] if known is not None else []
+        eos = read_json(file).get("eos_token_id") if file.is_file() else None
+        more = eos if isinstance(eos, list) else [eos] if eos is not None else []
         return list(dict.fromkeys([self.renderer.end_id, *more]))
 
     def prompt(self, conversation: Conversation) -> Encoded:
-        """A conversation that waits for an answer.
+        """Encode a conversation that ends with a user turn.
 
         Raises:
-            ImageError, DataError: an image or text of it cannot be used.
+            ImageError, DataError: one of its images or texts cannot be used.
             ExampleTooLong: more tokens than the model has positions for.
         """
         images = self._load(conversation)
@@ -174,7 +177,7 @@ class Encoder:
         return encoded
 
     def prompt_length(self, conversation: Conversation) -> int:
-        """Tokens of `prompt`, with the same errors as far as an image's header shows them; decodes nothing."""
+        """Number of tokens of `prompt`, without decoding images; raises the errors that their headers reveal."""
         counts = [self.image_processor.tokens(self.images.grid(ref)) for ref in images_of(conversation)]
         length = len(self.renderer.prompt(conversation, counts))
         _check_length(length, self.max_positions, MODEL_LIMIT)
@@ -183,18 +186,18 @@ class Encoder:
     def training_example(
         self, conversation: Conversation, trained_turns: Literal["all", "last"], max_tokens: int
     ) -> Encoded:
-        """A conversation that ends with the answer to train on; errors as in `prompt`."""
+        """Encode a conversation that ends with the answer to train on; errors as in `prompt`."""
         images = self._load(conversation)
         rendered = self.renderer.training_example(conversation, self._tokens(images), trained_turns)
         _check_length(len(rendered), min(max_tokens, self.max_positions), "training.max_tokens")
         return Encoded(rendered, images)
 
     def image_tokens(self, encoded: Encoded) -> int:
-        """How many tokens of a conversation are those of its images."""
+        """Number of image tokens of a conversation."""
         return sum(self._tokens(encoded.images))
 
     def with_box_scale(self, example: Example) -> Example:
-        """The example with the scale on which the model writes boxes about its first image.
+        """The example with the scale of the model's box coordinates for its first image.
 
         Raises:
             ImageError: the image's header cannot be read.
@@ -206,7 +209,7 @@ class Encoder:
         return replace(example, box_scale=(columns * patch, rows * patch))
 
     def facts(self) -> dict[str, Any]:
-        """What happens to an image and a text before the model sees them; stored with adapters and predictions."""
+        """Fingerprints of image and text preprocessing; stored with adapters and predictions."""
         tokenizer = (self.checkpoint.folder / "tokenizer.json").read_bytes()
         return {
             "pixels": self.image_processor.facts(),
@@ -224,25 +227,25 @@ class Encoder:
 def _check_length(length: int, limit: int, name: str) -> None:
     if length > limit:
         raise ExampleTooLong(
-            f"{length} tokens, more than {name} ({limit}); nothing is ever cut: raise the limit, shorten the "
-            "text, or make images smaller with model.max_pixels"
+            f"{length} tokens, more than {name} ({limit}); nothing is ever truncated: raise the limit, shorten the "
+            "text, or shrink images with model.max_pixels"
         )
 
 
 def collate(
     batch: Sequence[Encoded], encoder: Encoder, side: Literal["left", "right"], device: str, dtype: "torch.dtype"
 ) -> "dict[str, torch.Tensor]":
-    """One padded batch, as the model's forward takes it.
+    """A padded batch as keyword arguments of the model's forward.
 
     Args:
         batch: B encoded conversations; some may have no image.
-        encoder: what encoded them.
-        side: where the padding goes: left to generate, right to train.
-        device: where the tensors are made, and the pixels normalised.
+        encoder: the one that encoded them.
+        side: of the padding: left to generate, right to train.
+        device: of the tensors; pixels are normalised there.
         dtype: of the pixels.
 
     Returns:
-        input_ids, attention_mask, mm_token_type_ids [B, T]; with any image also pixel_values [patches, values] and
+        input_ids, attention_mask, mm_token_type_ids [B, T]; if there are images, pixel_values [patches, values] and
         image_grid_thw [images, 3].
     """
     import torch
@@ -251,9 +254,9 @@ def collate(
     ids = torch.full((len(batch), longest), encoder.renderer.end_id)
     mask = torch.zeros_like(ids)
     for row, item in enumerate(batch):
-        place = slice(longest - len(item), None) if side == "left" else slice(0, len(item))
-        ids[row, place] = torch.tensor(item.rendered.ids)
-        mask[row, place] = 1
+        span = slice(longest - len(item), None) if side == "left" else slice(0, len(item))
+        ids[row, span] = torch.tensor(item.rendered.ids)
+        mask[row, span] = 1
     tensors = {
         "input_ids": ids,
         "attention_mask": mask,

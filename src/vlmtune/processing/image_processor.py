@@ -1,7 +1,7 @@
-"""Images as uint8 patches, cut the way the checkpoint's own processor does; normalised on the device.
+"""Cuts images into uint8 patches like the checkpoint's image processor, and normalises them on the device.
 
-Bit for bit equal to the processor's torchvision backend, which the tests compare with. As uint8 they take an eighth of
-the processor's doubled fp32 frames: 0.59 MB instead of 4.72 MB for a 500x375 photo.
+The results are bit-identical to those of the processor's torchvision backend, with which the tests compare them. As
+uint8, patches take an eighth of the memory of its duplicated fp32 frames: for a 500x375 photo, 0.59 MB instead of 4.72.
 """
 
 from dataclasses import asdict
@@ -23,14 +23,16 @@ def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | N
     Reads `processor_config.json` (its "image_processor") or `preprocessor_config.json`, with sizes in either spelling.
 
     Raises:
-        IntegrityError: neither file exists, or it has no sizes.
+        IntegrityError: neither file exists, or there are no sizes in it.
     """
     settings = _processor_settings(folder)
     size = settings.get("size") or {}
     smallest = min_pixels or size.get("shortest_edge") or settings.get("min_pixels")
     largest = max_pixels or size.get("longest_edge") or settings.get("max_pixels")
     if not smallest or not largest:
-        raise IntegrityError(f"{folder}: the image processor names no sizes; set model.min_pixels and model.max_pixels")
+        raise IntegrityError(
+            f"{folder}: the image processor's settings have no sizes; set model.min_pixels and model.max_pixels"
+        )
     return ImageLimits(
         patch=settings["patch_size"],
         merge=settings["merge_size"],
@@ -68,7 +70,7 @@ class ImageProcessor:
         """Patches of an image of some width and height.
 
         Raises:
-            ImageError: its sides are too unequal for the model.
+            ImageError: its aspect ratio is too extreme for the model.
         """
         try:
             rows, columns = self._family.resized(height, width, self.limits)
@@ -81,7 +83,12 @@ class ImageProcessor:
         return grid[0] * grid[1] * grid[2] // self.limits.merge**2
 
     def patches(self, image: "Image") -> "torch.Tensor":
-        """uint8 patches [rows * columns, 3, patch, patch] of an RGB image, in the merged order the tower expects."""
+        """uint8 patches [rows * columns, 3, patch, patch] of an RGB image, in the merged order of the vision tower.
+
+        With a grid of 4 x 4 and `merge` 2, the 16 patches in their output order are, by row and column of the image,
+
+            0,0 0,1 1,0 1,1 | 0,2 0,3 1,2 1,3 | 2,0 2,1 3,0 3,1 | 2,2 2,3 3,2 3,3
+        """
         import numpy as np
         import torch
 
@@ -89,7 +96,7 @@ class ImageProcessor:
         size, merge = self.limits.patch, self.limits.merge
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         if pixels.shape[1:] != (rows * size, columns * size):
-            # On uint8 directly: the native kernel that the processor's torchvision backend ends up in.
+            # Directly on uint8: the kernel that the processor's torchvision backend calls.
             pixels = torch.nn.functional.interpolate(
                 pixels[None], (rows * size, columns * size), mode="bicubic", align_corners=False, antialias=True
             )[0]
@@ -99,7 +106,7 @@ class ImageProcessor:
     def normalised(self, patches: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
         """The vision tower's input [n, 3 * frames * patch * patch], on the device of the patches.
 
-        A still image fills all frames of its patch. Mean and std are scaled to 0..255 first, as the processor does.
+        A still image is repeated for all frames. Mean and std are scaled to 0..255 first, as the processor does.
         """
         import torch
 

@@ -1,7 +1,7 @@
 """Activation checkpointing: how many layers recompute their activations, so that the longest sequence fits.
 
 A checkpointed layer keeps only its input; the backward pass recomputes the rest, dropout included, so the number of
-checkpointed layers changes memory and time alone. The first layers are taken; each saves the same.
+checkpointed layers affects memory and time only. Layers are checkpointed from the first one on; each saves the same.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from vlmtune.training.packing import PackedSequence
 if TYPE_CHECKING:
     import torch
 
-CHOICE_FILE = "checkpoint_layers.json"
+LAYERS_FILE = "checkpoint_layers.json"
 """In the work folder: how many layers are checkpointed, for a resumed run."""
 MAX_MEMORY_SHARE = 0.95
 """Share of a GPU's memory that the longest sequence may fill; the rest is lost to fragmentation."""
@@ -28,7 +28,7 @@ OPTIMIZER_BYTES = 12
 
 
 def longest_sequence(lengths: Sequence[int], max_tokens: int) -> int:
-    """Upper bound on the tokens of a packed sequence of examples of these lengths, packed up to `max_tokens`."""
+    """Upper bound on the tokens of a packed sequence of examples with these lengths, packed up to `max_tokens`."""
     return max(*lengths, min(sum(lengths), max_tokens)) if lengths else 0
 
 
@@ -52,11 +52,11 @@ class ActivationCheckpointing:
     """Decides how many layers are checkpointed, and wraps them.
 
     Args:
-        base: the model inside its adapter.
-        family: says where its language model is.
+        base: the model inside the PEFT wrapper.
+        family: locates the language model in it.
         forward_backward: computes packed sequences.
         requested: `training.checkpoint_layers`.
-        work: folder in which the choice is kept.
+        work: folder in which the decision is stored.
 
     Raises:
         ConfigError: more layers are requested than there are.
@@ -66,7 +66,7 @@ class ActivationCheckpointing:
         self, base: Any, family: Family, forward_backward: ForwardBackward, requested: int | str, work: Path
     ) -> None:
         self._base, self._forward_backward = base, forward_backward
-        self._requested, self._choice_file = requested, work / CHOICE_FILE
+        self._requested, self._layers_file = requested, work / LAYERS_FILE
         self._layers = list(base.get_submodule(family.language_model).layers)
         self.checkpoint_layers = 0
         self._peak: int | None = None
@@ -89,17 +89,17 @@ class ActivationCheckpointing:
     def choose(
         self, tokens: Sequence[Sequence[int]], examples_of: Callable[[int], Sequence[Encoded]], is_main: bool
     ) -> None:
-        """Try the batch with the longest sequence; a resumed run keeps its earlier choice instead.
+        """Try the batch with the longest sequence; a resumed run keeps its earlier decision instead.
 
         Args:
-            tokens: of every example of every batch.
-            examples_of: the examples of the n-th batch.
-            is_main: whether this process writes the choice down.
+            tokens: lengths of the examples of each batch, [batches][examples].
+            examples_of: returns the examples of the n-th batch.
+            is_main: whether this process stores the decision.
 
         Raises:
             EnvironmentProblem: one example alone does not fit.
         """
-        if self._choice_file.is_file() and self._requested in ("auto", chosen := read_json(self._choice_file, int)):
+        if self._layers_file.is_file() and self._requested in ("auto", chosen := read_json(self._layers_file, int)):
             self.checkpoint(chosen)
             return
         if not any(tokens):
@@ -107,12 +107,12 @@ class ActivationCheckpointing:
         limit = self._forward_backward.pack_tokens
         self.try_longest(examples_of(max(range(len(tokens)), key=lambda n: longest_sequence(tokens[n], limit))))
         if is_main:
-            write_json(self._choice_file, self.checkpoint_layers)
+            write_json(self._layers_file, self.checkpoint_layers)
 
     def try_longest(self, examples: Sequence[Encoded]) -> None:
-        """Forward and backward pass of a batch's longest packed sequence, without an optimizer step.
+        """Run the forward and backward pass of a batch's longest packed sequence, without an optimizer step.
 
-        Sequences are shortened while the longest does not fit with any number of layers that may be checkpointed.
+        While it does not fit with any number of checkpointed layers, the batch is packed into shorter sequences.
 
         Raises:
             EnvironmentProblem: one example alone does not fit.
@@ -127,11 +127,11 @@ class ActivationCheckpointing:
             self._forward_backward.halve_pack_tokens(examples)
 
     def facts(self) -> dict[str, Any]:
-        """The choice, and the peak memory of the trial in bytes; None on a CPU or after resuming."""
-        return {"checkpoint_layers": self.checkpoint_layers, "peak_bytes_of_longest_row": self._peak}
+        """The decision, and the peak memory of the trial in bytes; None on a CPU or after resuming."""
+        return {"checkpoint_layers": self.checkpoint_layers, "peak_bytes_of_longest_sequence": self._peak}
 
     def _fitting_layers(self, sequence: PackedSequence, longest: int) -> int | None:
-        """How many layers to checkpoint for sequences of up to `longest` tokens, judging by one; None if none do."""
+        """Layers to checkpoint so that `longest` tokens fit, extrapolated from one sequence; None if nothing helps."""
         if self._requested == "auto" and self._base.device.type == "cuda":
             scale = max(1.0, longest / len(sequence))
             return fewest_layers(len(self._layers), lambda count: self._fits(sequence, count, scale))
@@ -141,16 +141,16 @@ class ActivationCheckpointing:
         """Whether a sequence `scale` times as long as this one fits with `count` checkpointed layers."""
         import torch
 
-        at_rest = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated()
         peak = self._try(sequence, count)
         if peak is None:
             return False
-        held: int = OPTIMIZER_BYTES * sum(p.numel() for p in self._base.parameters() if p.requires_grad)
-        needed: float = at_rest + scale * (peak - at_rest) + held
+        optimizer: int = OPTIMIZER_BYTES * sum(p.numel() for p in self._base.parameters() if p.requires_grad)
+        needed: float = before + scale * (peak - before) + optimizer
         return needed <= MAX_MEMORY_SHARE * _available_bytes()
 
     def _try(self, sequence: PackedSequence, count: int) -> int | None:
-        """Peak bytes allocated while a sequence is computed, 0 on a CPU; None if memory does not suffice."""
+        """Peak bytes allocated while computing a sequence, 0 on a CPU; None if it does not fit."""
         import torch
 
         self.checkpoint(count)
@@ -161,7 +161,7 @@ class ActivationCheckpointing:
         with contextlib.suppress(torch.OutOfMemoryError):
             self._forward_backward.token_losses(sequence).sum().backward()
             done = True
-        # Only here is the failed pass really freed: inside `except` the traceback would keep it alive.
+        # Not inside `except`: there, the traceback would keep the tensors of the failed pass alive.
         self._forward_backward.zero_grad()
         if on_gpu:
             self._peak = torch.cuda.max_memory_allocated() if done else self._peak
@@ -170,7 +170,7 @@ class ActivationCheckpointing:
 
 
 def _available_bytes() -> float:
-    """GPU memory that this process may use: what it holds and what is free, within its allocator's limit."""
+    """GPU memory available to this process: what it holds plus what is free, within its allocator's limit."""
     import torch
 
     free, total = torch.cuda.mem_get_info()

@@ -1,9 +1,9 @@
 """Attention for packed sequences: every segment sees its prefix and then itself, causally; nothing else.
 
-Registered with transformers under a name of its own and set on the language model alone. The segments of a sequence
-travel as a keyword argument from the model's forward to every layer, so no state is kept between calls. On a GPU in
-half precision one call of a variable-length kernel, torch's or flash-attn's, computes a whole sequence; elsewhere one
-call per segment does.
+Registered with transformers under its own name, and enabled for the language model only. The segments of a sequence are
+passed as a keyword argument through the model's forward to every layer, so there is no state between calls. On a GPU in
+half precision, a single call of a variable-length kernel, torch's or flash-attn's, computes a whole sequence; otherwise
+there is one call per segment.
 """
 
 import inspect
@@ -65,7 +65,7 @@ def pick_kernel(requested: str, device: str, dtype: "torch.dtype") -> Kernel:
 def enable_packed_attention(model: "nn.Module", family: Family, requested: str = "auto") -> Kernel:
     """Switch the language model of a loaded model to packed attention; returns the kernel in use.
 
-    Every forward then needs the keyword `segments`: those of its packed sequence, in order, covering it.
+    From then on, every forward needs the keyword `segments`: those of its packed sequence, in order and without gaps.
 
     Raises:
         EnvironmentProblem: the requested kernel cannot run here.
@@ -89,7 +89,7 @@ def _can_import(module: str) -> bool:
 
 @contextmanager
 def plain_attention(model: "nn.Module", family: Family) -> Iterator[None]:
-    """Let the language model attend as it was loaded, to generate text; packed attention again afterwards."""
+    """Restore the language model's original attention inside this block, to generate text."""
     language: Any = model.get_submodule(family.language_model)
     language.config._attn_implementation = "sdpa"  # noqa: SLF001 - as above
     try:
@@ -117,10 +117,10 @@ def packed_attention(  # noqa: PLR0913 - the signature is what transformers call
         query: [1, heads, S, head_dim].
         key: [1, key-value heads, S, head_dim].
         value: as `key`.
-        attention_mask: unused; the segments say which token sees which.
+        attention_mask: unused; `segments` determines which token attends to which.
         segments: of the packed sequence, in order.
-        scaling: of the scores.
-        kernel: what computes it.
+        scaling: factor of the scores; None is 1 / sqrt(head_dim).
+        kernel: which implementation to use.
 
     Returns:
         [1, S, heads, head_dim], and no attention weights.
@@ -149,16 +149,16 @@ def _loop(
     gqa = key.shape[1] != query.shape[1]
     outputs = []
     for segment in segments:
-        own, prefix = slice(segment.start, segment.end), slice(segment.prefix_start, segment.prefix_end)
-        queries, keys, values = query[:, :, own], key[:, :, own], value[:, :, own]
-        seen = segment.prefix_end - segment.prefix_start
-        if not seen:
+        span, prefix = slice(segment.start, segment.end), slice(segment.prefix_start, segment.prefix_end)
+        queries, keys, values = query[:, :, span], key[:, :, span], value[:, :, span]
+        prefix_length = segment.prefix_end - segment.prefix_start
+        if not prefix_length:
             outputs.append(attend(queries, keys, values, is_causal=True, scale=scaling, enable_gqa=gqa))
             continue
         length = segment.end - segment.start
         # Rows are queries, columns the prefix and then the segment: for 2 tokens after 3,  1 1 1 | 1 0
         #                                                                                   1 1 1 | 1 1
-        mask = torch.ones(length, seen + length, dtype=torch.bool, device=query.device).tril(seen)
+        mask = torch.ones(length, prefix_length + length, dtype=torch.bool, device=query.device).tril(prefix_length)
         keys, values = torch.cat([key[:, :, prefix], keys], 2), torch.cat([value[:, :, prefix], values], 2)
         outputs.append(attend(queries, keys, values, attn_mask=mask, scale=scaling, enable_gqa=gqa))
     return torch.cat(outputs, 2).transpose(1, 2)
@@ -167,8 +167,8 @@ def _loop(
 def _varlen(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], scaling: float | None) -> "torch.Tensor":
     """Torch's variable-length attention, whose arguments differ between versions.
 
-    A segment has fewer queries than keys if it has a prefix. Both kernels align the causal mask at the end, so the last
-    query sees the last key.
+    A segment with a prefix has fewer queries than keys. Both kernels align the causal mask at the end: the last query
+    sees the last key.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -198,9 +198,9 @@ def _flash(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], scal
 def _varlen_layout(
     segments: tuple[Segment, ...], device: "torch.device"
 ) -> "tuple[torch.Tensor, Bounds, tuple[int, int]]":
-    """Indices of the keys each segment sees, bounds of queries and keys, longest of both.
+    """Indices of the keys that each segment sees, bounds of queries and of keys, and the longest of each.
 
-    The same for every layer of a sequence, hence cached. For the prefix P1 P2 P3 and its branches A1 A2 and B1 B2:
+    Cached, because all layers of a sequence need the same. For the prefix P1 P2 P3 and its branches A1 A2 and B1 B2:
 
         segments       P1 P2 P3 | A1 A2          | B1 B2
         index           0  1  2 | 0  1  2  3  4  | 0  1  2  5  6
@@ -212,5 +212,5 @@ def _varlen_layout(
     seen = [[*range(s.prefix_start, s.prefix_end), *range(s.start, s.end)] for s in segments]
     index = torch.tensor([key for keys in seen for key in keys], device=device)
     lengths = [s.end - s.start for s in segments], [len(keys) for keys in seen]
-    queries, keys = (torch.tensor([0, *some]).cumsum(0).int().to(device) for some in lengths)
+    queries, keys = (torch.tensor([0, *each]).cumsum(0).int().to(device) for each in lengths)
     return index, (queries, keys), (max(lengths[0]), max(lengths[1]))

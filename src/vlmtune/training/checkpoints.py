@@ -1,8 +1,8 @@
 """Checkpoints of a training run, and the adapter of its best step.
 
-A checkpoint holds weights, optimizer moments and the step, in safetensors and JSON only. It is a folder `step-000050`
-that counts once its `complete.json` exists with the hashes of the other files; it is written under a temporary name and
-renamed last, so a crash at any moment leaves the newest complete one.
+A checkpoint is a folder like `step-000050` with weights, optimizer moments and the step, in safetensors and JSON only.
+It is complete once its `complete.json` holds the hashes of the other files. It is written under a temporary name and
+renamed last, so a crash at any moment leaves the newest complete one intact.
 """
 
 import hashlib
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 KEPT = 2
 """Checkpoints kept on disk."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
+VALIDATION_LOSS = "validation_loss"
+"""Key of the loss on the validation rows in the training curve."""
 
 
 def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
@@ -111,13 +113,12 @@ def _hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-VALIDATION_LOSS = "validation_loss"
-"""Key of the curve."""
-
-
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """A metric of the model after a step; None where it is undefined. `name` is its key in the curve."""
+    """A metric for selecting the best step. `name` is its key in the training curve.
+
+    `score(model, step)` evaluates the model as it is after that step; None where the metric is undefined.
+    """
 
     name: str
     higher_is_better: bool
@@ -125,15 +126,15 @@ class Evaluator:
 
 
 class BestAdapter:
-    """Keeps the adapter of the best step so far in `work/best-<step>`.
+    """Keeps the adapter of the best step so far in `work/best-<step>`, and decides on early stopping.
 
-    All evaluations are in the curve, so a resumed run knows what the interrupted one knew.
+    All evaluations are in the training curve, from which a resumed run restores them.
 
     Args:
-        work: folder of the run.
-        key: key of the curve that decides; None keeps the last step.
-        higher_is_better: which way.
-        patience: evaluations without improvement after which training ends; None never ends it.
+        work: the run's work folder.
+        key: of the curve, by which steps are compared; None keeps the last step.
+        higher_is_better: whether a higher value of it is an improvement.
+        patience: evaluations without improvement after which training stops; None disables early stopping.
     """
 
     def __init__(self, work: Path, key: str | None, higher_is_better: bool, patience: int | None) -> None:
@@ -145,12 +146,12 @@ class BestAdapter:
 
     @property
     def should_stop(self) -> bool:
-        """Whether training should end early."""
+        """Whether `patience` is exhausted."""
         return self._patience is not None and self._without_improvement >= self._patience
 
     @property
     def folder(self) -> Path | None:
-        """The best adapter so far."""
+        """Folder of the best adapter so far; None before the first evaluation."""
         return best_adapter_path(self._work, self.step) if self.step is not None else None
 
     def restore(self, points: Iterable[Mapping[str, Any]]) -> None:
@@ -159,9 +160,14 @@ class BestAdapter:
             self._improves(point["step"], point)
 
     def update(self, step: int, values: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
-        """Take note of an evaluation; `save` writes the adapter if it is the best so far, None if another process does.
+        """Record an evaluation, and save the adapter if it is the best so far.
 
-        Earlier best adapters stay until `prune`, so that the curve on disk never names one that is gone.
+        Earlier best adapters stay until `prune`, so that the curve on disk never refers to a deleted one.
+
+        Args:
+            step: optimizer steps taken.
+            values: the evaluation's results by key of the curve.
+            save: writes the adapter into a folder; None if another process does.
         """
         if self._improves(step, values) and save is not None:
             with replace_folder(best_adapter_path(self._work, step)) as building:

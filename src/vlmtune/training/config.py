@@ -24,8 +24,7 @@ class LoraConfig(BaseConfig):
     target_modules: list[str] = Field(
         default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
     )
-    """Linear layers that get an adapter, by the last component of their name, in all `parts` of the model that have
-    such layers."""
+    """Linear layers that get an adapter, by the last component of their name, in all of `parts`."""
 
     parts: list[PartName] = Field(default=["language_model"], min_length=1)
     """Parts of the model that get an adapter; the others stay frozen. In Qwen3-VL the layers of `vision_tower` are
@@ -63,12 +62,12 @@ class TrainingConfig(BaseConfig):
     """Passes over the training rows."""
 
     batch_size: PositiveInt = 8
-    """Answers per optimizer step (the global batch)."""
+    """Training samples per optimizer step (the global batch)."""
 
     pack_tokens: PositiveInt = 2048
-    """Length of a packed sequence, in tokens. Examples are packed into sequences of this length, those about the same
-    images behind one shared prefix. Changes memory and speed, but not the result beyond rounding; halved automatically
-    if memory does not suffice."""
+    """Length of a packed sequence, in tokens. Examples are packed into sequences of this length; those about the same
+    images share one prefix. Affects memory and speed, but not the result beyond rounding; halved automatically when out
+    of memory."""
 
     learning_rate: PositiveFloat = 2e-4
     """Peak learning rate of AdamW."""
@@ -108,8 +107,8 @@ class TrainingConfig(BaseConfig):
 
     best_metric: str | None = None
     """What selects the step whose adapter is kept, among those evaluated: `loss` on the validation rows, or a metric of
-    the task, for which those rows are answered, too. Null keeps the last step. Rows used for selection are no evidence,
-    so a comparison leaves them out."""
+    the task, for which those rows are answered, too. Null keeps the last step. A comparison excludes rows that were
+    used for selection: they are not independent evidence."""
 
     early_stopping: PositiveInt | None = None
     """Evaluations without improvement after which training ends; null trains to the last epoch."""
@@ -119,31 +118,32 @@ class TrainingConfig(BaseConfig):
     one, with `seed`."""
 
     workers: NonNegativeInt = 2
-    """Threads that decode images and tokenize while the model computes; 0 does both in between."""
+    """Threads that decode images and tokenize while the model computes; 0 does both in the main thread."""
 
     save_every_steps: PositiveInt = 50
     """Steps between two checkpoints; a crash loses at most this much work."""
 
     checkpoint_layers: Literal["auto"] | NonNegativeInt = "auto"
     """Activation checkpointing: this many layers of the language model, counted from the first, keep only their input
-    for the backward pass and are recomputed. Saves memory, costs up to a third more time, changes no gradient. `auto`
-    tries the longest sequence before step 1 and takes the fewest that fit into the GPU's memory; 0 on a CPU."""
+    for the backward pass, which recomputes the rest. Saves memory at the cost of up to a third more time; gradients do
+    not change. `auto` tries the longest sequence before step 1 and checkpoints only as many layers as the GPU's memory
+    requires; none on a CPU."""
 
     attention: Literal["auto", "varlen", "flash", "loop"] = "auto"
-    """Kernel for attention in packed sequences, same result: `varlen` is one call of torch per sequence (GPU, bf16),
-    `flash` one of the package flash-attn (GPU, bf16), `loop` one call of torch per segment (anywhere). `auto` uses the
-    first of them that runs here."""
+    """Kernel for attention in packed sequences; the results are the same. `varlen` calls torch once per sequence (GPU,
+    bf16), `flash` the package flash-attn (GPU, bf16), `loop` calls torch once per segment (anywhere). `auto` uses the
+    first of them that is available."""
 
     continue_from: str | None = None
-    """Folder of an adapter to continue training; its rank, alpha, layers and kind must be those of `lora`. Null starts
-    a new one."""
+    """Folder of an adapter to continue training; its rank, alpha, layers and kind must match `lora`. Null starts a new
+    one."""
 
     lora: LoraConfig = LoraConfig()
     """The adapter."""
 
 
 def learning_rate(step: int, steps: int, settings: TrainingConfig) -> float:
-    """Learning rate of the optimizer step after `step` others: linear warm-up from 0, then the chosen shape to 0."""
+    """Learning rate of optimizer step `step` of `steps`, from 0: linear warm-up, then the shape of the schedule."""
     warmup = math.ceil(settings.warmup_ratio * steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup

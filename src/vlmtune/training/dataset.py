@@ -1,4 +1,4 @@
-"""Rows as training examples: what the model reads, and which tokens are supervised. All are checked before step 1."""
+"""Rows as training examples: token ids, images and the supervision mask. All rows are checked before the first step."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,10 @@ CHECK_BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class ExampleLengths:
-    """Tokens and supervised tokens of every training example, [examples], row by row and target by target.
+    """Tokens and supervised tokens of every training example, [examples], ordered by row and target.
 
-    The example of row r and target t has index `starts[r]` + t; eight bytes an example.
+    The example of row r and target t has index `starts[r] + t`. For three rows with 1, 2 and 1 targets, `starts` is
+    [0, 1, 3, 4]. Takes eight bytes per example.
     """
 
     tokens: NDArray[np.int32]
@@ -42,11 +43,11 @@ class ExampleLengths:
     starts: NDArray[np.int64]
 
     def indices(self, samples: Sequence[Sample]) -> list[int]:
-        """Indices of the examples that some samples stand for."""
+        """Index of each sample's example."""
         return [int(self.starts[sample.row]) + sample.target for sample in samples]
 
     def first_targets(self) -> tuple[int, int]:
-        """(tokens, supervised tokens) of one pass over each row with its first target."""
+        """(tokens, supervised tokens) of one pass over all rows, each with its first target."""
         first = self.starts[:-1]
         return int(self.tokens[first].sum()), int(self.supervised[first].sum())
 
@@ -74,11 +75,7 @@ class TrainingExamples:
             raise type(error)(*_with_row(error, example.id)) from None
 
     def encode_example(self, example: Example) -> Encoded:
-        """The same for an example of the task with its target.
-
-        Raises:
-            DataError: what is wrong with it.
-        """
+        """As `encode`, for an example that carries its target; errors do not name the row."""
         answer = Turn("assistant", (self.target(example),))
         conversation = (*self.task.ask(self.task_config, example), answer)
         return self.encoder.training_example(conversation, self.settings.trained_turns, self.settings.max_tokens)
@@ -89,6 +86,11 @@ class TrainingExamples:
 
     def check(self, name: str, progress: Progress, stop: StopRequest) -> ExampleLengths:
         """Encode every row with each of its targets once, in threads.
+
+        Args:
+            name: of the split, for messages.
+            progress: notified of every batch of rows.
+            stop: checked after every batch of rows.
 
         Raises:
             DataError: lists the rows that cannot be trained on, at most the first `MAX_REPORTED`.
@@ -113,14 +115,14 @@ class TrainingExamples:
         return ExampleLengths(np.array(tokens, np.int32), np.array(supervised, np.int32), np.array(starts, np.int64))
 
     def bad_rows(self, name: str, progress: Progress, stop: StopRequest) -> dict[int, str]:
-        """All rows that cannot be trained on with each of their targets, and why."""
+        """Index of every row that cannot be trained on with one of its targets, and why."""
         results = enumerate(self._check_rows(name, progress, stop))
         return {row: str(result) for row, result in results if isinstance(result, DataError)}
 
     def _check_rows(
         self, name: str, progress: Progress, stop: StopRequest
     ) -> Iterator[list[tuple[int, int]] | DataError]:
-        """For each row (tokens, supervised tokens) of its examples, or the first thing that is wrong with it."""
+        """For each row, (tokens, supervised tokens) of its examples, or the first error."""
         count = len(self.rows)
         batches = [range(start, min(start + CHECK_BATCH, count)) for start in range(0, count, CHECK_BATCH)]
         with (
@@ -137,13 +139,13 @@ class TrainingExamples:
             encoded = [self.encode(Sample(row, target, 0)) for target in range(self.rows.target_count(row))]
         except DataError as error:
             return error
-        return [(len(one), one.rendered.supervised) for one in encoded]
+        return [(len(each), each.rendered.supervised) for each in encoded]
 
 
 def check_examples(
     train: TrainingExamples, validation: TrainingExamples, progress: Progress, stop: StopRequest
 ) -> ExampleLengths:
-    """Check both splits; the lengths of the train rows. Errors as in `TrainingExamples.check`."""
+    """Check both splits and return the lengths of the train rows; errors as in `TrainingExamples.check`."""
     lengths = train.check("train", progress, stop)
     validation.check("validation", progress, stop)
     return lengths

@@ -1,6 +1,6 @@
-"""Losses and gradients of packed examples, and the test that packing leaks nothing between them.
+"""Losses and gradients of packed examples, and the test for leakage between them.
 
-A global batch has the same gradient however it is packed; dropout is a function of (seed, step, sequence).
+A global batch has the same gradient however it is packed; dropout masks are a function of (seed, step, sequence).
 """
 
 import contextlib
@@ -24,19 +24,19 @@ EXAMPLE_TOO_LARGE = (
     "--set training.checkpoint_layers=auto, --set model.quantization=nf4"
 )
 PACK_TOKENS_FILE = "pack_tokens.json"
-"""In the work folder: the packed length that fitted into memory, for a resumed run."""
+"""In the work folder: the reduced `pack_tokens`, for a resumed run."""
 
 
 def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device: str) -> "torch.Tensor":
     """Cross-entropy of each target of a packed sequence, [targets], in nats; fp32.
 
-    The head runs at the predicting positions alone: at 8B and 1,840 tokens that is 0.1 GB of logits instead of 4.2.
+    Logits are computed only at positions that predict a target: at 8B and 1,840 tokens, 0.1 GB instead of 4.2.
 
     Args:
-        model: the model inside its adapter, with packed attention (`attention.enable_packed_attention`).
+        model: the model inside the PEFT wrapper, with packed attention (`attention.enable_packed_attention`).
         sequence: S tokens.
         encoder: of the checkpoint.
-        device: where the model is.
+        device: of the model.
     """
     import torch
 
@@ -55,19 +55,19 @@ def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device:
 
 
 class ForwardBackward:
-    """Computes packed sequences with one model.
+    """Accumulates the gradient of a global batch, one packed sequence at a time.
 
     Args:
-        base: the model inside its adapter.
+        base: the model inside the PEFT wrapper.
         weights: the trained weights.
         encoder: of the checkpoint.
-        device: where the model is.
-        settings: of the training.
-        work: folder in which a shortened packed length is recorded.
+        device: of the model.
+        settings: of the training run.
+        work: folder in which a reduced `pack_tokens` is recorded.
         processes: those that share the global batch.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - each is one thing it works with
+    def __init__(  # noqa: PLR0913, PLR0917 - independent collaborators
         self,
         base: Any,
         weights: "Sequence[torch.nn.Parameter]",
@@ -99,23 +99,25 @@ class ForwardBackward:
     def accumulate(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
         """Add these examples' share of the gradient of a global batch.
 
-        If memory does not suffice, the packed length is halved and the examples are tried again: the same batch, the
-        same gradient.
+        When out of memory, `pack_tokens` is halved and the examples are computed again: same batch, same gradient.
 
         Args:
-            examples: this process' share of the batch.
-            supervised: supervised tokens of the whole global batch.
-            step: number of the optimizer step, for dropout's seed.
+            examples: this process's share of the batch.
+            supervised: supervised tokens of the whole global batch, over which the loss is averaged.
+            step: number of the optimizer step, from which dropout is seeded.
 
         Returns:
-            Summed loss of each example, [examples], fp64.
+            Sum of each example's token losses, [examples], fp64, on the CPU.
+
+        Raises:
+            EnvironmentProblem: one example alone does not fit.
         """
         import torch
 
         while True:
             with contextlib.suppress(torch.OutOfMemoryError):
                 return self._backward(examples, supervised, step)
-            # Only here is the failed pass really freed: inside `except` the traceback would keep it alive.
+            # Not inside `except`: there, the traceback would keep the tensors of the failed pass alive.
             self.zero_grad()
             torch.cuda.empty_cache()
             self.halve_pack_tokens(examples)
@@ -133,7 +135,7 @@ class ForwardBackward:
         return summed
 
     def halve_pack_tokens(self, examples: Sequence[Encoded]) -> None:
-        """Halve the packed length for the rest of the run, starting from the longest sequence of these examples.
+        """For the rest of the run, pack up to half the length of the longest sequence of these examples.
 
         Raises:
             EnvironmentProblem: each of these examples already has a sequence of its own.
@@ -153,25 +155,25 @@ def _seed(seed: int, step: int, sequence: int) -> int:
 def check_packing_leakage(
     model: Any, family: Family, sequence: PackedSequence, losses: "Callable[[PackedSequence], torch.Tensor]"
 ) -> None:
-    """Check that no example of a packed sequence influences another, by one backward pass.
+    """Check by one backward pass that no example of a packed sequence influences another.
 
-    A leak moves a loss by a thousandth and the gradient by a third, which no loss curve shows. The gradient of one
+    A leak changes a loss by a thousandth and the gradient by a third, which no loss curve shows. The gradient of one
     example's loss with respect to the language model's input embeddings does: it must be exactly 0 at every token that
-    the example must not see, and not 0 at its own prefix. The last branch is tested, or the last segment if none has a
-    prefix. In the drawing of `packing` the loss of B has a gradient at indices 0-2 and 5-6, and zeros elsewhere.
+    the example must not see, and nonzero at its prefix. The last branch is tested, or the last segment if none has a
+    prefix. In the diagram of `packing`, the loss of B has a gradient at indices 0-2 and 5-6 only.
 
     Args:
-        model: the model inside its adapter.
-        family: says where the language model is.
-        sequence: several examples.
-        losses: token losses of a sequence, [targets].
+        model: the model inside the PEFT wrapper.
+        family: locates the language model in it.
+        sequence: at least two examples.
+        losses: computes the token losses of a sequence, [targets].
 
     Raises:
-        IntegrityError: the example sees a token it must not see, or not all of its prefix.
+        IntegrityError: the tested example sees a token it must not see, or misses one of its prefix.
     """
     import torch
 
-    own = next((s for s in reversed(sequence.segments) if s.prefix_end > s.prefix_start), sequence.segments[-1])
+    tested = next((s for s in reversed(sequence.segments) if s.prefix_end > s.prefix_start), sequence.segments[-1])
     embeddings: list[torch.Tensor] = []
 
     def capture(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -182,9 +184,9 @@ def check_packing_leakage(
     first_layer = model.get_submodule(family.language_model).layers[0]
     hook = first_layer.register_forward_pre_hook(capture, with_kwargs=True)
     try:
-        # Only targets predicted inside the branch: its first token is predicted by the end of the prefix, which has a
-        # gradient whether or not the branch sees it.
-        branch = torch.tensor([own.start <= index < own.end for index in sequence.predictors])
+        # Only targets predicted inside the branch: its first token is predicted by the last one of the prefix, which
+        # has a gradient whether or not the branch sees it.
+        branch = torch.tensor([tested.start <= index < tested.end for index in sequence.predictors])
         losses(sequence)[branch.to(model.device)].sum().backward()
     finally:
         hook.remove()
@@ -192,14 +194,14 @@ def check_packing_leakage(
     assert gradient is not None
     strength = gradient[0].abs().sum(dim=-1).cpu()
     visible = torch.zeros(len(sequence), dtype=torch.bool)
-    visible[own.start : own.end] = visible[own.prefix_start : own.prefix_end] = True
+    visible[tested.start : tested.end] = visible[tested.prefix_start : tested.prefix_end] = True
     leak = strength[~visible].max().item() if (~visible).any() else 0.0
-    # Both ends of the prefix: a kernel that aligns queries with the first keys would miss its last token.
-    ends = [own.prefix_start, own.prefix_end - 1] if own.prefix_end > own.prefix_start else [own.start]
+    # Both ends of the prefix: a kernel that aligns the causal mask at the start would miss the last token.
+    ends = [tested.prefix_start, tested.prefix_end - 1] if tested.prefix_end > tested.prefix_start else [tested.start]
     weakest = strength[ends].min().item()
     if leak != 0 or not weakest > 0:
         raise IntegrityError(
             f"packed sequences leak: an example sees another one (gradient {leak:.3g}, must be 0) or misses its own "
-            f"prefix ({weakest:.3g}, must not be 0). This version of transformers or of the attention kernel does not "
-            "respect segment bounds; please report it, and install the versions that vlmtune was tested with"
+            f"prefix ({weakest:.3g}, must not be 0). This version of transformers or of the attention kernel ignores "
+            "segment bounds; please report it, and install the versions that vlmtune was tested with"
         )

@@ -1,4 +1,4 @@
-"""Training logs: the curve, every example's loss each time it was seen, and the steps at which the run was resumed."""
+"""Training logs: the training curve, the loss of every sample, and the steps at which the run was resumed."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -10,10 +10,10 @@ from vlmtune.run_folder import CURVE, RESUMED, SAMPLES
 
 
 class TrainingLog:
-    """Three files in a run's work folder: `curve.jsonl`, `visits.jsonl` (one line per sample) and `resumed.jsonl`.
+    """Three files in a run's work folder: `curve.jsonl`, `samples.jsonl` (one line per sample) and `resumed.jsonl`.
 
     `mirror(step, values)` receives every point of the curve. Samples are buffered until the next point or `flush`. A
-    resumed run drops the lines behind its checkpoint, because it writes them again.
+    resumed run drops the lines after its checkpoint, because it writes them again.
     """
 
     def __init__(self, work: Path, mirror: Callable[[int, Mapping[str, float]], None]) -> None:
@@ -41,7 +41,7 @@ class TrainingLog:
         return map(json.loads, whole_lines(self.curve))
 
     def resume(self, step: int) -> None:
-        """Drop everything behind a step and record that the run was resumed there; step 0 starts over."""
+        """Drop everything after a step and record that the run was resumed there; step 0 starts over."""
         for file in (self.curve, self.samples, self.resumed):
             kept = [line for line in whole_lines(file) if json.loads(line)["step"] <= step]
             write_atomic(file, b"".join(line + b"\n" for line in kept))
@@ -50,5 +50,5 @@ class TrainingLog:
 
 
 def resumed_at(work: Path) -> list[int]:
-    """The steps at which the run of a work folder was resumed, each once, in order."""
+    """Steps at which the run of a work folder was resumed, without duplicates, in order."""
     return sorted({json.loads(line)["step"] for line in whole_lines(work / RESUMED)})

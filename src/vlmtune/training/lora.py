@@ -1,4 +1,4 @@
-"""Adding a LoRA adapter to a model, and saving it in the format that plain PEFT loads."""
+"""Adding a LoRA adapter to a model, and saving it in PEFT's format."""
 
 import json
 import re
@@ -27,11 +27,18 @@ CONTINUED = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "us
 def add_adapter(
     model: "PreTrainedModel", settings: LoraConfig, family: Family, seed: int, continue_from: Path | None = None
 ) -> "PeftModel":
-    """Add an fp32 adapter to the chosen parts of a model, new or with another one's weights; the model stays frozen.
+    """Add an fp32 adapter to the chosen parts of a model; the model itself stays frozen.
+
+    Args:
+        model: a loaded model without an adapter.
+        settings: of the adapter.
+        family: maps module names to parts of the model.
+        seed: of the initial weights.
+        continue_from: folder of an adapter whose weights are the initial ones instead.
 
     Raises:
         ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has no such layer.
-        ConfigError, IntegrityError: the adapter to continue from does not fit.
+        ConfigError, IntegrityError: as `continue_adapter`.
     """
     import peft
     import torch
@@ -59,11 +66,11 @@ def add_adapter(
 
 
 def continue_adapter(model: "PeftModel", folder: Path) -> None:
-    """Replace the weights of a fresh adapter by those of an adapter folder.
+    """Replace the weights of a new adapter with those of an adapter folder.
 
     Raises:
-        IntegrityError: not an adapter folder, or the adapter has weights of another model.
-        ConfigError: its rank, alpha, kind or layers are not those of `training.lora`.
+        IntegrityError: not an adapter folder.
+        ConfigError: the folder's rank, alpha, kind or layers are not those of `training.lora`.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -115,18 +122,18 @@ def optimizer_groups(model: "PeftModel", family: Family, settings: TrainingConfi
 
 
 def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str] | str:
-    """Layer names if they occur in the language model only, else a pattern that excludes other layers."""
+    """PEFT's `target_modules`: layer names if only the language model has them, else a pattern for the chosen parts."""
     import torch
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     chosen: dict[str, set[str]] = {part: set() for part in settings.parts}
-    elsewhere: set[str] = set()
+    others: set[str] = set()
     for name in linear:
-        chosen.get(family.part(name) or "", elsewhere).add(name.rpartition(".")[2])
+        chosen.get(family.part(name) or "", others).add(name.rpartition(".")[2])
     _check_names(settings.target_modules, chosen)
-    if settings.parts == ["language_model"] and not elsewhere & set(settings.target_modules):
+    if settings.parts == ["language_model"] and not others & set(settings.target_modules):
         return sorted(settings.target_modules)
-    # Other kinds of layers may have the same names, like the patch convolution of Qwen3-VL.
+    # A name alone would also match layers of other kinds, like the patch convolution of Qwen3-VL ("proj").
     starts = sorted(re.escape(start) for part in set(settings.parts) for start in family.parts[part])
     return rf"({'|'.join(starts)})\.(.*\.)?({'|'.join(map(re.escape, sorted(settings.target_modules)))})"
 
@@ -151,9 +158,9 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
 
 
 def check_first_gradients(model: "PeftModel") -> None:
-    """Check that every B has a gradient after the first step; without one its layer is not connected to the loss.
+    """Check that every B has a gradient at the first step; a layer without one is not connected to the loss.
 
-    A has none yet, because B starts as zero.
+    Every A has a gradient of zero at first, because B is initialized with zeros.
 
     Raises:
         IntegrityError: names the layers.
@@ -171,15 +178,24 @@ def check_first_gradients(model: "PeftModel") -> None:
 
 
 def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | None) -> None:
-    """Write `adapter_model.safetensors` and `adapter_config.json`: the same bytes for the same weights.
+    """Write `adapter_model.safetensors` and `adapter_config.json`, byte-identical for identical weights.
 
-    PEFT writes `target_modules` in the order of a set and the base model's local path; both are corrected.
+    PEFT writes `target_modules` in the order of a set, and the base model's local path; both are corrected.
+
+    Args:
+        model: with the adapter.
+        folder: created if needed.
+        base: name of the base model.
+        revision: its commit; None for a local folder.
+
+    Raises:
+        EnvironmentProblem: the disk is full, or the folder is not writable.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
-    # Embeddings are never trained; to find that out by itself, PEFT would look up the base model on the Hub.
+    # Embeddings are never trained; without the option, PEFT would query the Hub for the base model to find out.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))

@@ -1,9 +1,8 @@
 """Sequence packing: several examples in one forward pass, without padding, and one prefix per image.
 
-A packed sequence is a list of segments. A token attends causally inside its own segment and to the whole of the
-segment's prefix, if it has one, and to nothing else; `attention` implements that. Examples about the same images share
-their longest common beginning as one prefix segment, and each continues as a branch: five captions of a photo cost one
-pass over the photo. No torch here.
+A packed sequence is a list of segments. A token attends causally to its own segment, fully to the segment's prefix, if
+it has one, and to nothing else; `attention` implements that. Examples about the same images share their longest common
+prefix as one segment, and each continues as a branch: five captions of a photo cost one pass over the photo. No torch.
 
 Two captions of one image, prompt P1 P2 P3, answers A1 A2 and B1 B2, and an unrelated example C1 C2 C3 C4 pack into
 
@@ -13,7 +12,7 @@ Two captions of one image, prompt P1 P2 P3, answers A1 A2 and B1 B2, and an unre
     prefix     -   -   - |[0, 3) |[0, 3) | -   -   -   -
     position   0   1   2 | 3   4 | 3   4 | 0   1   2   3
 
-Positions continue from the prefix in each branch, exactly as if the example stood alone.
+Positions continue from the prefix in each branch, exactly as if the example were not packed.
 """
 
 import math
@@ -30,7 +29,7 @@ from vlmtune.processing.encoder import Encoded, EncodedImage
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens [start, end) of a packed sequence, and those of its prefix (start = end where it has none)."""
+    """Tokens [start, end) of a packed sequence, and those of its prefix (empty if there is none)."""
 
     start: int
     end: int
@@ -60,7 +59,7 @@ class PackedSequence:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a checkpoint's family and processor say about image tokens."""
+    """How a checkpoint represents images: `merge` x `merge` patches become one `image_token`."""
 
     family: Family
     image_token: int
@@ -76,10 +75,10 @@ def pack(
     function of the arguments.
 
     Args:
-        examples: the examples of a global batch; `example_indices` refer to them.
+        examples: the examples of a batch; `example_indices` refer to them.
         layout: of the checkpoint.
         max_tokens: tokens per sequence.
-        share_prefixes: whether examples with the same images share their beginning.
+        share_prefixes: whether examples with the same images share their prefix.
     """
     groups = [
         part
@@ -126,7 +125,7 @@ def _packed_length(group: Sequence[int], examples: Sequence[Encoded]) -> int:
 
 
 def _prefix_length(group: Sequence[int], examples: Sequence[Encoded]) -> int:
-    """Tokens that all examples of a group begin with; 0 for a single one. Every example keeps a token of its own."""
+    """Length of a group's common prefix, at least one token shorter than any example; 0 for a single example."""
     if len(group) == 1:
         return 0
     texts = [examples[n].rendered.ids for n in group]
@@ -148,7 +147,7 @@ class _Builder:
         self.images: list[EncodedImage] = []
 
     def add(self, group: Sequence[int]) -> None:
-        """A prefix segment if the group shares one, then a branch per example."""
+        """Append a prefix segment if the group shares one, then a branch per example."""
         shared = _prefix_length(group, self._examples)
         prefix = len(self.ids)
         if shared:
@@ -160,7 +159,7 @@ class _Builder:
             self._add_targets(n, shared, prefix, start - shared)
 
     def _append(self, n: int, start: int, end: int, segment: Segment) -> None:
-        """Tokens [start, end) of example `n` as a segment, with the images that begin in it."""
+        """Append tokens [start, end) of example `n` as a segment, with the images that begin in it."""
         example, layout = self._examples[n], self._layout
         ids = example.rendered.ids
         self.ids += ids[start:end]
@@ -179,7 +178,7 @@ class _Builder:
         """Record which index of the sequence predicts each supervised token of example `n`.
 
         Token t of the example lies at index `prefix` + t while t < `shared`, and at `branch` + t after that. In the
-        drawing above, example B (shared 3, prefix 0) starts its branch at index 5, so `branch` is 5 - 3 = 2: its token
+        diagram above, example B (shared 3, prefix 0) starts its branch at index 5, so `branch` is 5 - 3 = 2: its token
         3 (B1) is predicted by its token 2 (P3, in the prefix, index 0 + 2), its token 4 (B2) by its token 3 (B1, index
         2 + 3 = 5). Index 2 therefore predicts A1 for the one example and B1 for the other.
         """

@@ -1,4 +1,4 @@
-"""Which examples share an optimizer step: a pure function of the rows and the seed, never of memory or threads."""
+"""Which examples share an optimizer step: a pure function of the rows and the seed, not of memory or threads."""
 
 import hashlib
 import random
@@ -13,7 +13,7 @@ from vlmtune.data import Rows
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training example in one epoch: the index of its row, and which of the row's targets it is trained on."""
+    """A training example in an epoch: index of the row, index of the target among the row's, and the epoch."""
 
     row: int
     target: int
@@ -22,9 +22,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class BatchSampler(Sequence[list[Sample]]):
-    """The global batch of every optimizer step, built on access; memory is twelve bytes a sample.
+    """The global batch of every optimizer step, built on access; takes twelve bytes of memory per sample.
 
-    `rows`, `targets` and `epochs` hold all samples in order, `ends` the number of samples up to the end of each step.
+    `rows`, `targets` and `epochs` hold all samples in order, `ends` the number of samples up to the end of each step:
+    for batches of 8, 8 and 3 samples, [8, 16, 19].
     """
 
     rows: "array[int]"
@@ -50,10 +51,16 @@ class BatchSampler(Sequence[list[Sample]]):
 def sample_batches(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> BatchSampler:
     """The global batches of all epochs.
 
-    Rows are shuffled by (seed, epoch). With `target` "each" a row contributes one sample per reference, all in one
-    batch, where they share its images; with "sample" one per epoch, its reference drawn by (seed, epoch, row). Batch k
-    ends with the row that contains sample k * `batch_size`: batch sizes differ by less than one row, and the number of
-    batches is the usual one.
+    Rows are shuffled by (seed, epoch). Batch k, from 1, ends with the row that contains sample k * `batch_size`: batch
+    sizes differ by less than one row's samples.
+
+    Args:
+        rows: of the split.
+        target: "each" takes one sample per target of a row, all in one batch, where they share its images; otherwise
+            there is one per epoch, its target drawn by (seed, epoch, row).
+        epochs: passes over the rows.
+        batch_size: samples per batch.
+        seed: of shuffling and drawing.
     """
     sampler = BatchSampler(array("i"), array("i"), array("i"), array("q"))
     for epoch in range(epochs):

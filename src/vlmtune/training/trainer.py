@@ -45,12 +45,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """One training run.
+    """The inputs of a training run, the same in all `processes`; only the main process writes.
 
-    `work` keeps checkpoints and logs; `adapter` is the folder the result is written to. `target` is `dataset.target`.
-    `lengths` are those of the train rows where both splits have been checked already, None where they have not.
-    `log(step, values)` mirrors the curve to trackers. `evaluator` scores the validation rows in addition to their loss.
-    The job is the same in all `processes`; only the main one writes.
+    `work` is the folder of checkpoints and logs, `adapter` the folder of the result. `target` is `dataset.target`.
+    `lengths` are those of the train rows if both splits have been checked already. `log(step, values)` mirrors the
+    curve to trackers. `evaluator` scores the validation rows in addition to their loss.
     """
 
     settings: TrainingConfig
@@ -71,11 +70,13 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     """Train, or resume an interrupted run, and write the adapter.
 
     Returns:
-        Facts for the manifest: steps, tokens, losses, seconds, device, versions.
+        Fields of the adapter's manifest: steps, tokens, losses, seconds, device, versions.
 
     Raises:
-        DataError: a row cannot be trained on; before the first step.
-        Diverged: a loss or gradient was not finite; before that optimizer step.
+        DataError: a row cannot be trained on; raised before the first step.
+        ConfigError, IntegrityError: the adapter does not fit the model, or packed examples leak.
+        EnvironmentProblem: no GPU, no weights, a full disk, or one example alone does not fit into memory.
+        Diverged: a loss or gradient was not finite; that optimizer step was not taken.
         Interrupted, Terminated: a signal was received; the state is saved.
     """
     import torch
@@ -108,14 +109,14 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
         **trainer.checkpointing.facts(),
         "pack_tokens": trainer.forward_backward.pack_tokens,
         "peak_bytes_over_model": torch.cuda.max_memory_allocated() - loaded_bytes if device == "cuda" else None,
-        "ranks": job.processes.world_size,
+        "world_size": job.processes.world_size,
         "versions": {"torch": torch.__version__},
         **trainer.facts(time.monotonic() - started),
     }
 
 
 class Trainer:
-    """The state of a run between two optimizer steps."""
+    """A training run: the state between two optimizer steps, and what happens in one."""
 
     def __init__(self, job: TrainingJob, model: "PeftModel", device: str, lengths: ExampleLengths) -> None:
         import torch
@@ -141,7 +142,7 @@ class Trainer:
         self._best = BestAdapter(job.work, key, higher, settings.early_stopping)
         self._evaluations: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
-        self._answers = 0
+        self._samples = 0
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
@@ -165,7 +166,7 @@ class Trainer:
                 loss, norm = self._optimizer_step(samples, next(batches), stop)
                 took, self._waited_s = time.monotonic() - began, batches.waited_s
                 self._stepped_s += took
-                self._answers += len(samples)
+                self._samples += len(samples)
                 self.step += 1
                 waiting = f"{(batches.waited_s - waited) / took:.0%}"
                 facts: dict[str, float | str] = {"samples/s": len(samples) / took, "waiting for data": waiting}
@@ -186,12 +187,12 @@ class Trainer:
             stop.raise_if_requested(f"step {step} of {len(self._batches)} is saved")
 
     def _is_evaluated(self, step: int) -> bool:
-        """Whether an evaluation on the validation rows follows a step."""
+        """Whether the validation rows are evaluated after a step."""
         every = self._job.settings.evaluate_every_steps
         return step == len(self._batches) or (every is not None and step > 0 and step % every == 0)
 
     def _evaluate(self, stop: StopRequest) -> None:
-        """Loss on the validation rows, and the task's metric if requested; keeps the best adapter so far."""
+        """Compute the loss on the validation rows, and the task's metric if requested; keep the best adapter so far."""
         values = {VALIDATION_LOSS: self.validation_loss(stop)}
         evaluator, job = self._job.evaluator, self._job
         if evaluator is not None:
@@ -219,14 +220,14 @@ class Trainer:
             shutil.copytree(self._best.folder, self._job.adapter)
 
     def facts(self, seconds: float) -> dict[str, Any]:
-        """How the run went, for the manifest."""
+        """Results and timings, for the manifest."""
         return {
             **self._evaluations.get(self.step, {}),
             "chosen_step": self._best.step or self.step,
             "stopped_early": self.step < len(self._batches),
             "seconds_since_start_or_resume": round(seconds, 1),
             "seconds_in_steps": round(self._stepped_s, 3),
-            "answers_in_steps": self._answers,
+            "samples_in_steps": self._samples,
             "seconds_waited_for_data": round(self._waited_s, 1),
         }
 
@@ -237,10 +238,10 @@ class Trainer:
         self._model.eval()
         processes, rows, size = self._job.processes, len(self._job.validation.rows), self._job.settings.batch_size
         batches = [[Sample(n, 0, 0) for n in range(at, min(at + size, rows))] for at in range(0, rows, size)]
-        own = batches[processes.rank :: processes.world_size]
+        shard = batches[processes.rank :: processes.world_size]
         total = torch.zeros(2, dtype=torch.float64)
         encode, workers = self._job.validation.encode, self._job.settings.workers
-        with torch.no_grad(), Prefetch(encode, own, workers) as encoded:
+        with torch.no_grad(), Prefetch(encode, shard, workers) as encoded:
             for examples in encoded:
                 if processes.world_size == 1:  # several processes stop together, after their next step
                     stop.raise_if_requested(f"step {self.step} is saved")
@@ -251,18 +252,18 @@ class Trainer:
         return (total[0] / total[1]).item()
 
     def _shard_indices(self, samples: Sequence[Sample]) -> list[int]:
-        """Indices of this process' samples in a global batch."""
+        """Indices of this process's samples in a global batch."""
         tokens = [int(self._lengths.tokens[index]) for index in self._lengths.indices(samples)]
         return shard_batch(samples, tokens, self._job.processes.rank, self._job.processes.world_size)
 
     def _shard(self, samples: Sequence[Sample]) -> list[Sample]:
-        """This process' samples of a global batch."""
+        """This process's samples of a global batch."""
         return [samples[index] for index in self._shard_indices(samples)]
 
     def _optimizer_step(
         self, samples: Sequence[Sample], examples: Sequence[Encoded], stop: StopRequest
     ) -> tuple[float, float]:
-        """One optimizer step over a global batch, of which `examples` are this process' share.
+        """One optimizer step over a global batch, of which `examples` are this process's share.
 
         Returns the batch's loss and the gradient norm before clipping.
         """
@@ -288,7 +289,7 @@ class Trainer:
         return loss, norm
 
     def _all_reduce(self, summed: "torch.Tensor", stop: StopRequest) -> None:
-        """Sum gradients and losses over all processes; a signal that reached one of them reaches all."""
+        """Sum gradients and losses over all processes; a signal that one of them received stops all."""
         import torch
 
         processes = self._job.processes
@@ -304,7 +305,7 @@ class Trainer:
             stop.received = Signals.SIGTERM
 
     def _check_packing(self) -> None:
-        """Test for leaks between packed examples, on two of the first batch and its last."""
+        """Test for packing leakage on the first two examples of the first batch and its last one."""
         first = self._batches[0]
         examples = [self._job.train.encode(sample) for sample in dict.fromkeys([*first[:2], first[-1]])]
         sequence = self.forward_backward.pack(examples)[0]
@@ -314,7 +315,7 @@ class Trainer:
         self.forward_backward.zero_grad()
 
     def _try_longest_sequence(self) -> None:
-        """Try the longest sequence of this process' first epoch before the first step."""
+        """Before the first step, try the longest sequence of this process's first epoch."""
         first_epoch = itertools.takewhile(lambda samples: samples[0].epoch == 0, self._batches)
         tokens = [self._lengths.tokens[self._lengths.indices(self._shard(batch))].tolist() for batch in first_epoch]
         self._model.train()
@@ -324,10 +325,10 @@ class Trainer:
         )
 
     def _log_samples(self, samples: Sequence[Sample], supervised: Sequence[int], summed: Sequence[float]) -> None:
-        """Log every sample's loss: an example that stays hard to learn may be mislabelled."""
+        """Log every sample's loss: an example whose loss stays high may be mislabelled."""
         for sample, tokens, loss in zip(samples, supervised, summed, strict=True):
-            seen = {"step": self.step + 1, "id": self._job.train.rows.id(sample.row), "choice": sample.target}
-            self._log.sample(**seen, epoch=sample.epoch, loss=loss / tokens, tokens=tokens)
+            facts = {"step": self.step + 1, "id": self._job.train.rows.id(sample.row), "target": sample.target}
+            self._log.sample(**facts, epoch=sample.epoch, loss=loss / tokens, tokens=tokens)
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, len(self._batches), self._job.settings)
@@ -343,7 +344,7 @@ class Trainer:
         self.forward_backward.pack_tokens = pack_tokens or self.forward_backward.pack_tokens
 
     def _read_state(self) -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
-        """The newest checkpoint of an interrupted run, its curve up to there, and a shortened packed length."""
+        """The newest checkpoint of an interrupted run, the curve up to it, and a reduced `pack_tokens`."""
         newest = checkpoints.newest(self._job.work)
         state = checkpoints.read(newest) if newest is not None else None
         self._log.resume(state.step if state is not None else 0)
@@ -357,6 +358,6 @@ class Trainer:
             write_json(dump, {"step": self.step + 1, "loss": str(loss), "grad_norm": str(norm), "rows": rows})
         raise Diverged(
             f"step {self.step + 1}: loss {loss}, gradient norm {norm}; the step was not taken and the last checkpoint "
-            f"is untouched. Its rows are listed in {dump}. Look at them, or try --set training.learning_rate="
+            f"is untouched. The rows of the step are listed in {dump}: check them, or try --set training.learning_rate="
             f"{self._job.settings.learning_rate / 4:g}"
         )
