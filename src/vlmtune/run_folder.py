@@ -116,7 +116,7 @@ class RunFiles:
 
     @property
     def baseline(self) -> Path:
-        """Answers of the untouched model."""
+        """Answers of the base model."""
         return self._of_set("baseline_predictions.jsonl")
 
     @property
@@ -145,7 +145,7 @@ class RunFiles:
         return [self.comparison, self.report, self.regressions]
 
     def prompt_baseline(self, name: str) -> Path:
-        """Answers of the untouched model to another prompt."""
+        """Answers of the base model to another prompt."""
         return _named(self.baseline, name)
 
     def metrics(self, predictions: Path) -> Path:

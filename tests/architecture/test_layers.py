@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 import pytest
 from commands import ROOT
@@ -152,6 +153,19 @@ def test_the_document_shows_the_tree() -> None:
     assert {module.unit for module in modules().values()} <= named
 
 
+def test_the_document_shows_the_modules_of_each_folder() -> None:
+    """Folders of plugins excepted: their files are the plugins."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Inside the folders")[1]
+    shown = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.split("\n## ")[0], re.MULTILINE))
+    inside: dict[str, set[str]] = {}
+    for module in modules().values():
+        if module.unit not in PLUGIN_FOLDERS and module.name.count(".") == 2:
+            inside.setdefault(module.unit, set()).add(module.name.split(".")[-1])
+    assert set(shown) == set(inside)
+    for folder, names in inside.items():
+        assert names - set(re.findall(r"`(\w+)`", shown[folder])) == set(), folder
+
+
 def test_the_document_shows_the_path_of_a_row() -> None:
     """Every function listed exists and is listed once."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -164,6 +178,15 @@ def test_the_document_shows_the_path_of_a_row() -> None:
         for part in f"vlmtune.{name}".removeprefix(module).strip(".").split("."):
             found = getattr(found, part, None)
         assert found is not None, f"docs/architecture.md names {name}, which does not exist"
+
+
+def test_the_path_of_a_row_seldom_returns_to_the_run_folder() -> None:
+    """docs/architecture.md counts how often it does."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## The path of a row")[1]
+    named = re.findall(r"^  ([\w.]+) +\S", text.split("```")[1], re.MULTILINE)
+    runs = [name.split(".")[0] in ("pipeline", "run_folder") for name in named]
+    returns = sum(here and not before for before, here in pairwise(runs))
+    assert re.search(r"run_folder`\) (\w+) times", text)[1] == "zero one two three four five six seven".split()[returns]  # type: ignore[index]
 
 
 def parents_of(name: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ class StatisticsConfig(BaseConfig):
 
 
 class PromptBaselineConfig(BaseConfig):
-    """A prompt baseline: the untouched model asked differently, which training must beat."""
+    """A prompt baseline: the base model asked differently, which training must beat."""
 
     name: str
     """Name of the prompt baseline; it is part of the name of its prediction file."""

@@ -4,7 +4,7 @@ Every type here is a plain dictionary with known keys, so a result needs no conv
 a tracker, and one that was read back from a file has the same type. `schemas/comparison.schema.json` is generated from
 this file, the strings under the fields included.
 
-Side A is the reference, usually the untouched model; side B is compared with it.
+Side A is the reference, usually the base model; side B is compared with it.
 """
 
 from typing import Any, Generic, Literal, NotRequired, TypeVar, final
@@ -267,7 +267,7 @@ class _PromptBaseline(TypedDict):
 
 @final
 class PromptBaselineResult(_PromptBaseline, MetricResult):
-    """B against the untouched model asked differently, in the primary metric; `a` is the prompt baseline's score."""
+    """B against the base model asked differently, in the primary metric; `a` is the prompt baseline's score."""
 
 
 @final
