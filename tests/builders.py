@@ -23,7 +23,7 @@ from vlmtune.types import ImageRef, Turn
 TINY = ModelConfig(name="tiny", device="cpu")
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Smooth noise. Neighboring pixels are similar, as in a photo, so that a wrong resize is noticed."""
     small = np.random.default_rng(seed).integers(0, 256, (height // 4 + 2, width // 4 + 2, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

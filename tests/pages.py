@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from builders import QUICK, judged, lines, picture
+from builders import QUICK, judged, lines, make_image
 
 from vlmtune.images import thumbnail
 from vlmtune.metrics.boxes import acc_at_05, mean_iou
@@ -33,7 +33,7 @@ HOSTILE = [
     "C:\\path\\u003c `code` 'single' \"double\"",
     "long " + "word " * 20_000,
 ]
-THUMBNAILS = {"ff": thumbnail(picture(96, 72))}
+THUMBNAILS = {"ff": thumbnail(make_image(96, 72))}
 
 
 def failing(some: Sequence[Line], every: int) -> list[Line]:

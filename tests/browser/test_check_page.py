@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from builders import encoded, picture
+from builders import encoded, make_image
 from playwright.sync_api import Browser, Page
 
 from vlmtune import run_folder
@@ -27,11 +27,11 @@ Open = Callable[..., Page]
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Errors, warnings, pairs, and ids and texts that contain markup."""
     folder = tmp_path_factory.mktemp("check-page")
-    image = picture(240, 160, 7)
+    image = make_image(240, 160, 7)
     files = {
-        "train": [encoded(image), encoded(picture(240, 160, 8)), b"<html>", encoded(picture(20, 20, 9))],
-        "validation": [encoded(picture(240, 160, 10))],
-        "test": [encoded(image, "BMP"), encoded(picture(240, 160, 8), "JPEG", quality=40)],
+        "train": [encoded(image), encoded(make_image(240, 160, 8)), b"<html>", encoded(make_image(20, 20, 9))],
+        "validation": [encoded(make_image(240, 160, 10))],
+        "test": [encoded(image, "BMP"), encoded(make_image(240, 160, 8), "JPEG", quality=40)],
     }
     for role, contents in files.items():
         lines = []

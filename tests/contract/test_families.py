@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import assistant, picture, ref, user
+from builders import assistant, make_image, ref, user
 from torch.nn.attention import varlen
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -119,7 +119,7 @@ def model(family_encoder: tuple[ModelConfig, Encoder]) -> PreTrainedModel:
     return load_model(family_encoder[1].checkpoint, "cpu", "fp32")
 
 
-ONE, TWO = ref(picture(128, 96), "one"), ref(picture(70, 100), "two")
+ONE, TWO = ref(make_image(128, 96), "one"), ref(make_image(70, 100), "two")
 
 
 def test_ids_and_pixels_equal_the_processor(family_encoder: tuple[ModelConfig, Encoder]) -> None:
@@ -154,7 +154,7 @@ def test_answers_do_not_depend_on_the_batch(family_encoder: tuple[ModelConfig, E
 
 def test_positions_equal_the_model_s_own(family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel) -> None:
     encoder = family_encoder[1]
-    pictures = [ref(picture(*size), str(size)) for size in ((128, 96), (70, 100), (64, 64), (300, 90), (96, 160))]
+    pictures = [ref(make_image(*size), str(size)) for size in ((128, 96), (70, 100), (64, 64), (300, 90), (96, 160))]
     talks = [
         (user(pictures[0], "What?"),),
         (user("First", pictures[1], "and", pictures[2], pictures[3], "then"), assistant("Yes ."), user(pictures[4])),
@@ -175,7 +175,11 @@ def test_positions_equal_the_model_s_own(family_encoder: tuple[ModelConfig, Enco
 def boxed(family_encoder: tuple[ModelConfig, Encoder]) -> tuple[Example, list[int]]:
     """A row with a box from 1/4 to 3/4 of a 200x100 image, and that box as the family writes it."""
     row = Example(
-        "r1", (ref(picture(200, 100), "boxed"),), None, {"references": [], "boxes": [50, 25, 150, 75]}, question="ball"
+        "r1",
+        (ref(make_image(200, 100), "boxed"),),
+        None,
+        {"references": [], "boxes": [50, 25, 150, 75]},
+        question="ball",
     )
     # 196x112 is what the processor of Qwen2.5-VL makes of 200x100: multiples of 28.
     written = {"norm1000": [250, 250, 750, 750], "resized_pixels": [49, 28, 147, 84]}
@@ -226,7 +230,7 @@ def test_the_optimized_vision_tower_matches_transformers(
     assert model.model.visual.config._attn_implementation == GROUPED_ATTENTION
     assert plain.model.visual.config._attn_implementation != GROUPED_ATTENTION
     sizes = [(128, 96), (70, 100), (128, 96), (64, 64), (96, 128), (128, 96), (100, 70)]
-    talk = (user(*[ref(picture(*size, seed=n), str(n)) for n, size in enumerate(sizes)]),)
+    talk = (user(*[ref(make_image(*size, seed=n), str(n)) for n, size in enumerate(sizes)]),)
     tensors = collate([encoder.prompt(talk)], encoder, "left", "cpu", torch.float32)
     with torch.no_grad():
         seen = [

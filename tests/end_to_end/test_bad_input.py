@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from commands import Ended, warm_vlmtune
 
 CONFIG = """\
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "rows").mkdir()
     for split in ("train", "validation", "test"):
         for n in range(4):
-            (tmp_path / f"rows/{split}{n}.png").write_bytes(encoded(picture(96, 80, seed=n)))
+            (tmp_path / f"rows/{split}{n}.png").write_bytes(encoded(make_image(96, 80, seed=n)))
         write(tmp_path, split, [{"image": f"{split}{n}.png", "caption": f"a red ball {n} ."} for n in range(4)])
     return tmp_path
 
@@ -62,7 +62,7 @@ def no_file(folder: Path) -> None:
 
 
 def broken_image(folder: Path) -> None:
-    (folder / "rows/train2.png").write_bytes(encoded(picture(96, 80))[:200])
+    (folder / "rows/train2.png").write_bytes(encoded(make_image(96, 80))[:200])
 
 
 def empty_caption(folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import picture
+from builders import make_image
 from commands import warm_vlmtune
 
 from vlmtune.config import load
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_lost_the_adapter_is_refused(run: Path, monkeypatch: p
 
 
 def test_one_picture_is_answered_by_base_and_tuned(run: Path) -> None:
-    picture(96, 128).save(run / "photo.png")
+    make_image(96, 128).save(run / "photo.png")
     words = ("predict", "c.yaml", "--image", "photo.png")
     shown = warm_vlmtune(*words, "--adapter", "outputs/lora", cwd=run)
     assert shown.returncode == 0, shown.stderr

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, picture, ref, user
+from builders import TINY, make_image, ref, user
 from commands import ROOT, warm_vlmtune
 
 from vlmtune.config import load
@@ -383,7 +383,7 @@ ROWS = 64
 @pytest.mark.parametrize("side", ["base", "tuned"])
 def test_the_real_vllm_says_what_hf_says(side: str, real: ServerEngine, adapter: Path, encoder: Encoder) -> None:
     asked = requests(ROWS)
-    two = user(ref(picture(96, 80)), "and", ref(picture(60, 130), "2"), "Compare them.")
+    two = user(ref(make_image(96, 80)), "and", ref(make_image(60, 130), "2"), "Compare them.")
     asked.append(Request("two pictures", (two,)))
     asked.append(Request("no picture", (user("What is red?"),)))
     model = attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)

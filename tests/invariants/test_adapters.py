@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, assistant, picture, ref, user
+from builders import TINY, assistant, make_image, ref, user
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
@@ -36,7 +36,7 @@ TOWER = ["qkv", "proj", "linear_fc1", "linear_fc2"]
 EVERYWHERE = LoraConfig(
     dropout=0.0, target_modules=[*LANGUAGE, *TOWER], parts=["language_model", "merger", "vision_tower"]
 )
-A, B = (ref(picture(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100)]))
+A, B = (ref(make_image(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100)]))
 TALKS = [
     (user(A, "Describe."), assistant("A red ball .")),
     (user(A, "and", B, "What is it?"), assistant("A house, behind a tree .")),

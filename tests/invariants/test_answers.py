@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, assistant, picture, ref, user
+from builders import TINY, assistant, make_image, ref, user
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
@@ -55,7 +55,7 @@ def scene_examples(count: int) -> list[Example]:
 def mixed_requests() -> list[Request]:
     """One image, several, none, several turns; sizes and lengths all differ."""
     sizes = [(128, 128), (100, 75), (96, 160), (64, 64), (150, 110), (40, 200)]
-    pictures = [ref(picture(*size, seed=n), f"mixed picture {n}") for n, size in enumerate(sizes)]
+    pictures = [ref(make_image(*size, seed=n), f"mixed picture {n}") for n, size in enumerate(sizes)]
     asked = [(user(image, "Describe this image."),) for image in pictures]
     asked += [
         (user(pictures[0], "and", pictures[2], "What is shown in this image?"),),
@@ -214,7 +214,7 @@ def test_an_adapter_stays_fp32_on_a_model_in_half_precision(encoder: Encoder, ad
 
 
 def test_samples_do_not_depend_on_company_and_differ_between_requests(encoder: Encoder) -> None:
-    image = ref(picture(128, 128), "one")
+    image = ref(make_image(128, 128), "one")
     requests = [Request(f"r{n}", (user(image, "Describe this image."),)) for n in range(6)]
 
     def sampled(some: Sequence[Request], batch_size: int) -> dict[str, Outcome]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, picture, ref, user
+from builders import TINY, make_image, ref, user
 
 from vlmtune import generation
 from vlmtune.engines import hf
@@ -17,7 +17,7 @@ from vlmtune.types import Outcome, Request
 
 CONFIG = hf.Config(batch_size=4, max_new_tokens=12)
 REQUESTS = [
-    Request(f"r{n}", (user(ref(picture(*size, seed=n), f"attached picture {n}"), "Describe this image."),))
+    Request(f"r{n}", (user(ref(make_image(*size, seed=n), f"attached picture {n}"), "Describe this image."),))
     for n, size in enumerate([(128, 96), (70, 100), (64, 64), (150, 60)])
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import assistant, picture, ref, user
+from builders import assistant, make_image, ref, user
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ LAYERS = 4
 
 
 def training_examples(encoder: Encoder) -> list[Encoded]:
-    image = ref(picture(128, 96), "one")
+    image = ref(make_image(128, 96), "one")
     talks = [(user(image, "Describe."), assistant(text)) for text in ("A red ball .", "Two boats on the sand .")]
     return [encoder.training_example(talk, "all", 4096) for talk in [*talks, (user("No picture."), assistant("Yes ."))]]
 

@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from builders import picture
+from builders import make_image
 
 from vlmtune import registry
 from vlmtune.data import Rows
@@ -65,7 +65,7 @@ def test_rows_and_their_visits(
     source: str, column: str | None, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
-    picture(40, 40).save(tmp_path / "shared.png")
+    make_image(40, 40).save(tmp_path / "shared.png")
 
     def keep(count: int) -> Any:
         rows = opened(tmp_path, source, count, column, named)

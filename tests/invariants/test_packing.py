@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import assistant, picture, ref, user
+from builders import assistant, make_image, ref, user
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import varlen
@@ -29,7 +29,7 @@ from vlmtune.training.lora import add_adapter, trainable
 from vlmtune.training.packing import Layout, PackedSequence, Segment, pack
 
 Losses = list[torch.Tensor]
-A, B, C = (ref(picture(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100), (96, 160)]))
+A, B, C = (ref(make_image(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100), (96, 160)]))
 TALKS = [
     (user(A, "Describe."), assistant("A red ball .")),
     (user(A, "Describe."), assistant("A red ball on the green grass, and two boats .")),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import picture
+from builders import make_image
 from commands import Ended, warm_ranks, warm_vlmtune
 from safetensors.torch import load_file, save_file
 
@@ -47,7 +47,7 @@ def run(encoder: Encoder, tmp_path: Path) -> Path:
     rows = []
     for n in range(4):
         if n == 0:
-            picture(96, 128, seed=n).save(tmp_path / f"{n}.png")
+            make_image(96, 128, seed=n).save(tmp_path / f"{n}.png")
         rows.append({"id": f"row {n}", "images": [f"{n}.png"] if n == 0 else [], "question": f"Number {n}?"})
     for split in ("train", "validation", "test"):
         kept = rows if split == "train" else rows[:2]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from builders import TINY, encoded, picture, ref, user
+from builders import TINY, encoded, make_image, ref, user
 
 from vlmtune import inference as answering_module
 from vlmtune.engines import hf
@@ -23,7 +23,7 @@ SIZES = [(128, 128), (100, 75), (96, 160), (64, 64), (150, 110), (40, 200), (90,
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """One picture, two, and none; lengths differ."""
-    pictures = [ref(encoded(picture(*size, seed=n)), f"resumed picture {n}") for n, size in enumerate(SIZES)]
+    pictures = [ref(encoded(make_image(*size, seed=n)), f"resumed picture {n}") for n, size in enumerate(SIZES)]
     shown = [(one,) for one in pictures] + [(pictures[0], pictures[3]), (), (pictures[1], pictures[5]), ()]
     return [Example(f"r{n}", images, None, {"references": ["a"]}) for n, images in enumerate(shown)]
 
@@ -94,7 +94,7 @@ def test_a_picture_that_breaks_while_it_is_decoded_fails_alone(encoder: Encoder,
     fresh = Encoder(encoder.checkpoint, TINY)
     engine = hf.open_engine(hf.Config(batch_size=4, max_new_tokens=12), TINY, fresh, "fp32")
     good = [Request(e.id, (user(*e.images, "Describe."),)) for e in examples]
-    torn = encoded(picture(128, 128, seed=9), "JPEG")[:-1500]
+    torn = encoded(make_image(128, 128, seed=9), "JPEG")[:-1500]
     bad = Request("torn", (user(ImageRef("torn.jpg", lambda: torn), "Describe."),))
     assert isinstance(fresh.prompt_length(bad.conversation), int)
     made = {outcome.id: outcome for outcome in engine.answer([*good, bad])}
@@ -112,7 +112,7 @@ def test_a_picture_that_breaks_while_it_is_decoded_fails_alone(encoder: Encoder,
 
 def test_a_box_in_pixels_of_an_unreadable_picture_is_a_failure(engine: hf.HfEngine, tmp_path: Path) -> None:
     """Its truth cannot be known; the row is counted as failed instead of ending the run."""
-    readable, torn = ref(encoded(picture(64, 64)), "good"), ref(b"no image", "bad")
+    readable, torn = ref(encoded(make_image(64, 64)), "good"), ref(b"no image", "bad")
     rows = [
         Example(name, (image,), None, {"references": [], "boxes": [[1, 2, 30, 40]]}, question="the dog")
         for name, image in (("a", readable), ("b", torn))

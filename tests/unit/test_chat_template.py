@@ -1,7 +1,7 @@
 """Rendered conversations equal the processor's `apply_chat_template`; the loss mask covers the assistant's answers."""
 
 import pytest
-from builders import assistant, picture, ref, user
+from builders import assistant, make_image, ref, user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor
@@ -12,7 +12,7 @@ from vlmtune.processing.chat_template import Renderer
 from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Conversation, ImageRef, Turn
 
-ONE, TWO = ref(picture(128, 128), "one"), ref(picture(100, 75), "two")
+ONE, TWO = ref(make_image(128, 128), "one"), ref(make_image(100, 75), "two")
 SHAPES: dict[str, Conversation] = {
     "one image": (user(ONE, "Describe this image."), assistant("A red ball .")),
     "text only": (user("What is a ball?"), assistant("Round.")),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import encoded, picture, planting
+from builders import encoded, make_image, planting
 from PIL import Image
 
 from vlmtune.cli.app import app
@@ -149,7 +149,7 @@ def captions(folder: Path, files: dict[str, list[bytes]]) -> Config:
 
 
 def some(start: int, count: int) -> list[bytes]:
-    return [encoded(picture(96, 64, seed)) for seed in range(start, start + count)]
+    return [encoded(make_image(96, 64, seed)) for seed in range(start, start + count)]
 
 
 def test_each_content_is_decoded_once_and_a_stopped_check_resumes(
@@ -173,15 +173,15 @@ def test_each_content_is_decoded_once_and_a_stopped_check_resumes(
     found = checked(config)
     assert counted.count == 156 - kept
     assert found["splits"][0]["distinct_images"] == 150
-    # One new picture, and one decoding.
-    (tmp_path / "test0.img").write_bytes(encoded(picture(96, 64, 999)))
+    # One new image, and one decoding.
+    (tmp_path / "test0.img").write_bytes(encoded(make_image(96, 64, 999)))
     counted.count = 0
     checked(config)
     assert counted.count == 1
 
 
 def test_a_split_that_cannot_be_opened_is_one_finding_among_others(tmp_path: Path) -> None:
-    config = captions(tmp_path, {"train": [*some(0, 3), b"no picture"], "validation": some(10, 2), "test": some(20, 2)})
+    config = captions(tmp_path, {"train": [*some(0, 3), b"no image"], "validation": some(10, 2), "test": some(20, 2)})
     (tmp_path / "validation.jsonl").unlink()
     found = checked(config)
     assert [(each["kind"], each["role"], each["row"]) for each in found["findings"]] == [
@@ -218,7 +218,7 @@ def test_labels_and_boxes(tmp_path: Path) -> None:
     ):
         config = load(str(config_file(tmp_path, f"task: {task}\n{one}{columns}"))).config
         found = rows_by_kind(checked(config))
-        # All rows show one picture: that they do is another matter.
+        # All rows show one image; findings about that are not the subject here.
         left = {kind: rows for kind, rows in found.items() if kind not in ("duplicate", "leak", "validation-overlap")}
         assert left == expected.findings
 

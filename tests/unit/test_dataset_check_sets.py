@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from PIL import Image
 
 from vlmtune import run_folder
@@ -48,7 +48,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
 
 def some(start: int, count: int = 3) -> list[bytes]:
-    return [encoded(picture(96, 64, seed)) for seed in range(start, start + count)]
+    return [encoded(make_image(96, 64, seed)) for seed in range(start, start + count)]
 
 
 def check(dataset: str = "", evaluation: str = "{}", *sets: str) -> Found:
@@ -98,7 +98,7 @@ def test_shares_of_one_split_have_no_rows_in_common(rows: Callable[..., None]) -
 def test_shares_of_one_split_are_compared(rows: Callable[..., None]) -> None:
     """Two files of the same pixels in different formats: only decoding shows that they are equal."""
     first = some(200, 30)
-    again = [encoded(picture(96, 64, seed), "TIFF") for seed in range(200, 230)]
+    again = [encoded(make_image(96, 64, seed), "TIFF") for seed in range(200, 230)]
     rows("all", *first, *again)
     found = check(ONE)
     kinds = {kind for kind, *_ in told(found)}
@@ -153,9 +153,9 @@ def test_additional_evaluation_sets_are_checked(rows: Callable[..., None]) -> No
     rows(
         "far",
         *some(730),
-        encoded(picture(96, 64, 701), "TIFF"),
+        encoded(make_image(96, 64, 701), "TIFF"),
         b"torn",
-        encoded(picture(96, 64, 702).resize((192, 128))),
+        encoded(make_image(96, 64, 702).resize((192, 128))),
     )
     found = check("", ALSO % "limit: {}")
     assert told(found) == [

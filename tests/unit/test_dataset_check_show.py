@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from PIL import Image
 
 from vlmtune import registry
@@ -37,8 +37,8 @@ def config(tmp_path: Path) -> str:
     """Two images, one with EXIF rotation, multi-byte characters, an escape sequence; and a bad row."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    (tmp_path / "show-a.jpg").write_bytes(encoded(picture(160, 96, 1), "JPEG", exif=exif))
-    (tmp_path / "show-b.png").write_bytes(encoded(picture(64, 96, 2)))
+    (tmp_path / "show-a.jpg").write_bytes(encoded(make_image(160, 96, 1), "JPEG", exif=exif))
+    (tmp_path / "show-b.png").write_bytes(encoded(make_image(64, 96, 2)))
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": f"Was ändert sich? {ESCAPE}"}]
     row = {
         "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "日本語 🙂 ."}],
@@ -153,7 +153,7 @@ def test_stats_come_from_texts_and_image_headers(
 
 def test_stats_count_labels_and_repeated_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for n in range(2):
-        (tmp_path / f"stats-{n}.png").write_bytes(encoded(picture(64, 64, n)))
+        (tmp_path / f"stats-{n}.png").write_bytes(encoded(make_image(64, 64, n)))
     rows = [
         {"image": f"stats-{n}.png", "label": label} for n, label in ((0, "day"), (0, "night"), (1, "day"), (1, "?"))
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from pydantic import ValidationError
 
 from vlmtune.data import _download, hub, jsonl
@@ -20,7 +20,7 @@ from vlmtune.data._download import Address, RemoteImages, public_address
 from vlmtune.errors import DataError, ImageError
 from vlmtune.images import decode_rgb
 
-PNG = encoded(picture(11, 7))
+PNG = encoded(make_image(11, 7))
 PEM = Path(__file__).parents[1] / "data" / "example_hosts.pem"
 HOST = "images.example.org"
 
@@ -100,10 +100,10 @@ def remote(site: Site) -> Callable[..., RemoteImages]:
 
 
 def test_an_image_is_downloaded_once(remote: Callable[..., RemoteImages], site: Site) -> None:
-    url = f"https://{HOST}/a picture.png?x=1"
+    url = f"https://{HOST}/an image.png?x=1"
     assert remote().read(url, "row 0") == PNG
     assert remote().read(url, "row 0") == PNG
-    assert site.asked == [(HOST, "/a%20picture.png?x=1")]
+    assert site.asked == [(HOST, "/an%20image.png?x=1")]
 
 
 def test_redirects_are_followed_and_each_hop_is_looked_up_once(remote: Callable[..., RemoteImages]) -> None:

@@ -1,11 +1,11 @@
-"""Mutated pictures of every kind are decoded or are one named error; never anything else, and never for long."""
+"""Mutated images of every kind are decoded or raise one named error; nothing else, and never slowly."""
 
 import random
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from builders import encoded, picture, ref
+from builders import encoded, make_image, ref
 from fuzzing import hunt, mutated
 from PIL import Image
 
@@ -22,10 +22,10 @@ def exif(orientation: int) -> Image.Exif:
     return made
 
 
-SMALL = picture(40, 24)
+SMALL = make_image(40, 24)
 DEEP = Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 68)
 FLOAT = Image.fromarray(np.asarray(SMALL.convert("L"), np.float32))
-FRAMES = {"save_all": True, "append_images": [picture(40, 24, seed=n) for n in (1, 2)]}
+FRAMES = {"save_all": True, "append_images": [make_image(40, 24, seed=n) for n in (1, 2)]}
 KINDS: dict[str, bytes] = {
     "png": encoded(SMALL),
     "png palette": encoded(SMALL.quantize(16), transparency=3),
@@ -64,7 +64,7 @@ KINDS: dict[str, bytes] = {
 
 
 def broken(good: bytes) -> Callable[[random.Random], None]:
-    """A case of a hunt: all that is asked of a picture's file, of a damaged one."""
+    """One fuzzing case: every function that reads an image file, on a damaged file."""
 
     def case(rng: random.Random) -> None:
         data = mutated(good, rng, binary=True)
@@ -86,7 +86,7 @@ def broken(good: bytes) -> Callable[[random.Random], None]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_broken_pictures_are_decoded_or_a_named_error(kind: str, soak: bool) -> None:
+def test_broken_images_are_decoded_or_a_named_error(kind: str, soak: bool) -> None:
     assert decode_rgb(ref(KINDS[kind])).mode == "RGB", "it is whole before it is broken"
     ends = hunt(kind, SOAKED if soak else ROUNDS, broken(KINDS[kind]))
     assert sum(ends.values()) > 0

@@ -11,7 +11,7 @@ import datasets
 import huggingface_hub.constants
 import pyarrow.parquet
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationError, DatasetNotFoundError
 
 from vlmtune.data import hub
@@ -37,7 +37,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def held(seed: int) -> Images:
     """An image inside the row; its width tells it apart."""
-    return {"bytes": encoded(picture(8 + seed, 8, seed=seed)), "path": None}
+    return {"bytes": encoded(make_image(8 + seed, 8, seed=seed)), "path": None}
 
 
 def named(file: Path | str) -> Images:
@@ -107,16 +107,16 @@ def test_ids_of_a_column_and_choices_need_no_image(save: Save, monkeypatch: pyte
 
 
 def test_files_in_the_folder_are_read_and_their_content_counts(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "train").mkdir(parents=True)
     for n in range(2):
-        (folder / f"train/{n}.png").write_bytes(encoded(picture(8 + n, 8)))
+        (folder / f"train/{n}.png").write_bytes(encoded(make_image(8 + n, 8)))
     lines = [json.dumps({"file_name": f"{n}.png", "caption": f"c{n}"}) + "\n" for n in range(2)]
     (folder / "train/metadata.jsonl").write_text("".join(lines), encoding="utf-8")
     made = rows(folder)
     assert [decode_rgb(example.images[0]).width for example in made] == [8, 9]
     before, ids = made.fingerprint, [made.id(0), made.id(1)]
-    (folder / "train/1.png").write_bytes(encoded(picture(9, 8, seed=5)))
+    (folder / "train/1.png").write_bytes(encoded(make_image(9, 8, seed=5)))
     assert made.fingerprint != before
     (folder / "train/1.png").unlink()
     assert len({before, made.fingerprint}) == 2
@@ -129,7 +129,7 @@ def test_rows_may_name_files_of_the_folder_and_the_caches_alone(save: Save, tmp_
     inside = [folder / "in.png", caches / "hub/a/in.png", caches / "datasets/downloads/in.png"]
     for file in (outside, *inside):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encoded(picture(8, 8)))
+        file.write_bytes(encoded(make_image(8, 8)))
     (folder / "link.png").symlink_to(outside)
     good = rows(save(image=[*map(named, inside), named("in.png")], caption=list("abcd")))
     assert [decode_rgb(example.images[0]).size for example in good] == [(8, 8)] * 4
@@ -294,7 +294,7 @@ def test_ids_of_a_local_folder_do_not_depend_on_where_it_lies(tmp_path: Path) ->
     for name in ("here", "there"):
         for label in ("cat", "dog"):
             (tmp_path / name / "train" / label).mkdir(parents=True)
-            (tmp_path / name / "train" / label / "1.png").write_bytes(encoded(picture(8, 8)))
+            (tmp_path / name / "train" / label / "1.png").write_bytes(encoded(make_image(8, 8)))
         made = rows(tmp_path / name, references=["label"])
         assert [decode_rgb(example.images[0]).size for example in made] == [(8, 8)] * 2
         found.append((made.fingerprint, made.id(0), made.id(1)))
@@ -315,7 +315,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def test_a_stream_is_fetched_once_and_then_read_at_random(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = {"bytes": b"no picture", "path": None}
+    broken = {"bytes": b"no image", "path": None}
     folder = save(image=[held(0), broken, *map(held, range(2, 200))], caption=[f"c{n}" for n in range(200)])
     plain = rows(folder, 150)
     asked = streams(monkeypatch)
@@ -360,10 +360,10 @@ def test_a_stream_without_rows_or_split_is_named(save: Save) -> None:
         hub.open(hub.Config(path=str(folder), stream=True), "nosplit")
 
 
-def test_pictures_of_a_streamed_folder_stay_where_they_are(tmp_path: Path) -> None:
+def test_images_of_a_streamed_folder_stay_where_they_are(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         (tmp_path / "f/train" / label).mkdir(parents=True)
-        (tmp_path / "f/train" / label / "1.png").write_bytes(encoded(picture(8, 8)))
+        (tmp_path / "f/train" / label / "1.png").write_bytes(encoded(make_image(8, 8)))
     found = rows(tmp_path / "f", stream=True, references=["label"])
     assert sorted((example.target, decode_rgb(example.images[0]).size) for example in found) == [
         ("cat", (8, 8)), ("dog", (8, 8))

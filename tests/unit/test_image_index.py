@@ -4,19 +4,19 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-from builders import encoded, picture, ref
+from builders import encoded, make_image, ref
 
 from vlmtune.dataset_check import image_index
 from vlmtune.dataset_check.image_index import ImageIndex, describe
 
 
 def some(start: int, count: int) -> list[bytes]:
-    return [encoded(picture(96, 64, seed)) for seed in range(start, start + count)]
+    return [encoded(make_image(96, 64, seed)) for seed in range(start, start + count)]
 
 
 def test_an_indexed_image_takes_little_memory(tmp_path: Path) -> None:
     kept = ImageIndex(tmp_path / "cache.jsonl")
-    facts = describe(ref(encoded(picture(64, 64))), b"")
+    facts = describe(ref(encoded(make_image(64, 64))), b"")
     count, batch = 8000, 100
     tracemalloc.start()
     for start in range(0, count, batch):
@@ -34,7 +34,7 @@ def test_an_indexed_image_takes_little_memory(tmp_path: Path) -> None:
 
 def test_the_index_is_equal_after_reading_its_file(tmp_path: Path) -> None:
     first = ImageIndex(tmp_path / "cache.jsonl")
-    examined = [first.examine(ref(data, f"{n}")) for n, data in enumerate([*some(0, 5), b"no picture"])]
+    examined = [first.examine(ref(data, f"{n}")) for n, data in enumerate([*some(0, 5), b"no image"])]
     numbers = np.array(first.store(examined))
     again = ImageIndex(tmp_path / "cache.jsonl")
     assert [again.examine(ref(data, "x")) for data in some(0, 5)] == numbers[:5].tolist()

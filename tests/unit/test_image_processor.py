@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import picture
+from builders import make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
@@ -40,7 +40,7 @@ def test_patches_equal_the_processor(kind: str, size: tuple[int, int]) -> None:
         image_mean=list(limits.mean),
         image_std=list(limits.std),
     )
-    image, image_processor = picture(*size), ImageProcessor(FAMILY, limits)
+    image, image_processor = make_image(*size), ImageProcessor(FAMILY, limits)
     expected = oracle([image], return_tensors="pt")
     assert image_processor.grid(image) == tuple(expected["image_grid_thw"][0].tolist())
     assert torch.equal(
@@ -62,7 +62,7 @@ def test_sizes_equal_the_processor(height: int, width: int, kind: str) -> None:
 
 def test_too_narrow_an_image_is_named() -> None:
     with pytest.raises(ImageError, match="2000x5: one side is more than 200 times the other"):
-        ImageProcessor(FAMILY, LIMITS["qwen3"]).grid(picture(2000, 5))
+        ImageProcessor(FAMILY, LIMITS["qwen3"]).grid(make_image(2000, 5))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Folders of pictures: labels by folder, tables beside pictures, order, ids, and what else may lie there."""
+"""Folders of images: labels by folder, tables beside images, order, ids, and what else may lie there."""
 
 import json
 import os
@@ -8,14 +8,14 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 
 from vlmtune.data import imagefolder
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import decode_rgb
 
-PNG = encoded(picture(13, 9))
+PNG = encoded(make_image(13, 9))
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +46,14 @@ def test_the_folder_is_the_label(tmp_path: Path) -> None:
     assert len(opened(tmp_path / "f", "test")) == 1
 
 
-def test_a_picture_without_a_folder_has_no_label(tmp_path: Path) -> None:
+def test_an_image_without_a_folder_has_no_label(tmp_path: Path) -> None:
     put(tmp_path / "f", "train/1.png")
     with pytest.raises(DataError, match="row 0: column 'label' must hold text"):
         opened(tmp_path / "f")[0]
     assert opened(tmp_path / "f", references=[])[0].target is None
 
 
-def test_a_limit_takes_of_every_label_and_a_new_picture_moves_no_other(tmp_path: Path) -> None:
+def test_a_limit_takes_of_every_label_and_a_new_image_moves_no_other(tmp_path: Path) -> None:
     folder = put(tmp_path / "f", *(f"train/{label}/{n}.png" for label in ("cat", "dog") for n in range(40)))
     first = opened(folder, limit=20)
     counts = Counter(example.target for example in first)
@@ -81,7 +81,7 @@ def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_table_names_the_pictures(kind: str, tmp_path: Path) -> None:
+def test_a_table_names_the_images(kind: str, tmp_path: Path) -> None:
     folder = put(tmp_path / "f", "train/a/1.png", "train/2.png", "train/unlisted.png", "train/notes.txt")
     if kind == "csv":
         text = "file_name,caption\na/1.png,One\n2.png,Two\n"
@@ -105,7 +105,7 @@ def test_a_table_names_the_pictures(kind: str, tmp_path: Path) -> None:
         ({"caption": "x"}, r"metadata.jsonl, row 0: file_name must name the row's image \(got None\)"),
     ],
 )
-def test_a_line_without_a_picture_of_the_folder_is_named(line: dict[str, str], said: str, tmp_path: Path) -> None:
+def test_a_line_without_an_image_of_the_folder_is_named(line: dict[str, str], said: str, tmp_path: Path) -> None:
     folder = put(tmp_path / "f", "train/1.png")
     put(tmp_path, "secret.png")
     (folder / "train/metadata.jsonl").write_text(json.dumps(line) + "\n")

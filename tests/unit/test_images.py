@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from builders import encoded, picture, ref
+from builders import encoded, make_image, ref
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
@@ -18,7 +18,7 @@ from vlmtune.images import decode_rgb, pixel_hash, size_of, thumbnail
 
 
 def test_plain_png_keeps_its_pixels() -> None:
-    image = picture(20, 10)
+    image = make_image(20, 10)
     assert np.array_equal(np.asarray(decode_rgb(ref(encoded(image)))), np.asarray(image))
 
 
@@ -76,7 +76,7 @@ def test_palette_transparency_becomes_white() -> None:
 
 
 def test_cmyk_and_first_frame() -> None:
-    assert decode_rgb(ref(encoded(picture(8, 8).convert("CMYK"), "JPEG"))).mode == "RGB"
+    assert decode_rgb(ref(encoded(make_image(8, 8).convert("CMYK"), "JPEG"))).mode == "RGB"
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     animated = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode_rgb(ref(animated)).getpixel((0, 0)) == (254, 0, 0) or decode_rgb(ref(animated)).getpixel((0, 0)) == (
@@ -89,8 +89,8 @@ def test_cmyk_and_first_frame() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (encoded(picture(64, 64), "JPEG")[:-200], "cannot be decoded"),
-        (encoded(picture(64, 64))[:300], "cannot be decoded"),
+        (encoded(make_image(64, 64), "JPEG")[:-200], "cannot be decoded"),
+        (encoded(make_image(64, 64))[:300], "cannot be decoded"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image of a known format"),
         (b"", "the file is empty"),
@@ -114,7 +114,7 @@ def test_missing_file_is_named() -> None:
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 99)
     with pytest.raises(ImageError, match="10x10 pixels"):
-        decode_rgb(ref(encoded(picture(10, 10))))
+        decode_rgb(ref(encoded(make_image(10, 10))))
 
 
 @given(st.binary(max_size=400))
@@ -127,14 +127,14 @@ def test_any_bytes_are_an_image_or_a_named_error(data: bytes) -> None:
 
 
 def test_pixel_hash_sees_pixels_and_size_not_the_file() -> None:
-    image = picture(16, 8)
+    image = make_image(16, 8)
     assert pixel_hash(decode_rgb(ref(encoded(image, "PNG")))) == pixel_hash(decode_rgb(ref(encoded(image, "BMP"))))
     assert pixel_hash(image) != pixel_hash(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     assert pixel_hash(Image.new("RGB", (2, 3))) != pixel_hash(Image.new("RGB", (3, 2)))
 
 
 def test_thumbnail_fits() -> None:
-    small = decode_rgb(ref(thumbnail(picture(640, 480), 256)))
+    small = decode_rgb(ref(thumbnail(make_image(640, 480), 256)))
     assert small.size == (256, 192)
 
 
@@ -143,12 +143,12 @@ def test_the_size_is_known_before_the_pixels(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
-        sideways = ref(encoded(picture(40, 24), kind, exif=exif))
+        sideways = ref(encoded(make_image(40, 24), kind, exif=exif))
         assert size_of(sideways) == decode_rgb(sideways).size
         for mode in ("RGB", "L"):  # in no file any more, but the tag is still with it
             plain = ref(Image.open(io.BytesIO(sideways.read())).convert(mode))
             assert size_of(plain) == decode_rgb(plain).size
-    assert size_of(ref(picture(40, 24))) == (40, 24)
+    assert size_of(ref(make_image(40, 24))) == (40, 24)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -157,7 +157,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png_with(metadata: bytes, after: bool) -> bytes:
     """A PNG of 40x24 with one more chunk, before or after its pixels."""
-    plain = encoded(picture(40, 24))
+    plain = encoded(make_image(40, 24))
     place = plain.index(b"IEND" if after else b"IDAT") - 4
     return plain[:place] + metadata + plain[place:]
 
@@ -184,7 +184,7 @@ def test_the_size_of_a_png_takes_no_pixels(monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError("pixels were decoded")
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
-    assert size_of(ref(encoded(picture(40, 24)))) == (40, 24)
+    assert size_of(ref(encoded(make_image(40, 24)))) == (40, 24)
     assert size_of(ref(png_with(chunk(b"eXIf", SIDEWAYS.tobytes()[6:]), after=False))) == (24, 40)
 
 
@@ -199,7 +199,7 @@ def test_a_truncated_png_has_a_size_or_a_named_error(more: bytes, cut: int) -> N
 
 def test_threads_leave_the_warning_filters_alone() -> None:
     """Pillow warns about every image here: it is larger than Pillow's own limit."""
-    noisy = encoded(picture(64, 64))
+    noisy = encoded(make_image(64, 64))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = list(warnings.filters)
@@ -219,17 +219,17 @@ def test_the_header_of_a_file_is_reported() -> None:
     assert header(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).animated
     assert not header(encoded(frames[0], "GIF")).animated
     for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
-        assert header(encoded(picture(40, 24), kind, exif=SIDEWAYS)).turned
-        assert header(encoded(picture(40, 24), kind)) == images.Header(kind, "RGB", False, False, False, False)
-    assert header(encoded(picture(8, 8).convert("CMYK"), "JPEG")).mode == "CMYK"
+        assert header(encoded(make_image(40, 24), kind, exif=SIDEWAYS)).turned
+        assert header(encoded(make_image(40, 24), kind)) == images.Header(kind, "RGB", False, False, False, False)
+    assert header(encoded(make_image(8, 8).convert("CMYK"), "JPEG")).mode == "CMYK"
     assert header(encoded(Image.fromarray(np.zeros((4, 4), np.uint16)))).sixteen_bit
-    assert header(encoded(picture(8, 8).convert("RGBA"))).alpha
-    decoded, plain = images.examine(ref(picture(40, 24)))
+    assert header(encoded(make_image(8, 8).convert("RGBA"))).alpha
+    decoded, plain = images.examine(ref(make_image(40, 24)))
     assert (decoded.size, plain.format) == ((40, 24), "")
 
 
 def test_a_file_that_is_no_image_has_no_size() -> None:
-    whole = encoded(picture(64, 64), "JPEG")
+    whole = encoded(make_image(64, 64), "JPEG")
     assert size_of(ref(whole[: len(whole) // 2])) == (64, 64)  # a torn file has its header still
     for data in (b"", b"no image", whole[:20]):
         with pytest.raises(ImageError):

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 import pytest
-from builders import Notes, assistant, encoded, picture, ref, user
+from builders import Notes, assistant, encoded, make_image, ref, user
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash
@@ -24,7 +24,7 @@ def example(name: str, *images: ImageRef, cluster: str | None = None) -> Example
 
 def seen(seed: int, name: str = "") -> ImageRef:
     """A picture in a file of its own: its name says nothing about its pixels."""
-    return ref(encoded(picture(16, 12, seed=seed), "PNG" if name else "BMP"), f"file {seed}{name}")
+    return ref(encoded(make_image(16, 12, seed=seed), "PNG" if name else "BMP"), f"file {seed}{name}")
 
 
 def broken(name: str) -> ImageRef:

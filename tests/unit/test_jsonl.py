@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +21,7 @@ from vlmtune.images import decode_rgb
 from vlmtune.types import ImageRef, Turn
 
 Write = Callable[..., Path]
-PNG = encoded(picture(12, 8))
+PNG = encoded(make_image(12, 8))
 
 
 def config(folder: Path, **keys: object) -> jsonl.Config:
@@ -178,8 +178,8 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
 
 
 def test_missing_things_name_what_is_there(tmp_path: Path, write_jsonl: Write) -> None:
-    write_jsonl("test.jsonl", {"caption": "a", "picture": "b"})
-    with pytest.raises(DataError, match="names column 'title'; there are: caption, picture"):
+    write_jsonl("test.jsonl", {"caption": "a", "photo": "b"})
+    with pytest.raises(DataError, match="names column 'title'; there are: caption, photo"):
         jsonl.open(config(tmp_path, references=["title"]), "test.jsonl")
     with pytest.raises(DataError, match=r"train.jsonl: no such file; .* has test.jsonl"):
         jsonl.open(config(tmp_path), "train.jsonl")

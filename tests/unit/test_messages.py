@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 
 from vlmtune.data import jsonl, table
 from vlmtune.data._rows import MappedRows
@@ -18,11 +18,11 @@ from vlmtune.images import decode_rgb
 from vlmtune.types import ImageRef
 
 Write = Callable[..., Path]
-PNGS = {f"chat{n}.png": encoded(picture(10 + n, 8)) for n in range(3)}
+PNGS = {f"chat{n}.png": encoded(make_image(10 + n, 8)) for n in range(3)}
 
 
 @pytest.fixture(autouse=True)
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
     for name, data in PNGS.items():
         (tmp_path / name).write_bytes(data)
@@ -76,8 +76,8 @@ def test_llava_in_one_array(indent: int | None, tmp_path: Path) -> None:
 def test_the_row_that_has_images_may_come_late(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", LLAVA[2], LLAVA[0])
     assert shown(opened(tmp_path, "t.jsonl"), 1) == [("user", [1, "What is it?"])]
-    with pytest.raises(DataError, match="dataset.images names column 'picture'; there are: id, conversations"):
-        opened(tmp_path, "t.jsonl", images="picture")
+    with pytest.raises(DataError, match="dataset.images names column 'photo'; there are: id, conversations"):
+        opened(tmp_path, "t.jsonl", images="photo")
 
 
 def test_llama_factory_and_mixed_speakers(tmp_path: Path, write_jsonl: Write) -> None:

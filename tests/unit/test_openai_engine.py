@@ -9,7 +9,7 @@ from typing import Any
 import fake_server
 import numpy as np
 import pytest
-from builders import TINY, encoded, picture, ref, user
+from builders import TINY, encoded, make_image, ref, user
 from fake_server import Body, Script, Step, Stub, always, answer, asked, status
 from PIL import Image
 
@@ -43,7 +43,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def requests(count: int, wide: int = 96) -> list[Request]:
     return [
-        Request(f"row {n}", (user(ref(picture(wide, 80, seed=n), f"picture {n}"), f"What is in picture {n}?"),))
+        Request(f"row {n}", (user(ref(make_image(wide, 80, seed=n), f"picture {n}"), f"What is in picture {n}?"),))
         for n in range(count)
     ]
 
@@ -210,7 +210,7 @@ def test_whoever_stops_taking_requests_leaves_at_once(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "turned"])
 def test_pictures_are_sent_as_we_decode_them(mode: str, encoder: Encoder) -> None:
-    image = picture(90, 70, seed=3)
+    image = make_image(90, 70, seed=3)
     turned = Image.Exif()
     turned[0x0112] = 6
     layer = Image.new("L", image.size, 100)
@@ -226,7 +226,7 @@ def test_pictures_are_sent_as_we_decode_them(mode: str, encoder: Encoder) -> Non
 
 @pytest.mark.parametrize("size", [(96, 80), (300, 40), (64, 64), (33, 210)])
 def test_a_server_of_ours_gets_the_very_pixels_the_model_reads(size: tuple[int, int], encoder: Encoder) -> None:
-    row = (user("First", ref(picture(*size, seed=5), f"{size}"), "what?"),)
+    row = (user("First", ref(make_image(*size, seed=5), f"{size}"), "what?"),)
     ours = encoder.prompt(row)
     (sent,) = fake_server.pictures({"messages": messages(row, ours, encoder)})
     image = Image.open(io.BytesIO(sent))

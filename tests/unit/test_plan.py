@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import TINY, assistant, encoded, picture, ref, user
+from builders import TINY, assistant, encoded, make_image, ref, user
 from commands import ROOT, vlmtune
 from PIL import Image
 
@@ -37,9 +37,13 @@ def turned(image: Image.Image) -> bytes:
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Make:
-    """Rows with pictures in several formats and sizes, one lying on its side; each picture has two captions."""
-    kinds = [encoded(picture(96, 70, 1)), encoded(picture(64, 64, 2), "JPEG"), turned(picture(128, 64, 3))]
-    kinds += [encoded(picture(70, 96, 4), "GIF"), encoded(picture(200, 30, 5), "WEBP"), encoded(picture(64, 90, 6))]
+    """Rows with images in several formats and sizes, one rotated by EXIF; each image has two captions."""
+    kinds = [encoded(make_image(96, 70, 1)), encoded(make_image(64, 64, 2), "JPEG"), turned(make_image(128, 64, 3))]
+    kinds += [
+        encoded(make_image(70, 96, 4), "GIF"),
+        encoded(make_image(200, 30, 5), "WEBP"),
+        encoded(make_image(64, 90, 6)),
+    ]
     for name in ("train.jsonl", "validation.jsonl", "test.jsonl"):
         lines = []
         for n, data in enumerate(kinds):
@@ -104,7 +108,7 @@ def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, 
 
 def test_a_picture_is_its_grid_and_its_file(encoder: Encoder) -> None:
     small = Encoder(encoder.checkpoint, TINY, ImageHeaders)
-    lying = turned(picture(128, 64, 3))
+    lying = turned(make_image(128, 64, 3))
 
     def of(encoder: Encoder, data: bytes, where: str) -> EncodedImage:
         (made,) = encoder.training_example((user(ref(data, where)), assistant("Yes .")), "all", 4096).images
@@ -113,12 +117,12 @@ def test_a_picture_is_its_grid_and_its_file(encoder: Encoder) -> None:
     first = of(small, lying, "one")
     assert first.grid == of(encoder, lying, "lying").grid == (1, 8, 4)
     assert of(small, lying, "the same file by another name").digest == first.digest
-    assert of(small, turned(picture(128, 64, 4)), "another picture").digest != first.digest
+    assert of(small, turned(make_image(128, 64, 4)), "another picture").digest != first.digest
 
 
 def test_pixels_are_not_decoded(make_config: Make, encoder: Encoder, tmp_path: Path) -> None:
     """A file whose header is whole and whose pixels are cut off is planned; training will name it."""
-    cut = encoded(picture(90, 90, 9), "JPEG")
+    cut = encoded(make_image(90, 90, 9), "JPEG")
     (tmp_path / "0.img").write_bytes(cut[: len(cut) // 2])
     config = make_config()
     assert make_plan(config, QUIET, None, None)["epoch"]["samples"] == 12

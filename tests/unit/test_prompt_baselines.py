@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import QUICK, Notes, encoded, lines, picture, ref
+from builders import QUICK, Notes, encoded, lines, make_image, ref
 from fakes import engine as fake
 
 from vlmtune.config import load
@@ -75,7 +75,7 @@ class Rows(list[Example]):
 def row(name: str, *seeds: int, references: Sequence[str] = ("a tree",), **more: Any) -> Example:
     """A row with pictures by their seeds; the file is another one every time, the pixels are not."""
     kinds = ("PNG", "BMP", "TIFF")
-    pictures = [encoded(picture(24, 16, seed), kinds[len(name) % 3]) for seed in seeds]
+    pictures = [encoded(make_image(24, 16, seed), kinds[len(name) % 3]) for seed in seeds]
     refs = tuple(ref(data, f"{name}/{n}") for n, data in enumerate(pictures))
     return Example(name, refs, None, {"references": list(references)}, **more)
 

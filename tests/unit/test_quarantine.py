@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Notes, encoded, picture
+from builders import Notes, encoded, make_image
 
 from vlmtune.cli.app import app
 from vlmtune.config import load
@@ -48,7 +48,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
         lines = []
         for n in range(10):
             name = f"quarantine-{role}-{n}.png"
-            Path("data", name).write_bytes(encoded(picture(64, 64, 100 * number + n)))
+            Path("data", name).write_bytes(encoded(make_image(64, 64, 100 * number + n)))
             lines.append(json.dumps({"id": f"{role}-{n}", "image": name, "caption": f"a ball {n} ."}) + "\n")
         Path("data", f"{role}.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from builders import Notes, picture, ref
+from builders import Notes, make_image, ref
 
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
@@ -324,7 +324,7 @@ def test_a_torn_picture_never_has_the_name_of_a_whole_one(tmp_path: Path, monkey
     answering = Predictor(
         captioning.TASK, captioning.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest()
     )
-    image = picture(40, 40)
+    image = make_image(40, 40)
     example = Example("1", (ref(image),), None, {"references": ["a"]}, "1")
     monkeypatch.setenv(fault_injection.ARMED, "file.written:full")
     with pytest.raises(EnvironmentProblem, match=r"no space left for .*pictures.*\.webp"):

@@ -17,7 +17,7 @@ def test_a_row_is_a_function_of_split_and_number() -> None:
     assert len(rows[0].truth["references"]) == 5
 
 
-def test_splits_share_no_picture() -> None:
+def test_splits_share_no_image() -> None:
     seen = {
         split: {pixel_hash(decode_rgb(e.images[0])) for e in scenes.open(scenes.Config(), split, 60)}
         for split in scenes.SIZES
@@ -27,7 +27,7 @@ def test_splits_share_no_picture() -> None:
     assert not seen["train"] & seen["validation"]
 
 
-def test_boxes_and_phrases_fit_the_picture() -> None:
+def test_boxes_and_phrases_fit_the_image() -> None:
     for index in range(40):
         row = scenes.record("train", index)
         if row["box"] is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 from commands import vlmtune
 
 from vlmtune.config import load
@@ -19,7 +19,7 @@ ROLES = ("train", "validation", "test")
 
 @pytest.fixture
 def parts(write_jsonl: Callable[..., Path]) -> Callable[..., dict[str, Rows]]:
-    """The three roles of 300 rows, five of which share a picture."""
+    """The three roles of 300 rows, five of which share an image."""
     rows = [{"n": n, "image": f"shared{n // 5}.png", "c": f"text {n}", "patient": n // 10} for n in range(300)]
 
     def parts(lines: list[dict[str, Any]] = rows, **keys: Any) -> dict[str, Rows]:
@@ -47,7 +47,7 @@ def test_every_row_has_exactly_one_role_in_dataset_order(parts: Callable[..., di
     assert len({rows.fingerprint for rows in made.values()}) == 3
 
 
-def test_rows_of_one_picture_or_group_are_not_parted(parts: Callable[..., dict[str, Rows]]) -> None:
+def test_rows_of_one_image_or_group_are_not_parted(parts: Callable[..., dict[str, Rows]]) -> None:
     for keys, size in (({}, 5), ({"group": "patient"}, 10), ({"image": None}, 1)):
         seen: dict[int, str] = {}
         for role, rows in parts(**keys).items():
@@ -67,21 +67,21 @@ def test_a_rows_role_does_not_depend_on_the_others(parts: Callable[..., dict[str
         }
 
 
-def pictures_and_patients(folder: Path, kind: str) -> list[dict[str, Any]]:
+def images_and_patients(folder: Path, kind: str) -> list[dict[str, Any]]:
     """60 rows, of which some have to do with each other, and nothing in one column says so."""
-    if kind == "a second picture":  # the second one of a row is the first one of another
+    if kind == "a second image":  # the second one of a row is the first one of another
         return [{"n": n, "image": f"of{n}.png", "other": f"of{n + 30}.png", "c": "a"} for n in range(60)]
-    if kind == "two patients":  # a picture of each pair of patients
+    if kind == "two patients":  # an image of each pair of patients
         return [{"n": n, "image": f"of{n % 30}.png", "patient": n, "c": "a"} for n in range(60)]
     for n in range(60):
-        (folder / f"copied{n}.png").write_bytes(encoded(picture(40, 40, n % 30)))
+        (folder / f"copied{n}.png").write_bytes(encoded(make_image(40, 40, n % 30)))
     return [{"n": n, "image": f"copied{n}.png", "c": "a"} for n in range(60)]
 
 
 @pytest.mark.parametrize(
     ("kind", "keys"),
     [
-        ("a second picture", {"image": ["image", "other"]}),
+        ("a second image", {"image": ["image", "other"]}),
         ("two patients", {"group": "patient"}),
         ("other names", {}),
     ],
@@ -89,7 +89,7 @@ def pictures_and_patients(folder: Path, kind: str) -> list[dict[str, Any]]:
 def test_rows_that_others_join_are_not_parted(
     kind: str, keys: dict[str, Any], parts: Callable[..., dict[str, Rows]], tmp_path: Path
 ) -> None:
-    lines = pictures_and_patients(tmp_path, kind)
+    lines = images_and_patients(tmp_path, kind)
     made = parts(lines, **keys)
     seen: dict[int, str] = {}
     for role, rows in made.items():
@@ -100,7 +100,7 @@ def test_rows_that_others_join_are_not_parted(
 
 
 def test_a_new_row_of_a_group_moves_nothing(parts: Callable[..., dict[str, Rows]]) -> None:
-    """Whatever pictures it brings: the group counts first."""
+    """Its images do not matter: the group comes first."""
     lines = [{"n": n, "image": f"of{n}.png", "patient": n // 4, "c": "a"} for n in range(120)]
     added = [{"n": 1000 + n, "image": f"new{n}.png", "patient": n // 4, "c": "a"} for n in range(120)]
     before, after = parts(lines, group="patient"), parts([*added, *lines], group="patient")
@@ -136,13 +136,11 @@ def test_too_few_rows_and_three_splits_are_refused(parts: Callable[..., dict[str
 
 def test_init_parts_the_only_file_there_is(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
     for n in range(60):
-        (tmp_path / f"only{n}.png").write_bytes(encoded(picture(40, 40, n)))
-    write_jsonl(
-        "animals.jsonl", *({"picture": f"only{n}.png", "caption": f"An animal of kind {n}."} for n in range(60))
-    )
+        (tmp_path / f"only{n}.png").write_bytes(encoded(make_image(40, 40, n)))
+    write_jsonl("animals.jsonl", *({"photo": f"only{n}.png", "caption": f"An animal of kind {n}."} for n in range(60)))
     made = vlmtune("init", "animals.jsonl", "--set", "model.name=tiny", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    assert "dataset.shares parts its rows among the roles" in made.stderr
+    assert "dataset.shares divides its rows among the roles" in made.stderr
     config = load(str(tmp_path / "animals.yaml")).config
     assert config.dataset.shares == Shares()
     stats = vlmtune("data", "stats", "animals.yaml", "--json", cwd=tmp_path)

@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from builders import encoded, picture
+from builders import encoded, make_image
 
 from vlmtune import registry
 from vlmtune.data import _download, _tables, table
@@ -24,7 +24,7 @@ from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import decode_rgb
 from vlmtune.tasks import grounding
 
-PNG = encoded(picture(20, 10))
+PNG = encoded(make_image(20, 10))
 LABELS = datasets.ClassLabel(names=["cat", "dog"])
 
 
@@ -97,7 +97,7 @@ def test_lists_bytes_structs_and_classes_are_what_they_were(name: str, tmp_path:
     kinds |= {"labels": datasets.List(LABELS), "box": datasets.List(datasets.Value("int64"))}
     made = pa.Table.from_pydict(columns, datasets.Features(kinds).arrow_schema)
     WRITERS[name](made, tmp_path / name)
-    (tmp_path / "table2.png").write_bytes(encoded(picture(9, 9)))
+    (tmp_path / "table2.png").write_bytes(encoded(make_image(9, 9)))
     rows = opened(tmp_path / name, image="image", references=["captions", "label"], meta=["labels"], boxes="box")
     assert [example.truth["references"] for example in rows] == [["a", "b", "dog"], ["c", "cat"]]
     assert [decode_rgb(example.images[0]).width for example in rows] == [20, 9]
@@ -268,10 +268,10 @@ BOXES = {
 
 
 @pytest.mark.parametrize("name", BOXES)
-@pytest.mark.parametrize("kind", ["t.csv", "t.parquet", "t.jsonl", "pictures"])
+@pytest.mark.parametrize("kind", ["t.csv", "t.parquet", "t.jsonl", "imagefolder"])
 def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: Path) -> None:
     unit, corners, box = BOXES[name]
-    place = tmp_path / "split" if kind == "pictures" else tmp_path
+    place = tmp_path / "split" if kind == "imagefolder" else tmp_path
     place.mkdir(exist_ok=True)
     (place / "table3.png").write_bytes(PNG)
     row = {"image": "table3.png", "file_name": "table3.png", "phrase": "the ball", "box": box}
@@ -281,13 +281,13 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
         pyarrow.parquet.write_table(pa.Table.from_pylist([row]), tmp_path / kind)
     else:
         cells = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
-        if kind == "pictures":
+        if kind == "imagefolder":
             del cells["image"]
-        write_csv(pa.Table.from_pylist([cells]), place / "metadata.csv" if kind == "pictures" else tmp_path / kind)
-    source = {"t.jsonl": "jsonl", "pictures": "imagefolder"}.get(kind, "table")
+        write_csv(pa.Table.from_pylist([cells]), place / "metadata.csv" if kind == "imagefolder" else tmp_path / kind)
+    source = {"t.jsonl": "jsonl", "imagefolder": "imagefolder"}.get(kind, "table")
     plugin = registry.load("data", source)
     config = plugin.Config(path=str(tmp_path), question="phrase", boxes="box")
-    example = plugin.open(config, "split" if kind == "pictures" else kind)[0]
+    example = plugin.open(config, "split" if kind == "imagefolder" else kind)[0]
     task = grounding.Config.model_validate({"unit": unit, "corners": corners})
     assert grounding.TASK.truth(task, example)["boxes"] == [pytest.approx([100, 200, 600, 600])]
     taught = json.loads(grounding.TASK.teach(task, example))
@@ -356,7 +356,7 @@ def test_files_of_a_pattern_have_the_same_classes(tmp_path: Path) -> None:
         opened(tmp_path / "t*.parquet")
 
 
-def test_pictures_of_several_files_have_names_of_their_own(tmp_path: Path) -> None:
+def test_images_of_several_files_have_names_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "table4.png").write_bytes(PNG)
     for number in range(2):
         write_csv(pa.table({"image": ["table4.png"], "caption": ["c"]}), tmp_path / f"t{number}.csv")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import picture, ref
+from builders import make_image, ref
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ LABELS = ["night", "night street", "grass", "new-york"]
 
 def example(reference: str = "red", **more: Any) -> Example:
     truth = {"references": [reference], **more.pop("truth", {})}
-    row = Example(id="r1", images=(ref(picture(200, 100), "a"),), target=reference, truth=truth, cluster="r1")
+    row = Example(id="r1", images=(ref(make_image(200, 100), "a"),), target=reference, truth=truth, cluster="r1")
     return replace(row, **more)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Notes, judged, lines, picture
+from builders import Notes, judged, lines, make_image
 from commands import command
 
 from vlmtune.errors import EnvironmentProblem
@@ -21,7 +21,7 @@ from vlmtune.pipeline.tracking import SHOWN, BackgroundTracker, changed_rows
 from vlmtune.progress import Progress
 from vlmtune.tracking import ChangedRow, tensorboard, wandb
 
-ROW = ChangedRow("row | 7", thumbnail(picture(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
+ROW = ChangedRow("row | 7", thumbnail(make_image(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
 
 
 class Recording:

@@ -199,7 +199,7 @@ def init(
         go_offline()
     elif not Path(name).exists():
         go_offline_if_unreachable(open_progress("auto"))
-    written = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), parse_overrides(sets or ()))
-    for doubt in written.doubts:
-        print(f"! {doubt}", file=sys.stderr)
-    print(f"{written.file}: {written.task}\nnext: vlmtune data check {written.file}")
+    scaffold = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), parse_overrides(sets or ()))
+    for warning in scaffold.warnings:
+        print(f"! {warning}", file=sys.stderr)
+    print(f"{scaffold.file}: {scaffold.task}\nnext: vlmtune data check {scaffold.file}")

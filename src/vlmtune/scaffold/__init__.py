@@ -1,1 +1,1 @@
-"""`vlmtune init`: a dataset as it lies on disk becomes a config."""
+"""`vlmtune init`: infers a config from a dataset on disk or on the Hub."""

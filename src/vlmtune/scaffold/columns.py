@@ -1,4 +1,4 @@
-"""What the columns of a dataset hold, from their first rows."""
+"""Infers what the columns of a dataset contain from its first rows."""
 
 import json
 import re
@@ -10,14 +10,16 @@ from typing import Any, Literal
 from vlmtune.boxes import are_boxes, is_box
 from vlmtune.data import IMAGE_ENDINGS, REMOTE, is_base64, structured
 
-Kind = Literal["image", "images", "text", "texts", "talk", "box", "record", "number", "other", "nothing"]
+Kind = Literal["image", "images", "text", "texts", "conversation", "box", "object", "number", "other", "empty"]
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6")
-_DIGITS = re.compile(r"[_-]?\d+$")
+"""First bytes of image files."""
+
+_TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `values` are those of the first rows that are not null, structured where they hold JSON."""
+    """A column. `values` are its non-null values in the first rows, parsed where text holds JSON."""
 
     name: str
     kind: Kind
@@ -25,65 +27,65 @@ class Column:
 
     @property
     def base(self) -> str:
-        """The name in small letters, without a number at its end."""
-        return _DIGITS.sub("", self.name.lower())
+        """The name in lower case without a number at its end: "Caption_0" -> "caption"."""
+        return _TRAILING_NUMBER.sub("", self.name.lower())
 
     @property
     def texts(self) -> list[str]:
-        """All texts, those in lists, too."""
+        """All texts, including those in lists."""
         return [item for value in self.values for item in (value if isinstance(value, list) else [value])]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all values are whole numbers, which answers may be."""
+    def is_integer(self) -> bool:
+        """Whether all values are integers, which can be answers."""
         return all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
 
     @property
-    def words(self) -> float:
-        """Words of a text in the middle of all; 0 without any."""
+    def words(self) -> int:
+        """Median number of words of a text; 0 without texts."""
         counts = sorted(len(str(text).split()) for text in self.texts)
         return counts[len(counts) // 2] if counts else 0
 
     @property
-    def shown(self) -> str:
-        """A value, short enough for a comment."""
+    def preview(self) -> str:
+        """The first value, short enough for a comment."""
         text = json.dumps(self.values[0], ensure_ascii=False, default=lambda value: f"<{type(value).__name__}>")
         return text if len(text) <= 50 else text[:49] + "…"
 
 
-def look(records: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns of some records, in the order in which they occur."""
+def infer_columns(records: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns of some records, in the order in which they first occur."""
     names = dict.fromkeys(name for record in records for name in record)
     return [_column(name, [record[name] for record in records if record.get(name) is not None]) for name in names]
 
 
 def _column(name: str, values: list[Any]) -> Column:
     values = [value for value in values if value not in ("", [])]
-    plain = [structured(value) for value in values]
+    parsed = [structured(value) for value in values]
     if not values:
-        return Column(name, "nothing", [])
+        return Column(name, "empty", [])
     tests: list[tuple[Kind, Any, list[Any]]] = [
-        ("talk", _is_talk, plain),
-        ("box", lambda value: is_box(value) or are_boxes(value), plain),
+        ("conversation", _is_conversation, parsed),
+        ("box", lambda value: is_box(value) or are_boxes(value), parsed),
         ("image", _is_image, values),
-        ("images", lambda value: isinstance(value, list) and all(map(_is_image, value)), plain),
-        ("record", lambda value: isinstance(value, dict), plain if isinstance(values[0], str) else []),
+        ("images", lambda value: isinstance(value, list) and all(map(_is_image, value)), parsed),
+        ("object", lambda value: isinstance(value, dict), parsed if isinstance(values[0], str) else []),
         ("text", lambda value: isinstance(value, str), values),
         ("texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), values),
         ("number", lambda value: isinstance(value, int | float), values),
     ]
-    for kind, test, those in tests:
-        if those and all(map(test, those)):
-            return Column(name, kind, those)
+    for kind, test, candidates in tests:
+        if candidates and all(map(test, candidates)):
+            return Column(name, kind, candidates)
     return Column(name, "other", values)
 
 
-def _is_talk(value: Any) -> bool:
-    """A list of turns, of either form."""
-    turns = value if isinstance(value, list) else []
-    return bool(turns) and all(
-        isinstance(turn, dict) and ({"role", "content"} <= set(turn) or {"from", "value"} <= set(turn))
-        for turn in turns
+def _is_conversation(value: Any) -> bool:
+    """Whether a value is a list of messages, with role and content (OpenAI) or from and value (ShareGPT)."""
+    messages = value if isinstance(value, list) else []
+    return bool(messages) and all(
+        isinstance(message, dict) and ({"role", "content"} <= set(message) or {"from", "value"} <= set(message))
+        for message in messages
     )
 
 
@@ -94,5 +96,5 @@ def _is_image(value: Any) -> bool:
         return set(value) == {"bytes", "path"}
     if not isinstance(value, str):
         return False
-    ending = Path(value.partition("?")[0]).suffix.lower() if value.startswith(REMOTE) else Path(value).suffix.lower()
+    ending = Path(value.partition("?")[0] if value.startswith(REMOTE) else value).suffix.lower()
     return value.startswith("data:image/") or is_base64(value) or (ending in IMAGE_ENDINGS and "\n" not in value)

@@ -1,4 +1,4 @@
-"""Which source reads a name, file or folder, and which of its splits play which role."""
+"""Chooses the source that reads a file, a folder or a Hub dataset, and the split for each role."""
 
 import csv
 import glob
@@ -13,9 +13,11 @@ from vlmtune.data import IMAGE_ENDINGS, SEPARATORS, TABLE_ENDINGS, errors_named
 from vlmtune.errors import ConfigError
 
 JSON = (".jsonl", ".json")
-DESCRIBED = ("metadata.csv", "metadata.jsonl")
-_ON_THE_HUB = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
-_WORDS = {
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Tables of the source `imagefolder`."""
+
+_HUB_NAME = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
+_ROLE_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing", "testa", "minitest"),
@@ -23,210 +25,218 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """The keys of a dataset block that say where the rows are, and why; `remote` is what has to be fetched first."""
+class SourceSettings:
+    """Where the rows are.
+
+    Attributes:
+        block: keys of the dataset block that locate them.
+        reason: why this source was chosen.
+        splits: the split of each role.
+        warning: what is doubtful about the splits, starting with "!"; "" if nothing is.
+        remote: whether the dataset must be downloaded.
+    """
 
     block: dict[str, Any]
-    why: str
+    reason: str
     splits: dict[str, str]
-    doubt: str
+    warning: str
     remote: bool = False
 
 
-def find(text: str, told: dict[str, Any]) -> Place:
-    """Where the rows are.
+def find_source(text: str, given: dict[str, Any]) -> SourceSettings:
+    """Find the rows.
 
     Args:
         text: a file, a folder, or a name on the Hub.
-        told: keys of the dataset block that the user said already.
+        given: keys of the dataset block that the user set.
 
     Raises:
-        ConfigError: nothing there that can be read; says what could be.
+        ConfigError: there is nothing that can be read; says what could be.
         EnvironmentProblem, DataError: the Hub cannot be reached, or has no such dataset.
     """
     path = Path(text).expanduser()
     if path.is_file():
-        return _file(path, told)
+        return _file(path, given)
     if path.is_dir():
-        return _folder(path, told)
-    if not _ON_THE_HUB.fullmatch(text):
-        raise ConfigError(
-            f"{text}: no such file or folder, and no name of a dataset on the Hub, which is like org/name"
-        )
-    return _on_the_hub(text, told)
+        return _folder(path, given)
+    if not _HUB_NAME.fullmatch(text):
+        raise ConfigError(f"{text}: no such file or folder, and not the name of a Hub dataset, such as org/name")
+    return _hub(text, given)
 
 
-def _file(path: Path, told: Mapping[str, Any]) -> Place:
-    kinds = {**dict.fromkeys(JSON, "jsonl"), **dict.fromkeys(TABLE_ENDINGS, "table")}
+def _file(path: Path, given: Mapping[str, Any]) -> SourceSettings:
+    sources = {**dict.fromkeys(JSON, "jsonl"), **dict.fromkeys(TABLE_ENDINGS, "table")}
     suffix, folder = path.suffix.lower(), path.parent
-    if suffix not in kinds:
-        raise ConfigError(f"{path}: a file of rows ends in {', '.join(kinds)}; pictures lie in a folder, name that")
-    block = {"source": kinds[suffix], "path": str(folder)}
+    if suffix not in sources:
+        raise ConfigError(f"{path}: a file of rows must end in {', '.join(sources)}; for images, pass their folder")
+    block = {"source": sources[suffix], "path": str(folder)}
     if suffix in SEPARATORS and (separator := _separator(path)) != SEPARATORS[suffix]:
         block["separator"] = separator
     names = [path.name]
-    if _role(path.stem) is not None:
-        names = [file.name for file in _files(folder, (suffix,)) if _role(file.stem) is not None]
-    splits, doubt = _roles(names, told, lambda role, group: (_pattern(role, group, folder), ""))
-    if isinstance(told.get("path"), str):
-        splits = {role: _below(folder / split, Path(told["path"]).expanduser()) for role, split in splits.items()}
-    return Place(block, f"{path.name} holds rows", splits, doubt)
+    if _role_of(path.stem) is not None:
+        names = [file.name for file in _files(folder, (suffix,)) if _role_of(file.stem) is not None]
+    splits, warning = _assign_splits(names, given, lambda role, group: (_pattern(role, group, folder), ""))
+    if isinstance(given.get("path"), str):
+        splits = {role: _relative(folder / split, Path(given["path"]).expanduser()) for role, split in splits.items()}
+    return SourceSettings(block, f"{path.name} holds rows", splits, warning)
 
 
-def lifted(place: Place, image: str) -> Place:
-    """A place whose folder is the nearest one above that holds a picture of its rows; itself where none does.
+def with_image_root(settings: SourceSettings, image: str) -> SourceSettings:
+    """The settings with the nearest folder above the file in which an image path exists; unchanged if none does.
 
-    Annotations often lie in a folder beside those of the pictures.
+    Annotation files often lie in a folder next to the folders of images.
     """
-    folder = Path(place.block["path"])
+    folder = Path(settings.block["path"])
     if not (folder / image).is_file():
-        for above in (Path(os.path.normpath(folder / "..")), Path(os.path.normpath(folder / "../.."))):
-            if (above / image).is_file():
-                splits = {role: _below(folder / split, above) for role, split in place.splits.items()}
-                why = f"{place.why}; their pictures lie below {above}"
-                return replace(place, block={**place.block, "path": str(above)}, splits=splits, why=why)
-    return place
+        for parent in (Path(os.path.normpath(folder / "..")), Path(os.path.normpath(folder / "../.."))):
+            if (parent / image).is_file():
+                splits = {role: _relative(folder / split, parent) for role, split in settings.splits.items()}
+                reason = f"{settings.reason}; image paths are relative to {parent}"
+                return replace(settings, block={**settings.block, "path": str(parent)}, splits=splits, reason=reason)
+    return settings
 
 
-def _below(file: Path, folder: Path) -> str:
-    """A file as a split of a source in `folder`."""
+def _relative(file: Path, folder: Path) -> str:
+    """The name of a file as a split of a source in `folder`."""
     file, folder = file.absolute(), folder.absolute()
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 
 def _separator(file: Path) -> str:
-    """What parts the first line of a table into most names."""
+    """The separator that gives the header of a table most columns."""
     with file.open("rb") as stream:
         line = stream.readline(1 << 16).decode("utf-8-sig", "replace")
-    usual = SEPARATORS[file.suffix.lower()]
-    return max((usual, ",", ";", "\t"), key=lambda mark: len(next(csv.reader([line], delimiter=mark), [])))
+    default = SEPARATORS[file.suffix.lower()]
+    return max((default, ",", ";", "\t"), key=lambda mark: len(next(csv.reader([line], delimiter=mark), [])))
 
 
 def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """Files that may hold rows, by name."""
+    """Files that may hold rows, sorted by name."""
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in endings and not file.name.startswith(".") and file.name not in DESCRIBED
+        if file.suffix.lower() in endings and not file.name.startswith(".") and file.name not in METADATA
     )
 
 
-def _folder(path: Path, told: Mapping[str, Any]) -> Place:
+def _folder(path: Path, given: Mapping[str, Any]) -> SourceSettings:
     files = _files(path, (*JSON, *TABLE_ENDINGS))
-    rows = [file for file in files if _role(file.stem) is not None]
-    if rows:
-        same = [file for file in rows if file.suffix == rows[0].suffix]
-        return _file(next((file for file in same if _role(file.stem) == "train"), same[0]), told)
-    inner = [each for each in sorted(path.iterdir()) if each.is_dir() and _has_pictures(each)]
-    splits = [each.name for each in inner if _role(each.name) is not None]
-    # Pictures that lie in folders of labels need no table; a table beside them is a list of classes, or the like.
+    named = [file for file in files if _role_of(file.stem) is not None]
+    if named:
+        same = [file for file in named if file.suffix == named[0].suffix]
+        return _file(next((file for file in same if _role_of(file.stem) == "train"), same[0]), given)
+    image_folders = [each.name for each in sorted(path.iterdir()) if each.is_dir() and _has_images(each)]
+    splits = [name for name in image_folders if _role_of(name) is not None]
+    # Images in folders named by their labels need no table; one next to those folders is a list of classes or the like.
     if len(files) == 1 and not any(_is_labelled(path / split) for split in splits):
-        return _file(files[0], told)
-    if inner:
+        return _file(files[0], given)
+    if image_folders:
         block = {"source": "imagefolder", "path": str(path)}
-        unread = f"; {', '.join(file.name for file in files[:5])} not read" if files else ""
-        names = splits or ([each.name for each in inner] if len(inner) == 1 else ["."])  # label/picture.jpg
-        return Place(block, f"folders of pictures{unread}", *_roles(names, told, _first))
-    return _on_the_hub(str(path), dict(told), remote=False)
+        ignored = f"; {', '.join(file.name for file in files[:5])} not read" if files else ""
+        names = splits or (image_folders if len(image_folders) == 1 else ["."])  # ".": label/image.jpg
+        return SourceSettings(block, f"folders of images{ignored}", *_assign_splits(names, given, _preferred))
+    return _hub(str(path), given, remote=False)
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     return any(
-        file.suffix.lower() in IMAGE_ENDINGS or file.name in DESCRIBED for file in folder.rglob("*") if file.is_file()
+        file.suffix.lower() in IMAGE_ENDINGS or file.name in METADATA for file in folder.rglob("*") if file.is_file()
     )
 
 
 def _is_labelled(split: Path) -> bool:
-    """Whether what the pictures show is told in their split's folder."""
-    deep = (file.suffix.lower() in IMAGE_ENDINGS for file in split.rglob("*/*") if file.is_file())
-    return any((split / name).is_file() for name in DESCRIBED) or any(deep)
+    """Whether the folder of a split has labels: subfolders of images, or a table."""
+    in_subfolders = (file.suffix.lower() in IMAGE_ENDINGS for file in split.rglob("*/*") if file.is_file())
+    return any((split / name).is_file() for name in METADATA) or any(in_subfolders)
 
 
-def _on_the_hub(path: str, told: dict[str, Any], remote: bool = True) -> Place:
+def _hub(path: str, given: Mapping[str, Any], remote: bool = True) -> SourceSettings:
     import datasets
 
-    name, revision = told.get("name"), told.get("revision")
+    name, revision = given.get("name"), given.get("revision")
     with errors_named(path, name, revision):
         configurations = datasets.get_dataset_config_names(path, revision=revision)
         if name is None and len(configurations) > 1 and "default" not in configurations:
             raise ConfigError(
                 f"{path} has several configurations: {', '.join(configurations)}; choose one with --set dataset.name=…"
             )
-        splits, doubt = _roles(datasets.get_dataset_split_names(path, name, revision=revision), told, _first)
-    why = "a dataset on the Hub" if remote else "`datasets` understands this folder"
-    return Place({"source": "hub", "path": path}, why, splits, doubt, remote)
+        names = datasets.get_dataset_split_names(path, name, revision=revision)
+        splits, warning = _assign_splits(names, given, _preferred)
+    reason = "a dataset on the Hub" if remote else "a folder that `datasets` can read"
+    return SourceSettings({"source": "hub", "path": path}, reason, splits, warning, remote)
 
 
-def _role(name: str) -> str | None:
-    """The role that a split's name speaks of; the first word that is one counts."""
+def _role_of(name: str) -> str | None:
+    """The role that the name of a split mentions first."""
     for word in re.split(r"[^a-z]+", name.lower()):
-        for role, words in _WORDS.items():
+        for role, words in _ROLE_NAMES.items():
             if word in words:
                 return role
     return None
 
 
 def _pattern(role: str, names: list[str], folder: Path) -> str:
-    """The name of a role's file, or the pattern of its files.
+    """The name of a role's file, or a pattern for its shards.
 
     Raises:
-        ConfigError: they differ in more than numbers, or other files would fit the pattern.
+        ConfigError: the names differ in more than numbers, or the pattern would match other files.
     """
     if len(names) == 1:
         return names[0]
     parts = list(zip(*(re.split(r"(\d+)", name) for name in names), strict=False))
     pattern = "".join(glob.escape(part[0]) if len(set(part)) == 1 else "*" for part in parts)
-    alike = len({re.sub(r"\d+", "0", name) for name in names}) == 1
-    if not alike or sorted(file.name for file in folder.glob(pattern)) != sorted(names):
+    are_shards = len({re.sub(r"\d+", "0", name) for name in names}) == 1
+    if not are_shards or sorted(file.name for file in folder.glob(pattern)) != sorted(names):
         raise ConfigError(
-            f"{folder}: {', '.join(names)} could each hold the {role} rows; say which, as --set "
-            f"dataset.splits.{role}={names[0]}, or move the others away; a pattern such as "
-            f"{role}-*{Path(names[0]).suffix} takes several"
+            f"{folder}: {', '.join(names)} could each hold the {role} rows; choose one with --set "
+            f"dataset.splits.{role}={names[0]}, or move the others elsewhere; a pattern such as "
+            f"{role}-*{Path(names[0]).suffix} selects several"
         )
     return pattern
 
 
-def _first(role: str, names: list[str]) -> tuple[str, str]:
-    """The split that is called just like its role, else the first one; and what that leaves out."""
-    chosen = next((name for name in names if name.lower() in _WORDS[role]), names[0])
+def _preferred(role: str, names: list[str]) -> tuple[str, str]:
+    """The split with the name of the role, else the first one; and a warning about the others."""
+    chosen = next((name for name in names if name.lower() in _ROLE_NAMES[role]), names[0])
     others = ", ".join(name for name in names if name != chosen)
     return chosen, f"{others} not used: {role} is {chosen}" if others else ""
 
 
-def _roles(
-    names: Sequence[str], told: Mapping[str, Any], choose: Callable[[str, list[str]], tuple[str, str]]
+def _assign_splits(
+    names: Sequence[str], given: Mapping[str, Any], choose: Callable[[str, list[str]], tuple[str, str]]
 ) -> tuple[dict[str, str], str]:
-    """Split of each role, and what is doubtful about that; "" where nothing is.
+    """The split of each role, and what is doubtful about it ("" if nothing is).
 
     Args:
-        names: the splits that are there.
-        told: keys of the dataset block that the user said; his splits are taken as they are.
-        choose: what is taken of several for one role, and what is doubtful about that.
+        names: the splits of the dataset.
+        given: keys of the dataset block that the user set; their splits are not changed.
+        choose: (role, candidates) -> (split, warning).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no split.
     """
-    said = told.get("splits")
-    found: dict[str, str] = {role: str(split) for role, split in said.items()} if isinstance(said, Mapping) else {}
-    groups: dict[str, list[str]] = {}
+    given_splits = given.get("splits")
+    found: dict[str, str] = {}
+    if isinstance(given_splits, Mapping):
+        found = {role: str(split) for role, split in given_splits.items()}
+    candidates: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_role(Path(name).stem) or "train", []).append(name)
-    doubts = []
-    for role, group in groups.items():
+        candidates.setdefault(_role_of(Path(name).stem) or "train", []).append(name)
+    warnings = []
+    for role, group in candidates.items():
         if role not in found:
-            found[role], doubt = choose(role, group)
-            doubts.append(doubt)
+            found[role], warning = choose(role, group)
+            warnings.append(warning)
     if not found:
         raise ConfigError("the dataset has no splits")
-    only = next(iter(found.values()))
-    train = found.get("train", only)
+    train = found.get("train", next(iter(found.values())))
     validation = found.get("validation", train)
     splits = {"train": train, "validation": validation, "test": found.get("test", validation)}
     if splits["test"] == train:
-        doubts.append(f"only {only} was found: dataset.shares parts its rows among the roles")
+        warnings.append(f"only {next(iter(found.values()))} was found: dataset.shares divides its rows among the roles")
     elif validation == train:
-        doubts.append(f"no split that chooses a checkpoint was found: dataset.shares takes a part of {train} for it")
+        warnings.append(f"no validation split was found: dataset.shares takes part of {train} for it")
     elif splits["test"] == validation:
-        doubts.append(f"no split to report on was found: dataset.shares parts {validation} in two")
-    doubts = [doubt for doubt in doubts if doubt]
-    return splits, f"! {'; '.join(doubts)}" if doubts else ""
+        warnings.append(f"no test split was found: dataset.shares divides {validation}")
+    text = "; ".join(filter(None, warnings))
+    return splits, f"! {text}" if text else ""
