@@ -1,4 +1,4 @@
-"""Builders that tests share: the tiny model's config, images, image references, turns, prediction lines."""
+"""Builders that tests share: the tiny model's config, images, image references, messages, prediction lines."""
 
 import importlib.util
 import io
@@ -18,7 +18,7 @@ from vlmtune.scoring import EvaluationConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.tasks import captioning
-from vlmtune.types import ImageRef, Turn
+from vlmtune.types import ImageRef, Message
 
 TINY = ModelConfig(name="tiny", device="cpu")
 
@@ -39,12 +39,12 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def user(*content: str | ImageRef) -> Turn:
-    return Turn("user", content)
+def user(*content: str | ImageRef) -> Message:
+    return Message("user", content)
 
 
-def assistant(text: str) -> Turn:
-    return Turn("assistant", (text,))
+def assistant(text: str) -> Message:
+    return Message("assistant", (text,))
 
 
 class Notes(Silent):

@@ -22,7 +22,7 @@ from vlmtune.registry import BaseConfig
 from vlmtune.run_folder import thumbnail_path
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task, read_answer
-from vlmtune.types import Conversation, Example, Failure, ImageRef, Outcome, Prediction, Request, Turn, Unparsed
+from vlmtune.types import Conversation, Example, Failure, ImageRef, Message, Outcome, Prediction, Request, Unparsed
 
 FLUSH_EVERY = 16
 """Answers written to disk together; a crash loses at most this many."""
@@ -197,11 +197,11 @@ def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
     replaced = [images[n % len(images)] for n in range(len(example.images))]
     remaining = iter(replaced)
 
-    def turn(old: Turn) -> Turn:
-        return Turn(old.role, tuple(next(remaining) if isinstance(part, ImageRef) else part for part in old.content))
+    def with_new_images(old: Message) -> Message:
+        return Message(old.role, tuple(next(remaining) if isinstance(part, ImageRef) else part for part in old.content))
 
-    turns = tuple(turn(old) for old in example.turns) if example.turns is not None else None
-    return replace(example, images=tuple(replaced), turns=turns)
+    messages = tuple(map(with_new_images, example.messages)) if example.messages is not None else None
+    return replace(example, images=tuple(replaced), messages=messages)
 
 
 def _rounded(logprobs: Sequence[float] | None) -> list[float] | None:

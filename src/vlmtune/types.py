@@ -22,21 +22,21 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One speaker's turn: texts and images in the order in which the model sees them."""
+class Message:
+    """A message of a conversation: texts and images in the order in which the model sees them."""
 
     role: Role
     content: tuple[str | ImageRef, ...]
 
 
-Conversation = tuple[Turn, ...]
+Conversation = tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row of a dataset after reading.
 
-    `turns` is the row's own conversation, if it has one; otherwise the task writes it. `target` is the text to train
+    `messages` is the row's own conversation, if it has one; otherwise the task writes it. `target` is the text to train
     on, None in a split without targets. `truth` holds what metrics compare an answer with, by name: "references"
     always, "keywords" and "boxes" if the data has them. Rows with the same `cluster` are not independent; None if the
     data names no group, then rows with the same first image belong together. `box_scale` is what x and y count to in
@@ -49,14 +49,14 @@ class Example:
     truth: Mapping[str, Any]
     cluster: str | None = None
     question: str | None = None
-    turns: Conversation | None = None
+    messages: Conversation | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     box_scale: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine is asked: a conversation that ends with a user turn."""
+    """What an engine is asked: a conversation that ends with a user message."""
 
     id: str
     conversation: Conversation

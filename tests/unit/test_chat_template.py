@@ -10,15 +10,15 @@ from vlmtune.errors import DataError, ExampleTooLong
 from vlmtune.families.qwen3_vl import FAMILY
 from vlmtune.processing.chat_template import Renderer
 from vlmtune.processing.encoder import Encoder
-from vlmtune.types import Conversation, ImageRef, Turn
+from vlmtune.types import Conversation, ImageRef, Message
 
 ONE, TWO = ref(make_image(128, 128), "one"), ref(make_image(100, 75), "two")
 SHAPES: dict[str, Conversation] = {
     "one image": (user(ONE, "Describe this image."), assistant("A red ball .")),
     "text only": (user("What is a ball?"), assistant("Round.")),
     "two images": (user(ONE, "Compare with", TWO, "please."), assistant("Both are red.")),
-    "system": (Turn("system", ("Be brief.",)), user(ONE, "What?"), assistant("A ball.")),
-    "several turns": (
+    "system": (Message("system", ("Be brief.",)), user(ONE, "What?"), assistant("A ball.")),
+    "several messages": (
         user(ONE, "What is it?"),
         assistant("A ball."),
         user("What colour?\n"),
@@ -37,7 +37,7 @@ def as_processor(conversation: Conversation) -> list[dict[str, object]]:
     def part(value: str | ImageRef) -> dict[str, object]:
         return {"type": "text", "text": value} if isinstance(value, str) else {"type": "image", "image": value.read()}
 
-    return [{"role": turn.role, "content": [part(value) for value in turn.content]} for turn in conversation]
+    return [{"role": message.role, "content": [part(value) for value in message.content]} for message in conversation]
 
 
 def golden(processor: AutoProcessor, conversation: Conversation, asks: bool) -> list[int]:
@@ -71,7 +71,7 @@ def test_training_example_equals_the_processor_up_to_the_end_of_turn(
 def test_supervised_tokens_are_the_answers_and_their_end(name: str, turns: str, encoder: Encoder) -> None:
     rendered = encoder.training_example(SHAPES[name], turns, 4096).rendered  # type: ignore[arg-type]
     supervised = [token for token, counts in zip(rendered.ids, rendered.loss_mask, strict=True) if counts]
-    answers = [turn.content[0] for turn in SHAPES[name] if turn.role == "assistant"]
+    answers = [message.content[0] for message in SHAPES[name] if message.role == "assistant"]
     expected = answers if turns == "all" else answers[-1:]
     assert supervised.count(encoder.renderer.end_id) == len(expected)
     assert encoder.renderer.text(supervised) == "".join(map(str, expected))

@@ -113,9 +113,9 @@ def test_a_group_sends_one_row() -> None:
 
 def test_shuffled_images_take_the_places_of_the_originals() -> None:
     rows = [example("two", seen(1), seen(2)), example("one", seen(3))]
-    turns = (user(rows[0].images[0], "and", rows[0].images[1]), assistant("Yes."), user("Sure?"))
-    rows[0] = Example("two", rows[0].images, None, {"references": []}, None, turns=turns)
+    messages = (user(rows[0].images[0], "and", rows[0].images[1]), assistant("Yes."), user("Sure?"))
+    rows[0] = Example("two", rows[0].images, None, {"references": []}, None, messages=messages)
     two = next(row for row in shuffle_images(rows, 2) if row.id == "two")
     assert [ref.where for ref in two.images] == ["file 3", "file 3"]
-    assert two.turns is not None
-    assert two.turns[0].content == (two.images[0], "and", two.images[1])
+    assert two.messages is not None
+    assert two.messages[0].content == (two.images[0], "and", two.images[1])

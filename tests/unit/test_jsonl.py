@@ -18,7 +18,7 @@ from vlmtune.data._json import JsonRows
 from vlmtune.data._rows import MappedRows, Records
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import decode_rgb
-from vlmtune.types import ImageRef, Turn
+from vlmtune.types import ImageRef, Message
 
 Write = Callable[..., Path]
 PNG = encoded(make_image(12, 8))
@@ -58,9 +58,9 @@ def test_chat_rows_bring_their_conversation(tmp_path: Path, write_jsonl: Write) 
     write_jsonl("train.jsonl", {"messages": talk, "images": ["a.png", "a.png"]})
     keys = {"references": [], "messages": "messages", "images": "images"}
     example = jsonl.open(config(tmp_path, **keys), "train.jsonl")[0]
-    assert example.turns is not None
-    assert [turn.role for turn in example.turns] == ["system", "user", "assistant", "user"]
-    assert [type(part) for part in example.turns[1].content] == [ImageRef, str, ImageRef]
+    assert example.messages is not None
+    assert [message.role for message in example.messages] == ["system", "user", "assistant", "user"]
+    assert [type(part) for part in example.messages[1].content] == [ImageRef, str, ImageRef]
     assert (example.target, example.truth["references"]) == ("Yes.", ["Yes."])
 
 
@@ -68,7 +68,7 @@ def test_images_nobody_places_stand_before_the_first_question(tmp_path: Path, wr
     (tmp_path / "a.png").write_bytes(PNG)
     write_jsonl("t.jsonl", {"m": [{"role": "user", "content": "What?"}], "images": ["a.png"]})
     example = jsonl.open(config(tmp_path, references=[], messages="m", images="images"), "t.jsonl")[0]
-    assert example.turns == (Turn("user", (example.images[0], "What?")),)
+    assert example.messages == (Message("user", (example.images[0], "What?")),)
 
 
 def test_without_a_group_there_is_no_cluster(tmp_path: Path, write_jsonl: Write) -> None:
@@ -113,16 +113,16 @@ BAD_TALK = {
 @pytest.mark.parametrize("name", BAD_TALK)
 def test_bad_conversations_are_named(name: str, tmp_path: Path, write_jsonl: Write) -> None:
     talk, images, message = BAD_TALK[name]
-    for turn in talk:
-        if isinstance(turn["content"], list):
-            turn["content"] = [{"type": "text", "text": p} if isinstance(p, str) else p for p in turn["content"]]
+    for one in talk:
+        if isinstance(one["content"], list):
+            one["content"] = [{"type": "text", "text": p} if isinstance(p, str) else p for p in one["content"]]
     write_jsonl("t.jsonl", {"m": talk, "images": images})
     with pytest.raises(DataError, match=message):
         list(jsonl.open(config(tmp_path, references=[], messages="m", images="images"), "t.jsonl"))
 
 
 @pytest.mark.parametrize(
-    ("part", "turn", "row", "where"),
+    ("part", "message", "row", "where"),
     [
         ({"type": "video", "video": "a.mp4"}, {}, {}, "row 0, message 0"),
         ({"type": "video_url", "video_url": {"url": "a.mp4"}}, {}, {}, "row 0, message 0"),
@@ -133,19 +133,19 @@ def test_bad_conversations_are_named(name: str, tmp_path: Path, write_jsonl: Wri
     ],
 )
 def test_a_video_is_refused_wherever_it_stands(
-    part: dict[str, Any], turn: dict[str, Any], row: dict[str, Any], where: str, tmp_path: Path, write_jsonl: Write
+    part: dict[str, Any], message: dict[str, Any], row: dict[str, Any], where: str, tmp_path: Path, write_jsonl: Write
 ) -> None:
     keys: dict[str, Any] = {"references": [], "messages": "m", "images": "images"}
 
-    def rows(*parts: dict[str, Any], turn: dict[str, Any], row: dict[str, Any]) -> list[Any]:
-        talk = [{"role": "user", "content": list(parts), **turn}, {"role": "assistant", "content": "A ball."}]
+    def rows(*parts: dict[str, Any], message: dict[str, Any], row: dict[str, Any]) -> list[Any]:
+        talk = [{"role": "user", "content": list(parts), **message}, {"role": "assistant", "content": "A ball."}]
         write_jsonl("t.jsonl", {"m": talk, "images": ["a.png"], **row})
         return list(jsonl.open(config(tmp_path, **keys), "t.jsonl"))
 
     with pytest.raises(DataError, match=f"{where}: videos are not supported yet; use some of its frames"):
-        rows(part, turn=turn, row=row)
+        rows(part, message=message, row=row)
     # Tables fill every key that some row has.
-    assert rows(IMAGE | {"video": None}, turn={"videos": []}, row={"video": None, "videos": []})
+    assert rows(IMAGE | {"video": None}, message={"videos": []}, row={"video": None, "videos": []})
 
 
 BAD = {

@@ -43,11 +43,11 @@ def opened(folder: Path, name: str, limit: int | None = None, **keys: str) -> Ma
 
 def shown(rows: MappedRows, index: int = 0) -> list[tuple[str, list[Any]]]:
     """Roles and parts of a row; an image by its width less ten, its number."""
-    turns = rows[index].turns
-    assert turns is not None
+    messages = rows[index].messages
+    assert messages is not None
     return [
-        (turn.role, [decode_rgb(part).width - 10 if isinstance(part, ImageRef) else part for part in turn.content])
-        for turn in turns
+        (one.role, [decode_rgb(part).width - 10 if isinstance(part, ImageRef) else part for part in one.content])
+        for one in messages
     ]
 
 
@@ -136,7 +136,7 @@ BAD: dict[str, tuple[list[Any], Any, str]] = {
     "words of the other kind": ([{"from": "human", "content": "x"}], None, "message 0: needs role"),
     "speaker that is no text": ([{"from": 3, "value": "x"}], None, "message 0: needs role"),
     "a number for images": ([human("x")], 3, "must hold an image or a list of images"),
-    "a text for turns": (
+    "a text for messages": (
         "What?",
         None,
         "messages must be a list of messages, each with role and content, or from and value",

@@ -26,7 +26,7 @@ from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
-from vlmtune.types import Conversation, Example, Turn
+from vlmtune.types import Conversation, Example, Message
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -91,7 +91,7 @@ def shown(conversation: Conversation) -> set[str]:
 
 
 def words(conversation: Conversation) -> list[tuple[str, str]]:
-    return [(turn.role, part) for turn in conversation for part in turn.content if isinstance(part, str)]
+    return [(message.role, part) for message in conversation for part in message.content if isinstance(part, str)]
 
 
 def test_another_prompt_and_a_length_from_the_references(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_another_prompt_and_a_length_from_the_references(begin: Begin, monkeypat
         ("system", "Be plain."), ("user", f"{prompt} Answer in about 5 words.")
     ]  # fmt: skip
     assert images_of(found["length"].prompt(asked)) == asked.images
-    own = replace(asked, turns=(Turn("user", ("Look:", asked.images[0])),))
+    own = replace(asked, messages=(Message("user", ("Look:", asked.images[0])),))
     assert words(found["length"].prompt(own))[1:] == [("user", "Look:"), ("user", "Answer in about 5 words.")]
     single = asking(begin(), monkeypatch, [row(name, n, references=["one"]) for n, name in enumerate("abc")])
     assert words(single["length"].prompt(asked))[1][1].endswith("Answer in about 1 word.")
@@ -116,7 +116,7 @@ def test_examples_are_answered_turns_before_the_question(begin: Begin, monkeypat
     train = [row(f"row {n}", n, references=[f"answer {n}", "another"]) for n in range(12)]
     asked = row("asked", 99)
     conversation = asking(begin(), monkeypatch, train)["shots"].prompt(asked)
-    assert [turn.role for turn in conversation] == ["system", *["user", "assistant"] * 3, "user"]
+    assert [message.role for message in conversation] == ["system", *["user", "assistant"] * 3, "user"]
     assert [said for role, said in words(conversation) if role == "user"] == ["And this?"] * 4
     assert images_of(conversation)[-1] is asked.images[0]
     for question, answer in zip(conversation[1:-1:2], conversation[2:-1:2], strict=True):
@@ -138,7 +138,7 @@ def test_examples_never_show_the_asked_picture_or_its_group(begin: Begin, monkey
         before = conversation[:-1]
         assert len(images_of(before)) >= 2
         assert not shown(before) & shown(conversation[-1:])
-        pictures = [shown((turn,)) for turn in before if turn.role == "user"]
+        pictures = [shown((message,)) for message in before if message.role == "user"]
         assert not pictures[0] & pictures[1]
         seen |= shown(before)
     assert len(seen) > 2

@@ -13,7 +13,7 @@ from vlmtune import registry
 from vlmtune.errors import DataError
 from vlmtune.metrics import acc_at_05, accuracy, field_f1
 from vlmtune.tasks import classification, extraction, for_model, grounding, read_answer, vqa
-from vlmtune.types import Example, Turn, Unparsed
+from vlmtune.types import Example, Message, Unparsed
 
 LABELS = ["night", "night street", "grass", "new-york"]
 
@@ -62,11 +62,11 @@ def test_a_conversation_shows_the_image_and_ends_with_the_user(
     plugin = registry.load("tasks", name)
     config = plugin.Config(system="Be brief.", **options)
     system, user = plugin.TASK.ask(config, row)
-    assert system == Turn("system", ("Be brief.",))
+    assert system == Message("system", ("Be brief.",))
     assert (user.role, user.content[0]) == ("user", row.images[0])
     assert "{" not in str(user.content[1])
-    own = (Turn("user", (row.images[0], "My own words?")),)
-    assert plugin.TASK.ask(plugin.Config(**options), replace(row, turns=own)) == own
+    own = (Message("user", (row.images[0], "My own words?")),)
+    assert plugin.TASK.ask(plugin.Config(**options), replace(row, messages=own)) == own
 
 
 @pytest.mark.parametrize(

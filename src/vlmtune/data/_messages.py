@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from vlmtune.data import _values
 from vlmtune.errors import DataError
-from vlmtune.types import Conversation, ImageRef, Role, Turn
+from vlmtune.types import Conversation, ImageRef, Message, Role
 
 ROLES = ("system", "user", "assistant")
 SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -24,38 +24,38 @@ VIDEO_KEYS = ("video", "videos", "video_url")
 """Keys under which rows, messages and content parts hold a video."""
 
 
-def read_messages(messages: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
+def read_messages(value: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
     """Read one conversation.
 
     Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Without placeholders the
     images go before the text of the first user message.
 
     Returns:
-        The turns up to the last user turn, and the assistant's answer to it (None without one).
+        The messages up to the last user message, and the assistant's answer to it (None without one).
 
     Raises:
         DataError: an unknown role or content part, roles in an invalid order, different numbers of images and
             placeholders, an image in an assistant message (the models answer in text), or a video anywhere.
     """
-    if not isinstance(messages, list | tuple) or not messages:
+    if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{at}: messages must be a list of messages, each with role and content, or from and value")
     unused = iter(images)
-    turns = [_turn(message, unused, f"{at}, message {number}") for number, message in enumerate(messages)]
+    messages = [_message(raw, unused, f"{at}, message {number}") for number, raw in enumerate(value)]
     left = tuple(unused)
     if left and len(left) == len(images):
-        first = next((n for n, turn in enumerate(turns) if turn.role == "user"), None)
+        first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
         if first is not None:
-            turns[first] = Turn("user", (*left, *turns[first].content))
+            messages[first] = Message("user", (*left, *messages[first].content))
             left = ()
     if left:
         raise DataError(f"{at}: {len(images)} images, but only {len(images) - len(left)} placeholders in messages")
-    _check_order(turns, at)
-    if turns[-1].role == "user":
-        return tuple(turns), None
-    answer = "".join(part for part in turns[-1].content if isinstance(part, str))
+    _check_order(messages, at)
+    if messages[-1].role == "user":
+        return tuple(messages), None
+    answer = "".join(part for part in messages[-1].content if isinstance(part, str))
     if not answer.strip():
         raise DataError(f"{at}: the last assistant message is empty; repair or remove the row")
-    return tuple(turns[:-1]), answer
+    return tuple(messages[:-1]), answer
 
 
 def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
@@ -69,9 +69,9 @@ def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
         raise DataError(f"{at}: videos are not supported yet; use some of its frames as images, or remove the row")
 
 
-def _turn(message: Any, unused: Iterator[ImageRef], at: str) -> Turn:
-    role, content = _role_and_content(message, at)
-    refuse_videos(message, at)
+def _message(raw: Any, unused: Iterator[ImageRef], at: str) -> Message:
+    role, content = _role_and_content(raw, at)
+    refuse_videos(raw, at)
     if not isinstance(content, str | list | tuple):
         raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
 
@@ -97,25 +97,25 @@ def _turn(message: Any, unused: Iterator[ImageRef], at: str) -> Turn:
             parts.append(next_image("an image part"))
         else:
             raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
-    return Turn(role, tuple(parts))
+    return Message(role, tuple(parts))
 
 
-def _role_and_content(message: Any, at: str) -> tuple[Role, Any]:
-    """Either format; tables fill the keys of the other one with null."""
-    given = message if isinstance(message, dict) else {}
+def _role_and_content(raw: Any, at: str) -> tuple[Role, Any]:
+    """Role and content of a message in either format; tables fill the keys of the other format with null."""
+    keys = raw if isinstance(raw, dict) else {}
     openai_roles = {role: role for role in ROLES}
     for role_key, content_key, roles in (("role", "content", openai_roles), ("from", "value", SHAREGPT_ROLES)):
-        role = given.get(role_key)
-        if isinstance(role, str) and role in roles and content_key in given:
-            return cast("Role", roles[role]), given[content_key]
+        role = keys.get(role_key)
+        if isinstance(role, str) and role in roles and content_key in keys:
+            return cast("Role", roles[role]), keys[content_key]
     raise DataError(
         f"{at}: needs role ({', '.join(ROLES)}) and content, or from ({', '.join(SHAREGPT_ROLES)}) and value"
     )
 
 
-def _check_order(turns: Sequence[Turn], at: str) -> None:
-    roles = [turn.role for turn in turns if turn.role != "system"]
-    if any(turn.role == "system" for turn in turns[1:]):
+def _check_order(messages: Sequence[Message], at: str) -> None:
+    roles = [message.role for message in messages if message.role != "system"]
+    if any(message.role == "system" for message in messages[1:]):
         raise DataError(f"{at}: only the first message may be a system message")
     if not roles or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(roles)):
         raise DataError(f"{at}: user and assistant must alternate, user first (got {', '.join(roles) or 'none'})")

@@ -369,10 +369,10 @@ class MappedRows:
             return self._column(record, column, index)
 
         images = tuple(self._open_image(image, where) for image, where in self._image_values(record, index))
-        references, turns, target = self._references(record, index), None, None
+        references, conversation, target = self._references(record, index), None, None
         if config.messages is not None:
             refuse_videos(record, at)
-            turns, target = read_messages(_values.structured(value(config.messages)), images, at)
+            conversation, target = read_messages(_values.structured(value(config.messages)), images, at)
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
@@ -390,7 +390,7 @@ class MappedRows:
             truth=truth,
             cluster=_values.name(value(config.group), "group", config.group, at) if config.group else None,
             question=read_question(value(config.question), config.question, at) if config.question else None,
-            turns=turns,
+            messages=conversation,
             meta={column: _values.plain(value(column), column, at) for column in config.meta},
         )
 

@@ -14,7 +14,7 @@ from vlmtune.errors import DataError, ExampleTooLong, ImageError
 from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
-from vlmtune.types import Conversation, Example, ImageRef, Turn
+from vlmtune.types import Conversation, Example, ImageRef, Message
 
 Problem = tuple[str, str]
 """(kind of finding, message)."""
@@ -73,7 +73,7 @@ def _box_problem(box: Box, corners: Corners, width: float, height: float) -> Ite
 
 def encoding_problems(example: Example) -> list[str]:
     """Texts with replacement characters, or whose UTF-8 was decoded as Windows-1252."""
-    parts = [part for turn in example.turns or () for part in turn.content if isinstance(part, str)]
+    parts = [part for message in example.messages or () for part in message.content if isinstance(part, str)]
     texts = [*example.truth["references"], *([example.question] if example.question else []), *parts]
     if example.target is not None:
         texts.append(example.target)
@@ -242,13 +242,13 @@ def _with_sizes(example: Example, sizes: Mapping[str, Size]) -> Example:
     def sized(part: Any) -> Any:
         return replace(part, size=sizes[part.where]) if isinstance(part, ImageRef) else part
 
-    turns = example.turns
-    if turns is not None:
-        turns = tuple(Turn(turn.role, tuple(map(sized, turn.content))) for turn in turns)
-    return replace(example, images=tuple(map(sized, example.images)), turns=turns)
+    messages = example.messages
+    if messages is not None:
+        messages = tuple(Message(one.role, tuple(map(sized, one.content))) for one in messages)
+    return replace(example, images=tuple(map(sized, example.images)), messages=messages)
 
 
 def _prompt_hash(conversation: Conversation) -> bytes:
     """A hash of the text of a conversation; every image counts the same."""
-    words = [(turn.role, [part if isinstance(part, str) else None for part in turn.content]) for turn in conversation]
+    words = [(one.role, [part if isinstance(part, str) else None for part in one.content]) for one in conversation]
     return hashlib.blake2b(repr(words).encode(errors="replace"), digest_size=8).digest()

@@ -24,7 +24,7 @@ from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.report import templates
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
-from vlmtune.types import Conversation, Example, ImageRef, Turn
+from vlmtune.types import Conversation, Example, ImageRef, Message
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -69,7 +69,7 @@ class ExampleViewer:
             "row": row,
             "id": example.id,
             "references": example.truth["references"],
-            "conversation": [_plain(turn) for turn in prompt],
+            "conversation": [_plain(message) for message in prompt],
             "images": list(self._images(encoder, prompt)),
             "encoded": encoded,
         }
@@ -152,8 +152,8 @@ def _ranges(positions: NDArray[np.int64]) -> dict[str, list[int]]:
     return {name: [int(axis.min()), int(axis.max())] for name, axis in named}
 
 
-def _plain(turn: Turn) -> dict[str, Any]:
-    return {"role": turn.role, "content": [part if isinstance(part, str) else "<image>" for part in turn.content]}
+def _plain(message: Message) -> dict[str, Any]:
+    return {"role": message.role, "content": [part if isinstance(part, str) else "<image>" for part in message.content]}
 
 
 def render(shown: Mapping[str, Any], colour: bool) -> str:

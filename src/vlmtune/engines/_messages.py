@@ -82,7 +82,7 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
     """The conversation as chat messages.
 
     Args:
-        conversation: ends with a user turn.
+        conversation: ends with a user message.
         encoded: the same, encoded; if given, images are sent at the size at which the model reads them.
         encoder: the one that encoded it.
 

@@ -13,7 +13,7 @@ from vlmtune.engines._client import Client, ClientConfig, ServerEngine
 from vlmtune.engines._http import server_key
 from vlmtune.engines._vllm_server import ServedAdapter, Server, command, find_python, open_log, served
 from vlmtune.errors import ConfigError
-from vlmtune.types import Request, Turn
+from vlmtune.types import Message, Request
 
 if TYPE_CHECKING:
     from vlmtune.modeling.loading import ModelConfig
@@ -82,7 +82,7 @@ def open_engine(
         if to_serve is not None:
             server.load(to_serve)
         # vLLM compiles at the first request, which can take longer than `timeout_s`.
-        base.first_tokens(Request("first request", (Turn("user", ("Hello",)),)))
+        base.first_tokens(Request("first request", (Message("user", ("Hello",)),)))
         unless_ready.pop_all()
     facts = {"device": "vllm", "precision": precision, "versions": {"vllm": server.version()}}
     return ServerEngine(base, tuned, facts, server.stop)

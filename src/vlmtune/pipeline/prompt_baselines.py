@@ -16,7 +16,7 @@ from vlmtune.errors import DataError, ImageError
 from vlmtune.images import decode_rgb, pixel_hash
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.scoring import PromptBaselineConfig
-from vlmtune.types import Conversation, Example, Turn
+from vlmtune.types import Conversation, Example, Message
 
 BuildPrompt = Callable[[Example], Conversation]
 
@@ -58,8 +58,8 @@ def _prompt_baseline(session: Session, baseline: PromptBaselineConfig, train: Ro
         facts["words"] = words
 
     def zero_shot(example: Example) -> Conversation:
-        turns = task.ask(config, example)
-        return _append(turns, length_instruction(words)) if baseline.length_instruction else turns
+        conversation = task.ask(config, example)
+        return _append(conversation, length_instruction(words)) if baseline.length_instruction else conversation
 
     if not baseline.examples:
         return PromptBaseline(baseline.name, facts, zero_shot)
@@ -70,11 +70,11 @@ def _prompt_baseline(session: Session, baseline: PromptBaselineConfig, train: Ro
     shots = FewShotExamples(baseline.name, train, baseline.examples)
 
     def few_shot(example: Example) -> Conversation:
-        system, turns = _split_system(zero_shot(example))
-        shown: list[Turn] = []
+        system, messages = _split_system(zero_shot(example))
+        shown: list[Message] = []
         for row in shots.for_row(example):
-            shown += [*_split_system(zero_shot(row))[1], Turn("assistant", (task.teach(config, row),))]
-        return (*system, *shown, *turns)
+            shown += [*_split_system(zero_shot(row))[1], Message("assistant", (task.teach(config, row),))]
+        return (*system, *shown, *messages)
 
     return PromptBaseline(baseline.name, {**facts, "train": rows_facts(train)}, few_shot)
 
@@ -140,15 +140,15 @@ def _median_words(train: Rows) -> int:
     return max(1, round(median(counts)))
 
 
-def _append(turns: Conversation, sentence: str) -> Conversation:
-    """The conversation with a sentence at the end of its last turn."""
-    *before, last = turns
+def _append(conversation: Conversation, sentence: str) -> Conversation:
+    """The conversation with a sentence at the end of its last message."""
+    *before, last = conversation
     *content, end = last.content
     ending = (f"{end} {sentence}",) if isinstance(end, str) else (end, sentence)
-    return (*before, Turn(last.role, (*content, *ending)))
+    return (*before, Message(last.role, (*content, *ending)))
 
 
-def _split_system(turns: Conversation) -> tuple[Conversation, Conversation]:
-    """(the system turn if there is one, the others)."""
-    start = 1 if turns[0].role == "system" else 0
-    return turns[:start], turns[start:]
+def _split_system(conversation: Conversation) -> tuple[Conversation, Conversation]:
+    """(the system message if there is one, the others)."""
+    start = 1 if conversation[0].role == "system" else 0
+    return conversation[:start], conversation[start:]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vlmtune.errors import DataError, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
-from vlmtune.types import Conversation, ImageRef, Turn
+from vlmtune.types import Conversation, ImageRef, Message
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -45,7 +45,7 @@ class Rendered:
 
 def images_of(conversation: Conversation) -> tuple[ImageRef, ...]:
     """The images of a conversation in the order in which the model sees them."""
-    return tuple(part for turn in conversation for part in turn.content if isinstance(part, ImageRef))
+    return tuple(part for message in conversation for part in message.content if isinstance(part, ImageRef))
 
 
 class Renderer:
@@ -84,7 +84,7 @@ class Renderer:
         """The prompt, up to where the assistant's answer begins.
 
         Args:
-            conversation: ends with a user turn.
+            conversation: ends with a user message.
             image_tokens: tokens of each image, in order.
 
         Raises:
@@ -95,12 +95,12 @@ class Renderer:
     def training_example(
         self, conversation: Conversation, image_tokens: Sequence[int], trained_turns: Literal["all", "last"] = "all"
     ) -> Rendered:
-        """A conversation that ends with an assistant turn, with its loss mask.
+        """A conversation that ends with an assistant message, with its loss mask.
 
         Raises:
-            DataError: as in `prompt`; or the template rewrites earlier turns, which then cannot be trained on.
+            DataError: as in `prompt`; or the template rewrites earlier messages, which then cannot be trained on.
         """
-        supervised = [n for n, turn in enumerate(conversation) if turn.role == "assistant"]
+        supervised = [n for n, message in enumerate(conversation) if message.role == "assistant"]
         if trained_turns == "last":
             supervised = supervised[-1:]
         pieces: list[tuple[str, bool]] = []
@@ -110,8 +110,8 @@ class Renderer:
             after = self._text(conversation[: n + 1], add_generation_prompt=False)
             if not before.startswith(done) or not after.startswith(before):
                 raise DataError(
-                    "the chat template rewrites earlier turns, so a training example would not begin with its prompt; "
-                    "set training.trained_turns: last"
+                    "the chat template rewrites earlier messages, so training examples would not begin with their "
+                    "prompt; set training.trained_turns: last"
                 )
             end = after.index(self._end_of_turn, len(before)) + len(self._end_of_turn)
             pieces += [(before[len(done) :], False), (after[len(before) : end], True)]
@@ -129,7 +129,7 @@ class Renderer:
         return number
 
     def _text(self, conversation: Conversation, add_generation_prompt: bool) -> str:
-        messages = [_message(turn, self._special) for turn in conversation]
+        messages = [_plain_message(message, self._special) for message in conversation]
         return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
 
     def _tokenize(self, pieces: Sequence[tuple[str, bool]], image_tokens: Sequence[int]) -> Rendered:
@@ -152,9 +152,9 @@ class Renderer:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _message(turn: Turn, special: Sequence[str]) -> dict[str, Any]:
+def _plain_message(message: Message, special: Sequence[str]) -> dict[str, Any]:
     parts: list[dict[str, str]] = []
-    for part in turn.content:
+    for part in message.content:
         if isinstance(part, ImageRef):
             parts.append({"type": "image"})
             continue
@@ -162,7 +162,7 @@ def _message(turn: Turn, special: Sequence[str]) -> dict[str, Any]:
         if forbidden is not None:
             raise DataError(f"the text contains the model's special token {forbidden}; remove it from the row")
         parts.append({"type": "text", "text": part})
-    return {"role": turn.role, "content": parts}
+    return {"role": message.role, "content": parts}
 
 
 def _template_text(folder: Path) -> str:

@@ -38,8 +38,8 @@ class PromptBaselineConfig(BaseConfig):
     """Ends the prompt with "Answer in about N words.", N being the median over the references of the train rows."""
 
     examples: NonNegativeInt = 0
-    """Number of train rows shown before the question as answered turns, with their images; never one that has an image
-    of the asked row, or belongs to its group."""
+    """Number of train rows shown before the question, with their images and answers; never one that shares an image or
+    the group with the asked row."""
 
 
 class EvaluationConfig(BaseConfig):

@@ -1,6 +1,6 @@
 """Tasks: the prompt, the target, and the metrics. Each is a file here with `Config` (extends `TaskConfig`) and `TASK`.
 
-A task is four pure functions and its metrics: `ask` (example -> conversation that ends with a user turn), `teach`
+A task is four pure functions and its metrics: `ask` (example -> conversation that ends with a user message), `teach`
 (example -> the text a perfect model would answer), `read` (model text -> answer or Unparsed) and `truth` (example ->
 what metrics compare answers with, by name).
 """

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from vlmtune.errors import DataError
 from vlmtune.tasks import TaskConfig
 from vlmtune.tasks._parsing import short_answer
-from vlmtune.types import Conversation, Example, Turn
+from vlmtune.types import Conversation, Example, Message
 
 QUESTION = "{question}"
 """Placeholder for the row's question in a prompt."""
@@ -45,24 +45,24 @@ class QuestionConfig(PromptConfig):
 
 
 def ask(config: PromptConfig, example: Example) -> Conversation:
-    """The row's own turns if it has any, else its images and the prompt.
+    """The row's own messages if it has any, else its images and the prompt.
 
-    A system turn of the row takes precedence over the configured one.
+    A system message of the row takes precedence over the configured one.
 
     Raises:
         DataError: the prompt asks the row's question, and the row has none.
     """
-    turns = example.turns
-    if turns is None:
+    messages = example.messages
+    if messages is None:
         prompt = config.filled_prompt
         if QUESTION in prompt:
             if example.question is None:
                 raise DataError(f"{example.id}: no question; set dataset.question to the column that holds it")
             prompt = prompt.replace(QUESTION, example.question)
-        turns = (Turn("user", (*example.images, prompt)),)
-    if config.system is not None and turns[0].role != "system":
-        turns = (Turn("system", (config.system,)), *turns)
-    return turns
+        messages = (Message("user", (*example.images, prompt)),)
+    if config.system is not None and messages[0].role != "system":
+        messages = (Message("system", (config.system,)), *messages)
+    return messages
 
 
 def teach(config: PromptConfig, example: Example) -> str:

@@ -17,7 +17,7 @@ from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task, for_model
 from vlmtune.training.config import TrainingConfig
 from vlmtune.training.sampler import Sample
-from vlmtune.types import Example, Turn
+from vlmtune.types import Example, Message
 
 MAX_REPORTED = 10
 """Bad rows reported at once; looking for more would only delay the message."""
@@ -76,7 +76,7 @@ class TrainingExamples:
 
     def encode_example(self, example: Example) -> Encoded:
         """As `encode`, for an example that carries its target; errors do not name the row."""
-        answer = Turn("assistant", (self.target(example),))
+        answer = Message("assistant", (self.target(example),))
         conversation = (*self.task.ask(self.task_config, example), answer)
         return self.encoder.training_example(conversation, self.settings.trained_turns, self.settings.max_tokens)
 
