@@ -83,14 +83,15 @@ def measure(trials: int) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> str:
     """README.md."""
     lines = [
-        "# Do the intervals keep their promise?",
+        "# Coverage of confidence intervals",
         "",
         "<!-- Written by run.py. -->",
         "",
-        f"Made-up scores whose truth is known; {results['trials']} comparisons a line, 600 resamples each. 80 images",
-        "unless it says otherwise, 40 with five rows each; scores are skewed (exponential). A 95 % interval promises",
-        "5 %. Power: how often a true difference is found that is as large as an independent comparison printed as",
-        "detectable; 80 % is meant; half as many trials.",
+        f"Simulated scores with a known true difference: {results['trials']} comparisons per line, with 600 resamples",
+        "each, of 80 images (40 with five rows each) unless the line says otherwise. Scores are skewed (exponential).",
+        "A 95 % interval should exclude 0 in 5 % of comparisons without a difference. Power is how often a true difference",
+        "is found that is as large as an independent comparison reports as `detectable`, which should be 80 %; it is",
+        "measured with half as many comparisons.",
         "",
         "| no true difference | interval excludes 0 | p < 0.05 | power |",
         "|---|---|---|---|",
@@ -98,7 +99,7 @@ def page(results: dict[str, Any]) -> str:
     for name, shares in results["null"].items():
         p = "-" if results["worlds"][name]["seeds"] > 1 else f"{shares['significant']:.1%}"
         lines.append(f"| {name} | {shares['excluded']:.1%} | {p} | {results['power'][name]:.0%} |")
-    lines += ["", "What goes wrong otherwise, without a true difference:", "", "| | excludes 0 |", "|---|---|"]
+    lines += ["", "The same for wrong methods, without a true difference:", "", "| | excludes 0 |", "|---|---|"]
     lines += [f"| {name} | {share:.1%} |" for name, share in results["wrong ways"].items()]
     undeclared, declared = (
         results["best of ten"]["selection declared: False"],
@@ -106,9 +107,9 @@ def page(results: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        "The best of ten equal checkpoints, compared on the rows that chose it, is called improved in "
+        "The best of ten equally good checkpoints, compared on the rows that selected it, is called improved in "
         f"{undeclared.get('improved', 0):.0%} of",
-        "comparisons (2.5 % is promised); with those rows named in its manifest, "
+        "comparisons (2.5 % would be right); with those rows named in its manifest, "
         f"{declared.get('inconclusive', 0):.0%} are inconclusive.",
         "",
         f"Command: `{results['command']}`; {results['cpu_s']:.0f} CPU-s; {results['machine']}.",

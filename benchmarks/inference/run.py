@@ -149,8 +149,8 @@ def readme(results: dict[str, Any]) -> str:
         f"Base and tuned answers from one loaded model, 16 tokens, take {between(columns_['together_over_apart'])}",
         "of the CPU time of two runs, loads included; without loads, "
         f"{between(columns_['together_over_base_and_1.1_tuned'])} of base + 1.1 x tuned. Images decoded: "
-        f"{columns_['decoded']['both'][0]} together,",
-        f"{columns_['decoded']['base'][0] + columns_['decoded']['tuned'][0]} apart.",
+        f"{columns_['decoded']['both'][0]} when loaded once,",
+        f"{columns_['decoded']['base'][0] + columns_['decoded']['tuned'][0]} in two runs.",
         "",
         f"Command: `{results['command']}`; {results['machine']}.",
         "",

@@ -186,13 +186,13 @@ def readme(results: dict[str, Any]) -> str:
     apart = max(entry["largest_difference_of_scores"] for entry in results["measured"])
     return "\n".join(
         [
-            "# COCO's metrics against pycocoevalcap, and the bootstrap",
+            "# Speed of COCO's metrics and of the bootstrap",
             "",
             "<!-- Written by run.py. -->",
             "",
             f"BLEU-1..4, CIDEr-D and ROUGE-L together, {ROWS:,} rows with {REFERENCES} references each. pycocoevalcap",
             'gets our tokens, so that its Java tokenizer is not counted; "ours" splits the texts into words as well.',
-            f"CPU seconds, median (least-most) of {pairs} interleaved runs, each in a fresh process. Largest",
+            f"CPU seconds, median (minimum-maximum) of {pairs} interleaved runs, each in a fresh process. Largest",
             f"difference of any score: {apart:.1e}.",
             "",
             "| captions | what | CPU s | times faster |",
@@ -206,7 +206,7 @@ def readme(results: dict[str, Any]) -> str:
             *boots,
             "",
             f"Command: `{results['command']}`; {results['machine']}; {results['versions']}.",
-            '"made" captions are drawn from a seed by run.py; Flickr8k\'s (`--captions`) are not in this repository.',
+            '"made" captions are generated from a seed by run.py; Flickr8k\'s (`--captions`) are not in this repository.',
             "",
         ]
     )

@@ -159,7 +159,7 @@ def readme(results: dict[str, Any]) -> str:
 <!-- Written by run.py. -->
 
 {results["rows"]:,} captions with 5 references, {results["pictures"]} thumbnails of {results["picture, KB"]} KB.
-Median (least-most) of {results["repeats"]} fresh pages in headless Chromium, from a file, without GPU.
+Median (minimum-maximum) of {results["repeats"]} fresh pages in headless Chromium, from a file, without GPU.
 
 | what | measured | at most |
 |---|---|---|
@@ -170,7 +170,7 @@ Median (least-most) of {results["repeats"]} fresh pages in headless Chromium, fr
 
 Command: `OMP_NUM_THREADS=1 python benchmarks/report/run.py`; {results["machine"]}.
 "Ready" is from the request to the first frame with cards, "repaint" from the click to the second frame after it. Times
-are wall clock and include whatever else the machine does.
+are wall-clock times and include other work of the machine.
 """
 
 
