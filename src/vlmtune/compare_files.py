@@ -77,7 +77,7 @@ def _task(given: TaskChoice, files: Sequence[PredictionFile]) -> tuple[Task, Bas
     name = str(chosen.get("name") or (recorded[-1].get("name") if recorded else "captioning"))
     if "name" not in chosen and name not in registry.available("tasks"):
         # A dotted name is imported: the user decides which code runs, never a file.
-        raise ConfigError(f"the manifests name the task {name!r}; name it yourself with --task to use it")
+        raise ConfigError(f"the manifests name the custom task {name!r}; pass it with --task to run its code")
     known = next((block for block in reversed(recorded) if block.get("name") == name), {})
     plugin = registry.load("tasks", name)
     return plugin.TASK, _block(plugin.Config, "task", {**known, **chosen, "name": name})
@@ -88,7 +88,7 @@ def _block(config: type[Block], name: str, values: Mapping[str, Any]) -> Block:
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        wrong = [(".".join(map(str, (name, *found["loc"]))), found["msg"]) for found in error.errors()]
+        wrong = [(".".join(map(str, (name, *detail["loc"]))), detail["msg"]) for detail in error.errors()]
         messages = "; ".join(f"{key}: {message}" for key, message in wrong)
         raise ConfigError(f"{messages}. Set a key with --set '{wrong[0][0]}=VALUE', where VALUE is YAML") from None
 
@@ -109,27 +109,27 @@ def files_of(side: Files) -> list[Path]:
 
 
 def read_prediction_file(file: Path, name: str | None = None) -> PredictionFile:
-    """A prediction file with what lies beside it: manifest, controls and how its adapter was trained.
+    """A prediction file with its manifest, its controls, and how its adapter was trained.
 
     Args:
         file: the prediction file.
-        name: what the comparison calls it; by default its name without the ending.
+        name: its name in the comparison; by default the file's stem.
     """
-    controls = controls_path(file)
-    found, manifest = read_json(controls) if controls.is_file() else None, read_manifest(file)
-    return PredictionFile(name or file.stem, read(file), manifest, found, _training(file.parent, manifest))
+    manifest, sidecar = read_manifest(file), controls_path(file)
+    controls = read_json(sidecar) if sidecar.is_file() else None
+    return PredictionFile(name or file.stem, read(file), manifest, controls, _training(file.parent, manifest))
 
 
 def _training(folder: Path, manifest: Mapping[str, Any] | None) -> TrainingSummary | None:
     """How the adapter that answered was trained, if it lies in the same folder; the hash of its files identifies it."""
-    wanted = (manifest or {}).get("origin", {}).get("adapter")
-    if wanted is None:
+    adapter_hash = (manifest or {}).get("origin", {}).get("adapter")
+    if adapter_hash is None:
         return None
     for adapter in sorted(path for path in folder.iterdir() if path.is_dir()):
-        made = is_adapter(adapter) and read_manifest(adapter)
-        if made and hash_adapter(adapter) == wanted:
-            known = {key: made[key] for key in TrainingSummary.__annotations__ if made.get(key) not in (None, [])}
-            return cast(TrainingSummary, known)
+        trained = is_adapter(adapter) and read_manifest(adapter)
+        if trained and hash_adapter(adapter) == adapter_hash:
+            keys = [key for key in TrainingSummary.__annotations__ if trained.get(key) not in (None, [])]
+            return cast(TrainingSummary, {key: trained[key] for key in keys})
     return None
 
 
@@ -156,7 +156,7 @@ def write_comparison(
     Args:
         comparison: what to write.
         file: ends in .json, .html or .md.
-        sources: the prediction files; thumbnails are looked up in the folder `pictures` beside them.
+        sources: the prediction files; thumbnails are looked up in the folder `pictures` next to them.
         config: what the page shows.
 
     Raises:
@@ -181,7 +181,7 @@ def write_regressions(comparison: Comparison, file: Path) -> int:
 
 
 def thumbnails(images: Sequence[str], sources: Sequence[Path]) -> dict[str, bytes]:
-    """Thumbnails by the hash of their image, as far as they are found beside the prediction files."""
+    """Thumbnails by the hash of their image: those that exist next to the prediction files."""
     found: dict[str, bytes] = {}
     for image in images:
         for source in sources:

@@ -115,7 +115,7 @@ def init_process_group() -> ProcessGroup:
 
 @contextmanager
 def _translate_peer_errors() -> Iterator[None]:
-    """Turn what torch raises when another process is gone into an error of ours.
+    """Turn what torch raises when another process is gone into an `EnvironmentProblem`.
 
     Raises:
         EnvironmentProblem: another process has ended.

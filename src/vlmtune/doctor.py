@@ -15,7 +15,7 @@ from typing import Any
 
 from vlmtune.engines import has_vllm, install_command
 
-NEEDED = ("torch", "transformers", "peft", "tokenizers", "datasets", "safetensors", "sacrebleu")
+REQUIRED = ("torch", "transformers", "peft", "tokenizers", "datasets", "safetensors", "sacrebleu")
 OPTIONAL = {"wandb": "uv pip install wandb", "torchvision": "uv pip install torchvision"}
 CREDENTIALS = {"HF_TOKEN": "gated models and datasets", "WANDB_API_KEY": "tracking to Weights & Biases"}
 WANDB_HOST = "api.wandb.ai"
@@ -29,12 +29,12 @@ NVIDIA_SMI_TIMEOUT_S = 20.0
 
 
 def examine() -> dict[str, Any]:
-    """Everything found, as JSON values. Imports torch, because only torch knows which GPUs it can use."""
+    """The environment as JSON values. Imports torch, because only torch knows which GPUs it can use."""
     return {
         "schema_version": 1,
         "python": platform.python_version(),
         "executable": sys.executable,
-        "packages": {name: _version(name) for name in NEEDED},
+        "packages": {name: _version(name) for name in REQUIRED},
         "optional": {name: _version(name) for name in OPTIONAL},
         "torch": _torch(),
         **_driver(),
@@ -46,45 +46,48 @@ def examine() -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, Any]) -> str:
-    """The findings as text. A line that needs attention starts with "!" and says what to do."""
-    torch = found["torch"]
-    lines = [f"  python        {found['python']}  ({found['executable']})"]
-    for name, version in found["packages"].items():
+def render(environment: dict[str, Any]) -> str:
+    """The environment as text. A line that needs attention starts with "!" and says what to do."""
+    torch = environment["torch"]
+    lines = [f"  python        {environment['python']}  ({environment['executable']})"]
+    for name, version in environment["packages"].items():
         build = f" (CUDA {torch['cuda'] or 'none'})" if version and name == "torch" else ""
         lines.append(f"{' ' if version else '!'} {name:<13} {version or 'missing: run make install'}{build}")
     if torch["problem"]:
         lines.append(f"! torch         {torch['problem']}")
-    if found["driver_problem"]:
-        lines.append(f"! driver        {found['driver_problem']}")
+    if environment["driver_problem"]:
+        lines.append(f"! driver        {environment['driver_problem']}")
     if torch["gpus"]:
         lines += [f"  gpu           {gpu['name']}, {gpu['memory_gb']} GB" for gpu in torch["gpus"]]
-    elif found["driver"]:
+    elif environment["driver"]:
         lines.append(
-            f"! gpu           driver {found['driver']} sees one, but torch (CUDA {torch['cuda']}) cannot use it"
+            f"! gpu           driver {environment['driver']} sees one, but torch (CUDA {torch['cuda']}) cannot use it"
         )
-    elif not found["driver_problem"]:
+    elif not environment["driver_problem"]:
         lines.append("  gpu           none: `vlmtune demo` and USE_MOCK=True run on the CPU; an 8B model needs a GPU")
-    lines.append(f"  memory        {found['memory_gb']} GB")
-    lines += [_disk(found["disk_free_gb"], "here, where results go", 1, "checkpoints need some")]
-    lines += [_disk(found["cache_free_gb"], f"in {found['cache']}", MODEL_GB, f"an 8B model needs about {MODEL_GB} GB")]
-    for name, present in found["credentials"].items():
+    lines.append(f"  memory        {environment['memory_gb']} GB")
+    need = f"an 8B model needs about {MODEL_GB} GB"
+    lines += [
+        _disk(environment["disk_free_gb"], "here, where results go", 1, "checkpoints need some"),
+        _disk(environment["cache_free_gb"], f"in {environment['cache']}", MODEL_GB, need),
+    ]
+    for name, present in environment["credentials"].items():
         lines.append(f"  {name:<13} {'present' if present else 'absent'}  (for {CREDENTIALS[name]})")
-    for name, version in found["optional"].items():
+    for name, version in environment["optional"].items():
         lines.append(f"  {name:<13} {version or 'not installed, optional: ' + OPTIONAL[name]}")
-    lines.append(f"  vllm          {_vllm(found)}")
+    lines.append(f"  vllm          {_vllm(environment)}")
     return "\n".join(lines)
 
 
-def _vllm(found: dict[str, Any]) -> str:
+def _vllm(environment: dict[str, Any]) -> str:
     """Whether vLLM is installed; if not, the command that installs it for this GPU, or why there is none."""
-    if found["vllm"]:
+    if environment["vllm"]:
         return "installed in its own environment"
-    gpus = found["torch"]["gpus"]
+    gpus = environment["torch"]["gpus"]
     old = [gpu["name"] for gpu in gpus if gpu["capability"] < VLLM_CAPABILITY]
     if old:
         return f"not installed, and it does not run on {old[0]}: it needs compute capability 7.5 or higher"
-    return f"not installed, optional: {install_command(gpu=bool(gpus or found['driver']))}"
+    return f"not installed, optional: {install_command(gpu=bool(gpus or environment['driver']))}"
 
 
 def _version(package: str) -> str | None:
@@ -102,21 +105,21 @@ def _disk(free_gb: float | None, where: str, needed_gb: float, why: str) -> str:
 
 
 def _torch() -> dict[str, Any]:
-    nothing: dict[str, Any] = {"version": None, "cuda": None, "gpus": []}
+    absent: dict[str, Any] = {"version": None, "cuda": None, "gpus": []}
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library that torch links to is missing
-        return {**nothing, "problem": str(error)}
-    known = {"version": torch.__version__, "cuda": torch.version.cuda}
+        return {**absent, "problem": str(error)}
+    versions = {"version": torch.__version__, "cuda": torch.version.cuda}
     try:
         gpus = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError) as error:
-        return {**known, "gpus": [], "problem": f"the GPU cannot be queried: {str(error).splitlines()[0]}"}
-    named = [
+        return {**versions, "gpus": [], "problem": f"the GPU cannot be queried: {str(error).splitlines()[0]}"}
+    described = [
         {"name": gpu.name, "memory_gb": round(gpu.total_memory / 1e9), "capability": gpu.major + gpu.minor / 10}
         for gpu in gpus
     ]
-    return {**known, "gpus": named, "problem": None}
+    return {**versions, "gpus": described, "problem": None}
 
 
 def _driver() -> dict[str, str | None]:
@@ -126,7 +129,7 @@ def _driver() -> dict[str, str | None]:
         return {"driver": None, "driver_problem": None}
     query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             query, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
@@ -134,10 +137,10 @@ def _driver() -> dict[str, str | None]:
         return {"driver": None, "driver_problem": problem}
     except OSError as error:
         return {"driver": None, "driver_problem": f"nvidia-smi cannot be run: {error.strerror}"}
-    lines = (answer.stdout + answer.stderr).strip().splitlines()
-    if answer.returncode != 0 or not lines:
+    lines = (result.stdout + result.stderr).strip().splitlines()
+    if result.returncode != 0 or not lines:
         why = lines[0].strip() if lines else "no output"
-        return {"driver": None, "driver_problem": f"nvidia-smi failed ({answer.returncode}): {why}"}
+        return {"driver": None, "driver_problem": f"nvidia-smi failed ({result.returncode}): {why}"}
     return {"driver": lines[0].strip(), "driver_problem": None}
 
 

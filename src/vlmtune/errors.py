@@ -53,7 +53,7 @@ class ConfigError(VlmtuneError):
 
 
 class AdapterRefused(ConfigError):
-    """The engine cannot load this adapter; merged into the model, it can be used all the same."""
+    """The engine cannot load this adapter; merged into the model, it works."""
 
 
 class DataError(VlmtuneError):

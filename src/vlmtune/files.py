@@ -1,7 +1,7 @@
 """Atomic writes, append-only files, JSON files and file locks.
 
-After a crash a file has its old content or its new one, never a part of either. An error of the operating system
-becomes one of ours that names the path. A lock is released when its process ends, however it ends.
+After a crash a file has its old content or its new one, never a mixture. An OSError becomes an error of vlmtune that
+names the path. A lock is released when its process ends, for whatever reason.
 """
 
 import errno
@@ -18,9 +18,9 @@ from typing import IO, Any
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-ANOTHER_NAME = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
-"""Errors of the path itself, which neither free space nor permissions would solve."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+"""Errors of the path itself, which neither free space nor permissions would fix."""
 
 
 @contextmanager
@@ -38,19 +38,19 @@ def translate_os_errors(path: Path, size: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise EnvironmentProblem(
                 f"no space left for {path} ({size:,} bytes); the old content is untouched. "
                 "Free some space, or choose another disk with --set output.dir=…, and run the same command again"
             ) from None
-        there = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        other_path = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
         # mkdir(exist_ok=True) reports a file in the place of a parent folder as "exists".
         number = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
-        said = f"{path}: {os.strerror(number) if number else error}{there}"
-        if error.errno in ANOTHER_NAME:
-            raise ConfigError(f"{said}. Choose another path, for results of a run with --set output.dir=…") from None
+        message = f"{path}: {os.strerror(number) if number else error}{other_path}"
+        if error.errno in PATH_ERRORS:
+            raise ConfigError(f"{message}. Choose another path, for results of a run with --set output.dir=…") from None
         raise EnvironmentProblem(
-            f"{said}. Allow vlmtune to use it, or choose another path, for results of a run with --set output.dir=…"
+            f"{message}. Allow vlmtune to use it, or choose another path, for results of a run with --set output.dir=…"
         ) from None
 
 
@@ -185,17 +185,17 @@ def cut_torn_line(path: Path) -> None:
                 stream.truncate(whole)
 
 
-TRIES, PAUSE_S = 10, 0.02
-"""`is_locked` takes a lock for microseconds; a process that meets it tries again."""
+LOCK_TRIES, LOCK_PAUSE_S = 10, 0.02
+"""`is_locked` holds a lock for microseconds, so an attempt that meets it is repeated."""
 
 
 def try_lock(stream: IO[Any] | int, shared: bool = False) -> bool:
     """Try to lock an open file, until it is closed, exclusively or `shared`; returns whether the lock was free."""
-    for _ in range(TRIES):
+    for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(PAUSE_S)
+            time.sleep(LOCK_PAUSE_S)
         else:
             return True
     return False

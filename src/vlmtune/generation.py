@@ -49,7 +49,7 @@ def decode(
     """Answers to a batch of prompts, each ending with its first stop token or after `max_new_tokens`.
 
     Args:
-        model: for image and text, outside of any PEFT wrapper; adapters sit in its layers.
+        model: an image-text model without its PEFT wrapper; adapters are in its layers.
         batch: B prompts.
         encoder: what encoded them.
         device: where the model is.
@@ -91,7 +91,7 @@ def decode(
             tokens, mask, next_position = tokens[kept], mask[kept], next_position[kept]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         tensors = {"input_ids": tokens[:, None], "position_ids": next_position[None, :, None].expand(3, -1, -1)}
-        if padded:  # attention is faster without a mask; a mask of four dimensions is used as it is
+        if padded:  # attention is faster without a mask; a four-dimensional mask is used unchanged
             tensors["attention_mask"] = mask[:, None, None, :]
         next_position = next_position + 1
     return answers
@@ -106,7 +106,7 @@ def _positions(
     family, token, merge = encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
     positions = np.zeros((3, len(batch), length), dtype=np.int64)
     for row, item in enumerate(batch):
-        grids = [picture.grid for picture in item.images]
+        grids = [image.grid for image in item.images]
         positions[:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
     return torch.from_numpy(positions).to(device), torch.from_numpy(positions.max((0, 2)) + 1).to(device)
 

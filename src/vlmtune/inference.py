@@ -25,7 +25,7 @@ from vlmtune.tasks import Task, read_answer
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Message, Outcome, Prediction, Request, Unparsed
 
 FLUSH_EVERY = 16
-"""Answers written to disk together; a crash loses at most this many."""
+"""Answers per write to disk; a crash loses at most this many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Predictor:
         return {line.id: line for line in kept}
 
     def _requests(self, examples: Sequence[Example], done: Sized) -> Iterator[Request]:
-        """Lazily: an engine that prepares many requests before it answers the first can be stopped meanwhile."""
+        """Lazy, so that an engine that prepares many requests before its first answer can be stopped."""
         for example in examples:
             self.stop.raise_if_requested(_saved(done, len(examples)))
             yield self.request(example)
@@ -116,7 +116,7 @@ class Predictor:
 
     @contextmanager
     def _images(self, examples: Iterable[Example]) -> Iterator[dict[str, Future[str | None]]]:
-        """`_image` of every example by its id, computed while the engine works: 17 ms a photo that a GPU would wait.
+        """`_image` of every example by its id, computed while the engine works: a photo takes 17 ms.
 
         In a single thread, because two could write the thumbnail of equal images at the same time.
         """
@@ -148,9 +148,9 @@ class Shard:
     index: int
     count: int
 
-    def owns(self, name: str) -> bool:
+    def owns(self, row_id: str) -> bool:
         """Whether the row with this id is in this shard."""
-        return int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % self.count == self.index
+        return int.from_bytes(hashlib.sha256(row_id.encode()).digest(), "big") % self.count == self.index
 
 
 def truth_or_error(task: Task, config: BaseConfig, example: Example) -> Mapping[str, Any] | ImageError:
@@ -205,7 +205,7 @@ def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
 
 
 def _rounded(logprobs: Sequence[float] | None) -> list[float] | None:
-    # + 0.0 turns -0.0, of a certain token, into 0.0.
+    # A certain token has -0.0; adding 0.0 makes it 0.0.
     return None if logprobs is None else [round(value, LOGPROB_DIGITS) + 0.0 for value in logprobs]
 
 

@@ -36,7 +36,7 @@ class PredictionRecord(TypedDict):
     id: str | None
     """Id of the row."""
     prediction: str | None
-    """The model's text as it came; null where the row failed."""
+    """The model's text, unchanged; null where the row failed."""
     failure: FailureRecord | None
     """Why there is no prediction; null where there is one."""
     references: list[str]
@@ -69,14 +69,14 @@ class ShuffledAnswers(TypedDict):
 
 
 class AdapterDelta(TypedDict):
-    """Whether the adapter changes anything at all."""
+    """How much the adapter changes the model's output."""
 
     max_logit_difference: float
     """Largest change of a first token's logit by the adapter, over a few rows."""
 
 
 class Controls(TypedDict):
-    """`NAME.controls.json`: what was asked besides, to see what the answers depend on; null where it was not."""
+    """`NAME.controls.json`: controls that show what the answers depend on; null for one that was not run."""
 
     schema_version: int
     """Version of this format."""

@@ -27,7 +27,7 @@ class Prefetch(Generic[Item, Result]):
     adds up the time spent waiting for batches.
 
     Args:
-        function: must return the same from any thread.
+        function: must return the same in any thread.
         batches: taken in the caller's thread, at most `AHEAD` before they are requested.
         workers: number of threads; 0 computes each batch on request.
     """
@@ -69,7 +69,7 @@ class Prefetch(Generic[Item, Result]):
 
 
 class KeyLocks:
-    """One lock per key: threads that want the same thing wait for the first of them, all others go on."""
+    """One lock per key: threads that need the same thing wait for the first one; others proceed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class KeyLocks:
 
     @contextmanager
     def hold(self, key: Hashable) -> Iterator[None]:
-        """Hold the lock of a key. Whoever waited for it should look first whether its work is done."""
+        """Hold the lock of a key. A thread that had to wait should check first whether the work is already done."""
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:

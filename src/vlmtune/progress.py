@@ -54,7 +54,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str, total: int) -> Iterator["Step"]:
-        """A part of the work with a known size. The listener learns of its end even when an exception ends it."""
+        """A part of the work with a known size. The listener is notified of its end even after an exception."""
         try:
             yield Step(name, total, self._listener)
         finally:
@@ -180,7 +180,7 @@ class StatusFile:
 
     The file holds {"step", "done", "total", "facts", "rate" (parts per second; null until one is known), "at" (Unix
     time), "command" (the process's arguments)}, and is replaced as a whole, so that a reader never sees half of it.
-    After an exception it is about the outermost step. It only informs people: nothing is resumed from it, and where it
+    After an exception it describes the outermost step. It only informs people: nothing is resumed from it, and where it
     cannot be written, the run continues without it.
     """
 
@@ -229,7 +229,7 @@ def _facts(facts: Facts) -> str:
 
 
 def open_progress(style: Style, status_file: Path | None = None) -> Progress:
-    """Progress in a style; `auto` is rich in a terminal and plain elsewhere.
+    """Progress in a style; `auto` is rich in a terminal and plain otherwise.
 
     Args:
         style: how events are shown.

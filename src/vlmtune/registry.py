@@ -9,7 +9,6 @@ import difflib
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from vlmtune.errors import ConfigError
 
 RENAMED_KEYS = {
+    "dataset.lone": "dataset.identifiable",
     "dataset.limit.select": "dataset.limit.validation",
     "dataset.shares.select": "dataset.shares.validation",
     "dataset.splits.select": "dataset.splits.validation",
@@ -45,13 +45,12 @@ RENAMED_ROLES = {"select": "validation"}
 """The same for the roles of splits."""
 
 
-def renamed(path: Iterable[str | int]) -> str | None:
-    """Today's name of a config key that was renamed, as a dotted path; None for any other.
+def renamed(name: str) -> str | None:
+    """Today's name of a config key that was renamed, both as dotted paths; None for any other.
 
     The dataset block of an additional evaluation set has the keys of the main one:
-    ("evaluation", "additional", 0, "dataset", "limit", "select") is found as well.
+    "evaluation.additional[0].dataset.limit.select" is renamed as well.
     """
-    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
     for old, new in RENAMED_KEYS.items():
         if name == old or name.endswith(f".{old}"):
             return name.removesuffix(old) + new
@@ -59,10 +58,10 @@ def renamed(path: Iterable[str | int]) -> str | None:
 
 
 def under_current_names(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest states under names of its time that are others today: origin and training curve."""
+    """The entries of a manifest in which keys were renamed since, under today's names: origin and training curve."""
     origin = dict(manifest["origin"])
     if isinstance(training := origin.get("training"), dict):
-        origin["training"] = {(renamed(("training", key)) or key).rpartition(".")[2]: training[key] for key in training}
+        origin["training"] = {(renamed(f"training.{key}") or key).rpartition(".")[2]: training[key] for key in training}
     if isinstance(inference := origin.get("inference"), dict):
         origin["inference"] = {key: inference[key] for key in inference if f"inference.{key}" not in REMOVED_KEYS}
     if isinstance(dataset := origin.get("dataset"), dict):

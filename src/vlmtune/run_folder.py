@@ -184,7 +184,7 @@ class Provenance:
 
     @property
     def key(self) -> str:
-        """Hash of 12 hexadecimal digits; work of mock and real runs is kept apart by it."""
+        """Hash of 12 hexadecimal digits; it keeps the work of mock and real runs apart."""
         return hashlib.sha256(json.dumps([self.parts, self.mock], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -200,7 +200,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Own the folder until the block ends. The lock is released when its process ends, however it ends.
+        """Own the folder until the block ends. The lock is released when its process ends, for whatever reason.
 
         Raises:
             FolderLocked: a live process holds it.
@@ -226,8 +226,8 @@ class RunFolder:
                 f"{self.root} is in use by {stream.read().strip() or 'another process'}. Wait for it, stop it, or "
                 "choose another folder with --set output.dir=…"
             )
-        if left := stream.read().strip():
-            self._progress.note(f"{left} ended without finishing; continuing from what it saved")
+        if previous := stream.read().strip():
+            self._progress.note(f"{previous} ended without finishing; continuing from what it saved")
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
@@ -275,7 +275,7 @@ class RunFolder:
         if read_manifest(artifact) is None:
             self._refuse_foreign(artifact)
             for file in sidecars:
-                if file.exists() and not _is_derived(file):
+                if file.exists() and not _is_ours(file):
                     raise _foreign(file)
         elif not artifact.exists():
             manifest_path(artifact).unlink()
@@ -284,14 +284,14 @@ class RunFolder:
             self._delete_work(artifact, provenance)
         return finished
 
-    def archive_other_kind(self, artifact: Path, mock: bool, companions: Sequence[Path] = ()) -> None:
-        """Archive an artifact that the other kind of run made (mock or real), together with its companions."""
+    def archive_other_kind(self, artifact: Path, mock: bool, related: Sequence[Path] = ()) -> None:
+        """Archive an artifact that the other kind of run made (mock or real), and the files related to it."""
         manifest = read_manifest(artifact)
         if manifest is None or manifest["mock"] == mock:
             return
         kind = "mock" if manifest["mock"] else "real"
         archived = archive_path(artifact, kind)
-        moves = {file: archive_path(file, kind) for file in companions} | {artifact: archived}
+        moves = {file: archive_path(file, kind) for file in related} | {artifact: archived}
         if not artifact.is_dir():
             moves |= {path(artifact): path(archived) for path in (controls_path, manifest_path)}
         moved = {old: new for old, new in moves.items() if old.exists()}
@@ -299,7 +299,7 @@ class RunFolder:
             with translate_os_errors(old):
                 old.rename(new)
         names = ", ".join(new.name for new in moved.values())
-        self._progress.note(f"{artifact} came from a {kind} run and is archived, with what belongs to it: {names}")
+        self._progress.note(f"{artifact} came from a {kind} run and is archived, with its related files: {names}")
 
     def work(self, artifact: Path, provenance: Provenance) -> Path:
         """Create the work folder of an artifact; publishing the artifact deletes it."""
@@ -406,8 +406,8 @@ def manifested_file(manifest: Path) -> Path | None:
         return None
     stem = manifest.name.removesuffix(_MANIFEST)
     siblings = sorted(file for file in manifest.parent.glob(f"{stem}.*") if file.stem == stem)
-    own = (file for file in siblings if not file.name.endswith((_MANIFEST, _CONTROLS, _METRICS)))
-    return next(own, manifest.with_name(f"{stem}.jsonl"))
+    described = (file for file in siblings if not file.name.endswith((_MANIFEST, _CONTROLS, _METRICS)))
+    return next(described, manifest.with_name(f"{stem}.jsonl"))
 
 
 def lock_path(root: Path) -> Path:
@@ -453,8 +453,8 @@ def unfinished_writes(root: Path) -> list[Path]:
 
 def merged_models(root: Path) -> list[Path]:
     """Merged models, complete or not, also where older versions put them; sorted."""
-    own = [path for path in root.glob(f"{STATE}/{MERGED}/*") if path.is_dir()]
-    return sorted([*own, *root.glob(f"{STATE}/*-*/{MERGED}"), *root.glob(f"{STATE}/*-*/.{MERGED}.building")])
+    current = [path for path in root.glob(f"{STATE}/{MERGED}/*") if path.is_dir()]
+    return sorted([*current, *root.glob(f"{STATE}/*-*/{MERGED}"), *root.glob(f"{STATE}/*-*/.{MERGED}.building")])
 
 
 def merged_lock_path(path: Path) -> Path | None:
@@ -540,13 +540,13 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _is_derived(file: Path) -> bool:
+def _is_ours(file: Path) -> bool:
     """Whether vlmtune wrote it: its controls and scores have these fields, scores of a classic script do not."""
     try:
-        found = read_json(file)
+        content = read_json(file)
     except IntegrityError:
         return False
-    return "schema_version" in found and bool({"mock", "effect"} & found.keys())
+    return "schema_version" in content and bool({"mock", "effect"} & content.keys())
 
 
 def _foreign(file: Path) -> IntegrityError:
@@ -557,7 +557,7 @@ def _foreign(file: Path) -> IntegrityError:
 
 
 def archive_path(file: Path, kind: str) -> Path:
-    """A name beside a file that is not taken and says why it is archived: `a.jsonl` becomes `a.mock.jsonl`.
+    """A free name in the same folder that says why the file is archived: `a.jsonl` becomes `a.mock.jsonl`.
 
     Args:
         file: file or folder.

@@ -9,7 +9,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An image that is not read yet.
+    """An image that has not been read yet.
 
     `where` names it in messages ("photos/12.jpg", "row 7, column 'image'") and must be unique in a dataset, across its
     splits: caches use it as their key. `read` returns encoded bytes, or a `PIL.Image.Image` if the source draws its
@@ -56,7 +56,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine is asked: a conversation that ends with a user message."""
+    """What an engine answers: a conversation that ends with a user message."""
 
     id: str
     conversation: Conversation

@@ -107,7 +107,11 @@ def test_an_unreadable_image_at_prediction_fails_alone(folder: Path) -> None:
         (["train", "c.yaml", "--set", "training.epochs=many"], 2, "--set training.epochs=many"),
         (["train", "none.yaml"], 2, "none.yaml"),
         (["predict", "c.yaml", "--adapter", "nowhere"], 9, "nowhere: no such folder"),
-        (["predict", "c.yaml", "--split", "tset"], 2, "--split must be train, validation or test (got 'tset')"),
+        (
+            ["predict", "c.yaml", "--split", "tset"],
+            2,
+            "'tset' is not one of 'train', 'validation', 'test'.",
+        ),
         (["compare", "a.jsonl", "b.jsonl"], 3, "a.jsonl: no such prediction file"),
         (["score", "answers.jsonl", "--task", "captoning"], 2, "did you mean 'captioning'?"),
         (["train", "c.yaml", "--set", "model.device=cuda"], 4, "no GPU is visible"),
@@ -199,7 +203,7 @@ def test_a_manifest_never_chooses_which_code_runs(folder: Path) -> None:
     (folder / "planted").mkdir()
     (folder / "planted.py").rename(folder / "planted/task.py")
     predictions(folder, "a.jsonl", "planted.task")
-    refused(warm_vlmtune("compare", "a.jsonl", "a.jsonl", cwd=folder), 2, "name it yourself with --task to use it")
+    refused(warm_vlmtune("compare", "a.jsonl", "a.jsonl", cwd=folder), 2, "pass it with --task to run its code")
     assert not (folder / "it_ran").exists()
     asked = warm_vlmtune("compare", "a.jsonl", "a.jsonl", "--task", "planted.task", cwd=folder)
     assert asked.returncode == 0, asked.stderr

@@ -18,4 +18,4 @@ def test_ctrl_c_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         run_and_exit(lambda: app([], standalone_mode=False))
     assert end.value.code == Exit.INTERRUPTED
-    assert "stopped at once" in capsys.readouterr().err
+    assert "stopped immediately" in capsys.readouterr().err

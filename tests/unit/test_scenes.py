@@ -43,7 +43,7 @@ def test_unknown_split_names_the_known_ones() -> None:
 
 
 def test_lone_scenes_all_have_a_phrase_and_a_box() -> None:
-    rows = scenes.open(scenes.Config(lone=True, question="phrase", boxes="box", id="id"), "test", 50)
+    rows = scenes.open(scenes.Config(identifiable=True, question="phrase", boxes="box", id="id"), "test", 50)
     assert len(rows) == 50
     assert all(row.question and len(row.truth["boxes"]) == 4 for row in rows)
     assert [row.id for row in rows] != [f"test-{n:05d}" for n in range(50)]

@@ -85,7 +85,7 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
     except VlmtuneError as error:
         _exit(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _exit("stopped at once", Interrupted.exit_code)
+        _exit("stopped immediately", Interrupted.exit_code)
     except BrokenPipeError:
         sys.exit(0)
     except _UsageError as error:

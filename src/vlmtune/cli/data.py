@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmtune.cli.options import (
-    ROLE_HELP,
     AsJson,
     ConfigArg,
     Offline,
     ProgressStyle,
+    Role,
     Sets,
     load_config,
     print_next_command,
-    split_role,
 )
 from vlmtune.errors import DataError
 
@@ -60,7 +59,7 @@ def check(
 def show(
     config: ConfigArg,
     row: Annotated[int, typer.Option("--row", help="Which row, counting from 0.")] = 0,
-    role: Annotated[str, typer.Option(help=ROLE_HELP)] = "train",
+    role: Annotated[Role, typer.Option(help="Which rows.")] = "train",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with the resized images.")
     ] = None,
@@ -73,16 +72,13 @@ def show(
 ) -> None:
     """Show one row as the model sees it: image sizes, tokens, positions, which tokens are supervised."""
     from vlmtune.dataset_check.examples import all_rows
-    from vlmtune.dataset_check.show import ExampleViewer, render
+    from vlmtune.dataset_check.show import ExampleViewer, render, write_page
     from vlmtune.modeling.loading import find_checkpoint
 
     loaded = load_config(config, sets, offline)
-    role = split_role("--role", role)
     rows = all_rows(loaded, role)
     shown = ExampleViewer(loaded, _task(loaded), find_checkpoint(loaded.model), rows).describe(role, row)
     if output is not None:
-        from vlmtune.dataset_check.show import write_page
-
         write_page(shown, rows[row], output)
         print(f"page: {output}", file=sys.stderr)
     color = sys.stdout.isatty() if color is None else color
@@ -102,8 +98,8 @@ def stats(
     from vlmtune.progress import open_progress
 
     loaded = load_config(config, sets, offline)
-    found = describe(loaded, _task(loaded), find_checkpoint(loaded.model), open_progress(progress))
-    print(json.dumps(found, ensure_ascii=False) if as_json else render(found))
+    summary = describe(loaded, _task(loaded), find_checkpoint(loaded.model), open_progress(progress))
+    print(json.dumps(summary, ensure_ascii=False) if as_json else render(summary))
 
 
 def _task(config: "Config") -> "Task":
@@ -154,10 +150,10 @@ def label_errors(
     session = Session(load_config(config, sets, offline))
     log = read_loss_log(adapter or session.seeds[0].files.adapter)
     rows = session.rows("train")
-    found = cards(rank_label_errors(log, count), rows)
+    ranked = cards(rank_label_errors(log, count), rows)
     page = output or session.files.root / LABEL_ERRORS
-    write_atomic(page, render(found, len(rows), 1 + max(entry["epoch"] for entry in log)))
-    for card in found:
+    write_atomic(page, render(ranked, len(rows), 1 + max(entry["epoch"] for entry in log)))
+    for card in ranked:
         print(json.dumps(card.to_json(), ensure_ascii=False))
     print(f"page: {page}", file=sys.stderr)
 

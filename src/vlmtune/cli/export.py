@@ -1,7 +1,6 @@
 """Commands that use an adapter: export, push, serve, and `predict` for a single image or to compare two engines."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def answer_image(config: "Config", image: Path, adapter: Path | None, question: str | None, as_json: bool) -> None:
-    """Print the answers of the base model and of the tuned model to one image."""
+    """Print the answers of the base model and of the tuned model to one image.
+
+    Raises:
+        DataError: one of them did not answer.
+    """
     from vlmtune.pipeline.predict import predict_image
     from vlmtune.pipeline.session import Session
 
@@ -26,18 +29,12 @@ def answer_image(config: "Config", image: Path, adapter: Path | None, question: 
     if as_json:
         plain = {name: _plain(outcome) for name, outcome in sides.items()}
         print(json.dumps({"schema_version": 1, "image": str(image), **plain}, ensure_ascii=False))
-        _require_answers(sides.values())
-        return
-    for name, outcome in sides.items():
-        said = outcome.text if isinstance(outcome, Prediction) else f"(no answer: {outcome.reason})"
-        print(f"{name:<6} {said}")
-    _require_answers(sides.values())
-
-
-def _require_answers(outcomes: Iterable[Outcome]) -> None:
-    """Exit with an error unless every side answered, so that scripts notice."""
-    for outcome in outcomes:
-        if not isinstance(outcome, Prediction):
+    else:
+        for name, outcome in sides.items():
+            text = outcome.text if isinstance(outcome, Prediction) else f"(no answer: {outcome.reason})"
+            print(f"{name:<6} {text}")
+    for outcome in sides.values():
+        if not isinstance(outcome, Prediction):  # an error, so that scripts notice
             raise DataError(outcome.reason)
 
 
@@ -57,9 +54,9 @@ def check_parity(config: "Config", count: int, adapter: Path | None, as_json: bo
     from vlmtune.pipeline.session import Session
 
     session = Session(config)
-    found = parity.check_parity(session, count, adapter)
-    print(json.dumps(found.to_json()) if as_json else parity.render(found, session.encoder.renderer.text))
-    if not found.agrees:
+    result = parity.check_parity(session, count, adapter)
+    print(json.dumps(result.to_json()) if as_json else parity.render(result, session.encoder.renderer.text))
+    if not result.agrees:
         raise IntegrityError("the two engines give different answers")
 
 
@@ -74,7 +71,6 @@ def export(
     offline: Offline = False,
 ) -> None:
     """Merge the adapter into its model: a checkpoint that any program loads, verified before it is published."""
-    from vlmtune.errors import ConfigError
     from vlmtune.pipeline.export import export as write
     from vlmtune.pipeline.session import Session
 
@@ -118,16 +114,11 @@ def push(
         if into.exists():
             raise ConfigError(f"{into} exists; choose another folder with --into")
         files = assemble(session, request, into)
-        print(
-            json.dumps({"schema_version": 1, "files": [str(file) for file in files]}) if as_json else _list_files(files)
-        )
+        listing = "\n".join(f"{file}  {file.stat().st_size:,} bytes" for file in files)
+        print(json.dumps({"schema_version": 1, "files": [str(file) for file in files]}) if as_json else listing)
         return
     address = upload(session, request, public)
     print(json.dumps({"schema_version": 1, "address": address}) if as_json else address)
-
-
-def _list_files(files: list[Path]) -> str:
-    return "\n".join(f"{file}  {file.stat().st_size:,} bytes" for file in files)
 
 
 def serve(

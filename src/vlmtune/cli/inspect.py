@@ -12,8 +12,8 @@ def doctor(as_json: AsJson = False) -> None:
     """Report Python, torch, GPU, disk, credentials and optional packages of this machine."""
     from vlmtune.doctor import examine, render
 
-    found = examine()
-    print(json.dumps(found, indent=2) if as_json else render(found))
+    environment = examine()
+    print(json.dumps(environment, indent=2) if as_json else render(environment))
 
 
 def plan(

@@ -3,16 +3,14 @@
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlmtune.errors import ConfigError
 from vlmtune.progress import Style
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
-    from vlmtune.data import SplitRole
     from vlmtune.scoring.comparison import Comparison
     from vlmtune.scoring.score import Score
 
@@ -27,7 +25,8 @@ FileSets = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ProgressStyle = Annotated[Style, typer.Option("--progress", help="How to show progress on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use local files only; never contact the Hub.")]
-ROLE_HELP = "Which rows: train, validation or test."
+Role = Literal["train", "validation", "test"]
+"""The same as `data.SplitRole`, which is too slow to import for `--help`."""
 
 
 def load_config(config: str, sets: list[str] | None, offline: bool = False) -> "Config":
@@ -38,17 +37,6 @@ def load_config(config: str, sets: list[str] | None, offline: bool = False) -> "
     if offline:
         hub.go_offline()
     return load(config, sets or ())
-
-
-def split_role(option: str, role: str) -> "SplitRole":
-    """The value of an option that names a split role.
-
-    Raises:
-        ConfigError: no such role.
-    """
-    if role not in ("train", "validation", "test"):
-        raise ConfigError(f"{option} must be train, validation or test (got {role!r})")
-    return role  # type: ignore[return-value]
 
 
 def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
@@ -75,14 +63,7 @@ def print_score(score: "Score | None", as_json: bool = False) -> None:
     print("rows: " + ", ".join(f"{count} {what}" for what, count in score.rows.items()))
 
 
-def print_next_command(command: str, config: str, sets: list[str] | None, more: str = "") -> None:
+def print_next_command(command: str, config: str, sets: list[str] | None, extra: str = "") -> None:
     """Suggest the next command on stderr, with the same --set options."""
     words = ["vlmtune", command, config, *(word for pair in sets or () for word in ("--set", pair))]
-    print(f"next: {shlex.join(words)} {more}".rstrip(), file=sys.stderr)
-
-
-def print_report_path(config: "Config") -> None:
-    """Print on stderr where the report is."""
-    from vlmtune.run_folder import RunFiles
-
-    print(f"next: open {RunFiles.of(config.output).report}", file=sys.stderr)
+    print(f"next: {shlex.join(words)} {extra}".rstrip(), file=sys.stderr)

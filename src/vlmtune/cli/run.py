@@ -10,18 +10,16 @@ import typer
 
 from vlmtune.cli.export import answer_image, check_parity
 from vlmtune.cli.options import (
-    ROLE_HELP,
     AsJson,
     ConfigArg,
     Offline,
     ProgressStyle,
+    Role,
     Sets,
     load_config,
     print_comparison,
     print_next_command,
-    print_report_path,
     print_score,
-    split_role,
 )
 from vlmtune.errors import ConfigError
 from vlmtune.progress import Style
@@ -50,7 +48,7 @@ def run(
 def predict(
     config: ConfigArg,
     adapter: Annotated[Path | None, typer.Option(help="Adapter folder; by default the base model answers.")] = None,
-    split: Annotated[str | None, typer.Option(help=ROLE_HELP)] = None,
+    split: Annotated[Role | None, typer.Option(help="Which rows.")] = None,
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Answer for one image instead, base and tuned.")
     ] = None,
@@ -71,9 +69,8 @@ def predict(
     from vlmtune.pipeline import predict
     from vlmtune.pipeline.session import open_session
 
-    role = split_role("--split", split) if split is not None else None
-    part = _shard(shards, shard)
-    if part is not None and (image is not None or parity is not None):
+    chosen_shard = _shard(shards, shard)
+    if chosen_shard is not None and (image is not None or parity is not None):
         raise ConfigError("--shards applies to the rows of a split; it cannot be combined with --image or --parity")
     loaded = load_config(config, sets, offline)
     if image is not None:
@@ -83,8 +80,8 @@ def predict(
         check_parity(loaded, parity, adapter, as_json)
         return
     with open_session(loaded, progress) as session:
-        file = predict.predict(session, adapter, role, part)
-        if part is not None:
+        file = predict.predict(session, adapter, split, chosen_shard)
+        if chosen_shard is not None:
             print(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
             return
         print_score(predict.score(session, file), as_json)
@@ -100,7 +97,7 @@ def merge(
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter folder that answered; by default the base model did.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help=ROLE_HELP)] = None,
+    split: Annotated[Role | None, typer.Option(help="Which rows.")] = None,
     sets: Sets = None,
     as_json: AsJson = False,
     progress: ProgressStyle = "auto",
@@ -110,9 +107,8 @@ def merge(
     from vlmtune.pipeline import merge_shards, predict
     from vlmtune.pipeline.session import open_session
 
-    role = split_role("--split", split) if split is not None else None
     with open_session(load_config(config, sets, offline), progress) as session:
-        file = merge_shards.merge(session, files, adapter, role)
+        file = merge_shards.merge(session, files, adapter, split)
         print_score(predict.score(session, file), as_json)
     print_next_command("train" if adapter is None else "run", config, sets)
 
@@ -153,8 +149,9 @@ def train(
 def _run(config: "Config", as_json: bool, progress: Style) -> None:
     from vlmtune.pipeline import run
     from vlmtune.pipeline.session import open_session
+    from vlmtune.run_folder import RunFiles
 
     with open_session(config, progress) as session:
         comparison = run.run(session)
     print_comparison(comparison, as_json)
-    print_report_path(config)
+    print(f"next: open {RunFiles.of(config.output).report}", file=sys.stderr)

@@ -26,12 +26,12 @@ def list_runs(
     from vlmtune.maintenance import summary
     from vlmtune.maintenance.inspect import find_runs, inspect_run
 
-    found, now = [inspect_run(path) for path in find_runs(folder)], time.time()
+    listed, now = [inspect_run(path) for path in find_runs(folder)], time.time()
     if as_json:
-        runs = [summary.to_json(run, now) for run in found]
+        runs = [summary.to_json(run, now) for run in listed]
         print(json.dumps({"schema_version": 1, "runs": runs}, ensure_ascii=False))
     else:
-        print(summary.table(found, now) if found else f"{folder}: no run folder found")
+        print(summary.table(listed, now) if listed else f"{folder}: no run folder found")
 
 
 @runs_app.command()
@@ -48,8 +48,8 @@ def show(
 
     if follow:
         _follow(run, as_json)
-    found = summary.details(inspect_run(run), time.time())
-    print(json.dumps(found, ensure_ascii=False) if as_json else summary.describe(found))
+    details = summary.details(inspect_run(run), time.time())
+    print(json.dumps(details, ensure_ascii=False) if as_json else summary.describe(details))
 
 
 def _follow(run: Path, as_json: bool) -> None:
@@ -89,11 +89,11 @@ def recover(
     from vlmtune.maintenance import repair
     from vlmtune.progress import open_progress
 
-    found = repair.find_damage(run) if dry_run else repair.repair(run, open_progress("none"))
+    damage = repair.find_damage(run) if dry_run else repair.repair(run, open_progress("none"))
     if as_json:
-        print(json.dumps(repair.to_json(run, found, not dry_run), ensure_ascii=False))
+        print(json.dumps(repair.to_json(run, damage, not dry_run), ensure_ascii=False))
     else:
-        print(repair.describe(found, not dry_run) if found else f"{run}: nothing is damaged")
+        print(repair.describe(damage, not dry_run) if damage else f"{run}: nothing is damaged")
 
 
 @runs_app.command()
@@ -108,10 +108,10 @@ def gc(
 
     for run in runs:  # check all of them before deleting anything
         garbage.find_garbage(run)
-    found = []
+    deletable = []
     for run in runs:
-        found += garbage.collect(run, open_progress("none")) if yes else garbage.find_garbage(run)
+        deletable += garbage.collect(run, open_progress("none")) if yes else garbage.find_garbage(run)
     if as_json:
-        print(json.dumps(garbage.to_json(runs, found, yes), ensure_ascii=False))
+        print(json.dumps(garbage.to_json(runs, deletable, yes), ensure_ascii=False))
     else:
-        print(garbage.describe(found, yes) if found else "nothing to delete")
+        print(garbage.describe(deletable, yes) if deletable else "nothing to delete")

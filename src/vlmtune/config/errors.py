@@ -1,4 +1,4 @@
-"""Turns pydantic's validation errors into sentences that name the source location.
+"""Turns validation errors of pydantic into messages with their source location.
 
 Knows the node tree and pydantic's error types; the caller supplies the keys that a block may have.
 """
@@ -81,7 +81,7 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     """Raise one ConfigError for all problems, if any: those in files first, in line order."""
     if not problems:
         return
-    ordered = sorted(problems, key=lambda m: (m.at.line is None, m.at.source, m.at.line or 0, m.at.column or 0))
+    ordered = sorted(problems, key=lambda p: (p.at.line is None, p.at.source, p.at.line or 0, p.at.column or 0))
     lines = list(dict.fromkeys(str(problem) for problem in ordered))
     count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
     raise ConfigError("\n".join([*lines, f"{count}; nothing was started"]))
@@ -95,32 +95,32 @@ def translate(error: ValidationError, root: Node, fields: Callable[[KeyPath], Fi
         root: the tree.
         fields: returns the keys that the block at a path may have.
     """
-    found: dict[KeyPath, list[tuple[KeyPath, ErrorDetails]]] = {}
+    groups: dict[KeyPath, list[tuple[KeyPath, ErrorDetails]]] = {}
     for detail in error.errors(include_url=False):
-        path, choice = _locate(root, detail)
-        found.setdefault(path if choice is None else choice, []).append((path, detail))
+        path, union = _locate(root, detail)
+        groups.setdefault(path if union is None else union, []).append((path, detail))
     explainer = _Explainer(root, fields)
-    return [problem for start, group in found.items() for problem in explainer.group(start, group)]
+    return [problem for start, group in groups.items() for problem in explainer.group(start, group)]
 
 
 def _locate(root: Node, detail: ErrorDetails) -> tuple[KeyPath, KeyPath | None]:
-    """Path of an error in the tree; for a value of a union type, the path of that value, too.
+    """Path of an error in the tree; and, if it is inside a value of a union type, the path of that value.
 
     pydantic adds the name of the union member it tried to the location: ("dataset", "image", "list[str]", 1) is the
     path ("dataset", "image", 1) of the union at ("dataset", "image").
     """
     node = root
     path: KeyPath = ()
-    choice: KeyPath | None = None
+    union: KeyPath | None = None
     for step in detail["loc"]:
         inner = node.child(step)
         if inner is not None:
             node, path = inner, (*path, step)
         elif detail["type"] == "missing" and step == detail["loc"][-1]:
             path = (*path, step)
-        elif choice is None and detail["type"] != "vlmtune":
-            choice = path
-    return path, choice
+        elif union is None and detail["type"] != "vlmtune":
+            union = path
+    return path, union
 
 
 class _Explainer:
@@ -128,10 +128,10 @@ class _Explainer:
         self._root = root
         self._fields = fields
 
-    def group(self, start: KeyPath, found: list[tuple[KeyPath, ErrorDetails]]) -> Iterator[Problem]:
+    def group(self, start: KeyPath, errors: list[tuple[KeyPath, ErrorDetails]]) -> Iterator[Problem]:
         """Problems of one value; pydantic reports several errors for a union of which no member fits."""
-        deepest = max(len(path) for path, _ in found)
-        kept = [(path, detail) for path, detail in found if len(path) == deepest]
+        deepest = max(len(path) for path, _ in errors)
+        kept = [(path, detail) for path, detail in errors if len(path) == deepest]
         shapes = list(dict.fromkeys(_SHAPES.get(detail["type"], "") for _, detail in kept))
         if deepest == len(start) and len(shapes) > 1 and all(shapes):
             yield self._at(start, f"{dotted(start)} must be {' or '.join(shapes)} (got {describe(self._node(start))})")
@@ -195,15 +195,15 @@ class _Explainer:
         return "; leave the quotes out" if is_number and code in ("int_type", "float_type") else ""
 
     def _nearest(self, path: KeyPath) -> str:
-        if new := renamed(path):
+        if new := renamed(dotted(path)):
             return f"; it is called {new!r} now"
         if advice := REMOVED_KEYS.get(dotted(path)):
             return f", which was removed: {advice}"
         key, known = str(path[-1]), self._fields(path[:-1])
         if hint := did_you_mean(key, list(known)):
             return hint
-        elsewhere = [dotted((*start, key)) for start in self._blocks(()) if key in self._fields(start)]
-        return f"; did you mean {elsewhere[0]!r}?" if len(elsewhere) == 1 else _listed(known)
+        others = [dotted((*start, key)) for start in self._blocks(()) if key in self._fields(start)]
+        return did_you_mean(others[0], others) if len(others) == 1 else _listed(known)
 
     def _blocks(self, path: KeyPath) -> Iterator[KeyPath]:
         """Paths of all blocks that a configuration can have."""
@@ -237,8 +237,8 @@ def _listed(known: Fields) -> str:
     return f"; there are: {', '.join(known)}" if known else ""
 
 
-def _near(place: SourceLocation, other: SourceLocation) -> str:
-    return f"line {place.line}" if place.source == other.source and place.line is not None else str(place)
+def _near(location: SourceLocation, other: SourceLocation) -> str:
+    return f"line {location.line}" if location.source == other.source and location.line is not None else str(location)
 
 
 def _number(limit: Any) -> str:

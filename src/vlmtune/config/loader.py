@@ -142,8 +142,8 @@ def _read_with_bases(file: Path, chain: tuple[Path, ...]) -> tuple[Node, list[Pr
         elif not _is_file(base):
             problems.append(Problem(node.at, f"extends: there is no file {display_path(base)}"))
         elif base.resolve() in chain:
-            circle = [*chain[chain.index(base.resolve()) :], base.resolve()]
-            problems.append(Problem(node.at, f"extends goes in a circle: {' -> '.join(map(display_path, circle))}"))
+            cycle = [*chain[chain.index(base.resolve()) :], base.resolve()]
+            problems.append(Problem(node.at, f"extends is circular: {' -> '.join(map(display_path, cycle))}"))
         else:
             inherited, wrong = _read_with_bases(base, chain)
             problems += wrong
@@ -154,23 +154,23 @@ def _read_with_bases(file: Path, chain: tuple[Path, ...]) -> tuple[Node, list[Pr
 def _parse_override(text: str, tree: Node) -> tuple[Node, list[Problem]]:
     """An argument "a.b=c" as a tree to merge over `tree`."""
     at = SourceLocation(f"--set {text}")
-    nothing = block({}, at, {})
+    empty = block({}, at, {})
     path, equals, written = text.partition("=")
     steps = path.strip().split(".")
     if not equals or not all(steps):
-        return nothing, [Problem(at, "write --set key=value, as in --set training.learning_rate=1e-4")]
+        return empty, [Problem(at, "write --set key=value, as in --set training.learning_rate=1e-4")]
     if steps[0] == "extends":
-        return nothing, [Problem(at, "extends is read from files alone")]
+        return empty, [Problem(at, "extends is only read from files")]
     for length in range(1, len(steps)):
-        above, name = tree.find(tuple(steps[:length])), dotted(steps[:length])
-        if above is not None and isinstance(above.value, list):
-            return nothing, [Problem(at, f"{name} is a list; set it as a whole: --set '{name}=[…]'")]
-        if above is not None and above.value is not None and not isinstance(above.value, dict):
-            return nothing, [Problem(at, f"{name} is a value and has no keys")]
+        parent, name = tree.find(tuple(steps[:length])), dotted(steps[:length])
+        if parent is not None and isinstance(parent.value, list):
+            return empty, [Problem(at, f"{name} is a list; set it as a whole: --set '{name}=[…]'")]
+        if parent is not None and parent.value is not None and not isinstance(parent.value, dict):
+            return empty, [Problem(at, f"{name} is a value and has no keys")]
     try:
         node, problems = parse(written, at.source, in_file=False)
     except ConfigError as error:
-        return nothing, [Problem(at, str(error).removeprefix(f"{at}: "))]
+        return empty, [Problem(at, str(error).removeprefix(f"{at}: "))]
     for step in reversed(steps):
         node = block({step: node}, at, {step: at})
     return node, problems

@@ -41,12 +41,12 @@ from vlmtune.training.config import TrainingConfig
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A block whose class is the `Config` of the plugin that its `key` names; the plugin must also have `offers`."""
+    """A block whose class is the `Config` of the plugin that its `key` names; its module also defines `provides`."""
 
     folder: str
     key: str
     base: type[BaseConfig]
-    offers: str
+    provides: str
 
     def config_class(self, value: Any) -> type[BaseConfig] | str | None:
         """The class of a block; an error message if there is none; None if the block names no plugin."""
@@ -55,25 +55,26 @@ class Plugin:
         if not isinstance(name, str):
             return None
         try:
-            found = vars(registry.load(self.folder, name))
+            namespace = vars(registry.load(self.folder, name))
         except registry.UnknownPlugin as unknown:
             custom = "" if "." not in name else ", or the dotted name of an importable module"
             return one_of(repr(name), unknown.available) + custom
-        part = found.get("Config")
-        if not (isinstance(part, type) and issubclass(part, self.base)):
+        config_class = namespace.get("Config")
+        if not (isinstance(config_class, type) and issubclass(config_class, self.base)):
             return f"names {name!r}, which has no class Config that extends {self.base.__name__}"
-        return part if self.offers in found else f"names {name!r}, which has no {self.offers}"
+        return config_class if self.provides in namespace else f"names {name!r}, which has no {self.provides}"
 
     def read(self, value: Any) -> Any:
         """Validate a block as its plugin's Config; anything but a block is left for pydantic to reject."""
         if not isinstance(value, dict):
             return value
-        part = self.config_class(value)
-        if isinstance(part, type):
-            return part.model_validate_json(json.dumps(value), strict=True)
+        config_class = self.config_class(value)
+        if isinstance(config_class, type):
+            return config_class.model_validate_json(json.dumps(value), strict=True)
         given = value.get(self.key)
-        if isinstance(part, str):
-            raise_invalid(self.folder, [invalid(part, loc=(self.key,), value=given), *self._shared_key_errors(value)])
+        if isinstance(config_class, str):
+            unknown = invalid(config_class, loc=(self.key,), value=given)
+            raise_invalid(self.folder, [unknown, *self._shared_key_errors(value)])
         kind: Any = "string_type" if self.key in value else "missing"
         raise ValidationError.from_exception_data(self.folder, [{"type": kind, "loc": (self.key,), "input": given}])
 
@@ -82,9 +83,9 @@ class Plugin:
         try:
             self.base.model_validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
-            found = [each for each in error.errors() if each["type"] not in ("extra_forbidden", "missing")]
+            errors = [each for each in error.errors() if each["type"] not in ("extra_forbidden", "missing")]
             kept = ("type", "loc", "input", "ctx")
-            details: Any = [{key: each[key] for key in kept if key in each} for each in found]  # type: ignore[literal-required]
+            details: Any = [{key: each[key] for key in kept if key in each} for each in errors]  # type: ignore[literal-required]
             return list(details)
         return []
 
@@ -94,17 +95,17 @@ class Plugin:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """One alternative per shipped plugin, discriminated by its name; then any custom module, named with a dot."""
         default = self.base.model_fields[self.key].get_default()
-        custom = {"type": "string", "pattern": r"\.", "description": "The dotted name of a custom module."}
+        dotted_name = {"type": "string", "pattern": r"\.", "description": "The dotted name of a custom module."}
         choices = []
         for name in registry.available(self.folder):
-            part = registry.load(self.folder, name).Config
-            choice = handler.resolve_ref_schema(handler(part.__pydantic_core_schema__))
-            named = {"const": name, "description": (part.__doc__ or "").strip()}
+            config_class = registry.load(self.folder, name).Config
+            choice = handler.resolve_ref_schema(handler(config_class.__pydantic_core_schema__))
+            named = {"const": name, "description": (config_class.__doc__ or "").strip()}
             required = [key for key in choice.get("required", []) if key != self.key]
             required += [] if name == default else [self.key]
             choices.append({**choice, "properties": {**choice["properties"], self.key: named}, "required": required})
-        mine = {"type": "object", "title": "Custom", "properties": {self.key: custom}, "required": [self.key]}
-        return {"oneOf": [*choices, mine]}
+        custom = {"type": "object", "title": "Custom", "properties": {self.key: dotted_name}, "required": [self.key]}
+        return {"oneOf": [*choices, custom]}
 
 
 DatasetBlock = Annotated[
@@ -124,10 +125,10 @@ class EvaluationSetConfig(BaseConfig):
     """Where its rows come from, and what their columns mean."""
 
     task: TaskBlock
-    """What is asked about them, and how answers are scored."""
+    """What the model is asked about them, and how answers are scored."""
 
     split: SplitRole = "test"
-    """Role of the rows both models answer."""
+    """Role of the rows that both models answer."""
 
     metrics: list[str] | None = None
     """Metrics of that task to report; null reports all of them."""
@@ -222,25 +223,25 @@ def fields_at(path: KeyPath, plain: Any) -> Fields:
 
     A list is not a block; the blocks in it are found under their index.
     """
-    part: type[BaseConfig] | None = Config
+    block: type[BaseConfig] | None = Config
     field: FieldInfo | None = None
     for step in path:
         if isinstance(step, int):
             plain = plain[step] if isinstance(plain, list) else None
         else:
             plain = plain.get(step) if isinstance(plain, dict) else None
-            field = part.model_fields.get(step) if part is not None else None
+            field = block.model_fields.get(step) if block is not None else None
         is_list = field is not None and isinstance(step, str) and get_origin(field.annotation) is list
-        part = _part(field, plain) if field is not None and not is_list else None
-    fields = part.model_fields if part is not None else {}
+        block = _block_class(field, plain) if field is not None and not is_list else None
+    fields = block.model_fields if block is not None else {}
     return {key: (field.description or "").split(". ")[0].rstrip(".") for key, field in fields.items()}
 
 
-def _part(field: FieldInfo, plain: Any) -> type[BaseConfig] | None:
+def _block_class(field: FieldInfo, plain: Any) -> type[BaseConfig] | None:
     """The class of a block, or of the blocks in a list; None if the field holds neither."""
     if (plugin := plugin_of(field)) is not None:
-        found = plugin.config_class(plain if isinstance(plain, dict) else {})
-        return found if isinstance(found, type) else plugin.base
+        config_class = plugin.config_class(plain if isinstance(plain, dict) else {})
+        return config_class if isinstance(config_class, type) else plugin.base
     inside = flatten(field.annotation)
     return next((inner for inner in inside if isinstance(inner, type) and issubclass(inner, BaseConfig)), None)
 

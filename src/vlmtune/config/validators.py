@@ -98,12 +98,12 @@ def evaluation(block: EvaluationConfig, additional: Sequence[_EvaluationSet], in
         wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
         for n, one in enumerate(additional):
             wrong += [*_metrics(one, one.task, one.dataset, ("additional", n)), *_set(one, rows, ("additional", n))]
-        asked = [
+        baselines = [
             invalid(message, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
             for loc, message in _baseline(one, task, rows)
         ]
-        raise_invalid("evaluation", [*wrong, *_names(block, additional), *asked])
+        raise_invalid("evaluation", [*wrong, *_names(block, additional), *baselines])
 
 
 def _set(one: _EvaluationSet, rows: DatasetConfig, at: KeyPath) -> Iterator[InitErrorDetails]:
@@ -118,9 +118,9 @@ def _set(one: _EvaluationSet, rows: DatasetConfig, at: KeyPath) -> Iterator[Init
 def _names(block: EvaluationConfig, additional: Sequence[_EvaluationSet]) -> Iterator[InitErrorDetails]:
     """Baselines and additional sets have distinct file names, also on case-insensitive file systems."""
     seen: set[str] = set()
-    places: list[tuple[KeyPath, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
-    places += [(("additional", n), one.name) for n, one in enumerate(additional)]
-    for place, name in places:
+    names: list[tuple[KeyPath, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
+    names += [(("additional", n), one.name) for n, one in enumerate(additional)]
+    for loc, name in names:
         message = None
         if not NAME.fullmatch(name):
             message = f"names files: only letters, digits, - and _, at most 40 (got {name!r})"
@@ -129,7 +129,7 @@ def _names(block: EvaluationConfig, additional: Sequence[_EvaluationSet]) -> Ite
         elif name.lower() in seen:
             message = f"{name!r} is also the name of another baseline or set; choose another name"
         if message is not None:
-            yield invalid(message, loc=(*place, "name"), value=name)
+            yield invalid(message, loc=(*loc, "name"), value=name)
         seen.add(name.lower())
 
 
@@ -158,9 +158,9 @@ def _metrics(
 ) -> Iterator[InitErrorDetails]:
     """Errors in metric names. A dotted one is imported, and referred to without its module from then on."""
     known: dict[str, Metric] = {metric.name: metric for metric in registry.load("tasks", task.name).TASK.metrics}
-    asked: list[tuple[KeyPath, str]] = [((*at, "metrics", n), name) for n, name in enumerate(block.metrics or [])]
-    asked += [((*at, "primary"), block.primary)] if block.primary is not None else []
-    for loc, name in asked:
+    names: list[tuple[KeyPath, str]] = [((*at, "metrics", n), name) for n, name in enumerate(block.metrics or [])]
+    names += [((*at, "primary"), block.primary)] if block.primary is not None else []
+    for loc, name in names:
         if "." in name and loc[-1] != "primary":
             try:
                 metric = custom_metric(name)
@@ -177,9 +177,8 @@ def _metrics(
             yield invalid(f"is {name!r}, which compares with {column}, but that is not set", loc=loc, value=name)
     named = {name.rpartition(".")[2] for name in block.metrics or ()}
     if block.metrics and block.primary in known and block.primary not in named:
-        where = ".".join(map(str, at))
-        places = (f"{where}.{key}" if where else key for key in ("primary", "metrics"))
-        yield invalid(f"{{0}} {block.primary!r} is not among {{1}}", *places)
+        keys = (".".join(map(str, (*at, key))) for key in ("primary", "metrics"))
+        yield invalid(f"{{0}} {block.primary!r} is not among {{1}}", *keys)
 
 
 def _slices(block: EvaluationConfig, rows: DatasetConfig) -> Iterator[InitErrorDetails]:

@@ -27,12 +27,12 @@ MAX_VALUES = 10_000
 MAX_DIGITS = 40
 """Digits of a number; longer ones are read as text."""
 
-_NOT_A_NUMBER = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
+_CONSTANTS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
     word: word[0] in "tT" for word in ("true", "True", "TRUE", "false", "False", "FALSE")
 }
 _WHOLE, _OCTAL, _HEX = re.compile(r"[-+]?[0-9]+"), re.compile(r"0o[0-7]+"), re.compile(r"0x[0-9a-fA-F]+")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_ENDLESS = re.compile(r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN")
+_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
@@ -85,10 +85,10 @@ def parse(text: str, source: str, in_file: bool = True) -> tuple[Node, list[Prob
         text_of_line = lines[line] if line < len(lines) else ""
         return SourceLocation(source, line + 1, column + 1, text_of_line) if in_file else SourceLocation(source)
 
-    if odd := _FORBIDDEN.search(text):
-        before = _BREAK.split(text[: odd.start()])
+    if invalid := _FORBIDDEN.search(text):
+        before = _BREAK.split(text[: invalid.start()])
         at = location(len(before) - 1, len(before[-1]))
-        raise ConfigError(str(Problem(at, f"character U+{ord(odd.group()):04X} is not allowed in YAML; remove it")))
+        raise ConfigError(str(Problem(at, f"character U+{ord(invalid.group()):04X} is not allowed in YAML; remove it")))
     reader = _Reader(YAML(typ="safe", pure=True).parse(text), location)
     try:
         return reader.document(), reader.problems
@@ -105,8 +105,8 @@ def _not_yaml(error: MarkedYAMLError) -> str:
     message = " ".join(f"{error.problem or error.context}".split())
     if r"'\t'" in message:
         return "not YAML: a tab cannot indent; use spaces"
-    while_ = " ".join(f"{error.context}".split()) if error.context and error.problem else ""
-    return f"not YAML: {message}" + (f" ({while_})" if while_ else "")
+    context = " ".join(f"{error.context}".split()) if error.context and error.problem else ""
+    return f"not YAML: {message}" + (f" ({context})" if context else "")
 
 
 class _Reader:
@@ -124,7 +124,7 @@ class _Reader:
         for event in self._stream:
             if isinstance(event, events.DocumentStartEvent):
                 if root is not None:
-                    raise self._fatal(event, "a second document begins; a config is one")
+                    raise self._fatal(event, "a second document begins; a config is a single one")
                 root = self._node(next(self._stream), 0)
         return root or Node(None, self._location(0, 0))
 
@@ -140,12 +140,12 @@ class _Reader:
     def _node(self, event: Any, depth: int) -> Node:
         if isinstance(event, events.AliasEvent):
             if event.anchor not in self._anchors:
-                raise self._fatal(event, f"no anchor &{event.anchor} stands before this alias")
+                raise self._fatal(event, f"no anchor &{event.anchor} before this alias")
             return self._anchors[event.anchor]
         if depth > MAX_DEPTH:
-            raise self._fatal(event, f"more than {MAX_DEPTH} blocks and lists inside each other")
+            raise self._fatal(event, f"blocks and lists nested more than {MAX_DEPTH} deep")
         if event.tag is not None:
-            self._add_problem(event, f"tags such as {event.tag!r} are not read; write a plain value")
+            self._add_problem(event, f"tags such as {event.tag!r} are not supported; write a plain value")
         if isinstance(event, events.MappingStartEvent):
             node = self._block(event, depth)
         elif isinstance(event, events.SequenceStartEvent):
@@ -153,7 +153,7 @@ class _Reader:
         else:
             node = Node(self._scalar(event), self._at(event))
         if node.size > MAX_VALUES:
-            raise self._fatal(event, f"more than {MAX_VALUES:,} values, aliases written out")
+            raise self._fatal(event, f"more than {MAX_VALUES:,} values, with aliases expanded")
         if event.anchor is not None:
             self._anchors[event.anchor] = node
         return node
@@ -210,13 +210,13 @@ class _Reader:
 
 def core_scalar(text: str) -> Scalar:
     """The value of an unquoted word in YAML 1.2's core schema."""
-    if text in _NOT_A_NUMBER:
-        return _NOT_A_NUMBER[text]
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
     if len(text) > MAX_DIGITS:
         return text
     for pattern, base in ((_WHOLE, 10), (_OCTAL, 8), (_HEX, 16)):
         if pattern.fullmatch(text):
             return int(text, base)
-    if _NUMBER.fullmatch(text) or _ENDLESS.fullmatch(text):
+    if _NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text):
         return float(text.lower().replace(".i", "i").replace(".n", "n"))
     return text

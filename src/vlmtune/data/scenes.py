@@ -25,7 +25,7 @@ class Config(DatasetConfig):
     source: str = "scenes"
     """The source."""
 
-    lone: bool = False
+    identifiable: bool = False
     """Only scenes with an icon that a phrase can identify; the others have neither `phrase` nor `box`."""
 
 
@@ -37,7 +37,7 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
     """
     if split not in SIZES:
         raise DataError(f"scenes have no split {split!r}; there are: {', '.join(SIZES)}")
-    scenes = (n for n in range(SIZES[split]) if not config.lone or record(split, n)["box"] is not None)
+    scenes = (n for n in range(SIZES[split]) if not config.identifiable or record(split, n)["box"] is not None)
     numbers = list(islice(scenes, limit))
     records = Records(f"scenes [{split}]", len(numbers), lambda index: record(split, numbers[index]), _image)
     return MappedRows(config, records)

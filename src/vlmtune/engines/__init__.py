@@ -23,7 +23,7 @@ class InferenceConfig(BaseConfig):
     """How answers are generated; the same for the base and the tuned model."""
 
     engine: str = "hf"
-    """What generates answers: a module in `vlmtune/engines`, or the dotted name of your own."""
+    """What generates answers: a module in `vlmtune/engines`, or the dotted name of a custom one."""
 
     max_new_tokens: PositiveInt = 64
     """Longest answer in tokens; an answer of this length counts as truncated."""

@@ -27,7 +27,7 @@ from vlmtune.processing.encoder import Encoder
 from vlmtune.run_folder import folder_manifest_path
 from vlmtune.types import Conversation, Outcomes, Request
 
-PROBED = 8
+PROBE_ROWS = 8
 """Number of rows whose answers must be the same before and after merging."""
 
 TIE = {"fp32": 1e-4, "bf16": 0.5, "fp16": 0.1}
@@ -60,15 +60,15 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
 def _building(target: Path) -> Iterator[Path]:
     """An empty temporary folder next to the target, locked by this process and deleted if the block fails."""
     building = building_path(target)
-    with lock_folder(building) as ours, ExitStack() as unless_done:
-        if not ours:
+    with lock_folder(building) as free, ExitStack() as unless_done:
+        if not free:
             raise FolderLocked(f"another process exports to {target}. Wait for it, or choose another folder with -o")
         unless_done.callback(shutil.rmtree, building)
         if target.exists():  # another export ended in the meantime
             raise ConfigError(f"{target} already exists; choose another folder with -o")
         with translate_os_errors(building):
-            for left in building.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for leftover in building.iterdir():
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield building
         unless_done.pop_all()
 
@@ -78,7 +78,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     config = session.config
     provenance = session.provenance(adapter=session.verify_adapter(adapter))
     precision, encoder = config.training.precision, session.encoder
-    rows = list(session.rows(config.evaluation.split))[:PROBED]
+    rows = list(session.rows(config.evaluation.split))[:PROBE_ROWS]
     prompts = [session.task.ask(config.task, row) for row in rows]
     device = pick_device(config.model)
     model = attach_adapter(load_model(encoder.checkpoint, device, precision), adapter)
@@ -88,39 +88,39 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     answers = _answers(model.get_base_model(), encoder, prompts, device, config.inference.max_new_tokens)
     with translate_os_errors(building):
         # Everything but the base model's weights, in whatever format; the merged weights replace them.
-        leave = shutil.ignore_patterns(*WEIGHTS)
-        shutil.copytree(encoder.checkpoint.folder, building, ignore=leave, dirs_exist_ok=True)
+        ignored = shutil.ignore_patterns(*WEIGHTS)
+        shutil.copytree(encoder.checkpoint.folder, building, ignore=ignored, dirs_exist_ok=True)
         merged: Any = model.merge_and_unload()
         merged.save_pretrained(building)
         _write_limits(building, encoder)
     del model, merged
     engine.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
-    forced = _teacher_force_in_fresh_process(config, building, answers)
-    verify(answers, forced, TIE[precision])
+    predicted = _teacher_force_in_fresh_process(config, building, answers)
+    verify(answers, predicted, TIE[precision])
     write_json(
         folder_manifest_path(building),
         {"schema_version": 1, "mock": session.mock, "effect": adapter_delta, "origin": provenance.parts},
     )
 
 
-def verify(answers: Sequence[Sequence[int]], forced: Sequence[TeacherForced], tie: float) -> None:
+def verify(answers: Sequence[Sequence[int]], predicted: Sequence[TeacherForced], tie: float) -> None:
     """Check that teacher-forcing answers gives back the same tokens, up to ties.
 
     Args:
         answers: token ids of each answer.
-        forced: what the reloaded model predicts at each of their positions.
+        predicted: what the reloaded model predicts at each of their positions.
         tie: gap in log-probability up to which another token counts as a tie.
 
     Raises:
         IntegrityError: a predicted token differs.
     """
-    for number, (ids, found) in enumerate(zip(answers, forced, strict=True)):
-        for place, (given, own, lead) in enumerate(zip(ids, found.ids, found.leads, strict=True)):
-            if given != own and lead >= tie:
+    for number, (ids, forced) in enumerate(zip(answers, predicted, strict=True)):
+        for position, (given, likeliest, lead) in enumerate(zip(ids, forced.ids, forced.leads, strict=True)):
+            if given != likeliest and lead >= tie:
                 raise IntegrityError(
                     f"the merged checkpoint answers differently from the adapter: probe {number + 1}, token "
-                    f"{place + 1}, by {lead:.3g} in log-probability. Nothing was exported; please report this"
+                    f"{position + 1}, by {lead:.3g} in log-probability. Nothing was exported; please report this"
                 )
 
 
@@ -141,10 +141,10 @@ def _write_limits(folder: Path, encoder: Encoder) -> None:
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             plain = read_json(folder / name)
-            own = plain.get("image_processor", plain)
-            own["size"] = size
+            processor = plain.get("image_processor", plain)
+            processor["size"] = size
             for old in ("min_pixels", "max_pixels"):
-                own.pop(old, None)
+                processor.pop(old, None)
             write_json(folder / name, plain)
 
 
@@ -153,19 +153,19 @@ def _teacher_force_in_fresh_process(
 ) -> list[TeacherForced]:
     """Teacher-force answers with the checkpoint in a folder, in a fresh process."""
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_send_teacher_forced, args=(config.model_dump_json(), folder, answers, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send_teacher_forced, args=(config.model_dump_json(), folder, answers, sender))
     child.start()
-    theirs.close()
+    sender.close()
     try:
-        found: list[TeacherForced] = ours.recv()
+        predicted: list[TeacherForced] = receiver.recv()
     except EOFError:
         raise EnvironmentProblem(
             "the process that loads the merged checkpoint ended early; its message is above"
         ) from None
     finally:
         child.join()
-    return found
+    return predicted
 
 
 def _send_teacher_forced(config: str, folder: Path, answers: Sequence[Sequence[int]], out: Any) -> None:
@@ -200,39 +200,40 @@ def open_engine(session: Session, adapter: Path | None) -> Engine:
     except AdapterRefused as refused:
         if adapter is None:
             raise
-        kept = ExitStack()
-        return MergedEngine(session, *kept.enter_context(merged(session, adapter, refused)), kept)
+        resources = ExitStack()
+        tuned, adapter_delta = resources.enter_context(merged_session(session, adapter, refused))
+        return MergedEngine(session, tuned, adapter_delta, resources)
 
 
 @contextmanager
-def merged(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator[tuple[Session, float]]:
+def merged_session(session: Session, adapter: Path, refused: AdapterRefused) -> Iterator[tuple[Session, float]]:
     """A session of the merged model, and the largest change of a first-token logit by the adapter.
 
     The checkpoint is exported and verified once, and stays in the run folder until `runs gc` deletes it, which it does
-    not do before this block ends. It has its own lock, because a server does not own the run.
+    not do before this block ends. It has its own lock, because a server does not lock the run folder.
     """
     precision = session.config.training.precision
     provenance = session.provenance(adapter=session.verify_adapter(adapter), precision=precision)
     folder, lock = session.folder.merged(provenance)
-    noted = False
+    notified = False
     while True:
         with lock_file(lock, shared=True) as free:
             if free and folder.is_dir():
-                yield _session_over(session, folder)
+                yield _with_merged_model(session, folder)
                 return
         with lock_file(lock) as free:
             if free and not folder.is_dir():
                 session.progress.note(f"{refused.args[0].partition('. ')[0]}. Merging it into the model: {folder}")
                 export(session, folder, adapter)
         if not free:
-            if not noted:
+            if not notified:
                 session.progress.note(f"another process is merging into {folder}; waiting for it")
-            noted = True
-            session.stop.raise_if_requested("nothing was asked yet")
+            notified = True
+            session.stop.raise_if_requested("nothing was sent yet")
             time.sleep(POLL_S)
 
 
-def _session_over(session: Session, folder: Path) -> tuple[Session, float]:
+def _with_merged_model(session: Session, folder: Path) -> tuple[Session, float]:
     adapter_delta: float = read_json(folder_manifest_path(folder))["effect"]
     model = session.config.model
     # The tiny stand-in runs on the CPU, under whatever name.
@@ -248,11 +249,11 @@ class MergedEngine:
         base: session of the base model.
         tuned: session of the merged model.
         adapter_delta: largest change of a first-token logit by the adapter.
-        kept: closed with this engine; holds the lock of the checkpoint.
+        resources: closed with this engine; hold the lock of the checkpoint.
     """
 
-    def __init__(self, base: Session, tuned: Session, adapter_delta: float, kept: ExitStack) -> None:
-        self._base, self._tuned, self._adapter_delta, self._kept = base, tuned, adapter_delta, kept
+    def __init__(self, base: Session, tuned: Session, adapter_delta: float, resources: ExitStack) -> None:
+        self._base, self._tuned, self._adapter_delta, self._resources = base, tuned, adapter_delta, resources
         self._session = tuned
         self._open: Any = None
 
@@ -285,10 +286,10 @@ class MergedEngine:
 
     def close(self) -> None:
         """Close the open engine and release the checkpoint."""
-        with self._kept:
-            self._shut()
+        with self._resources:
+            self._close_open()
 
-    def _shut(self) -> None:
+    def _close_open(self) -> None:
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -299,5 +300,5 @@ class MergedEngine:
         return self._open
 
     def _switch_to(self, session: Session) -> None:
-        self._shut()
+        self._close_open()
         self._session = session

@@ -1,4 +1,4 @@
-"""The merge step: join the shards of a prediction file into the file that a single run would have made.
+"""The merge step: join the shards of a prediction file into the file that a single run would have written.
 
 Before anything is written, the shards' contents prove that no row is missing or duplicated.
 """
@@ -25,7 +25,7 @@ from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import THUMBNAILS, controls_path, differences, manifest_path, read_manifest, thumbnail_path
 
-NAMED = 5
+LISTED_IDS = 5
 """Number of ids listed in a message."""
 
 NOT_ENGINE_FACTS = {"schema_version", "artifact", "mock", "origin", "selection_ids"}
@@ -58,32 +58,32 @@ def merge(session: Session, files: Sequence[Path], adapter: Path | None = None, 
         raise ConfigError("merge needs the files of all shards")
     shard_files = [_read_shard(path) for path in files]
     session = _session_of(session, shard_files[0]).for_adapter(adapter)
-    made = prediction_target(session, adapter, role, _prompt_baseline(session, shard_files[0]))
+    target = prediction_target(session, adapter, role, _prompt_baseline(session, shard_files[0]))
     for file in shard_files:
-        _check_provenance(file, made, session.mock)
+        _check_provenance(file, target, session.mock)
     _check_complete(shard_files)
-    rows = list(made.rows)
+    rows = list(target.rows)
     by_id = _by_id(
         [row.id for row in rows], [(file, line.id, line) for file in shard_files for line in file.lines], "rows"
     )
     shuffled = [row.id for row in shuffle_images(rows, image_control_rows(session))]
     answers = [(file, line.get("id"), line) for file in shard_files for line in file.control]
     control = _by_id(shuffled, answers, "rows with shuffled images")
-    sidecars = session.files.sidecars(made.artifact)
-    if session.folder.reconcile(made.artifact, made.provenance, sidecars, made.derived) is not None:
-        session.progress.note(f"{made.artifact} is finished")
-        return made.artifact
-    _copy_thumbnails(session, shard_files, made.artifact.parent / THUMBNAILS)
+    sidecars = session.files.sidecars(target.artifact)
+    if session.folder.reconcile(target.artifact, target.provenance, sidecars, target.derived) is not None:
+        session.progress.note(f"{target.artifact} is finished")
+        return target.artifact
+    _copy_thumbnails(session, shard_files, target.artifact.parent / THUMBNAILS)
     deltas = [file.adapter_delta for file in shard_files if file.adapter_delta is not None]
     lines = [by_id[row.id] for row in rows]
-    write(session, made.artifact, lines, [control[name] for name in shuffled], max(deltas, default=None))
-    write_score(session, made.artifact)
+    write(session, target.artifact, lines, [control[name] for name in shuffled], max(deltas, default=None))
+    write_score(session, target.artifact)
     session.folder.publish(
-        made.artifact,
-        made.provenance,
-        {**_facts(shard_files), "selection_ids": selection_ids(session, adapter, made.rows)},
+        target.artifact,
+        target.provenance,
+        {**_facts(shard_files), "selection_ids": selection_ids(session, adapter, target.rows)},
     )
-    return made.artifact
+    return target.artifact
 
 
 def _read_shard(path: Path) -> ShardFile:
@@ -112,12 +112,12 @@ def _session_of(session: Session, file: ShardFile) -> Session:
     name = file.manifest["origin"].get("evaluation_set")
     if name is None:
         return session
-    found = next((other for other in session.additional if other.evaluation_set == name), None)
-    if found is None:
+    evaluation_set = next((other for other in session.additional if other.evaluation_set == name), None)
+    if evaluation_set is None:
         raise IntegrityError(
             f"{file.path} answers the evaluation set {name!r}, which evaluation.additional does not name"
         )
-    return found
+    return evaluation_set
 
 
 def _prompt_baseline(session: Session, file: ShardFile) -> PromptBaseline | None:
@@ -134,12 +134,12 @@ def _prompt_baseline(session: Session, file: ShardFile) -> PromptBaseline | None
     return by_name[name]
 
 
-def _check_provenance(file: ShardFile, made: PredictionTarget, mock: bool) -> None:
+def _check_provenance(file: ShardFile, target: PredictionTarget, mock: bool) -> None:
     parts = {key: value for key, value in file.manifest["origin"].items() if key != "shard"}
-    mismatches = differences({**parts, "mock": file.manifest["mock"]}, {**made.provenance.parts, "mock": mock})
+    mismatches = differences({**parts, "mock": file.manifest["mock"]}, {**target.provenance.parts, "mock": mock})
     if mismatches:
         raise IntegrityError(
-            f"{file.path} is not a shard of {made.artifact.name} as this config makes it; nothing was written:\n"
+            f"{file.path} is not a shard of {target.artifact.name} as this config makes it; nothing was written:\n"
             + "\n".join(f"  {line}" for line in mismatches[:12])
         )
 
@@ -169,7 +169,7 @@ def _check_complete(shard_files: Sequence[ShardFile]) -> None:
         )
 
 
-def _by_id(expected: Sequence[str], found: Iterable[tuple[ShardFile, str | None, Any]], what: str) -> dict[str, Any]:
+def _by_id(expected: Sequence[str], values: Iterable[tuple[ShardFile, str | None, Any]], what: str) -> dict[str, Any]:
     """Values by row id, after a check that every expected id occurs exactly once, in the shard that owns it.
 
     Raises:
@@ -177,7 +177,7 @@ def _by_id(expected: Sequence[str], found: Iterable[tuple[ShardFile, str | None,
     """
     known = frozenset(expected)
     by_id: dict[str, Any] = {}
-    for file, name, value in found:
+    for file, name, value in values:
         if name not in known or not file.shard.owns(name):
             raise IntegrityError(
                 f"{file.path}: row {name!r} does not belong to shard {file.shard.index} of {file.shard.count}; the "
@@ -188,7 +188,7 @@ def _by_id(expected: Sequence[str], found: Iterable[tuple[ShardFile, str | None,
         by_id[name] = value
     missing = [name for name in expected if name not in by_id]
     if missing:
-        named = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
+        named = ", ".join(missing[:LISTED_IDS]) + (", …" if len(missing) > LISTED_IDS else "")
         raise IntegrityError(
             f"{len(missing)} of {len(expected)} {what} are in no shard: {named}. A file was changed; answer its "
             "shard again"
@@ -201,7 +201,7 @@ def _copy_thumbnails(session: Session, shard_files: Sequence[ShardFile], folder:
     absent = 0
     for file in shard_files:
         for image in sorted({line.image for line in file.lines if line.image}):
-            target, source = (thumbnail_path(place, image) for place in (folder, file.path.parent / THUMBNAILS))
+            target, source = (thumbnail_path(parent, image) for parent in (folder, file.path.parent / THUMBNAILS))
             if target.is_file():
                 continue
             if source.is_file():

@@ -21,7 +21,7 @@ from vlmtune.scoring.score import Score, choose_metrics
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.types import Example, ImageRef, Outcome, Request
 
-PROBED = 4
+PROBE_REQUESTS = 4
 """Requests on which an adapter must have an effect."""
 
 MAX_REPORTED = 3
@@ -72,8 +72,8 @@ def predict(
 ) -> Path:
     """Answers of the base model, or of the model with an adapter: a prediction file and its score.
 
-    With the evaluation rows come the additional evaluation sets and, for the base model, the prompt baselines, all from
-    the same loaded model. A shard gets no score, because its rows are no meaningful sample.
+    Along with the evaluation rows, the same loaded model answers the additional evaluation sets and, if it is the base
+    model, the prompt baselines. A shard gets no score, because its rows are no meaningful sample.
 
     Raises:
         DataError: a row lacks what a metric compares with, or a baseline its train rows; before a model is loaded.
@@ -193,7 +193,7 @@ def score(session: Session, file: Path) -> Score | None:
 
 
 def image_control_rows(session: Session) -> int:
-    """Number of rows answered with shuffled images, too; 0 without labels, because the control compares scores."""
+    """Number of rows also answered with shuffled images; 0 without labels, because the control compares scores."""
     return session.config.evaluation.image_control_rows if session.config.dataset.labelled else 0
 
 
@@ -215,7 +215,7 @@ def _answer(
     name = artifact.stem
     thumbnails = artifact.parent / THUMBNAILS
     predictor = Predictor(session.task, session.config.task, thumbnails, session.progress, session.stop, prompt)
-    delta = engine.adapter_delta([predictor.request(example) for example in examples[:PROBED]])
+    delta = engine.adapter_delta([predictor.request(example) for example in examples[:PROBE_REQUESTS]])
     shuffled = shuffle_images(examples, image_control_rows(session))
     if shard is not None:
         examples, shuffled = ([row for row in rows if shard.owns(row.id)] for rows in (examples, shuffled))

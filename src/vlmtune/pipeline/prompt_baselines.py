@@ -23,7 +23,7 @@ BuildPrompt = Callable[[Example], Conversation]
 
 @dataclass(frozen=True, slots=True)
 class PromptBaseline:
-    """One way of prompting; `facts` describe it in the origin of its answers."""
+    """One way of prompting; `facts` describe it in the provenance of its answers."""
 
     name: str
     facts: Mapping[str, Any]
@@ -144,8 +144,8 @@ def _append(conversation: Conversation, sentence: str) -> Conversation:
     """The conversation with a sentence at the end of its last message."""
     *before, last = conversation
     *content, end = last.content
-    ending = (f"{end} {sentence}",) if isinstance(end, str) else (end, sentence)
-    return (*before, Message(last.role, (*content, *ending)))
+    addition = (f"{end} {sentence}",) if isinstance(end, str) else (end, sentence)
+    return (*before, Message(last.role, (*content, *addition)))
 
 
 def _split_system(conversation: Conversation) -> tuple[Conversation, Conversation]:

@@ -1,7 +1,7 @@
 """Push: an adapter to the Hugging Face Hub, with a model card written from its comparison.
 
-Uploaded are the adapter's files, its manifest, the comparison without its rows, and the card. Whatever quotes the
-dataset stays here: rows, their ids, images, the page.
+Uploads the adapter's files, its manifest, the comparison without its rows, and the card. Nothing that quotes the
+dataset is uploaded: no rows, ids, images or report.
 """
 
 import shutil
@@ -116,13 +116,13 @@ def _public_manifest(manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
     """A comparison for others. Slices are named by values of the dataset: only how many got worse is published."""
-    private = worse_slices(comparison)
+    about_worse_slices = worse_slices(comparison)
     worse, slices = sum(part["worse"] for part in comparison["slices"]), len(comparison["slices"])
-    verdict = comparison["verdict"].replace(private, f" It got worse in {worse} of {slices} slices.")
+    verdict = comparison["verdict"].replace(about_worse_slices, f" It got worse in {worse} of {slices} slices.")
     about_slices = set(slice_warnings(comparison))
     plain: Mapping[str, Any] = comparison
     public = {key: plain[key] for key in PUBLIC_COMPARISON if key in plain} | {
-        "verdict": verdict if private else comparison["verdict"],
+        "verdict": verdict if about_worse_slices else comparison["verdict"],
         "warnings": [warning for warning in comparison["warnings"] if warning not in about_slices],
         "names": {"a": "the base model", "b": "with this adapter"},
         "slices": [],

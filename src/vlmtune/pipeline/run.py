@@ -35,8 +35,10 @@ def _compare(session: Session) -> Comparison:
     config, files = session.config, session.files
     sides = read_prediction_file(before), tuple(map(read_prediction_file, after))
     baselines = [read_prediction_file(files.prompt_baseline(one.name), one.name) for one in config.evaluation.baselines]
-    found = compare_sides(*sides, session.task, config.task, config.evaluation, prompt_baselines=baselines)
-    return replace(found, result={**found.result, "evaluation_set": session.evaluation_set, "mock": session.mock})
+    comparison = compare_sides(*sides, session.task, config.task, config.evaluation, prompt_baselines=baselines)
+    return replace(
+        comparison, result={**comparison.result, "evaluation_set": session.evaluation_set, "mock": session.mock}
+    )
 
 
 def _prediction_files(session: Session) -> list[Path]:

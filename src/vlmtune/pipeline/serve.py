@@ -13,7 +13,7 @@ from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.engines import SERVER_KEY, server_key
 from vlmtune.errors import AdapterRefused
-from vlmtune.pipeline.export import merged
+from vlmtune.pipeline.export import merged_session
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest, stop_on_signal
@@ -71,14 +71,14 @@ def run_server(config: Config, progress: Progress, adapter: Path | None, port: i
             except AdapterRefused as refused:
                 if adapter is None:
                     raise
-                tuned, _ = until_stopped.enter_context(merged(session, adapter, refused))
+                tuned, _ = until_stopped.enter_context(merged_session(session, adapter, refused))
                 running = _start(tuned, None, port)
             until_stopped.callback(running.server.stop)
             yield running
 
 
 def _start(session: Session, adapter: Path | None, port: int) -> RunningServer:
-    """Start a server and wait until it answers."""
+    """Start a server and wait until it is ready."""
     engine: Any = registry.load("engines", "vllm")
     config = session.config
     settings = config.inference if isinstance(config.inference, engine.Config) else engine.Config()

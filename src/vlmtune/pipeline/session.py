@@ -38,7 +38,7 @@ from vlmtune.training.dataset import TrainingExamples
 
 @dataclass(frozen=True)
 class Session:
-    """A config at work: its rows, task, encoder and engine, the run folder, and who shows progress and may stop it.
+    """A config with its rows, task, encoder, engine and run folder, its progress display and its stop request.
 
     Args:
         config: of the run.
@@ -198,7 +198,7 @@ class Session:
             for line in differences(trained.get("model"), here["model"], "model"):
                 self.progress.note(f"{adapter} fits, though {line}")
         elif (base := read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")) != self.config.model.name:
-            self.progress.note(f"{adapter} says it was trained on {base!r}; this is {self.config.model.name!r}")
+            self.progress.note(f"{adapter} names its base model as {base!r}; this is {self.config.model.name!r}")
         return hash_adapter(adapter)
 
 

@@ -123,13 +123,13 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
 def changed_rows(comparison: Comparison, sources: Sequence[Path]) -> list[ChangedRow]:
     """The rows with the largest gains and losses in the primary metric, at most `SHOWN` of each, the best first."""
     sign = 1 if not comparison.metrics or comparison.metrics[0]["higher_is_better"] else -1
-    moved = [(sign * example["gain"], example) for example in comparison.examples if example["gain"]]
-    moved.sort(key=lambda pair: -pair[0])
-    gains = [example for gain, example in moved if gain > 0][:SHOWN]
-    losses = [example for gain, example in moved if gain < 0][-SHOWN:]
-    shown = [*gains, *losses]
-    images = thumbnails([example["image"] for example in shown if example["image"]], sources)
-    return [_row(example, number, images) for number, example in enumerate(shown)]
+    changed = [(sign * example["gain"], example) for example in comparison.examples if example["gain"]]
+    changed.sort(key=lambda pair: -pair[0])
+    gains = [example for gain, example in changed if gain > 0][:SHOWN]
+    losses = [example for gain, example in changed if gain < 0][-SHOWN:]
+    largest = [*gains, *losses]
+    images = thumbnails([example["image"] for example in largest if example["image"]], sources)
+    return [_row(example, number, images) for number, example in enumerate(largest)]
 
 
 def _row(example: ExampleResult, number: int, images: Mapping[str, bytes]) -> ChangedRow:

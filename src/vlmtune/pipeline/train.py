@@ -123,8 +123,8 @@ def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -
 
 def _provenance(session: Session, train_rows: Rows, validation_rows: Rows) -> Provenance:
     training, target = session.config.training, session.config.dataset.target
-    chooses = {"evaluate_every_steps"} if training.best_metric is not None else set()
-    settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - chooses)
+    selects = {"evaluate_every_steps"} if training.best_metric is not None else set()
+    settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - selects)
     if training.continue_from is not None:
         settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it lies
     return session.provenance(
