@@ -178,7 +178,7 @@ def test_a_server_that_does_not_start_shows_its_log_without_the_key() -> None:
 def test_a_server_that_ends_by_itself_ends_the_run(encoder: Encoder) -> None:
     with stand_in() as server:
         server.wait(30)
-        where = client.Server(server.base_url, KEY, "tiny", own_checkpoint=False, check_alive=server.check_alive)
+        where = client.Endpoint(server.base_url, KEY, "tiny", own_checkpoint=False, check_alive=server.check_alive)
         one = client.Client(vllm.Config(), where, encoder)
         row = Request("row", (user("Hello"),))
         assert isinstance(next(one.answer([row])), Prediction)

@@ -1,4 +1,4 @@
-"""The client of a server that speaks OpenAI's chat completions, and the engine built on it.
+"""A client of servers with OpenAI's chat completions API, and the engine built on it.
 
 Every request ends as an answer or as a named failure. What affects all requests alike (nobody listens, the key is
 refused, another model answers) ends the run instead of failing row by row; the caller keeps the answers so far.
@@ -71,7 +71,7 @@ def map_in_threads(
         items: taken in the calling thread, one whenever a thread is free; taking one may raise.
         threads: size of the pool.
         watchdog_s: seconds without any result after which the run ends.
-        check: called now and then while waiting; may raise.
+        check: called repeatedly while waiting; may raise.
 
     Raises:
         RemoteError: no result for `watchdog_s` seconds.
@@ -105,7 +105,7 @@ def _worker(
     jobs: "SimpleQueue[Work | None]",
     results: "SimpleQueue[Result | VlmtuneError | None]",
 ) -> None:
-    """One thread. Python prints an unexpected error as the thread ends; the None in `results` says that it happened."""
+    """One thread. Python prints an unexpected error as the thread ends; the None in `results` signals it."""
     while (job := jobs.get()) is not None:
         result: Result | VlmtuneError | None = None
         try:
@@ -151,12 +151,12 @@ class ClientConfig(InferenceConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """The server and the model to ask it for.
+class Endpoint:
+    """A server, and the model to request from it.
 
-    `own_checkpoint` says that it is a vLLM with our checkpoint: it then gets images at the size the model reads, and
-    its prompts must equal ours, token for token. `context` is the limit on tokens of prompt and answer together, if
-    known. `check_alive` raises if the server is known to have ended.
+    `own_checkpoint` says whether it is a vLLM server with our checkpoint: it then gets images at the size at which the
+    model reads them, and its prompts must equal ours, token for token. `context` limits the tokens of prompt and answer
+    together, if known. `check_alive` raises if the server is known to have ended.
     """
 
     base_url: str
@@ -186,7 +186,7 @@ class _Refused:
 class Client:
     """Sends requests for one model to one server."""
 
-    def __init__(self, config: ClientConfig, server: Server, encoder: "Encoder") -> None:
+    def __init__(self, config: ClientConfig, server: Endpoint, encoder: "Encoder") -> None:
         self._config = config
         self._server = server
         self._encoder = encoder
@@ -373,9 +373,9 @@ class Client:
 def adapter_delta(base: Client, tuned: Client, requests: Sequence[Request]) -> float | None:
     """Largest change that the adapter makes to the log-probability of a likely first token of these requests.
 
-    The base model is queried before and after the tuned one: two of its own answers may differ (a prompt found in the
-    server's cache is computed in another way), and that much is no effect of an adapter. None if the server provides no
-    log-probabilities, in which case different texts are the evidence, and if no request was answered.
+    The base model is queried before and after the tuned one: its two answers may differ (a prompt in the server's cache
+    is computed in another way), so only a larger difference is evidence of the adapter. None if no request was answered
+    or the server provides no log-probabilities; in the latter case, different texts are the evidence.
 
     Raises:
         IntegrityError: the adapter changes nothing.
@@ -427,8 +427,8 @@ class ServerEngine:
     Args:
         base: for the base model.
         tuned: for the adapter; None without one.
-        facts: what is known of the server, for the manifest.
-        close: ends what was started for this engine.
+        facts: about the server, for the manifest.
+        close: stops what was started for this engine.
     """
 
     def __init__(
@@ -452,7 +452,7 @@ class ServerEngine:
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
-        """The base model answers inside this block."""
+        """Answer with the base model inside this block."""
         tuned, self._tuned = self._tuned, None
         try:
             yield
@@ -472,9 +472,9 @@ class ServerEngine:
         return (self._tuned or self._base).token_outputs(requests)
 
     def facts(self) -> Mapping[str, Any]:
-        """What is known of the server."""
+        """Facts about the server."""
         return self._facts
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop what was started for this engine."""
         self._close()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from vlmtune.engines._client import Client, ClientConfig, Server, ServerEngine
+from vlmtune.engines._client import Client, ClientConfig, Endpoint, ServerEngine
 from vlmtune.engines._http import named_secret, no_login, secret
 from vlmtune.engines._vllm_server import served
 
@@ -51,13 +51,13 @@ def open_engine(
     """
 
     def client(name: str) -> Client:
-        server = Server(
+        endpoint = Endpoint(
             base_url=config.base_url,
             key=secret(config.api_key),
             model=name,
             own_checkpoint=config.server == "vllm",
         )
-        return Client(config, server, encoder)
+        return Client(config, endpoint, encoder)
 
     tuned = client(config.served_adapter or served(adapter).name) if adapter is not None else None
     facts = {"device": "server", "precision": "the server's", "versions": {}, "server": config.base_url}

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
-from vlmtune.engines import _client as client
 from vlmtune.engines import _http as http
-from vlmtune.engines._client import Client, ClientConfig, ServerEngine
+from vlmtune.engines._client import Client, ClientConfig, Endpoint, ServerEngine
 from vlmtune.engines._http import server_key
 from vlmtune.engines._vllm_server import ServedAdapter, Server, command, find_python, open_log, served
 from vlmtune.errors import ConfigError
@@ -64,7 +63,7 @@ def open_engine(
     server = Server(command_line, http.free_port(), key, open_log())
 
     def client_for(name: str) -> Client:
-        address = client.Server(
+        endpoint = Endpoint(
             server.base_url,
             key,
             name,
@@ -72,7 +71,7 @@ def open_engine(
             context=_context(config, encoder),
             check_alive=server.check_alive,
         )
-        return Client(config, address, encoder)
+        return Client(config, endpoint, encoder)
 
     base = client_for(encoder.checkpoint.name)
     tuned = client_for(to_serve.name) if to_serve is not None else None
