@@ -37,7 +37,7 @@ class Header:
 
     format: str
     mode: str
-    turned: bool
+    rotated: bool
     """Whether its EXIF orientation is not upright."""
 
     animated: bool
@@ -69,12 +69,12 @@ def examine(ref: ImageRef) -> "tuple[Image, Header]":
     """An image as from `decode_rgb`, with the header of its file; same errors."""
     with _opened(ref) as image:
         if _is_ready(image):
-            return image, Header("", image.mode, turned=False, animated=False, alpha=False, sixteen_bit=False)
-        turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)  # before loading: a TIFF then loses it
+            return image, Header("", image.mode, rotated=False, animated=False, alpha=False, sixteen_bit=False)
+        rotated = image.getexif().get(_ORIENTATION, 1) not in (0, 1)  # before loading: a TIFF then loses it
         image.load()
         decoded, mode = _rgb(image, ref.where), image.mode
         alpha, sixteen_bit = _has_alpha(image), mode.startswith("I;16")
-        return decoded, Header(image.format or "", mode, turned, _is_animated(image), alpha, sixteen_bit)
+        return decoded, Header(image.format or "", mode, rotated, _is_animated(image), alpha, sixteen_bit)
 
 
 def _is_animated(image: "Image") -> bool:

@@ -21,7 +21,7 @@ from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.run_folder import thumbnail_path
 from vlmtune.signals import StopRequest
-from vlmtune.tasks import Task, read_answer
+from vlmtune.tasks import Task, parse_answer
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Message, Outcome, Prediction, Request, Unparsed
 
 FLUSH_EVERY = 16
@@ -103,7 +103,7 @@ class Predictor:
         )
         if not isinstance(outcome, Prediction):
             return replace(line, failure={"stage": outcome.stage, "reason": outcome.reason})
-        answer = read_answer(self.task, self.task_config, outcome.text, truth)
+        answer = parse_answer(self.task, self.task_config, outcome.text, truth)
         return replace(
             line,
             prediction=outcome.text,

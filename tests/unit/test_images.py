@@ -219,7 +219,7 @@ def test_the_header_of_a_file_is_reported() -> None:
     assert header(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).animated
     assert not header(encoded(frames[0], "GIF")).animated
     for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
-        assert header(encoded(make_image(40, 24), kind, exif=SIDEWAYS)).turned
+        assert header(encoded(make_image(40, 24), kind, exif=SIDEWAYS)).rotated
         assert header(encoded(make_image(40, 24), kind)) == images.Header(kind, "RGB", False, False, False, False)
     assert header(encoded(make_image(8, 8).convert("CMYK"), "JPEG")).mode == "CMYK"
     assert header(encoded(Image.fromarray(np.zeros((4, 4), np.uint16)))).sixteen_bit

@@ -167,8 +167,8 @@ def test_only_the_first_rows_of_a_remote_dataset_are_downloaded(monkeypatch: pyt
     )
     monkeypatch.setattr(writer, "find_source", lambda text, given: far)
     fetched = []
-    real = _tables.streamed
-    monkeypatch.setattr(hub, "streamed", lambda *args: fetched.append(args[-1]) or real(*args))
+    real = _tables.stream_table
+    monkeypatch.setattr(hub, "stream_table", lambda *args: fetched.append(args[-1]) or real(*args))
     config, scaffold, text = init("far")
     assert set(fetched) == {200}
     assert config.task.model_dump()["labels"] == [f"kind {n}" for n in range(4)]

@@ -42,7 +42,7 @@ def test_unknown_split_names_the_known_ones() -> None:
         scenes.open(scenes.Config(), "val")
 
 
-def test_lone_scenes_all_have_a_phrase_and_a_box() -> None:
+def test_identifiable_scenes_all_have_a_phrase_and_a_box() -> None:
     rows = scenes.open(scenes.Config(identifiable=True, question="phrase", boxes="box", id="id"), "test", 50)
     assert len(rows) == 50
     assert all(row.question and len(row.truth["boxes"]) == 4 for row in rows)

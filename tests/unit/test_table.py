@@ -1,4 +1,4 @@
-"""Tables: what a cell is, images in them, memory, the cache, and every way in which a file can be wrong."""
+"""Tables: what a value is, images in them, memory, the cache, and every way in which a file can be wrong."""
 
 import csv
 import json
@@ -128,10 +128,10 @@ def test_types_that_change_far_down_are_no_matter(tmp_path: Path) -> None:
 
 
 BAD = {
-    "few cells": (b'a,caption\n1,"x\ny"\n2\n', "t.csv:4: row 1 has 1 cells, but the header names 2 columns"),
-    "many cells": (b"a,caption\n1,x\n2,y,z\n3,w\n", "t.csv:3: row 1 has 3 cells.* quote cells that contain ','"),
+    "few values": (b'a,caption\n1,"x\ny"\n2\n', "t.csv:4: row 1 has 1 values, but the header names 2 columns"),
+    "many values": (b"a,caption\n1,x\n2,y,z\n3,w\n", "t.csv:3: row 1 has 3 values.* quote values that contain ','"),
     "open quote": (b'a,caption\n1,x\n2,"y\n3,z\n', "t.csv:3: this quote is never closed"),
-    "twice": (b'a,caption\n"1\n2,y,z\n",x\n2,y,z\n', "t.csv:5: row 1 has 3 cells"),
+    "twice": (b'a,caption\n"1\n2,y,z\n",x\n2,y,z\n', "t.csv:5: row 1 has 3 values"),
     "open behind a double quote": (b'a,caption\n1,"x ""y"""\n2,"z""', "t.csv:3: this quote is never closed"),
     "open quote at the end": (b'a,caption\n1,x\n2,"y', "t.csv:3: this quote is never closed"),
     "latin-1": ("caption\nfine\ncafé\n".encode("latin-1"), "t.csv:3: not UTF-8; save the file as UTF-8"),
@@ -140,7 +140,7 @@ BAD = {
     "empty": (b"", "t.csv: cannot be read: Empty CSV file"),
     "only a header": (b"caption\n", "t.csv: no rows"),
     "semicolons": (b"a;caption\n1;x\n", "names column 'caption'; there are: a;caption"),
-    "empty cell": (b"a,caption\n1,\n", "t.csv, row 0: column 'caption' is empty"),
+    "empty value": (b"a,caption\n1,\n", "t.csv, row 0: column 'caption' is empty"),
     "nul": (b"a,caption\n1,x\0y\n", "row 0: column 'caption' contains a NUL"),
 }
 
@@ -280,18 +280,18 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
     elif kind == "t.parquet":
         pyarrow.parquet.write_table(pa.Table.from_pylist([row]), tmp_path / kind)
     else:
-        cells = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
+        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
         if kind == "imagefolder":
-            del cells["image"]
-        write_csv(pa.Table.from_pylist([cells]), place / "metadata.csv" if kind == "imagefolder" else tmp_path / kind)
+            del values["image"]
+        write_csv(pa.Table.from_pylist([values]), place / "metadata.csv" if kind == "imagefolder" else tmp_path / kind)
     source = {"t.jsonl": "jsonl", "imagefolder": "imagefolder"}.get(kind, "table")
     plugin = registry.load("data", source)
     config = plugin.Config(path=str(tmp_path), question="phrase", boxes="box")
     example = plugin.open(config, "split" if kind == "imagefolder" else kind)[0]
     task = grounding.Config.model_validate({"unit": unit, "corners": corners})
     assert grounding.TASK.truth(task, example)["boxes"] == [pytest.approx([100, 200, 600, 600])]
-    taught = json.loads(grounding.TASK.teach(task, example))
-    assert taught == [{"bbox_2d": [100, 200, 600, 600], "label": "the ball"}]
+    target = json.loads(grounding.TASK.target(task, example))
+    assert target == [{"bbox_2d": [100, 200, 600, 600], "label": "the ball"}]
 
 
 def test_a_kept_file_is_named_by_its_key() -> None:
@@ -379,8 +379,8 @@ def test_an_ending_in_capitals_and_a_home_folder(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("last", ['""', '"so ""he"" said"', '"he said ""so"""', '"a""b"', 'x 5"', '5" and "6"'])
-def test_a_last_cell_may_end_in_a_quote(last: str, tmp_path: Path, cache: Path) -> None:
-    """The reader of the standard library tells what the cell is."""
+def test_the_last_value_may_end_in_a_quote(last: str, tmp_path: Path, cache: Path) -> None:
+    """As the reader of the standard library."""
     text = f'n,caption\n1,"a ""quoted"" text"\n2,{last}'
     (tmp_path / "quotes.csv").write_text(text)
     rows = table.records(table.Config(path=str(tmp_path), image=None), "quotes.csv")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vlmtune import registry
 from vlmtune.errors import DataError
 from vlmtune.metrics import acc_at_05, accuracy, field_f1
-from vlmtune.tasks import classification, extraction, for_model, grounding, read_answer, vqa
+from vlmtune.tasks import classification, extraction, for_model, grounding, parse_answer, vqa
 from vlmtune.types import Example, Message, Unparsed
 
 LABELS = ["night", "night street", "grass", "new-york"]
@@ -40,7 +40,7 @@ CASES = [
 def test_a_target_reads_back_as_the_truth(name: str, options: dict[str, Any], row: Example) -> None:
     plugin = registry.load("tasks", name)
     config, task = plugin.Config(**options), plugin.TASK
-    answer = task.read(config, task.teach(config, row))
+    answer = task.parse(config, task.target(config, row))
     for metric in task.metrics:
         truth = task.truth(config, row)
         if metric.truth in truth and metric.name != "vqa_accuracy":  # which wants more than one reference
@@ -84,7 +84,7 @@ def test_a_conversation_shows_the_image_and_ends_with_the_user(
     ],
 )
 def test_labels_are_found_in_what_models_write(text: str, label: str | None) -> None:
-    answer = classification.read(classification.Config(labels=LABELS), text)
+    answer = classification.parse(classification.Config(labels=LABELS), text)
     assert isinstance(answer, Unparsed) if label is None else answer == label
 
 
@@ -105,7 +105,7 @@ def test_labels_are_found_in_what_models_write(text: str, label: str | None) -> 
     ],
 )
 def test_boxes_are_found_in_what_models_write(text: str, boxes: list[list[float]] | None) -> None:
-    answer = grounding.read(grounding.Config(), text)
+    answer = grounding.parse(grounding.Config(), text)
     assert isinstance(answer, Unparsed) if boxes is None else answer == boxes
 
 
@@ -123,7 +123,7 @@ def test_boxes_in_every_unit_are_the_same_box(unit: Any, corners: Any, box: list
     row = example("", question="ball", truth={"boxes": box})
     (box,) = grounding.truth(config, row)["boxes"]
     assert box == pytest.approx([100, 100, 300, 900])
-    assert json.loads(grounding.teach(config, row)) == [{"bbox_2d": [100, 100, 300, 900], "label": "ball"}]
+    assert json.loads(grounding.target(config, row)) == [{"bbox_2d": [100, 100, 300, 900], "label": "ball"}]
 
 
 def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
@@ -131,18 +131,18 @@ def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
     config = grounding.Config(corners="xywh")
     task = for_model(grounding.TASK, lambda row: replace(row, box_scale=(280, 140)))
     row = example("", question="ball", truth={"boxes": [20, 10, 40, 80]})
-    text, truth = task.teach(config, row), task.truth(config, row)
+    text, truth = task.target(config, row), task.truth(config, row)
     assert json.loads(text) == [{"bbox_2d": [28, 14, 84, 126], "label": "ball"}]
-    assert truth["boxes"] == read_answer(task, config, text, truth) == [[100, 100, 300, 900]]
-    assert read_answer(task, config, text, {}) == [[28, 14, 84, 126]], "without a scale: 0 to 1000"
-    assert isinstance(read_answer(task, config, "nowhere", truth), Unparsed)
+    assert truth["boxes"] == parse_answer(task, config, text, truth) == [[100, 100, 300, 900]]
+    assert parse_answer(task, config, text, {}) == [[28, 14, 84, 126]], "without a scale: 0 to 1000"
+    assert isinstance(parse_answer(task, config, "nowhere", truth), Unparsed)
     assert for_model(vqa.TASK, lambda row: row) is vqa.TASK
 
 
 @pytest.mark.parametrize("scale", [[280], [0, 140], ["a", "b"], "ab", 5])
 def test_a_malformed_scale_is_named(scale: Any) -> None:
     with pytest.raises(DataError, match="'box_scale' must be two positive numbers"):
-        read_answer(grounding.TASK, grounding.Config(), "[1, 2, 3, 4]", {"box_scale": scale})
+        parse_answer(grounding.TASK, grounding.Config(), "[1, 2, 3, 4]", {"box_scale": scale})
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_malformed_scale_is_named(scale: Any) -> None:
     ],
 )
 def test_records_are_found_in_what_models_write(text: str, record: Any) -> None:
-    answer = extraction.read(extraction.Config(), text)
+    answer = extraction.parse(extraction.Config(), text)
     assert isinstance(answer, Unparsed) if record is None else answer == record
 
 
@@ -166,7 +166,7 @@ def test_records_are_found_in_what_models_write(text: str, record: Any) -> None:
 def test_any_text_is_an_answer_or_unparsed(text: str) -> None:
     for name, options, _ in CASES:
         plugin = registry.load("tasks", name)
-        answer = plugin.TASK.read(plugin.Config(**options), text)
+        answer = plugin.TASK.parse(plugin.Config(**options), text)
         assert isinstance(answer, Unparsed) or json.dumps(answer) is not None
 
 
@@ -194,7 +194,7 @@ def test_bad_rows_are_named(name: str, options: dict[str, Any], row: Example, me
 
     def try_it() -> None:
         plugin.TASK.ask(config, row)
-        plugin.TASK.teach(config, row)
+        plugin.TASK.target(config, row)
 
     with pytest.raises(DataError, match=message):
         try_it()

@@ -142,7 +142,7 @@ def label_errors(
     offline: Offline = False,
 ) -> None:
     """Rank training rows whose label is probably wrong by their losses, as JSON lines and as a page."""
-    from vlmtune.dataset_check.label_errors import cards, rank_label_errors, read_loss_log, render
+    from vlmtune.dataset_check.label_errors import label_error_cards, rank_label_errors, read_loss_log, render
     from vlmtune.files import write_atomic
     from vlmtune.pipeline.session import Session
     from vlmtune.run_folder import LABEL_ERRORS
@@ -150,7 +150,7 @@ def label_errors(
     session = Session(load_config(config, sets, offline))
     log = read_loss_log(adapter or session.seeds[0].files.adapter)
     rows = session.rows("train")
-    ranked = cards(rank_label_errors(log, count), rows)
+    ranked = label_error_cards(rank_label_errors(log, count), rows)
     page = output or session.files.root / LABEL_ERRORS
     write_atomic(page, render(ranked, len(rows), 1 + max(entry["epoch"] for entry in log)))
     for card in ranked:

@@ -1,8 +1,8 @@
-"""Downloads: images behind https addresses, the cache for what was downloaded or converted, errors of `datasets`.
+"""Downloads images over https, caches downloads and conversions, and translates the errors of `datasets`.
 
-An address in a row may be hostile: it could name this machine's network, or a host that resolves to somewhere else the
-second time. So the host must be allowed by the config, its address is resolved once per hop, must be public, and is the
-one connected to; every redirect passes the same checks.
+A URL in a row may be hostile: it could point into this machine's network, or its host could resolve to another address
+the second time. So the config must allow the host; its address is resolved once per hop, must be public, and is the one
+connected to. Every redirect passes the same checks.
 
 The cache lies beside that of the Hub client and may be deleted at any time. A file is written in full and renamed into
 place, so a file that exists is complete.
@@ -122,7 +122,7 @@ Host = Annotated[str, AfterValidator(_host)]
 
 
 class _Refused(Exception):
-    """An address that is not read; the message says why."""
+    """A URL that may not be read; the message says why."""
 
 
 def public_address(host: str, port: int, lookup: Callable[..., Any] = socket.getaddrinfo) -> Address:
@@ -235,7 +235,7 @@ class RemoteImages:
 
 
 class _Connection(http.client.HTTPSConnection):
-    """A connection to one IP that checks the host's certificate and is shut down at a deadline, whatever it waits for.
+    """A connection to one IP that checks the host's certificate and is shut down at a deadline, whatever it is doing.
 
     Socket timeouts alone do not bound a download: a server may send a byte now and then.
     """

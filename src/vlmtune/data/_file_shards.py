@@ -1,4 +1,4 @@
-"""A split in one file, or in several (shards) whose names match a pattern; their rows follow in order of file names."""
+"""A split in one file, or in several (shards) whose names match a pattern, concatenated in the order of their names."""
 
 import glob
 from bisect import bisect_right

@@ -1,6 +1,6 @@
-"""Rows made from the records of a source: columns mapped to roles, ids, a fingerprint, the targets of a row.
+"""Rows of a source: columns mapped to roles, ids, a fingerprint, and training targets.
 
-What is kept per row (ids, hashes, groups) lies in a few flat buffers instead of Python objects, so that millions of
+Per-row data (ids, hashes, groups) is held in a few flat buffers instead of Python objects, so that millions of
 rows fit into memory.
 """
 
@@ -72,8 +72,8 @@ class ContentIndex:
 
     def files(self, index: int) -> list[str]:
         """The image files that a row names."""
-        joined = self._files[index]
-        split = (short.partition("/") for short in joined.split("\0")) if joined else ()
+        paths = self._files[index]
+        split = (short.partition("/") for short in paths.split("\0")) if paths else ()
         return [self._folders[int(number)] + name for number, _, name in split]
 
     def _shorten(self, file: str) -> str:
@@ -125,8 +125,8 @@ class Records:
 class MappedRows:
     """Records as rows. A record is read once for its id and content hash, and again for each example made from it.
 
-    Where `max_bad_fraction` allows bad rows, a row without a readable record or a valid id is called "row N" and raises
-    when it is accessed. Otherwise the first bad row makes the constructor raise.
+    Where `max_bad_fraction` allows bad rows, a row without a readable record or a valid id gets the id "row N" and
+    raises when it is accessed. Otherwise the first bad row makes the constructor raise.
 
     Raises:
         DataError: there are no rows, a column is missing, a value has the wrong type for its role, or ids repeat.
@@ -171,7 +171,7 @@ class MappedRows:
         return connected(map(self._links, range(len(self))))
 
     def _links(self, index: int) -> list[str]:
-        """What a row may have in common with others: its group and each of its images."""
+        """Links of a row to others: its group and each of its images."""
         config, links = self._config, []
         image_columns = [config.images] if config.images is not None else _image_columns(config)
         try:
@@ -249,7 +249,7 @@ class MappedRows:
         return columns
 
     def _mark_bad(self, index: int, error: DataError) -> str:
-        """Remember why a row is bad; returns the id it goes by.
+        """Remember why a row is bad. Returns its substitute id.
 
         Raises:
             DataError: the given one, where no bad row is allowed.
@@ -285,7 +285,7 @@ class MappedRows:
         return _values.name(self._column(record, column, index), "id", column, self._at(index))
 
     def _content_ids(self) -> list[str]:
-        """Ids made from the content; rows of equal content are told apart by "-2", "-3", …"""
+        """Ids made from the content; rows with equal content get the suffixes "-2", "-3", …"""
         seen: Counter[str] = Counter()
         ids = []
         for index in range(len(self)):
@@ -406,16 +406,16 @@ def _image_columns(config: DatasetConfig) -> list[str]:
 
 def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     """(config key, column) of all configured columns; `image` counts only where `images` is not set."""
-    named: list[tuple[str, str]] = []
+    columns: list[tuple[str, str]] = []
     if config.images is None:
-        named += [("image", column) for column in _image_columns(config)]
-    named += [("references", column) for column in config.references]
+        columns += [("image", column) for column in _image_columns(config)]
+    columns += [("references", column) for column in config.references]
     if config.target not in (None, "each", "sample"):
-        named.append(("target", str(config.target)))
+        columns.append(("target", str(config.target)))
     for key in ("question", "keywords", "boxes", "messages", "images", "id", "group"):
         if (column := getattr(config, key)) is not None:
-            named.append((key, column))
-    return named + [("meta", column) for column in config.meta]
+            columns.append((key, column))
+    return columns + [("meta", column) for column in config.meta]
 
 
 GROUP, IMAGE, SINGLE = range(3)

@@ -123,7 +123,7 @@ def make_scene(rng: random.Random) -> Scene:
     colors = [color for color in COLORS if color not in _HIDDEN_COLORS[background]]
     layout = rng.choices(list(_LAYOUTS), list(_LAYOUTS.values()))[0]
     if layout in ("single", "group"):
-        group = _lone_group(rng, rng.choice(KINDS), rng.choice(colors), single=layout == "single")
+        group = _single_group(rng, rng.choice(KINDS), rng.choice(colors), single=layout == "single")
         return Scene(background, (group,), None, rng.getrandbits(32))
     counts = (1, 1)
     if layout == "mix":
@@ -132,7 +132,7 @@ def make_scene(rng: random.Random) -> Scene:
     return Scene(background, groups, relation, rng.getrandbits(32))
 
 
-def _lone_group(rng: random.Random, kind: str, color: str, *, single: bool) -> Group:
+def _single_group(rng: random.Random, kind: str, color: str, *, single: bool) -> Group:
     """A single big or small icon, or two to four of them, anywhere in the image."""
     size: Size | None = rng.choice(("big", "small")) if single else None
     low, high = {"big": (25.0, 32.0), "small": (13.0, 16.0), None: (14.0, 17.5)}[size]
@@ -171,7 +171,7 @@ def _related_groups(
 def _place(
     rng: random.Random, icon: Icon, count: int, span_x: Point, span_y: Point, taken: tuple[Icon, ...]
 ) -> tuple[Icon, ...]:
-    """`count` copies of `icon` with centres in the spans that touch no other icon; empty if they do not fit."""
+    """`count` icons like `icon` with centres in the spans, touching no other icon; empty if they do not fit."""
     placed: list[Icon] = []
     for _ in range(60 * count):
         trial = Icon(icon.kind, icon.color, rng.uniform(*span_x), rng.uniform(*span_y), icon.radius)

@@ -195,8 +195,8 @@ def label(scene: Scene) -> str:
 
 def referring(scene: Scene, rng: random.Random) -> tuple[str, Box] | None:
     """A phrase that identifies one icon, such as "red ball", and its box in pixels; None if no group has one icon."""
-    lone = [group for group in scene.groups if len(group.icons) == 1]
-    if not lone:
+    single = [group for group in scene.groups if len(group.icons) == 1]
+    if not single:
         return None
-    group = rng.choice(lone)
+    group = rng.choice(single)
     return f"{group.color} {group.kind}", box(group.icons[0])

@@ -69,11 +69,11 @@ def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
         getattr(config.splits, role),
         getattr(config.limit, role),
     )
-    sharing = [other for other in ROLES if getattr(config.splits, other) == split]
-    if config.shares is None or len(sharing) == 1:
+    roles = [other for other in ROLES if getattr(config.splits, other) == split]
+    if config.shares is None or len(roles) == 1:
         rows: Rows = source.open(config, split, limit)
         return rows
-    return _share(source.open(config, split, None), config.shares, sharing, role, limit)
+    return _share(source.open(config, split, None), config.shares, roles, role, limit)
 
 
 def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
@@ -83,33 +83,33 @@ def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole)
     role of the same name.
     """
     keys = ("source", "path", "name", "revision")
-    here, there = (block.model_dump(include=set(keys)) for block in (one, other))
-    if here != there:
+    first, second = (block.model_dump(include=set(keys)) for block in (one, other))
+    if first != second:
         return set()
     split = getattr(other.splits, role)
-    alike = one.shares is not None and one.shares == other.shares and one.splits == other.splits
-    return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not alike)}
+    same_shares = one.shares is not None and one.shares == other.shares and one.splits == other.splits
+    return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not same_shares)}
 
 
-def _share(rows: Rows, shares: Shares, sharing: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:
+def _share(rows: Rows, shares: Shares, roles: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:
     """One role's share of a split. A row's role depends on the hash of its group key alone.
 
     Rows added later therefore move no other row, unless one links groups that had nothing in common before, or, for
     rows with several images and no group, adds images to a group.
     """
     ends, total = {}, 0.0
-    for other in sharing:
+    for other in roles:
         start = total
         total += getattr(shares, other)
         ends[other] = (start, total)
     low, high = (end / total for end in ends[role])
     indices = [n for n in range(len(rows)) if low <= _unit_hash(rows.group_key(n), shares.seed) < high][:limit]
     if not indices:
-        raise DataError(f"{len(rows)} rows are too few to divide among {', '.join(sharing)}: none is left for {role}")
+        raise DataError(f"{len(rows)} rows are too few to divide among {', '.join(roles)}: none is left for {role}")
     # Stored fingerprints are hashes of this, under the names that roles had when the first of them were written.
     weights = {OLD_NAMES.get(key, key): value for key, value in shares.model_dump().items()}
-    roles = [OLD_NAMES.get(other, other) for other in sharing]
-    rule = {"shares": weights, "roles": roles, "role": OLD_NAMES.get(role, role), "limit": limit}
+    old_roles = [OLD_NAMES.get(other, other) for other in roles]
+    rule = {"shares": weights, "roles": old_roles, "role": OLD_NAMES.get(role, role), "limit": limit}
     return Subset(rows, indices, rule)
 
 

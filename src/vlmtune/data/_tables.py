@@ -1,7 +1,7 @@
 """Tables as random-access rows: Arrow files are memory-mapped, other formats are first converted to Arrow in the cache.
 
 Every row then costs the same to read wherever it lies, and none stays in memory. CSV becomes columns of text; a row
-with the wrong number of cells, or bytes that are not UTF-8, are reported with their line. The first rows of a dataset
+with the wrong number of values, or bytes that are not UTF-8, are reported with their line. The first rows of a dataset
 that is too large to download are streamed into an Arrow file of the cache.
 """
 
@@ -134,7 +134,7 @@ def _read_batches(source: Any) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
     return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
-def write(file: Path, schema: "pa.Schema", batches: "Iterable[pa.RecordBatch]") -> None:
+def write_arrow(file: Path, schema: "pa.Schema", batches: "Iterable[pa.RecordBatch]") -> None:
     """Write an Arrow file that `map_arrow` can map.
 
     Raises:
@@ -147,7 +147,7 @@ def write(file: Path, schema: "pa.Schema", batches: "Iterable[pa.RecordBatch]") 
             writer.write_batch(batch)
 
 
-def decoded(
+def decode_dictionaries(
     schema: "pa.Schema", batches: "Iterator[pa.RecordBatch]", where: str
 ) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
     """Schema and batches with dictionary-encoded columns decoded.
@@ -170,7 +170,7 @@ def decoded(
     return target, batches if target == schema else cast()
 
 
-def validated(batches: "Iterator[pa.RecordBatch]", where: str) -> "Iterator[pa.RecordBatch]":
+def validate_batches(batches: "Iterator[pa.RecordBatch]", where: str) -> "Iterator[pa.RecordBatch]":
     """The batches, each validated before it is used.
 
     Raises:
@@ -206,7 +206,7 @@ def open_table(file: Path, separator: str | None = None, limit: int | None = Non
 
     Args:
         file: a file with one of `ENDINGS`.
-        separator: separator of CSV cells; None for that of the file's ending.
+        separator: separator of CSV values; None for that of the file's ending.
         limit: how many rows are used; None for all.
 
     Raises:
@@ -244,12 +244,12 @@ def _convert(file: Path, separator: str | None, building: Path) -> None:
             else:
                 reader: Any = pq.ParquetFile(file)
                 schema, batches = reader.schema_arrow, reader.iter_batches(BATCH_ROWS)
-            schema, batches = decoded(schema, validated(batches, where), where)
+            schema, batches = decode_dictionaries(schema, validate_batches(batches, where), where)
     check_unique(schema.names, where)
-    write(building, schema, batches)
+    write_arrow(building, schema, batches)
 
 
-def streamed(path: str, name: str | None, revision: str | None, split: str, limit: int | None) -> ArrowRows:
+def stream_table(path: str, name: str | None, revision: str | None, split: str, limit: int | None) -> ArrowRows:
     """The first `limit` rows of a split, streamed once into the cache.
 
     The cache key is made of the arguments and, for a local folder, the sizes and times of its files. An interrupted
@@ -286,7 +286,7 @@ def _fetch(path: str, name: str | None, revision: str | None, split: str, limit:
         first = next(tables, None)
     if first is None:
         raise DataError(f"{path} [{split}]: no rows; check dataset.splits and dataset.limit")
-    write(building, first.schema, _streamed_batches(first, tables, (path, name, revision)))
+    write_arrow(building, first.schema, _streamed_batches(first, tables, (path, name, revision)))
 
 
 def _streamed_batches(
@@ -302,10 +302,10 @@ def _streamed_batches(
 
 
 def read_csv(file: Path, separator: str) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
-    """Schema and batches of a CSV file with a header line. Every cell is text; an empty one is "".
+    """Schema and batches of a CSV file with a header line. Every value is text; an empty one is "".
 
     Raises:
-        DataError: it has no header, is not UTF-8, or a row has another number of cells than the header.
+        DataError: it has no header, is not UTF-8, or a row has another number of values than the header.
     """
     import pyarrow as pa
 
@@ -342,8 +342,8 @@ def _csv_errors_named(file: Path, separator: str, bad: list[Any]) -> Iterator[No
         for row in bad:
             line = _line_of(row.text, file, separator)
             raise DataError(
-                f"{file}:{line}: row {row.number - 2} has {row.actual_columns} cells, but the header names "
-                f"{row.expected_columns} columns; quote cells that contain {separator!r} or line breaks, or set "
+                f"{file}:{line}: row {row.number - 2} has {row.actual_columns} values, but the header names "
+                f"{row.expected_columns} columns; quote values that contain {separator!r} or line breaks, or set "
                 "dataset.separator"
             ) from None
         raise
@@ -363,35 +363,35 @@ def _csv_batches(reader: Any, file: Path, separator: str, bad: list[Any]) -> "It
         _check_quotes_closed(list(last.values())[-1], file, separator)
 
 
-def _check_quotes_closed(cell: str, file: Path, separator: str) -> None:
-    """Refuse a file whose last cell opens a quote and never closes it: all lines after it became part of that cell.
+def _check_quotes_closed(value: str, file: Path, separator: str) -> None:
+    """Refuse a file whose last value opens a quote and never closes it: all lines after it became part of that value.
 
-    pyarrow accepts such a file. If the file ends with the last cell preceded by a quote, as in
+    pyarrow accepts such a file. If the file ends with the last value preceded by a quote, as in
 
         a,b
         1,"two
         3,four
 
-    it may be unclosed, but a closed cell can look the same (`""`, or one that ends in a quote), so the quotes are
+    it may be unclosed, but a closed value can look the same (`""`, or one that ends in a quote), so the quotes are
     matched from the start of the file.
     """
-    end = ('"' + cell.replace('"', '""')).encode()
+    end = ('"' + value.replace('"', '""')).encode()
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - len(end)))
         if stream.read() != end:
             return
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for match in _quoted_cell(separator).finditer(data):
+        for match in _quoted_value(separator).finditer(data):
             if not match[2]:
                 line = data[: match.start(1)].count(b"\n") + 1
                 raise DataError(f"{file}:{line}: this quote is never closed; close it, or restore the cut-off file")
 
 
-def _quoted_cell(separator: str) -> "re.Pattern[bytes]":
-    """Matches quoted cells (group 1) and their closing quotes (group 2, empty at the end of an unclosed one).
+def _quoted_value(separator: str) -> "re.Pattern[bytes]":
+    """Matches quoted values (group 1) and their closing quotes (group 2, empty at the end of an unclosed one).
 
-    A quote opens a cell only at its beginning, and two quotes inside a cell stand for one.
+    A quote opens a value only at its beginning, and two quotes inside a value stand for one.
     """
     return re.compile(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%s])("(?:[^"]++|"")*+("|\Z))' % re.escape(separator.encode()))
 
@@ -406,13 +406,13 @@ def _check_utf8(file: Path) -> None:
 
 
 def _line_of(text: str, file: Path, separator: str) -> int:
-    """The line on which a row starts; the same text inside a quoted cell does not count."""
+    """The line on which a row starts; the same text inside a quoted value does not count."""
     data = file.read_bytes()
-    cells = _quoted_cell(separator).finditer(data)
-    cell = next(cells, None)
+    values = _quoted_value(separator).finditer(data)
+    value = next(values, None)
     for match in re.finditer(rb"(?:^|(?<=\r))%s\r?$" % re.escape(text.encode()), data, re.MULTILINE):
-        while cell is not None and cell.end(1) <= match.start():
-            cell = next(cells, None)
-        if cell is None or match.start() <= cell.start(1):
+        while value is not None and value.end(1) <= match.start():
+            value = next(values, None)
+        if value is None or match.start() <= value.start(1):
             return data.count(b"\n", 0, match.start()) + 1
     return 1

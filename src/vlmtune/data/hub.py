@@ -13,7 +13,7 @@ from vlmtune.data._download import RemoteImages, errors_named
 from vlmtune.data._image_refs import ImageValues
 from vlmtune.data._labels import ClassLabels
 from vlmtune.data._rows import MappedRows, ReadRecord, Records
-from vlmtune.data._tables import streamed
+from vlmtune.data._tables import stream_table
 from vlmtune.errors import DataError
 
 
@@ -58,7 +58,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         texts=False,
     )
     if config.stream:
-        rows = streamed(config.path, config.name, config.revision, split, limit)
+        rows = stream_table(config.path, config.name, config.revision, split, limit)
         read, select, count, labels = rows.read, rows.select, len(rows), rows.labels
     else:
         table = _table(config, split, limit)
@@ -121,7 +121,6 @@ def _roots(config: Config) -> list[str]:
     import datasets
     import huggingface_hub.constants as hub
 
-    known = datasets.config
-    caches = (known.HF_DATASETS_CACHE, known.DOWNLOADED_DATASETS_PATH, known.EXTRACTED_DATASETS_PATH, hub.HF_HUB_CACHE)
-    own = [config.path] if Path(config.path).is_dir() else []
-    return [*own, *map(str, caches)]
+    paths = datasets.config
+    caches = (paths.HF_DATASETS_CACHE, paths.DOWNLOADED_DATASETS_PATH, paths.EXTRACTED_DATASETS_PATH, hub.HF_HUB_CACHE)
+    return [*([config.path] if Path(config.path).is_dir() else []), *map(str, caches)]

@@ -1,6 +1,6 @@
 """CSV, TSV, Parquet, Arrow and Feather files in a folder: one per split, or several that match a pattern.
 
-Images are paths relative to `path`, base64, or what `datasets` writes: bytes, or a struct of bytes and path. CSV cells
+Images are paths relative to `path`, base64, or what `datasets` writes: bytes, or a struct of bytes and path. CSV values
 are always text: "007" stays "007".
 """
 
@@ -32,7 +32,7 @@ class Config(DatasetConfig):
     (`train-*.parquet`) takes all matching files, sorted by name."""
 
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Separator of the cells of a CSV file; null means a comma for .csv and a tab for .tsv."""
+    """Separator of the values in a CSV file; null means a comma for .csv and a tab for .tsv."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:

@@ -78,9 +78,9 @@ class RowLocation:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something found in a row, or in a whole split if `location` is None.
+    """A problem in a row, or in a whole split if `location` is None.
 
-    `where` is the file, line or column, if `message` does not say it; `other` is the second row of a pair.
+    `where` is the file, line or column, if `message` does not name it; `other` is the second row of a pair.
     """
 
     kind: str

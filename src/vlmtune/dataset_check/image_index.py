@@ -123,14 +123,14 @@ class ImageIndex:
         Raises:
             ImageError: its bytes cannot be read; this is not indexed.
         """
-        held = in_memory(ref)
-        digest = _digest(held.read())
+        image = in_memory(ref)
+        digest = _digest(image.read())
         with self._content_locks.hold(digest):
             # In this order: `store` adds a content to `_numbers` before it removes it from `_pending`.
-            found = self._pending.get(digest) or self._numbers.get(digest)
-            if found is None:
-                found = self._pending[digest] = describe(held, digest)
-            return found
+            known = self._pending.get(digest) or self._numbers.get(digest)
+            if known is None:
+                known = self._pending[digest] = describe(image, digest)
+            return known
 
     def store(self, examined: Sequence[ImageFacts | int]) -> list[int]:
         """The numbers of examined images; new ones are first written to the file."""
@@ -220,14 +220,14 @@ _BOX = 4
 
 def _dhash(grey: "Image") -> int:
     """dHash: for 8 rows of 9 area means, whether each mean is brighter than the next one in its row; 64 bits."""
-    cells = np.asarray(grey.resize((9, 8), _BOX), np.int16)
-    return int.from_bytes(np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes())
+    means = np.asarray(grey.resize((9, 8), _BOX), np.int16)
+    return int.from_bytes(np.packbits(means[:, :-1] > means[:, 1:]).tobytes())
 
 
 def _properties(header: Header, width: int, height: int) -> tuple[str, ...]:
     """Format and mode, then anything unusual."""
     unusual = {
-        "EXIF-rotated": header.turned,
+        "EXIF-rotated": header.rotated,
         "animated": header.animated,
         "transparent": header.alpha,
         "16 bit": header.sixteen_bit,

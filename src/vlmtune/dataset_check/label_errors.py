@@ -23,6 +23,8 @@ from vlmtune.images import decode_rgb, thumbnail
 from vlmtune.report import templates
 from vlmtune.run_folder import SAMPLES
 
+FOLDER = Path(__file__).parent
+
 WINDOW = 200
 """Losses, logged around the same step, that one loss is compared with."""
 
@@ -89,9 +91,6 @@ def read_loss_log(adapter: Path) -> list[dict[str, Any]]:
     return log
 
 
-FOLDER = Path(__file__).parent
-
-
 @dataclass(frozen=True, slots=True)
 class Card:
     """A probable label error with the content of its row.
@@ -123,14 +122,14 @@ class Card:
         }
 
 
-def cards(errors: Iterable[LabelError], rows: Rows) -> list[Card]:
+def label_error_cards(errors: Iterable[LabelError], rows: Rows) -> list[Card]:
     """The rows behind some label errors.
 
     Raises:
         DataError: a row id is unknown: the adapter was trained on another dataset.
     """
     index = {rows.id(n): n for n in range(len(rows))}
-    made = []
+    result = []
     for error in errors:
         if error.id not in index:
             raise DataError(
@@ -143,22 +142,22 @@ def cards(errors: Iterable[LabelError], rows: Rows) -> list[Card]:
         others = tuple(text for text in example.truth["references"] if text != target)
         image = thumbnail(decode_rgb(example.images[0])) if example.images else None
         where = example.images[0].where if example.images else None
-        made.append(Card(error, row, where, example.question, target, others, image))
-    return made
+        result.append(Card(error, row, where, example.question, target, others, image))
+    return result
 
 
-def render(found: Sequence[Card], rows: int, epochs: int) -> str:
+def render(cards: Sequence[Card], rows: int, epochs: int) -> str:
     """The page as HTML; dataset text is always escaped.
 
     Args:
-        found: the label errors, most probable first.
+        cards: the label errors, most probable first.
         rows: number of train rows.
-        epochs: how often training saw each row.
+        epochs: number of epochs of the training.
     """
     return templates.render(
         "label_errors.html.jinja",
         [FOLDER],
-        cards=[(card, base64.b64encode(card.image).decode() if card.image else None) for card in found],
+        cards=[(card, base64.b64encode(card.image).decode() if card.image else None) for card in cards],
         rows=rows,
         epochs=epochs,
     )

@@ -52,8 +52,8 @@ class Matches:
 def find_matches(images: ImageHashes, among: ImageHashes) -> Matches:
     """For each image one that it resembles; if `among` is the same object, an earlier one of another row.
 
-    One match is enough, and among many similar images almost every comparison is one. An image without a match after
-    MAX_COMPARISONS is given up and counted: scans of one form then cost no more than that many comparisons each.
+    One match is enough, and among many similar images almost every comparison is one. The search for an
+    image ends after MAX_COMPARISONS and is counted, so that thousands of scans of one form stay affordable.
     """
     search = _Search(images, among)
     for first, second in candidates(images, among, search.wanted):
@@ -129,12 +129,12 @@ def candidates(
     bits differ in at most 1 bit in some band, so for each band its value and the 16 values next to it are looked up.
     """
     for band in range(BANDS):
-        own, keys = _band(images.dhashes, band), _band(among.dhashes, band)
+        probe, keys = _band(images.dhashes, band), _band(among.dhashes, band)
         order = np.argsort(keys, kind="stable")
         # Bucket k holds order[starts[k] : starts[k + 1]].
         starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=1 << _BAND_BITS))])
         for flip in (0, *(1 << bit for bit in range(_BAND_BITS))):
-            probes = (own ^ np.uint16(flip)).astype(np.int64)
+            probes = (probe ^ np.uint16(flip)).astype(np.int64)
             low, high = starts[probes], starts[probes + 1]
             while len(left := np.flatnonzero((low < high) & wanted())):
                 counts = np.minimum(high[left] - low[left], WINDOW)

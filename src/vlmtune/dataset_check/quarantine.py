@@ -69,7 +69,7 @@ class Quarantine:
         """The quarantine file."""
         return self.folder / QUARANTINE
 
-    def known(self, name: str, rows: Rows) -> dict[int, str] | None:
+    def read(self, name: str, rows: Rows) -> dict[int, str] | None:
         """Rows that the file leaves out, with their reasons; None if its entry is for other rows or settings.
 
         Train rows may be left out by `data check` because they show evaluated images, so the entry is only valid for
@@ -96,7 +96,7 @@ class Quarantine:
             )
         return {row["row"]: row["reason"] for row in entry["left_out"]}
 
-    def keep(
+    def write(
         self,
         name: str,
         rows: Rows,
@@ -107,7 +107,7 @@ class Quarantine:
         """Write the entry of one role; entries of other roles are kept.
 
         Args:
-            name: role of the rows, as for `known`.
+            name: role of the rows, as for `read`.
             rows: the whole split.
             bad: rows to leave out, with their reasons.
             found_by: the step that found them.
@@ -137,7 +137,7 @@ class Quarantine:
         Raises:
             DataError: there are more than `dataset.max_bad_fraction` allows.
         """
-        bad = self.known(name, rows)
+        bad = self.read(name, rows)
         is_new = bad is None
         if bad is None:
             if self.file.is_file() and name in read_json(self.file).get("roles", {}):
@@ -145,7 +145,7 @@ class Quarantine:
             bad = examples.bad_rows(name, progress, stop) if name in ("train", "validation") else unreadable(rows)
         check_budget(name, bad, len(rows), self.config.dataset.max_bad_fraction)
         if is_new:
-            self.keep(name, rows, bad, "training" if name in ("train", "validation") else "prediction")
+            self.write(name, rows, bad, "training" if name in ("train", "validation") else "prediction")
         return bad
 
 

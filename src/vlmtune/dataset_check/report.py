@@ -144,8 +144,8 @@ def _sections(result: Mapping[str, Any], images: Mapping[ImageKey, str]) -> list
 def _card(finding: Mapping[str, Any], images: Mapping[ImageKey, str]) -> dict[str, Any]:
     """A finding with its image, or with both images of a pair."""
     locations = [finding, *([finding["other"]] if finding["other"] is not None else [])]
-    found = [(one, images.get((one["role"], one["row"], one["image"]))) for one in locations]
-    return {"message": finding["message"], "images": [(one, data) for one, data in found if data is not None]}
+    thumbs = [(one, images.get((one["role"], one["row"], one["image"]))) for one in locations]
+    return {"message": finding["message"], "images": [(one, data) for one, data in thumbs if data is not None]}
 
 
 def illustrated(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

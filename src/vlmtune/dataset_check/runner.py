@@ -1,4 +1,4 @@
-"""Runs a check over all rows of a dataset and writes its files: result (JSON), page and quarantine."""
+"""Checks all rows of a dataset and writes the result (JSON), a page and the quarantine."""
 
 import functools
 import hashlib
@@ -58,7 +58,7 @@ class DatasetCheck:
         checkpoint: its tokenizer, chat template and image processing are used; no model is loaded.
         index_file: file in which decoded images are indexed.
         progress: shows the rows.
-        stop: is asked between batches.
+        stop: checked between batches.
     """
 
     config: Config
@@ -85,7 +85,7 @@ class DatasetCheck:
                 if split.rows is not None and split.config.dataset.max_bad_fraction > 0:
                     quarantine = Quarantine(folder, split.config, self.encoder.facts())
                     bad = first_reasons(result["findings"], split.name)
-                    quarantine.keep(split.name, split.rows, bad, CHECK, compared if split.name == "train" else None)
+                    quarantine.write(split.name, split.rows, bad, CHECK, compared if split.name == "train" else None)
         return result
 
     def run(self, previous: Path) -> tuple[dict[str, Any], list[CheckedSplit]]:

@@ -88,8 +88,8 @@ def splits_of(config: Config, task: Task) -> Iterator[CheckedSplit]:
         yield CheckedSplit(role, role, config, task)
     for one in config.evaluation.additional:
         evaluation = config.evaluation.model_copy(update={"split": one.split, "additional": []})
-        own = config.model_copy(update={"dataset": one.dataset, "task": one.task, "evaluation": evaluation})
-        yield CheckedSplit(f"{one.name}/{one.split}", one.split, own, registry.load("tasks", one.task.name).TASK)
+        additional = config.model_copy(update={"dataset": one.dataset, "task": one.task, "evaluation": evaluation})
+        yield CheckedSplit(f"{one.name}/{one.split}", one.split, additional, registry.load("tasks", one.task.name).TASK)
 
 
 def evaluated_fingerprints(config: Config) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Numbers from answers; no model, no torch, no network.
+"""Metrics: scores of answers, without a model, torch or the network.
 
 A metric is two pure functions. `measure(answers, truths) -> stats [N, K]` returns K sufficient statistics for each of N
 rows and sees the whole set, so that a corpus metric can count documents; `summarise(sums [..., K]) -> [...]` turns
@@ -58,7 +58,7 @@ def custom_metric(name: str) -> Metric:
     write a `Metric`.
 
     Raises:
-        ConfigError: no such module, nothing of that name in it, or something that is neither of the two.
+        ConfigError: no such module, or it has no metric or function of that name.
     """
     path, _, last = name.rpartition(".")
     if not all(part.isidentifier() for part in name.split(".")):
@@ -71,8 +71,8 @@ def custom_metric(name: str) -> Metric:
         if missing.name is None or not (path == missing.name or path.startswith(missing.name + ".")):
             raise
         raise ConfigError(
-            f"metric {name!r}: there is no module {path!r} to import; it is looked for in the current folder and "
-            "among the installed packages"
+            f"metric {name!r}: there is no module {path!r} to import; searched in the current folder and the "
+            "installed packages"
         ) from None
     found = vars(module).get(last)
     if isinstance(found, Metric):
@@ -88,8 +88,9 @@ def _by_row(name: str, function: Callable[[Any, Any], float], answers: Sequence[
     for n, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
         value = 0.0 if answer is None else function(answer, truth)
         if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-            said = f"got {value!r:.80} for the answer {answer!r:.80}"
-            raise ConfigError(f"metric {name!r} must return a finite number ({said})")
+            raise ConfigError(
+                f"metric {name!r} must return a finite number (got {value!r:.80} for the answer {answer!r:.80})"
+            )
         rows[n, 0] = value
     return rows
 

@@ -1,4 +1,4 @@
-"""n-grams of answers and their references, counted for a whole set at once, and statistics that are ratios.
+"""n-grams of answers and references, counted for a whole set at once; means and ratios of statistics.
 
 Texts are sequences of symbols, be they words or characters. Sorted arrays replace one hash table per text: 30,000
 captions are counted in 0.2 CPU-seconds. Letters: N rows, Q references of all rows together, S symbols of all texts
@@ -47,16 +47,16 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Symbols [S] of the N answers, then of the Q references; `owner` [Q] is the row of each reference, ascending."""
+    """Symbols [S] of the N answers, then of the Q references; `row_index` [Q], ascending, is each reference's row."""
 
     symbols: Ints
     lengths: Ints
-    owner: Ints
+    row_index: Ints
 
     @property
     def rows(self) -> int:
         """N."""
-        return len(self.lengths) - len(self.owner)
+        return len(self.lengths) - len(self.row_index)
 
     @property
     def answer_lengths(self) -> Ints:
@@ -88,15 +88,15 @@ class Texts:
     def _counted(self, text: Ints, ngram: Ints, distinct: int) -> Order:
         key, count = np.unique(text * distinct + ngram, return_counts=True)
         first = int(np.searchsorted(key, self.rows * distinct))
-        whose, what = np.divmod(key, distinct)
-        references = Counts(whose[first:] - self.rows, what[first:], count[first:])
-        wanted = self.owner[references.text] * distinct + references.ngram
+        texts, ngrams = np.divmod(key, distinct)
+        references = Counts(texts[first:] - self.rows, ngrams[first:], count[first:])
+        wanted = self.row_index[references.text] * distinct + references.ngram
         at = np.searchsorted(key[:first], wanted)
         shared = np.append(key[:first], -1)[at] == wanted
-        return Order(Counts(whose[:first], what[:first], count[:first]), references, distinct, at, shared)
+        return Order(Counts(texts[:first], ngrams[:first], count[:first]), references, distinct, at, shared)
 
 
-def numbered(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Texts:
+def number_symbols(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Texts:
     """Number the symbols of N answers and of each row's references.
 
     Args:
@@ -107,12 +107,12 @@ def numbered(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Seq
     everything = [*answers, *chain.from_iterable(references)]
     numbers: dict[str, int] = {}
     symbols = (numbers.setdefault(symbol, len(numbers)) for symbol in chain.from_iterable(everything))
-    owner = np.repeat(np.arange(len(answers)), np.array(each, dtype=np.int64))
+    row_index = np.repeat(np.arange(len(answers)), np.array(each, dtype=np.int64))
     lengths = np.fromiter(map(len, everything), np.int64, len(everything))
-    return Texts(np.fromiter(symbols, np.int64, int(lengths.sum())), lengths, owner)
+    return Texts(np.fromiter(symbols, np.int64, int(lengths.sum())), lengths, row_index)
 
 
-def clipped(texts: Texts, orders: Sequence[Order]) -> Floats:
+def clipped_matches(texts: Texts, orders: Sequence[Order]) -> Floats:
     """BLEU's clipped matches and possible matches, for n-grams of 1 … K symbols [N, 2K].
 
     First, per order, the n-grams of each answer that a reference has, each at most as often as in the reference that
@@ -127,18 +127,18 @@ def clipped(texts: Texts, orders: Sequence[Order]) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def first_of_row(owner: Ints, *keys: NDArray[np.generic]) -> Ints:
+def first_of_row(row_index: Ints, *keys: NDArray[np.generic]) -> Ints:
     """The reference of each row [N] that comes first by `keys` (each [Q], ascending), then by its position."""
-    order = np.lexsort((*reversed(keys), owner))
-    _, first = np.unique(owner[order], return_index=True)
+    order = np.lexsort((*reversed(keys), row_index))
+    _, first = np.unique(row_index[order], return_index=True)
     return order[first]
 
 
 def closest_length(texts: Texts) -> Ints:
     """Length of each row's reference nearest in length to the answer [N]; of two equally near, the shorter."""
     lengths = texts.reference_lengths
-    away = np.abs(lengths - texts.answer_lengths[texts.owner])
-    return lengths[first_of_row(texts.owner, away, lengths)]
+    difference = np.abs(lengths - texts.answer_lengths[texts.row_index])
+    return lengths[first_of_row(texts.row_index, difference, lengths)]
 
 
 def per_row(values: Iterable[float]) -> Stats:

@@ -31,11 +31,11 @@ def iou(a: Stats, b: Stats) -> Stats:
 def _best(answers: Sequence[Sequence[Box] | None], truths: Sequence[Sequence[Box]]) -> Stats:
     """IoU of each row's first box with the true box it fits best [N]."""
     each = [len(boxes) for _, boxes in zip(answers, truths, strict=True)]
-    owner = np.repeat(np.arange(len(truths)), np.array(each, dtype=np.int64))
+    row_index = np.repeat(np.arange(len(truths)), np.array(each, dtype=np.int64))
     first = np.array([answer[0] if answer else _NOTHING for answer in answers], dtype=np.float64).reshape(-1, 4)
     true = np.array([box for boxes in truths for box in boxes], dtype=np.float64).reshape(-1, 4)
     best = np.zeros(len(truths))
-    np.maximum.at(best, owner, iou(first[owner], true))
+    np.maximum.at(best, row_index, iou(first[row_index], true))
     return best
 
 

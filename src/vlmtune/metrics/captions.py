@@ -12,7 +12,17 @@ from functools import lru_cache
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ngram_counts import Floats, Ints, Order, Texts, clipped, closest_length, numbered, per_row, ratio
+from vlmtune.metrics._ngram_counts import (
+    Floats,
+    Ints,
+    Order,
+    Texts,
+    clipped_matches,
+    closest_length,
+    number_symbols,
+    per_row,
+    ratio,
+)
 from vlmtune.metrics._tokenization import SIGNATURE as TOKENS
 from vlmtune.metrics._tokenization import Words, words
 
@@ -33,35 +43,36 @@ References = Sequence[Sequence[str]]
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
     """BLEU's statistics [N, 9] (matches and n-grams of orders 1-4, closest reference length), CIDEr-D per row [N]."""
-    texts = numbered([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
+    texts = number_symbols([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
     orders = list(texts.orders(ORDERS))
-    stats = np.column_stack([clipped(texts, orders), closest_length(texts)])
+    stats = np.column_stack([clipped_matches(texts, orders), closest_length(texts)])
     stats.setflags(write=False)
     return stats, _cider_d(texts, orders)
 
 
 def _cider_d(texts: Texts, orders: Sequence[Order]) -> Floats:
     """10 x the mean, over orders and references, of clipped cosines of tf-idf vectors, weighted by length [N]."""
-    owner, alike = texts.owner, np.zeros(len(texts.owner))
+    row_index, similarity = texts.row_index, np.zeros(len(texts.row_index))
     for order in orders:
         answers, references, shared = order.answers, order.references, order.shared
-        idf = np.log(max(texts.rows, 1)) - np.log(np.maximum(_rows_with(order, owner), 1))
+        idf = np.log(max(texts.rows, 1)) - np.log(np.maximum(_document_frequency(order, row_index), 1))
         answer, reference = answers.count * idf[answers.ngram], references.count * idf[references.ngram]
         common = np.minimum(answer[order.at[shared]], reference[shared]) * reference[shared]
-        dot = np.bincount(references.text[shared], common, len(owner))
-        long = np.sqrt(np.bincount(answers.text, answer**2, texts.rows))[owner]
-        long = long * np.sqrt(np.bincount(references.text, reference**2, len(owner)))
-        alike += dot / np.where(long > 0, long, 1)
-    apart = texts.answer_lengths[owner] - texts.reference_lengths
-    alike *= np.exp(-(apart**2) / (2 * SIGMA**2))
-    return 10 / len(orders) * np.bincount(owner, alike, texts.rows) / np.bincount(owner, minlength=texts.rows)
+        dot = np.bincount(references.text[shared], common, len(row_index))
+        norm = np.sqrt(np.bincount(answers.text, answer**2, texts.rows))[row_index]
+        norm = norm * np.sqrt(np.bincount(references.text, reference**2, len(row_index)))
+        similarity += dot / np.where(norm > 0, norm, 1)
+    difference = texts.answer_lengths[row_index] - texts.reference_lengths
+    similarity *= np.exp(-(difference**2) / (2 * SIGMA**2))
+    counts = np.bincount(row_index, minlength=texts.rows)
+    return 10 / len(orders) * np.bincount(row_index, similarity, texts.rows) / counts
 
 
-def _rows_with(order: Order, owner: Ints) -> Ints:
-    """In how many rows a reference has the n-gram [distinct]: CIDEr's document frequency."""
+def _document_frequency(order: Order, row_index: Ints) -> Ints:
+    """CIDEr's document frequency [distinct]: in how many rows a reference has the n-gram."""
     references = order.references
-    places = np.unique(owner[references.text] * order.distinct + references.ngram)
-    return np.bincount(places % order.distinct, minlength=order.distinct)
+    pairs = np.unique(row_index[references.text] * order.distinct + references.ngram)
+    return np.bincount(pairs % order.distinct, minlength=order.distinct)
 
 
 def _measure_bleu(answers: Answers, references: References) -> Stats:
@@ -70,12 +81,12 @@ def _measure_bleu(answers: Answers, references: References) -> Stats:
 
 def _bleu(order: int) -> Metric:
     def summarise(sums: Stats) -> Stats:
-        # The official script's two constants against division by zero. They only show in single short rows.
+        # The official script's two constants against division by zero. They matter only for single short rows.
         tiny, small = 1e-15, 1e-9
         matches, possible = sums[..., :order], sums[..., ORDERS : ORDERS + order]
         product = ((matches + tiny) / (possible + small)).prod(axis=-1)
-        long = (sums[..., ORDERS] + tiny) / (sums[..., -1] + small)
-        score: Stats = product ** (1 / order) * np.exp(1 - 1 / np.minimum(long, 1))
+        ratio_of_lengths = (sums[..., ORDERS] + tiny) / (sums[..., -1] + small)
+        score: Stats = product ** (1 / order) * np.exp(1 - 1 / np.minimum(ratio_of_lengths, 1))
         return score
 
     return Metric(
@@ -132,8 +143,8 @@ def _measure_keywords(answers: Answers, keywords: References) -> Stats:
     """Stats [N, 2]: keywords mentioned, keywords required. "|" separates alternatives; whole words, any case."""
     rows = []
     for answer, required in zip(answers, keywords, strict=True):
-        words_said = " ".join(["", *re.findall(r"\w+", (answer or "").lower()), ""])
-        mentioned = sum(any(f" {one.lower()} " in words_said for one in keyword.split("|")) for keyword in required)
+        text = " ".join(["", *re.findall(r"\w+", (answer or "").lower()), ""])
+        mentioned = sum(any(f" {one.lower()} " in text for one in keyword.split("|")) for keyword in required)
         rows.append((mentioned, len(required)))
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 

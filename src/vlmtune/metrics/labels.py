@@ -30,7 +30,7 @@ accuracy = Metric(
 
 
 def _measure_macro_f1(answers: Sequence[str | None], truths: Sequence[Mapping[str, Any]]) -> Stats:
-    """Stats [N, 2C]: per class, whether the answer is right; then, per class, how many of answer and label are it.
+    """Stats [N, 2C]: per class, whether the answer is right; then, per class, how many of answer and label name it.
 
     With the classes cat and dog, the answer "cat" to a dog has the statistics [0, 0, 1, 1], to a cat [1, 0, 2, 0].
     """

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ngram_counts import Order, Texts, clipped, closest_length, first_of_row, numbered
+from vlmtune.metrics._ngram_counts import Order, Texts, clipped_matches, closest_length, first_of_row, number_symbols
 
 ORDERS = 4
 CHARACTERS = 6
@@ -36,9 +36,9 @@ def _words(text: str) -> Words:
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
     """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
-    texts = numbered([_words(answer or "") for answer in answers], [[*map(_words, row)] for row in references])
-    shortest = texts.reference_lengths[first_of_row(texts.owner, texts.reference_lengths)]
-    return np.column_stack([clipped(texts, list(texts.orders(ORDERS))), closest_length(texts), shortest])
+    texts = number_symbols([_words(answer or "") for answer in answers], [[*map(_words, row)] for row in references])
+    shortest = texts.reference_lengths[first_of_row(texts.row_index, texts.reference_lengths)]
+    return np.column_stack([clipped_matches(texts, list(texts.orders(ORDERS))), closest_length(texts), shortest])
 
 
 def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:
@@ -78,21 +78,21 @@ def _measure_chrf(answers: Sequence[str | None], references: Sequence[Sequence[s
 
     An order that the reference is too short for counts no n-grams of the answer either (sacrebleu's "effective order").
     """
-    texts = numbered(
+    texts = number_symbols(
         ["".join((answer or "").split()) for answer in answers],
         [["".join(text.split()) for text in row] for row in references],
     )
     stats = np.concatenate([_chrf_columns(texts, order, n) for n, order in enumerate(texts.orders(CHARACTERS))], axis=1)
-    return stats[first_of_row(texts.owner, -_chrf(stats))]
+    return stats[first_of_row(texts.row_index, -_chrf(stats))]
 
 
 def _chrf_columns(texts: Texts, order: Order, shorter: int) -> Stats:
     """n-grams of answer, reference and both, for each reference [Q, 3]."""
     of_reference = np.maximum(texts.reference_lengths - shorter, 0)
-    of_answer = np.maximum(texts.answer_lengths[texts.owner] - shorter, 0)
+    of_answer = np.maximum(texts.answer_lengths[texts.row_index] - shorter, 0)
     kept = order.shared
     common = np.minimum(order.answers.count[order.at[kept]], order.references.count[kept])
-    both = np.bincount(order.references.text[kept], common, len(texts.owner))
+    both = np.bincount(order.references.text[kept], common, len(texts.row_index))
     return np.stack([np.where(of_reference > 0, of_answer, 0), of_reference, both], axis=1).astype(np.float64)
 
 

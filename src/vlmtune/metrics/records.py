@@ -1,9 +1,9 @@
-"""Structured answers: JSON objects compared field by field. Truth: `record`, the object that should come out.
+"""Structured answers: JSON objects compared field by field. Truth: `record`, the expected object.
 
 Records are read as Donut does (JSONParseEvaluator of github.com/clovaai/donut): values are stripped texts, so 1 is "1";
-null and what holds nothing is no field; a single value is a list of one; keys count as they are. Donut also drops 0,
-false, "" and whatever is next to plain values in a list. Here they are fields: a model that writes 0 where 0 is right
-has found something.
+null and empty containers are not fields; a single value is a list of one; keys are compared verbatim. Donut also drops
+0, false, "" and whatever is next to plain values in a list. Here they are fields: a model that writes 0 where 0 is
+right is given credit.
 """
 
 from collections import Counter
@@ -21,14 +21,14 @@ Path = tuple[str | int, ...]
 
 def _leaves(record: Record) -> Iterator[tuple[Path, str]]:
     """Every value with the keys and list positions that lead to it. Not recursive: answers may nest arbitrarily."""
-    waiting: list[tuple[Path, Any]] = [((), record)]
-    while waiting:
-        path, value = waiting.pop()
+    stack: list[tuple[Path, Any]] = [((), record)]
+    while stack:
+        path, value = stack.pop()
         if isinstance(value, Mapping):
             children = ((key, child if isinstance(child, list) else [child]) for key, child in value.items())
-            waiting += [((*path, key), child) for key, child in children]
+            stack += [((*path, key), child) for key, child in children]
         elif isinstance(value, list):
-            waiting += [((*path, n), child) for n, child in enumerate(item for item in value if item is not None)]
+            stack += [((*path, n), child) for n, child in enumerate(item for item in value if item is not None)]
         else:
             yield path, str(value).strip()
 

@@ -73,7 +73,7 @@ def _prompt_baseline(session: Session, baseline: PromptBaselineConfig, train: Ro
         system, messages = _split_system(zero_shot(example))
         shown: list[Message] = []
         for row in shots.for_row(example):
-            shown += [*_split_system(zero_shot(row))[1], Message("assistant", (task.teach(config, row),))]
+            shown += [*_split_system(zero_shot(row))[1], Message("assistant", (task.target(config, row),))]
         return (*system, *shown, *messages)
 
     return PromptBaseline(baseline.name, {**facts, "train": rows_facts(train)}, few_shot)

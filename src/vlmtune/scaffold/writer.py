@@ -153,7 +153,7 @@ def _try_out(content: str, file: Path, limit: int | None) -> None:
         task.ask(config.task, example)
         task.truth(config.task, example)
         if role == "train":
-            task.teach(config.task, example)
+            task.target(config.task, example)
 
 
 def _render(text: str, source: SourceSettings, draft: Draft, columns: list[Column], given: Mapping[str, Any]) -> str:

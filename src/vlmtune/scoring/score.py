@@ -17,7 +17,7 @@ from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
 from vlmtune.scoring.statistics import wilson
-from vlmtune.tasks import Task, read_answer
+from vlmtune.tasks import Task, parse_answer
 from vlmtune.types import Unparsed
 
 LONGEST_LOOP = 16
@@ -142,7 +142,7 @@ def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfi
 def read_answers(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Any]:
     """What the task reads from each prediction; None where there is none or it cannot be read."""
     answers = [
-        None if line.prediction is None else read_answer(task, config, line.prediction, line.truth) for line in lines
+        None if line.prediction is None else parse_answer(task, config, line.prediction, line.truth) for line in lines
     ]
     return [None if isinstance(answer, Unparsed) else answer for answer in answers]
 

@@ -1,7 +1,7 @@
 """Tasks: the prompt, the target, and the metrics. Each is a file here with `Config` (extends `TaskConfig`) and `TASK`.
 
-A task is four pure functions and its metrics: `ask` (example -> conversation that ends with a user message), `teach`
-(example -> the text a perfect model would answer), `read` (model text -> answer or Unparsed) and `truth` (example ->
+A task is four pure functions and its metrics: `ask` (example -> conversation that ends with a user message), `target`
+(example -> the text a perfect model would answer), `parse` (model text -> answer or Unparsed) and `truth` (example ->
 what metrics compare answers with, by name).
 """
 
@@ -39,13 +39,13 @@ class Task:
     """What a task does. Its first metric is the primary one unless the config names another."""
 
     ask: Callable[[Any, Example], Conversation]
-    teach: Callable[[Any, Example], str]
-    read: Callable[[Any, str], Any | Unparsed]
+    target: Callable[[Any, Example], str]
+    parse: Callable[[Any, str], Any | Unparsed]
     metrics: tuple[Metric, ...]
     truth: Callable[[Any, Example], Mapping[str, Any]] = given_truth
     boxes: bool = False
-    """Whether answers are lists of boxes. `teach` then writes them on `example.box_scale`, `truth` passes that scale on
-    as `BOX_SCALE`, and `read` returns the numbers as they are written."""
+    """Whether answers are lists of boxes. `target` then writes them on `example.box_scale`, `truth` passes that scale
+    on as `BOX_SCALE`, and `parse` returns the numbers as they are written."""
 
 
 def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
@@ -59,13 +59,13 @@ def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
         return task
     return replace(
         task,
-        teach=lambda config, example: task.teach(config, with_box_scale(example)),
+        target=lambda config, example: task.target(config, with_box_scale(example)),
         truth=lambda config, example: task.truth(config, with_box_scale(example)),
     )
 
 
-def read_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -> Any | Unparsed:
-    """What a model's text answers; boxes from 0 to 1000, whatever scale the model wrote them on.
+def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -> Any | Unparsed:
+    """The answer in a model's text; boxes are from 0 to 1000, whatever scale the model wrote them on.
 
     Args:
         task: parses the text.
@@ -74,9 +74,9 @@ def read_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) ->
         truth: of the row, as `task.truth` gave it or as a prediction file holds it.
 
     Raises:
-        DataError: the truth names a scale that is none.
+        DataError: the scale in the truth is invalid.
     """
-    answer = task.read(config, text)
+    answer = task.parse(config, text)
     scale = truth.get(BOX_SCALE)
     if not task.boxes or scale is None or isinstance(answer, Unparsed):
         return answer

@@ -1,4 +1,4 @@
-"""Answers without what models wrap them in: code fences, text around JSON, quotes, a full stop."""
+"""Extracts answers from what models wrap them in: code fences, text around JSON, quotes, a full stop."""
 
 import json
 import re

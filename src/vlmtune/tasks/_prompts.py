@@ -1,7 +1,7 @@
-"""What tasks share: the prompt and the conversation that asks it, the target, and answers that are plain text.
+"""Shared parts of tasks: prompts, conversations, targets, and answers that are plain text.
 
-Visual, document and chart question answering share `QuestionConfig` and `read_short_answer`; captioning and OCR share
-`read_text`.
+Visual, document and chart question answering share `QuestionConfig` and `parse_short_answer`; captioning and OCR share
+`parse_text`.
 """
 
 from typing import Annotated
@@ -31,7 +31,7 @@ class PromptConfig(TaskConfig):
 
 def _with_question(prompt: str) -> str:
     if QUESTION not in prompt:
-        raise ValueError(f"must hold {QUESTION}, where the row's question goes")
+        raise ValueError(f"must contain {QUESTION}, which stands for the row's question")
     return prompt
 
 
@@ -65,7 +65,7 @@ def ask(config: PromptConfig, example: Example) -> Conversation:
     return messages
 
 
-def teach(config: PromptConfig, example: Example) -> str:
+def target(config: PromptConfig, example: Example) -> str:
     """The row's target, stripped of surrounding white space.
 
     Raises:
@@ -91,11 +91,11 @@ def single_reference(example: Example) -> str:
     return text
 
 
-def read_short_answer(config: PromptConfig, text: str) -> str:
+def parse_short_answer(config: PromptConfig, text: str) -> str:
     """The answer without quotes and full stop."""
     return short_answer(text)
 
 
-def read_text(config: PromptConfig, text: str) -> str:
-    """The answer stripped of surrounding white space; every text can be read."""
+def parse_text(config: PromptConfig, text: str) -> str:
+    """The answer stripped of surrounding white space; every text is valid."""
     return text.strip()

@@ -3,7 +3,7 @@
 from vlmtune.metrics.captions import bleu_1, bleu_2, bleu_3, bleu_4, cider_d, keyword_recall, rouge_l
 from vlmtune.metrics.ngrams import bleu, chrf, sacrebleu
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import PromptConfig, ask, read_text, teach
+from vlmtune.tasks._prompts import PromptConfig, ask, parse_text, target
 
 
 class Config(PromptConfig):
@@ -18,7 +18,7 @@ class Config(PromptConfig):
 
 TASK = Task(
     ask=ask,
-    teach=teach,
-    read=read_text,
+    target=target,
+    parse=parse_text,
     metrics=(bleu, sacrebleu, cider_d, rouge_l, chrf, bleu_1, bleu_2, bleu_3, bleu_4, keyword_recall),
 )

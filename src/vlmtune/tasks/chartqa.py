@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.short_answers import exact_match, relaxed_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, read_short_answer, teach
+from vlmtune.tasks._prompts import QuestionConfig, ask, parse_short_answer, target
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,4 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read_short_answer, metrics=(relaxed_accuracy, exact_match))
+TASK = Task(ask=ask, target=target, parse=parse_short_answer, metrics=(relaxed_accuracy, exact_match))

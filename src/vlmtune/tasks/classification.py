@@ -34,12 +34,12 @@ class Config(PromptConfig):
         return self.prompt.replace(LABELS, ", ".join(self.labels))
 
 
-def teach(config: Config, example: Example) -> str:
+def target(config: Config, example: Example) -> str:
     """The row's label."""
     return _label(config, example)
 
 
-def read(config: Config, text: str) -> str | Unparsed:
+def parse(config: Config, text: str) -> str | Unparsed:
     """The label that is the whole answer, or else the only label in it. Case does not matter."""
     by_name = {label.casefold(): label for label in config.labels}
     answer = short_answer(text).casefold()
@@ -70,4 +70,4 @@ def _label(config: Config, example: Example) -> str:
     return label
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(accuracy, macro_f1), truth=truth)
+TASK = Task(ask=ask, target=target, parse=parse, metrics=(accuracy, macro_f1), truth=truth)

@@ -34,19 +34,19 @@ class Config(PromptConfig):
         return self.prompt.replace(FIELDS, keys).strip()
 
 
-def teach(config: Config, example: Example) -> str:
+def target(config: Config, example: Example) -> str:
     """The row's object on one line, with its keys in the order of the data."""
     return json.dumps(_record(config, example), ensure_ascii=False)
 
 
-def read(config: Config, text: str) -> Mapping[str, Any] | Unparsed:
+def parse(config: Config, text: str) -> Mapping[str, Any] | Unparsed:
     """The first JSON object of an answer."""
     value = json_value(text)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, Unparsed | Mapping):
         return value
-    return Unparsed(f"a JSON {type(value).__name__}, no object")
+    return Unparsed(f"a JSON {type(value).__name__}, not an object")
 
 
 def truth(config: Config, example: Example) -> Mapping[str, Any]:
@@ -68,4 +68,4 @@ def _record(config: Config, example: Example) -> dict[str, Any]:
     return value
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(field_f1, record_match), truth=truth)
+TASK = Task(ask=ask, target=target, parse=parse, metrics=(field_f1, record_match), truth=truth)

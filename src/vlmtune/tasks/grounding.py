@@ -31,14 +31,14 @@ class Config(QuestionConfig):
     """The numbers of a box: two corners, or the upper left corner with width and height."""
 
 
-def teach(config: Config, example: Example) -> str:
+def target(config: Config, example: Example) -> str:
     """The row's boxes as the model writes them, on its own scale and rounded."""
     boxes = [rescale(box, NORM1000, example.box_scale or NORM1000) for box in _boxes(config, example)]
     label = example.question or "object"
     return json.dumps([{"bbox_2d": [round(number) for number in box], "label": label} for box in boxes])
 
 
-def read(config: Config, text: str) -> list[list[float]] | Unparsed:
+def parse(config: Config, text: str) -> list[list[float]] | Unparsed:
     """Boxes as written in an answer: under `bbox_2d`, `bbox` or `box`, or any four numbers in brackets."""
     value = json_value(text)
     boxes = [] if isinstance(value, Unparsed) else _in(value)
@@ -80,4 +80,4 @@ def _boxes(config: Config, example: Example) -> list[list[float]]:
     return [rescale(xyxy(box, config.corners), scale, NORM1000) for box in boxes]
 
 
-TASK = Task(ask=ask, teach=teach, read=read, metrics=(acc_at_05, mean_iou), truth=truth, boxes=True)
+TASK = Task(ask=ask, target=target, parse=parse, metrics=(acc_at_05, mean_iou), truth=truth, boxes=True)

@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.transcripts import cer, wer
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import PromptConfig, ask, read_text, teach
+from vlmtune.tasks._prompts import PromptConfig, ask, parse_text, target
 
 
 class Config(PromptConfig):
@@ -15,4 +15,4 @@ class Config(PromptConfig):
     """What the model is asked, after the image."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read_text, metrics=(cer, wer))
+TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(cer, wer))

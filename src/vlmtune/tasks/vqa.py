@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.short_answers import exact_match, vqa_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, read_short_answer, teach
+from vlmtune.tasks._prompts import QuestionConfig, ask, parse_short_answer, target
 
 
 class Config(QuestionConfig):
@@ -12,5 +12,5 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, teach=teach, read=read_short_answer, metrics=(exact_match, vqa_accuracy))
+TASK = Task(ask=ask, target=target, parse=parse_short_answer, metrics=(exact_match, vqa_accuracy))
 """`vqa_accuracy` wants ten answers a row: with fewer than four none reaches 1, so `exact_match` comes first."""

@@ -82,7 +82,7 @@ class TrainingExamples:
 
     def target(self, example: Example) -> str:
         """The text to train on, with boxes as the model writes them."""
-        return for_model(self.task, self.encoder.with_box_scale).teach(self.task_config, example)
+        return for_model(self.task, self.encoder.with_box_scale).target(self.task_config, example)
 
     def check(self, name: str, progress: Progress, stop: StopRequest) -> ExampleLengths:
         """Encode every row with each of its targets once, in threads.
