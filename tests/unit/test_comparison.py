@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import QUICK, judged, lines
+from simulations import compared
 
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
-from vlmtune.scoring.diagnostics import cut_to_lengths
+from vlmtune.scoring.diagnostics import truncate_to_lengths
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.scoring.score import repeats_itself, score
 from vlmtune.scoring.statistics import holm
@@ -99,7 +100,7 @@ def test_rows_that_chose_the_checkpoint_are_no_evidence() -> None:
     comparison = judged(a, b, manifest_b=chosen)
     assert comparison.result["rows"]["compared"] == 60
     assert comparison.result["metrics"] == judged(a[40:], b[40:]).result["metrics"]
-    assert "40 rows were left out: they chose the checkpoint or a setting" in comparison.result["warnings"]
+    assert "40 rows were left out: they were used to choose the checkpoint or a setting" in comparison.result["warnings"]
 
 
 def test_a_split_that_chose_the_checkpoint_as_a_whole_is_shown_and_concludes_nothing() -> None:
@@ -109,9 +110,9 @@ def test_a_split_that_chose_the_checkpoint_as_a_whole_is_shown_and_concludes_not
     assert comparison.status == "inconclusive"
     assert "every paired row was used to choose the checkpoint" in comparison.verdict
     assert comparison.result["metrics"] == judged(a, b).result["metrics"], "the numbers are shown all the same"
-    warned = [warning for warning in comparison.result["warnings"] if "the split compared is, as a whole" in warning]
+    warned = [warning for warning in comparison.result["warnings"] if "the whole split was used" in warning]
     assert len(warned) == 1
-    assert "favour tuned; compare on rows that chose nothing (dataset.splits.test)" in warned[0]
+    assert "favour tuned; compare on held-out rows (dataset.splits.test)" in warned[0]
 
 
 def test_rows_paired_by_references_know_who_chose_them_by_their_own_id() -> None:
@@ -133,8 +134,8 @@ def test_a_gain_by_shorter_answers_alone_is_called_that() -> None:
 
 
 def test_answers_are_cut_to_the_other_side_s_lengths_by_rank() -> None:
-    assert cut_to_lengths(["a b c d", "e f", "g h i"], ["x", "x y", "x y z"]) == ["a b c", "e", "g h"]
-    assert cut_to_lengths(["a"], ["x y z"]) == ["a"]
+    assert truncate_to_lengths(["a b c d", "e f", "g h i"], ["x", "x y", "x y z"]) == ["a b c", "e", "g h"]
+    assert truncate_to_lengths(["a"], ["x y z"]) == ["a"]
 
 
 def test_an_error_rate_that_rises_with_other_images_is_no_blindness() -> None:
@@ -178,7 +179,7 @@ def test_other_settings_are_said_first() -> None:
     some = lines(30, 0.5)
     made = [{"mock": False, "origin": {"inference": {"max_new_tokens": n}, "adapter": n}} for n in (32, 64)]
     warnings = judged(some, some[:20], manifest_a=made[0], manifest_b=made[1]).result["warnings"]
-    assert warnings[0] == "the two sides were made differently: inference.max_new_tokens: 32 there, 64 here"
+    assert warnings[0] == "the two sides have different settings: inference.max_new_tokens: 32 there, 64 here"
 
 
 def test_a_metric_that_fell_while_the_primary_rose_is_said() -> None:
@@ -345,3 +346,89 @@ def test_sampled_answers_are_said() -> None:
 def test_the_detectable_difference_is_2_8_standard_errors() -> None:
     entry = judged(lines(80, 0.5), lines(80, 0.4)).result["metrics"][0]
     assert entry["detectable"] == pytest.approx(2.8016 / 3.92 * (entry["ci"][1] - entry["ci"][0]), rel=0.05)
+
+
+# Several training seeds are one side: their mean score, and rows that are never pooled
+
+
+def seeded(*b: PredictionFile, a: PredictionFile | None = None) -> Comparison:
+    return compare(a or PredictionFile("base", lines(80, 0.6)), b, captioning.TASK, captioning.Config(), QUICK)
+
+
+def seeds(count: int, noise: float = 0.4) -> list[PredictionFile]:
+    return [PredictionFile(f"seed {n}", lines(80, noise, seed=10 + n)) for n in range(count)]
+
+
+def test_the_image_control_is_of_all_seeds_that_ran_it() -> None:
+    """Not of the first alone, which here looks at the picture as no other does."""
+    several = seeds(3)
+    blind = [
+        {"image": {"lines": [{"id": line.id, "prediction": line.prediction} for line in side.lines]}}
+        for side in several
+    ]
+    seeing = {"image": {"lines": [{"id": line.id, "prediction": "nothing at all here"} for line in several[0].lines]}}
+    sides = [replace(side, controls=seeing if n == 0 else blind[n]) for n, side in enumerate(several)]
+    found = seeded(*sides).result["controls"]["image"]["b"]
+    alone = seeded(sides[0]).result["controls"]["image"]["b"]
+    assert found["drop"] == pytest.approx(alone["original"] / 3)
+    assert found["rows"] == 80
+    part = seeded(sides[0], several[1]).result["controls"]["image"]["b"]
+    assert part["drop"] == pytest.approx(alone["drop"]), "a seed whose control was not run is left out"
+
+
+def test_the_score_is_the_mean_of_the_seeds_and_every_seed_is_named() -> None:
+    several = seeds(3)
+    found = seeded(*several)
+    alone = [seeded(side).result["metrics"][0]["b"] for side in several]
+    entry = found.result["metrics"][0]
+    assert entry["seeds"] == {"a": [pytest.approx(entry["a"])], "b": pytest.approx(alone)}
+    assert entry["b"] == pytest.approx(np.mean(alone))
+    assert (entry["p"], entry["p_adjusted"]) == (None, None)
+    assert found.result["seeds"] == {"a": ["base"], "b": ["seed 0", "seed 1", "seed 2"]}
+    assert all(f"{score:.4f}" in found.verdict for score in alone)
+    assert "holds for the recipe" in found.verdict
+    assert "holds for this adapter, not for the recipe" in seeded(several[0]).verdict
+
+
+def test_a_prompt_baseline_is_no_adapter() -> None:
+    prompted = PredictionFile("other prompt", lines(80, 0.3), {"mock": False, "origin": {"adapter": None}})
+    assert "adapter" not in seeded(prompted).verdict
+
+
+def test_seeds_are_not_pooled() -> None:
+    """Three times the same rows are no more rows: the seed effect decides how wide the interval is."""
+    rng = np.random.default_rng(5)
+    base = rng.normal(0, 0.01, 100)
+    near, far = ([base + shift for shift in (0.5 - spread, 0.5, 0.5 + spread)] for spread in (0.01, 0.4))
+    ends = [compared([base], side).result["metrics"][0]["ci"] for side in (near, far)]
+    assert ends[0][0] > 0.45
+    assert ends[1][0] < 0 < ends[1][1]
+    assert compared([base], far).status == "no_difference"
+
+
+def test_rows_must_be_in_and_answered_by_every_seed() -> None:
+    one, two, three = seeds(3)
+    two = replace(two, lines=two.lines[:70])
+    gone = [replace(three.lines[0], prediction=None, failure={"stage": "engine", "reason": "x"}), *three.lines[1:]]
+    rows = seeded(one, two, replace(three, lines=gone)).result["rows"]
+    assert (rows["paired"], rows["compared"], rows["failed_a"], rows["failed_b"]) == (70, 69, 0, 1)
+
+
+def test_the_same_answers_twice_are_not_two_seeds() -> None:
+    one, _ = seeds(2)
+    assert (
+        "seed 0 and again have the same answers: they are one training run, not two seeds"
+        in (seeded(one, replace(one, name="again")).result["warnings"])
+    )
+
+
+def test_seeds_with_different_settings_give_a_warning() -> None:
+    made = [{"mock": False, "origin": {"adapter": n, "inference": {"max_new_tokens": 32 * n}}} for n in (1, 2)]
+    one, two = (replace(side, manifest=manifest) for side, manifest in zip(seeds(2), made, strict=True))
+    assert seeded(one, two).result["warnings"][0].startswith("seeds of one side have different settings: inference")
+
+
+def test_length_alone_can_explain_the_gain_of_several_seeds() -> None:
+    wordy = PredictionFile("base", lines(80, 0.5, extra=10))
+    short = [PredictionFile(f"seed {n}", lines(80, 0.5, seed=n)) for n in (1, 2)]
+    assert "Answer length alone explains it" in seeded(*short, a=wordy).verdict

@@ -168,13 +168,13 @@ def test_training_slices_and_other_runs_are_shown_where_there_are_any() -> None:
     for said in (
         "Learning curve",
         "light = night",
-        "Other runs against the same A",
+        "Other systems compared with A",
         "out of memory",
         "56e7f7648d9946be",
     ):
         assert said in shown
     bare = rendered(captions())
-    for said in ("Learning curve", "by slice</h3>", "Other runs", "Failures</h2>"):
+    for said in ("Learning curve", "by slice</h3>", "Other systems", "Failures</h2>"):
         assert said not in bare
 
 

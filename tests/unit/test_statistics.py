@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlmtune.scoring.statistics import Resamples, by_group, estimate_difference, holm, mcnemar, student_quantile, wilson
+from vlmtune.scoring.statistics import (
+    Resamples,
+    by_group,
+    estimate_difference,
+    estimate_seed_difference,
+    holm,
+    mcnemar,
+    student_quantile,
+    wilson,
+)
 
 RNG = np.random.default_rng(7)
 
@@ -136,3 +145,25 @@ def test_student_s_t_is_scipy_s(level: float, df: float, expected: float) -> Non
 def test_with_many_degrees_of_freedom_t_is_normal() -> None:
     assert student_quantile(0.975, 1e6) == pytest.approx(1.959964, abs=1e-5)
     assert student_quantile(0.975, 9_999) == pytest.approx(student_quantile(0.975, 10_001), abs=3e-4)
+
+
+def test_the_variance_is_rows_plus_between_seeds() -> None:
+    """Noise that all seeds share, and an effect of each seed: the textbook's numbers."""
+    shared = RNG.normal(0, 0.5, 20_000)
+    a, b = [1.0, 1.4, 1.9], [2.0, 2.2]
+    found = estimate_seed_difference(
+        (a, b), tuple(np.array(x)[:, None] + side * shared for x, side in ((a, 0), (b, 1))), 50, 0.95
+    )
+    parts = {49: shared.var(ddof=1), 2: np.var(a, ddof=1) / 3, 1: np.var(b, ddof=1) / 2}
+    variance = sum(parts.values())
+    df = variance**2 / sum(part**2 / own for own, part in parts.items())
+    assert found.standard_error == pytest.approx(np.sqrt(variance))
+    assert found.high - found.low == pytest.approx(2 * student_quantile(0.975, df) * np.sqrt(variance))
+    assert (found.low + found.high) / 2 == pytest.approx(2.1 - np.mean(a))
+
+
+def test_sampling_noise_of_the_rows_is_not_counted_as_a_seed_effect() -> None:
+    """Seeds that differ by no more than their rows do by chance: the interval is that of the rows."""
+    drawn = RNG.normal(0, 0.3, (3, 20_000))
+    found = estimate_seed_difference(([0.0], [0.1, 0.0, -0.1]), (np.zeros((1, 20_000)), drawn), 500, 0.95)
+    assert found.standard_error == pytest.approx(0.3 / np.sqrt(3), rel=0.02)

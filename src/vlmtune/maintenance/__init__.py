@@ -1,1 +1,1 @@
-"""Run folders after the fact: what they hold, what is stale or damaged, what may be deleted."""
+"""Inspection and upkeep of run folders: their state, stale comparisons, damage and its repair, garbage."""

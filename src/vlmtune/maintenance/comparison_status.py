@@ -21,7 +21,7 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     Comparisons of the config's own rows come before those of additional evaluation sets, then shorter names first.
     """
-    found, problems = [], []
+    parsed, problems = [], []
     for file in sorted(path for path in root.glob("*.json") if path.is_file()):
         with translate_os_errors(file), file.open("rb") as stream:
             head = stream.read(_VERDICT)
@@ -33,9 +33,9 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
             problems.append(str(error))
             continue
         if _is_comparison(plain):
-            found.append({key: value for key, value in plain.items() if key != "examples"} | {"file": file.name})
+            parsed.append({key: value for key, value in plain.items() if key != "examples"} | {"file": file.name})
     return sorted(
-        found, key=lambda one: (one.get("evaluation_set") is not None, len(one["file"]), one["file"])
+        parsed, key=lambda one: (one.get("evaluation_set") is not None, len(one["file"]), one["file"])
     ), problems
 
 
@@ -83,9 +83,9 @@ def stale(
         return None
     sides = comparison.get("seeds")
     names = sides.get("b") if isinstance(sides, dict) else None
-    own = [(path, origin) for path, origin in answers.items() if isinstance(names, list) and path.stem in names[:1]]
-    for path, origin in own:
-        if origin.get("adapter") != compared:
+    for path, provenance in answers.items():
+        first = isinstance(names, list) and path.stem in names[:1]
+        if first and provenance.get("adapter") != compared:
             return f"{path.name} was made with another adapter"
     with translate_os_errors(file):
         written = file.stat().st_mtime_ns

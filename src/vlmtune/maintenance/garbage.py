@@ -1,7 +1,7 @@
-"""Files in a run folder that nothing will read again, and their size.
+"""Finds and deletes files in a run folder that nothing will read again.
 
 These are work on finished artifacts, checkpoints older than the one that would be resumed, merged models that nothing
-serves, and archived results of mock runs. What a real run made is never garbage.
+serves, and archived results of mock runs. Results of a real run are never garbage.
 """
 
 import shutil
@@ -49,7 +49,7 @@ def find_garbage(root: Path) -> list[Garbage]:
     """
     run = inspect_run(root)
     require_idle(run)
-    return _found(run)
+    return _all_garbage(run)
 
 
 def collect(root: Path, progress: Progress) -> list[Garbage]:
@@ -60,8 +60,7 @@ def collect(root: Path, progress: Progress) -> list[Garbage]:
     """
     require_idle(inspect_run(root))
     with RunFolder(root, progress).lock():
-        found = _found(inspect_run(root))
-        return [one for one in found if _delete(one.path)]
+        return [item for item in _all_garbage(inspect_run(root)) if _delete(item.path)]
 
 
 def _delete(path: Path) -> bool:
@@ -75,9 +74,9 @@ def _delete(path: Path) -> bool:
     return ours
 
 
-def _found(run: Run) -> list[Garbage]:
-    found = dict([*_work(run), *_merged(run), *_mock(run)])
-    return [Garbage(path, why, _size(path)) for path, why in found.items()]
+def _all_garbage(run: Run) -> list[Garbage]:
+    reasons = dict([*_work(run), *_merged(run), *_mock(run)])
+    return [Garbage(path, why, _size(path)) for path, why in reasons.items()]
 
 
 def _merged(run: Run) -> Iterator[tuple[Path, str]]:
@@ -114,20 +113,20 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def describe(found: Sequence[Garbage], done: bool) -> str:
+def describe(garbage: Sequence[Garbage], done: bool) -> str:
     """What can be or was deleted, with sizes and their sum."""
-    lines = [f"{one.path}: {format_bytes(one.size)}: {one.why}" for one in found]
-    total = format_bytes(sum(one.size for one in found))
+    lines = [f"{item.path}: {format_bytes(item.size)}: {item.why}" for item in garbage]
+    total = format_bytes(sum(item.size for item in garbage))
     return "\n".join([*lines, f"{total} freed" if done else f"{total} would be freed; --yes deletes it"])
 
 
-def to_json(roots: Sequence[Path], found: Sequence[Garbage], done: bool) -> dict[str, Any]:
+def to_json(roots: Sequence[Path], garbage: Sequence[Garbage], done: bool) -> dict[str, Any]:
     """For `--json`."""
-    total = sum(one.size for one in found)
+    total = sum(item.size for item in garbage)
     return {
         "schema_version": 1,
         "folders": [str(root) for root in roots],
         "done": done,
         "bytes": total,
-        "garbage": [one.to_json() for one in found],
+        "garbage": [item.to_json() for item in garbage],
     }

@@ -1,4 +1,4 @@
-"""The state of a run folder, read from its files alone; nothing is written, locked or loaded.
+"""Reads the state of a run folder from its files; nothing is written, locked or loaded.
 
 A run folder holds the state folder `.vlmtune`, or an artifact with a manifest.
 """
@@ -63,11 +63,11 @@ class Artifact:
 def artifact_paths(root: Path) -> Iterator[Path]:
     """Artifacts that have a manifest, readable or not. The artifact itself may be missing."""
     for path in sorted(root.iterdir()):
-        about = manifested_file(path) if path.is_file() else path
-        if about is None or path.name.startswith(".") or not manifest_path(about).is_file():
+        artifact = manifested_file(path) if path.is_file() else path
+        if artifact is None or path.name.startswith(".") or not manifest_path(artifact).is_file():
             continue
-        if not is_foreign(manifest_path(about)) and not _is_damaged(about):
-            yield about
+        if not is_foreign(manifest_path(artifact)) and not _is_damaged(artifact):
+            yield artifact
 
 
 def is_foreign(manifest: Path) -> bool:
@@ -98,7 +98,7 @@ def is_readable(artifact: Path) -> bool:
 
 def read_artifacts(root: Path) -> tuple[list[Artifact], list[str]]:
     """Artifacts of a run folder, ordered by kind and name, and errors of those that cannot be read."""
-    found, problems = [], []
+    artifacts, problems = [], []
     for path in artifact_paths(root):
         try:
             manifest = read_manifest(path)
@@ -108,30 +108,31 @@ def read_artifacts(root: Path) -> tuple[list[Artifact], list[str]]:
         if manifest is None or not path.exists():
             problems.append(f"{manifest_path(path)}: describes {path.name}, which does not exist")
         else:
-            found.append(Artifact(path, _kind(manifest["origin"]), manifest))
-    return sorted(found, key=lambda one: (KINDS.index(one.kind), one.path.name)), problems
+            artifacts.append(Artifact(path, _kind(manifest["origin"]), manifest))
+    return sorted(artifacts, key=lambda artifact: (KINDS.index(artifact.kind), artifact.path.name)), problems
 
 
-def _kind(origin: Mapping[str, Any]) -> str:
-    if "training" in origin:
+def _kind(provenance: Mapping[str, Any]) -> str:
+    if "training" in provenance:
         return "adapter"
-    if "inference" not in origin:
+    if "inference" not in provenance:
         return "merged"
-    if "shard" in origin:
+    if "shard" in provenance:
         return "shard"
-    if "prompt_baseline" in origin:
+    if "prompt_baseline" in provenance:
         return "prompt_baseline"
-    return "baseline" if origin.get("adapter") is None else "tuned"
+    return "baseline" if provenance.get("adapter") is None else "tuned"
 
 
 def archive_kind(path: Path) -> str | None:
     """Why a file was archived, by its name: a `mock` or `real` run made it, or it was `damaged`; None if it was not."""
-    found = re.search(r"\.(mock|real|damaged)(-\d+)?(\.|$)", path.name)
-    return found[1] if found else None
+    match = re.search(r"\.(mock|real|damaged)(-\d+)?(\.|$)", path.name)
+    return match[1] if match else None
 
 
 State = Literal["running", "stopped", "finished", "partial", "damaged"]
-"""A process works here; it can be resumed; compared; some steps are finished; something cannot be read."""
+"""`running`: a process works here; `stopped`: it can be resumed; `finished`: it has a current comparison; `partial`:
+some steps are finished; `damaged`: a file cannot be read."""
 
 _STATUS = {"step": str, "done": int, "total": int, "facts": dict, "at": float | int, "command": list}
 
@@ -236,18 +237,18 @@ def find_runs(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise ConfigError(f"{root}: no such folder")
-    found = []
+    runs = []
     for place, folders, _ in os.walk(root):
         here = Path(place)
         if is_run(here):
-            found.append(here)
+            runs.append(here)
         inside = (name for name in folders if not name.startswith(".") and name not in (THUMBNAILS, "wandb"))
         folders[:] = [name for name in inside if not folder_manifest_path(here / name).is_file()]
-    return sorted(found)
+    return sorted(runs)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether vlmtune wrote in a folder."""
+    """Whether a folder holds files of a run."""
     return (folder / STATE).is_dir() or any(is_readable(path) for path in artifact_paths(folder))
 
 
@@ -283,10 +284,10 @@ def inspect_run(root: Path) -> Run:
 def _entry(path: Path) -> tuple[int, float] | None:
     """(size in bytes, mtime) of a file; None for anything else, and for a file deleted in the meantime."""
     try:
-        found = path.lstat()
+        entry = path.lstat()
     except FileNotFoundError:
         return None
-    return (found.st_size, found.st_mtime) if path.is_file() else None
+    return (entry.st_size, entry.st_mtime) if path.is_file() else None
 
 
 def owner(root: Path) -> Owner | None:
@@ -298,22 +299,22 @@ def owner(root: Path) -> Owner | None:
         text = lock_path(root).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    found = re.fullmatch(r"process (\d+) on (\S+)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"process (\d+) on (\S+)", text.strip())
+    if match is None:
         return None
     held = is_locked(lock_path(root))
-    return Owner(int(found[1]), found[2], held or (False if found[2] == socket.gethostname() else None))
+    return Owner(int(match[1]), match[2], held or (False if match[2] == socket.gethostname() else None))
 
 
 def status(root: Path) -> dict[str, Any] | None:
     """The status of a run that is live or ended early; None if it ended normally or the file is malformed."""
     try:
-        found = json.loads(status_path(root).read_text(encoding="utf-8"))
+        fields = json.loads(status_path(root).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in _STATUS.items()):
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(key), kind) for key, kind in _STATUS.items()):
         return None
-    known = {"rate": None, **found}
+    known = {"rate": None, **fields}
     return known if isinstance(known["rate"], float | int | None) and all(map(_is_text, known["command"])) else None
 
 
@@ -323,7 +324,7 @@ def _is_text(value: Any) -> bool:
 
 def work_in_progress(root: Path) -> list[Work]:
     """All work folders of a run, whether their artifact is finished or not, by name."""
-    found = []
+    in_progress = []
     for folder in work_folders(root):
         name = folder.name.removesuffix(f"-{work_key(folder)}")
         if {path.name for path in folder.iterdir()} <= {MERGED, building_path(folder / MERGED).name}:
@@ -331,8 +332,8 @@ def work_in_progress(root: Path) -> list[Work]:
         answers = len(whole_lines(folder / ANSWERS))
         trains = not answers and any((folder / file).exists() for file in (CURVE, SAMPLES, BUILT_ADAPTER))
         steps = [checkpoint_step(path) for path in checkpoint_paths(folder) if (path / COMPLETE).is_file()]
-        found.append(Work(folder, name, None if trains or steps else answers, steps))
-    return found
+        in_progress.append(Work(folder, name, None if trains or steps else answers, steps))
+    return in_progress
 
 
 def is_published(one: Work, artifacts: Sequence[Artifact]) -> bool:
@@ -341,9 +342,9 @@ def is_published(one: Work, artifacts: Sequence[Artifact]) -> bool:
 
 
 def _stale(root: Path, comparison: Mapping[str, Any], artifacts: Sequence[Artifact]) -> str | None:
-    here = [one for one in artifacts if not one.archived]
-    answers = {one.path: one.manifest["origin"] for one in here if one.kind == "tuned"}
-    adapters = [one.path for one in here if one.kind == "adapter"]
+    current = [one for one in artifacts if not one.archived]
+    answers = {one.path: one.manifest["origin"] for one in current if one.kind == "tuned"}
+    adapters = [one.path for one in current if one.kind == "adapter"]
     return comparison_status.stale(comparison, root / comparison["file"], answers, adapters)
 
 

@@ -1,4 +1,4 @@
-"""Damage in a run folder after a crash, a full disk or an accident, and its repair.
+"""Finds and repairs damage in a run folder after a crash, a full disk or an accident.
 
 Nothing that has a manifest is ever deleted: a damaged artifact is archived under another name, or only reported.
 """
@@ -57,7 +57,7 @@ def find_damage(root: Path) -> list[Damage]:
     """
     run = inspect_run(root)
     require_idle(run)
-    return [*_lock(run), *_found(run)]
+    return [*_lock(run), *_all_damage(run)]
 
 
 def repair(root: Path, progress: Progress) -> list[Damage]:
@@ -69,29 +69,29 @@ def repair(root: Path, progress: Progress) -> list[Damage]:
     before = inspect_run(root)
     require_idle(before)
     with RunFolder(root, progress).lock():  # taking the lock clears the name of a dead process in it
-        found = [*_lock(before), *_found(inspect_run(root))]
-        for one in found:
-            with translate_os_errors(one.path):
-                _repair(one)
-    return found
+        damage = [*_lock(before), *_all_damage(inspect_run(root))]
+        for item in damage:
+            with translate_os_errors(item.path):
+                _repair(item)
+    return damage
 
 
-def _found(run: Run) -> list[Damage]:
-    found = [*_unfinished_writes(run.root), *_notes(run.root), *_manifests(run.root), *_work(run)]
+def _all_damage(run: Run) -> list[Damage]:
+    damage = [*_unfinished_writes(run.root), *_notes(run.root), *_manifests(run.root), *_work(run)]
     for artifact in run.artifacts:
-        found += _adapter(artifact) if artifact.path.is_dir() else _answers(artifact)
-    return found
+        damage += _adapter(artifact) if artifact.path.is_dir() else _answers(artifact)
+    return damage
 
 
-def _repair(one: Damage) -> None:
-    if one.remedy == "remove" and one.path.is_dir():
-        shutil.rmtree(one.path)
-    elif one.remedy == "remove":
-        one.path.unlink(missing_ok=True)
-    elif one.remedy == "truncate":
-        cut_torn_line(one.path)
-    elif one.remedy == "archive":
-        for path in _with_sidecars(one.path):
+def _repair(item: Damage) -> None:
+    if item.remedy == "remove" and item.path.is_dir():
+        shutil.rmtree(item.path)
+    elif item.remedy == "remove":
+        item.path.unlink(missing_ok=True)
+    elif item.remedy == "truncate":
+        cut_torn_line(item.path)
+    elif item.remedy == "archive":
+        for path in _with_sidecars(item.path):
             path.rename(archive_path(path, "damaged"))
 
 
@@ -163,8 +163,8 @@ def _answers(artifact: Artifact) -> Iterator[Damage]:
     try:
         lines = read(artifact.path)
     except DataError as error:
-        said = str(error).removeprefix(f"{artifact.path}:")
-        yield Damage(artifact.path, f"cannot be read, line {said}", "archive")
+        message = str(error).removeprefix(f"{artifact.path}:")
+        yield Damage(artifact.path, f"cannot be read, line {message}", "archive")
         return
     rows = artifact.manifest["origin"].get("dataset", {}).get("rows")
     if "shard" not in artifact.manifest["origin"] and rows is not None and rows != len(lines):
@@ -196,8 +196,8 @@ def _with_sidecars(path: Path) -> Sequence[Path]:
     return [one for one in dict.fromkeys([path, *sidecars]) if one.exists()]
 
 
-def describe(found: Sequence[Damage], done: bool) -> str:
-    """One line per damage, with what would be or was done about it."""
+def describe(damage: Sequence[Damage], done: bool) -> str:
+    """One line per item, with what would be or was done about it."""
     words: dict[Remedy, tuple[str, str]] = {
         "remove": ("would be removed", "removed"),
         "truncate": ("would be truncated", "truncated"),
@@ -205,9 +205,9 @@ def describe(found: Sequence[Damage], done: bool) -> str:
         "unlock": ("would be unlocked", "unlocked"),
         "report": ("left to you", "left to you"),
     }
-    return "\n".join(f"{one.path}: {one.what}: {words[one.remedy][done]}" for one in found)
+    return "\n".join(f"{item.path}: {item.what}: {words[item.remedy][done]}" for item in damage)
 
 
-def to_json(root: Path, found: Sequence[Damage], done: bool) -> dict[str, Any]:
+def to_json(root: Path, damage: Sequence[Damage], done: bool) -> dict[str, Any]:
     """For `--json`."""
-    return {"schema_version": 1, "folder": str(root), "done": done, "damage": [one.to_json() for one in found]}
+    return {"schema_version": 1, "folder": str(root), "done": done, "damage": [item.to_json() for item in damage]}

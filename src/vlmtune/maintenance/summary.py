@@ -60,18 +60,18 @@ def describe_state(run: Run) -> str:
     return "finished"
 
 
-def describe_progress(one: Work, status: Mapping[str, Any] | None) -> str:
+def describe_progress(work: Work, status: Mapping[str, Any] | None) -> str:
     """How far work in progress is, and so where the same command continues."""
-    if one.trains:
+    if work.trains:
         total = f" of {status['total']}" if status and status["step"] == "train" else ""
         return (
-            f"{one.name} at step {one.checkpoints[-1]}{total}"
-            if one.checkpoints
-            else f"{one.name} before its first checkpoint"
+            f"{work.name} at step {work.checkpoints[-1]}{total}"
+            if work.checkpoints
+            else f"{work.name} before its first checkpoint"
         )
-    name = one.name.removesuffix(".jsonl")  # the name of the step in the status
+    name = work.name.removesuffix(".jsonl")  # the name of the step in the status
     total = f" of {status['total']}" if status and status["step"] == name else ""
-    return f"{name} at answer {one.answers}{total}"
+    return f"{name} at answer {work.answers}{total}"
 
 
 def _at(status: Mapping[str, Any]) -> str:
@@ -129,18 +129,18 @@ def details(run: Run, now: float) -> dict[str, Any]:
     }
 
 
-def _artifact(one: Artifact) -> dict[str, Any]:
-    facts = {key: value for key, value in one.manifest.items() if key not in ("curve", "selection_ids")}
-    return {"path": str(one.path), "kind": one.kind, "archived": one.archived, "manifest": facts}
+def _artifact(artifact: Artifact) -> dict[str, Any]:
+    facts = {key: value for key, value in artifact.manifest.items() if key not in ("curve", "selection_ids")}
+    return {"path": str(artifact.path), "kind": artifact.kind, "archived": artifact.archived, "manifest": facts}
 
 
-def _work(one: Work, resumable: bool) -> dict[str, Any]:
-    newest = checkpoints.newest(one.folder)
+def _work(work: Work, resumable: bool) -> dict[str, Any]:
+    newest = checkpoints.newest(work.folder)
     return {
-        "folder": str(one.folder),
-        "name": one.name,
-        "answers": one.answers,
-        "checkpoints": list(one.checkpoints),
+        "folder": str(work.folder),
+        "name": work.name,
+        "answers": work.answers,
+        "checkpoints": list(work.checkpoints),
         "resumes_at": checkpoint_step(newest) if newest is not None else None,
         "resumable": resumable,
     }
@@ -148,40 +148,40 @@ def _work(one: Work, resumable: bool) -> dict[str, Any]:
 
 def _training(run: Run) -> dict[str, Any] | None:
     """The first adapter's training: curve, selected step, resumptions."""
-    made = next((one.manifest for one in run.artifacts if one.kind == "adapter" and not one.archived), None)
+    manifest = next((one.manifest for one in run.artifacts if one.kind == "adapter" and not one.archived), None)
     keys = ("steps", "chosen_step", "resumed_at", "curve")
-    return {key: made[key] for key in keys if key in made} if made else None
+    return {key: manifest[key] for key in keys if key in manifest} if manifest else None
 
 
-def describe(found: Mapping[str, Any]) -> str:
+def describe(run: Mapping[str, Any]) -> str:
     """The result of `details` as text."""
-    lines = [found["folder"], f"  state       {found['description']}{' (mock)' if found['mock'] else ''}"]
-    if found["headline"]:
-        lines.append(f"  verdict     {found['comparison']['verdict']}")
-        lines += [f"  stale       {found['stale']}; compare again"] if found["stale"] else []
-    for one in found["artifacts"]:
+    lines = [run["folder"], f"  state       {run['description']}{' (mock)' if run['mock'] else ''}"]
+    if run["headline"]:
+        lines.append(f"  verdict     {run['comparison']['verdict']}")
+        lines += [f"  stale       {run['stale']}; compare again"] if run["stale"] else []
+    for one in run["artifacts"]:
         archived = ", archived" if one["archived"] else ""
         lines.append(f"  {one['kind']:<11} {Path(one['path']).name}{archived}")
         lines += [f"    {line}" for line in _facts(one["manifest"])]
-    trained = text.training_summary(found["training"])
+    trained = text.training_summary(run["training"])
     lines += [f"  curve       {trained}"] if trained else []
-    for one in found["work"]:
+    for one in run["work"]:
         lines += _in_progress(one) if one["resumable"] else [_of_another(one)]
-    lines += [f"  ! {problem}" for problem in (*found["problems"], *found["notes"])]
-    changed = format_duration(found["seconds_since_change"])
-    lines.append(f"  size        {format_bytes(found['bytes'])}, last change {changed} ago")
-    return "\n".join([*lines, f"  next        {found['next']}"])
+    lines += [f"  ! {problem}" for problem in (*run["problems"], *run["notes"])]
+    changed = format_duration(run["seconds_since_change"])
+    lines.append(f"  size        {format_bytes(run['bytes'])}, last change {changed} ago")
+    return "\n".join([*lines, f"  next        {run['next']}"])
 
 
 def _facts(manifest: Mapping[str, Any]) -> list[str]:
     """Model, datasets and software versions that an artifact was made with."""
-    origin = manifest["origin"]
-    model = origin.get("model") or {}
+    provenance = manifest["origin"]
+    model = provenance.get("model") or {}
     commit = f" at {model['commit'][:12]}" if model.get("commit") else ""
     lines = [
         f"model {model.get('name', '?')}{commit} ({model.get('family', '?')}, config {model.get('config_hash', '?')})"
     ]
-    dataset = origin.get("dataset") or {}
+    dataset = provenance.get("dataset") or {}
     parts = {"rows": dataset} if "fingerprint" in dataset else {k: v for k, v in dataset.items() if isinstance(v, dict)}
     lines += [f"{name} {part['rows']}, fingerprint {part['fingerprint'][:12]}" for name, part in parts.items()]
     where = [str(manifest[key]) for key in ("device", "precision") if manifest.get(key)]
@@ -189,20 +189,22 @@ def _facts(manifest: Mapping[str, Any]) -> list[str]:
     return [*lines, *([", ".join(where)] if where else [])]
 
 
-def _in_progress(one: Mapping[str, Any]) -> list[str]:
-    if one["answers"] is not None:
-        return [f"  answers     {one['name']}: {one['answers']} are saved; the rest remains"]
-    if not one["checkpoints"]:
-        return [f"  training    {one['name']}: no checkpoint yet; it starts over"]
-    steps = ", ".join(map(str, one["checkpoints"]))
-    newest = one["resumes_at"]
+def _in_progress(work: Mapping[str, Any]) -> list[str]:
+    if work["answers"] is not None:
+        return [f"  answers     {work['name']}: {work['answers']} are saved; the rest remains"]
+    if not work["checkpoints"]:
+        return [f"  training    {work['name']}: no checkpoint yet; it starts over"]
+    steps = ", ".join(map(str, work["checkpoints"]))
+    newest = work["resumes_at"]
     there = f"it would resume from step {newest}" if newest is not None else "none of them is complete"
-    return [f"  training    {one['name']}: checkpoints at step {steps}; {there}"]
+    return [f"  training    {work['name']}: checkpoints at step {steps}; {there}"]
 
 
-def _of_another(one: Mapping[str, Any]) -> str:
+def _of_another(work: Mapping[str, Any]) -> str:
     """Work that no command continues while a finished artifact has its name; only the user knows whether to keep it."""
-    return f"  ! {one['folder']}: work on another {one['name']} than the finished one; remove it if you do not need it"
+    return (
+        f"  ! {work['folder']}: work on another {work['name']} than the finished one; remove it if you do not need it"
+    )
 
 
 def format_bytes(count: float) -> str:

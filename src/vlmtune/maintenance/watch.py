@@ -53,19 +53,19 @@ def snapshots(root: Path, wait: Callable[[float], object]) -> Iterator[Snapshot]
     """
     inspect.inspect_run(root)
     while (owner := inspect.owner(root)) is not None and owner.alive is not False:
-        status, made = inspect.status(root), _newest(root)
-        curve = _curve(made) if made else []
-        yield Snapshot(owner, status, curve, _answers(made) if made else [])
+        status, work = inspect.status(root), _newest(root)
+        curve = _curve(work) if work else []
+        yield Snapshot(owner, status, curve, _answers(work) if work else [])
         wait(EVERY_S)
 
 
 def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """The JSON objects in some lines; others are skipped, since checking the files is up to the run itself."""
-    found = []
+    objects = []
     for line in lines:
         with suppress(ValueError):
-            found.append(json.loads(line))
-    return [one for one in found if isinstance(one, dict)]
+            objects.append(json.loads(line))
+    return [one for one in objects if isinstance(one, dict)]
 
 
 def _curve(work: Path) -> list[dict[str, Any]]:
@@ -77,13 +77,13 @@ def _curve(work: Path) -> list[dict[str, Any]]:
 
 def _newest(root: Path) -> Path | None:
     """The work folder that changed last."""
-    found: list[tuple[float, Path]] = []
-    for one in inspect.work_in_progress(root):
+    changes: list[tuple[float, Path]] = []
+    for work in inspect.work_in_progress(root):
         try:
-            found.append((max(path.stat().st_mtime for path in one.folder.glob("*")), one.folder))
+            changes.append((max(path.stat().st_mtime for path in work.folder.glob("*")), work.folder))
         except (FileNotFoundError, ValueError):  # published in the meantime
             continue
-    return max(found)[1] if found else None
+    return max(changes)[1] if changes else None
 
 
 def _answers(work: Path) -> list[tuple[str, str]]:
@@ -97,9 +97,9 @@ def _answers(work: Path) -> list[tuple[str, str]]:
 
 
 def _answer(line: Mapping[str, Any]) -> tuple[str, str]:
-    said, failure = line.get("prediction"), line.get("failure")
+    prediction, failure = line.get("prediction"), line.get("failure")
     why = failure.get("reason") if isinstance(failure, dict) else None
-    return _clean(str(line.get("id"))), _clean(f"(failed: {why})" if said is None else str(said))
+    return _clean(str(line.get("id"))), _clean(f"(failed: {why})" if prediction is None else str(prediction))
 
 
 def _clean(text: str) -> str:
@@ -154,9 +154,9 @@ def _curves(snapshot: Snapshot, room: int) -> Iterator[tuple[str, str]]:
         now = (snapshot.status or {}).get("facts", {}).get("loss")
         later = f", now {now:.4g}" if isinstance(now, int | float) else ""
         yield "loss", f"{values[0]:.4g} {sparkline(values, room)} {values[-1]:.4g} at step {losses[-1][0]}{later}"
-    judged = [point for point in snapshot.curve if "validation_loss" in point]
-    for key in judged[-1] if judged else ():
-        known = points(judged, key)
+    validated = [point for point in snapshot.curve if "validation_loss" in point]
+    for key in validated[-1] if validated else ():
+        known = points(validated, key)
         if key != "step" and known:
             values = [value for _, value in known]
             yield key, f"{values[0]:.4g} {sparkline(values, room)} {values[-1]:.4g} at step {known[-1][0]}"

@@ -1,7 +1,7 @@
-"""A comparison as text, Markdown or one self-contained page; the model card of an adapter. Needs no model and no torch.
+"""Comparisons as text, Markdown or a self-contained HTML page, and model cards. Needs neither a model nor torch.
 
-`text` and `markdown` are words alone. `html` fills the page's template from `rows`, `charts` (drawn with `svg`) and
-`provenance`; `templates` renders any page with its style and script inside.
+`text` and `markdown` render text. `html` fills the page's template from `rows`, `charts` (drawn with `svg`) and
+`provenance`; `templates` renders any page with its style and script inlined.
 """
 
 from pydantic import PositiveInt
@@ -13,5 +13,5 @@ class ReportConfig(BaseConfig):
     """What the page shows."""
 
     examples: PositiveInt = 200
-    """Rows shown with their image, of each kind: largest gains, largest losses, drawn at random. Failed rows always
-    are, and all other rows are shown without one."""
+    """Rows of each kind (largest gains, largest losses, random) shown with their image. Failed rows always have theirs;
+    all other rows are shown without."""

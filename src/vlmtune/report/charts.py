@@ -1,4 +1,4 @@
-"""Charts of a comparison: intervals, outcomes, changes by row, learning curve, score by confidence."""
+"""Charts of a comparison: forest plots, outcomes, histogram and scatter plot of changes, learning curve, confidence."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -138,7 +138,7 @@ def histogram(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure
     moved = sorted(abs(delta) for delta in deltas if delta)
     if not moved or column.binary:
         return None
-    # The outermost bins take the last 1 %, so that one extreme row does not squeeze all others into one bin.
+    # The outermost bins hold the largest 1 % of changes: one extreme row must not squeeze all others into one bin.
     reach = moved[min(len(moved) - 1, int(len(moved) * 0.99))]
     step = reach / _BINS
     counts = Counter(_bin(delta, step) for delta in deltas if delta is not None)
@@ -231,7 +231,7 @@ def _by_fifths(scores: Sequence[tuple[float, float]], low: float, high: float) -
 
 
 def learning_curve(training: TrainingSummary | None) -> Figure | None:
-    """Loss over steps; None where it is not known how B was trained.
+    """Loss over steps; None where the training of B is not known.
 
     Marks the steps in `resumed_at` and the `chosen_step`.
     """

@@ -1,8 +1,8 @@
-"""A comparison as one page: a single file that needs no network and no other file, and reads without its script.
+"""The comparison as a self-contained HTML page, readable without JavaScript.
 
-A pure function of the comparison and the thumbnails: the same input gives the same bytes. Texts of rows are only ever
-text: the template escapes them, the script sets them as text, and the page's Content Security Policy allows nothing but
-the script and style that it was made with.
+The page is a pure function of the comparison and the thumbnails: the same input gives the same bytes. Data can never
+become markup: the template escapes it, the script sets it as text, and the Content Security Policy allows only the
+page's own script and style. `embed_rows` packs all rows as JSON for the script, within a size limit.
 """
 
 import base64
@@ -18,17 +18,17 @@ from vlmtune.scoring.results import ComparisonFile, ExampleResult
 
 _IMAGE_BYTES = 12_000_000
 _ROW_BYTES = 10_000_000
-"""Most bytes of images and of rows: with everything else, a page stays under 25 MB."""
+"""Most bytes of images and of rows; a whole page stays under 25 MB."""
 
 _LIMITS = (100_000, 20_000, 5_000, 2_000, 1_000, 500, 200)
-"""Most characters of a text: the first of these with which all rows fit."""
+"""Limits on the characters of a text; the first one with which all rows fit is used."""
 
 _CARD_LIMIT = 5_000
-"""Most characters of a text on the cards that need no script."""
+"""Most characters of a text on the cards shown without JavaScript."""
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
-"""Parts of the page's one script, in their order."""
+"""Concatenated to the page's one script, in this order."""
 
 STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
 FLAG_LABELS = {"cut_off": "cut off", "unparsed": "unparseable", "repeating": "repetitive"}
@@ -90,7 +90,7 @@ def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
 
 
 def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
-    """All rows for the script, and the first cards for readers without it."""
+    """All rows as data for the script, and the first cards as HTML for readers without JavaScript."""
     from markupsafe import Markup
 
     columns, examples = rows.columns(comparison), comparison["examples"]
@@ -127,7 +127,7 @@ def _outcome(example: ExampleResult, primary: MetricColumn | None) -> tuple[str,
 
 
 def _provenance(comparison: ComparisonFile) -> dict[str, Any]:
-    """How the comparison was made, and how to repeat it."""
+    """How the comparison was produced, and how to reproduce it."""
     different, same = provenance.settings(comparison)
     return {
         "curve": charts.learning_curve(comparison["training"]),
@@ -144,7 +144,7 @@ def _provenance(comparison: ComparisonFile) -> dict[str, Any]:
 class EmbeddedRows:
     """Rows and images as the JSON that the page's script reads.
 
-    Where not everything fits: `limit` is the length to which texts were cut, `left_out` the number of missing rows.
+    If not everything fits, `limit` is the length to which texts were shortened, `left_out` the number of missing rows.
     """
 
     data: str
@@ -169,7 +169,7 @@ def embed_images(hashes: Sequence[str], thumbnails: Mapping[str, bytes]) -> dict
 def embed_rows(
     examples: Sequence[ExampleResult], columns: Sequence[MetricColumn], images: Mapping[str, str]
 ) -> EmbeddedRows:
-    """All rows, with shortened texts if need be; if that is not enough, without those that changed least."""
+    """All rows, with shortened texts if need be; if they still do not fit, without those that changed least."""
     numbers = {image: n for n, image in enumerate(images)}
     compact = [_compact(n, example, columns, numbers) for n, example in enumerate(examples)]
     packed, limit, kept = [_json(row) for row in compact], None, list(range(len(compact)))
@@ -200,10 +200,10 @@ def embed_rows(
 def _compact(
     number: int, example: ExampleResult, columns: Sequence[MetricColumn], images: Mapping[str, int]
 ) -> dict[str, Any]:
-    """A row under one-letter keys, without what it does not have.
+    """A row under one-letter keys; absent values are left out.
 
-    i id, a and b answers, r what was expected, s scores of A and B by metric, d changes by metric, f flags, h number of
-    its image, e failures, x boxes, m metadata, q question.
+    i: id; a, b: answers; r: expected texts; s: scores of A and B by metric; d: changes by metric; f: flags; h: image
+    number; e: failures; x: boxes; m: metadata; q: question.
     """
     row: dict[str, Any] = {"i": rows.label(example, number), "a": example["a"], "b": example["b"]}
     row["r"] = rows.expected(example)
@@ -223,7 +223,7 @@ def _compact(
 
 
 def _shortened(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """A row whose texts have at most `limit` characters, and say how many are missing. Ids stay whole."""
+    """A row with texts of at most `limit` characters, which say how many are missing. Ids stay whole."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, list):

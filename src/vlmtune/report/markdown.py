@@ -1,6 +1,6 @@
-"""A comparison as Markdown: for a pull request, and as the results section of a model card.
+"""The comparison as Markdown, for a pull request or the results section of a model card.
 
-Texts of rows stand in code spans, where nothing is a link, a mention or HTML; names and sentences are escaped.
+Texts of rows are code spans, in which links, mentions and HTML have no effect; names and sentences are escaped.
 """
 
 import re
@@ -49,7 +49,7 @@ def results(comparison: ComparisonResult) -> str:
 
 
 def _block(lines: list[str]) -> list[str]:
-    """Lines with a blank one behind them; nothing where there are none."""
+    """Lines followed by a blank one; empty if there are none."""
     return [*lines, ""] if lines else []
 
 
@@ -61,14 +61,14 @@ def table(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def escaped(content: str) -> str:
-    """A text on one line that Markdown shows as it is: nobody is mentioned and nothing is linked."""
+    """A text on one line, escaped so that Markdown shows it literally, without mentions or links."""
     line = " ".join(content.split())
     line = re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", line.replace("&", "&amp;"))
     return line.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;").replace("://", "&#58;//")
 
 
 def code(content: str) -> str:
-    """A text as a code span on one line, cut where it is very long.
+    """A text as a code span on one line, shortened if very long.
 
     The fence is longer than any run of backticks inside: "a ` b" becomes "``a ` b``".
     """

@@ -1,7 +1,7 @@
-"""The model card of an adapter: what it is, its comparison, how to load it and how it was trained.
+"""The model card of an adapter: its comparison, how to load it and how it was trained.
 
-The metadata is written by the Hub's own library, so that the Hub shows the results; the text is the comparison's
-Markdown. Rows of the dataset are not quoted, because readers of a card may not be allowed to see them.
+The metadata is written with `huggingface_hub`, so that the Hub shows the results. No rows of the dataset are quoted,
+because readers of the card may not be allowed to see them.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ HUB_TASKS = {
     "classification": "image-classification",
     "grounding": "object-detection",
 }
-"""The Hub's names of tasks. Tasks that it has no name for get that of the model, image-text-to-text."""
+"""The Hub's names of tasks; for other tasks it is the model's, image-text-to-text."""
 
 
 def render(
@@ -27,14 +27,14 @@ def render(
     """The card as Markdown, with its metadata in front.
 
     Args:
-        name: of the repository, `org/name`.
+        name: the repository, `org/name`.
         comparison: of the base model and the adapter; examples are not needed.
         manifest: of the adapter; names the base model.
-        dataset: name of the evaluated dataset on the Hub; None if it is not there.
-        split: which of its splits was evaluated.
+        dataset: the evaluated dataset's name on the Hub; None if it is not there.
+        split: the evaluated split.
     """
-    origin = manifest["origin"]
-    task, base, title = str(origin["task"]["name"]), str(origin["model"]["name"]), name.rpartition("/")[2]
+    provenance = manifest["origin"]
+    task, base, title = str(provenance["task"]["name"]), str(provenance["model"]["name"]), name.rpartition("/")[2]
     compared = comparison["rows"]["compared"]
     lines = [
         "---",
@@ -56,7 +56,7 @@ def render(
         "",
         "## Training",
         "",
-        *_settings(origin),
+        *_settings(provenance),
         "",
     ]
     return "\n".join(lines)
@@ -105,17 +105,17 @@ def _use(name: str, base: str) -> list[str]:
     ]
 
 
-def _settings(origin: Mapping[str, Any]) -> list[str]:
-    """The settings that others need to get the same answers."""
-    model, training = origin["model"], origin["training"]
-    pixels = origin["preprocessing"]["pixels"]
+def _settings(provenance: Mapping[str, Any]) -> list[str]:
+    """The settings needed to reproduce the answers."""
+    model, training = provenance["model"], provenance["training"]
+    pixels = provenance["preprocessing"]["pixels"]
     lines = [
-        ("prompt", markdown.code(str(origin["task"].get("prompt", "from the rows")))),
+        ("prompt", markdown.code(str(provenance["task"].get("prompt", "from the rows")))),
         ("base commit", model.get("commit") or "a local folder"),
         ("base config", model.get("config_hash")),
         ("image area in pixels", f"{pixels['min_pixels']} to {pixels['max_pixels']}"),
-        ("chat template", origin["preprocessing"]["template"]),
-        ("tokenizer", origin["preprocessing"]["tokenizer"]),
+        ("chat template", provenance["preprocessing"]["template"]),
+        ("tokenizer", provenance["preprocessing"]["tokenizer"]),
         ("learning rate", training["learning_rate"]),
         ("epochs", training["epochs"]),
         ("batch size", training["batch_size"]),

@@ -1,4 +1,4 @@
-"""How a comparison was made: the settings of both sides, failed rows, and the commands that repeat it."""
+"""How a comparison was produced: settings of both sides, failed rows, and the commands that reproduce it."""
 
 import json
 import shlex
@@ -28,7 +28,7 @@ _IDS = 20
 
 
 def settings(comparison: ComparisonResult) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Settings that differ (path, A, B) and those that are the same (path, value), without those null on both sides."""
+    """Settings that differ (path, A, B) and those that are equal (path, value), except those null on both sides."""
     a, b = (_flat(comparison["settings"][side]) for side in ("a", "b"))
     different, same = [], []
     for path in dict.fromkeys([*a, *b]):
@@ -53,13 +53,13 @@ def _flat(value: Any, path: str = "") -> dict[str, str | None]:
 
 
 def training(comparison: ComparisonResult) -> list[tuple[str, str]]:
-    """What is known of the training besides its curve."""
+    """Facts about the training, except its curve."""
     facts = {key: value for key, value in (comparison["training"] or {}).items() if key != "curve"}
     return [(path, value) for path, value in _flat(facts).items() if value is not None]
 
 
 def failed(examples: Sequence[ExampleResult]) -> list[tuple[str, str, int, list[str]]]:
-    """(side, reason, rows, the first ids) of every kind of failure, the most frequent first."""
+    """(side, reason, rows, first ids) of each kind of failure, the most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     ids: dict[tuple[str, str], list[str]] = {}
     for number, example in enumerate(examples):
@@ -70,7 +70,7 @@ def failed(examples: Sequence[ExampleResult]) -> list[tuple[str, str, int, list[
 
 
 def commands(comparison: ComparisonResult) -> list[tuple[str, str]]:
-    """(purpose, command) for repeating the page and its numbers."""
+    """(purpose, command) pairs that reproduce the page and its numbers."""
     others = comparison["others"]
     files = [_files(comparison, "a"), _files(comparison, "b"), *(_files(other, "b") for other in others)]
     settings = comparison["settings"]["a"], comparison["settings"]["b"]
@@ -79,15 +79,17 @@ def commands(comparison: ComparisonResult) -> list[tuple[str, str]]:
     columns = dict.fromkeys(part["column"] for part in comparison["slices"])
     slices = [word for column in columns for word in ("--slice", column)]
     compare = shlex.join(["vlmtune", "compare", *map(",".join, files), *task, *slices])
-    found = [("This page, from the prediction files", f"{compare} -o report.html")]
-    found.append(("The numbers alone, for a script", f"{compare} --json"))
+    steps = [
+        ("This page, from the prediction files", f"{compare} -o report.html"),
+        ("The numbers as JSON", f"{compare} --json"),
+    ]
     metrics = ",".join(entry["name"] for entry in comparison["metrics"])
     if metrics:
         score = shlex.join(["vlmtune", "score", files[1][0], *task, "--metrics", metrics])
-        found.append(("The scores of one side; needs no model", score))
+        steps.append(("The scores of one side, without a model", score))
     if any(settings):
-        found.append(("The answers themselves, with the config of this run", "vlmtune run CONFIG"))
-    return found
+        steps.append(("The answers, with the config of this run", "vlmtune run CONFIG"))
+    return steps
 
 
 def _files(comparison: ComparisonResult, side: Literal["a", "b"]) -> list[str]:

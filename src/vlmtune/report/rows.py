@@ -1,6 +1,6 @@
-"""The rows of a comparison as the page shows them: their metrics, their order, their texts.
+"""Rows of a comparison as the page shows them: metrics, order and texts.
 
-The numbers of a row come from `scoring.examples`; `html` packs them for the page's script.
+Their numbers come from `scoring.examples`; `html` packs them for the page's script.
 """
 
 import json
@@ -13,15 +13,15 @@ from vlmtune.report.text import precision
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
 
 FIRST_CARDS = 20
-"""Cards on the page when its script does not run."""
+"""Cards on the page without JavaScript."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricColumn:
-    """A metric with what the rows know of it.
+    """A metric and the kind of scores that rows have in it.
 
-    `per_row`: every row has a score of its own (macro-F1 has none). `mean`: the metric is the mean of those scores
-    (BLEU is not). `binary`: the scores are also all 0 or 1.
+    `per_row`: every row has a score (macro-F1 has none). `mean`: the metric is their mean (BLEU is not). `binary`:
+    the mean of scores that are all 0 or 1.
     """
 
     name: str
@@ -32,7 +32,7 @@ class MetricColumn:
     binary: bool
 
     def gain(self, example: ExampleResult) -> float | None:
-        """How much better B is in this row, positive being better; None where a side failed."""
+        """Improvement of B over A in this row, positive being better; None where a side failed."""
         delta = None if example["deltas"] is None else example["deltas"][self.name]
         return delta if delta is None or self.higher_is_better else -delta
 
@@ -45,7 +45,7 @@ class MetricColumn:
 
 def columns(comparison: ComparisonFile) -> list[MetricColumn]:
     """The metrics of a comparison, the primary one first."""
-    found = []
+    metric_columns = []
     scored = [(row["scores"], row["deltas"]) for row in comparison["examples"]]
     for entry in comparison["metrics"]:
         name = entry["name"]
@@ -56,12 +56,12 @@ def columns(comparison: ComparisonFile) -> list[MetricColumn]:
         per_row = bool(triples) and len(complete) == len(triples)
         mean = per_row and all(abs(b - a - delta) < 1e-5 for a, b, delta in complete)
         binary = mean and all({a, b} <= {0, 1} for a, b, _ in complete)
-        found.append(MetricColumn(name, entry["higher_is_better"], precision(entry), per_row, mean, binary))
-    return found
+        metric_columns.append(MetricColumn(name, entry["higher_is_better"], precision(entry), per_row, mean, binary))
+    return metric_columns
 
 
 def by_change(examples: Sequence[ExampleResult], column: MetricColumn | None) -> list[int]:
-    """Row numbers, the largest change first and failed rows last: the order in which the page opens."""
+    """Row numbers, the largest change first and failed rows last, which is the page's initial order."""
     gains = [None if column is None else column.gain(example) for example in examples]
     return sorted(range(len(examples)), key=lambda n: (gains[n] is None, -abs(gains[n] or 0.0), n))
 
@@ -69,7 +69,7 @@ def by_change(examples: Sequence[ExampleResult], column: MetricColumn | None) ->
 def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
     """Hashes of the images that the page shows, the most important first.
 
-    They belong to the rows with the largest gains and losses, to failed rows, and to rows drawn at random.
+    They are those of the rows with the largest gains and losses, of failed rows, and of a random sample.
 
     Args:
         comparison: as `Comparison.to_json` gives it, with its examples.
@@ -91,7 +91,7 @@ def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
 
 
 def label(example: ExampleResult, number: int) -> str:
-    """What a row is called: its id, or its number counted from 1."""
+    """A row's id, or its number counted from 1."""
     return f"row {number + 1}" if example["id"] is None else str(example["id"])
 
 
@@ -102,7 +102,7 @@ def question(example: ExampleResult) -> str | None:
 
 
 def expected(example: ExampleResult) -> list[str]:
-    """What a right answer says: the references, and whatever else the metrics compared with."""
+    """The expected answer: the references, and whatever else metrics compare with."""
     texts = list(example["references"])
     for key, value in example.get("truth", {}).items():
         text = _readable(value)
@@ -112,7 +112,7 @@ def expected(example: ExampleResult) -> list[str]:
 
 
 def _readable(value: Any) -> str:
-    """A value for people: texts as they are, a list of texts joined by commas, all else as JSON."""
+    """A value for display: texts unchanged, a list of texts joined by commas, all else as JSON."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

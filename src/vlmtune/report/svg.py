@@ -1,4 +1,4 @@
-"""SVG drawn in Python: no script, colours from the page's style sheet, and every figure also as a table.
+"""SVG figures without a script: colours come from the page's style sheet, and every figure has its data as a table.
 
 Functions return SVG elements as text, with all content escaped. Coordinates are in units of the figure; y points down.
 """
@@ -15,7 +15,7 @@ WIDTH = 360
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing, with its content also in words and as a table whose first row is the header.
+    """A drawing, with its content described in words and as a table, header first.
 
     `shapes` is SVG made of escaped text; `name` distinguishes the figures of a page.
     """

@@ -1,4 +1,4 @@
-"""Jinja templates rendered to self-contained pages: style and script inside, all text escaped, nothing else allowed."""
+"""Renders Jinja templates to self-contained pages: style and script inlined, all text escaped, nothing else allowed."""
 
 import base64
 import hashlib
@@ -17,11 +17,11 @@ def render(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
-    """A page as HTML. Whatever `values` hold is escaped as text.
+    """Render a page as HTML; all `values` are escaped.
 
     Args:
-        template: name of a Jinja template, looked for in `folders` and then among the report's own.
-        folders: where templates are.
+        template: name of a Jinja template, looked up in `folders`, then among the report's own.
+        folders: further folders with templates.
         styles: CSS files, placed after the report's own.
         scripts: JavaScript files, in their order; the template gets them as `script` and `script_hash`.
         filters: of the template, by name.

@@ -1,4 +1,4 @@
-"""A comparison as plain text; the tables and sentences that the page and the Markdown report share; number formats."""
+"""The comparison as plain text, the tables and sentences that all reports share, and number formats."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -127,9 +127,9 @@ def metric_notes(comparison: ComparisonResult) -> list[str]:
 
 
 def optional_tables(comparison: ComparisonResult) -> list[list[list[str]]]:
-    """The tables that only some comparisons have, without the empty ones."""
+    """The non-empty tables among those that only some comparisons have."""
     makers = (prompt_baseline_rows, additional_set_rows, system_rows, slice_rows)
-    return [table for table in (rows_of(comparison) for rows_of in makers) if table]
+    return [table for table in (maker(comparison) for maker in makers) if table]
 
 
 def system_rows(comparison: ComparisonResult) -> list[list[str]]:
@@ -146,7 +146,7 @@ def system_rows(comparison: ComparisonResult) -> list[list[str]]:
 
 
 def prompt_baseline_rows(comparison: ComparisonResult) -> list[list[str]]:
-    """B against the untrained model with other prompts, header first; empty where none were run."""
+    """B against the base model with other prompts, header first; empty where none were run."""
     if not comparison["prompt_baselines"]:
         return []
     rows = [["prompt baseline", "rows", comparison["primary"], "B", "change to B", _level(comparison), "p", ""]]

@@ -1,9 +1,9 @@
-"""Prediction files to scores and comparisons. Numpy only; never sees a model.
+"""Scores and paired comparisons of prediction files. Needs numpy alone; never loads a model.
 
-`score.score` measures one file, `comparison.compare` two or more, paired. `pairing` finds the rows that are evidence,
-`metric_comparison` computes scores, intervals and p-values with the methods of `statistics`, `diagnostics` looks
-closer, `verdict` concludes in words, `examples` lists the rows, `gates` is `--fail-on`. `results` has the types of all
-that comes out.
+`score.score` scores one file, `comparison.compare` compares two or more. `pairing` selects the rows that are evidence,
+`metric_comparison` computes scores, intervals and p-values with the methods of `statistics`, `diagnostics` adds
+controls and slices, `verdict` puts the conclusion into words, `examples` lists the rows, and `gates` implements
+`--fail-on`. `results` defines the types of all results.
 """
 
 from pydantic import Field, NonNegativeInt, PositiveInt

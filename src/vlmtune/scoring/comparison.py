@@ -1,8 +1,9 @@
-"""Prediction files compared: rows paired, every metric with its interval, diagnostics, and a verdict in plain words.
+"""Paired comparison of prediction files.
 
 `compare` pairs each side with side A (`pairing`), compares the metrics (`metric_comparison`), runs the diagnostics and
-concludes (`verdict`). Prompt baselines are side A asked differently: they tell whether training was needed. Comparisons
-on additional evaluation sets are attached afterwards and tell what training cost elsewhere.
+draws the conclusion (`verdict`). Prompt baselines, the answers of A's model to other prompts, show whether training was
+needed at all. Comparisons on additional evaluation sets are attached afterwards and show what training cost on other
+data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ PromptBaselines = list[PromptBaselineResult | UnscoredPromptBaseline]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Side B against side A: the result, and the paired rows one by one."""
+    """Side B against side A: the result, and one entry per paired row."""
 
     result: ComparisonResult
     examples: Sequence[ExampleResult] = field(repr=False)
@@ -83,7 +84,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """One side B paired with A, before p-values are adjusted over all systems and anything is concluded."""
+    """One side B paired with A, before p-values are adjusted over all systems and conclusions are drawn."""
 
     a: Side
     b: Side
@@ -105,13 +106,13 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
     """Compare side B, and each of the others, with side A.
 
     A side is one prediction file, or one file per training seed of the same recipe. The result is about B; its `others`
-    hold the same of the others. `prompt_baselines` are side A asked differently: where one of them scores above A, the
+    hold the results of the others. `prompt_baselines` are A's model with other prompts: if any scores above A, the
     verdict is against the best of them.
 
     Raises:
         DataError: a side has no rows, no row has a partner, or no pair was answered on both sides.
         ConfigError: an unknown metric or column.
-        IntegrityError: a stand-in's answers are compared with a real model's.
+        IntegrityError: answers of a mock run are compared with those of a real one.
     """
     first, *systems = [(side,) if isinstance(side, PredictionFile) else tuple(side) for side in (a, b, *others)]
     _refuse_mixture([file for side in (first, *systems, prompt_baselines) for file in side])
@@ -168,29 +169,29 @@ def best_prompt_baseline(results: PromptBaselines, baseline: MetricResult) -> Pr
 
 
 def with_additional_sets(comparison: Comparison, additional: Mapping[str, Comparison]) -> Comparison:
-    """A comparison together with those on additional evaluation sets, by name: in `additional`, and in the verdict.
+    """Attach the comparisons on additional evaluation sets, by name: in `additional`, and in the verdict.
 
-    The status stays that of the comparison itself, which is about what was trained; its cost is stated beside it.
+    The status stays that of the comparison itself: it is about the data that the model was trained for.
     """
     if not additional:
         return comparison
     entries: list[AdditionalResult] = [{**one.result, "name": name} for name, one in additional.items()]
     known = comparison.result["warnings"]
-    own = {entry["name"]: [warning for warning in entry["warnings"] if warning not in known] for entry in entries}
+    new = {entry["name"]: [warning for warning in entry["warnings"] if warning not in known] for entry in entries}
     worse = [_change_on(entry) for entry in entries if entry["status"] == "worse"]
     # A set that is inconclusive, or on which another metric fell, is among the warnings instead.
-    fine = [
+    unharmed = [
         f"{entry['name']} ({entry['primary']})"
         for entry in entries
-        if entry["status"] in ("improved", "no_difference") and not own[entry["name"]]
+        if entry["status"] in ("improved", "no_difference") and not new[entry["name"]]
     ]
     text = comparison.verdict
     if worse:
         text += f" It got worse on additional evaluation sets: {enumeration(worse)}."
-    elif len(fine) == len(entries):
-        text += f" No loss shown on {enumeration(fine)}."
+    elif len(unharmed) == len(entries):
+        text += f" No loss shown on {enumeration(unharmed)}."
     inconclusive = [f"{entry['name']}: {entry['verdict']}" for entry in entries if entry["status"] == "inconclusive"]
-    about_sets = [f"{name}: {warning}" for name, warnings in own.items() for warning in warnings]
+    about_sets = [f"{name}: {warning}" for name, warnings in new.items() for warning in warnings]
     warnings = [*dict.fromkeys([*inconclusive, *about_sets, *known])]
     return replace(
         comparison, result={**comparison.result, "verdict": text, "additional": entries, "warnings": warnings}
@@ -208,8 +209,8 @@ def _refuse_mixture(files: Sequence[PredictionFile]) -> None:
     kinds = {file.manifest["mock"]: file.name for file in files if file.manifest and "mock" in file.manifest}
     if len(kinds) > 1:
         raise IntegrityError(
-            f"one of {' and '.join(sorted(kinds.values()))} was made with USE_MOCK by the stand-in model, the other by "
-            "the real one; run the missing step again the same way"
+            f"one of {' and '.join(sorted(kinds.values()))} comes from a mock run (USE_MOCK), the other from a real "
+            "one; repeat one of the steps so that both are of the same kind"
         )
 
 
@@ -229,7 +230,7 @@ def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConf
 
 
 def _primary_first(metrics: Sequence[Metric], evaluation: EvaluationConfig) -> list[Metric]:
-    """The metrics, the one the verdict is about in front."""
+    """The metrics with the primary one first."""
     names = [metric.name for metric in metrics]
     primary = evaluation.primary or names[0]
     if primary in names:
@@ -313,7 +314,7 @@ def _controls(match: _Match, context: ScoringContext) -> ControlResults:
 
 
 def _confidence(match: _Match, context: ScoringContext) -> Sides[ConfidenceCurve | None] | None:
-    """How the primary score depends on the confidence of the answers; of several seeds, of the first."""
+    """Score against confidence of the answers, for the first seed of each side."""
     rows, primary = match.evidence.answered, match.metrics[0]
     curves: Sides[ConfidenceCurve | None] = {
         "a": diagnostics.confidence_curve(rows.a[0], rows.groups, primary, context),
@@ -323,7 +324,7 @@ def _confidence(match: _Match, context: ScoringContext) -> Sides[ConfidenceCurve
 
 
 def _training(b: Side) -> TrainingSummary | None:
-    """How B was trained; of several seeds the first one that is known, by its name."""
+    """How B was trained; with several seeds, the first whose training is known, named in `seed_shown`."""
     known = next((file for file in b if file.training), None)
     if known is None or known.training is None:
         return None

@@ -1,8 +1,8 @@
-"""Diagnostics beside the verdict: controls, slices, confidence, and the rows worth labelling next.
+"""Diagnostics: length and image controls, slices, confidence curves, and the rows worth labelling next.
 
-The length and the image control ask what else could explain a gain. Slices show the primary metric on parts of the
-rows. The confidence curve asks whether the model knows when it is right. None of them decides the status, and each
-interval is descriptive; only whether slices got worse is tested, for all of them together.
+The controls look for other explanations of a gain. Slices show the primary metric on subsets of the rows. The
+confidence curve shows whether confidence predicts correctness. None of them decides the status, and their intervals are
+descriptive; only whether slices got worse is tested, jointly for all of them.
 """
 
 import math
@@ -24,82 +24,82 @@ from vlmtune.scoring.score import measure, summary
 from vlmtune.scoring.statistics import FEWEST_GROUPS, Resamples, by_group, estimate_difference, holm
 
 POINTS = 50
-"""Shares of the rows at which the confidence curve is given."""
+"""Number of points of the confidence curve."""
 
 MOST_VALUES = 50
-"""Values of a column that are shown; a column with more (an id, a date) describes rows rather than parts."""
+"""Most values of a column that are shown; a column with more identifies rows (an id, a date) rather than slices."""
 
 MISSING = "(none)"
-"""What a row's value is called where the row has none."""
+"""Stands for the value in rows without one."""
 
 
 def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> LengthControl | None:
-    """The gain that is left when the baseline's answers are as short as the tuned ones.
+    """The gain that remains when A's answers are truncated to the lengths of B's.
 
-    Every file of side B is compared with its own shortened copy of side A's first file.
+    Each file of side B is compared with its own truncated copy of side A's first file.
 
     Returns:
-        None where no answer had to be shortened, or with fewer than 20 groups.
+        None where no answer had to be truncated, or with fewer than 20 groups.
     """
     before = rows.a[0]
     texts = [line.prediction or "" for line in before]
-    copies = [cut_to_lengths(texts, [line.prediction or "" for line in after]) for after in rows.b]
-    if all(copy == texts for copy in copies):
+    truncated = [truncate_to_lengths(texts, [line.prediction or "" for line in after]) for after in rows.b]
+    if all(shorter == texts for shorter in truncated):
         return None
     shortened = [
-        tuple(replace(line, prediction=text) for line, text in zip(before, copy, strict=True)) for copy in copies
+        tuple(replace(line, prediction=text) for line, text in zip(before, cut, strict=True)) for cut in truncated
     ]
     statistics = context.measure(metric, shortened, rows.b)
-    left = compare_metric(statistics, rows.groups, context.statistics).difference()
-    if left["ci"] is None:
+    remaining = compare_metric(statistics, rows.groups, context.statistics).difference()
+    if remaining["ci"] is None:
         return None
     sign = 1 if metric.higher_is_better else -1
-    explains = min(sign * left["ci"][0], sign * left["ci"][1]) <= 0
-    return {"a_truncated": left["a"], "delta": left["delta"], "ci": left["ci"], "explains": explains}
+    explains = min(sign * remaining["ci"][0], sign * remaining["ci"][1]) <= 0
+    return {"a_truncated": remaining["a"], "delta": remaining["delta"], "ci": remaining["ci"], "explains": explains}
 
 
-def cut_to_lengths(before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """Texts of `before`, cut at word ends so that their lengths are distributed like those of `after`.
+def truncate_to_lengths(before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Truncate the texts of `before` at word ends so that their lengths are distributed like those of `after`.
 
-    The text of rank r by length among `before` gets at most the length of rank r among `after`; shorter ones stay as
-    they are: ["one", "one two three"] cut like ["a b", "c"] becomes ["one", "one two"].
+    The r-th shortest text of `before` keeps at most as many words as the r-th shortest of `after` has: truncated to the
+    lengths of ["a b", "c"], ["one", "one two three"] becomes ["one", "one two"].
     """
     targets = sorted(len(text.split()) for text in after)
     order = sorted(range(len(before)), key=lambda n: (len(before[n].split()), n))
-    cut = list(before)
+    truncated = list(before)
     for rank, n in enumerate(order):
         words = before[n].split()
         if len(words) > targets[rank]:
-            cut[n] = " ".join(words[: targets[rank]])
-    return cut
+            truncated[n] = " ".join(words[: targets[rank]])
+    return truncated
 
 
 def image_control(
     side: Side, files: Sequence[Lines], groups: Sequence[str], metric: Metric, context: ScoringContext
 ) -> ImageControl | None:
-    """What a side loses with the images of other rows, on the rows that every seed answered both ways.
+    """The shuffled-image control: what a side loses when each row is asked with the image of another row.
 
     Args:
-        side: the files with what lies beside them; those without a control are left out.
+        side: files with their sidecars; files without the control are left out.
         files: the compared lines of each, in the same order.
         groups: what a row is resampled with.
-        metric: whose score falls.
+        metric: the primary one.
         context: how answers are read and differences tested.
 
     Returns:
-        Means over the seeds; None where the control was not run, or has none of the compared rows.
+        Means over the seeds, on the rows that every seed answered both ways; None where there are none.
     """
-    shuffled = [_shuffled_answers(file) for file in side]
-    ran = [k for k, answers in enumerate(shuffled) if answers]
-    both = [n for n in range(len(groups)) if ran and all(files[k][n].id in shuffled[k] for k in ran)]
+    answers = [_shuffled_answers(file) for file in side]
+    ran = [k for k, by_id in enumerate(answers) if by_id]
+    both = [n for n in range(len(groups)) if ran and all(files[k][n].id in answers[k] for k in ran)]
     if not both:
         return None
-    own = [tuple(files[k][n] for n in both) for k in ran]
-    other = [
-        tuple(replace(line, prediction=shuffled[k][line.id]) for line in lines)
-        for k, lines in zip(ran, own, strict=True)
+    original = [tuple(files[k][n] for n in both) for k in ran]
+    shuffled = [
+        tuple(replace(line, prediction=answers[k][line.id]) for line in lines)
+        for k, lines in zip(ran, original, strict=True)
     ]
-    statistics = context.measure(metric, other, own)
+    statistics = context.measure(metric, shuffled, original)
     drop = compare_metric(statistics, [groups[n] for n in both], context.statistics).difference()
     return {
         "rows": len(both),
@@ -112,7 +112,7 @@ def image_control(
 
 
 def _shuffled_answers(file: PredictionFile) -> dict[str | None, str]:
-    """Answers with the images of other rows by the row's id; empty where the control was not run."""
+    """Answers to the shuffled images by row id; empty where the control was not run."""
     control = file.controls.get("image") if file.controls else None
     lines = control["lines"] if control else []
     return {line["id"]: line["prediction"] for line in lines if line["prediction"] is not None}
@@ -121,7 +121,7 @@ def _shuffled_answers(file: PredictionFile) -> dict[str | None, str]:
 def slice_results(
     columns: Sequence[str], statistics: SufficientStatistics, rows: Rows, context: ScoringContext
 ) -> tuple[list[SliceResult], list[str]]:
-    """The metric for every value of every column: columns in the given order, values sorted.
+    """The metric by value of each column: columns in the given order, values sorted.
 
     With several seeds there is no p-value, and no slice is called worse. Of a column with more than 50 values the 50
     with the most rows are shown, and a note in the second list says so.
@@ -159,7 +159,7 @@ def slice_results(
 
 
 def _adjust(results: Sequence[SliceResult], higher_is_better: bool, level: float) -> None:
-    """Set `p_adjusted` over all slices, and `worse`: of fifty slices of nothing, one or two look worse by chance."""
+    """Set `p_adjusted` over all slices, and `worse`: of fifty slices without a difference, one or two look worse."""
     tested = [(part, part["p"]) for part in results if part["p"] is not None]
     for (part, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
         low, high = part["ci"] or (0.0, 0.0)
@@ -168,7 +168,7 @@ def _adjust(results: Sequence[SliceResult], higher_is_better: bool, level: float
 
 
 def _value(column: str, lines: Sequence[Line]) -> str:
-    """A row's value, from the first file that has it: its metadata, else a key of the line that is a single value."""
+    """A row's value from the first file that has it: from its metadata, else from its truth."""
     for line in lines:
         for values in (line.meta, line.truth):
             value = values.get(column)
@@ -188,8 +188,8 @@ def _order(value: str) -> tuple[bool, bool, float, str]:
 
 def _unknown(column: str, rows: Rows) -> str:
     names = sorted({name for lines in (*rows.a, *rows.b) for line in lines for name in _columns(line)})
-    there = f"there are: {', '.join(names)}" if names else "the rows have none (dataset.meta names columns to keep)"
-    return f"no compared row has the column {column!r} to slice by; {there}{did_you_mean(column, names)}"
+    known = f"there are: {', '.join(names)}" if names else "the rows have none (list columns to keep in dataset.meta)"
+    return f"no compared row has the column {column!r} to slice by; {known}{did_you_mean(column, names)}"
 
 
 def _columns(line: Line) -> Sequence[str]:
@@ -198,9 +198,9 @@ def _columns(line: Line) -> Sequence[str]:
 
 
 def confidence(line: Line) -> float | None:
-    """Geometric mean of the probabilities of an answer's tokens, its end included; None where they are not known.
+    """Geometric mean of an answer's token probabilities, end-of-sequence included; None where they are not known.
 
-    The mean, not the product: a long answer is not uncertain just because it is long.
+    The mean, not the product, so that long answers do not count as uncertain for their length.
     """
     return math.exp(sum(line.token_logprobs) / len(line.token_logprobs)) if line.token_logprobs else None
 
@@ -208,14 +208,14 @@ def confidence(line: Line) -> float | None:
 def confidence_curve(
     lines: Sequence[Line], groups: Sequence[str], metric: Metric, context: ScoringContext
 ) -> ConfidenceCurve | None:
-    """Score of the most confident rows over the share of rows that is kept; None where a confidence is not known.
+    """Score of the most confident rows against the share of rows kept; None unless every confidence is known.
 
-    Of equally confident rows at an edge each counts in part.
+    Equally confident rows at the edge of a share count fractionally.
 
     Args:
         lines: answered rows [N].
         groups: what each is resampled with [N].
-        metric: whose score; for a corpus metric it is that of the kept rows together.
+        metric: its score on the kept rows is shown.
         context: how answers are read and differences tested.
     """
     each = [confidence(line) for line in lines]
@@ -253,7 +253,7 @@ def confidence_curve(
 def _ties_averaged(stats: Stats, known: NDArray[np.float64]) -> Stats:
     """Statistics [N, K], sorted by confidence [N], with those of equally confident rows replaced by their mean.
 
-    What is kept of such rows must not depend on their order in the file: with confidences [0.9, 0.5, 0.5], the rows
+    The curve must not depend on the order of such rows in the file: with confidences [0.9, 0.5, 0.5], the rows
     [1, 0, 1] become [1, 0.5, 0.5].
     """
     starts = np.flatnonzero(np.r_[True, known[1:] != known[:-1]])
@@ -263,7 +263,7 @@ def _ties_averaged(stats: Stats, known: NDArray[np.float64]) -> Stats:
 
 
 def _shares_of_half(known: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """How much of each row [N, 1] belongs to the more confident half: 1, 0, or a share of those tied at its end.
+    """Weight of each row [N, 1] in the more confident half: 1, 0, or a fraction for rows tied at its edge.
 
     With confidences [0.9, 0.5, 0.5, 0.1] and half = 2: [1, 0.5, 0.5, 0].
     """
@@ -285,11 +285,11 @@ class UncertainRow(TypedDict):
 
 
 def uncertain_rows(lines: Sequence[Line], count: int) -> list[UncertainRow]:
-    """Up to `count` rows, the least certain answer first.
+    """Up to `count` rows for active learning, the least confident answer first.
 
-    Answers that cannot be read come before all others, then those of the lowest `confidence`. Of rows that share an
-    image or group the least certain one stands for all: labelling the others teaches little more. Rows without an
-    answer are left out: a failure says nothing about the model.
+    Answers that cannot be parsed come first, then those of the lowest `confidence`. Rows that share an image or group
+    are represented by the least confident one: labelling the others teaches little more. Failed rows are left out: they
+    say nothing about the model.
 
     Raises:
         DataError: no answer has log-probabilities.
@@ -300,7 +300,7 @@ def uncertain_rows(lines: Sequence[Line], count: int) -> list[UncertainRow]:
             "these answers have no log-probabilities; the engines hf and vllm write them, and openai where its server "
             "returns them (inference.logprobs)"
         )
-    ranked = sorted((*_certainty(line), n) for n, line in answered if line.token_logprobs or line.unparsed)
+    ranked = sorted((*_confidence_order(line), n) for n, line in answered if line.token_logprobs or line.unparsed)
     chosen: dict[str, UncertainRow] = {}
     for *_, n in ranked:
         group = group_of(n, lines[n])
@@ -309,8 +309,8 @@ def uncertain_rows(lines: Sequence[Line], count: int) -> list[UncertainRow]:
     return list(chosen.values())
 
 
-def _certainty(line: Line) -> tuple[bool, float]:
-    """Sort key: the least certain answer first."""
+def _confidence_order(line: Line) -> tuple[bool, float]:
+    """Sort key: the least confident answer first."""
     return line.unparsed is None, confidence(line) or 0.0
 
 

@@ -1,4 +1,4 @@
-"""The rows of a comparison one by one: what both sides answered, how it scored, what is odd about it."""
+"""Per-row results of a comparison: both answers, their scores, and flags for unusual answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from vlmtune.tasks import Task
 
 Row = tuple[Line, Line]
 DIGITS = 6
-"""Decimals of a row's numbers: files stay small, and no reader is shown more than four."""
+"""Decimals of a row's numbers: this keeps files small, and reports show at most four."""
 
 _WHOLE_SET = "class"
-"""Truth of metrics that average over the labels of the whole set (macro-F1): one row alone has no such score."""
+"""Truth of metrics that average over the labels of the whole set (macro-F1); a single row has no such score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class _RowScores:
 
     name: str
     gains: Stats
-    own: Sides[Stats | None]
+    alone: Sides[Stats | None]
 
 
 def example_results(
@@ -53,16 +53,16 @@ def example_results(
 
 
 def flags(line: Line) -> list[str]:
-    """What is odd about one answer: failed; or cut_off, empty, unparsed, repeating."""
+    """Flags of one answer: failed; or any of cut_off, empty, unparsed, repeating."""
     if line.prediction is None:
         return ["failed"]
-    odd = {
+    present = {
         "cut_off": line.finish_reason == "length",
         "empty": not line.prediction.strip(),
         "unparsed": line.unparsed is not None,
         "repeating": repeats_itself(line.prediction),
     }
-    return [name for name, present in odd.items() if present]
+    return [name for name, is_set in present.items() if is_set]
 
 
 def _example(
@@ -73,7 +73,7 @@ def _example(
     boxes: ExampleBoxes | None,
     truths: set[str],
 ) -> ExampleResult:
-    """`number` is the row's place among the answered ones, None where a side failed."""
+    """`number` is the row's index among the answered ones; None where a side failed."""
     example: ExampleResult = {
         "id": a.id,
         "image": b.image or a.image,
@@ -93,8 +93,8 @@ def _example(
         example["gain"] = float(scores[0].gains[number])
         example["deltas"] = {one.name: _rounded(float(one.gains[number]) * len(one.gains)) for one in scores}
         example["scores"] = {
-            "a": {one.name: _own_score(one.own["a"], number) for one in scores},
-            "b": {one.name: _own_score(one.own["b"], number) for one in scores},
+            "a": {one.name: _score_alone(one.alone["a"], number) for one in scores},
+            "b": {one.name: _score_alone(one.alone["b"], number) for one in scores},
         }
     if boxes is not None:
         example["boxes"] = boxes
@@ -117,7 +117,7 @@ def _row_scores(metric: Metric, sides: Sequence[Sequence[Line]], task: Task, con
     return _RowScores(metric.name, gains, {"a": np.asarray(metric.summarise(a)), "b": np.asarray(metric.summarise(b))})
 
 
-def _own_score(scores: Stats | None, number: int) -> float | None:
+def _score_alone(scores: Stats | None, number: int) -> float | None:
     return None if scores is None else _rounded(float(scores[number]))
 
 

@@ -1,6 +1,6 @@
-"""Conditions under which a comparison fails (`--fail-on "bleu<0; cider_d.ci_low<0.1"`), read and applied.
+"""Conditions under which a comparison fails: `--fail-on "bleu<0; cider_d.ci_low<0.1"`.
 
-A clause is `metric[.field] < number`, with <, <=, > or >=, about B against A; the field is `delta` where none is named.
+A clause is `metric[.field] < number`, with <, <=, > or >=, about B against A; the default field is `delta`.
 Clauses are separated by semicolons. The comparison fails if any of them is true, or if it is inconclusive.
 """
 
@@ -45,19 +45,19 @@ def parse(expression: str) -> list[Clause]:
     for text in (part.strip() for part in expression.split(";")):
         if not text:
             continue
-        found = _CLAUSE.fullmatch(text)
-        if found is None:
+        match = _CLAUSE.fullmatch(text)
+        if match is None:
             raise ConfigError(f"--fail-on: {text!r} is not of the form METRIC[.FIELD] < NUMBER (also <=, >, >=)")
-        field = found["field"] or "delta"
+        field = match["field"] or "delta"
         if field not in FIELDS:
             raise ConfigError(f"--fail-on: {text!r}: {_unknown(field, list(FIELDS), 'field')}")
         try:
-            limit = float(found["limit"])
+            limit = float(match["limit"])
         except ValueError:
             limit = math.nan
         if math.isnan(limit):
-            raise ConfigError(f"--fail-on: {text!r}: {found['limit']!r} is not a number")
-        clauses.append(Clause(text, found["metric"], field, found["sign"], limit))
+            raise ConfigError(f"--fail-on: {text!r}: {match['limit']!r} is not a number")
+        clauses.append(Clause(text, match["metric"], field, match["sign"], limit))
     if not clauses:
         raise ConfigError("--fail-on needs at least one clause, such as 'bleu<0'")
     return clauses

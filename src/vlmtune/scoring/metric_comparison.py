@@ -1,4 +1,4 @@
-"""Every metric of two sides compared: scores, difference, interval, p-values. Numbers only; `verdict` has the words.
+"""Compares two sides in every metric: scores, difference, interval, p-values.
 
 Letters: N rows, G groups, K statistics, R resamples.
 """
@@ -38,7 +38,7 @@ class SufficientStatistics:
     b: tuple[Stats, ...]
 
     def keep(self, rows: Sequence[int]) -> "SufficientStatistics":
-        """Some of the rows. What the metric learned from the whole set (CIDEr's document counts) stays."""
+        """A subset of the rows. What depends on the whole set (CIDEr's document frequencies) is kept."""
         return SufficientStatistics(self.metric, tuple(x[rows] for x in self.a), tuple(x[rows] for x in self.b))
 
     def grouped(self, groups: Sequence[str]) -> "SufficientStatistics":
@@ -81,8 +81,8 @@ class MetricComparison:
 
     def difference(self) -> Difference:
         """Means over the files of a side, and the interval."""
-        a, b, found = fmean(self.a), fmean(self.b), self.estimate
-        return {"a": a, "b": b, "delta": b - a, "ci": [found.low, found.high] if found else None}
+        a, b, estimate = fmean(self.a), fmean(self.b), self.estimate
+        return {"a": a, "b": b, "delta": b - a, "ci": [estimate.low, estimate.high] if estimate else None}
 
 
 def compare_metric(

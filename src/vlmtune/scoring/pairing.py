@@ -1,10 +1,10 @@
-"""Which rows of prediction files belong together, and which of them count as evidence.
+"""Pairs the rows of prediction files and decides which pairs count as evidence.
 
 Files are paired by id where both have ids, else in order where the references agree row by row, else by the references
-themselves where they occur only once. Two different rows are never compared; what has no partner is counted.
+themselves where they occur only once. Two different rows are never compared; unpaired rows are counted.
 
-A paired row is evidence if nobody used it to choose a checkpoint or a setting, and it is compared if every file also
-answers it.
+A paired row is evidence unless it was used to choose a checkpoint or a setting; it is compared if every file answers
+it.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ Lines = tuple[Line, ...]
 
 @dataclass(frozen=True, slots=True)
 class PredictionFile:
-    """The lines of a prediction file, and what lies beside it: None where it does not, as for classic scripts."""
+    """The lines of a prediction file and its sidecars, which are None for files that vlmtune did not write."""
 
     name: str
     lines: Sequence[Line]
@@ -52,7 +52,7 @@ def name_of(side: Side) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs of row numbers, how they were found, and what the reader should know about that."""
+    """Pairs of row numbers, how the rows were paired, and notes for the reader."""
 
     rows: tuple[Row, ...]
     by: PairedBy
@@ -60,9 +60,9 @@ class Pairs:
 
 
 def pair(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:
-    """Pair two files, in the order of the first; possibly no row at all.
+    """Pair two files, in the order of the first; the result may be empty.
 
-    `truths` names what the answers are compared with; paired rows agree in it, and in their image where both name one.
+    `truths` names the truths that metrics use; paired rows agree in them, and in their image if both name one.
     """
     if all(line.id is not None for line in (*a, *b)):
         by_id = _by_id(a, b, truths)
@@ -122,14 +122,14 @@ class Rows:
         return len(set(self.groups)) == len(self.groups)
 
     def keep(self, numbers: Sequence[int]) -> "Rows":
-        """Some of the rows."""
+        """A subset of the rows."""
         a, b = (tuple(tuple(lines[n] for n in numbers) for lines in files) for files in (self.a, self.b))
         return Rows(a, b, tuple(self.groups[n] for n in numbers))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What two sides have in common.
+    """The rows that two sides share.
 
     `asked` are the rows that are evidence, failed ones included, and `answered` those of them that every file answers.
     `selected_on_all` names the files whose checkpoint or setting was chosen by all paired rows: then every row is kept,
@@ -145,12 +145,12 @@ class Evidence:
 
 
 def gather(a: Side, b: Side, truths: Collection[str]) -> Evidence:
-    """Pair every file with A's first and sort out the rows; possibly none is left.
+    """Pair every file with A's first and keep the rows that are evidence, possibly none.
 
     Args:
         a: files of the reference side.
         b: files of the side that is compared with it.
-        truths: what answers are compared with; rows with the same id must agree in it.
+        truths: names of the truths that metrics use; rows with the same id must agree in them.
     """
     pairings = [pair(a[0].lines, file.lines, truths) for file in (*a[1:], *b)]
     partners = [{n: n for n in range(len(a[0].lines))}, *(dict(pairs.rows) for pairs in pairings)]
@@ -202,7 +202,7 @@ def group_of(number: int, line: Line) -> str:
 
 
 def _group(number: int, lines: Sequence[Line]) -> str:
-    """The group that any of the files knows."""
+    """The group recorded by any of the files."""
     return group_of(number, next((line for line in lines if line.cluster is not None), lines[0]))
 
 

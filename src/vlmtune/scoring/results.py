@@ -1,8 +1,8 @@
-"""The results of scoring, as they stand in `compare.json`, in `metrics_*.json` and behind `--json`.
+"""The results of scoring, as in `compare.json`, `metrics_*.json` and the output of `--json`.
 
-Every type here is a plain dictionary with known keys, so a result needs no conversion on its way to a file, a page or
-a tracker, and one that was read back from a file has the same type. `schemas/comparison.schema.json` is generated from
-this file, the strings under the fields included.
+Every type here is a plain dictionary with known keys, so a result needs no conversion for a file, a page or a tracker,
+and has the same type when read back. `schemas/comparison.schema.json` is generated from this file, with the strings
+under the fields as descriptions.
 
 Side A is the reference, usually the base model; side B is compared with it.
 """
@@ -71,7 +71,7 @@ class MetricResult(Difference):
     scale: float
     """Upper end of the metric's scale: 1, 10 or 100."""
     signature: str
-    """Which of the definitions of that name this is."""
+    """Exact definition and version of the metric."""
     seeds: Sides[list[float]] | None
     """Score of every training seed; null with one file a side."""
     failures_as_worst: Difference | None
@@ -83,7 +83,7 @@ class MetricResult(Difference):
 
 
 class RowCounts(TypedDict):
-    """How many rows there are, and how many count."""
+    """Row counts of a comparison."""
 
     a: int
     """Rows of side A; of several seeds, of the longest file."""
@@ -100,9 +100,9 @@ class RowCounts(TypedDict):
     failed_b: int
     """Paired rows that a file of B does not answer."""
     selection: int
-    """Paired rows that chose a checkpoint or a setting; they are no evidence."""
+    """Paired rows that were used to choose a checkpoint or a setting; they are no evidence."""
     compared: int
-    """Rows the scores are about: paired, answered by every file, and not used for selection."""
+    """Rows that are scored: paired, answered by every file, and not used for selection."""
     groups: int
     """Independent groups among the compared rows."""
 
@@ -144,7 +144,7 @@ class ResponseShares(TypedDict):
     """Shares of the answered rows; null where nothing is known."""
 
     ended: float | None
-    """Answers that ended by themselves."""
+    """Answers that the model ended itself."""
     cut_off: float | None
     """Answers that reached the longest length allowed."""
     empty: float | None
@@ -152,24 +152,24 @@ class ResponseShares(TypedDict):
     unparsed: float | None
     """Answers that the task could not read."""
     repeating: float | None
-    """Answers that say a passage three times in a row."""
+    """Answers that repeat a passage three times in a row."""
 
 
 class LengthControl(TypedDict):
-    """What is left of the gain when A's answers are cut to the lengths of B's."""
+    """What remains of the gain when A's answers are truncated to the lengths of B's."""
 
     a_truncated: float
-    """Score of A's shortened answers."""
+    """Score of A's truncated answers."""
     delta: float
     """Score of B minus `a_truncated`."""
     ci: Interval
     """Confidence interval of `delta`."""
     explains: bool
-    """Whether nothing is left: length alone explains the gain."""
+    """Whether length alone explains the gain."""
 
 
 class ImageControl(TypedDict):
-    """What one side loses when every question is asked with the image of another row."""
+    """Shuffled-image control: what a side loses when every row is asked with the image of another."""
 
     rows: int
     """Rows that every seed answered both ways."""
@@ -186,14 +186,14 @@ class ImageControl(TypedDict):
 
 
 class ControlResults(TypedDict):
-    """What else could explain a gain; null where a control was not run or has too few rows."""
+    """Other explanations of a gain; null where a control was not run or has too few rows."""
 
     length: LengthControl | None
     """Answer lengths."""
     image: Sides[ImageControl | None] | None
     """Shuffled images."""
     adapter_delta: AdapterDelta | None
-    """The adapter, of the first training seed."""
+    """Whether the adapter has any effect; of the first training seed."""
 
 
 class ConfidencePoint(TypedDict):
@@ -225,10 +225,10 @@ class ConfidenceCurve(TypedDict):
 
 
 class TrainingSummary(TypedDict, total=False):
-    """How B was trained, as far as its manifest says; nothing that depends on the speed of a machine."""
+    """How B was trained, from its manifest; nothing that depends on the speed of a machine."""
 
     seed_shown: str
-    """Which of several seeds this is about."""
+    """The training seed shown, if there are several."""
     steps: int
     """Optimizer steps."""
     chosen_step: int
@@ -262,12 +262,12 @@ class _PromptBaseline(TypedDict):
     status: Status
     """Conclusion about B against this prompt baseline."""
     why_not: list[str]
-    """Why nothing can be concluded; empty where something can."""
+    """Why the comparison with it is inconclusive; empty if it is not."""
 
 
 @final
 class PromptBaselineResult(_PromptBaseline, MetricResult):
-    """B against the base model asked differently, in the primary metric; `a` is the prompt baseline's score."""
+    """B against the base model with another prompt, in the primary metric; `a` is the prompt baseline's score."""
 
 
 @final
@@ -276,24 +276,24 @@ class UnscoredPromptBaseline(_PromptBaseline):
 
 
 class ComparisonResult(TypedDict):
-    """Side B against side A, without the single rows."""
+    """Side B against side A, without per-row results."""
 
     schema_version: Literal[1]
     """Version of this format."""
     status: Status
     """The conclusion in one word."""
     verdict: str
-    """The conclusion in one sentence or a few."""
+    """The conclusion in a few sentences."""
     warnings: list[str]
-    """What could change the reader's mind, the weightiest first."""
+    """Reasons to doubt the verdict, the most important first."""
     primary: str
-    """Name of the metric the status is about; it is the first of `metrics`."""
+    """The metric that decides the status; the first of `metrics`."""
     names: Sides[str]
     """Name of each side."""
     seeds: Sides[list[str]]
     """The files of each side, by name: one, or one per training seed."""
     rows: RowCounts
-    """How many rows there are, and how many count."""
+    """Row counts."""
     paired_by: PairedBy
     """How rows were paired."""
     metrics: list[MetricResult]
@@ -301,7 +301,7 @@ class ComparisonResult(TypedDict):
     prompt_baselines: list[PromptBaselineResult | UnscoredPromptBaseline]
     """The prompt baselines, in the order of `evaluation.baselines`."""
     best_prompt_baseline: str | None
-    """Prompt baseline the status is against; null where side A itself scores best."""
+    """The prompt baseline that the status is against; null where side A itself scores best."""
     slices: list[SliceResult]
     """The primary metric by values of metadata columns."""
     others: list["ComparisonResult"]
@@ -313,7 +313,7 @@ class ComparisonResult(TypedDict):
     shares: Sides[ResponseShares]
     """Shares of the compared answers."""
     controls: ControlResults
-    """What else could explain a gain."""
+    """Other explanations of a gain."""
     confidence: Sides[ConfidenceCurve | None] | None
     """Null where no engine gave log-probabilities."""
     settings: Sides[dict[str, Any]]
@@ -362,7 +362,7 @@ class ExampleResult(TypedDict):
     cut_off: Sides[bool]
     """Whether an answer reached the length limit."""
     flags: Sides[list[str]]
-    """What is odd about an answer: failed, cut_off, empty, unparsed, repeating."""
+    """Flags of each answer: failed, cut_off, empty, unparsed, repeating."""
     changed: bool
     """Whether the two answers differ."""
     failure: Sides[FailureRecord | None] | None
@@ -370,23 +370,23 @@ class ExampleResult(TypedDict):
     meta: dict[str, Any]
     """Metadata of the row."""
     gain: float | None
-    """Change of A's primary score when this row's answer becomes B's; null where a side failed."""
+    """Change of A's primary score when this row's answer is replaced by B's; null where a side failed."""
     deltas: dict[str, float | None] | None
-    """By metric: that change times the number of rows. Of a mean over rows it is B's score minus A's."""
+    """By metric: that change times the number of rows; for a mean over rows, B's score minus A's."""
     scores: Sides[dict[str, float | None]] | None
-    """By metric: the score of this row alone; null where such a number means nothing."""
+    """By metric: the score of this row alone; null where it is undefined."""
     boxes: NotRequired[ExampleBoxes]
     """True and answered boxes, where the row has some."""
     question: NotRequired[Any]
-    """What was asked, where rows differ in that."""
+    """The question, where it differs between rows."""
     image_size: NotRequired[Any]
     """Width and height in pixels."""
     truth: NotRequired[dict[str, Any]]
-    """What else the answers were compared with, by name."""
+    """Further ground truth that metrics used, by name."""
 
 
 class ComparisonFile(ComparisonResult):
-    """A whole `compare.json`."""
+    """The content of `compare.json`."""
 
     examples: list[ExampleResult]
     """Every paired row."""
@@ -426,7 +426,7 @@ class ScoreResult(TypedDict):
     intervals: dict[str, Interval]
     """Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent."""
     signatures: dict[str, str]
-    """By metric: which of the definitions of that name it is."""
+    """By metric: its exact definition and version."""
     rows: ScoredRows
     """How many rows there are."""
     lengths: ScoreLengths

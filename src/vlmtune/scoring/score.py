@@ -1,4 +1,4 @@
-"""One prediction file measured: a task's metrics, and the response statistics that a score alone would hide.
+"""Scores one prediction file: the task's metrics, and response statistics that a score alone would hide.
 
 Response statistics are the lengths of the answers and the shares that were cut off, are empty or unreadable, or repeat
 themselves.
@@ -21,7 +21,7 @@ from vlmtune.tasks import Task, parse_answer
 from vlmtune.types import Unparsed
 
 LONGEST_LOOP = 16
-"""Words of the longest passage whose repetition is looked for."""
+"""Longest passage, in words, whose repetition is detected."""
 
 RATE_LEVEL = 0.95
 """Level of the intervals of one file's shares."""
@@ -55,10 +55,10 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
     """Score one prediction file.
 
     Args:
-        lines: all rows that were asked; failed ones are counted and left out of the score.
+        lines: all rows; failed ones are counted but not scored.
         task: reads the answers and names the metrics.
         config: the task's configuration.
-        names: metrics to report; None reports every metric that the rows have the truth for.
+        names: metrics to report; None reports every metric whose truth the rows have.
 
     Raises:
         DataError: no rows, or no row that a metric could be computed from.
@@ -98,14 +98,14 @@ def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line
     """The metrics to report: those named, else all whose truth every row has.
 
     Raises:
-        DataError: no rows; or a row lacks what a named metric, or every metric, compares with.
+        DataError: no rows; or a row lacks the truth of a named metric, or of every metric.
         ConfigError: no metric of that name.
     """
     if not lines:
         raise DataError("there are no rows to score")
-    wanted = _named_metrics(task, names) if names else list(task.metrics)
-    kept = [metric for metric in wanted if all(line.truth.get(metric.truth) for line in lines)]
-    lacking = [metric for metric in wanted if metric not in kept]
+    requested = _named_metrics(task, names) if names else list(task.metrics)
+    kept = [metric for metric in requested if all(line.truth.get(metric.truth) for line in lines)]
+    lacking = [metric for metric in requested if metric not in kept]
     if lacking and (names or not kept):
         metric = lacking[0]
         n, line = next((n, line) for n, line in enumerate(lines, start=1) if not line.truth.get(metric.truth))
@@ -121,7 +121,7 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
         ConfigError: no such metric, or two of one name.
     """
     known = {metric.name: metric for metric in task.metrics}
-    found: dict[str, Metric] = {}
+    chosen: dict[str, Metric] = {}
     for name in names:
         if name not in known and "." not in name:
             raise ConfigError(
@@ -129,9 +129,9 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
                 + did_you_mean(name, list(known))
             )
         metric = known.get(name) or custom_metric(name)
-        if found.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
+        if chosen.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
             raise ConfigError(f"evaluation.metrics: {name!r} is also the name of another metric; rename yours")
-    return list(found.values())
+    return list(chosen.values())
 
 
 def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfig) -> Stats:

@@ -200,13 +200,13 @@ def estimate_seed_difference(
     """
     delta = float(np.mean(scores[1]) - np.mean(scores[0]))
     row_variance = float((resampled[1].mean(axis=0) - resampled[0].mean(axis=0)).var(ddof=1))
-    sides = [_seed_variance(own, drawn) for own, drawn in zip(scores, resampled, strict=True)]
+    sides = [_seed_variance(observed, drawn) for observed, drawn in zip(scores, resampled, strict=True)]
     sampling = sum(noise for _, noise, _ in sides)
     spread = sum(variance for variance, _, _ in sides)
     rows_alone = max(0.0, row_variance - sampling)
     total = rows_alone + spread
     fewest = min(seeds for _, _, seeds in sides if seeds > 1)
-    factor = SEED_SPREAD if fewest > 2 else 1.0  # two seeds tell so little of their variance that all of it is kept
+    factor = SEED_SPREAD if fewest > 2 else 1.0  # the variance of two seeds is too uncertain to be dismissed as noise
     if total > row_variance and spread > factor * sampling:
         noise = rows_alone**2 / (groups - 1)
         noise += sum(variance**2 / (seeds - 1) for variance, _, seeds in sides if seeds > 1)

@@ -1,7 +1,6 @@
-"""What a comparison concludes: its status, the verdict in a sentence, and the warnings that qualify it.
+"""The conclusion of a comparison: its status, the verdict in a sentence, and the warnings that qualify it.
 
-The status follows the primary metric's interval, and so does the verdict. Warnings say what would change the reader's
-mind; they never change the status.
+Status and verdict follow the primary metric's interval. Warnings name reasons for doubt; they never change the status.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ MOST_FAILED = 0.05
 
 
 def reasons_inconclusive(evidence: Evidence) -> list[str]:
-    """Why nothing can be concluded; empty where something can."""
+    """Why the comparison is inconclusive; empty if it is not."""
     rows, reasons = evidence.counts, []
     if max(rows["failed_a"], rows["failed_b"]) > MOST_FAILED * rows["paired"]:
         reasons.append(
@@ -25,14 +24,14 @@ def reasons_inconclusive(evidence: Evidence) -> list[str]:
             f"{MOST_FAILED:.0%} may"
         )
     if rows["selection"] == rows["paired"]:
-        reasons.append("every paired row was used to choose the checkpoint or a setting; such rows are no evidence")
+        reasons.append("every paired row was used to choose the checkpoint or a setting, so none is evidence")
     elif rows["groups"] < FEWEST_GROUPS:
         reasons.append(f"only {rows['groups']} independent rows were compared; an interval needs {FEWEST_GROUPS}")
     return reasons
 
 
 def status_of(difference: Difference, higher_is_better: bool) -> Status:
-    """What the interval of a metric, or of a slice, says."""
+    """The status implied by the interval of a metric or a slice."""
     if difference["ci"] is None:
         return "inconclusive"
     low, high = difference["ci"]
@@ -42,7 +41,7 @@ def status_of(difference: Difference, higher_is_better: bool) -> Status:
 
 
 def metric_status(metric: MetricResult) -> Status:
-    """What a metric's interval says."""
+    """The status implied by a metric's interval."""
     return status_of(metric, metric["higher_is_better"])
 
 
@@ -95,7 +94,7 @@ def _against_a(result: ComparisonResult, b: Side) -> str:
 
 
 def worse_slices(result: ComparisonResult) -> str:
-    """The sentence on slices that got worse where all rows together did not; empty without any."""
+    """A sentence on slices that got worse although the whole did not; empty if there are none."""
     if result["status"] == "worse":
         return ""
     worse = [
@@ -110,12 +109,12 @@ def worse_slices(result: ComparisonResult) -> str:
 
 
 def enumeration(texts: Sequence[str]) -> str:
-    """Texts as a sentence enumerates them."""
+    """Joins texts as in a sentence: "a, b and c"."""
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
 def change_of(difference: Difference, level: str) -> str:
-    """A change with its interval, where it has one."""
+    """A change with its interval, if it has one."""
     if difference["ci"] is None:
         return f"{difference['delta']:+.4f}"
     low, high = difference["ci"]
@@ -123,7 +122,7 @@ def change_of(difference: Difference, level: str) -> str:
 
 
 def _score(metric: MetricResult, side: str) -> str:
-    """A side's score, with that of every seed."""
+    """A side's score, with those of its seeds."""
     first = side == "a"
     seeds = (metric["seeds"]["a"] if first else metric["seeds"]["b"]) if metric["seeds"] else []
     each = f" (mean of {len(seeds)} seeds: {', '.join(f'{score:.4f}' for score in seeds)})" if len(seeds) > 1 else ""
@@ -131,7 +130,7 @@ def _score(metric: MetricResult, side: str) -> str:
 
 
 def _scope(b: Side) -> str:
-    """How far the verdict carries: one training run says nothing about the next."""
+    """What the verdict generalises to: one training run says nothing about the next."""
     if len(b) == 2:
         return " Two training seeds say little about how much seeds differ: this holds for the two, not for the recipe."
     if len(b) > 2:
@@ -141,9 +140,9 @@ def _scope(b: Side) -> str:
 
 
 def warnings(a: Side, b: Side, evidence: Evidence, result: ComparisonResult) -> list[str]:
-    """What would change the reader's mind, the weightiest first."""
+    """Reasons to doubt the verdict, the most important first."""
     return [
-        *_origin_warnings(a, b),
+        *_provenance_warnings(a, b),
         *_selection_warnings(evidence),
         *_control_warnings(a, b, result),
         *_prompt_baseline_warnings(result),
@@ -155,15 +154,15 @@ def warnings(a: Side, b: Side, evidence: Evidence, result: ComparisonResult) -> 
     ]
 
 
-def _origin_warnings(a: Side, b: Side) -> Iterator[str]:
-    """How the two sides were made, where that makes the comparison unfair."""
+def _provenance_warnings(a: Side, b: Side) -> Iterator[str]:
+    """Differences in how the two sides were produced that make the comparison unfair."""
     if any((file.manifest or {}).get("mock") for file in (*a, *b)):
         yield "made with USE_MOCK: the tiny stand-in model answered, on synthetic images, not the model of the config"
-    yield from (f"the two sides were made differently: {line}" for line in _origin_differences(a[0], b[0]))
+    yield from (f"the two sides have different settings: {line}" for line in _provenance_differences(a[0], b[0]))
     for side in (a, b):
         for other in side[1:]:
-            differing = _origin_differences(side[0], other)
-            yield from (f"seeds of one side were made differently: {line}" for line in differing)
+            differing = _provenance_differences(side[0], other)
+            yield from (f"seeds of one side have different settings: {line}" for line in differing)
         for one, other in combinations(side, 2):
             if [line.prediction for line in one.lines] == [line.prediction for line in other.lines]:
                 yield f"{one.name} and {other.name} have the same answers: they are one training run, not two seeds"
@@ -172,8 +171,8 @@ def _origin_warnings(a: Side, b: Side) -> Iterator[str]:
         yield f"answers were sampled and will differ next time: {', '.join(sampled)}; at temperature 0 they do not"
 
 
-def _origin_differences(one: PredictionFile, other: PredictionFile) -> list[str]:
-    """What two files were made from, apart from the adapter, where it differs and both state it."""
+def _provenance_differences(one: PredictionFile, other: PredictionFile) -> list[str]:
+    """Differences in provenance of two files, apart from the adapter; none where a file does not record it."""
     if not one.provenance or not other.provenance:
         return []
     there, here = ({key: value for key, value in file.provenance.items() if key != "adapter"} for file in (one, other))
@@ -183,13 +182,13 @@ def _origin_differences(one: PredictionFile, other: PredictionFile) -> list[str]
 def _selection_warnings(evidence: Evidence) -> Iterator[str]:
     selection, paired = evidence.counts["selection"], evidence.counts["paired"]
     if selection == paired:
-        favoured = f", and they favour {', '.join(evidence.selected_on_all)}" if evidence.selected_on_all else ""
+        favoured = f", and favour {', '.join(evidence.selected_on_all)}" if evidence.selected_on_all else ""
         yield (
-            "the split compared is, as a whole, the one that chose the checkpoint or a setting: the numbers below are "
-            f"no evidence{favoured}; compare on rows that chose nothing (dataset.splits.test)"
+            "the whole split was used to choose the checkpoint or a setting, so the numbers below are "
+            f"no evidence{favoured}; compare on held-out rows (dataset.splits.test)"
         )
     elif selection:
-        yield f"{selection} rows were left out: they chose the checkpoint or a setting"
+        yield f"{selection} rows were left out: they were used to choose the checkpoint or a setting"
 
 
 def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
@@ -213,7 +212,7 @@ def _prompt_baseline_warnings(result: ComparisonResult) -> Iterator[str]:
 
 
 def _metric_warnings(result: ComparisonResult) -> Iterator[str]:
-    """Metrics that fell, and what is left of the verdict when several systems were tried."""
+    """Metrics that fell, and a verdict that does not survive the correction for several systems."""
     level = 1 - result["statistics"]["confidence"]
     for number, metric in enumerate(result["metrics"]):
         status, p, p_adjusted = metric_status(metric), metric["p"], metric["p_adjusted"]
@@ -232,7 +231,7 @@ def _metric_warnings(result: ComparisonResult) -> Iterator[str]:
 
 
 def _failure_warnings(result: ComparisonResult) -> Iterator[str]:
-    """Where the verdict hinges on leaving failed rows out."""
+    """Whether the verdict hinges on leaving failed rows out."""
     for metric in result["metrics"][:1]:
         worst = metric["failures_as_worst"]
         if worst and metric_status(metric) != status_of(worst, metric["higher_is_better"]):
@@ -243,7 +242,7 @@ def _failure_warnings(result: ComparisonResult) -> Iterator[str]:
 
 
 def slice_warnings(result: ComparisonResult) -> Iterator[str]:
-    """Slices whose interval lies on the worse side."""
+    """Slices whose interval shows a loss."""
     for part in result["slices"]:
         if status_of(part, result["metrics"][0]["higher_is_better"]) == "worse":
             verb = "got worse" if part["worse"] else "may have got worse"
