@@ -26,7 +26,7 @@ from typing import Any
 import planting
 from PIL import Image, UnidentifiedImageError
 
-from vlmtune import registry, run_folder
+from vlmtune import registry, run_layout
 from vlmtune.config import Config, load
 from vlmtune.dataset_check import runner
 from vlmtune.modeling.loading import find_checkpoint
@@ -65,7 +65,7 @@ def check(config: Config) -> dict[str, Any]:
     """The result of `vlmtune data check`."""
     folder = Path(config.output.dir)
     task, checkpoint = registry.load("tasks", config.task.name).TASK, find_checkpoint(config.model)
-    index = folder / ".vlmtune" / run_folder.IMAGE_INDEX
+    index = folder / ".vlmtune" / run_layout.IMAGE_INDEX
     return runner.DatasetCheck(config, task, checkpoint, index, Progress(Silent()), StopRequest()).write(folder)
 
 

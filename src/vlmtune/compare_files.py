@@ -15,7 +15,8 @@ from vlmtune.predictions import read
 from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig, html, markdown
 from vlmtune.report.rows import images_shown
-from vlmtune.run_folder import THUMBNAILS, controls_path, hash_adapter, is_adapter, read_manifest, thumbnail_path
+from vlmtune.run_folder import hash_adapter, is_adapter, read_manifest
+from vlmtune.run_layout import THUMBNAILS, controls_path, thumbnail_path
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile

@@ -19,7 +19,7 @@ from vlmtune.images import decode_rgb, pixel_hash, thumbnail
 from vlmtune.predictions import LOGPROB_DIGITS, Line, read
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
-from vlmtune.run_folder import thumbnail_path
+from vlmtune.run_layout import thumbnail_path
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task, parse_answer
 from vlmtune.types import Conversation, Example, Failure, ImageRef, Message, Outcome, Prediction, Request, Unparsed

@@ -27,7 +27,7 @@ from vlmtune.config import load
 from vlmtune.config.loader import shipped_folder
 from vlmtune.errors import Exit
 from vlmtune.registry import REMOVED_KEYS, RENAMED_KEYS
-from vlmtune.run_folder import OutputConfig, RunFiles
+from vlmtune.run_layout import OutputConfig, RunFiles
 
 OTHERS = {"cd", "export", "git", "hf", "nvidia-smi", "open", "pip", "source", "vllm", "wandb"}
 """Programs of others, whose commands are not checked."""

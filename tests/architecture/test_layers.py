@@ -16,7 +16,7 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 LAYERS = (
     "boxes errors fault_injection prefetch types",
     "distributed families files images metrics predictions registry signals",
-    "progress tasks tracking",
+    "progress run_layout tasks tracking",
     "hub run_folder",
     "data modeling",
     "processing scoring",

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from builders import encoded, make_image
 from playwright.sync_api import Browser, Page
 
-from vlmtune import run_folder
+from vlmtune import run_layout
 from vlmtune.config import load
 from vlmtune.dataset_check import runner
 from vlmtune.modeling.loading import find_checkpoint
@@ -58,7 +58,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     check = runner.DatasetCheck(config, task, checkpoint, cache, Progress(Silent()), StopRequest())
     found = check.write(folder / "out")
     assert {count["kind"] for count in found["counts"]} == {"leak", "image", "near-leak", "encoding", "tiny"}
-    return folder / "out" / run_folder.DATA_CHECK_PAGE
+    return folder / "out" / run_layout.DATA_CHECK_PAGE
 
 
 @pytest.fixture

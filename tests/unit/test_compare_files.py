@@ -10,7 +10,8 @@ from builders import lines
 from vlmtune.compare_files import compare_files
 from vlmtune.files import write_json
 from vlmtune.report import text
-from vlmtune.run_folder import ADAPTER_FILES, hash_adapter
+from vlmtune.run_folder import hash_adapter
+from vlmtune.run_layout import ADAPTER_FILES
 from vlmtune.training.log import TrainingLog, resumed_at
 
 CURVE = [{"step": 1, "loss": 4.0}, {"step": 9, "loss": 1.0}]

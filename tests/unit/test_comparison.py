@@ -100,7 +100,9 @@ def test_rows_that_chose_the_checkpoint_are_no_evidence() -> None:
     comparison = judged(a, b, manifest_b=chosen)
     assert comparison.result["rows"]["compared"] == 60
     assert comparison.result["metrics"] == judged(a[40:], b[40:]).result["metrics"]
-    assert "40 rows were left out: they were used to choose the checkpoint or a setting" in comparison.result["warnings"]
+    assert (
+        "40 rows were left out: they were used to choose the checkpoint or a setting" in comparison.result["warnings"]
+    )
 
 
 def test_a_split_that_chose_the_checkpoint_as_a_whole_is_shown_and_concludes_nothing() -> None:

@@ -18,7 +18,7 @@ from vlmtune.config import Config, config_json, load, show
 from vlmtune.config.loader import find_config, shipped_folder
 from vlmtune.config.yaml import core_scalar, parse
 from vlmtune.errors import ConfigError
-from vlmtune.run_folder import RunFiles
+from vlmtune.run_layout import RunFiles
 from vlmtune.tasks import captioning
 
 ROOT = Path(__file__).parents[2]

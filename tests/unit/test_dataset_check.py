@@ -17,7 +17,7 @@ from vlmtune.files import read_json
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
 from vlmtune.registry import load as load_plugin
-from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, IMAGE_INDEX
+from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE, IMAGE_INDEX
 from vlmtune.signals import StopRequest
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.sampler import Sample

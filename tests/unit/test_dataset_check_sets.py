@@ -11,7 +11,7 @@ import pytest
 from builders import encoded, make_image
 from PIL import Image
 
-from vlmtune import run_folder
+from vlmtune import run_layout
 from vlmtune.cli.app import app
 from vlmtune.config import load
 from vlmtune.dataset_check import image_index, runner
@@ -20,7 +20,7 @@ from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
 from vlmtune.registry import load as load_plugin
-from vlmtune.run_folder import QUARANTINE
+from vlmtune.run_layout import QUARANTINE
 from vlmtune.signals import StopRequest
 
 Found = dict[str, Any]
@@ -58,7 +58,7 @@ def check(dataset: str = "", evaluation: str = "{}", *sets: str) -> Found:
         f"evaluation: {evaluation}\ntraining: {{precision: fp32, max_tokens: 1000}}\noutput: {{dir: out}}\n"
     )
     config = load("c.yaml", list(sets)).config
-    index = Path("out", ".vlmtune", run_folder.IMAGE_INDEX)
+    index = Path("out", ".vlmtune", run_layout.IMAGE_INDEX)
     task = load_plugin("tasks", config.task.name).TASK
     progress = Progress(Silent())
     checkpoint = find_checkpoint(config.model)
@@ -76,7 +76,7 @@ def test_splits_without_a_decodable_image_are_findings(rows: Callable[..., None]
     assert {(kind, role, row) for kind, role, row, _ in told(found)} == {
         ("image", role, row) for role in ("train", "validation", "test") for row in (0, 1)
     }
-    assert "<title>Data check: errors" in Path("out", run_folder.DATA_CHECK_PAGE).read_text()
+    assert "<title>Data check: errors" in Path("out", run_layout.DATA_CHECK_PAGE).read_text()
 
 
 def test_text_only_rows_are_clean(rows: Callable[..., None]) -> None:

@@ -17,7 +17,8 @@ from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.pipeline.train import training_examples
 from vlmtune.predictions import read
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import QUARANTINE, read_manifest
+from vlmtune.run_folder import read_manifest
+from vlmtune.run_layout import QUARANTINE
 from vlmtune.signals import StopRequest
 
 CONFIG = """\

@@ -155,7 +155,7 @@ def test_too_many_rows_leave_those_that_changed_least_out_and_say_so(monkeypatch
     left_out = [name for name in changes if name not in kept]
     assert 0 < len(kept) < 60
     assert min(changes[name] for name in kept) >= max(changes[name] for name in left_out)
-    assert f"has the {len(kept)} rows that changed most; the other {len(left_out)} are in the JSON" in shown
+    assert f"has the {len(kept)} rows that changed most; compare.json has the other {len(left_out)}" in shown
 
 
 def test_images_stop_where_the_page_would_get_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

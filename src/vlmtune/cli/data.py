@@ -35,7 +35,7 @@ def check(
     from vlmtune.dataset_check.runner import DatasetCheck
     from vlmtune.dataset_check.text import render
     from vlmtune.pipeline.session import open_session
-    from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, image_index_path
+    from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE, image_index_path
 
     with open_session(load_config(config, sets, offline), progress) as session:
         folder = session.folder.root
@@ -145,7 +145,7 @@ def label_errors(
     from vlmtune.dataset_check.label_errors import label_error_cards, rank_label_errors, read_loss_log, render
     from vlmtune.files import write_atomic
     from vlmtune.pipeline.session import Session
-    from vlmtune.run_folder import LABEL_ERRORS
+    from vlmtune.run_layout import LABEL_ERRORS
 
     session = Session(load_config(config, sets, offline))
     log = read_loss_log(adapter or session.seeds[0].files.adapter)

@@ -149,7 +149,7 @@ def train(
 def _run(config: "Config", as_json: bool, progress: Style) -> None:
     from vlmtune.pipeline import run
     from vlmtune.pipeline.session import open_session
-    from vlmtune.run_folder import RunFiles
+    from vlmtune.run_layout import RunFiles
 
     with open_session(config, progress) as session:
         comparison = run.run(session)

@@ -32,7 +32,7 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.modeling.loading import TINY, ModelConfig
 from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig
-from vlmtune.run_folder import OutputConfig
+from vlmtune.run_layout import OutputConfig
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.tracking import TrackerConfig

@@ -18,7 +18,7 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
 from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
-from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
+from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
 from vlmtune.scoring import EvaluationConfig, PromptBaselineConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import TrainingConfig

@@ -21,7 +21,7 @@ from vlmtune.errors import DataError
 from vlmtune.files import whole_lines
 from vlmtune.images import decode_rgb, thumbnail
 from vlmtune.report import templates
-from vlmtune.run_folder import SAMPLES
+from vlmtune.run_layout import SAMPLES
 
 FOLDER = Path(__file__).parent
 

@@ -18,7 +18,7 @@ from vlmtune.dataset_check.splits import evaluated_fingerprints
 from vlmtune.errors import DataError
 from vlmtune.files import read_json, write_json
 from vlmtune.progress import Progress
-from vlmtune.run_folder import QUARANTINE
+from vlmtune.run_layout import QUARANTINE
 from vlmtune.signals import StopRequest
 from vlmtune.training.dataset import TrainingExamples
 

@@ -33,7 +33,7 @@ from vlmtune.modeling.loading import Checkpoint
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
-from vlmtune.run_folder import DATA_CHECK, DATA_CHECK_PAGE
+from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 

@@ -23,7 +23,7 @@ from vlmtune.engines import _http as http
 from vlmtune.engines._http import SERVER_KEY, with_environment
 from vlmtune.errors import AdapterRefused, EnvironmentProblem, RemoteError
 from vlmtune.files import read_json
-from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from vlmtune.processing.encoder import Encoder

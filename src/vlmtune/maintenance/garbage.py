@@ -16,14 +16,8 @@ from vlmtune.maintenance.comparison_status import is_mock
 from vlmtune.maintenance.inspect import Run, archive_kind, inspect_run, is_published, require_idle, work_in_progress
 from vlmtune.maintenance.summary import format_bytes
 from vlmtune.progress import Progress
-from vlmtune.run_folder import (
-    RunFolder,
-    checkpoint_paths,
-    controls_path,
-    manifest_path,
-    merged_lock_path,
-    merged_models,
-)
+from vlmtune.run_folder import RunFolder
+from vlmtune.run_layout import checkpoint_paths, controls_path, manifest_path, merged_lock_path, merged_models
 from vlmtune.training import checkpoints
 
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import building_path, is_locked, read_json, translate_os_errors, whole_lines
 from vlmtune.maintenance import comparison_status
-from vlmtune.run_folder import (
+from vlmtune.run_folder import Provenance, read_manifest
+from vlmtune.run_layout import (
     ANSWERS,
     BUILT_ADAPTER,
     COMPLETE,
@@ -24,14 +25,12 @@ from vlmtune.run_folder import (
     SAMPLES,
     STATE,
     THUMBNAILS,
-    Provenance,
     checkpoint_paths,
     checkpoint_step,
     folder_manifest_path,
     lock_path,
     manifest_path,
     manifested_file,
-    read_manifest,
     status_path,
     work_folders,
     work_key,

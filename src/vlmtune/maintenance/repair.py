@@ -14,16 +14,15 @@ from vlmtune.files import cut_torn_line, is_locked, read_json, translate_os_erro
 from vlmtune.maintenance.inspect import Artifact, Run, artifact_paths, inspect_run, require_idle
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
-from vlmtune.run_folder import (
+from vlmtune.run_folder import RunFolder, read_manifest
+from vlmtune.run_layout import (
     ADAPTER_FILES,
-    RunFolder,
     archive_path,
     checkpoint_paths,
     controls_path,
     lock_path,
     manifest_path,
     merged_lock_path,
-    read_manifest,
     status_path,
     unfinished_writes,
     work_folders,

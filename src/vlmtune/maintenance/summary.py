@@ -9,7 +9,7 @@ from typing import Any
 from vlmtune.maintenance.inspect import Artifact, Run, Work
 from vlmtune.report import text
 from vlmtune.report.text import fixed, precision, signed
-from vlmtune.run_folder import checkpoint_step
+from vlmtune.run_layout import checkpoint_step
 from vlmtune.training import checkpoints
 
 

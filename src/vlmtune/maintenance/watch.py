@@ -12,7 +12,7 @@ from vlmtune.files import whole_lines
 from vlmtune.maintenance import inspect
 from vlmtune.maintenance.summary import age, format_duration
 from vlmtune.report.text import points, sparkline
-from vlmtune.run_folder import ANSWERS, CURVE, SHUFFLED_ANSWERS, validation_answers
+from vlmtune.run_layout import ANSWERS, CURVE, SHUFFLED_ANSWERS, validation_answers
 
 EVERY_S = 1.0
 """Seconds between two snapshots."""

@@ -29,7 +29,7 @@ from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.registry import BaseConfig
-from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     import torch

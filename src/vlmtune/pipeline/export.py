@@ -24,7 +24,7 @@ from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Encoder
-from vlmtune.run_folder import folder_manifest_path
+from vlmtune.run_layout import folder_manifest_path
 from vlmtune.types import Conversation, Outcomes, Request
 
 PROBE_ROWS = 8

@@ -23,7 +23,8 @@ from vlmtune.pipeline.predict import (
 from vlmtune.pipeline.prompt_baselines import PromptBaseline, prompt_baselines
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
-from vlmtune.run_folder import THUMBNAILS, controls_path, differences, manifest_path, read_manifest, thumbnail_path
+from vlmtune.run_folder import differences, read_manifest
+from vlmtune.run_layout import THUMBNAILS, controls_path, manifest_path, thumbnail_path
 
 LISTED_IDS = 5
 """Number of ids listed in a message."""

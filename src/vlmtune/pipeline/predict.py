@@ -16,7 +16,8 @@ from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.prompt_baselines import BuildPrompt, PromptBaseline, prompt_baselines
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
-from vlmtune.run_folder import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, Provenance, controls_path, read_manifest
+from vlmtune.run_folder import Provenance, read_manifest
+from vlmtune.run_layout import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, controls_path
 from vlmtune.scoring.score import Score, choose_metrics
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.types import Example, ImageRef, Outcome, Request

@@ -18,7 +18,8 @@ from vlmtune.hub import http_error
 from vlmtune.modeling.loading import TINY
 from vlmtune.pipeline.session import Session
 from vlmtune.report import model_card
-from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_FILES, folder_manifest_path, read_manifest
+from vlmtune.run_folder import read_manifest
+from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_FILES, folder_manifest_path
 from vlmtune.scoring.results import ComparisonResult
 from vlmtune.scoring.verdict import slice_warnings, worse_slices
 

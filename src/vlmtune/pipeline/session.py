@@ -20,17 +20,8 @@ from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent, Style, open_progress
-from vlmtune.run_folder import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILES,
-    Provenance,
-    RunFiles,
-    RunFolder,
-    differences,
-    hash_adapter,
-    read_manifest,
-    status_path,
-)
+from vlmtune.run_folder import Provenance, RunFolder, differences, hash_adapter, read_manifest
+from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_FILES, RunFiles, status_path
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task, for_model
 from vlmtune.training.dataset import TrainingExamples

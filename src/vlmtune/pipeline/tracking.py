@@ -14,7 +14,7 @@ from vlmtune.config import config_json
 from vlmtune.files import read_json, write_json
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress
-from vlmtune.run_folder import tracking_path
+from vlmtune.run_layout import tracking_path
 from vlmtune.scoring.comparison import Comparison
 from vlmtune.scoring.results import ExampleResult
 from vlmtune.tracking import ChangedRow, TrackedRun, Tracker

@@ -16,7 +16,8 @@ from vlmtune.pipeline.session import Session, rows_facts, training_examples
 from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import compare_with_measured
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, Provenance, validation_answers_path
+from vlmtune.run_folder import Provenance
+from vlmtune.run_layout import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.training.dataset import ExampleLengths, check_examples

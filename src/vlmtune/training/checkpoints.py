@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune import fault_injection
 from vlmtune.files import read_json, replace_folder, translate_os_errors, write_atomic, write_bytes
-from vlmtune.run_folder import COMPLETE, best_adapter_path, best_adapter_paths, checkpoint_path, checkpoint_paths
+from vlmtune.run_layout import COMPLETE, best_adapter_path, best_adapter_paths, checkpoint_path, checkpoint_paths
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:

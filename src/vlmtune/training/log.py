@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.files import append_lines, whole_lines, write_atomic
-from vlmtune.run_folder import CURVE, RESUMED, SAMPLES
+from vlmtune.run_layout import CURVE, RESUMED, SAMPLES
 
 
 class TrainingLog:

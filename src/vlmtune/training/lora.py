@@ -12,7 +12,7 @@ from vlmtune.families import Family, PartName
 from vlmtune.files import read_json, translate_os_errors, write_bytes
 from vlmtune.modeling.loading import compute_in_base_precision
 from vlmtune.registry import did_you_mean
-from vlmtune.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import LoraConfig, TrainingConfig
 
 if TYPE_CHECKING:
