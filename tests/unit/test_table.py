@@ -213,7 +213,7 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_is_believed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_tables, "write", killed)
+        patch.setattr(_tables, "write_arrow", killed)
         with pytest.raises(KeyboardInterrupt):
             opened(tmp_path / "t.parquet")
     assert kept(cache) == []

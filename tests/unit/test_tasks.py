@@ -201,5 +201,5 @@ def test_bad_rows_are_named(name: str, options: dict[str, Any], row: Example, me
 
 
 def test_a_prompt_without_its_placeholder_is_refused() -> None:
-    with pytest.raises(ValueError, match="must hold {question}"):
+    with pytest.raises(ValueError, match="must contain {question}"):
         vqa.Config(prompt="Answer!")
