@@ -59,7 +59,7 @@ def compare_files(
 
     Raises:
         ConfigError: one file given as two seeds; a custom task in the manifests and no `task`; a missing key of the
-            task; whatever `scoring.comparison.compare` refuses.
+            task; or as in `scoring.comparison.compare`.
     """
     given = [files_of(side) for side in (before, after, *others)]
     names = _names([file for files in given for file in files])
@@ -122,7 +122,7 @@ def read_prediction_file(file: Path, name: str | None = None) -> PredictionFile:
 
 
 def _training(folder: Path, manifest: Mapping[str, Any] | None) -> TrainingSummary | None:
-    """How the adapter that answered was trained, if it lies in the same folder; the hash of its files identifies it."""
+    """How the adapter that answered was trained, if it is in the same folder; identified by the hash of its files."""
     adapter_hash = (manifest or {}).get("origin", {}).get("adapter")
     if adapter_hash is None:
         return None
@@ -183,10 +183,10 @@ def write_regressions(comparison: Comparison, file: Path) -> int:
 
 def thumbnails(images: Sequence[str], sources: Sequence[Path]) -> dict[str, bytes]:
     """Thumbnails by the hash of their image: those that exist next to the prediction files."""
-    found: dict[str, bytes] = {}
+    thumbnail_bytes: dict[str, bytes] = {}
     for image in images:
         for source in sources:
             thumbnail = thumbnail_path(source.parent / THUMBNAILS, image)
             if thumbnail.is_file():
-                found[image] = thumbnail.read_bytes()
-    return found
+                thumbnail_bytes[image] = thumbnail.read_bytes()
+    return thumbnail_bytes

@@ -101,7 +101,7 @@ def size_of(ref: ImageRef) -> tuple[int, int]:
     """Upright width and height of an image, from the reference or else from the image's header.
 
     Raises:
-        ImageError: as in `decode_rgb`, as far as the header shows it.
+        ImageError: as in `decode_rgb`, for what the header shows.
     """
     if ref.size is not None:
         return ref.size
@@ -130,7 +130,7 @@ def _exif(image: "Image", data: Any) -> "Exif":
 
 
 def _has_metadata_after_pixels(png: bytes) -> bool:
-    """Whether a PNG has text or EXIF chunks after its first chunk of pixels, as far as the file goes."""
+    """Whether a PNG, complete or not, has text or EXIF chunks after its first chunk of pixels."""
     offset, in_pixels = 8, False
     while offset + 8 <= len(png):
         length, kind = int.from_bytes(png[offset : offset + 4]), png[offset + 4 : offset + 8]

@@ -165,7 +165,7 @@ def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
     """Up to `count` examples, each with the images of another: the shuffled-image control.
 
     Rows are taken in the order of a hash of their id, one per image and group, if their first image can be read. Each
-    gets the images of the next. The first images differ in their pixels, so none keeps its own, whatever its file.
+    gets the images of the next. The first images differ in their pixels, so no row gets its own from another file.
     """
     rows: list[Example] = []
     used: set[str] = set()

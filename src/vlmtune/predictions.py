@@ -1,7 +1,7 @@
-"""The prediction file, ours or a classic script's: one JSON object per line and row, in dataset order.
+"""Prediction files, of vlmtune or of a classic script: one JSON object per row, in dataset order.
 
-A line of ours has everything that a score needs, so scoring never needs the dataset. `PredictionRecord` documents its
-keys, and `schemas/prediction.schema.json` is generated from it. Beside the file lies `NAME.controls.json`, `Controls`.
+A line of vlmtune has everything that a score needs, so scoring never reads the dataset. `PredictionRecord` documents its
+keys, and `schemas/prediction.schema.json` is generated from it. `NAME.controls.json` (`Controls`) is next to the file.
 """
 
 import json
@@ -117,7 +117,7 @@ class Line:
         return None if self.token_logprobs is None else round(sum(self.token_logprobs), LOGPROB_DIGITS)
 
     def to_json(self) -> str:
-        """The line as it stands in the file, without its newline."""
+        """The line of the file, without its newline."""
         record: dict[str, Any] = {"id": self.id, "prediction": self.prediction, "failure": self.failure}
         record |= self.truth
         if self.prediction is not None:
@@ -138,7 +138,7 @@ _TRUTH_EXCLUDED = ("id", "prediction", "failure", "logprob", "cluster", "meta", 
 
 
 def read(file: Path) -> list[Line]:
-    """All lines of a prediction file: ours, or a classic script's (`prediction`, `reference` or `references`).
+    """All lines of a prediction file, of vlmtune or of a classic script (`prediction`, `reference` or `references`).
 
     Raises:
         DataError: the file is missing, a line is not a prediction, or an id occurs twice; names file and line.

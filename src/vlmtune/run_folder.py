@@ -62,7 +62,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Own the folder until the block ends. The lock is released when its process ends, for whatever reason.
+        """Lock the folder until the block ends. The lock is released when its process ends, for whatever reason.
 
         Raises:
             FolderLocked: a live process holds it.
@@ -180,8 +180,8 @@ class RunFolder:
     def write(self, artifact: Path, text: str) -> None:
         """Write the file of an artifact, to be followed by `publish`.
 
-        A note with the hash of the bytes is written first. After a crash it tells a file of ours, which may be
-        overwritten, from one that another program put there.
+        A note with the hash of the bytes is written first. After a crash it distinguishes a file of vlmtune, which may
+        be overwritten, from one that another program put there.
 
         Raises:
             IntegrityError: another program's file has this name.
@@ -227,7 +227,7 @@ class RunFolder:
         return manifest
 
     def _delete_work(self, artifact: Path, provenance: Provenance) -> None:
-        """Delete checkpoints and answers: a user who deletes the artifact later wants it made from scratch."""
+        """Delete checkpoints and answers: a user who deletes the artifact later expects a fresh start."""
         with translate_os_errors(self.root):
             note_path(self.root, artifact).unlink(missing_ok=True)
             for work in work_paths(self.root, artifact, provenance.key):

@@ -38,7 +38,7 @@ QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
 """Results of `data check` and `data label-errors`."""
 
 THUMBNAILS = "pictures"
-"""Folder beside prediction files with a thumbnail of every first image."""
+"""Folder next to prediction files with a thumbnail of every first image."""
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)

@@ -334,7 +334,7 @@ def test_answers_that_differ_are_told_by_place_gap_and_size(encoder: Encoder) ->
     other = parity.examine(Told(spoiled, prompt.rendered.ids), model, encoder, [row])
     divergence = other.rows[0].divergence
     assert divergence is not None
-    assert (divergence.token, divergence.ours, divergence.theirs) == (3, ids[3], ids[3] + 1)
+    assert (divergence.token, divergence.local, divergence.other) == (3, ids[3], ids[3] + 1)
     assert divergence.gap > 0.1
     assert not other.agrees
     assert "token 4 of" in parity.render(other, encoder.renderer.text)

@@ -95,7 +95,7 @@ def _is_file(path: Path) -> bool:
 
 
 def shipped_folder() -> Path:
-    """Folder of the shipped configs: in the package, or beside `src` in a source checkout."""
+    """Folder of the shipped configs: in the package, or next to `src` in a source checkout."""
     packaged = Path(__file__).parents[1] / "assets" / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
 

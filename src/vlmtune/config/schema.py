@@ -186,7 +186,7 @@ class Config(BaseConfig):
     """What the HTML report shows."""
 
     tracking: list[TrackerBlock] = []
-    """Experiment trackers that receive the training curves, besides the local files."""
+    """Experiment trackers that receive the training curves, in addition to the local files."""
 
     output: Annotated[OutputConfig, AfterValidator(validators.output)] = OutputConfig()
     """Where results are written."""

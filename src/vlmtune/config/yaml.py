@@ -63,7 +63,7 @@ def read_file(file: Path) -> tuple[Node, list[Problem]]:
 
 
 def display_path(file: Path) -> str:
-    """A file's name for messages: relative if it lies below the current directory."""
+    """A file's name for messages: relative if it is below the current directory."""
     near = os.path.relpath(file)
     return os.path.normpath(Path.cwd() / near) if near.startswith("..") else near
 

@@ -135,7 +135,7 @@ def _answers(
 
 
 def _write_limits(folder: Path, encoder: Encoder) -> None:
-    """Write the image sizes of training, so that any program that loads the folder resizes images alike."""
+    """Write the image sizes of training, so that any program that loads the folder resizes images in the same way."""
     limits = encoder.image_processor.limits
     size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
     for name in ("processor_config.json", "preprocessor_config.json"):
@@ -236,7 +236,7 @@ def merged_session(session: Session, adapter: Path, refused: AdapterRefused) -> 
 def _with_merged_model(session: Session, folder: Path) -> tuple[Session, float]:
     adapter_delta: float = read_json(folder_manifest_path(folder))["effect"]
     model = session.config.model
-    # The tiny stand-in runs on the CPU, under whatever name.
+    # The tiny stand-in runs on the CPU, also after merging.
     device = "cpu" if model.name == TINY else model.device
     named = model.model_copy(update={"name": str(folder.resolve()), "revision": None, "device": device})
     return replace(session, config=session.config.model_copy(update={"model": named}), parent=None), adapter_delta

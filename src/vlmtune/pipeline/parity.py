@@ -1,7 +1,7 @@
 """Whether two engines give the same answers: the first token at which they diverge, and by how much.
 
-Token ids are compared, never texts, because different tokens may read alike. Exact parity can only be expected in fp32:
-in bf16 the arithmetic alone decides near-ties, and the gaps show whether that explains the differences.
+Token ids are compared, never texts, because different tokens may decode to the same text. Exact parity can only be
+expected in fp32: in bf16 the arithmetic alone decides near-ties; the gaps show whether that explains the differences.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,8 +47,8 @@ class Divergence:
     """
 
     token: int
-    ours: int
-    theirs: int
+    local: int
+    other: int
     gap: float
 
 
@@ -60,12 +60,12 @@ class Row:
     tokens: int
     divergence: Divergence | None
     image_tokens: tuple[int, ...]
-    their_image_tokens: tuple[int, ...] | None
+    other_image_tokens: tuple[int, ...] | None
     failure: str | None = None
 
     def same(self, near: float) -> bool:
         """Whether the two agree: on every token, or up to a pair of equally likely ones."""
-        sizes = self.their_image_tokens in (None, self.image_tokens)
+        sizes = self.other_image_tokens in (None, self.image_tokens)
         return self.failure is None and sizes and (self.divergence is None or self.divergence.gap < near)
 
 
@@ -101,11 +101,11 @@ class Parity:
                     if row.divergence is None
                     else {
                         "token": row.divergence.token,
-                        "hf": row.divergence.ours,
-                        "other": row.divergence.theirs,
+                        "hf": row.divergence.local,
+                        "other": row.divergence.other,
                         "gap": row.divergence.gap,
                     },
-                    "image_tokens": {"hf": row.image_tokens, "other": row.their_image_tokens},
+                    "image_tokens": {"hf": row.image_tokens, "other": row.other_image_tokens},
                 }
                 for row in self.rows
                 if row not in identical
@@ -129,11 +129,11 @@ def render(parity: Parity, text: Callable[[Sequence[int]], str]) -> str:
         if row.divergence is not None:
             at = row.divergence
             lines.append(
-                f"{mark} {row.id}: token {at.token + 1} of {row.tokens}: hf {text([at.ours])!r}, other "
-                f"{text([at.theirs])!r}, gap {at.gap:.2g}"
+                f"{mark} {row.id}: token {at.token + 1} of {row.tokens}: hf {text([at.local])!r}, other "
+                f"{text([at.other])!r}, gap {at.gap:.2g}"
             )
-        if row.their_image_tokens not in (None, row.image_tokens):
-            lines.append(f"! {row.id}: image tokens: hf {row.image_tokens}, other {row.their_image_tokens}")
+        if row.other_image_tokens not in (None, row.image_tokens):
+            lines.append(f"! {row.id}: image tokens: hf {row.image_tokens}, other {row.other_image_tokens}")
     return "\n".join(lines)
 
 
@@ -150,7 +150,7 @@ def compare(answer: Answer | Failure, forced: TeacherForced | None, request: str
         reason = answer.reason if isinstance(answer, Failure) else "the server reports no token ids"
         return Row(request, 0, None, (), None, reason)
     pairs = enumerate(zip(forced.ids, answer.ids, strict=True))
-    first = next((n for n, (ours, theirs) in pairs if ours != theirs), None)
+    first = next((n for n, (local, other) in pairs if local != other), None)
     divergence = None if first is None else Divergence(first, forced.ids[first], answer.ids[first], forced.leads[first])
     sizes = None
     if answer.prompt_ids is not None:

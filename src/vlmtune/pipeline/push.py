@@ -164,7 +164,7 @@ def _is_public(api: "HfApi", name: str) -> bool:
 
 @contextmanager
 def _translate_hub_errors(name: str) -> Iterator[None]:
-    """Turn errors of the Hub's client into ours."""
+    """Turn errors of the Hub's client into a `VlmtuneError`."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     try:

@@ -27,7 +27,7 @@ FINISH_TIMEOUT_S = 5.0
 
 
 class BackgroundTracker:
-    """Opens and runs a tracker in a thread of its own, so that it can neither stop nor delay a training."""
+    """Opens and runs a tracker in its own thread, so that it can neither stop nor delay training."""
 
     def __init__(self, name: str, open_tracker: Callable[[], Tracker], progress: Progress) -> None:
         self._name, self._open, self._progress = name, open_tracker, progress
@@ -36,11 +36,11 @@ class BackgroundTracker:
         self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue the call and return at once."""
+        """Queue the call and return immediately."""
         self._calls.put(("log", (step, dict(values))))
 
     def log_rows(self, metric: str, rows: Sequence[ChangedRow]) -> None:
-        """Queue the call and return at once."""
+        """Queue the call and return immediately."""
         self._calls.put(("log_rows", (metric, tuple(rows))))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ def open_trackers(session: Session, name: str, new_id: bool = False) -> list[Bac
 
 
 def _run_id(root: Path, name: str, new: bool) -> str:
-    """The id under which a name of this run folder is tracked, drawn on first use."""
+    """The id under which a name of this run folder is tracked, generated on first use."""
     file = tracking_path(root)
     known = read_json(file) if file.is_file() else {}
     if new or name not in known:

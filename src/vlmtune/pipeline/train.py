@@ -40,7 +40,7 @@ NO_EFFECT_ON_ADAPTER = {
 TRAINING_ROLES: tuple[SplitRole, ...] = ("train", "validation")
 
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")
-"""Keys of `inference` that shape an answer, whatever the engine."""
+"""Keys of `inference` that shape an answer with any engine."""
 
 
 def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]:
@@ -127,7 +127,7 @@ def _provenance(session: Session, train_rows: Rows, validation_rows: Rows) -> Pr
     selects = {"evaluate_every_steps"} if training.best_metric is not None else set()
     settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - selects)
     if training.continue_from is not None:
-        settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it lies
+        settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it is
     return session.provenance(
         dataset={"train": rows_facts(train_rows), "validation": rows_facts(validation_rows), "target": target},
         training=settings,
