@@ -1,6 +1,6 @@
 """Prediction files, of vlmtune or of a classic script: one JSON object per row, in dataset order.
 
-A line of vlmtune has everything that a score needs, so scoring never reads the dataset. `PredictionRecord` documents its
+Lines of vlmtune have all that a score needs, so scoring never reads the dataset. `PredictionRecord` documents its
 keys, and `schemas/prediction.schema.json` is generated from it. `NAME.controls.json` (`Controls`) is next to the file.
 """
 
