@@ -127,13 +127,13 @@ def test_rows_are_checked_once_and_again_after_a_change(begin: Begin, monkeypatc
     tear("train", 3)
     first = begin(ALLOWED).rows("train").fingerprint
     looks: list[str] = []
-    real = Quarantine.keep
+    real = Quarantine.write
 
-    def keep(self: Quarantine, name: str, *more: Any) -> None:
+    def write(self: Quarantine, name: str, *more: Any) -> None:
         looks.append(name)
         real(self, name, *more)
 
-    monkeypatch.setattr(Quarantine, "keep", keep)
+    monkeypatch.setattr(Quarantine, "write", write)
     assert begin(ALLOWED).rows("train").fingerprint == first
     assert looks == []
     notes = Notes()

@@ -104,7 +104,7 @@ class Records:
         where: names the split in messages.
         count: number of records.
         read: reads one record. Image values stay as stored, without the location of the dataset on this machine, so
-            that ids made from the content are the same on every machine.
+            that content hashes are the same on every machine.
         open_image: turns an image value into a reference whose `where` begins with the given one.
         image_file: the file that an image value points to; None where the value itself is the image.
         select: a cheaper `read` of some columns only; None where the source has none.
@@ -285,7 +285,7 @@ class MappedRows:
         return _values.name(self._column(record, column, index), "id", column, self._at(index))
 
     def _content_ids(self) -> list[str]:
-        """Ids made from the content; rows with equal content get the suffixes "-2", "-3", …"""
+        """Content hashes as ids; rows with equal content get the suffixes "-2", "-3", …"""
         seen: Counter[str] = Counter()
         ids = []
         for index in range(len(self)):

@@ -252,7 +252,7 @@ def _convert(file: Path, separator: str | None, building: Path) -> None:
 def stream_table(path: str, name: str | None, revision: str | None, split: str, limit: int | None) -> ArrowRows:
     """The first `limit` rows of a split, streamed once into the cache.
 
-    The cache key is made of the arguments and, for a local folder, the sizes and times of its files. An interrupted
+    The cache key consists of the arguments and, for a local folder, the sizes and times of its files. An interrupted
     download starts again.
 
     Raises:
