@@ -77,7 +77,7 @@ def _merged(run: Run) -> Iterator[tuple[Path, str]]:
     for path in merged_models(run.root):
         lock = merged_lock_path(path)
         if lock is None or not is_locked(lock, shared=True):
-            yield path, "a merged model that nothing serves; it can be made again"
+            yield path, "a merged model that nothing serves; it can be regenerated"
 
 
 def _work(run: Run) -> Iterator[tuple[Path, str]]:

@@ -117,7 +117,7 @@ def _unfinished_writes(root: Path) -> Iterator[Damage]:
         elif path.is_dir():
             yield Damage(path, "an unfinished export, unless one is running; remove it yourself", "report")
         else:
-            yield Damage(path, "an unfinished write; the file that it was to replace is untouched", "remove")
+            yield Damage(path, "an unfinished write; the file to be replaced is intact", "remove")
 
 
 def _notes(root: Path) -> Iterator[Damage]:
@@ -139,7 +139,7 @@ def _manifests(root: Path) -> Iterator[Damage]:
             yield Damage(about if about.exists() else file, "its manifest cannot be read", "archive")
             continue
         if not about.exists():
-            yield Damage(file, "describes a file that does not exist and will be made again", "remove")
+            yield Damage(file, "describes a file that does not exist and will be regenerated", "remove")
 
 
 def _work(run: Run) -> Iterator[Damage]:

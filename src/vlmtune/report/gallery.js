@@ -1,4 +1,4 @@
-/* The rows: their numbers, filters and order, and a row as a card. Texts are only ever set as text. */
+/* Rows: scores, filters, order, and cards. Data is only ever set as text, never as markup. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const ROWS = DATA.rows.map((row, n) => Object.assign(row, { n }));
@@ -9,7 +9,7 @@ const delta = (row, metric) => (row.d ? row.d[metric] : null);
 const score = (row, side, metric) => (row.s ? row.s[side][metric] : null);
 const size = (text) => (text === null ? 0 : text.length);
 
-/* How much better B is in this row; null where that cannot be said. */
+/* Improvement of B over A in this row; null where undefined. */
 function gain(row, metric) {
   const change = delta(row, metric);
   return change === null ? null : change * DATA.metrics[metric].sign;

@@ -1,4 +1,4 @@
-/* The state of the page (chip, sort, search, page), which the address holds; keyboard shortcuts; CSV export. */
+/* State of the page (metric, filter, sort, search, page), kept in the URL; keyboard shortcuts; CSV export. */
 
 const START = { metric: DATA.metrics.length ? DATA.metrics[0].name : "", show: "all", sort: "size", q: "", page: 1, row: "" };
 const state = { ...START };
@@ -9,14 +9,14 @@ let addressTimer = 0;
 const metricNumber = () => Math.max(0, DATA.metrics.findIndex((metric) => metric.name === state.metric));
 const pagesOf = (rows) => Math.max(1, Math.ceil(rows.length / PER_PAGE));
 
-/* The address of the state with some changes: only what differs from the start. */
+/* URL fragment of the state with some changes; holds only what differs from the initial state. */
 function address(changes) {
   const target = { ...state, ...changes };
   const keys = Object.keys(START).filter((key) => target[key] !== START[key]);
   return `#${new URLSearchParams(keys.map((key) => [key, target[key]])).toString() || "show=all"}`;
 }
 
-/* Reads the address; false where it names a section of the page rather than a state. */
+/* Restores the state from the URL; false if its fragment names a section of the page instead. */
 function readAddress() {
   const hash = location.hash.slice(1);
   if (hash !== "" && !hash.includes("=")) return false;
@@ -80,7 +80,7 @@ function change(changes) {
   show();
 }
 
-/* While somebody types, the address is written after a pause: browsers refuse a hundred changes within seconds. */
+/* While the user types, the URL is updated after a pause: browsers limit the rate of history changes. */
 function writeAddress() {
   clearTimeout(addressTimer);
   const write = () => history.replaceState(null, "", address({}));
@@ -128,7 +128,7 @@ function onKey(event) {
   KEYS[event.key]();
 }
 
-/* A cell; a text that starts like a formula gets an apostrophe, so that no spreadsheet runs it. */
+/* A CSV cell; text that looks like a formula gets an apostrophe, so that no spreadsheet evaluates it. */
 function csvCell(value) {
   const text = value === null || value === undefined ? "" : String(value);
   const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;

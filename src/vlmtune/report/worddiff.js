@@ -1,11 +1,11 @@
 "use strict";
 
-/* Which words two texts share. In scripts written without spaces every letter counts as a word. */
+/* Word diff of two texts. In scripts written without spaces, every character is a word. */
 
 const WORD =
   /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmr}\p{sc=Mymr}]\p{M}*|[\p{L}\p{N}\p{M}_'’]+|\s+|[^\s]/gu;
 
-/* Above this many comparisons only a common start and end count as shared, so that a 100 KB line does not block the page. */
+/* Above this many comparisons only a common prefix and suffix count as shared: a 100 KB line must not block the page. */
 const MOST_COMPARED = 250000;
 
 function wordsOf(text) {

@@ -65,7 +65,7 @@ class MetricResult(Difference):
     p_adjusted: float | None
     """`p` after Holm's correction; null where there is no `p`, and for prompt baselines."""
     detectable: float | None
-    """True difference that this comparison would have found 4 times in 5; null with fewer than 20 groups."""
+    """True difference that this comparison detects with 80 % power; null with fewer than 20 groups."""
     higher_is_better: bool
     """False for error rates."""
     scale: float

@@ -21,7 +21,7 @@ FEWEST_GROUPS = 20
 """With fewer groups a percentile interval covers less than its level says; none is given."""
 
 POWER = 0.8
-"""How often the detectable difference would have been found: 4 times in 5."""
+"""Power at the detectable difference."""
 
 SEED_SPREAD = 1.4
 """How far the variance between seeds must exceed that of row sampling before it is attributed to the seeds.
@@ -41,7 +41,7 @@ Resampled = NDArray[np.float64]
 class DifferenceEstimate:
     """How certain a difference is: interval, standard error, two-sided p-value (None where there is no test).
 
-    A true difference of `detectable` would have been found 4 times in 5, that is, 0 would lie outside the interval.
+    A true difference of `detectable` is found with a power of 80 %: so often would the interval exclude 0.
     """
 
     low: float

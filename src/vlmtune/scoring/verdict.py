@@ -135,8 +135,8 @@ def _scope(b: Side) -> str:
         return " Two training seeds say little about how much seeds differ: this holds for the two, not for the recipe."
     if len(b) > 2:
         return f" This holds for the recipe, as far as {len(b)} training seeds can tell."
-    untouched = "adapter" in b[0].provenance and b[0].provenance["adapter"] is None
-    return "" if untouched else " This holds for this adapter, not for the recipe: there is one training seed."
+    is_base = "adapter" in b[0].provenance and b[0].provenance["adapter"] is None
+    return "" if is_base else " This holds for this adapter, not for the recipe: there is one training seed."
 
 
 def warnings(a: Side, b: Side, evidence: Evidence, result: ComparisonResult) -> list[str]:
