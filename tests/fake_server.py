@@ -133,6 +133,13 @@ def hang(exchange: Exchange) -> None:
     time.sleep(3)
 
 
+def trickle(exchange: Exchange) -> None:
+    exchange.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(30):
+        exchange.wfile.write(b" ")
+        time.sleep(0.1)
+
+
 def as_another(exchange: Exchange) -> None:
     exchange.reply(200, completion(exchange.body, "hello", model="another"))
 

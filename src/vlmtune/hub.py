@@ -5,8 +5,6 @@ offline switch when it is imported, so call this before importing anything that 
 """
 
 import os
-import urllib.error
-import urllib.request
 from typing import cast
 
 from vlmtune.progress import Progress
@@ -26,13 +24,12 @@ def go_offline_if_unreachable(progress: Progress) -> None:
     if os.environ.get(OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE"):
         return
     address = os.environ.get(ENDPOINT) or "https://huggingface.co"
+    import httpx2  # what the client uses, so that the same proxies and certificates apply
+
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        return  # any reply means that it can be reached
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        progress.note(f"{address} cannot be reached ({reason}); using the local cache only")
+        httpx2.head(address, timeout=TIMEOUT_S)  # any reply means that it can be reached
+    except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, ValueError) as error:
+        progress.note(f"{address} cannot be reached ({error}); using the local cache only")
         go_offline()
 
 

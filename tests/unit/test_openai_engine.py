@@ -115,6 +115,7 @@ ODD: dict[str, tuple[Step, str, str]] = {
     "always 500": (status(500, "cuda"), "engine", "answered 500: cuda, 3 tries"),
     "always cut": (fake_server.cut, "engine", "no complete JSON"),
     "always silent": (fake_server.hang, "engine", "gave no answer in 0.4 s, 3 tries"),
+    "always trickling": (fake_server.trickle, "engine", "gave no answer in 0.4 s, 3 tries"),
 }
 
 
@@ -187,6 +188,24 @@ def test_retry_after_is_waited_for_within_a_limit(encoder: Encoder, monkeypatch:
     own = [one._pause(row, attempt, http.NoReply("cut")) for attempt in range(5)]
     assert all(0.25 * 2**n <= pause <= 0.75 * 2**n for n, pause in enumerate(own))
     assert own[0] != one._pause(requests(2)[1], 0, http.NoReply("cut"))
+
+
+def test_an_answer_has_a_largest_size(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_REPLY_BYTES", 10)
+    with fake_server.serving(always(answer)) as stub, pytest.raises(RemoteError, match="closed the connection"):
+        list(opened(stub, encoder, max_retries=0).answer(requests(1)))
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "ftp://127.0.0.1:9"])
+def test_proxies_are_for_servers_elsewhere(proxy: str, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is dead, or of a kind that is not supported, is named."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    with fake_server.serving(always(answer)) as stub:
+        assert len(list(opened(stub, encoder).answer(requests(2)))) == 2
+    with pytest.raises(RemoteError, match="cannot be reached"):
+        list(opened("http://images.example.org/v1", encoder, max_retries=0).answer(requests(1)))
 
 
 def test_a_redirect_is_not_followed_and_the_key_stays(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

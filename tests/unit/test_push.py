@@ -183,12 +183,30 @@ def test_a_hub_that_cannot_be_reached_is_an_environment_problem(
         push(session, REQUEST)
 
 
+def test_a_network_that_fails_during_the_upload_is_an_environment_problem(
+    session: Session, here: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Error while uploading 'adapter_model.safetensors' to the Hub.")
+
+    judged_as("improved", session)
+    monkeypatch.setattr(HfApi, "upload_folder", fail)
+    with pytest.raises(EnvironmentProblem, match=r"the upload to team/better failed: Error while uploading"):
+        push(session, REQUEST)
+
+
 def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Session, tmp_path: Path) -> None:
     judged_as("improved", session)
     words = ["push", "c.yaml", "--to", "hf:team/better", "--base", "org/base"]
     offline = vlmtune(*words, "--offline", cwd=tmp_path)
     assert offline.returncode == 4
     assert "offline mode is on" in offline.stderr
+    dead = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": KEY}
+    unreachable = vlmtune(*words, cwd=tmp_path, **dead)
+    assert unreachable.returncode == 4, unreachable.stderr
+    assert "nothing was pushed" in unreachable.stderr
     looked = vlmtune(*words, "--into", "would", cwd=tmp_path)
     assert looked.returncode == 0, looked.stderr
     assert "would/README.md" in looked.stdout

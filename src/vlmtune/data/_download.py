@@ -237,7 +237,8 @@ class RemoteImages:
 class _Connection(http.client.HTTPSConnection):
     """A connection to one IP that checks the host's certificate and is shut down at a deadline, whatever it is doing.
 
-    Socket timeouts alone do not bound a download: a server may send a byte now and then.
+    Socket timeouts alone do not bound a download, because a server may send a byte now and then. httpx2 has no other
+    limit, and cannot connect to an address of our choice.
     """
 
     def __init__(self, host: str, address: Address, context: ssl.SSLContext | None, deadline: float) -> None:

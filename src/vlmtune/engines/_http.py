@@ -5,28 +5,26 @@ Redirects are not followed, because they would take the key along.
 """
 
 import contextlib
-import http.client
+import functools
 import ipaddress
 import json
 import os
 import re
 import socket
+import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 from pydantic_core import PydanticCustomError
 
 from vlmtune.errors import EnvironmentProblem
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """An answer with its log-probabilities is a thousandth of it."""
-
-CHUNK_BYTES = 64 * 1024
 
 MIN_KEY_BYTES = 8
 """A shorter key is a placeholder such as EMPTY, which may occur in any answer, and is not redacted."""
@@ -49,33 +47,28 @@ class NoReply:
     unreachable: bool = False
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:  # the 3xx itself is the reply
-        return None
-
-
 def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | NoReply:
     """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds.
 
     A key that the server echoes is redacted from the reply, so that it never reaches a file.
     """
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-    request = urllib.request.Request(url, data, headers)
+    # Uncompressed, so that the limits on size and time hold for the body itself.
+    headers = {b"Content-Type": b"application/json", b"Accept-Encoding": b"identity"}
+    headers |= {b"Authorization": f"Bearer {key}".encode("latin-1")} if key else {}
+    content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+    # Proxies of the environment apply to remote servers only.
+    connection: Any = {"timeout": timeout_s, "verify": _tls_context(), "trust_env": not is_local(url)}
     deadline = time.monotonic() + timeout_s
     try:
-        with _opener(url).open(request, timeout=timeout_s) as reply:
-            return Reply(reply.status, _redacted(key, _read(reply, deadline)))
-    except urllib.error.HTTPError as error:
-        return _error_reply(error, key, deadline)
-    except urllib.error.URLError as error:
-        reason = error.reason
-        if isinstance(reason, TimeoutError):
-            return NoReply(f"gave no answer in {timeout_s:g} s")
-        return NoReply(f"cannot be reached ({reason})", unreachable=True)
-    except TimeoutError:
+        with httpx2.stream("POST" if content else "GET", url, content=content, headers=headers, **connection) as reply:
+            data = _redacted(key, _read(reply, deadline))
+            return Reply(reply.status_code, data, _seconds(reply.headers.get("Retry-After")))
+    except httpx2.TimeoutException:
         return NoReply(f"gave no answer in {timeout_s:g} s")
-    except (OSError, http.client.HTTPException) as error:
+    except (httpx2.ConnectError, httpx2.ProxyError, httpx2.InvalidURL, ImportError, ValueError) as error:
+        # The last two mean that the environment names a proxy of an unsupported kind, such as SOCKS.
+        return NoReply(f"cannot be reached ({error})", unreachable=True)
+    except httpx2.TransportError as error:
         return NoReply(f"closed the connection ({type(error).__name__})")
 
 
@@ -128,31 +121,27 @@ def message(body: bytes) -> str:
     return " ".join(text.split())[:300] or "no reason given"
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Proxies of the environment apply to remote servers only."""
-    local = [urllib.request.ProxyHandler({})] if is_local(url) else []
-    return urllib.request.build_opener(_NoRedirect, *local)
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """Shared by all requests, because loading the certificates takes longer than one of them."""
+    return ssl.create_default_context()
 
 
-def _read(reply: IO[bytes], deadline: float) -> bytes:
-    """The body of a reply. A socket's own timeout restarts with every byte, so a trickling server never reaches it."""
-    chunks: list[bytes] = []
-    size = 0
-    while chunk := reply.read1(CHUNK_BYTES):  # type: ignore[attr-defined]  # both HTTPResponse and HTTPError have it
-        chunks.append(chunk)
-        size += len(chunk)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        if size > MAX_REPLY_BYTES:
-            raise http.client.HTTPException("too long")
-    return b"".join(chunks)
+def _read(reply: httpx2.Response, deadline: float) -> bytes:
+    """The body; only its beginning if the connection broke, which the caller notices by its JSON.
 
-
-def _error_reply(error: urllib.error.HTTPError, key: str | None, deadline: float) -> Reply:
-    body = b""
-    with contextlib.suppress(OSError, http.client.HTTPException), error:
-        body = error.read(CHUNK_BYTES) if time.monotonic() < deadline else b""
-    return Reply(error.code, _redacted(key, body), _seconds(error.headers.get("Retry-After")))
+    httpx2 has no limit on the whole request: its timeout restarts with every byte, so a trickling server never reaches
+    it. An error counts as a reply whatever happens to its body.
+    """
+    body = bytearray()
+    with contextlib.suppress(httpx2.RemoteProtocolError if reply.is_success else httpx2.TransportError):
+        for chunk in reply.iter_raw():
+            body += chunk
+            if time.monotonic() > deadline:
+                raise httpx2.ReadTimeout("too slow")
+            if len(body) > MAX_REPLY_BYTES:
+                raise httpx2.ReadError("too long")
+    return bytes(body)
 
 
 def _redacted(key: str | None, body: bytes) -> bytes:
@@ -213,7 +202,7 @@ def secret(value: str | None) -> str | None:
         raise EnvironmentProblem(
             f"the environment variable {found[1]} is not set; inference.api_key reads the key from it"
         )
-    if not (key.isascii() and key.isprintable()):
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
         raise EnvironmentProblem(
             f"the environment variable {found[1]} contains a line break or another character that no key "
             "has; set it again"

@@ -187,3 +187,5 @@ def _translate_hub_errors(name: str) -> Iterator[None]:
         raise EnvironmentProblem(f"the Hub refused {name}: {message:.300}") from None
     except (http_error(), OSError) as error:
         raise EnvironmentProblem(f"the Hub cannot be reached ({type(error).__name__}); nothing was pushed") from None
+    except RuntimeError as error:  # the client's own, and that of its uploader for large files
+        raise EnvironmentProblem(f"the upload to {name} failed: {error!s:.300}; push again") from None
