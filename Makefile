@@ -11,7 +11,8 @@ endif
 
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 # A file's tests stay in one process: they share what is expensive to make, such as a trained demo or a server.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Files start in the order of tests/conftest.py, the slowest first.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo quick test soak check bench docs vllm-env
 

@@ -1,11 +1,15 @@
-"""Runs commands as users type them, each in its own process or in a child forked from a preloaded parent.
+"""Runs commands as users type them, each in its own process, in a child forked from a preloaded parent, or right here.
 
-Importing torch and transformers costs a process 12 CPU-seconds; a forked child has them for nothing.
+Importing torch and transformers costs a process 12 CPU-seconds, and the command line itself takes one; a forked child
+has them for nothing.
 """
 
+import contextlib
 import functools
+import io
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -35,12 +39,44 @@ def vlmtune(*words: str, cwd: Path, **environment: str) -> Ended:
     return command(sys.executable, "-m", "vlmtune", *words, cwd=cwd, **environment)
 
 
+def vlmtune_in_process(*words: str, cwd: Path, **environment: str) -> Ended:
+    """Run `vlmtune WORDS…` in the process of the tests, where the promise is about what it says and not the process."""
+    from vlmtune.cli.app import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["vlmtune", *words])
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as end:
+            main()
+    return Ended(words, int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
 def warm_vlmtune(*words: str, cwd: Path, before: Callable[[], None] | None = None, **environment: str) -> Ended:
     """Run `vlmtune WORDS…` in a child of a preloaded parent, which calls `before` first."""
+    return _forked(None, words, cwd, environment, before)
+
+
+def warm_script(script: str, *words: str, cwd: Path, **environment: str) -> Ended:
+    """Run `python SCRIPT WORDS…` in a child of a preloaded parent."""
+    return _forked(script, words, cwd, environment, None)
+
+
+def _forked(
+    script: str | None,
+    words: tuple[str, ...],
+    cwd: Path,
+    environment: dict[str, str],
+    before: Callable[[], None] | None,
+) -> Ended:
     _start_parent()
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "stdout", Path(folder) / "stderr"
-        child = _SERVER.Process(target=_call, args=(words, cwd, environment, *said, before))
+        child = _SERVER.Process(target=_call, args=(script, words, cwd, environment, *said, before))
         child.start()
         child.join(900)
         code = child.exitcode
@@ -72,6 +108,7 @@ def _start_parent() -> None:
 
 
 def _call(
+    script: str | None,
     words: tuple[str, ...],
     cwd: Path,
     environment: dict[str, str],
@@ -84,9 +121,11 @@ def _call(
     assert "preload" in sys.modules, "the parent of this child preloaded nothing"
     os.chdir(cwd)
     os.environ.update(environment)
-    sys.argv = ["vlmtune", *words]
+    sys.argv = [script or "vlmtune", *words]
     if before is not None:
         before()
+    if script is not None:
+        runpy.run_path(script, run_name="__main__")
     from vlmtune.cli.app import main
 
     main()

@@ -19,6 +19,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="Kill at many random moments instead of two; takes minutes.")
 
 
+SLOWEST_FIRST = (
+    *(
+        "test_classic.py",
+        "test_demo.py",
+        "test_interruption.py",
+        "test_export.py",
+        "test_setup.py",
+        "test_vllm_engine.py",
+    ),
+    *("end_to_end", "browser", "invariants", "contract"),
+    *("test_clean_process.py", "test_dataset_check.py", "test_costs.py", "architecture"),
+)
+"""Files and folders that start before all others: a slow file that starts last leaves the other cores idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        names = (item.path.name, item.path.parent.name)
+        return next((n for n, name in enumerate(SLOWEST_FIRST) if name in names), len(SLOWEST_FIRST))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session")
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether to run many more rounds (`--soak`)."""

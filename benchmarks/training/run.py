@@ -1,6 +1,6 @@
 """CPU seconds and memory per sample of the classic loop, of TRL and of our own step, and what each saving is worth.
 
-    uv pip install trl
+    uv sync --group bench
     OMP_NUM_THREADS=1 python benchmarks/training/run.py                    # writes results.json and README.md
 
 All arms take turns in one process, round after round, so that a busy machine is busy for all; what counts is the CPU
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--arm")
     given = parser.parse_args()
     if find_spec("trl") is None:
-        parser.error("TRL is one of the arms and not installed here: uv pip install trl")
+        parser.error("TRL is one of the arms and not installed here: uv sync --group bench")
     sys.path.insert(0, str(HERE))
     if given.time:
         print("\n" + json.dumps(timed(given.time, given.rounds, given.samples)))

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import typer
 from builders import lines
-from commands import ROOT, vlmtune
+from commands import ROOT, vlmtune_in_process
 
 import vlmtune as package
 from vlmtune.cli.app import app
@@ -133,7 +133,7 @@ def test_a_command_works_as_written(words: list[str], folder: Path, monkeypatch:
     if program == "vlmtune":
         if "--help" in rest or parsed(rest)[0] in QUICK:
             stand_in(folder, rest)
-            ended = vlmtune(*rest, cwd=folder)
+            ended = vlmtune_in_process(*rest, cwd=folder)
             assert ended.returncode == 0, ended.stderr
     elif program == "python" and rest[0] == "main.py":
         assert load(classic(rest[1:], monkeypatch)[1]).config

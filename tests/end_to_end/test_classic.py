@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, Ended, command
+from commands import ROOT, Ended, command, warm_script
 
 CONFIG = "flickr8k_captioning.yaml"
 
@@ -24,7 +24,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_three_modes_leave_the_four_artifacts(folder: Path) -> None:
-    said = {mode: classic(folder, mode, USE_MOCK="True") for mode in ("baseline", "train", "eval")}
+    said = {
+        mode: warm_script("main.py", "--mode", mode, "--config", CONFIG, cwd=folder, USE_MOCK="True")
+        for mode in ("baseline", "train", "eval")
+    }
     for mode, ended in said.items():
         assert ended.returncode == 0, f"{mode}: {ended.stderr}"
         assert ended.stdout.startswith("USE_MOCK=True"), "said on screen"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, Ended, vlmtune
+from commands import ROOT, Ended, warm_vlmtune
 from json_schema import fits
 
 Demo = tuple[Path, Ended]
@@ -14,7 +14,7 @@ Demo = tuple[Path, Ended]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, vlmtune("demo", cwd=folder)
+    return folder, warm_vlmtune("demo", cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_second_run_does_nothing_again(demo: Demo) -> None:
     files = [demo[0] / "outputs/demo" / name for name in ("baseline_predictions.jsonl", "lora_predictions.jsonl")]
     files.append(demo[0] / "outputs/demo/lora/adapter_model.safetensors")
     before = [file.stat().st_mtime_ns for file in files]
-    again = vlmtune("demo", cwd=demo[0])
+    again = warm_vlmtune("demo", cwd=demo[0])
     assert again.returncode == 0, again.stderr
     assert again.stdout == demo[1].stdout
     assert [file.stat().st_mtime_ns for file in files] == before

@@ -4,10 +4,14 @@ benchmarks/calibration runs the same with more trials.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from builders import QUICK, judged, lines
 from simulations import World, best_of, compared, power, under_the_null
+
+from vlmtune.predictions import Line
 
 ROWS = World()
 CLUSTERS = World(groups=40, rows_per_group=5, cluster=1.0)
@@ -43,3 +47,20 @@ def test_the_printed_detectable_difference_is_found_four_times_in_five(world: Wo
 def test_the_best_of_ten_equal_checkpoints_is_no_improvement() -> None:
     assert best_of(10, ROWS, 100, seed=3, declared=False)["improved"] > 0.08
     assert best_of(10, ROWS, 100, seed=3, declared=True) == {"inconclusive": 1.0}
+
+
+def test_parts_of_nothing_are_not_called_worse() -> None:
+    """Of forty equal parts one looks worse by its own interval every other time; together hardly ever one does."""
+    alarms, looks = 0, 0
+    for seed in range(12):
+        both: list[list[Line]] = []
+        for side in (0, 1):
+            some = lines(800, 0.5, seed=100 * seed + side)
+            both.append([replace(line, meta={"part": str(n % 40)}) for n, line in enumerate(some)])
+        statistics = QUICK.statistics.model_copy(update={"seed": seed})
+        evaluation = QUICK.model_copy(update={"slices": ["part"], "statistics": statistics})
+        slices: list[dict[str, Any]] = judged(*both, evaluation).result["slices"]
+        alarms += any(part["worse"] for part in slices)
+        looks += any(part["ci"][1] < 0 for part in slices)
+    assert looks >= 3
+    assert alarms <= 2

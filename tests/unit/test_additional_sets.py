@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builders import QUICK, judged, lines
@@ -240,20 +239,3 @@ def test_an_average_does_not_hide_the_part_that_got_worse() -> None:
     assert found.status == "improved"
     assert " Worse, however, where kind is 'night' (" in found.verdict
     assert "Worse" not in parted(160, set(), ["day", "night"]).verdict
-
-
-def test_parts_of_nothing_are_not_called_worse() -> None:
-    """Of forty equal parts one looks worse by its own interval every other time; together hardly ever one does."""
-    alarms, looks = 0, 0
-    for seed in range(12):
-        both: list[list[Line]] = []
-        for side in (0, 1):
-            some = lines(800, 0.5, seed=100 * seed + side)
-            both.append([replace(line, meta={"part": str(n % 40)}) for n, line in enumerate(some)])
-        statistics = QUICK.statistics.model_copy(update={"seed": seed})
-        evaluation = QUICK.model_copy(update={"slices": ["part"], "statistics": statistics})
-        slices: list[dict[str, Any]] = judged(*both, evaluation).result["slices"]
-        alarms += any(part["worse"] for part in slices)
-        looks += any(part["ci"][1] < 0 for part in slices)
-    assert looks >= 3
-    assert alarms <= 2

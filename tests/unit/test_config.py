@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import vlmtune_in_process
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -193,8 +194,7 @@ def test_six_mistakes_at_once(write: Write) -> None:
 
 
 def test_the_command_names_all_six_and_exits_with_2(write: Write) -> None:
-    command = [sys.executable, "-m", "vlmtune", "config", "check", str(write(SIX, "six.yaml"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = vlmtune_in_process("config", "check", str(write(SIX, "six.yaml")), cwd=ROOT)
     assert (done.returncode, done.stdout) == (2, "")
     assert all(line in done.stderr for line in SIX_SAID)
     assert done.stderr.endswith("6 errors; nothing was started\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from builders import QUICK, judged, lines
-from commands import vlmtune
+from commands import vlmtune_in_process
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError
@@ -101,6 +101,6 @@ def test_what_is_no_number_is_refused_with_the_answer() -> None:
 
 def test_files_are_scored_by_it_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("".join(line.to_json() + "\n" for line in lines(30, 0.1)))
-    scored = vlmtune("score", "p.jsonl", "--metrics", "bleu,team_metrics.brief", cwd=tmp_path)
+    scored = vlmtune_in_process("score", "p.jsonl", "--metrics", "bleu,team_metrics.brief", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert "brief              1.0000" in scored.stdout

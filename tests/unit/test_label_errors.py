@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import vlmtune
+from commands import vlmtune_in_process
 
 from vlmtune.data import scenes
 from vlmtune.dataset_check.label_errors import rank_label_errors, read_loss_log
@@ -61,7 +61,7 @@ def test_label_errors_are_shown_with_their_rows(tmp_path: Path) -> None:
         for target in (0, 1)
     ]
     (folder / "samples.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
-    ran = vlmtune("data", "label-errors", "c.yaml", "-n", "3", cwd=tmp_path)
+    ran = vlmtune_in_process("data", "label-errors", "c.yaml", "-n", "3", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     first, *others = map(json.loads, ran.stdout.splitlines())
     assert (first["id"], first["row"], first["target_index"], first["losses"]) == ("train-00007", 7, 1, [5.0])
@@ -72,7 +72,7 @@ def test_label_errors_are_shown_with_their_rows(tmp_path: Path) -> None:
     assert html.escape(row["caption_1"]) in page
     assert page.count("data:image/webp") == 3
     assert "<script" not in page
-    shorter = vlmtune("data", "label-errors", "c.yaml", "--set", "dataset.limit.train=5", cwd=tmp_path)
+    shorter = vlmtune_in_process("data", "label-errors", "c.yaml", "--set", "dataset.limit.train=5", cwd=tmp_path)
     assert shorter.returncode == 3
     assert "the adapter was trained on a row 'train-00007'" in shorter.stderr
 

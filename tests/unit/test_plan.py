@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import TINY, assistant, encoded, make_image, ref, user
-from commands import ROOT, vlmtune
+from commands import ROOT, vlmtune_in_process
 from PIL import Image
 
 from vlmtune import registry
@@ -213,17 +213,17 @@ def test_more_checkpointed_layers_than_there_are_is_an_error(make_config: Make) 
 
 def test_the_command_prints_the_plan(tmp_path: Path) -> None:
     words = ("plan", "demo.yaml", "--set", "dataset.limit.train=16", "--set", "training.precision=bf16")
-    ended = vlmtune(*words, "--gpu", "rtx4090", "--price", "0.4", "--json", cwd=tmp_path)
+    ended = vlmtune_in_process(*words, "--gpu", "rtx4090", "--price", "0.4", "--json", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["schema_version"] == 1
-    text = vlmtune(*words, "--gpu", "rtx4090", "--price", "0.4", cwd=tmp_path)
+    text = vlmtune_in_process(*words, "--gpu", "rtx4090", "--price", "0.4", cwd=tmp_path)
     assert text.stdout == render(found) + "\n"
     assert "16 rows, 16 samples, 1 steps" in text.stdout
     assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
 
 
 def test_a_model_out_of_reach_ends_with_4(tmp_path: Path) -> None:
-    ended = vlmtune("plan", "demo.yaml", "--set", "model.name=nobody/nothing", "--offline", cwd=tmp_path)
+    ended = vlmtune_in_process("plan", "demo.yaml", "--set", "model.name=nobody/nothing", "--offline", cwd=tmp_path)
     assert ended.returncode == 4
     assert "the Hub cannot be reached" in ended.stderr

@@ -1,5 +1,6 @@
 """An adapter goes to the Hub with a card that its comparison wrote, private, and with no row of the dataset."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import ROOT, vlmtune
+from commands import ROOT, vlmtune, vlmtune_in_process
 from fake_hub import Hub, hub
 
 from vlmtune.config import load
@@ -30,16 +31,32 @@ KEY = "hf_canary"
 REQUEST = PushRequest("team/better", base="org/base")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run on a model of some folder, its adapter no better than the model."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(ROOT / "src/vlmtune/assets/tiny_qwen3_vl", folder / "base")
+    (folder / "c.yaml").write_text(CONFIG.replace("PLACE", str(folder)))
+    with contextlib.chdir(folder):
+        finish(folder)
+    (folder / "outputs").rename(folder / "kept")
+    return folder
+
+
 @pytest.fixture
-def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A finished run on a model of some folder, its adapter no better than the model."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "src/vlmtune/assets/tiny_qwen3_vl", tmp_path / "base")
-    (tmp_path / "c.yaml").write_text(CONFIG.replace("PLACE", str(tmp_path)))
+def session(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """The finished run, as no other test has changed it."""
+    monkeypatch.chdir(finished)
+    shutil.rmtree("outputs", ignore_errors=True)
+    shutil.copytree("kept", "outputs")
+    return Session(load("c.yaml").config)
+
+
+def finish(folder: Path) -> None:
     made = Session(load("c.yaml").config)
-    built = tmp_path / "outputs" / "built"
+    built = folder / "outputs" / "built"
     built.mkdir(parents=True)
-    (built / "adapter_config.json").write_text(json.dumps({"r": 16, "base_model_name_or_path": str(tmp_path / "base")}))
+    (built / "adapter_config.json").write_text(json.dumps({"r": 16, "base_model_name_or_path": str(folder / "base")}))
     (built / "adapter_model.safetensors").write_bytes(b"weights")
     (built / "samples.jsonl").write_text('{"id": "train-00001"}\n')
     origin: Provenance = made.provenance(training=made.config.training.model_dump(mode="json"))
@@ -47,7 +64,6 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     predict.predict(made)
     predict.predict(made, made.files.adapter)
     run.compare(made)
-    return made
 
 
 @pytest.fixture
@@ -200,16 +216,16 @@ def test_a_network_that_fails_during_the_upload_is_an_environment_problem(
 def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Session, tmp_path: Path) -> None:
     judged_as("improved", session)
     words = ["push", "c.yaml", "--to", "hf:team/better", "--base", "org/base"]
-    offline = vlmtune(*words, "--offline", cwd=tmp_path)
+    offline = vlmtune_in_process(*words, "--offline", cwd=Path.cwd())
     assert offline.returncode == 4
     assert "offline mode is on" in offline.stderr
     dead = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": KEY}
-    unreachable = vlmtune(*words, cwd=tmp_path, **dead)
+    unreachable = vlmtune(*words, cwd=Path.cwd(), **dead)
     assert unreachable.returncode == 4, unreachable.stderr
     assert "nothing was pushed" in unreachable.stderr
-    looked = vlmtune(*words, "--into", "would", cwd=tmp_path)
+    looked = vlmtune_in_process(*words, "--into", "would", cwd=Path.cwd())
     assert looked.returncode == 0, looked.stderr
     assert "would/README.md" in looked.stdout
-    wrong = vlmtune("push", "c.yaml", "--to", "better", cwd=tmp_path)
+    wrong = vlmtune_in_process("push", "c.yaml", "--to", "better", cwd=Path.cwd())
     assert wrong.returncode == 2
     assert "hf:ORG/NAME" in wrong.stderr

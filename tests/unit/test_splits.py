@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import encoded, make_image
-from commands import vlmtune
+from commands import vlmtune_in_process
 
 from vlmtune.config import load
 from vlmtune.data import Rows, Shares, Splits, jsonl, open_role
@@ -138,12 +138,12 @@ def test_init_parts_the_only_file_there_is(tmp_path: Path, write_jsonl: Callable
     for n in range(60):
         (tmp_path / f"only{n}.png").write_bytes(encoded(make_image(40, 40, n)))
     write_jsonl("animals.jsonl", *({"photo": f"only{n}.png", "caption": f"An animal of kind {n}."} for n in range(60)))
-    made = vlmtune("init", "animals.jsonl", "--set", "model.name=tiny", cwd=tmp_path)
+    made = vlmtune_in_process("init", "animals.jsonl", "--set", "model.name=tiny", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "dataset.shares divides its rows among the roles" in made.stderr
     config = load(str(tmp_path / "animals.yaml")).config
     assert config.dataset.shares == Shares()
-    stats = vlmtune("data", "stats", "animals.yaml", "--json", cwd=tmp_path)
+    stats = vlmtune_in_process("data", "stats", "animals.yaml", "--json", cwd=tmp_path)
     assert stats.returncode == 0, stats.stderr
     counted = json.loads(stats.stdout)
     assert sum(role["rows"] for role in counted["roles"]) == 60
