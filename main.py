@@ -6,8 +6,10 @@ With USE_MOCK=True, all three modes run on a laptop's CPU, with the embedded tin
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
-MOCK_BLOCKS = {
+MOCK_BLOCKS: dict[str, Mapping[str, Any]] = {
     "model": {"name": "tiny", "device": "cpu"},
     "dataset": {
         "source": "scenes",
@@ -20,7 +22,7 @@ MOCK_BLOCKS = {
 }
 """Blocks that replace those of the config under USE_MOCK."""
 
-MOCK_KEYS = {
+MOCK_KEYS: dict[str, Mapping[str, Any]] = {
     "training": {"precision": "fp32", "learning_rate": 2e-3, "epochs": 2},
     "inference": {"batch_size": 64},
 }
@@ -37,17 +39,17 @@ def use_mock() -> bool:
 
 def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
     """Run one mode of a config, printing what the vlmtune command prints."""
-    from vlmtune.cli.options import print_comparison, print_report_path, print_score
+    from vlmtune.cli.options import print_comparison, print_score
     from vlmtune.config import load
     from vlmtune.pipeline import predict, train
     from vlmtune.pipeline import run as run_step
-    from vlmtune.pipeline.session import working
+    from vlmtune.pipeline.session import open_session
 
     if mock:
         print("USE_MOCK=True: the embedded tiny model on drawn scenes, on the CPU; results are marked as mock")
-    overrides = [*([MOCK_KEYS] if mock else []), *sets]
+    overrides: list[str | Mapping[str, Any]] = [*([MOCK_KEYS] if mock else []), *sets]
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
-    with working(config, mock=mock, distributed=mode == "train") as session:
+    with open_session(config, mock=mock, distributed=mode == "train") as session:
         if mode == "baseline":
             print_score(predict.score(session, predict.predict(session)))
         elif mode == "train":
@@ -58,7 +60,7 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
                 print_score(predict.score(session, predict.predict(session, seeded.files.adapter)))
             if session.files.baseline.is_file():
                 print_comparison(run_step.compare(session))
-                print_report_path(config)
+                print(f"next: open {session.files.report}", file=sys.stderr)
 
 
 def main() -> None:

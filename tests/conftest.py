@@ -19,18 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="Kill at many random moments instead of two; takes minutes.")
 
 
-SLOWEST_FIRST = (
-    *(
-        "test_classic.py",
-        "test_demo.py",
-        "test_interruption.py",
-        "test_export.py",
-        "test_setup.py",
-        "test_vllm_engine.py",
-    ),
-    *("end_to_end", "browser", "invariants", "contract"),
-    *("test_clean_process.py", "test_dataset_check.py", "test_costs.py", "architecture"),
-)
+SLOWEST_FIRST = [
+    *["test_classic.py", "test_demo.py", "test_interruption.py", "test_export.py", "test_setup.py", "end_to_end"],
+    *["browser", "invariants", "contract"],
+    *["test_clean_process.py", "test_dataset_check.py", "test_costs.py", "architecture"],
+]
 """Files and folders that start before all others: a slow file that starts last leaves the other cores idle."""
 
 

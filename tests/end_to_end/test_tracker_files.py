@@ -15,7 +15,7 @@ from commands import command
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import thumbnail
-from vlmtune.tracking import ChangedRow, tensorboard, wandb
+from vlmtune.tracking import ChangedRow, wandb
 
 ROW = ChangedRow("row | 7", thumbnail(make_image(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
 

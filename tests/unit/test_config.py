@@ -194,7 +194,7 @@ def test_six_mistakes_at_once(write: Write) -> None:
 
 
 def test_the_command_names_all_six_and_exits_with_2(write: Write) -> None:
-    done = vlmtune_in_process("config", "check", str(write(SIX, "six.yaml")), cwd=ROOT)
+    done = vlmtune_in_process("config", "check", str(write(SIX, "six.yaml")), cwd=Path.cwd())
     assert (done.returncode, done.stdout) == (2, "")
     assert all(line in done.stderr for line in SIX_SAID)
     assert done.stderr.endswith("6 errors; nothing was started\n")

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from vlmtune.images import thumbnail
 from vlmtune.pipeline import tracking
 from vlmtune.pipeline.tracking import SHOWN, BackgroundTracker, changed_rows
 from vlmtune.progress import Progress
-from vlmtune.tracking import ChangedRow, tensorboard, wandb
+from vlmtune.tracking import ChangedRow, tensorboard
 
 ROW = ChangedRow("row | 7", thumbnail(make_image(40, 32)), ("a cat", "the cat"), "dog", "a cat\n| sat", 0.25)
 
