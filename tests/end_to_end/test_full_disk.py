@@ -44,7 +44,7 @@ def limited(most: int) -> None:
 def published(folder: Path) -> dict[str, str]:
     """Results and checkpoints that are there, with their hashes."""
     files = [file for file in folder.rglob("*") if file.is_file()]
-    kept = [file for file in files if ".vlmtune" not in file.parts or "step-" in str(file)]
+    kept = [file for file in files if ".vlmtune" not in file.parts or file.parent.name.startswith("step-")]
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in kept}
 
 

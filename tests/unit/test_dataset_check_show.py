@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from builders import encoded, make_image
 from PIL import Image
 
@@ -114,7 +115,7 @@ def test_a_test_row_is_shown_as_a_prompt(config: str, capsys: pytest.CaptureFixt
 def test_missing_and_bad_rows_are_named(config: str) -> None:
     with pytest.raises(ConfigError, match="counts from 0 to 1 in the train rows"):
         app(["data", "show", config, "--row", "2"], standalone_mode=False)
-    with pytest.raises(ConfigError, match="--role must be"):
+    with pytest.raises(typer.BadParameter, match="'select' is not one of 'train', 'validation', 'test'"):
         app(["data", "show", config, "--row", "0", "--role", "select"], standalone_mode=False)
     with pytest.raises(DataError, match="row 1: column 'captions' is empty"):
         app(["data", "show", config, "--row", "1"], standalone_mode=False)

@@ -89,7 +89,7 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
     except BrokenPipeError:
         sys.exit(0)
     except _UsageError as error:
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")  # of pydantic, in some versions of typer
         _exit(f"{message}{'' if message.endswith(('.', '?')) else '.'} See: vlmtune --help", Exit.USAGE)
     sys.exit(0)
 
