@@ -325,10 +325,7 @@ def test_rows_without_a_label_are_counted_and_add_no_label() -> None:
     file = lines("pets", *([{"label": "cat"}, {"label": "dog"}] * 25), *bad)
     config, scaffold, _ = init(file)
     assert config.task.model_dump()["labels"] == ["cat", "dog"]
-    assert (
-        "all labels of 54 rows; 4 of 54 rows have none: repair them, or set dataset.max_bad_fraction"
-        in scaffold.warnings
-    )
+    assert "all labels of 54 rows; 4 of 54 have none: repair them, or set dataset.max_bad_fraction" in scaffold.warnings
 
 
 def test_integers_are_labels_and_answers() -> None:
