@@ -22,6 +22,14 @@ from vlmtune.types import ImageRef, Message
 
 TINY = ModelConfig(name="tiny", device="cpu")
 
+SAME_BOX: list[tuple[str, str, list[float]]] = [
+    ("pixels", "xyxy", [20, 10, 60, 90]),
+    ("pixels", "xywh", [20, 10, 40, 80]),
+    ("norm1000", "xyxy", [100, 100, 300, 900]),
+    ("unit", "xywh", [0.1, 0.1, 0.2, 0.8]),
+]
+"""One box of an image of 200 x 100 pixels, by unit and corners; from 0 to 1000 it is [100, 100, 300, 900]."""
+
 
 def make_image(width: int, height: int, seed: int = 0) -> Image.Image:
     """Smooth noise. Neighboring pixels are similar, as in a photo, so that a wrong resize is noticed."""

@@ -14,6 +14,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+KEY = "sk-canary-123"
+"""A key that must not be found in anything that is written."""
+
+CONFIG = """\
+model: {name: tiny, device: cpu}
+dataset: {source: scenes, references: [caption_0], id: id, limit: {test: 40}}
+task: {name: captioning}
+evaluation: {image_control_rows: 0}
+output: {dir: out}
+"""
+
 Body = dict[str, Any]
 
 

@@ -5,16 +5,7 @@ from typing import Any
 
 import fake_server
 from commands import warm_vlmtune
-from fake_server import Stub, always, answer
-
-KEY = "sk-canary-123"
-CONFIG = """\
-model: {name: tiny, device: cpu}
-dataset: {source: scenes, references: [caption_0], id: id, limit: {test: 40}}
-task: {name: captioning}
-evaluation: {image_control_rows: 0}
-output: {dir: out}
-"""
+from fake_server import CONFIG, KEY, Stub, always, answer
 
 
 def predict(folder: Path, stub: Stub, **more: object) -> Any:

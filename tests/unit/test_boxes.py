@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import SAME_BOX
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_vectors import VECTORS, score, values
@@ -30,15 +31,7 @@ def test_a_box_comes_back_from_another_scale(
     assert rescale(box, one, one) == list(box)
 
 
-@pytest.mark.parametrize(
-    ("unit", "corners", "box"),
-    [
-        ("pixels", "xyxy", [20, 10, 60, 90]),
-        ("pixels", "xywh", [20, 10, 40, 80]),
-        ("norm1000", "xyxy", [100, 100, 300, 900]),
-        ("unit", "xywh", [0.1, 0.1, 0.2, 0.8]),
-    ],
-)
+@pytest.mark.parametrize(("unit", "corners", "box"), SAME_BOX)
 def test_every_unit_and_corner_is_the_same_box(unit: Any, corners: Any, box: list[float]) -> None:
     scale = unit_scale(unit, (200, 100))
     assert rescale(xyxy(box, corners), scale, NORM1000) == pytest.approx([100, 100, 300, 900])

@@ -10,7 +10,7 @@ import fake_server
 import numpy as np
 import pytest
 from builders import TINY, encoded, make_image, ref, user
-from fake_server import Body, Script, Step, Stub, always, answer, asked, status
+from fake_server import CONFIG, KEY, Body, Script, Step, Stub, always, answer, asked, status
 from PIL import Image
 
 from vlmtune.config import load
@@ -25,14 +25,6 @@ from vlmtune.processing.encoder import Encoder
 from vlmtune.types import Failure, Outcome, Prediction, Request
 
 QUICK = {"timeout_s": 0.4, "watchdog_s": 5.0, "concurrency": 4}
-KEY = "sk-canary-123"
-CONFIG = """\
-model: {name: tiny, device: cpu}
-dataset: {source: scenes, references: [caption_0], id: id, limit: {test: 40}}
-task: {name: captioning}
-evaluation: {image_control_rows: 0}
-output: {dir: out}
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import make_image, ref
+from builders import SAME_BOX, make_image, ref
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,15 +109,7 @@ def test_boxes_are_found_in_what_models_write(text: str, boxes: list[list[float]
     assert isinstance(answer, Unparsed) if boxes is None else answer == boxes
 
 
-@pytest.mark.parametrize(
-    ("unit", "corners", "box"),
-    [
-        ("pixels", "xyxy", [20, 10, 60, 90]),
-        ("pixels", "xywh", [20, 10, 40, 80]),
-        ("norm1000", "xyxy", [100, 100, 300, 900]),
-        ("unit", "xywh", [0.1, 0.1, 0.2, 0.8]),
-    ],
-)
+@pytest.mark.parametrize(("unit", "corners", "box"), SAME_BOX)
 def test_boxes_in_every_unit_are_the_same_box(unit: Any, corners: Any, box: list[float]) -> None:
     config = grounding.Config(unit=unit, corners=corners)
     row = example("", question="ball", truth={"boxes": box})
