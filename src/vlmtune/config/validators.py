@@ -27,8 +27,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names that would collide with answers to another split, or with archived files."""
 
-REPORT_ENDINGS = (".html", ".htm", ".json")
-
 
 class _EvaluationSet(Protocol):
     """What is checked of one of the additional evaluation sets."""
