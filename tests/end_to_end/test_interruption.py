@@ -78,7 +78,7 @@ def drawn(plain: dict[str, Any], file: Path) -> str:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Every result with its hash: adapter, curve, visits, answers, controls, scores, pictures, comparison, page."""
+    """Every result with its hash: adapter, curve, samples, answers, controls, scores, thumbnails, comparison, page."""
     found = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and ".vlmtune" not in file.parts:

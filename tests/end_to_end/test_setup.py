@@ -18,7 +18,7 @@ LEFT_BEHIND = shutil.ignore_patterns(".venv", ".git", "outputs", "uv.lock", "*.w
 def uv() -> Path:
     found = shutil.which("uv") or shutil.which("uv", path=str(ROOT / ".bootstrap" / "bin"))
     if found is None:
-        pytest.skip("there is no uv")
+        pytest.skip("there is no uv: pip install uv")
     return Path(found)
 
 

@@ -1,4 +1,4 @@
-"""What a training keeps of each row beside the model: its place, id and content, its lessons' lengths, its visits."""
+"""What a training keeps of each row beside the model: its place, id and content, its examples' lengths, its samples."""
 
 import gc
 import json
@@ -61,7 +61,7 @@ def bytes_a_row(keep: Callable[[int], Any]) -> float:
 @pytest.mark.parametrize("named", [True, False], ids=["named", "by content"])
 @pytest.mark.parametrize("column", [None, "pic"], ids=["text", "a picture"])
 @pytest.mark.parametrize("source", ["jsonl", "table"])
-def test_rows_and_their_visits(
+def test_rows_and_their_samples(
     source: str, column: str | None, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
@@ -76,7 +76,7 @@ def test_rows_and_their_visits(
     assert taken <= MOST_BYTES
 
 
-def test_lengths_of_lessons(encoder: Encoder, tmp_path: Path) -> None:
+def test_lengths_of_examples(encoder: Encoder, tmp_path: Path) -> None:
     def sizes(count: int) -> Any:
         rows = opened(tmp_path, "jsonl", count, None, True)
         lessons = TrainingExamples(rows, vqa.TASK, vqa.Config(), encoder, TrainingConfig(workers=0))

@@ -1,4 +1,4 @@
-"""One adapter from one process or two, from no worker or two, whatever the row length: same visits, same gradients."""
+"""One adapter from one process or two, from no worker or two, whatever the row length: same samples, same gradients."""
 
 import itertools
 import json

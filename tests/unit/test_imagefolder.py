@@ -138,7 +138,7 @@ def test_missing_and_doubled_things_name_what_is_there(tmp_path: Path) -> None:
         opened(folder, "empty")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything: run the tests as another user")
 def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path: Path) -> None:
     folder = put(tmp_path / "f", "train/cat/1.png", "train/dog/1.png")
     (folder / "train/dog").chmod(0)

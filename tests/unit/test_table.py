@@ -407,7 +407,7 @@ def test_dictionaries_that_differ_between_parts_of_a_file(ending: str, tmp_path:
     assert [row.truth["references"] for row in rows] == [["fox"], ["owl"], ["owl"], ["hare"]]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything: run the tests as another user")
 def test_a_table_that_may_not_be_read_is_named(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "locked.csv").write_text("a\n1\n")
     (tmp_path / "locked.csv").chmod(0)
