@@ -219,7 +219,8 @@ def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Ses
     offline = vlmtune_in_process(*words, "--offline", cwd=Path.cwd())
     assert offline.returncode == 4
     assert "offline mode is on" in offline.stderr
-    dead = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": KEY}
+    fakes = str(ROOT / "tests")
+    dead = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_TOKEN": KEY, "PYTHONPATH": fakes}
     unreachable = vlmtune(*words, cwd=Path.cwd(), **dead)
     assert unreachable.returncode == 4, unreachable.stderr
     assert "nothing was pushed" in unreachable.stderr
