@@ -49,6 +49,9 @@ class Metric:
     binary: bool = False
     """Whether every row scores 0 or 1, so that exact tests for shares apply."""
 
+    allows_empty: bool = False
+    """Whether an empty truth is one: an image may show no object. Elsewhere it means that the row has no truth."""
+
 
 def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.

@@ -103,15 +103,21 @@ def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line
     """
     if not lines:
         raise DataError("there are no rows to score")
-    requested = _named_metrics(task, names) if names else list(task.metrics)
-    kept = [metric for metric in requested if all(line.truth.get(metric.truth) for line in lines)]
+    truths = [line.truth for line in lines]
+    requested = _named_metrics(task, names) if names else list(task.default_metrics(truths))
+    kept = [metric for metric in requested if all(_has_truth(truth, metric) for truth in truths)]
     lacking = [metric for metric in requested if metric not in kept]
     if lacking and (names or not kept):
         metric = lacking[0]
-        n, line = next((n, line) for n, line in enumerate(lines, start=1) if not line.truth.get(metric.truth))
+        n, line = next((n, line) for n, line in enumerate(lines, start=1) if not _has_truth(line.truth, metric))
         row = f"row {line.id!r}" if line.id is not None else f"row {n}"
         raise DataError(f"{row} has no {metric.truth!r}, which {metric.name} compares with")
     return kept
+
+
+def _has_truth(truth: Mapping[str, Any], metric: Metric) -> bool:
+    value = truth.get(metric.truth)
+    return bool(value) or (metric.allows_empty and value is not None)
 
 
 def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:

@@ -5,7 +5,7 @@ A task is four pure functions and its metrics: `ask` (example -> conversation th
 what metrics compare answers with, by name).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,16 +36,25 @@ def given_truth(config: Any, example: Example) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a task does. Its first metric is the primary one unless the config names another."""
+    """What a task does.
+
+    `metrics` are those that a config may name. Reported by default are those that `suited` chooses by the rows' truths,
+    or all of them; the first is the primary one unless the config names another.
+    """
 
     ask: Callable[[Any, Example], Conversation]
     target: Callable[[Any, Example], str]
     parse: Callable[[Any, str], Any | Unparsed]
     metrics: tuple[Metric, ...]
     truth: Callable[[Any, Example], Mapping[str, Any]] = given_truth
+    suited: Callable[[Sequence[Mapping[str, Any]]], Sequence[Metric]] | None = None
     boxes: bool = False
     """Whether answers are lists of boxes. `target` then writes them on `example.box_scale`, `truth` passes that scale
     on as `BOX_SCALE`, and `parse` returns the numbers as they are written."""
+
+    def default_metrics(self, truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
+        """The metrics that are reported where none is named, for rows with these truths; the primary one first."""
+        return self.suited(truths) if self.suited else self.metrics
 
 
 def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
