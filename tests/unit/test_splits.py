@@ -10,7 +10,7 @@ from builders import encoded, make_image
 from commands import vlmtune_in_process
 
 from vlmtune.config import load
-from vlmtune.data import Rows, Shares, Splits, jsonl, open_role
+from vlmtune.data import DatasetConfig, Rows, Shares, Splits, have_common_rows, imagefolder, jsonl, open_role
 from vlmtune.errors import ConfigError, DataError
 
 ONE = Splits(train="all.jsonl", validation="all.jsonl", test="all.jsonl")
@@ -147,3 +147,46 @@ def test_init_parts_the_only_file_there_is(tmp_path: Path, write_jsonl: Callable
     assert stats.returncode == 0, stats.stderr
     counted = json.loads(stats.stdout)
     assert sum(role["rows"] for role in counted["roles"]) == 60
+
+
+SAME = {
+    "one name": ("all.jsonl", "all.jsonl", "null", True),
+    "another spelling": ("all.jsonl", "./all.jsonl", "null", True),
+    "another spelling, with shares": ("all.jsonl", "x/../all.jsonl", "{seed: 1}", True),
+    "a pattern": ("all*.jsonl", "all.jsonl", "null", True),
+    "a link": ("all.jsonl", "link.jsonl", "null", True),
+    "divided": ("all.jsonl", "all.jsonl", "{seed: 1}", False),
+    "another file": ("all.jsonl", "other.jsonl", "null", False),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("command", ["config check", "run", "train"])
+def test_training_on_the_evaluated_rows_is_refused_from_the_config(name: str, command: str, tmp_path: Path) -> None:
+    train, test, shares, refused = SAME[name]
+    (tmp_path / "x").mkdir()
+    (tmp_path / "all.jsonl").write_text("not a row\n")
+    (tmp_path / "other.jsonl").write_text("not a row\n")
+    (tmp_path / "link.jsonl").symlink_to("all.jsonl")
+    (tmp_path / "c.yaml").write_text(
+        "model: {name: tiny}\ntask: {name: captioning}\ndataset: {source: jsonl, path: ., image: null, "
+        f"references: [c], splits: {{train: {train}, validation: {test}, test: {test}}}, shares: {shares}}}\n"
+    )
+    done = vlmtune_in_process(*command.split(), "c.yaml", cwd=tmp_path)
+    assert ("the model would be tested on rows it was trained on" in done.stderr) == refused
+    if refused:
+        assert done.returncode == 2
+        assert "dataset.shares={train: 0.8" in done.stderr
+    elif command == "config check":
+        assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [("train", "train[:50%]", True), ("train[:50%]", "train[50%:]", False), ("train", "test", False)],
+)
+def test_a_split_of_the_hub_contains_its_slices(one: str, other: str, common: bool) -> None:
+    assert have_common_rows(DatasetConfig(source="hub"), one, other) is common
+    folders = imagefolder.Config(path="nowhere")
+    assert have_common_rows(folders, ".", "train")
+    assert not have_common_rows(folders, "train", "train2")

@@ -43,7 +43,10 @@ def plan(
 
 def check(config: ConfigArg, sets: Sets = None) -> None:
     """Validate a config; lists all errors with their positions."""
-    load_config(config, sets)
+    from vlmtune.config import refuse_evaluated_training_rows
+
+    loaded = load_config(config, sets)
+    refuse_evaluated_training_rows(loaded.dataset, loaded.evaluation.split)
     print(f"{config}: no errors (data and model were not checked)")
 
 

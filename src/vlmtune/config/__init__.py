@@ -6,6 +6,7 @@ and prints configurations, `validators` checks values against each other, `error
 
 from vlmtune.config.loader import LoadedConfig, load, load_config, parse_overrides, show
 from vlmtune.config.schema import Config, EvaluationSetConfig, config_json, json_schema
+from vlmtune.config.validators import refuse_evaluated_training_rows
 
 __all__ = [
     "Config",
@@ -16,5 +17,6 @@ __all__ = [
     "load",
     "load_config",
     "parse_overrides",
+    "refuse_evaluated_training_rows",
     "show",
 ]

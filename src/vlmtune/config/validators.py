@@ -64,6 +64,24 @@ def dataset(block: DatasetConfig) -> DatasetConfig:
     return block
 
 
+def refuse_evaluated_training_rows(rows: DatasetConfig, evaluated: SplitRole) -> None:
+    """Refuse a dataset whose evaluated role has the rows of the train role, which needs no row to be read.
+
+    Raises:
+        ConfigError: says which split it is and how to divide it.
+    """
+    if evaluated == "train" or "train" not in overlapping_roles(rows, rows, evaluated):
+        return
+    train, split = rows.splits.train, getattr(rows.splits, evaluated)
+    both = f"both {train!r}" if train == split else f"{train!r} and {split!r}, which have common rows"
+    rename = "" if train == split else f"--set dataset.splits.{evaluated}={train} "
+    divide = f"{rename}--set 'dataset.shares={{train: 0.8, validation: 0.1, test: 0.1}}'"
+    raise ConfigError(
+        f"dataset.splits: train and {evaluated} are {both}, and no shares divide them: the model would be tested on "
+        f"rows it was trained on. Divide them with {divide}, or name other rows with --set dataset.splits.{evaluated}=…"
+    )
+
+
 def training(block: TrainingConfig) -> TrainingConfig:
     """Selecting a checkpoint needs a metric and several evaluations; seeds must be distinct."""
     wrong = []

@@ -10,7 +10,7 @@ from vlmtune.data._download import errors_named
 from vlmtune.data._image_refs import ENDINGS as IMAGE_ENDINGS
 from vlmtune.data._image_refs import REMOTE, is_base64
 from vlmtune.data._rows import Record, Records
-from vlmtune.data._splits import Subset, open_role, overlapping_roles
+from vlmtune.data._splits import Subset, have_common_rows, open_role, overlapping_roles
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
 from vlmtune.data._tables import SEPARATORS
 from vlmtune.data._values import structured
@@ -31,6 +31,7 @@ __all__ = [
     "Splits",
     "Subset",
     "errors_named",
+    "have_common_rows",
     "is_base64",
     "open_role",
     "overlapping_roles",

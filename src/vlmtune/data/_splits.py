@@ -1,8 +1,11 @@
 """Opening the rows of a role: a split of the source, or the role's share of one."""
 
+import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlmtune import registry
@@ -79,8 +82,8 @@ def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
 def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
     """Roles of dataset block `one` that may contain rows of `role` in block `other`.
 
-    These are the roles of the same split of the same source. Where both blocks divide it by the same shares, only the
-    role of the same name.
+    These are the roles of the same split of the same source, under any name. Where both blocks divide it by the same
+    shares, only the role of the same name.
     """
     keys = ("source", "path", "name", "revision")
     first, second = (block.model_dump(include=set(keys)) for block in (one, other))
@@ -88,7 +91,38 @@ def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole)
         return set()
     split = getattr(other.splits, role)
     same_shares = one.shares is not None and one.shares == other.shares and one.splits == other.splits
-    return {known for known in ROLES if getattr(one.splits, known) == split and (known == role or not same_shares)}
+
+    def overlaps(known: SplitRole) -> bool:
+        name = getattr(one.splits, known)
+        # Shares divide a split only among roles that spell its name alike.
+        return have_common_rows(one, name, split) and (known == role or not (same_shares and name == split))
+
+    return {known for known in ROLES if overlaps(known)}
+
+
+def have_common_rows(config: DatasetConfig, one: str, other: str) -> bool:
+    """Whether two splits of a source have common rows, as far as their names tell: no row is read.
+
+    A file may be named in several ways, and by patterns; a folder contains those below it. A split of a Hub dataset
+    contains its slices (`train[:50%]`).
+    """
+    if one == other:
+        return True
+    path = getattr(config, "path", None)
+    if not isinstance(path, str) or config.source == "hub":
+        whole = {name for name in (one, other) if "[" not in name}
+        return bool(whole) and one.partition("[")[0] == other.partition("[")[0]
+    folder = Path(path).expanduser()
+    first, second = (_matching_files(folder, name) for name in (one, other))
+    parents = [{parent for file in files for parent in file.parents} for files in (first, second)]
+    return bool(first & second or first & parents[1] or second & parents[0])
+
+
+def _matching_files(folder: Path, name: str) -> set[Path]:
+    """The files or folders that a split names, without links; the name itself where there are none."""
+    is_pattern = glob.has_magic(name) and not Path(name).is_absolute() and name != "."
+    matching = list(folder.glob(name)) if is_pattern else []
+    return {Path(os.path.realpath(match)) for match in matching or [folder / name]}
 
 
 def _share(rows: Rows, shares: Shares, roles: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from vlmtune import registry
 from vlmtune.config import Config
-from vlmtune.data import ROLES, Rows, SplitRole
+from vlmtune.data import ROLES, Rows, SplitRole, have_common_rows
 from vlmtune.dataset_check.examples import CheckedRow, all_rows
 from vlmtune.dataset_check.findings import Finding, RowLocation
 from vlmtune.dataset_check.leakage import ImageOccurrences
@@ -63,9 +63,12 @@ class CheckedSplit:
             self.findings.append(Finding("split", self.name, str(error)))
 
     def has_same_rows(self, other: "CheckedSplit") -> bool:
-        """Whether both consist of all rows of one split of the main dataset."""
-        is_whole = not self.is_additional and not other.is_additional and self.config.dataset.shares is None
-        return is_whole and self.split == other.split
+        """Whether both contain all rows of one split of the main dataset, under whatever name."""
+        if self.is_additional or other.is_additional:
+            return False
+        if self.split == other.split:
+            return self.config.dataset.shares is None
+        return have_common_rows(self.config.dataset, self.split, other.split)
 
     def locate(self, row: int, image: int) -> RowLocation:
         """The location of an image of a row."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlmtune.compare_files import read_prediction_file, write_comparison, write_regressions
+from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
 from vlmtune.pipeline.session import Session
@@ -65,6 +66,7 @@ def _write(session: Session, comparison: Comparison) -> Comparison:
 
 def run(session: Session) -> Comparison:
     """Run baseline, training, evaluation and comparison. Rows unfit for training raise before any model is loaded."""
+    refuse_evaluated_training_rows(session.config.dataset, session.config.evaluation.split)
     finished = all(seeded.files.adapter.exists() for seeded in session.seeds)
     lengths = None if finished else train.check_rows(session)
     predict.predict(session)

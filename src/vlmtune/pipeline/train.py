@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune import registry
+from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows, SplitRole
 from vlmtune.errors import ConfigError
 from vlmtune.files import whole_lines, write_bytes
@@ -52,7 +53,11 @@ def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]
 
     Returns:
         Its folder, or one folder per seed.
+
+    Raises:
+        ConfigError: the evaluated rows are those that the adapter would be trained on.
     """
+    refuse_evaluated_training_rows(session.config.dataset, session.config.evaluation.split)
     return [_train(seeded, lengths) for seeded in session.seeds]
 
 
