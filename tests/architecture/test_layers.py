@@ -53,7 +53,8 @@ def edges() -> Iterator[tuple[Module, Import, Module]]:
 
 def is_plugin(module: Module) -> bool:
     """Whether this is a file of a plugin folder other than its contract (__init__) and shared parts (_name)."""
-    return module.unit in PLUGIN_FOLDERS and not module.is_package and not module.name.split(".")[-1].startswith("_")
+    parts = module.name.split(".")
+    return module.unit in PLUGIN_FOLDERS and not module.is_package and not any(part.startswith("_") for part in parts)
 
 
 def test_every_unit_stands_in_exactly_one_layer() -> None:

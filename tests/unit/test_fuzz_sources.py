@@ -70,6 +70,30 @@ FILES: dict[str, tuple[str, bytes]] = {
         "".join(json.dumps({"file_name": "a.png", **row}) + "\n" for row in ROWS).encode(),
     ),
 }
+COCO = {
+    "images": [{"id": n, "file_name": "a.png"} for n in range(5)],
+    "annotations": [
+        {"image_id": n % 5, "caption": f"“{n}”", "bbox": [n, 1, 2.5, 3], "category_id": n % 2, "iscrowd": 0}
+        for n in range(9)
+    ],
+    "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+}
+KARPATHY = {"images": [{"filename": "a.png", "split": "train", "sentences": [{"raw": "A cat."}, {"raw": "A é."}]}] * 6}
+VQA = {
+    "questions": [
+        {"question_id": n, "image": "a.png", "question": "What?", "image_id": n, "answers": ["a"]} for n in range(5)
+    ]
+}
+ANNOTATED: dict[str, tuple[str, bytes]] = {
+    "coco.json": ("coco", json.dumps(COCO, indent=1).encode()),
+    "karpathy.json": ("karpathy", json.dumps(KARPATHY).encode()),
+    "vqa.json": ("vqa", json.dumps(VQA).encode()),
+    "token.txt": ("captions", "".join(f"a{n // 2}.png#{n}\tA cät {n} .\n" for n in range(9)).encode()),
+    "pipes.csv": ("captions", b"image_name| comment_number| comment\n" + b"a.png| 0| A cat .\n" * 8),
+}
+"""Files in formats of `annotations`, by name."""
+
+FILES |= {name: ("annotations", data) for name, (_, data) in ANNOTATED.items()}
 BINARY = (b"PAR1", b"ARRO", b"\xff\xff\xff\xff")
 """How Parquet, Arrow files and Arrow streams begin."""
 
@@ -84,6 +108,8 @@ def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
 
     def case(rng: random.Random) -> None:
         keys: dict[str, Any] = rng.choice([KEYS, TALK])
+        if name in ANNOTATED:
+            keys = {"format": ANNOTATED[name][0], "image": "image", "meta": rng.choice([[], ["id"]])}
         bad = rng.choice([0, 0.9])
         config: DatasetConfig = plugin.Config.model_validate({"path": str(folder), **keys, "max_bad_fraction": bad})
         file.unlink(missing_ok=True)  # a mapped file must not change under its reader

@@ -58,6 +58,9 @@ def dataset(block: DatasetConfig) -> DatasetConfig:
     if block.target in ("each", "sample") and not block.references:
         message = f"{{0}} {block.target!r} trains on references, but {{1}} names no column"
         raise_invalid("dataset", [invalid(message, "target", "references")])
+    if (block.split_column is None) != (block.all_rows is None):
+        message = "{0} and {1} belong together: the column, and where the rows of all splits are"
+        raise_invalid("dataset", [invalid(message, "split_column", "all_rows")])
     if block.shares is not None and len({block.splits.train, block.splits.validation, block.splits.test}) == 3:
         message = "{0} divides a split among the roles that use it, but {1} names three different ones; leave it out"
         raise_invalid("dataset", [invalid(message, "shares", "splits")])

@@ -101,6 +101,13 @@ class DatasetConfig(BaseConfig):
     splits: Splits = Splits()
     """The split of each role."""
 
+    split_column: str | None = None
+    """Column with the official split of each row: `splits` then names its values (`train|restval` takes both), and
+    `all_rows` where the rows are. Null where every split is stored by itself."""
+
+    all_rows: str | None = None
+    """Where the rows of all splits are if `split_column` tells them apart: what `splits` would name otherwise."""
+
     shares: Shares | None = None
     """Divides a split that several roles name, so that no row has two roles; rows with a common image or group stay
     together. Null gives each role all rows of its split."""

@@ -186,6 +186,21 @@ class MappedRows:
             pass
         return links or [link(SINGLE, self.id(index))]
 
+    def values(self, column: str) -> Iterator[str | None]:
+        """The text of a column in every row, without reading other columns; None for a row that cannot be read.
+
+        Raises:
+            DataError: a row has no such column, or no text, number or date in it, where no bad row is allowed.
+        """
+        read = self._select([column])
+        for index in range(len(self)):
+            try:
+                value = self._column(read(index), column, index)
+                yield _values.name(value, "split_column", column, self._at(index))
+            except DataError as error:
+                self._mark_bad(index, error)
+                yield None
+
     @property
     def fingerprint(self) -> str:
         """Hash of the ids, texts, images and image files of all rows; a missing file counts as such."""

@@ -4,12 +4,15 @@ import glob
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vlmtune import registry
 from vlmtune.data._contract import ROLES, DatasetConfig, Rows, Shares, SplitRole
+from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError
 from vlmtune.types import Example
 
@@ -74,9 +77,33 @@ def open_role(config: DatasetConfig, role: SplitRole) -> Rows:
     )
     roles = [other for other in ROLES if getattr(config.splits, other) == split]
     if config.shares is None or len(roles) == 1:
+        return _open_split(source, config, split, limit)
+    return _share(_open_split(source, config, split, None), config.shares, roles, role, limit)
+
+
+def _open_split(source: ModuleType, config: DatasetConfig, split: str, limit: int | None) -> Rows:
+    """The rows of a split, as the source stores it or as a column names it.
+
+    A row whose split cannot be read belongs to the split of the train role, where it counts as bad.
+    """
+    column = config.split_column
+    if column is None:
         rows: Rows = source.open(config, split, limit)
         return rows
-    return _share(source.open(config, split, None), config.shares, roles, role, limit)
+    if config.all_rows is None:
+        raise DataError("dataset.split_column divides the rows of dataset.all_rows; set that as well")
+    rows = source.open(config, config.all_rows, None)
+    if not isinstance(rows, MappedRows):
+        raise DataError(f"the source {config.source} cannot divide its rows by dataset.split_column; leave it out")
+    values = list(rows.values(column))
+    wanted = {*split.split("|"), *([None] if split == config.splits.train else [])}
+    indices = [index for index, value in enumerate(values) if value in wanted][:limit]
+    if not indices:
+        present = ", ".join(f"{value} ({count})" for value, count in Counter(values).most_common(10))
+        raise DataError(
+            f"{config.all_rows}: no row has {split!r} in column {column!r}; there are: {present}. Set dataset.splits"
+        )
+    return Subset(rows, indices, {"split_column": column, "split": split, "limit": limit})
 
 
 def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
@@ -90,6 +117,10 @@ def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole)
     if first != second:
         return set()
     split = getattr(other.splits, role)
+    if (one.split_column, one.all_rows) != (other.split_column, other.all_rows):  # whatever the rows say
+        whole = one.model_copy(update={"split_column": None, "all_rows": None})
+        names = {known: one.all_rows or getattr(one.splits, known) for known in ROLES}
+        return {known for known in ROLES if have_common_rows(whole, names[known], other.all_rows or split)}
     same_shares = one.shares is not None and one.shares == other.shares and one.splits == other.splits
 
     def overlaps(known: SplitRole) -> bool:
@@ -104,10 +135,12 @@ def have_common_rows(config: DatasetConfig, one: str, other: str) -> bool:
     """Whether two splits of a source have common rows, as far as their names tell: no row is read.
 
     A file may be named in several ways, and by patterns; a folder contains those below it. A split of a Hub dataset
-    contains its slices (`train[:50%]`).
+    contains its slices (`train[:50%]`). With a `split_column` they are values, or several of them.
     """
     if one == other:
         return True
+    if config.split_column is not None:
+        return bool(set(one.split("|")) & set(other.split("|")))
     path = getattr(config, "path", None)
     if not isinstance(path, str) or config.source == "hub":
         whole = {name for name in (one, other) if "[" not in name}
