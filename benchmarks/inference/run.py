@@ -1,7 +1,8 @@
-"""CPU seconds for answers about images: plain transformers one image at a time, our `hf` engine, and vLLM.
+"""CPU seconds for answers about images: plain transformers, one image at a time and in batches, our `hf` engine, vLLM.
 
     OMP_NUM_THREADS=1 python benchmarks/inference/run.py                  # writes results.json and README.md
     OMP_NUM_THREADS=1 python benchmarks/inference/run.py --pairs 3
+    OMP_NUM_THREADS=1 python benchmarks/inference/run.py --only batches   # measures one part, keeps the others
 
 Images are scenes in JPEG files, the model is the embedded tiny one in fp32, and answers have a fixed length, without
 stop tokens. Every measurement runs in a process of its own, so that nothing is cached, and the processes alternate, so
@@ -24,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sides import LENGTHS, VLLM, classic, columns, make_adapter, ours, vllm, write_pictures
+from sides import BATCHES, LENGTHS, VLLM, batched, columns, make_adapter, ours, vllm, write_pictures
 
 HERE = Path(__file__).parent
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -52,37 +53,58 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
     return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
 
 
-def measure(pairs: int, images: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything the page shows."""
-    kinds = ["classic", "ours", *(["vllm"] if VLLM.exists() else [])]
-    rounds: list[dict[str, Any]] = []
+PARTS = ("one", "batches", "columns")
+"""What is measured: one image at a time against the engines, batches against ours, base and tuned from one load."""
+
+
+def measure(parts: list[str], pairs: int, images: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Some parts of what the page shows."""
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         write_pictures(folder, images)
         make_adapter(folder / "adapter")
-        for number in range(pairs):
-            # Who begins changes with every round.
-            order = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
-            rounds.append({kind: child(kind, folder) for kind in order})
-            for tokens in map(str, LENGTHS):
-                spent = {kind: rounds[-1][kind][tokens]["cpu_s"] for kind in kinds}
-                say(f"{tokens} tokens: " + ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in spent.items()))
-        together = measure_columns(pairs, folder, say)
-    return {"lengths": {str(tokens): by_length(rounds, str(tokens), kinds) for tokens in LENGTHS}, "columns": together}
+        if "one" in parts:
+            kinds = ["classic", "ours", *(["vllm"] if VLLM.exists() else [])]
+            found["lengths"] = measure_kinds(kinds, pairs, folder, say)
+        if "batches" in parts:
+            kinds = ["ours", *(f"batch-{size}" for size in BATCHES)]
+            found["batches"] = {"pairs": pairs, "lengths": measure_kinds(kinds, pairs, folder, say)}
+        if "columns" in parts:
+            found["columns"] = measure_columns(pairs, folder, say)
+    return found
+
+
+def measure_kinds(kinds: list[str], pairs: int, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Interleaved rounds of all kinds, by the length of the answers."""
+    rounds: list[dict[str, Any]] = []
+    for number in range(pairs):
+        # Who begins changes with every round.
+        order = kinds[number % len(kinds) :] + kinds[: number % len(kinds)]
+        rounds.append({kind: child(kind, folder) for kind in order})
+        for tokens in map(str, LENGTHS):
+            spent = {kind: rounds[-1][kind][tokens]["cpu_s"] for kind in kinds}
+            say(f"{tokens} tokens: " + ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in spent.items()))
+    return {str(tokens): by_length(rounds, str(tokens), kinds) for tokens in LENGTHS}
 
 
 def by_length(rounds: list[dict[str, Any]], tokens: str, kinds: list[str]) -> dict[str, Any]:
-    """Seconds of every round at one length, the classic loop over each of the others, and how many texts are its."""
+    """Seconds of every round at one length, plain transformers over each engine, and how many texts are the same."""
     seconds = {kind: [round(made[kind][tokens]["cpu_s"], 3) for made in rounds] for kind in kinds}
     texts = {kind: rounds[-1][kind][tokens]["texts"] for kind in kinds}
+    engines = [kind for kind in kinds if kind in ("ours", "vllm")]
+    pairs = [(plain, engine) for plain in kinds if plain not in engines for engine in engines]
+    # With one plain side the keys are the engines, with one engine they are the plain sides.
+    keys = [engine if "classic" in kinds else plain for plain, engine in pairs]
     return {
         "cpu_s": seconds,
         "times_faster": {
-            kind: interval([a / b for a, b in zip(seconds["classic"], seconds[kind], strict=True)])
-            for kind in kinds[1:]
+            key: interval([a / b for a, b in zip(seconds[plain], seconds[engine], strict=True)])
+            for key, (plain, engine) in zip(keys, pairs, strict=True)
         },
         "same_texts": {
-            kind: sum(a == b for a, b in zip(texts["classic"], texts[kind], strict=True)) for kind in kinds[1:]
+            key: sum(a == b for a, b in zip(texts[plain], texts[engine], strict=True))
+            for key, (plain, engine) in zip(keys, pairs, strict=True)
         },
         "server_start_cpu_s": [round(made["vllm"][tokens]["start_cpu_s"], 1) for made in rounds if "vllm" in made],
     }
@@ -123,10 +145,33 @@ def readme(results: dict[str, Any]) -> str:
         "<!-- Written by run.py. -->",
         "",
         f"{images} images, the tiny model in fp32, one thread, answers of a fixed length; CPU seconds, median of",
-        f"{results['pairs']} interleaved rounds. Classic: one image at a time, with the processor and `generate` of",
-        "transformers. The factor is the geometric mean of classic over engine, with its 95 % interval.",
+        f"{results['pairs']} interleaved rounds. Plain transformers: the processor and `generate`. Each factor is the",
+        "geometric mean of plain transformers over the engine, with its 95 % interval.",
         "",
-        "| tokens per answer | engine | classic | engine's time | times faster | same texts |",
+        "## Against batches",
+        "",
+        "Batching alone gives most of what the first factor below shows, so this is the fair comparison: plain",
+        f"`generate` with left padding, in the order of the files; {results['batches']['pairs']} rounds. The `hf`",
+        "engine sorts by length, chooses the batch by tokens, shares the work on the prompt's prefix, and computes",
+        "image features in batches.",
+        "",
+        "| tokens per answer | batch of plain `generate` | its time | `hf` engine's time | times faster | same texts |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tokens, entry in results["batches"]["lengths"].items():
+        cpu = {kind: statistics.median(values) for kind, values in entry["cpu_s"].items()}
+        lines += [
+            f"| {tokens} | {kind.partition('-')[2]} | {cpu[kind]:.2f} s | {cpu['ours']:.2f} s | "
+            f"{between(entry['times_faster'][kind])} | {entry['same_texts'][kind]} of {images} |"
+            for kind in entry["times_faster"]
+        ]
+    lines += [
+        "",
+        "## Against one image at a time",
+        "",
+        "As most scripts are written. Much of the factor is batching; the table above has the rest.",
+        "",
+        "| tokens per answer | engine | one at a time | engine's time | times faster | same texts |",
         "|---|---|---|---|---|---|",
     ]
     for tokens, entry in results["lengths"].items():
@@ -146,6 +191,8 @@ def readme(results: dict[str, Any]) -> str:
         ]
     lines += [
         "",
+        "## Both sides from one load",
+        "",
         f"Base and tuned answers from one loaded model, 16 tokens, take {between(columns_['together_over_apart'])}",
         "of the CPU time of two runs, loads included; without loads, "
         f"{between(columns_['together_over_base_and_1.1_tuned'])} of base + 1.1 x tuned. Images decoded: "
@@ -163,27 +210,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--only", choices=PARTS, help="measure one part, and keep the others of results.json")
     for internal in ("--child", "--folder"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         folder = Path(asked.folder)
-        alone = {"classic": classic, "ours": ours, "vllm": vllm}
+        alone = {"ours": ours, "vllm": vllm}
         if asked.child in alone:
             result: dict[Any, Any] = alone[asked.child](folder)
+        elif asked.child == "classic" or asked.child.startswith("batch-"):
+            result = batched(folder, 1 if asked.child == "classic" else int(asked.child.partition("-")[2]))
         else:
             result = columns(folder, LENGTHS[0], folder / "adapter", asked.child)
         sys.stdout.write(json.dumps(result) + "\n")
         return
-    results = measure(asked.pairs, asked.images, lambda text: sys.stderr.write(text + "\n") and None)
-    results |= {"pairs": asked.pairs, "images": asked.images}
-    results["command"] = "OMP_NUM_THREADS=1 python benchmarks/inference/run.py" + (
-        f" --pairs {asked.pairs}" if asked.pairs != 7 else ""
-    )
+    say = lambda text: sys.stderr.write(text + "\n") and None  # noqa: E731
+    file = HERE / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if asked.only else {}
+    results |= measure([asked.only] if asked.only else list(PARTS), asked.pairs, asked.images, say)
+    results["images"] = asked.images
+    if not asked.only:
+        results["pairs"] = asked.pairs
+        results["command"] = "OMP_NUM_THREADS=1 python benchmarks/inference/run.py" + (
+            f" --pairs {asked.pairs}" if asked.pairs != 7 else ""
+        )
     results["machine"] = f"{platform.machine()}, Python {platform.python_version()}, " + ", ".join(
         f"{name} {version(name)}" for name in ("torch", "transformers", "peft")
     )
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (HERE / "README.md").write_text(readme(results), encoding="utf-8")
 
 

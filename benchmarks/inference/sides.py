@@ -1,4 +1,4 @@
-"""What run.py measures: the classic loop, our engines, both columns from one load. Each is a function of a folder."""
+"""What run.py measures: `generate` of transformers, our engines, both columns from one load; functions of a folder."""
 
 import os
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 PROMPT = "Describe this image."
 LENGTHS = (16, 64)
+BATCHES = (8, 16, 48)
 VLLM = Path(".venv-vllm/bin/python")
 
 
@@ -20,10 +21,9 @@ def write_pictures(folder: Path, count: int) -> None:
         image.resize((128 + 32 * (number % 3), 128)).save(folder / f"{number:04d}.jpg", quality=90)
 
 
-def classic(folder: Path) -> dict[int, dict[str, Any]]:
-    """As everybody writes it: the processor, then `generate`, picture by picture."""
+def transformers_model() -> tuple[Any, Any]:
+    """Processor and model as transformers loads them, on one thread."""
     import torch
-    from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
@@ -33,40 +33,54 @@ def classic(folder: Path) -> dict[int, dict[str, Any]]:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     source = str(find_checkpoint(ModelConfig(name=TINY)).folder)
-    processor = AutoProcessor.from_pretrained(source)
     model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval()
+    return AutoProcessor.from_pretrained(source), model
 
-    def answer(file: Path, tokens: int) -> str:
+
+def generated(processor: Any, model: Any, files: list[Path], tokens: int) -> list[str]:
+    """The answers to one batch; several rows are padded on the left."""
+    import torch
+    from PIL import Image
+
+    chats = []
+    for file in files:
         content = [{"type": "image", "image": Image.open(file).convert("RGB")}, {"type": "text", "text": PROMPT}]
-        made = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-        )
-        with torch.inference_mode():
-            # No token ends an answer: on our side none does either.
-            ids = model.generate(**made, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        text: str = processor.decode(ids[0, made["input_ids"].shape[1] :], skip_special_tokens=True)
-        return text
+        chats.append([{"role": "user", "content": content}])
+    batch = processor.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={"padding": True, "padding_side": "left"},
+    )
+    with torch.inference_mode():
+        # No token ends an answer: on our side none does either.
+        ids = model.generate(**batch, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    texts: list[str] = processor.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
 
+
+def batched(folder: Path, size: int) -> dict[int, dict[str, Any]]:
+    """Plain transformers: the processor, then `generate`, `size` images at a time in the order of the files."""
+    processor, model = transformers_model()
     files = sorted(folder.glob("*.jpg"))
-    answer(files[0], LENGTHS[0])
+    generated(processor, model, files[:1], LENGTHS[0])
     found = {}
     for tokens in LENGTHS:
         begin = time.process_time()
-        texts = [answer(file, tokens) for file in files]
+        parts = [files[start : start + size] for start in range(0, len(files), size)]
+        texts = [text for part in parts for text in generated(processor, model, part, tokens)]
         found[tokens] = {"cpu_s": time.process_time() - begin, "texts": texts}
     return found
 
 
 def read_requests(folder: Path) -> list[Any]:
     """One per picture."""
-    from vlmtune.types import ImageRef, Request, Turn
+    from vlmtune.types import ImageRef, Message, Request
 
     return [
-        Request(file.stem, (Turn("user", (ImageRef(file.name, file.read_bytes), PROMPT)),))
+        Request(file.stem, (Message("user", (ImageRef(file.name, file.read_bytes), PROMPT)),))
         for file in sorted(folder.glob("*.jpg"))
     ]
 
@@ -180,10 +194,10 @@ def columns(folder: Path, tokens: int, adapter: Path, kind: str) -> dict[str, An
 
 
 def _warming(request: Any) -> Any:
-    from vlmtune.types import ImageRef, Request, Turn
+    from vlmtune.types import ImageRef, Message, Request
 
     image = request.conversation[0].content[0]
-    return Request("warming", (Turn("user", (ImageRef("warming", image.read), PROMPT)),))
+    return Request("warming", (Message("user", (ImageRef("warming", image.read), PROMPT)),))
 
 
 def make_adapter(folder: Path) -> None:

@@ -52,6 +52,9 @@ class Metric:
     allows_empty: bool = False
     """Whether an empty truth is one: an image may show no object. Elsewhere it means that the row has no truth."""
 
+    check: Callable[[], None] | None = None
+    """Raises EnvironmentProblem if this machine lacks what the metric needs; called before any model is loaded."""
+
 
 def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.

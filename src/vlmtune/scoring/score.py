@@ -100,6 +100,7 @@ def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line
     Raises:
         DataError: no rows; or a row lacks the truth of a named metric, or of every metric.
         ConfigError: no metric of that name.
+        EnvironmentProblem: this machine lacks what a named metric needs.
     """
     if not lines:
         raise DataError("there are no rows to score")
@@ -125,6 +126,7 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
 
     Raises:
         ConfigError: no such metric, or two of one name.
+        EnvironmentProblem: this machine lacks what a metric needs.
     """
     known = {metric.name: metric for metric in task.metrics}
     chosen: dict[str, Metric] = {}
@@ -137,6 +139,8 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
         metric = known.get(name) or custom_metric(name)
         if chosen.setdefault(metric.name, metric) is not metric or (metric.name in known and "." in name):
             raise ConfigError(f"evaluation.metrics: {name!r} is also the name of another metric; rename yours")
+        if metric.check is not None:
+            metric.check()
     return list(chosen.values())
 
 

@@ -39,7 +39,8 @@ class Task:
     """What a task does.
 
     `metrics` are those that a config may name. Reported by default are those that `suited` chooses by the rows' truths,
-    or all of them; the first is the primary one unless the config names another.
+    or all but those that need more than numpy (`Metric.check`); the first is the primary one unless the config names
+    another.
     """
 
     ask: Callable[[Any, Example], Conversation]
@@ -54,7 +55,7 @@ class Task:
 
     def default_metrics(self, truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
         """The metrics that are reported where none is named, for rows with these truths; the primary one first."""
-        return self.suited(truths) if self.suited else self.metrics
+        return self.suited(truths) if self.suited else [metric for metric in self.metrics if metric.check is None]
 
 
 def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
