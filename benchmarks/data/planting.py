@@ -179,7 +179,7 @@ def _line(rng: random.Random, fault: Fault, name: str, planted: Planted) -> str:
     plain = {"id": f"{role}-{row}", "image": name, "caption": caption}
     if kind == "text":
         planted.add("row", role, row)
-        spoiled = [{**plain, "caption": "  "}, {**plain, "caption": "a \0 b"}, {**plain, "caption": 7.5}]
+        spoiled = [{**plain, "caption": "  "}, {**plain, "caption": "a \0 b"}, {**plain, "caption": True}]
         missing = {key: value for key, value in plain.items() if key != "caption"}
         return json.dumps([*spoiled, missing][number % 4])
     if kind == "json":

@@ -152,11 +152,11 @@ BAD = {
     "not json": ("{oops", "test.jsonl:2: not JSON"),
     "not an object": ("[1]", "test.jsonl:2: a row must be a JSON object"),
     "empty caption": ('{"caption": "  "}', "row 1: column 'caption' is empty"),
-    "number": (
-        '{"caption": 3.5}',
-        "row 1: column 'caption' must hold text or integers (got 3.5); write the text that answers are",
+    "no number": (
+        '{"caption": NaN}',
+        "row 1: column 'caption' must hold text or numbers (got nan); write the text that answers are",
     ),
-    "boolean": ('{"caption": true}', "row 1: column 'caption' must hold text or integers (got True); write"),
+    "boolean": ('{"caption": true}', "row 1: column 'caption' must hold text or numbers (got True); write"),
     "null": ('{"caption": null}', "row 1: column 'caption' must hold text (got NoneType)"),
     "surrogate": ('{"caption": "a\\ud800b"}', "contains half a surrogate pair"),
     "nul": ('{"caption": "a\\u0000b"}', "contains a NUL character"),

@@ -19,6 +19,7 @@ from vlmtune.config import Config, load, parse_overrides
 from vlmtune.data import ROLES, _tables, hub, open_role
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.scaffold import writer
+from vlmtune.scaffold.questions import Undecided
 from vlmtune.scaffold.sources import SourceSettings
 from vlmtune.scaffold.writer import Scaffold, write
 
@@ -79,7 +80,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, dict[str, Any]]] = {
     ),
     "vqa": ([{"question": "What?", "answers": ["fox"]}], "vqa", {"question": "question", "references": ["answers"]}),
     "classes": ([{"label": "fox"}, {"label": "hare"}], "classification", {"references": ["label"]}),
-    "boxes": ([{"phrase": "the fox", "bbox": [2, 3, 30, 15]}], "grounding", {"question": "phrase", "boxes": "bbox"}),
+    "boxes": (
+        [{"phrase": "the fox", "bbox": [0.1, 0.5, 0.9, 0.6]}],
+        "grounding",
+        {"question": "phrase", "boxes": "bbox"},
+    ),
     "records": (
         [{"ground_truth": json.dumps({"total": "1", "date": "x"})}],
         "extraction",
@@ -125,7 +130,7 @@ def test_labels_of_all_rows_are_listed() -> None:
 BOXES = {
     "unit xyxy": ([[0.5, 0.5, 0.9, 0.9]], "unit", "xyxy"),
     "unit xywh": ([[0.5, 0.5, 0.2, 0.4]], "unit", "xywh"),
-    "pixels xywh": ([[30, 1, 9, 15], [1, 1, 2, 2], [900, 900, 1, 1][:0] or [2, 2, 5, 5]], "pixels", "xywh"),
+    "pixels xywh": ([[30, 1, 9, 18], [1, 1, 2, 2], *[[2, 2, 5, 5]] * 20], "pixels", "xywh"),
     "norm1000 xyxy": ([[500, 500, 900, 900]], "norm1000", "xyxy"),
 }
 
@@ -135,8 +140,21 @@ def test_unit_and_corners_of_boxes_are_those_that_fit_all_images(name: str) -> N
     boxes, unit, corners = BOXES[name]
     config, scaffold, _ = init(rows("boxes", *({"phrase": "the fox", "box": box} for box in boxes)))
     assert (config.task.model_dump()["unit"], config.task.model_dump()["corners"]) == (unit, corners)
-    ambiguous = [warning for warning in scaffold.warnings if "norm1000 and" in warning]
-    assert ambiguous == (["both norm1000 and pixels fit; check"] if unit == "pixels" else [])
+    assert scaffold.warnings == []
+
+
+@pytest.mark.parametrize("answer", ["pixels", "norm1000"])
+def test_boxes_that_can_be_read_in_two_ways_are_a_question(answer: str) -> None:
+    folder = rows("boxes", *({"phrase": "the fox", "box": box} for box in ([30, 1, 9, 15], [1, 1, 2, 2])))
+    with pytest.raises(
+        Undecided, match=r"column 'box'.*2 ways.*\n  --set task.unit=pixels --set task.corners=xywh"
+    ) as one:
+        init(folder)
+    assert not Path("init.yaml").exists()
+    chosen = next(option for option in one.value.options if f"task.unit={answer}" in option.sets)
+    config, scaffold, _ = init(folder, *chosen.sets)
+    assert config.task.model_dump()["unit"] == answer
+    assert scaffold.warnings == []
 
 
 def test_a_folder_of_labels_and_a_folder_for_datasets() -> None:
@@ -221,7 +239,8 @@ def test_one_file(name: str) -> None:
 def test_what_cannot_be_inferred_is_asked_for_and_given_keys_are_used() -> None:
     folder = rows("team", {"grade": "good", "why": "It is fine."}, {"grade": "bad", "why": "It is not."})
     with pytest.raises(
-        DataError, match=r"cannot infer .* image \(image\); grade \(text\); why \(text\)\. Set them with --set"
+        DataError,
+        match=r"no column has a name .* image \(image\); grade \(text\); why \(text\)\..*\n.*--set 'data",
     ):
         init(folder)
     assert not Path("init.yaml").exists()
@@ -382,7 +401,7 @@ def test_annotations_next_to_image_folders() -> None:
 @pytest.mark.parametrize("indent", [None, 1])
 def test_one_object_with_nested_tables_is_refused(indent: int | None) -> None:
     Path("coco").mkdir()
-    whole = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "A fox."}]}
+    whole = {"pictures": [{"id": 1, "title": "1"}], "annotations": [{"image_id": 1, "caption": "A fox."}]}
     Path("coco/captions.json").write_text(json.dumps(whole, indent=indent))
     with pytest.raises(DataError, match=r"captions.json.*one (JSON )?object.*(, not|instead of) rows"):
         init("coco/captions.json")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from vlmtune.cli.options import (
@@ -20,7 +21,10 @@ from vlmtune.cli.options import (
 from vlmtune.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vlmtune.config import Config
+    from vlmtune.scaffold.questions import Undecided
     from vlmtune.tasks import Task
 
 
@@ -185,17 +189,35 @@ def init(
     sets: Sets = None,
     offline: Offline = False,
 ) -> None:
-    """Write a first config for a dataset, explaining each choice; --set decides what cannot be inferred."""
+    """Write a first config for a dataset, explaining each choice. On a terminal, asks what the data does not say."""
     from vlmtune.config import parse_overrides
     from vlmtune.hub import go_offline, go_offline_if_unreachable
     from vlmtune.progress import open_progress
+    from vlmtune.scaffold.questions import Undecided
     from vlmtune.scaffold.writer import write
 
     if offline:
         go_offline()
     elif not Path(name).exists():
         go_offline_if_unreachable(open_progress("auto"))
-    scaffold = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), parse_overrides(sets or ()))
+    chosen = list(sets or ())
+    while True:
+        try:
+            scaffold = write(name, output or Path(f"{Path(name).stem or 'config'}.yaml"), parse_overrides(chosen))
+            break
+        except Undecided as undecided:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise
+            chosen += _ask(undecided)
     for warning in scaffold.warnings:
         print(f"! {warning}", file=sys.stderr)
     print(f"{scaffold.file}: {scaffold.task}\nnext: vlmtune data check {scaffold.file}")
+
+
+def _ask(undecided: "Undecided") -> "Sequence[str]":
+    """The settings of the option that the user chooses."""
+    print(undecided.question, file=sys.stderr)
+    for number, option in enumerate(undecided.options, 1):
+        print(f"  {number}  {option.meaning}  ({option.arguments})", file=sys.stderr)
+    chosen: int = typer.prompt("Which", type=click.IntRange(1, len(undecided.options)), err=True)
+    return undecided.options[chosen - 1].sets

@@ -13,7 +13,7 @@ from vlmtune.data._rows import Record, Records
 from vlmtune.data._splits import Subset, have_common_rows, open_role, overlapping_roles
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
 from vlmtune.data._tables import SEPARATORS
-from vlmtune.data._values import structured
+from vlmtune.data._values import python_list, structured
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -35,5 +35,6 @@ __all__ = [
     "is_base64",
     "open_role",
     "overlapping_roles",
+    "python_list",
     "structured",
 ]

@@ -121,15 +121,22 @@ def _check_order(messages: Sequence[Message], at: str) -> None:
         raise DataError(f"{at}: user and assistant must alternate, user first (got {', '.join(roles) or 'none'})")
 
 
-def read_question(value: Any, column: str, at: str) -> str:
-    """The question of a row. A placeholder in it would reach the model as text, since images go before the question.
+def read_question(value: Any, images: int, column: str, at: str) -> str:
+    """The question of a row, without the placeholders of its images at the beginning, which is where images go.
 
     Raises:
-        DataError: the value is not text, or contains a placeholder.
+        DataError: the value is not text, or has a placeholder elsewhere or for an image that the row lacks.
     """
     question = _values.text(value, column, at)
-    if PLACEHOLDER in question:
+    if PLACEHOLDER not in question:
+        return question
+    bare, marks = question, 0
+    while (match := _PLACEHOLDERS.match(bare)) is not None:
+        bare, marks = bare[match.end() :], marks + 1
+    if PLACEHOLDER in bare or marks != images or not bare.strip():
         raise DataError(
-            f"{at}: column {column!r} contains {PLACEHOLDER}; remove it, images are placed before the question"
+            f"{at}: column {column!r} contains {PLACEHOLDER} {question.count(PLACEHOLDER)} times, and the row has "
+            f"{images} images, which are placed before the question; write the row as messages (dataset.messages), "
+            "where images may stand anywhere, or repair it"
         )
-    return question
+    return bare

@@ -349,7 +349,7 @@ class MappedRows:
         references: list[str] = []
         for column in self._config.references:
             value = self._column(record, column, index)
-            for item in value if isinstance(value, list | tuple) else [value]:
+            for item in _values.answers(value):
                 references.append(_values.answer(item, column, self._at(index)))
         return references
 
@@ -393,6 +393,9 @@ class MappedRows:
             target = references[0] if references else None
         elif config.target is not None:
             target = _values.answer(value(config.target), config.target, at)
+        question = None
+        if config.question is not None:
+            question = read_question(value(config.question), len(images), config.question, at)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
             truth["keywords"] = _values.texts(_values.structured(value(config.keywords)), config.keywords, at)
@@ -404,7 +407,7 @@ class MappedRows:
             target=target,
             truth=truth,
             cluster=_values.name(value(config.group), "group", config.group, at) if config.group else None,
-            question=read_question(value(config.question), config.question, at) if config.question else None,
+            question=question,
             messages=conversation,
             meta={column: _values.plain(value(column), column, at) for column in config.meta},
         )

@@ -1,5 +1,6 @@
 """Single values of a record, checked for the role of their column; errors name row, column and reason."""
 
+import ast
 import datetime
 import hashlib
 import json
@@ -28,17 +29,41 @@ def text(value: Any, column: str, at: str) -> str:
 
 
 def answer(value: Any, column: str, at: str) -> str:
-    """A reference or target: text, or an integer (as labels and counts often are) as its decimal digits.
+    """A reference or target: text; a number as its shortest decimal digits (7.0, as pandas writes counts, is "7").
+
+    Of an object with an answer, as VQA lists them, the answer counts; any other object becomes JSON text.
 
     Raises:
-        DataError: as `text`; a float or boolean, which could be written in several ways.
+        DataError: as `text`; a boolean, which could be written in several ways, or a number that is not finite.
     """
-    if isinstance(value, float | bool):
+    if isinstance(value, Mapping):
+        value = value["answer"] if "answer" in value else json.dumps(plain(value, column, at), ensure_ascii=False)
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(
-            f"{at}: column {column!r} must hold text or integers (got {value!r}); write the text that answers are "
+            f"{at}: column {column!r} must hold text or numbers (got {value!r}); write the text that answers are "
             "compared with"
         )
-    return text(str(value) if isinstance(value, int) else value, column, at)
+    if isinstance(value, int | float):
+        value = str(int(value)) if value == int(value) else repr(value)
+    return text(value, column, at)
+
+
+def answers(value: Any) -> Sequence[Any]:
+    """The answers in a value: the items of a list, also of one written as text in JSON or Python, else the value."""
+    parsed = python_list(structured(value))
+    is_flat = isinstance(parsed, list | tuple) and not any(isinstance(item, list | tuple) for item in parsed)
+    return parsed if is_flat else [value]
+
+
+def python_list(value: Any) -> Any:
+    """A list that text holds as Python prints it (`['a', 'b']`, as pandas writes lists); anything else unchanged."""
+    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
+        return value
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+    return parsed if isinstance(parsed, list) else value
 
 
 def texts(value: Any, column: str, at: str) -> list[str]:

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.boxes import are_boxes, is_box
-from vlmtune.data import IMAGE_ENDINGS, REMOTE, is_base64, structured
+from vlmtune.data import IMAGE_ENDINGS, REMOTE, is_base64, python_list, structured
 
-Kind = Literal["image", "images", "text", "texts", "conversation", "box", "object", "number", "other", "empty"]
+Kind = Literal[
+    "image", "images", "text", "texts", "answers", "conversation", "box", "object", "number", "other", "empty"
+]
+"""`texts` are lists of texts, `answers` lists of numbers or of objects with an answer."""
+
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6")
 """First bytes of image files."""
 
+ANSWER_KEYS = ("answer", "text", "value")
+"""Keys of a list's objects that hold the answer itself."""
+
 _TRAILING_NUMBER = re.compile(r"[_-]?\d+$")
+_FILE_NAME = re.compile(r"[^\n]*?(\.[A-Za-z][A-Za-z0-9]{1,4})")
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,17 @@ class Column:
         return counts[len(counts) // 2] if counts else 0
 
     @property
+    def distinct(self) -> int:
+        """Number of different values."""
+        return len({str(value) for value in self.values})
+
+    @property
+    def endings(self) -> list[str]:
+        """Endings of the values, if all of them look like names of files; empty otherwise."""
+        matches = [_FILE_NAME.fullmatch(value) if isinstance(value, str) else None for value in self.values]
+        return sorted({match[1].lower() for match in matches if match}) if matches and all(matches) else []
+
+    @property
     def preview(self) -> str:
         """The first value, short enough for a comment."""
         text = json.dumps(self.values[0], ensure_ascii=False, default=lambda value: f"<{type(value).__name__}>")
@@ -61,7 +80,7 @@ def infer_columns(records: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def _column(name: str, values: list[Any]) -> Column:
     values = [value for value in values if value not in ("", [])]
-    parsed = [structured(value) for value in values]
+    parsed = [listed(value) for value in values]
     if not values:
         return Column(name, "empty", [])
     tests: list[tuple[Kind, Any, list[Any]]] = [
@@ -69,15 +88,29 @@ def _column(name: str, values: list[Any]) -> Column:
         ("box", lambda value: is_box(value) or are_boxes(value), parsed),
         ("image", _is_image, values),
         ("images", lambda value: isinstance(value, list) and all(map(_is_image, value)), parsed),
-        ("object", lambda value: isinstance(value, dict), parsed if isinstance(values[0], str) else []),
+        ("object", lambda value: isinstance(value, dict), parsed),
+        ("texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), parsed),
+        ("answers", _are_answers, parsed),
         ("text", lambda value: isinstance(value, str), values),
-        ("texts", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), values),
         ("number", lambda value: isinstance(value, int | float), values),
     ]
     for kind, test, candidates in tests:
         if candidates and all(map(test, candidates)):
             return Column(name, kind, candidates)
     return Column(name, "other", values)
+
+
+def listed(value: Any) -> Any:
+    """A list or object, parsed where text holds it as JSON, or a list as Python prints it; anything else unchanged."""
+    return python_list(structured(value))
+
+
+def _are_answers(value: Any) -> bool:
+    """Whether a value is a list of numbers or of objects that hold an answer."""
+    return isinstance(value, list) and all(
+        isinstance(item, str | int | float) or (isinstance(item, dict) and any(key in item for key in ANSWER_KEYS))
+        for item in value
+    )
 
 
 def _is_conversation(value: Any) -> bool:

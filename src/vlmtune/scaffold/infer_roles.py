@@ -1,19 +1,21 @@
-"""Infers the roles of columns, the task that fits them, and its settings: the label set, the meaning of box numbers.
+"""Infers the roles of columns, the task that fits them, and its label set.
 
 Settings that the user gave are never changed. Every inferred one comes with the reason, which the config file shows as
 a comment; a reason that starts with "!" is doubtful and should be checked.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from vlmtune import registry
-from vlmtune.boxes import Box, Corners, Unit, unit_scale, xyxy
-from vlmtune.data import Records, structured
+from vlmtune.data import IMAGE_ENDINGS, Records
 from vlmtune.errors import DataError
-from vlmtune.images import size_of
-from vlmtune.scaffold.columns import Column
+from vlmtune.scaffold.columns import Column, listed
+from vlmtune.scaffold.draft import Draft
+from vlmtune.scaffold.infer_boxes import infer_boxes
+from vlmtune.scaffold.questions import Option, Undecided
+from vlmtune.scaffold.split_names import role_of
 
 QUESTIONS = {"question", "questions", "query", "prompt", "instruction", "problem", "input"}
 PHRASES = {"phrase", "expression", "referring", "sentence", "caption", "text", "label", *QUESTIONS}
@@ -22,37 +24,26 @@ LABELS = {"label", "labels", "class", "category", "species", "target"}
 CAPTIONS = {"caption", "captions", "description", "descriptions", "sentence", "sentences", "text", "raw", "alt_text"}
 TRANSCRIPTS = {"transcription", "transcript", "ocr", "line_text", "ground_truth", "gt"}
 IDENTIFIERS = {
-    *("id", "ids", "uid", "key", "file_name", "filename", "path", "url", "split", "license", "image_id", "question_id")
+    *("id", "ids", "uid", "key", "file_name", "filename", "file", "path", "filepath", "url", "split", "license"),
+    *("image_id", "question_id", "width", "height", "source", "md5", "sha256"),
 }
 """Columns that identify or describe a row rather than hold its content."""
+
+SPLIT_COLUMNS = {"split", "subset", "fold", "partition", "set", "phase", "usage"}
+PLACEHOLDERS = re.compile(r"<(?:bbox|ref-object|ref|audio|video)>")
+"""Placeholders that other programs fill from further columns; `<image>` stands for an image of the row."""
 
 OCR_HINTS = ("ocr", "iam", "handwrit", "transcri", "receipt", "lines")
 """Parts of the names of datasets of text images."""
 
 MAX_LABELS = 200
+MAX_LISTED = 12
+"""Columns that a message lists."""
 
+LONG_ANSWER = 6
+"""Median words from which answers are sentences rather than short answers."""
 
-@dataclass
-class Draft:
-    """Keys of the blocks dataset and task, and for inferred ones the reason, by (block, key)."""
-
-    dataset: dict[str, Any] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def infer(self, block: str, key: str, value: Any, reason: str) -> None:
-        """Set a key that is not set yet."""
-        keys = self.dataset if block == "dataset" else self.task
-        if key not in keys:
-            keys[key] = value
-            self.reasons[block, key] = reason
-
-    def used_columns(self) -> set[str]:
-        """Columns that have a role."""
-        used: set[str] = set()
-        for value in self.dataset.values():
-            used |= set(value) if isinstance(value, list) else {value} if isinstance(value, str) else set()
-        return used
+LABEL_WORDS = 4
 
 
 def infer_roles(columns: list[Column], given: Mapping[str, Any], hint: str) -> Draft:
@@ -64,20 +55,19 @@ def infer_roles(columns: list[Column], given: Mapping[str, Any], hint: str) -> D
         hint: name and path of the dataset, which may mention documents, charts or text.
 
     Raises:
+        Undecided: several readings are possible.
         DataError: nothing fits; lists the columns and says what to set.
     """
     draft = Draft(dict(given.get("dataset", {})), dict(given.get("task", {})))
+    columns = [column for column in columns if column.kind != "empty" or column.base not in SPLIT_COLUMNS]
     _infer_images(draft, columns)
+    _refuse_placeholders(columns)
     task = draft.task.get("name")
     rules = [rule for tasks, rule in _RULES if task is None or task in tasks or not tasks]
     if not any(rule(draft, columns, hint.lower()) for rule in rules) and not _is_decided(draft):
-        raise DataError(
-            f"cannot infer the question and the answer{f' of {task}' if task else ''} from the columns: "
-            f"{_listed(columns)}. Set them with --set 'dataset.references=[COLUMN]' (and dataset.question, boxes or "
-            f"messages) --set task.name=NAME; tasks: {', '.join(registry.available('tasks'))}"
-        )
+        raise _nothing_fits(draft, columns)
     for column in columns:
-        is_unique = len(set(map(str, column.values))) == len(column.values)
+        is_unique = column.distinct == len(column.values)
         if is_unique and column.base in ("id", "uid", "question_id", "key"):
             reason = "unique in the first rows; without it, ids are hashes of the content"
             draft.infer("dataset", "id", column.name, reason)
@@ -85,8 +75,69 @@ def infer_roles(columns: list[Column], given: Mapping[str, Any], hint: str) -> D
     return draft
 
 
-def _listed(columns: Iterable[Column]) -> str:
-    return "; ".join(f"{column.name} ({column.kind})" for column in columns)
+def split_column(columns: Iterable[Column]) -> Column | None:
+    """The column with the official split of each row: all its values are names of splits."""
+    named = [column for column in columns if column.base in SPLIT_COLUMNS and column.kind == "text"]
+    return next((column for column in named if all(role_of(str(value)) for value in column.values)), None)
+
+
+def _listed(columns: Sequence[Column]) -> str:
+    shown = "; ".join(f"{column.name} ({column.kind})" for column in columns[:MAX_LISTED])
+    return shown + (f"; and {len(columns) - MAX_LISTED:,} more" if len(columns) > MAX_LISTED else "")
+
+
+def _refuse_placeholders(columns: Iterable[Column]) -> None:
+    """Refuse texts with placeholders that would be taught as they are."""
+    for column in columns:
+        for value in column.values:
+            if (found := PLACEHOLDERS.search(str(value))) is not None:
+                raise DataError(
+                    f"column {column.name!r} contains the placeholder {found[0]}, which another program fills from "
+                    "further columns; the model would learn it as it is. Write the boxes and names into the texts, or "
+                    "into columns of their own: --set dataset.question=COLUMN --set dataset.boxes=COLUMN "
+                    "--set task.name=grounding"
+                )
+
+
+def _content(draft: Draft, columns: Iterable[Column]) -> list[Column]:
+    """Columns of text that may be answers: they have no role yet, and no name of something else."""
+    others = {*IDENTIFIERS, *SPLIT_COLUMNS}
+    used = draft.used_columns()
+    return [
+        column
+        for column in columns
+        if column.kind in ("text", "texts") and column.name not in used and column.name.lower() not in others
+    ]
+
+
+def _nothing_fits(draft: Draft, columns: Sequence[Column]) -> DataError:
+    """The readings of columns whose names say nothing, or an error that lists the columns."""
+    task = draft.task.get("name")
+    content = [column for column in _content(draft, columns) if column.base not in QUESTIONS]
+    if task is not None or not content:
+        wanted = f" of {task}" if task else ""
+        return DataError(
+            f"cannot infer the question and the answer{wanted} from the columns: {_listed(columns)}. Set them with "
+            "--set 'dataset.references=[COLUMN]' (and dataset.question, boxes or messages) --set task.name=NAME; "
+            f"tasks: {', '.join(registry.available('tasks'))}"
+        )
+    options = [option for column in content[:MAX_LISTED] for option in _readings(column)]
+    return Undecided(
+        f"no column has a name that says what the model should answer: {_listed(columns)}.",
+        options,
+    )
+
+
+def _readings(column: Column) -> list[Option]:
+    """What a column of texts may be."""
+    references = f"dataset.references=[{column.name}]"
+    caption = Option(f"sentences, such as {column.preview}", (references, "task.name=captioning"))
+    label = Option(f"labels, such as {column.preview}", (references, "task.name=classification"))
+    return [label, caption] if _may_be_label(column) else [caption]
+
+
+def _may_be_label(column: Column) -> bool:
+    return column.words <= LABEL_WORDS and column.kind != "texts" and column.distinct <= MAX_LABELS
 
 
 def _infer_images(draft: Draft, columns: list[Column]) -> None:
@@ -107,15 +158,27 @@ def _infer_images(draft: Draft, columns: list[Column]) -> None:
     elif has_messages:
         draft.infer("dataset", "image", None, "! no column holds images; the conversations are text only")
     else:
-        raise DataError(
-            f"no column holds images: {_listed(columns)}. Set it with --set dataset.image=COLUMN; an image is a path "
-            "relative to the file, base64, bytes, or an https address"
-        )
+        raise DataError(f"{_no_images(columns)} Set it with --set dataset.image=COLUMN; {WHAT_IMAGES_ARE}")
+
+
+WHAT_IMAGES_ARE = "an image is a path relative to the file, base64, bytes, or an https address"
+
+
+def _no_images(columns: Sequence[Column]) -> str:
+    """That no column holds images, and which one names files that cannot be read."""
+    for column in columns:
+        if column.kind == "text" and column.endings:
+            endings = ", ".join(column.endings)
+            return (
+                f"no column holds images: {column.name!r} names files that end in {endings} (first: {column.preview}), "
+                f"which cannot be decoded. Convert them, for example to PNG; images end in {', '.join(IMAGE_ENDINGS)}."
+            )
+    return f"no column holds images: {_listed(columns)}."
 
 
 def _named(columns: Iterable[Column], names: set[str], *kinds: str) -> Column | None:
-    """The first column of some kinds whose name, or else a word of it, is among `names`; of numbers only integers."""
-    fit = [column for column in columns if column.kind in kinds and (column.kind != "number" or column.is_integer)]
+    """The first column of some kinds whose name, or else a word of it, is among `names`."""
+    fit = [column for column in columns if column.kind in kinds]
     exact = (column for column in fit if column.base in names)
     return next(exact, next((column for column in fit if names & set(column.base.split("_"))), None))
 
@@ -147,64 +210,108 @@ def _infer_grounding(draft: Draft, columns: list[Column], _: str) -> bool:
 def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
     used = draft.used_columns()
     question = _named(columns, QUESTIONS, "text")
-    answer = _named((column for column in columns if column is not question), ANSWERS, "text", "texts", "number")
+    others = [column for column in columns if column is not question]
+    answer = _named(others, ANSWERS, "text", "texts", "answers", "number")
+    if answer is None:
+        objects = [column for column in others if all("answer" in value for value in column.values)]
+        answer = _named(objects, ANSWERS, "object")
     has_question = question is not None or "question" in draft.dataset
     if not has_question or (answer is None and "references" not in draft.dataset):
         return False
     if question is not None and question.name not in used:
         draft.infer("dataset", "question", question.name, f"by its name: {question.preview}")
     if answer is not None:
-        what = "lists of accepted answers" if answer.kind == "texts" else "the answer"
+        what = "lists of accepted answers" if answer.kind in ("texts", "answers") else "the answer"
         draft.infer("dataset", "references", [answer.name], f"{what}: {answer.preview}")
+        if answer.kind != "answers" and answer.words > LONG_ANSWER and "name" not in draft.task:
+            reason = f"questions with answers of {answer.words} words, which short-answer metrics cannot score"
+            draft.infer("task", "name", "captioning", reason)
+            draft.infer("task", "prompt", "{question}", "the row's question and nothing else")
+            return True
     hints = {"docvqa": ("doc", "infographic", "receipt", "form"), "chartqa": ("chart", "plot", "figure")}
     name = next((task for task, words in hints.items() if any(word in hint for word in words)), "vqa")
-    others = " and ".join(task for task in ("vqa", "docvqa", "chartqa") if task != name)
-    draft.infer("task", "name", name, f"questions with answers; {others} differ only in their metrics")
+    rest = " and ".join(task for task in ("vqa", "docvqa", "chartqa") if task != name)
+    draft.infer("task", "name", name, f"questions with answers; {rest} differ only in their metrics")
     return True
 
 
 def _infer_extraction(draft: Draft, columns: list[Column], _: str) -> bool:
-    column = next((column for column in columns if column.kind == "object"), None)
+    column = next((column for column in columns if column.kind == "object" and column.name != "objects"), None)
     if column is None:
         return False
-    draft.infer("dataset", "references", [column.name], f"JSON objects as text: {column.preview}")
+    draft.infer("dataset", "references", [column.name], f"JSON objects: {column.preview}")
     draft.infer("task", "name", "extraction", "the answers are JSON objects")
     keys = dict.fromkeys(key for value in column.values for key in value)
     draft.infer("task", "fields", list(keys), "all keys in the first rows; a row with another key is an error")
     return True
 
 
-def _infer_classification(draft: Draft, columns: list[Column], _: str) -> bool:
-    label = _named(columns, LABELS, "text", "number")
-    if label is None or label.words > 4 or "references" in draft.dataset:
-        return False
-    draft.infer("dataset", "references", [label.name], f"short texts that repeat: {label.preview}")
-    reason = "one label per image; with captioning the model would answer freely"
-    draft.infer("task", "name", "classification", reason)
-    return True
+def _infer_single_text(draft: Draft, columns: list[Column], hint: str) -> bool:
+    """A label, a transcript or a caption; several of them in different columns are a question."""
+    if "references" in draft.dataset:
+        return draft.task.get("name") is None and _infer_captions(draft, columns)
+    found: dict[str, tuple[str, Column]] = {}
+    for task, rule in (("classification", _label), ("ocr", _transcript), ("captioning", _caption)):
+        column = rule(draft, columns, hint)
+        if column is not None and draft.task.get("name") in (None, task):
+            found.setdefault(column.name, (task, column))
+    if len(found) > 1:
+        options = [
+            Option(f"{task}: {column.preview}", (f"dataset.references=[{column.name}]", f"task.name={task}"))
+            for task, column in found.values()
+        ]
+        raise Undecided(f"several columns may hold the answer: {', '.join(found)}.", options)
+    for task, column in found.values():
+        if task == "captioning":
+            return _infer_captions(draft, columns)
+        what, why = {
+            "classification": ("short texts", "one label per image; with captioning the model would answer freely"),
+            "ocr": (
+                "the text in the image",
+                "from the names of the column and the dataset; captioning describes instead",
+            ),
+        }[task]
+        draft.infer("dataset", "references", [column.name], f"{what}: {column.preview}")
+        draft.infer("task", "name", task, why)
+    return bool(found)
 
 
-def _infer_ocr(draft: Draft, columns: list[Column], hint: str) -> bool:
+def _label(draft: Draft, columns: list[Column], _: str) -> Column | None:
+    numbers = [column for column in columns if column.kind != "number" or column.is_integer]
+    label = _named(numbers, LABELS, "text", "number")
+    is_split = label is not None and all(role_of(str(value)) is not None for value in label.values)
+    return None if label is None or label.words > LABEL_WORDS or is_split else label
+
+
+def _transcript(draft: Draft, columns: list[Column], hint: str) -> Column | None:
     transcript = _named(columns, TRANSCRIPTS, "text")
     if transcript is None and any(word in hint for word in OCR_HINTS):
         transcript = _named(columns, CAPTIONS, "text")
-    if transcript is None or "references" in draft.dataset:
-        return False
-    draft.infer("dataset", "references", [transcript.name], f"the text in the image: {transcript.preview}")
-    draft.infer("task", "name", "ocr", "from the names of the column and the dataset; captioning describes instead")
-    return True
+    return transcript
 
 
-def _infer_captions(draft: Draft, columns: list[Column], _: str) -> bool:
-    content = [c for c in columns if c.name.lower() not in IDENTIFIERS and c.name not in draft.used_columns()]
-    texts = [column for column in content if column.kind in ("text", "texts")]
-    first = _named(texts, CAPTIONS, "text", "texts") or (texts[0] if len(texts) == 1 else None)
+def _caption(draft: Draft, columns: list[Column], _: str) -> Column | None:
+    content = _content(draft, columns)
+    named = _named(content, CAPTIONS, "text", "texts")
+    if named is not None or len(content) != 1:
+        return named
+    # The only text: neither a question nor values that repeat as labels do.
+    only = content[0]
+    is_labels = _may_be_label(only) and only.distinct * 3 <= len(only.values)
+    return None if only.base in QUESTIONS or is_labels else only
+
+
+def _infer_captions(draft: Draft, columns: list[Column]) -> bool:
     if "references" not in draft.dataset:
+        first = _caption(draft, columns, "")
         if first is None:
             return False
-        same = [column.name for column in texts if column.base == first.base and column.kind == first.kind]
+        content = _content(draft, columns)
+        same = [column.name for column in content if column.base == first.base and column.kind == first.kind]
         reason = f"{len(same)} columns with the same name" if len(same) > 1 else "sentences about the image"
         draft.infer("dataset", "references", same, f"{reason}: {first.preview}")
+        if len(same) > 1 or first.kind == "texts":
+            draft.infer("dataset", "target", "sample", "a random one of the references in every epoch")
     draft.infer("task", "name", "captioning", "a text per image; ocr transcribes, classification chooses, vqa answers")
     return True
 
@@ -219,9 +326,7 @@ _RULES: tuple[tuple[set[str], Callable[[Draft, list[Column], str], bool]], ...] 
     ({"grounding"}, _infer_grounding),
     ({"vqa", "docvqa", "chartqa"}, _infer_question),
     ({"extraction"}, _infer_extraction),
-    ({"classification"}, _infer_classification),
-    ({"ocr"}, _infer_ocr),
-    ({"captioning"}, _infer_captions),
+    ({"classification", "ocr", "captioning"}, _infer_single_text),
 )
 """(tasks that the rule leads to, rule) in the order in which they are tried; conversations may belong to any task."""
 
@@ -237,11 +342,12 @@ def infer_task_settings(draft: Draft, records: Records, first: Sequence[Mapping[
 
     Raises:
         DataError: a column has more labels than a prompt can list.
+        Undecided: boxes can be read in several ways.
     """
     if draft.task["name"] == "classification" and "labels" not in draft.task:
         _infer_labels(draft, records, is_complete)
     if draft.task["name"] == "grounding" and "messages" not in draft.dataset:
-        _infer_boxes(draft, records, first)
+        infer_boxes(draft, records, first)
 
 
 def _infer_labels(draft: Draft, records: Records, is_complete: bool) -> None:
@@ -256,8 +362,15 @@ def _infer_labels(draft: Draft, records: Records, is_complete: bool) -> None:
         if not is_complete:
             reason = f"! labels of the first {records.count:,} rows; add missing ones"
         if unlabelled := sum(not texts for texts in per_row):
-            problem = f"{unlabelled:,} of {records.count:,} have none: repair them, or set dataset.max_bad_fraction"
+            problem = (
+                f"{unlabelled:,} of {records.count:,} rows have none: repair them, or set dataset.max_bad_fraction"
+            )
             reason = f"! {reason.removeprefix('! ')}; {problem}"
+    if len(labels) == 1:
+        raise DataError(
+            f"column {column!r} holds {labels[0]!r} in every row: there is nothing to choose, and the model would "
+            "learn a constant. Name the column with the answers: --set 'dataset.references=[COLUMN]'"
+        )
     if len(labels) > MAX_LABELS:
         raise DataError(
             f"column {column!r} has {len(labels):,} different texts, too many to list in a prompt. If they are "
@@ -268,42 +381,6 @@ def _infer_labels(draft: Draft, records: Records, is_complete: bool) -> None:
 
 def _texts(value: Any) -> list[str]:
     """The texts in a value of a label column; none if it is null or empty."""
+    value = listed(value)
     texts = [str(item) for item in (value if isinstance(value, list) else [value]) if item is not None]
     return [text for text in texts if text.strip()]
-
-
-def _infer_boxes(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -> None:
-    """The first unit and corners with which all boxes lie inside their images."""
-    column = draft.dataset.get("image", "image")
-    boxes = []
-    for index, record in enumerate(first):
-        value = structured(record.get(draft.dataset["boxes"]))
-        image = record.get(column if isinstance(column, str) else column[0])
-        if value and image is not None:
-            size = size_of(records.open_image(image, f"{records.where}, row {index}"))
-            boxes += [(box, size) for box in (value if isinstance(value[0], list) else [value])]
-    fit = [
-        (unit, corners)
-        for unit in get_args(Unit)
-        for corners in get_args(Corners)
-        if all(_fits(box, size, unit, corners) for box, size in boxes)
-    ]
-    # Numbers from 0 to 1 fit every unit, but can only mean fractions.
-    fit = [each for each in fit if each[0] == "unit"] or fit
-    unit, corners = fit[0] if fit else ("pixels", "xyxy")
-    units = sorted({unit for unit, _ in fit})
-    if len(units) == 1:
-        reason = f"the only unit with which {len(boxes)} boxes lie inside their images"
-    else:
-        reason = f"! both {' and '.join(units)} fit; check" if units else "! no unit puts the boxes inside; check"
-    draft.infer("task", "unit", unit, reason)
-    is_unique = len({fitting for fitting_unit, fitting in fit if fitting_unit == unit}) == 1
-    reason = "with the other format, boxes would leave the image" if is_unique else "! both xyxy and xywh fit; check"
-    draft.infer("task", "corners", corners, reason)
-
-
-def _fits(box: Box, size: tuple[int, int], unit: Unit, corners: Corners) -> bool:
-    width, height = unit_scale(unit, size)
-    x, y, right, bottom = xyxy(box, corners)
-    # Annotation tools round, so boxes may extend slightly beyond the edge.
-    return x >= 0 and y >= 0 and x < right <= width * 1.01 and y < bottom <= height * 1.01

@@ -4,24 +4,25 @@ import csv
 import glob
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmtune.data import IMAGE_ENDINGS, SEPARATORS, TABLE_ENDINGS, errors_named
 from vlmtune.errors import ConfigError
+from vlmtune.scaffold.annotations import annotation_files, head, image_names, recognize
+from vlmtune.scaffold.split_names import assign_splits, preferred, role_of
 
 JSON = (".jsonl", ".json")
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Tables of the source `imagefolder`."""
 
+BINARY = {".parquet", ".arrow", ".feather"}
+PEEKED_NAMES = 50
+"""Names of images in a file that are looked up."""
+
 _HUB_NAME = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
-_ROLE_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test", "testing", "testa", "minitest"),
-}
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,17 @@ def find_source(text: str, given: dict[str, Any]) -> SourceSettings:
 def _file(path: Path, given: Mapping[str, Any]) -> SourceSettings:
     sources = {**dict.fromkeys(JSON, "jsonl"), **dict.fromkeys(TABLE_ENDINGS, "table")}
     suffix, folder = path.suffix.lower(), path.parent
+    if (found := recognize(path)) is not None:
+        return _annotations(folder, [path], found, given)
     if suffix not in sources:
         raise ConfigError(f"{path}: a file of rows must end in {', '.join(sources)}; for images, pass their folder")
     block = {"source": sources[suffix], "path": str(folder)}
     if suffix in SEPARATORS and (separator := _separator(path)) != SEPARATORS[suffix]:
         block["separator"] = separator
     names = [path.name]
-    if _role_of(path.stem) is not None:
-        names = [file.name for file in _files(folder, (suffix,)) if _role_of(file.stem) is not None]
-    splits, warning = _assign_splits(names, given, lambda role, group: (_pattern(role, group, folder), ""))
+    if role_of(path.stem) is not None:
+        names = [file.name for file in _files(folder, (suffix,)) if role_of(file.stem) is not None]
+    splits, warning = assign_splits(names, given, lambda role, group: (_pattern(role, group, folder), ""))
     if isinstance(given.get("path"), str):
         splits = {role: _relative(folder / split, Path(given["path"]).expanduser()) for role, split in splits.items()}
     return SourceSettings(block, f"{path.name} holds rows", splits, warning)
@@ -104,8 +107,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 def _separator(file: Path) -> str:
     """The separator that gives the header of a table most columns."""
-    with file.open("rb") as stream:
-        line = stream.readline(1 << 16).decode("utf-8-sig", "replace")
+    line = next(iter(head(file).splitlines()), "")
     default = SEPARATORS[file.suffix.lower()]
     return max((default, ",", ";", "\t"), key=lambda mark: len(next(csv.reader([line], delimiter=mark), [])))
 
@@ -119,23 +121,77 @@ def _files(folder: Path, endings: Sequence[str]) -> list[Path]:
     )
 
 
+def _annotations(folder: Path, files: Sequence[Path], found: str, given: Mapping[str, Any]) -> SourceSettings:
+    """Annotation files of one format. Images are looked up below the folder, or the one above the annotations."""
+    root = folder
+    if not _images_below(folder) and _images_below(folder.parent):
+        root = folder.parent
+
+    def choose(role: str, names: list[str]) -> tuple[str, str]:
+        if len(names) > 1:
+            listed = "; ".join(f"--set dataset.splits.{role}={name}" for name in names)
+            raise ConfigError(f"{root}: {', '.join(names)} could each hold the {role} rows; choose one: {listed}")
+        return names[0], ""
+
+    splits, warning = assign_splits([file.relative_to(root).as_posix() for file in files], given, choose)
+    block = {"source": "annotations", "path": str(root), "format": found}
+    return SourceSettings(block, f"{files[0].name} is in the format {found}", splits, warning)
+
+
+def _images_below(folder: Path) -> bool:
+    return any(file.suffix.lower() in IMAGE_ENDINGS for file in folder.rglob("*"))
+
+
 def _folder(path: Path, given: Mapping[str, Any]) -> SourceSettings:
+    annotated = list(annotation_files(path))
+    if annotated:
+        first = annotated[0][1]
+        return _annotations(path, [file for file, found in annotated if found == first], first, given)
     files = _files(path, (*JSON, *TABLE_ENDINGS))
-    named = [file for file in files if _role_of(file.stem) is not None]
+    named = [file for file in files if role_of(file.stem) is not None]
     if named:
         same = [file for file in named if file.suffix == named[0].suffix]
-        return _file(next((file for file in same if _role_of(file.stem) == "train"), same[0]), given)
+        return _file(next((file for file in same if role_of(file.stem) == "train"), same[0]), given)
+    files = files if len(files) <= 1 else _with_images(files) or files
     image_folders = [each.name for each in sorted(path.iterdir()) if each.is_dir() and _has_images(each)]
-    splits = [name for name in image_folders if _role_of(name) is not None]
+    splits = [name for name in image_folders if role_of(name) is not None]
     # Images in folders named by their labels need no table; one next to those folders is a list of classes or the like.
+    if len(files) == 1 and _with_images(files):
+        return _file(files[0], given)
+    if (path / "images").is_dir() and splits == []:
+        inside = [each.name for each in sorted((path / "images").iterdir()) if each.is_dir()]
+        if inside and all(map(role_of, inside)):
+            raise _unread_yolo(path, inside)
+    if len(files) > 1 and image_folders:
+        listed = ", ".join(file.name for file in files[:5])
+        sets = [f"vlmtune init {file}" for file in files[:5]]
+        raise ConfigError(f"{path}: {listed} could each hold the rows; name one of them: {'; '.join(sets)}")
     if len(files) == 1 and not any(_is_labelled(path / split) for split in splits):
         return _file(files[0], given)
     if image_folders:
         block = {"source": "imagefolder", "path": str(path)}
         ignored = f"; {', '.join(file.name for file in files[:5])} not read" if files else ""
         names = splits or (image_folders if len(image_folders) == 1 else ["."])  # ".": label/image.jpg
-        return SourceSettings(block, f"folders of images{ignored}", *_assign_splits(names, given, _preferred))
+        return SourceSettings(block, f"folders of images{ignored}", *assign_splits(names, given, preferred))
     return _hub(str(path), given, remote=False)
+
+
+def _with_images(files: Sequence[Path]) -> list[Path]:
+    """The files with a value in their first lines that names an image on disk, relative to the file or near it."""
+    return [file for file in files if file.suffix.lower() not in BINARY and _names_image(file)]
+
+
+def _names_image(file: Path) -> bool:
+    folders = [file.parent, file.parent.parent]
+    return any((folder / name).is_file() for name in image_names(file)[:PEEKED_NAMES] for folder in folders)
+
+
+def _unread_yolo(path: Path, splits: Sequence[str]) -> ConfigError:
+    """That the folders below `images` are splits, and no label was found for them."""
+    return ConfigError(
+        f"{path / 'images'}: {', '.join(splits)} are names of splits, not labels, and no file of rows names the "
+        "images. Write one row per image or box (JSON lines, CSV) with the path of its image"
+    )
 
 
 def _has_images(folder: Path) -> bool:
@@ -161,18 +217,9 @@ def _hub(path: str, given: Mapping[str, Any], remote: bool = True) -> SourceSett
                 f"{path} has several configurations: {', '.join(configurations)}; choose one with --set dataset.name=…"
             )
         names = datasets.get_dataset_split_names(path, name, revision=revision)
-        splits, warning = _assign_splits(names, given, _preferred)
+        splits, warning = assign_splits(names, given, preferred)
     reason = "a dataset on the Hub" if remote else "a folder that `datasets` can read"
     return SourceSettings({"source": "hub", "path": path}, reason, splits, warning, remote)
-
-
-def _role_of(name: str) -> str | None:
-    """The role that the name of a split mentions first."""
-    for word in re.split(r"[^a-z]+", name.lower()):
-        for role, words in _ROLE_NAMES.items():
-            if word in words:
-                return role
-    return None
 
 
 def _pattern(role: str, names: list[str], folder: Path) -> str:
@@ -193,50 +240,3 @@ def _pattern(role: str, names: list[str], folder: Path) -> str:
             f"{role}-*{Path(names[0]).suffix} selects several"
         )
     return pattern
-
-
-def _preferred(role: str, names: list[str]) -> tuple[str, str]:
-    """The split with the name of the role, else the first one; and a warning about the others."""
-    chosen = next((name for name in names if name.lower() in _ROLE_NAMES[role]), names[0])
-    others = ", ".join(name for name in names if name != chosen)
-    return chosen, f"{others} not used: {role} is {chosen}" if others else ""
-
-
-def _assign_splits(
-    names: Sequence[str], given: Mapping[str, Any], choose: Callable[[str, list[str]], tuple[str, str]]
-) -> tuple[dict[str, str], str]:
-    """The split of each role, and what is doubtful about it ("" if nothing is).
-
-    Args:
-        names: the splits of the dataset.
-        given: keys of the dataset block that the user set; their splits are not changed.
-        choose: (role, candidates) -> (split, warning).
-
-    Raises:
-        ConfigError: there is no split.
-    """
-    given_splits = given.get("splits")
-    found: dict[str, str] = {}
-    if isinstance(given_splits, Mapping):
-        found = {role: str(split) for role, split in given_splits.items()}
-    candidates: dict[str, list[str]] = {}
-    for name in names:
-        candidates.setdefault(_role_of(Path(name).stem) or "train", []).append(name)
-    warnings = []
-    for role, group in candidates.items():
-        if role not in found:
-            found[role], warning = choose(role, group)
-            warnings.append(warning)
-    if not found:
-        raise ConfigError("the dataset has no splits")
-    train = found.get("train", next(iter(found.values())))
-    validation = found.get("validation", train)
-    splits = {"train": train, "validation": validation, "test": found.get("test", validation)}
-    if splits["test"] == train:
-        warnings.append(f"only {next(iter(found.values()))} was found: dataset.shares divides its rows among the roles")
-    elif validation == train:
-        warnings.append(f"no validation split was found: dataset.shares takes part of {train} for it")
-    elif splits["test"] == validation:
-        warnings.append(f"no test split was found: dataset.shares divides {validation}")
-    text = "; ".join(filter(None, warnings))
-    return splits, f"! {text}" if text else ""

@@ -4,25 +4,31 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from vlmtune import registry
-from vlmtune.config import load
-from vlmtune.data import ROLES, Record, Records, open_role, structured
+from vlmtune.config import Config, load
+from vlmtune.data import ROLES, Limits, Record, Records, open_role, structured
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb
 from vlmtune.scaffold.columns import Column, infer_columns
-from vlmtune.scaffold.infer_roles import Draft, infer_roles, infer_task_settings
+from vlmtune.scaffold.draft import Draft
+from vlmtune.scaffold.infer_roles import infer_roles, infer_task_settings, split_column
+from vlmtune.scaffold.settings import infer_settings
 from vlmtune.scaffold.sources import SourceSettings, find_source, with_image_root
+from vlmtune.scaffold.split_names import assign_splits
 
 INSPECTED_ROWS = 50
 REMOTE_ROWS = 200
 """Rows that are downloaded of a dataset on the Hub."""
+
+MAX_UNUSED = 20
+"""Columns without a role that the comment lists."""
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -67,9 +73,13 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
     if source.block["source"] in ("jsonl", "table") and "path" not in blocks["dataset"]:
         source = with_image_root(source, _first_image(first[0], draft))
         records = _records(source, blocks["dataset"])
+    source = _with_split_column(source, draft, columns, records)
     infer_task_settings(draft, records, first, is_complete=not source.remote)
     content = _render(text, source, draft, columns, given)
-    _try_out(content, file, REMOTE_ROWS if source.remote else None)
+    limit = REMOTE_ROWS if source.remote else None
+    settings, reasons = infer_settings(_try_out(content, file, limit), given, local=not source.remote)
+    content = _render(text, source, draft, columns, _merged(settings, given), reasons)
+    _try_out(content, file, limit)
     write_atomic(file, content)
     warnings = [reason for reason in (source.warning, *draft.reasons.values()) if reason.startswith("!")]
     return Scaffold(file, draft.task["name"], [warning.removeprefix("! ") for warning in warnings])
@@ -85,7 +95,7 @@ def _records(source: SourceSettings, given: Mapping[str, Any]) -> Records:
     block = {**source.block, **given}
     plugin = registry.load("data", block["source"])
     stream = {"stream": True} if source.remote else {}
-    keys = {key: value for key, value in block.items() if key not in ("splits", "limit")}
+    keys = {key: value for key, value in block.items() if key not in ("splits", "limit", "split_column", "all_rows")}
     try:
         config = plugin.Config.model_validate({**keys, **stream})
     except ValidationError as error:
@@ -93,6 +103,19 @@ def _records(source: SourceSettings, given: Mapping[str, Any]) -> Records:
         raise ConfigError(f"--set dataset.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     records: Records = plugin.records(config, source.splits["train"], REMOTE_ROWS if source.remote else None)
     return records
+
+
+def _with_split_column(source: SourceSettings, draft: Draft, columns: list[Column], records: Records) -> SourceSettings:
+    """The settings with the official split of each row, if a column has it and all rows are in one place."""
+    column = split_column(columns)
+    if column is None or source.remote or len(set(source.splits.values())) > 1 or "splits" in draft.dataset:
+        return source
+    read = records.read if records.select is None else records.select([column.name])
+    values = list(dict.fromkeys(str(read(index).get(column.name)) for index in range(records.count)))
+    splits, warning = assign_splits(values, {}, lambda _, names: ("|".join(names), ""))
+    draft.infer("dataset", "split_column", column.name, f"the official split of each row: {', '.join(values[:5])}")
+    draft.infer("dataset", "all_rows", source.splits["train"], "where the rows of all splits are")
+    return replace(source, splits=splits, warning=warning)
 
 
 def _refuse_nested_tables(records: Records, columns: list[Column]) -> None:
@@ -127,7 +150,15 @@ def _block(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return block
 
 
-def _try_out(content: str, file: Path, limit: int | None) -> None:
+def _merged(settings: Mapping[str, dict[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Inferred blocks with what the user set, which wins."""
+    merged: dict[str, Any] = {name: dict(block) for name, block in settings.items()}
+    for name, block in given.items():
+        merged[name] = {**merged.get(name, {}), **block} if isinstance(block, dict) else block
+    return merged
+
+
+def _try_out(content: str, file: Path, limit: int | None) -> Config:
     """Check that a config loads, and that the first row of each role can be decoded and used.
 
     `data check` finds the other rows that cannot be used, and reports all of them.
@@ -136,6 +167,9 @@ def _try_out(content: str, file: Path, limit: int | None) -> None:
         content: the config.
         file: where it will be written.
         limit: number of rows that were downloaded; None for a local dataset.
+
+    Returns:
+        The config, limited to rows that were downloaded.
     """
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, file.name)
@@ -154,9 +188,18 @@ def _try_out(content: str, file: Path, limit: int | None) -> None:
         task.truth(config.task, example)
         if role == "train":
             task.target(config.task, example)
+    limits = {} if limit is None else {"train": limit}
+    return config.model_copy(update={"dataset": config.dataset.model_copy(update={"limit": Limits(**limits)})})
 
 
-def _render(text: str, source: SourceSettings, draft: Draft, columns: list[Column], given: Mapping[str, Any]) -> str:
+def _render(
+    text: str,
+    source: SourceSettings,
+    draft: Draft,
+    columns: list[Column],
+    given: Mapping[str, Any],
+    why: Mapping[tuple[str, str], str] | None = None,
+) -> str:
     dataset = {**source.block, **draft.dataset}
     if isinstance(dataset.setdefault("splits", source.splits), dict):
         dataset["splits"] = {**source.splits, **dataset["splits"]}
@@ -168,6 +211,7 @@ def _render(text: str, source: SourceSettings, draft: Draft, columns: list[Colum
         ("model", "name"): "or another size, or tiny to try it without a download",
         ("task", "name"): "set on the command line",
         **draft.reasons,
+        **(why or {}),
     }
     if "separator" in source.block:
         reasons["dataset", "separator"] = "separates the columns of the header"
@@ -185,18 +229,24 @@ def _render(text: str, source: SourceSettings, draft: Draft, columns: list[Colum
         f"# Written by `vlmtune init`, inferred from the first rows of {_one_line(text)}. Comments give the reasons;",
         "# correct what is wrong. docs/config.md describes every key, docs/data.md shows other datasets.",
     ]
-    unused = [f"{column.name} ({column.kind})" for column in columns if column.name not in draft.used_columns()]
+    unused = _unused(columns, draft)
     for name, block in blocks.items():
         lines += ["", f"{name}:" if isinstance(block, dict) else f"{name}: {_value(block)}"]
         if isinstance(block, dict):
             lines += list(_lines(block, name, reasons, "  "))
         if name == "dataset" and unused:
-            listed = ", ".join(map(_one_line, unused))
-            lines += [f"  # not used: {listed}; meta: [NAME] copies a column to the prediction file"]
+            lines += [f"  # not used: {unused}; meta: [NAME] copies a column to the prediction file"]
             lines += ["  # limit: {train: 2000, validation: 500, test: 500}"]
         if name == "task":
             lines += [f"  # tasks: {', '.join(registry.available('tasks'))}"]
     return "\n".join(lines) + "\n"
+
+
+def _unused(columns: list[Column], draft: Draft) -> str:
+    """The columns without a role; "" if there are none."""
+    unused = [f"{column.name} ({column.kind})" for column in columns if column.name not in draft.used_columns()]
+    more = [f"and {len(unused) - MAX_UNUSED:,} more"] if len(unused) > MAX_UNUSED else []
+    return ", ".join(map(_one_line, [*unused[:MAX_UNUSED], *more]))
 
 
 def _lines(block: Mapping[str, Any], name: str, reasons: Mapping[tuple[str, str], str], indent: str) -> Iterator[str]:

@@ -1,0 +1,110 @@
+"""Infers the unit and the corners of boxes from the images that they must lie in."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from vlmtune.boxes import Box, Corners, Unit, is_box, unit_scale, xyxy
+from vlmtune.data import Records, structured
+from vlmtune.images import size_of
+from vlmtune.scaffold.draft import Draft
+from vlmtune.scaffold.questions import Option, Undecided
+
+MANY = 20
+"""Number of boxes from which their extent says something about the unit."""
+
+FAR, NEAR = 0.85, 0.7
+"""Of many boxes the farthest one reaches this fraction of the image in the right unit, and stays below that one in a
+wrong unit."""
+
+UNITS: Mapping[Unit, str] = {
+    "pixels": "pixels",
+    "norm1000": "thousandths of the sides",
+    "unit": "fractions of the sides",
+}
+CORNERS: Mapping[Corners, str] = {"xyxy": "two corners", "xywh": "the upper left corner, width and height"}
+
+Reading = tuple[Unit, Corners]
+Sized = tuple[Box, tuple[int, int]]
+"""A box and the size of its image."""
+
+
+def infer_boxes(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -> None:
+    """Infer `task.unit` and `task.corners` as far as they are not set.
+
+    Raises:
+        Undecided: several readings keep all boxes inside their images.
+    """
+    boxes = list(_sized(draft, records, first))
+    fit = [
+        (unit, corners)
+        for unit in get_args(Unit)
+        for corners in get_args(Corners)
+        if draft.task.get("unit", unit) == unit and draft.task.get("corners", corners) == corners
+        if all(_fits(box, size, unit, corners) for box, size in boxes)
+    ]
+    # Numbers from 0 to 1 fit every unit, but can only mean fractions.
+    fit = [each for each in fit if each[0] == "unit"] or fit
+    given = draft.task.get("unit", "pixels"), draft.task.get("corners", "xyxy")
+    if not fit or not boxes:
+        draft.infer("task", "unit", given[0], "! no unit puts all boxes inside their images; check")
+        draft.infer("task", "corners", given[1], "! as no unit fits, these are a guess; check")
+        return
+    fit = _reaching(fit, boxes)
+    if len(fit) > 1:
+        raise _question(draft, fit, boxes)
+    unit, corners = fit[0]
+    example = ", ".join(f"{number:g}" for number in boxes[0][0])
+    draft.infer(
+        "task", "unit", unit, f"so that {len(boxes)} boxes such as [{example}] fill their images, and none leaves"
+    )
+    draft.infer("task", "corners", corners, "with the other reading, boxes would leave the image or miss most of it")
+
+
+def _sized(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -> Iterator[Sized]:
+    """The boxes of the first rows with the sizes of their images; bad values are left to `data check`."""
+    column = draft.dataset.get("image", "image")
+    for index, record in enumerate(first):
+        value = structured(record.get(draft.dataset["boxes"]))
+        image = record.get(column if isinstance(column, str) else column[0])
+        if value and image is not None:
+            size = size_of(records.open_image(image, f"{records.where}, row {index}"))
+            for box in [value] if is_box(value) else value:
+                if is_box(box):
+                    yield box, size
+
+
+def _fits(box: Box, size: tuple[int, int], unit: Unit, corners: Corners) -> bool:
+    width, height = unit_scale(unit, size)
+    x, y, right, bottom = xyxy(box, corners)
+    # Annotation tools round, so boxes may extend slightly beyond the edge.
+    return x >= 0 and y >= 0 and x < right <= width * 1.01 and y < bottom <= height * 1.01
+
+
+def _reaching(fit: list[Reading], boxes: Sequence[Sized]) -> list[Reading]:
+    """The readings in which some of many boxes reach the far edges, if none does so in the others."""
+    if len(boxes) < MANY:
+        return fit
+    reach = {reading: min(_extents(boxes, *reading)) for reading in fit}
+    far = [reading for reading in fit if reach[reading] >= FAR]
+    return far if far and all(reach[reading] < NEAR for reading in fit if reading not in far) else fit
+
+
+def _extents(boxes: Sequence[Sized], unit: Unit, corners: Corners) -> tuple[float, float]:
+    """The largest x and y of all boxes, as fractions of their images."""
+    ends = [(xyxy(box, corners)[2:], unit_scale(unit, size)) for box, size in boxes]
+    return max(end[0] / scale[0] for end, scale in ends), max(end[1] / scale[1] for end, scale in ends)
+
+
+def _question(draft: Draft, fit: Sequence[Reading], boxes: Sequence[Sized]) -> Undecided:
+    box, (width, height) = boxes[0]
+    numbers = ", ".join(f"{number:g}" for number in box)
+    options = []
+    for unit, corners in fit:
+        sets = [f"task.unit={unit}"] if "unit" not in draft.task else []
+        sets += [f"task.corners={corners}"] if "corners" not in draft.task else []
+        options.append(Option(f"{UNITS[unit]}; {CORNERS[corners]}", tuple(sets)))
+    return Undecided(
+        f"column {draft.dataset['boxes']!r}: boxes such as [{numbers}], in an image of {width}x{height}, can be read "
+        f"in {len(fit)} ways; all {len(boxes)} boxes of the first rows lie inside their images in each.",
+        options,
+    )
