@@ -11,17 +11,20 @@ from pydantic import ValidationError
 from vlmtune import registry
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_json, write_atomic, write_json
+from vlmtune.judge import ServerJudge
 from vlmtune.predictions import read
+from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig, html, markdown
 from vlmtune.report.rows import images_shown
 from vlmtune.run_folder import hash_adapter, is_adapter, read_manifest
-from vlmtune.run_layout import THUMBNAILS, controls_path, thumbnail_path
+from vlmtune.run_layout import THUMBNAILS, controls_path, thumbnail_path, verdicts_path
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.scoring.results import TrainingSummary
 from vlmtune.scoring.score import Score, score
+from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 
 Block = TypeVar("Block", bound=BaseConfig)
@@ -46,6 +49,7 @@ def compare_files(
     task: TaskChoice = None,
     slices: Sequence[str] = (),
     evaluation: EvaluationConfig | Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare any prediction files: `after`, and each of the others, with `before`.
 
@@ -55,9 +59,12 @@ def compare_files(
         others: further sides that are compared with A; they are in the result's `others`.
         task: whose metrics apply; by default the shipped one that the manifests name, else captioning.
         slices: metadata columns to slice by, in addition to those of `evaluation`.
-        evaluation: metrics, the primary one, statistics; by default all metrics of the task, the first one primary.
+        evaluation: metrics, the primary one, statistics, a judge; by default all metrics of the task, the first one
+            primary. The judge's verdicts are kept in the folder `.vlmtune` next to `after`.
+        progress: shows the judge's progress.
 
     Raises:
+        RemoteError, EnvironmentProblem: the judge cannot be asked; the verdicts so far are kept.
         ConfigError: one file given as two seeds; a custom task in the manifests and no `task`; a missing key of the
             task; or as in `scoring.comparison.compare`.
     """
@@ -68,7 +75,17 @@ def compare_files(
     if not isinstance(evaluation, EvaluationConfig):
         evaluation = _block(EvaluationConfig, "evaluation", evaluation or {})
     evaluation = evaluation.model_copy(update={"slices": [*evaluation.slices, *slices]})
-    return compare(sides[0], sides[1], *chosen, evaluation, sides[2:])
+    judge = judge_of(evaluation, given[1][0].parent, progress)
+    return compare(sides[0], sides[1], *chosen, evaluation, sides[2:], judge=judge)
+
+
+def judge_of(
+    evaluation: EvaluationConfig, folder: Path, progress: Progress | None = None, stop: StopRequest | None = None
+) -> ServerJudge | None:
+    """The judge of a config, which keeps its verdicts in a run folder; None without one."""
+    if evaluation.judge is None:
+        return None
+    return ServerJudge(evaluation.judge, verdicts_path(folder), progress, stop)
 
 
 def _task(given: TaskChoice, files: Sequence[PredictionFile]) -> tuple[Task, BaseConfig]:

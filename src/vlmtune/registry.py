@@ -10,9 +10,11 @@ import importlib
 import pkgutil
 import re
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from vlmtune.errors import ConfigError
 
@@ -85,6 +87,33 @@ class BaseConfig(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+
+SECRET_REFERENCE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+"""How a config names an environment variable that holds a secret."""
+
+
+def _named_secret(value: str | None) -> str | None:
+    """Accept a secret by name only: a value would end up in every snapshot. The error does not repeat it."""
+    if value is not None and SECRET_REFERENCE.fullmatch(value) is None:
+        raise PydanticCustomError(
+            "secret", "must name an environment variable, as ${env:NAME}, not hold the key itself"
+        )
+    return value
+
+
+def _no_login(address: str) -> str:
+    """Accept a URL without a user's name and password in it."""
+    if "@" in urlsplit(address).netloc:
+        raise PydanticCustomError("secret", "must hold no name or password; name the key with api_key")
+    return address
+
+
+SecretName = Annotated[str | None, AfterValidator(_named_secret)]
+"""A secret as ${env:NAME}; null for none."""
+
+ServerUrl = Annotated[str, AfterValidator(_no_login), Field(pattern=r"^https?://[^\s?#]+$")]
+"""URL of a server, without a login, as it is stored with results."""
 
 
 class UnknownPlugin(ConfigError):

@@ -23,8 +23,15 @@ from vlmtune.registry import BaseConfig
 STATE = ".vlmtune"
 """Folder of a run's lock, its status and its work in progress."""
 
-LOCK, STATUS, TRACKING, IMAGE_INDEX = "lock", "status.json", "tracking.json", "image-index.jsonl"
-"""Files in `STATE`: the run's lock and progress, IDs of its tracker runs, facts about images decoded before."""
+LOCK, STATUS, TRACKING, IMAGE_INDEX, VERDICTS = (
+    "lock",
+    "status.json",
+    "tracking.json",
+    "image-index.jsonl",
+    "verdicts.jsonl",
+)
+"""Files in `STATE`: the run's lock and progress, IDs of its tracker runs, facts about images decoded before, a judge's
+verdicts."""
 
 MERGED = "merged"
 """Folder in `STATE` for models with an adapter merged into their weights."""
@@ -195,6 +202,11 @@ def tracking_path(root: Path) -> Path:
 def image_index_path(root: Path) -> Path:
     """Facts about images that were decoded before."""
     return root / STATE / IMAGE_INDEX
+
+
+def verdicts_path(root: Path) -> Path:
+    """Verdicts of judges on the answers in a folder."""
+    return root / STATE / VERDICTS
 
 
 def work_paths(root: Path, artifact: Path, key: str) -> list[Path]:

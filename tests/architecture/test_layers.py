@@ -20,7 +20,7 @@ LAYERS = (
     "hub run_folder",
     "data modeling",
     "processing scoring",
-    "generation report training",
+    "generation judge report training",
     "compare_files engines maintenance",
     "config doctor inference",
     "dataset_check planning scaffold",

@@ -1,6 +1,7 @@
 """Comparisons, scores and prediction files are what their committed schemas say, with no key that these do not name."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from pages import boxed, endings, failing, labelled
 
 from vlmtune.compare_files import write_comparison
 from vlmtune.predictions import Controls, Line
+from vlmtune.scoring import JudgeConfig
 from vlmtune.scoring.comparison import Comparison, compare, with_additional_sets
+from vlmtune.scoring.judge import Judgement, Pair
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.scoring.score import score
 from vlmtune.tasks import captioning
@@ -26,10 +29,23 @@ def schema(name: str) -> dict[str, Any]:
     return read
 
 
+class Alternating:
+    """A judge that prefers A and B in turn, and refuses the third row; people agree with it on the first."""
+
+    config = JudgeConfig(model="alternating", human_labels="kind")
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[Judgement]:
+        made = [Judgement("a", "a") if n % 2 else Judgement("b", "tie") for n in range(len(pairs))]
+        return [*made[:2], Judgement("a", None, "no", refused=True), *made[3:]]
+
+
 def everything() -> Comparison:
-    """A comparison in which nothing is null that can be there: controls, confidence, seeds, prompt baselines, sets."""
+    """A comparison in which nothing is null that can be: controls, confidence, seeds, prompt baselines, sets, judge."""
     a, b, c = (
-        [replace(line, token_logprobs=[-noise, -0.1], meta={"kind": n % 2}) for n, line in enumerate(lines(60, noise))]
+        [
+            replace(line, token_logprobs=[-noise, -0.1], meta={"kind": "BA"[n % 2]})
+            for n, line in enumerate(lines(60, noise))
+        ]
         for noise in (0.6, 0.2, 0.3)
     )
     controls: Controls = {
@@ -44,7 +60,9 @@ def everything() -> Comparison:
     )
     task = captioning.TASK, captioning.Config(), QUICK.model_copy(update={"slices": ["kind"]})
     asked = PredictionFile("prompt", a), PredictionFile("nothing", failing(a, 1))
-    comparison = compare(base, seeds, *task, [PredictionFile("third", failing(c, 40))], prompt_baselines=asked)
+    comparison = compare(
+        base, seeds, *task, [PredictionFile("third", failing(c, 40))], prompt_baselines=asked, judge=Alternating()
+    )
     other = compare(base, seeds[0], *task)
     in_run = replace(comparison, result={**comparison.result, "evaluation_set": None, "mock": False})
     return with_additional_sets(in_run, {"more": other})

@@ -1,5 +1,6 @@
 """Commands that need only prediction files: compare, score."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,17 +35,27 @@ def compare(
     regressions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the rows that got worse, worst first (.jsonl).")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL[@URL]",
+            help="Also have a language model compare the answers: its name on a server with OpenAI's API.",
+        ),
+    ] = None,
     sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare prediction files, paired by row, with confidence intervals."""
     from vlmtune.compare_files import compare_files, files_of, write_comparison, write_regressions
+    from vlmtune.progress import open_progress
     from vlmtune.scoring import gates
 
     if fail_on is not None:
         gates.parse(fail_on)
     sides = [files_of(text) for text in [before, *([",".join(after)] if seeds else after)]]
-    comparison = compare_files(*sides, **_blocks(sets, task), slices=slices or ())
+    blocks = _blocks([*_judge_sets(judge), *(sets or ())], task)
+    progress = open_progress("auto") if judge or (blocks.get("evaluation") or {}).get("judge") else None
+    comparison = compare_files(*sides, **blocks, slices=slices or (), progress=progress)
     failed = comparison.failures(fail_on) if fail_on is not None else []
     if report is not None:
         write_comparison(comparison, report, [file for side in sides for file in side])
@@ -70,6 +81,18 @@ def score(
 
     chosen = _blocks(sets, task)["task"]
     print_score(score_file(file, chosen, metrics.split(",") if metrics else None), as_json)
+
+
+def _judge_sets(judge: str | None) -> list[str]:
+    """`--judge MODEL@URL` as overrides; a model's name may contain an @ itself."""
+    if judge is None:
+        return []
+    model, at, url = judge.rpartition("@")
+    if not (at and url.startswith(("http://", "https://"))):
+        model, url = judge, ""
+    return [
+        f"evaluation.judge.{key}={json.dumps(value)}" for key, value in (("model", model), ("base_url", url)) if value
+    ]
 
 
 def _blocks(sets: list[str] | None, task: str | None) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _next_result(results: "SimpleQueue[Result]", watchdog_s: float, check: Calla
             check()
         if time.monotonic() > deadline:
             raise RemoteError(
-                f"no answer came for {watchdog_s:g} s (inference.watchdog_s); the server hangs. The answers so far are "
+                f"no answer came for {watchdog_s:g} s (watchdog_s); the server hangs. The answers so far are "
                 "saved: run the same command again when the server works"
             )
 
@@ -156,7 +156,8 @@ class Endpoint:
 
     `own_checkpoint` says whether it is a vLLM server with our checkpoint: it then gets images at the size at which the
     model reads them, and its prompts must equal ours, token for token. `context` limits the tokens of prompt and answer
-    together, if known. `check_alive` raises if the server is known to have ended.
+    together, if known. `check_alive` raises if the server is known to have ended. `model_key` is the config's key of
+    the model's name, for messages.
     """
 
     base_url: str
@@ -165,6 +166,12 @@ class Endpoint:
     own_checkpoint: bool
     context: int | None = None
     check_alive: Callable[[], None] = lambda: None
+    model_key: str = "inference.served_model"
+
+    @property
+    def block(self) -> str:
+        """The block of the config that names the server."""
+        return self.model_key.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +191,12 @@ class _Refused:
 
 
 class Client:
-    """Sends requests for one model to one server."""
+    """Sends requests for one model to one server; a server with our checkpoint needs its encoder."""
 
-    def __init__(self, config: ClientConfig, server: Endpoint, encoder: "Encoder") -> None:
+    def __init__(self, config: ClientConfig, server: Endpoint, encoder: "Encoder | None") -> None:
         self._config = config
         self._server = server
-        self._encoder = encoder
+        self._encoder = encoder if server.own_checkpoint else None
         self._stopped = threading.Event()
 
     def answer(self, requests: Iterable[Request]) -> Outcomes:
@@ -266,7 +273,7 @@ class Client:
                 request.id, "engine", f"the server ended the answer for another reason: {answer.finish_reason}"
             )
         text = answer.text
-        if self._server.own_checkpoint and answer.ids is not None:
+        if self._encoder is not None and answer.ids is not None:
             stops = self._encoder.stop_ids
             text = self._encoder.renderer.text([token for token in answer.ids if token not in stops])
         # Some servers omit the end of turn; then it is unknown which tokens the values belong to.
@@ -291,7 +298,7 @@ class Client:
     def _send(self, request: Request, decoding: Mapping[str, Any]) -> Answer | Failure | _Unanswered | _Refused:
         """Send a request until it is answered or refused, or no attempt is left."""
         try:
-            encoded = self._encoder.prompt(request.conversation) if self._server.own_checkpoint else None
+            encoded = self._encoder.prompt(request.conversation) if self._encoder is not None else None
             chat = messages(request.conversation, encoded, self._encoder)
         except ImageError as error:
             return Failure(request.id, "image", str(error))
@@ -302,7 +309,7 @@ class Client:
             full = f"{len(encoded)} tokens leave no room for an answer: inference.context is {context}"
             return Failure(request.id, "prompt", full)
         body = {"model": self._server.model, "messages": chat, **decoding}
-        if self._server.own_checkpoint:
+        if self._encoder is not None:
             body |= {"return_token_ids": True, "stop_token_ids": self._encoder.stop_ids}
         reason, unreachable = "", False
         attempts = self._config.max_retries + 1
@@ -327,10 +334,12 @@ class Client:
     def _read(self, request: Request, reply: http.Reply, encoded: "Encoded | None") -> Answer | Failure | _Refused:
         if reply.status != 200:
             return self._refusal(request, reply)
-        answer = read_answer(reply.body, self._server.model)
+        answer = read_answer(reply.body, self._server.model, self._server.model_key)
         if isinstance(answer, str):
             return Failure(request.id, "engine", answer)
-        if encoded is not None and answer.prompt_ids is not None and answer.prompt_ids != encoded.rendered.ids:
+        if self._encoder is None or encoded is None or answer.prompt_ids is None:
+            return answer
+        if answer.prompt_ids != encoded.rendered.ids:
             raise IntegrityError(
                 f"row {request.id}: the server sees another prompt than training does ({len(answer.prompt_ids)} tokens "
                 f"instead of {len(encoded.rendered.ids)}): its chat template or image sizes are not those of "
@@ -347,12 +356,13 @@ class Client:
         url, status = self._server.base_url, _status(reply)
         if reply.status in (401, 403):
             raise EnvironmentProblem(
-                f"{url} refuses the key ({status}); inference.api_key names the environment variable that holds it"
+                f"{url} refuses the key ({status}); {self._server.block}.api_key names the environment variable that "
+                "holds it"
             )
         if reply.status in FATAL:
             raise RemoteError(
-                f"{url} {status}, asked for model {self._server.model!r}. Check inference.base_url (usually ending in "
-                f"/v1) and the served name; `curl {url.rstrip('/')}/models` lists the models"
+                f"{url} {status}, asked for model {self._server.model!r}. Check {self._server.block}.base_url (usually "
+                f"ending in /v1) and the served name; `curl {url.rstrip('/')}/models` lists the models"
             )
         return _Refused(Failure(request.id, "prompt", f"the server {status}"), status)
 

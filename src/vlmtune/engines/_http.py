@@ -9,7 +9,6 @@ import functools
 import ipaddress
 import json
 import os
-import re
 import socket
 import ssl
 import time
@@ -19,9 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-from pydantic_core import PydanticCustomError
 
 from vlmtune.errors import EnvironmentProblem
+from vlmtune.registry import SECRET_REFERENCE
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """An answer with its log-probabilities is a thousandth of it."""
@@ -161,47 +160,19 @@ def _seconds(text: str | None) -> float | None:
 SERVER_KEY = "VLLM_API_KEY"
 """The variable from which vLLM's server reads the key that clients must present."""
 
-_NAMED = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
-
-def named_secret(value: str | None) -> str | None:
-    """Accept a secret by name only: a value in a config would end up in every snapshot. The error does not repeat it.
-
-    Raises:
-        PydanticCustomError: it is not written as ${env:NAME}.
-    """
-    if value is not None and _NAMED.fullmatch(value) is None:
-        raise PydanticCustomError(
-            "secret", "must name an environment variable, as ${env:NAME}, not hold the key itself"
-        )
-    return value
-
-
-def no_login(address: str) -> str:
-    """Accept an address without a user's name and password in it.
-
-    Raises:
-        PydanticCustomError: it has one.
-    """
-    if "@" in urlsplit(address).netloc:
-        raise PydanticCustomError("secret", "must hold no name or password; name the key with inference.api_key")
-    return address
-
-
-def secret(value: str | None) -> str | None:
-    """The value of the variable that a config names.
+def secret(value: str | None, key_name: str = "inference.api_key") -> str | None:
+    """The value of the variable that a config names; `key_name` is the config's key, for messages.
 
     Raises:
         EnvironmentProblem: the variable is not set, or its value cannot be sent in a header.
     """
-    found = _NAMED.fullmatch(value) if value is not None else None
+    found = SECRET_REFERENCE.fullmatch(value) if value is not None else None
     if found is None:
         return None
     key = os.environ.get(found[1])
     if not key:
-        raise EnvironmentProblem(
-            f"the environment variable {found[1]} is not set; inference.api_key reads the key from it"
-        )
+        raise EnvironmentProblem(f"the environment variable {found[1]} is not set; {key_name} reads the key from it")
     if not (key.isascii() and key.isprintable() and key == key.strip()):
         raise EnvironmentProblem(
             f"the environment variable {found[1]} contains a line break or another character that no key "

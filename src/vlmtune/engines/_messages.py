@@ -78,7 +78,7 @@ class _Completion(BaseModel):
     prompt_token_ids: list[int] | None = None
 
 
-def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "Encoder") -> list[dict[str, Any]]:
+def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "Encoder | None") -> list[dict[str, Any]]:
     """The conversation as chat messages.
 
     Args:
@@ -94,14 +94,22 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
     def part(content: str | ImageRef) -> dict[str, Any]:
         if isinstance(content, str):
             return {"type": "text", "text": content}
-        image = decode_rgb(content) if encoded is None else _reassembled(next(resized), encoder.image_processor)
+        if encoded is None or encoder is None:
+            image = decode_rgb(content)
+        else:
+            image = _reassembled(next(resized), encoder.image_processor)
         return {"type": "image_url", "image_url": {"url": _data_url(image)}}
 
     return [{"role": turn.role, "content": [part(content) for content in turn.content]} for turn in conversation]
 
 
-def read_answer(body: bytes, name: str) -> Answer | str:
+def read_answer(body: bytes, name: str, model_key: str) -> Answer | str:
     """The answer in a reply with status 200; if there is none, a message that says why.
+
+    Args:
+        body: of the reply.
+        name: the requested model.
+        model_key: the config's key of that name, for messages.
 
     Raises:
         IntegrityError: another model answered.
@@ -115,7 +123,8 @@ def read_answer(body: bytes, name: str) -> Answer | str:
     if completion.model != name:
         raise IntegrityError(
             f"requested model {name!r}, but the server answered as {completion.model!r}. If that is the full name of "
-            f"the same model, set inference.served_model: {completion.model} (for an adapter: served_adapter)"
+            f"the same model, set {model_key}: {completion.model}"
+            + (" (for an adapter: served_adapter)" if model_key.endswith("served_model") else "")
         )
     if not completion.choices:
         return "the server sent no answer (no choices)"

@@ -1,13 +1,12 @@
 """Answers from any server with OpenAI's chat completions API: `vlmtune serve`, or somebody else's model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Literal
 
 from vlmtune.engines._client import Client, ClientConfig, Endpoint, ServerEngine
-from vlmtune.engines._http import named_secret, no_login, secret
+from vlmtune.engines._http import secret
 from vlmtune.engines._vllm_server import served
+from vlmtune.registry import SecretName, ServerUrl
 
 if TYPE_CHECKING:
     from vlmtune.modeling.loading import ModelConfig
@@ -20,9 +19,7 @@ class Config(ClientConfig):
     engine: str = "openai"
     """The engine."""
 
-    base_url: Annotated[str, AfterValidator(no_login)] = Field(
-        default="http://127.0.0.1:8000/v1", pattern=r"^https?://[^\s?#]+$"
-    )
+    base_url: ServerUrl = "http://127.0.0.1:8000/v1"
     """URL of the server, usually ending in /v1; the default is where `vlmtune serve` listens. It is stored with the
     results, so it must not contain a password."""
 
@@ -33,12 +30,27 @@ class Config(ClientConfig):
     """Name under which the server serves the adapter; null is the name that `vlmtune serve` uses, a hash of its
     files."""
 
-    api_key: Annotated[str | None, AfterValidator(named_secret)] = None
+    api_key: SecretName = None
     """The API key, only as ${env:NAME}: the environment variable that holds it."""
 
     server: Literal["any", "vllm"] = "any"
     """`vllm`: a vLLM server of `model.name`. It gets images at the size at which the model reads them, and its prompts
     are compared with ours, token for token. `any`: images keep their size, and prompts are not checked."""
+
+
+def open_client(config: Config, model: str, model_key: str) -> Client:
+    """A client of the server without a checkpoint of ours: texts go as they are, and nothing is compared with it.
+
+    Args:
+        config: the server, and how requests are sent.
+        model: name under which the server serves the model.
+        model_key: the config's key of that name, for messages.
+
+    Raises:
+        EnvironmentProblem: as `open_engine`.
+    """
+    key = secret(config.api_key, f"{model_key.rpartition('.')[0]}.api_key")
+    return Client(config, Endpoint(config.base_url, key, model, own_checkpoint=False, model_key=model_key), None)
 
 
 def open_engine(

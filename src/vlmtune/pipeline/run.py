@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vlmtune.compare_files import read_prediction_file, write_comparison, write_regressions
+from vlmtune.compare_files import judge_of, read_prediction_file, write_comparison, write_regressions
 from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
@@ -22,8 +22,10 @@ def compare(session: Session) -> Comparison:
     Raises:
         ConfigError: a prediction file is missing, or is from the other kind of run (mock or real).
     """
-    # Written before the additional sets are compared, so that an error there does not lose it.
+    # Written before a judge is asked and the additional sets are compared, so that an error there does not lose it.
     comparison = _write(session, _compare(session))
+    if session.config.evaluation.judge is not None:
+        comparison = _write(session, _compare(session, judged=True))
     if session.additional:
         additional = {str(other.evaluation_set): _write(other, _compare(other)) for other in session.additional}
         comparison = _write(session, with_additional_sets(comparison, additional))
@@ -31,12 +33,15 @@ def compare(session: Session) -> Comparison:
     return comparison
 
 
-def _compare(session: Session) -> Comparison:
+def _compare(session: Session, judged: bool = False) -> Comparison:
     before, *after = _prediction_files(session)
     config, files = session.config, session.files
     sides = read_prediction_file(before), tuple(map(read_prediction_file, after))
     baselines = [read_prediction_file(files.prompt_baseline(one.name), one.name) for one in config.evaluation.baselines]
-    comparison = compare_sides(*sides, session.task, config.task, config.evaluation, prompt_baselines=baselines)
+    judge = judge_of(config.evaluation, files.root, session.progress, session.stop) if judged else None
+    comparison = compare_sides(
+        *sides, session.task, config.task, config.evaluation, prompt_baselines=baselines, judge=judge
+    )
     return replace(
         comparison, result={**comparison.result, "evaluation_set": session.evaluation_set, "mock": session.mock}
     )

@@ -141,7 +141,7 @@ class Session:
     def _for_set(self, one: EvaluationSetConfig) -> "Session":
         update = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
         evaluation = self.config.evaluation.model_copy(
-            update={**update, "slices": [], "baselines": [], "additional": []}
+            update={**update, "slices": [], "baselines": [], "judge": None, "additional": []}
         )
         changed = {"dataset": one.dataset, "task": one.task, "evaluation": evaluation}
         overlap: Literal["id", "all", "none"] = "none"

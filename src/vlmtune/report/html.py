@@ -69,6 +69,7 @@ def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
         "additional_sets": text.additional_set_rows(comparison),
         "answers": text.answer_rows(comparison),
         "controls": [line.split(": ", 1) for line in text.control_lines(comparison)],
+        "judge": [line.partition(": ")[2] for line in text.judge_lines(comparison)],
         "changes": [
             (
                 column,

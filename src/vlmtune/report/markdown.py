@@ -36,7 +36,7 @@ def results(comparison: ComparisonResult) -> str:
     lines += _block([f"- {escaped(line)}" for line in text.metric_notes(comparison)])
     for cells in (*text.optional_tables(comparison), text.answer_rows(comparison)):
         lines += _block(table(cells))
-    controls = [*text.control_lines(comparison), *text.confidence_lines(comparison)]
+    controls = [*text.control_lines(comparison), *text.confidence_lines(comparison), *text.judge_lines(comparison)]
     lines += _block([f"- {escaped(line)}" for line in controls])
     counts = comparison["rows"]
     lines.append(

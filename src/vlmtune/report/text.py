@@ -81,7 +81,7 @@ def render(comparison: ComparisonResult) -> str:
         lines += [f"{other['names']['b']}: {other['verdict']}", *(f"! {warning}" for warning in other["warnings"])]
     for table in (*optional_tables(comparison), answer_rows(comparison)):
         lines += [*_aligned(table), ""]
-    lines += [*control_lines(comparison), *confidence_lines(comparison)]
+    lines += [*control_lines(comparison), *confidence_lines(comparison), *judge_lines(comparison)]
     training = training_summary(comparison["training"])
     lines += [f"training: {training}"] if training else []
     lines.append(
@@ -237,6 +237,38 @@ def confidence_lines(comparison: ComparisonResult) -> list[str]:
             f"confidence: the more confident half of {side.upper()}'s answers scores {fixed(curve['half'], digits)}, "
             f"all of them {fixed(curve['all'], digits)} (difference {interval(curve['ci'], digits)}); "
             + _CONFIDENCE[sign]
+        )
+    return lines
+
+
+def judge_lines(comparison: ComparisonResult) -> list[str]:
+    """What a judge said and how far it can be trusted, as sentences; empty without one."""
+    judge = comparison.get("judge")
+    if judge is None:
+        return []
+    ends, level = judge["win_rate_ci"], _level(comparison)
+    ci = "no interval: too few rows" if ends is None else f"{level} {fixed(ends[0], 3)} to {fixed(ends[1], 3)}"
+    same = f", {judge['identical']} with equal answers" if judge["identical"] else ""
+    lines = [
+        f"judge: {judge['model']} prefers B on {judge['b_better']} rows and A on {judge['a_better']}, {judge['ties']} "
+        f"ties ({judge['contradictions']} because the two orders contradict each other{same}); B wins "
+        f"{fixed(judge['win_rate'], 3)} ({ci})",
+        f"judge: both orders agree on {judge['consistency']:.0%} of the rows; the first answer is preferred by "
+        f"{signed(judge['position_bias'], 3)}, which cancels; {judge['noise_share']:.0%} of the variance is the "
+        "judge's noise",
+    ]
+    if agreement := judge["agreement"]:
+        kappa = "" if agreement["kappa"] is None else f", kappa {fixed(agreement['kappa'], 2)}"
+        low, high = (fixed(end, 2) for end in agreement["ci"])
+        lines.append(
+            f"judge: agrees with people on {agreement['agree']} of {agreement['rows']} labeled rows "
+            f"({fixed(agreement['share'], 2)}, {level} {low} to {high}{kappa})"
+        )
+    if lost := judge["failures"]:
+        reasons = "; ".join(f"{one['id']}: {one['reason']}" for one in lost[:3])
+        lines.append(
+            f"judge: without a verdict and left out: {judge['refused']} rows refused, {judge['failed']} failed "
+            f"({reasons}{'; …' if len(lost) > 3 else ''})"
         )
     return lines
 

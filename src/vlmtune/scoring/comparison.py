@@ -15,6 +15,8 @@ from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring import EvaluationConfig, diagnostics, gates, verdict
 from vlmtune.scoring.examples import example_results
+from vlmtune.scoring.judge import Judge, Judged, add_to_examples, judged
+from vlmtune.scoring.judge import warnings as judge_warnings
 from vlmtune.scoring.metric_comparison import ScoringContext, adjust_p_values, metric_results
 from vlmtune.scoring.pairing import Evidence, Lines, PredictionFile, Rows, Side, gather, name_of
 from vlmtune.scoring.results import (
@@ -91,6 +93,7 @@ class _Match:
     metrics: Sequence[Metric]
     evidence: Evidence
     results: list[MetricResult]
+    judged: Judged | None = None
 
 
 def compare(  # noqa: PLR0913 - the sides, and what they are compared by
@@ -102,22 +105,27 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
     others: Sequence[PredictionFile | Side] = (),
     *,
     prompt_baselines: Sequence[PredictionFile] = (),
+    judge: Judge | None = None,
 ) -> Comparison:
     """Compare side B, and each of the others, with side A.
 
     A side is one prediction file, or one file per training seed of the same recipe. The result is about B; its `others`
     hold the results of the others. `prompt_baselines` are A's model with other prompts: if any scores above A, the
-    verdict is against the best of them.
+    verdict is against the best of them. A `judge` compares the answers of each side's first file; its preference is the
+    last metric.
 
     Raises:
         DataError: a side has no rows, no row has a partner, or no pair was answered on both sides.
         ConfigError: an unknown metric or column.
         IntegrityError: answers of a mock run are compared with those of a real one.
+        RemoteError, EnvironmentProblem: the judge cannot be asked.
     """
     first, *systems = [(side,) if isinstance(side, PredictionFile) else tuple(side) for side in (a, b, *others)]
     _refuse_mixture([file for side in (first, *systems, prompt_baselines) for file in side])
     context = ScoringContext(task, task_config, evaluation.statistics)
     matches = [_match(first, system, context, evaluation) for system in systems]
+    if judge is not None:
+        matches = [_with_judge(match, judge, evaluation, number == 0) for number, match in enumerate(matches)]
     adjusted = adjust_p_values([match.results for match in matches])
     matches = [replace(match, results=results) for match, results in zip(matches, adjusted, strict=True)]
     main = matches[0]
@@ -126,7 +134,14 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
     result["others"] = [_conclude(match, context, evaluation, []) for match in matches[1:]]
     rows = main.evidence.asked
     pairs = list(zip(rows.a[0], rows.b[0], strict=True))
-    return Comparison(result, example_results(pairs, main.metrics, task, task_config))
+    examples = example_results(pairs, main.metrics, task, task_config)
+    return Comparison(result, add_to_examples(examples, main.judged.rows) if main.judged else examples)
+
+
+def _with_judge(match: _Match, judge: Judge, evaluation: EvaluationConfig, labelled: bool) -> _Match:
+    """The judge's preference as one more result; human labels are about the first system."""
+    found = judged(judge, match.evidence, evaluation.statistics, labelled) if match.results else None
+    return match if found is None else replace(match, results=[*match.results, found.metric], judged=found)
 
 
 def compare_prompt_baselines(
@@ -262,6 +277,7 @@ def _conclude(
         "slices": slices,
         "lengths": _lengths(rows),
         "shares": {"a": response_shares(_flat(rows.a)), "b": response_shares(_flat(rows.b))},
+        "judge": match.judged.result if match.judged else None,
         "settings": {"a": dict(a[0].provenance), "b": dict(b[0].provenance)},
         "controls": _controls(match, context),
         "confidence": _confidence(match, context),
@@ -279,6 +295,7 @@ def _conclude(
     if not why_not:
         result["verdict"] = verdict.sentence(result, b, best)
     result["warnings"] = [*why_not, *verdict.warnings(a, b, evidence, result), *notes]
+    result["warnings"] += judge_warnings(match.judged.result) if match.judged else []
     return result
 
 

@@ -75,11 +75,95 @@ class MetricResult(Difference):
     seeds: Sides[list[float]] | None
     """Score of every training seed; null with one file a side."""
     failures_as_worst: Difference | None
-    """The same with every failed row scored as the worst answer; null where nothing failed."""
+    """The same with every failed row scored as the worst answer; null where nothing failed, and for the judge."""
     mcnemar: McNemar | None
     """Null unless the metric is 0 or 1 per row, rows are independent, and there is one file a side."""
     rate_ci: Sides[Interval] | None
     """Wilson's interval of each side's score alone; null where `mcnemar` is."""
+
+
+class JudgeFailure(TypedDict):
+    """A row on which the judge gave no verdict."""
+
+    id: str | None
+    """Id of the row."""
+    reason: str
+    """What went wrong."""
+
+
+class JudgeAgreement(TypedDict):
+    """How often the judge and a person prefer the same answer."""
+
+    rows: int
+    """Judged rows with a human label."""
+    agree: int
+    """Rows on which both say A, B or tie."""
+    share: float
+    """`agree` / `rows`."""
+    ci: Interval
+    """Wilson's interval of `share`, as if each group were one row."""
+    kappa: float | None
+    """Cohen's kappa: agreement beyond chance; null where both always say the same one thing."""
+
+
+class JudgeCounts(TypedDict):
+    """Rows by what the judge said about them."""
+
+    rows: int
+    """Rows with a verdict in both orders; equal answers are among them."""
+    a_better: int
+    """Rows that A wins."""
+    b_better: int
+    """Rows that B wins."""
+    ties: int
+    """Rows that nobody wins."""
+    contradictions: int
+    """Ties in which the judge prefers A in one order and B in the other."""
+    identical: int
+    """Ties of two equal answers, about which nobody was asked."""
+    refused: int
+    """Rows on which the judge declined, or replied without a verdict; they are left out."""
+    failed: int
+    """Rows on which no reply came; they are left out."""
+
+
+class JudgeRates(TypedDict):
+    """What the verdicts amount to."""
+
+    win_rate: float
+    """Share of rows that B wins, ties counted as half."""
+    win_rate_ci: Interval | None
+    """Confidence interval of `win_rate`; null with fewer than 20 groups."""
+    consistency: float
+    """Share of rows with the same verdict in both orders."""
+    position_bias: float
+    """How much more often the first answer is preferred than the second, from -1 to 1; it cancels in `win_rate`."""
+    noise_share: float
+    """Share of the variance of the rows' values that is the judge's own noise; it is part of the interval."""
+
+
+class JudgeResult(JudgeCounts, JudgeRates):
+    """The preference of a language model; its score and interval are also those of the metric `judge`."""
+
+    model: str
+    """The judge."""
+    rubric: str
+    """What it was told to prefer."""
+    agreement: JudgeAgreement | None
+    """Null without human labels."""
+    failures: list[JudgeFailure]
+    """The rows without a verdict."""
+
+
+class JudgeVerdict(TypedDict):
+    """The judge's verdicts on one row: a, b or tie; null where it gave none."""
+
+    a_first: str | None
+    """With A's answer in front."""
+    b_first: str | None
+    """With B's answer in front."""
+    failure: str | None
+    """Why a verdict is missing."""
 
 
 class RowCounts(TypedDict):
@@ -316,6 +400,8 @@ class ComparisonResult(TypedDict):
     """Other explanations of a gain."""
     confidence: Sides[ConfidenceCurve | None] | None
     """Null where no engine gave log-probabilities."""
+    judge: NotRequired[JudgeResult | None]
+    """The language model that compared the answers; null without `evaluation.judge`, or where it gave no verdict."""
     settings: Sides[dict[str, Any]]
     """What the answers were made from: the manifest's `origin`; empty for files without a manifest."""
     training: TrainingSummary | None
@@ -375,6 +461,8 @@ class ExampleResult(TypedDict):
     """By metric: that change times the number of rows; for a mean over rows, B's score minus A's."""
     scores: Sides[dict[str, float | None]] | None
     """By metric: the score of this row alone; null where it is undefined."""
+    judge: NotRequired[JudgeVerdict]
+    """What the judge said about the row, where it was asked."""
     boxes: NotRequired[ExampleBoxes]
     """True and answered boxes, where the row has some."""
     question: NotRequired[Any]
