@@ -92,10 +92,11 @@ class Predictor:
         truth = truth_or_error(self.task, self.task_config, example)
         if isinstance(truth, ImageError):
             truth, outcome = example.truth, Failure(example.id, "image", str(truth))
+        question = _question(example)
         line = Line(
             id=example.id,
             prediction=None,
-            truth=truth,
+            truth=truth if question is None else {"question": question, **truth},
             image=image,
             # Questions about one image are not independent: without a group key, the image is the group.
             cluster=example.cluster or image or example.id,
@@ -151,6 +152,13 @@ class Shard:
     def owns(self, row_id: str) -> bool:
         """Whether the row with this id is in this shard."""
         return int.from_bytes(hashlib.sha256(row_id.encode()).digest(), "big") % self.count == self.index
+
+
+def _question(example: Example) -> str | None:
+    """What a row asks about its image: its question, or the text of its last message; None where all rows ask alike."""
+    if example.question is not None or example.messages is None:
+        return example.question
+    return "\n".join(part for part in example.messages[-1].content if isinstance(part, str))
 
 
 def truth_or_error(task: Task, config: BaseConfig, example: Example) -> Mapping[str, Any] | ImageError:

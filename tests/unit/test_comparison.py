@@ -276,7 +276,7 @@ def test_failures_counted_as_worst_answers_stand_beside() -> None:
 
 
 def test_failures_that_decide_are_said() -> None:
-    a = right_or_wrong(200, 1, 1)
+    a = [*right_or_wrong(190, 1, 1), *right_or_wrong(200, 0, 1)[190:]]
     b = [*(replace(line, prediction=None) for line in a[:9]), *a[9:]]
     comparison = asked(a, b)
     assert comparison.status == "no_difference"

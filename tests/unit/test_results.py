@@ -80,7 +80,9 @@ def test_a_written_comparison_fits(tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
     assert {key for key, value in plain.items() if value in (None, [], {})} <= {
         "best_prompt_baseline",
+        "contradictions",
         "evaluation_set",
+        "primary_reason",
         "warnings",
     }
     assert fits(plain, schema("comparison"), only_known=True)

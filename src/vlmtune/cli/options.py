@@ -56,6 +56,10 @@ def print_score(score: "Score | None", as_json: bool = False) -> None:
     if score is None:
         print("answered; the dataset has no labels to score against")
         return
+    if score.primary_reason:
+        print(f"primary metric: {score.primary_reason}")
+    for warning in score.warnings:
+        print(f"! {warning}")
     for name, value in score.metrics.items():
         ends = score.intervals.get(name)
         interval = f"  (95% CI {ends[0]:.4f} to {ends[1]:.4f}, Wilson)" if ends else ""

@@ -13,7 +13,6 @@ sum is [2, 3], and `summarise` divides: 0.667.
 
 import functools
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.errors import ConfigError
+from vlmtune.metrics._custom import by_row, mean
 
 Stats = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Metric:
     `truth` names what `measure` compares with (a key of `Example.truth` and of a prediction line): "references", a list
     of texts; "keywords", a list of words; "label", a text; "class", {"label": text, "labels": list of texts}; "boxes",
     a list of [x1, y1, x2, y2] from 0 to 1000; "record", a JSON object. `signature` says which of the many definitions
-    of that name this is; "{nrefs}" in it becomes the number of references per row.
+    of that name this is; "{nrefs}" in it becomes the number of references per row, "{tokens}" what `tokens` returns.
     """
 
     name: str
@@ -54,6 +54,15 @@ class Metric:
 
     check: Callable[[], None] | None = None
     """Raises EnvironmentProblem if this machine lacks what the metric needs; called before any model is loaded."""
+
+    tokens: Callable[[Sequence[Any]], str] | None = None
+    """The name of the tokenizer, if that depends on the language of the truths of the whole set."""
+
+    attainable: Callable[[Any], float] | None = None
+    """What a row's own references must score in the self-check, from its truth; None: the best end of the scale."""
+
+    self_check: bool = True
+    """Whether references are scored against themselves: not where that says nothing, or asks a server."""
 
 
 def custom_metric(name: str) -> Metric:
@@ -84,26 +93,8 @@ def custom_metric(name: str) -> Metric:
     if isinstance(found, Metric):
         return found
     if callable(found):
-        return Metric(last, functools.partial(_by_row, name, found), _mean, f"{name}|mean")
+        return Metric(last, functools.partial(by_row, name, found), mean, f"{name}|mean", self_check=False)
     raise ConfigError(f"metric {name!r}: {path} has no function and no Metric named {last!r}")
-
-
-def _by_row(name: str, function: Callable[[Any, Any], float], answers: Sequence[Any], truths: Sequence[Any]) -> Stats:
-    """Stats [N, 2]: the number, and 1."""
-    rows = np.ones((len(answers), 2))
-    for n, (answer, truth) in enumerate(zip(answers, truths, strict=True)):
-        value = 0.0 if answer is None else function(answer, truth)
-        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-            raise ConfigError(
-                f"metric {name!r} must return a finite number (got {value!r:.80} for the answer {answer!r:.80})"
-            )
-        rows[n, 0] = value
-    return rows
-
-
-def _mean(sums: Stats) -> Stats:
-    mean: Stats = sums[..., 0] / np.maximum(sums[..., 1], 1)
-    return mean
 
 
 def __getattr__(name: str) -> Metric:

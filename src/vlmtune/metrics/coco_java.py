@@ -20,8 +20,7 @@ import numpy as np
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import per_row, ratio
-from vlmtune.metrics._tokenization import SIGNATURE as TOKENS
-from vlmtune.metrics._tokenization import words
+from vlmtune.metrics._tokenization import COCO, words
 
 Answers = Sequence[str | None]
 References = Sequence[Sequence[str]]
@@ -138,8 +137,9 @@ meteor = Metric(
     name="meteor",
     measure=_measure_meteor,
     summarise=_meteor,
-    signature=f"METEOR 1.5|lang:en|norm|nrefs:{{nrefs}}|case:lower|{TOKENS}|corpus score",
+    signature=f"METEOR 1.5|lang:en|norm|nrefs:{{nrefs}}|case:lower|tok:{COCO}|corpus score",
     check=_java,
+    self_check=False,
 )
 
 
@@ -167,7 +167,8 @@ spice = Metric(
     name="spice",
     measure=_measure_spice,
     summarise=ratio,
-    signature=f"SPICE 1.0|CoreNLP 3.6.0|nrefs:{{nrefs}}|case:lower|{TOKENS}|mean of rows",
+    signature=f"SPICE 1.0|CoreNLP 3.6.0|nrefs:{{nrefs}}|case:lower|tok:{COCO}|mean of rows",
     check=_java_and_models,
+    self_check=False,
 )
 """SPICE (Anderson et al. 2016): F-score of the propositions of a scene graph."""

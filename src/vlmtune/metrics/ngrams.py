@@ -2,41 +2,29 @@
 
 `bleu` is what fine-tuning scripts report (`evaluate`'s bleu, after tensorflow/nmt): shortest reference, no smoothing,
 0..1. `sacrebleu` is the machine translation community's: closest reference, exponential smoothing, 0..100. Both split
-words with mteval's 13a rules. `chrf` compares characters. COCO's BLEU, on other tokens, is in `captions`. Truth:
-`references`, one or more texts.
+words with mteval's 13a rules, and text without spaces as sacrebleu recommends. `chrf` compares characters. COCO's BLEU,
+on other tokens, is in `captions`. Truth: `references`, one or more texts.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import Order, Texts, clipped_matches, closest_length, first_of_row, number_symbols
+from vlmtune.metrics._tokenization import references_tokenizer, sacrebleu_name, sacrebleu_words
 
 ORDERS = 4
 CHARACTERS = 6
-Words = tuple[str, ...]
-
-
-@lru_cache(maxsize=1)
-def _tokenizer_13a() -> Callable[[str], str]:
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    tokenizer: Callable[[str], str] = Tokenizer13a()
-    return tokenizer
-
-
-@lru_cache(maxsize=2**17)
-def _words(text: str) -> Words:
-    return tuple(_tokenizer_13a()(text.rstrip()).split())
 
 
 # Both definitions of BLEU measure the same rows in turn, first of one side of a comparison, then of the other.
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
     """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
-    texts = number_symbols([_words(answer or "") for answer in answers], [[*map(_words, row)] for row in references])
+    words = partial(sacrebleu_words, references_tokenizer(references))
+    texts = number_symbols([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
     shortest = texts.reference_lengths[first_of_row(texts.row_index, texts.reference_lengths)]
     return np.column_stack([clipped_matches(texts, list(texts.orders(ORDERS))), closest_length(texts), shortest])
 
@@ -114,13 +102,15 @@ bleu = Metric(
     name="bleu",
     measure=lambda answers, references: _measure(answers, references, 2 * ORDERS + 1),
     summarise=_bleu,
-    signature="nrefs:{nrefs}|case:mixed|tok:13a|order:4|smooth:none|reference length:shortest (as in evaluate)",
+    signature="nrefs:{nrefs}|case:mixed|tok:{tokens}|order:4|smooth:none|reference length:shortest (as in evaluate)",
+    tokens=sacrebleu_name,
 )
 sacrebleu = Metric(
     name="sacrebleu",
     measure=lambda answers, references: _measure(answers, references, 2 * ORDERS),
     summarise=_sacrebleu,
-    signature="nrefs:{nrefs}|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
+    signature="nrefs:{nrefs}|case:mixed|eff:no|tok:{tokens}|smooth:exp|version:2.6.0",
+    tokens=sacrebleu_name,
     scale=100.0,
 )
 chrf = Metric(

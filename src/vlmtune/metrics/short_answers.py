@@ -68,6 +68,11 @@ def _vqa(answer: str, references: Sequence[str]) -> float:
     return (agree * left_out_agrees + (len(known) - agree) * other_left_out) / len(known)
 
 
+def _attainable_vqa(references: Sequence[str]) -> float:
+    """1 with fewer than four references, so that the self-check names these rows; else what the people agree on."""
+    return 1.0 if len(references) < 4 else max(_vqa(text, references) for text in dict.fromkeys(references))
+
+
 def _exact(answer: str, references: Sequence[str]) -> float:
     return float(any(answer.strip().lower() == reference.strip().lower() for reference in references))
 
@@ -115,6 +120,7 @@ vqa_accuracy = Metric(
     measure=_mean_of(_vqa),
     summarise=ratio,
     signature="nrefs:{nrefs}|leave one out|3 agree|norm:vqa v2, unless all references are equal",
+    attainable=_attainable_vqa,
 )
 """VQA accuracy (Antol et al. 2015; github.com/GT-Vision-Lab/VQA, a013f00): mean over the references, each left out in
 turn, of min(agreeing others / 3, 1). Where all references are the same string, nothing is normalised. Designed for

@@ -20,6 +20,7 @@ from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, controls_path
 from vlmtune.scoring.score import Score, choose_metrics
 from vlmtune.scoring.score import score as score_lines
+from vlmtune.scoring.self_check import primary_first
 from vlmtune.types import Example, ImageRef, Outcome, Request
 
 PROBE_REQUESTS = 4
@@ -159,7 +160,11 @@ def _check_rows(session: Session, examples: list[Example]) -> None:
     for row in examples:
         session.task.ask(session.config.task, row)
     if session.config.dataset.labelled:
-        choose_metrics(session.task, session.config.evaluation.metrics, truth_lines(session, examples))
+        evaluation, lines = session.config.evaluation, truth_lines(session, examples)
+        metrics = choose_metrics(session.task, evaluation.metrics, lines)
+        choice = primary_first(metrics, session.task, session.config.task, lines, evaluation.primary)
+        for message in (*([f"primary metric: {choice.reason}"] if choice.reason else []), *choice.warnings):
+            session.progress.note(message)
 
 
 def selection_ids(session: Session, adapter: Path | None, rows: Rows) -> list[str]:

@@ -16,6 +16,7 @@ from vlmtune.errors import DataError, ImageError
 from vlmtune.images import decode_rgb, pixel_hash
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.scoring import PromptBaselineConfig
+from vlmtune.text_units import Unit, unit_of, units
 from vlmtune.types import Conversation, Example, Message
 
 BuildPrompt = Callable[[Example], Conversation]
@@ -40,26 +41,28 @@ def prompt_baselines(session: Session) -> list[PromptBaseline]:
     if not configs:
         return []
     train = session.rows("train")
-    words = _median_words(train) if any(config.length_instruction for config in configs) else 0
-    return [_prompt_baseline(session, config, train, words) for config in configs]
+    length = _median_length(train) if any(config.length_instruction for config in configs) else (0, "words")
+    return [_prompt_baseline(session, config, train, length) for config in configs]
 
 
-def length_instruction(words: int) -> str:
+def length_instruction(count: int, unit: Unit) -> str:
     """The sentence appended to the prompt."""
-    return f"Answer in about {words} {'word' if words == 1 else 'words'}."
+    return f"Answer in about {count} {unit.removesuffix('s') if count == 1 else unit}."
 
 
-def _prompt_baseline(session: Session, baseline: PromptBaselineConfig, train: Rows, words: int) -> PromptBaseline:
+def _prompt_baseline(
+    session: Session, baseline: PromptBaselineConfig, train: Rows, length: tuple[int, Unit]
+) -> PromptBaseline:
     task, config = session.task, session.config.task
     if baseline.prompt is not None:
         config = config.model_copy(update={"prompt": baseline.prompt})
     facts: dict[str, Any] = {"asked": baseline.model_dump(mode="json")}
     if baseline.length_instruction:
-        facts["words"] = words
+        facts[length[1]] = length[0]
 
     def zero_shot(example: Example) -> Conversation:
         conversation = task.ask(config, example)
-        return _append(conversation, length_instruction(words)) if baseline.length_instruction else conversation
+        return _append(conversation, length_instruction(*length)) if baseline.length_instruction else conversation
 
     if not baseline.examples:
         return PromptBaseline(baseline.name, facts, zero_shot)
@@ -129,15 +132,15 @@ def _pixel_hashes(example: Example) -> frozenset[str]:
     return frozenset(pixel_hash(decode_rgb(image)) for image in example.images)
 
 
-def _median_words(train: Rows) -> int:
-    """Median number of words of all references of all train rows, at least 1."""
-    counts = [len(text.split()) for row in train for text in row.truth["references"]]
-    if not counts:
+def _median_length(train: Rows) -> tuple[int, Unit]:
+    """Median length of all references of all train rows, at least 1, and what it counts."""
+    texts = [text for row in train for text in row.truth["references"]]
+    if not texts:
         raise DataError(
             "evaluation.baselines: length_instruction takes the length from the train rows' references, and there "
             "are none; see dataset.references"
         )
-    return max(1, round(median(counts)))
+    return max(1, round(median(len(units(text)) for text in texts))), unit_of(texts)
 
 
 def _append(conversation: Conversation, sentence: str) -> Conversation:

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent
 SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
 """Concatenated to the page's one script, in this order."""
 
-STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "even"}
+STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "inconclusive": "unknown"}
 FLAG_LABELS = {"cut_off": "cut off", "unparsed": "unparseable", "repeating": "repetitive"}
 
 
@@ -96,12 +96,15 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
 
     columns, examples = rows.columns(comparison), comparison["examples"]
     images = embed_images(rows.images_shown(comparison, config.examples), thumbnails)
+    contradictions = comparison["contradictions"]
     embedded = embed_rows(examples, columns, images)
     primary = columns[0] if columns else None
     first = rows.by_change(examples, primary)[: rows.FIRST_CARDS]
     return {
         "columns": columns,
         "images": images,
+        "contradictions": contradictions[: rows.CONTRADICTIONS],
+        "more_contradictions": max(0, len(contradictions) - rows.CONTRADICTIONS),
         "cards": [(rows.label(examples[n], n), _card(examples[n]), _outcome(examples[n], primary)) for n in first],
         "limit": embedded.limit,
         "left_out": embedded.left_out,

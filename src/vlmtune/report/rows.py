@@ -12,6 +12,9 @@ from typing import Any
 from vlmtune.report.text import precision
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
 
+CONTRADICTIONS = 10
+"""Groups of contradictory rows on the page."""
+
 FIRST_CARDS = 20
 """Cards on the page without JavaScript."""
 
@@ -69,7 +72,8 @@ def by_change(examples: Sequence[ExampleResult], column: MetricColumn | None) ->
 def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
     """Hashes of the images that the page shows, the most important first.
 
-    They are those of the rows with the largest gains and losses, of failed rows, and of a random sample.
+    They are those of contradictory rows, of the rows with the largest gains and losses, of failed rows, and of a random
+    sample.
 
     Args:
         comparison: as `Comparison.to_json` gives it, with its examples.
@@ -86,7 +90,8 @@ def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
     alternating = [n for pair in zip(gains, losses, strict=False) for n in pair]
     first_cards = by_change(examples, first)[:FIRST_CARDS]
     numbers = dict.fromkeys([*first_cards, *alternating, *gains, *losses, *failed, *drawn])
-    images = (examples[n]["image"] for n in numbers)
+    contradictory = [group["image"] for group in comparison["contradictions"][:CONTRADICTIONS]]
+    images = [*contradictory, *(examples[n]["image"] for n in numbers)]
     return list(dict.fromkeys(image for image in images if image is not None))
 
 

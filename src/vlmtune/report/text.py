@@ -104,7 +104,7 @@ def metric_rows(comparison: ComparisonResult) -> list[list[str]]:
 
 def metric_notes(comparison: ComparisonResult) -> list[str]:
     """Power, scores by seed, failures and exact tests of the metrics, as sentences."""
-    lines = []
+    lines = [f"primary metric: {reason}"] if (reason := comparison["primary_reason"]) else []
     for number, entry in enumerate(comparison["metrics"]):
         name, digits = entry["name"], precision(entry)
         if number == 0 and entry["detectable"]:
@@ -183,9 +183,13 @@ def slice_rows(comparison: ComparisonResult) -> list[list[str]]:
 def answer_rows(comparison: ComparisonResult) -> list[list[str]]:
     """Lengths and response statistics of both sides, header first."""
     lengths, shares = comparison["lengths"], comparison["shares"]
-    rows = [["answers", "A", "B", "references"]]
-    for what in ("mean", "median"):
-        rows.append([f"words, {what}", *(f"{lengths[side][what]:.1f}" for side in ("a", "b", "references"))])
+    rows = [["answers", "A", "B", "references" if lengths else ""]]
+    if lengths is not None:
+        each = (lengths["a"], lengths["b"], lengths["references"])
+        rows += [
+            [f"{lengths['unit']}, mean", *(f"{one['mean']:.1f}" for one in each)],
+            [f"{lengths['unit']}, median", *(f"{one['median']:.1f}" for one in each)],
+        ]
     a, b = shares["a"], shares["b"]
     statistics = [
         ("ended on their own", a["ended"], b["ended"]),
@@ -203,13 +207,22 @@ def control_lines(comparison: ComparisonResult) -> list[str]:
     """The controls as sentences, "name: result"; those that were not run are left out."""
     controls, lines = comparison["controls"], []
     length, images, adapter = controls["length"], controls["image"], controls["adapter_delta"]
-    if length is not None:
+    if length is not None and not length["can_tell"]:
+        lines.append("length: cannot be told, because B has the worst score at any length of A's answers")
+    elif length is not None:
         lines.append(
             f"length: A truncated to B's lengths scores {length['a_truncated']:.4f}; B differs from that by "
             f"{length['delta']:+.4f} ({interval(length['ci'], 4)})"
         )
     for side in ("a", "b"):
-        if images is not None and (result := images[side]) is not None:
+        if images is None or (result := images[side]) is None:
+            continue
+        if not result["can_tell"]:
+            lines.append(
+                f"image: cannot be told for {side.upper()}, because with its own images it already scores "
+                f"{result['original']:.4f} ({result['rows']} rows)"
+            )
+        else:
             drops = result["shuffled"] <= result["original"]
             kept = f", {result['kept']:.0%} of it" if drops and result["kept"] is not None else ""
             lines.append(

@@ -35,7 +35,8 @@ class PromptBaselineConfig(BaseConfig):
     """Replaces the task's prompt; null keeps it."""
 
     length_instruction: bool = False
-    """Ends the prompt with "Answer in about N words.", N being the median over the references of the train rows."""
+    """Ends the prompt with "Answer in about N words.", N being the median over the references of the train rows; in
+    scripts without spaces, "N characters"."""
 
     examples: NonNegativeInt = 0
     """Number of train rows shown before the question, with their images and answers; never one that shares an image or

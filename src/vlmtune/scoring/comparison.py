@@ -9,11 +9,13 @@ data.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vlmtune.errors import ConfigError, DataError, IntegrityError
+from vlmtune.errors import DataError, IntegrityError
 from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
-from vlmtune.registry import BaseConfig, did_you_mean
+from vlmtune.registry import BaseConfig
 from vlmtune.scoring import EvaluationConfig, diagnostics, gates, verdict
+from vlmtune.scoring.contradictions import contradictions
+from vlmtune.scoring.degenerate import degenerate_sides
 from vlmtune.scoring.examples import example_results
 from vlmtune.scoring.judge import Judge, Judged, add_to_examples, judged
 from vlmtune.scoring.judge import warnings as judge_warnings
@@ -37,8 +39,10 @@ from vlmtune.scoring.results import (
     UnscoredPromptBaseline,
 )
 from vlmtune.scoring.score import choose_metrics, response_lengths, response_shares
+from vlmtune.scoring.self_check import MetricChoice, primary_first
 from vlmtune.scoring.verdict import change_of, enumeration
 from vlmtune.tasks import Task
+from vlmtune.text_units import unit_of
 
 PromptBaselines = list[PromptBaselineResult | UnscoredPromptBaseline]
 
@@ -90,10 +94,15 @@ class _Match:
 
     a: Side
     b: Side
-    metrics: Sequence[Metric]
+    choice: MetricChoice
     evidence: Evidence
     results: list[MetricResult]
     judged: Judged | None = None
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """The primary one first."""
+        return self.choice.metrics
 
 
 def compare(  # noqa: PLR0913 - the sides, and what they are compared by
@@ -151,7 +160,11 @@ def compare_prompt_baselines(
     results: PromptBaselines = []
     for file in files:
         evidence = gather((file,), b, {primary.truth})
-        why_not = verdict.reasons_inconclusive(evidence)
+        names: Sides[str] = {"a": file.name, "b": name_of(b)}
+        why_not = [
+            *verdict.reasons_inconclusive(evidence),
+            *degenerate_sides(evidence.answered, primary, context, names),
+        ]
         unscored: UnscoredPromptBaseline = {
             "prompt_baseline": file.name,
             "rows": evidence.counts,
@@ -235,25 +248,15 @@ def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConf
         if not file.lines:
             raise DataError(f"{file.name} has no rows")
     lines = [line for file in (*a, *b) for line in file.lines]
-    metrics = _primary_first(choose_metrics(context.task, evaluation.metrics, lines), evaluation)
-    evidence = gather(a, b, {metric.truth for metric in metrics})
+    metrics = choose_metrics(context.task, evaluation.metrics, lines)
+    choice = primary_first(metrics, context.task, context.config, a[0].lines, evaluation.primary)
+    evidence = gather(a, b, {metric.truth for metric in choice.metrics})
     if not evidence.counts["paired"]:
         raise DataError(
             f"{name_of(a)} and {name_of(b)} have no row in common: neither an id nor the references of a row agree"
         )
-    return _Match(a, b, metrics, evidence, metric_results(metrics, evidence, context) if len(evidence.answered) else [])
-
-
-def _primary_first(metrics: Sequence[Metric], evaluation: EvaluationConfig) -> list[Metric]:
-    """The metrics with the primary one first."""
-    names = [metric.name for metric in metrics]
-    primary = evaluation.primary or names[0]
-    if primary in names:
-        return sorted(metrics, key=lambda metric: metric.name != primary)
-    raise ConfigError(
-        f"evaluation.primary: {primary!r} is not measured here; there are: {', '.join(names)}"
-        + did_you_mean(primary, names)
-    )
+    results = metric_results(choice.metrics, evidence, context) if len(evidence.answered) else []
+    return _Match(a, b, choice, evidence, results)
 
 
 def _conclude(
@@ -261,7 +264,8 @@ def _conclude(
 ) -> ComparisonResult:
     """Diagnostics, status, warnings and verdict of one side B."""
     a, b, evidence, rows = match.a, match.b, match.evidence, match.evidence.answered
-    why_not = verdict.reasons_inconclusive(evidence)
+    names: Sides[str] = {"a": name_of(a), "b": name_of(b)}
+    why_not = [*verdict.reasons_inconclusive(evidence), *degenerate_sides(rows, match.metrics[0], context, names)]
     best = best_prompt_baseline(baselines, match.results[0]) if match.results else None
     slices, notes = _slices(match, context, evaluation)
     result: ComparisonResult = {
@@ -269,16 +273,18 @@ def _conclude(
         "status": "inconclusive" if why_not else verdict.metric_status(best or match.results[0]),
         "verdict": f"Inconclusive: {'; '.join(why_not)}.",
         "primary": match.metrics[0].name,
-        "names": {"a": name_of(a), "b": name_of(b)},
+        "primary_reason": match.choice.reason,
+        "names": names,
         "seeds": {"a": [file.name for file in a], "b": [file.name for file in b]},
         "rows": evidence.counts,
         "paired_by": evidence.by,
         "metrics": match.results,
         "slices": slices,
-        "lengths": _lengths(rows),
+        "lengths": None if context.task.boxes else _lengths(rows),
         "shares": {"a": response_shares(_flat(rows.a)), "b": response_shares(_flat(rows.b))},
         "judge": match.judged.result if match.judged else None,
         "settings": {"a": dict(a[0].provenance), "b": dict(b[0].provenance)},
+        "contradictions": contradictions(evidence.asked.a[0], context.task),
         "controls": _controls(match, context),
         "confidence": _confidence(match, context),
         "training": _training(b),
@@ -294,7 +300,7 @@ def _conclude(
     }
     if not why_not:
         result["verdict"] = verdict.sentence(result, b, best)
-    result["warnings"] = [*why_not, *verdict.warnings(a, b, evidence, result), *notes]
+    result["warnings"] = [*why_not, *verdict.warnings(a, b, evidence, result), *match.choice.warnings, *notes]
     result["warnings"] += judge_warnings(match.judged.result) if match.judged else []
     return result
 
@@ -312,7 +318,12 @@ def _slices(
 def _lengths(rows: Rows) -> ResponseLengths:
     a, b = ([line.prediction or "" for line in _flat(files)] for files in (rows.a, rows.b))
     references = [text for line in rows.a[0] for text in line.references]
-    return {"a": response_lengths(a), "b": response_lengths(b), "references": response_lengths(references)}
+    return {
+        "a": response_lengths(a),
+        "b": response_lengths(b),
+        "references": response_lengths(references),
+        "unit": unit_of(references or [*a, *b]),
+    }
 
 
 def _controls(match: _Match, context: ScoringContext) -> ControlResults:

@@ -22,6 +22,7 @@ from vlmtune.scoring.pairing import Lines, PredictionFile, Rows, Side, group_of
 from vlmtune.scoring.results import ConfidenceCurve, ImageControl, LengthControl, SliceResult
 from vlmtune.scoring.score import measure, summary
 from vlmtune.scoring.statistics import FEWEST_GROUPS, Resamples, by_group, estimate_difference, holm
+from vlmtune.text_units import first_units, units
 
 POINTS = 50
 """Number of points of the confidence curve."""
@@ -39,8 +40,10 @@ def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> Lengt
     Each file of side B is compared with its own truncated copy of side A's first file.
 
     Returns:
-        None where no answer had to be truncated, or with fewer than 20 groups.
+        None where answers are boxes, where no answer had to be truncated, or with fewer than 20 groups.
     """
+    if context.task.boxes:
+        return None
     before = rows.a[0]
     texts = [line.prediction or "" for line in before]
     truncated = [truncate_to_lengths(texts, [line.prediction or "" for line in after]) for after in rows.b]
@@ -55,22 +58,33 @@ def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> Lengt
         return None
     sign = 1 if metric.higher_is_better else -1
     explains = min(sign * remaining["ci"][0], sign * remaining["ci"][1]) <= 0
-    return {"a_truncated": remaining["a"], "delta": remaining["delta"], "ci": remaining["ci"], "explains": explains}
+    return {
+        "a_truncated": remaining["a"],
+        "delta": remaining["delta"],
+        "ci": remaining["ci"],
+        "explains": explains,
+        "can_tell": not _is_worst(remaining["b"], metric),
+    }
+
+
+def _is_worst(score: float, metric: Metric) -> bool:
+    """Whether nothing could lower a score. Error rates have no worst value."""
+    return metric.higher_is_better and score <= 0
 
 
 def truncate_to_lengths(before: Sequence[str], after: Sequence[str]) -> list[str]:
     """Truncate the texts of `before` at word ends so that their lengths are distributed like those of `after`.
 
     The r-th shortest text of `before` keeps at most as many words as the r-th shortest of `after` has: truncated to the
-    lengths of ["a b", "c"], ["one", "one two three"] becomes ["one", "one two"].
+    lengths of ["a b", "c"], ["one", "one two three"] becomes ["one", "one two"]. Characters of scripts without spaces
+    count as words.
     """
-    targets = sorted(len(text.split()) for text in after)
-    order = sorted(range(len(before)), key=lambda n: (len(before[n].split()), n))
+    targets = sorted(len(units(text)) for text in after)
+    lengths = [len(units(text)) for text in before]
     truncated = list(before)
-    for rank, n in enumerate(order):
-        words = before[n].split()
-        if len(words) > targets[rank]:
-            truncated[n] = " ".join(words[: targets[rank]])
+    for rank, n in enumerate(sorted(range(len(before)), key=lambda n: (lengths[n], n))):
+        if lengths[n] > targets[rank]:
+            truncated[n] = first_units(before[n], targets[rank])
     return truncated
 
 
@@ -108,6 +122,7 @@ def image_control(
         "drop": drop["delta"],
         "ci": drop["ci"],
         "kept": drop["a"] / drop["b"] if drop["b"] else None,
+        "can_tell": not _is_worst(drop["b"], metric),
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, NotRequired, TypeVar, final
 from typing_extensions import TypedDict
 
 from vlmtune.predictions import AdapterDelta, FailureRecord
+from vlmtune.text_units import Unit
 
 Status = Literal["improved", "worse", "no_difference", "inconclusive"]
 PairedBy = Literal["id", "order", "references"]
@@ -209,7 +210,7 @@ class SliceResult(Difference):
 
 
 class Lengths(TypedDict):
-    """Words per text."""
+    """Words per text; in scripts without spaces, every character counts as a word."""
 
     mean: float
     """Mean number of words."""
@@ -222,6 +223,8 @@ class ResponseLengths(Sides[Lengths]):
 
     references: Lengths
     """Of the reference answers."""
+    unit: Unit
+    """What the references mostly consist of: `words`, or `characters` of scripts without spaces."""
 
 
 class ResponseShares(TypedDict):
@@ -239,6 +242,26 @@ class ResponseShares(TypedDict):
     """Answers that repeat a passage three times in a row."""
 
 
+class ContradictoryRow(TypedDict):
+    """A row that asks the same about the same image as another."""
+
+    id: str | None
+    """Id of the row."""
+    expected: list[str]
+    """The answers it expects."""
+
+
+class Contradiction(TypedDict):
+    """Rows that ask the same about the same image and have no expected answer in common."""
+
+    image: str
+    """SHA-256 of the image's pixels."""
+    question: Any
+    """The question, where rows have one."""
+    rows: list[ContradictoryRow]
+    """The rows."""
+
+
 class LengthControl(TypedDict):
     """What remains of the gain when A's answers are truncated to the lengths of B's."""
 
@@ -250,6 +273,8 @@ class LengthControl(TypedDict):
     """Confidence interval of `delta`."""
     explains: bool
     """Whether length alone explains the gain."""
+    can_tell: bool
+    """False where B already has the worst score, so that there is no gain to explain."""
 
 
 class ImageControl(TypedDict):
@@ -267,6 +292,8 @@ class ImageControl(TypedDict):
     """Confidence interval of `drop`; null with fewer than 20 groups."""
     kept: float | None
     """`shuffled` / `original`; null where `original` is 0."""
+    can_tell: bool
+    """False where `original` already is the worst score, which wrong images cannot lower."""
 
 
 class ControlResults(TypedDict):
@@ -372,6 +399,8 @@ class ComparisonResult(TypedDict):
     """Reasons to doubt the verdict, the most important first."""
     primary: str
     """The metric that decides the status; the first of `metrics`."""
+    primary_reason: str | None
+    """Why it is another metric than usual; null where it is the usual one, or the config names it."""
     names: Sides[str]
     """Name of each side."""
     seeds: Sides[list[str]]
@@ -392,10 +421,12 @@ class ComparisonResult(TypedDict):
     """Further systems, each compared with side A."""
     additional: NotRequired[list["AdditionalResult"]]
     """The same models on the sets of `evaluation.additional`."""
-    lengths: ResponseLengths
-    """Lengths of the compared answers and of their references."""
+    lengths: ResponseLengths | None
+    """Lengths of the compared answers and of their references; null where answers are boxes."""
     shares: Sides[ResponseShares]
     """Shares of the compared answers."""
+    contradictions: list[Contradiction]
+    """Rows that ask the same about the same image and expect different answers."""
     controls: ControlResults
     """Other explanations of a gain."""
     confidence: Sides[ConfidenceCurve | None] | None
@@ -502,6 +533,8 @@ class ScoreLengths(TypedDict):
     """Of the answers."""
     references: Lengths
     """Of the reference answers."""
+    unit: Unit
+    """As in a comparison."""
 
 
 class ScoreResult(TypedDict):
@@ -510,14 +543,20 @@ class ScoreResult(TypedDict):
     schema_version: Literal[1]
     """Version of this format."""
     metrics: dict[str, float | None]
-    """By name; null where nothing was answered."""
+    """By name, the primary one first; null where nothing was answered."""
+    primary: str
+    """The metric that would decide a comparison."""
+    primary_reason: str | None
+    """As in a comparison."""
+    warnings: list[str]
+    """Metrics that do not give the references themselves their best score."""
     intervals: dict[str, Interval]
     """Wilson's 95 % interval of every metric that is 0 or 1 per row, where rows are independent."""
     signatures: dict[str, str]
     """By metric: its exact definition and version."""
     rows: ScoredRows
     """How many rows there are."""
-    lengths: ScoreLengths
-    """Lengths of answers and references."""
+    lengths: ScoreLengths | None
+    """Lengths of answers and references; null where answers are boxes."""
     shares: ResponseShares
     """Shares of the answers."""

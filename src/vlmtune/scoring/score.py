@@ -16,12 +16,17 @@ from vlmtune.metrics import Metric, Stats, custom_metric
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
+from vlmtune.scoring.self_check import primary_first
 from vlmtune.scoring.statistics import wilson
 from vlmtune.tasks import Task, parse_answer
+from vlmtune.text_units import unit_of, units
 from vlmtune.types import Unparsed
 
 LONGEST_LOOP = 16
-"""Longest passage, in words, whose repetition is detected."""
+"""Longest passage, in words, whose repetition is detected; in scripts without spaces twice as many characters."""
+
+SHORTEST_LOOP = 6
+"""Characters without spaces that a passage and its two repetitions have at least: 哈哈哈 is a word."""
 
 RATE_LEVEL = 0.95
 """Level of the intervals of one file's shares."""
@@ -32,10 +37,12 @@ class Score:
     """Metrics and response statistics of one prediction file; `ScoreResult` documents the fields."""
 
     metrics: Mapping[str, float | None]
+    primary_reason: str | None
+    warnings: Sequence[str]
     intervals: Mapping[str, tuple[float, float]]
     signatures: Mapping[str, str]
     rows: ScoredRows
-    lengths: ScoreLengths
+    lengths: ScoreLengths | None
     shares: ResponseShares
 
     def to_json(self) -> ScoreResult:
@@ -43,6 +50,9 @@ class Score:
         return {
             "schema_version": 1,
             "metrics": dict(self.metrics),
+            "primary": next(iter(self.metrics)),
+            "primary_reason": self.primary_reason,
+            "warnings": list(self.warnings),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "signatures": dict(self.signatures),
             "rows": self.rows,
@@ -64,7 +74,8 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         DataError: no rows, or no row that a metric could be computed from.
         ConfigError: the task has no metric of a given name.
     """
-    metrics = choose_metrics(task, names, lines)
+    choice = primary_first(choose_metrics(task, names, lines), task, config, lines)
+    metrics = choice.metrics
     answered = [line for line in lines if line.prediction is not None]
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
     intervals: dict[str, tuple[float, float]] = {}
@@ -77,6 +88,8 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
             intervals[metric.name] = wilson(hits, len(answered), RATE_LEVEL)
     return Score(
         metrics=values,
+        primary_reason=choice.reason,
+        warnings=choice.warnings,
         intervals=intervals,
         signatures={metric.name: signature(metric, lines) for metric in metrics},
         rows={
@@ -86,12 +99,21 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
             "unparsed": sum(line.unparsed is not None for line in answered),
             "cut_off": sum(line.finish_reason == "length" for line in answered),
         },
-        lengths={
-            "answers": response_lengths([line.prediction or "" for line in answered]),
-            "references": response_lengths([text for line in lines for text in line.references]),
-        },
+        lengths=None if task.boxes else _lengths(lines, answered),
         shares=response_shares(lines),
     )
+
+
+def _lengths(lines: Sequence[Line], answered: Sequence[Line]) -> ScoreLengths:
+    answers, references = (
+        [line.prediction or "" for line in answered],
+        [text for line in lines for text in line.references],
+    )
+    return {
+        "answers": response_lengths(answers),
+        "references": response_lengths(references),
+        "unit": unit_of(references or answers),
+    }
 
 
 def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> list[Metric]:
@@ -158,9 +180,10 @@ def read_answers(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[
 
 
 def signature(metric: Metric, lines: Sequence[Line]) -> str:
-    """The metric's signature with the number of references per row ("var" where it varies)."""
+    """The metric's signature with its tokenizer and the number of references per row ("var" where it varies)."""
     counts = {len(line.references) for line in lines}
-    return metric.signature.format(nrefs=counts.pop() if len(counts) == 1 else "var")
+    tokens = metric.tokens([line.truth[metric.truth] for line in lines]) if metric.tokens else ""
+    return metric.signature.format(nrefs=counts.pop() if len(counts) == 1 else "var", tokens=tokens)
 
 
 def summary(metric: Metric, stats: Stats) -> float:
@@ -169,8 +192,8 @@ def summary(metric: Metric, stats: Stats) -> float:
 
 
 def response_lengths(texts: Sequence[str]) -> Lengths:
-    """Mean and median number of words; both 0 for no texts."""
-    counts = [len(text.split()) for text in texts]
+    """Mean and median number of words, or of characters in scripts without spaces; both 0 for no texts."""
+    counts = [len(units(text)) for text in texts]
     return {"mean": round(fmean(counts), 2), "median": median(counts)} if counts else {"mean": 0.0, "median": 0}
 
 
@@ -194,8 +217,11 @@ def _share(true: Sequence[bool]) -> float | None:
 
 def repeats_itself(text: str) -> bool:
     """Whether a passage of up to `LONGEST_LOOP` words occurs three times in a row."""
-    words = text.split()
-    for period in range(1, min(LONGEST_LOOP, len(words) // 3) + 1):
+    words = units(text)
+    # Unspaced characters are shorter than words: "ha ha ha" is a loop, "哈哈哈" is not.
+    dense = len(words) > 2 * len(text.split())
+    shortest, longest = (SHORTEST_LOOP // 3, 2 * LONGEST_LOOP) if dense else (1, LONGEST_LOOP)
+    for period in range(shortest, min(longest, len(words) // 3) + 1):
         run = 0
         for word, later in zip(words, words[period:], strict=False):
             run = run + 1 if word == later else 0

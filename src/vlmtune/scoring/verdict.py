@@ -77,10 +77,11 @@ def _against_a(result: ComparisonResult, b: Side) -> str:
     known = any(baseline["status"] != "inconclusive" for baseline in result["prompt_baselines"])
     end = _scope(b) + (" No prompt baseline scores higher than the baseline." if known else "")
     if status == "no_difference":
+        largest = f"{max(abs(low), abs(high)):.4f}"
+        excluded = f"a change larger than {largest} is excluded" if float(largest) else "no row's score differs"
         return (
             f"No difference shown in {metric['name']} on {count}: {score_a} and {score_b}, change "
-            f"{metric['delta']:+.4f} ({interval}); a change larger than {max(abs(low), abs(high)):.4f} is excluded."
-            f"{end}"
+            f"{metric['delta']:+.4f} ({interval}); {excluded}.{end}"
         )
     word = "Improved" if status == "improved" else "Worse"
     length = result["controls"]["length"]
@@ -144,6 +145,7 @@ def warnings(a: Side, b: Side, evidence: Evidence, result: ComparisonResult) -> 
     return [
         *_provenance_warnings(a, b),
         *_selection_warnings(evidence),
+        *_length_warnings(result),
         *_control_warnings(a, b, result),
         *_prompt_baseline_warnings(result),
         *_metric_warnings(result),
@@ -191,6 +193,26 @@ def _selection_warnings(evidence: Evidence) -> Iterator[str]:
         yield f"{selection} rows were left out: they were used to choose the checkpoint or a setting"
 
 
+def _length_warnings(result: ComparisonResult) -> Iterator[str]:
+    """Sides whose answers are much longer or shorter than what is expected."""
+    lengths = result["lengths"]
+    if lengths is None or not lengths["references"]["mean"] or not result["rows"]["compared"]:
+        return
+    expected, names = lengths["references"]["median"], result["names"]
+    medians = {names["a"]: lengths["a"]["median"], names["b"]: lengths["b"]["median"]}
+    far = [f"{name} {found:g}" for name, found in medians.items() if _is_far(found, expected)]
+    if far:
+        yield (
+            f"answers are far from the length of the references: {enumeration(far)} {lengths['unit']} (median) where "
+            f"the references have {expected:g}"
+        )
+
+
+def _is_far(length: float, expected: float) -> bool:
+    """More than twice or less than half as long, and by more than two words."""
+    return abs(length - expected) > 2 and not expected / 2 <= length <= expected * 2
+
+
 def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
     length, image = result["controls"]["length"], result["controls"]["image"]
     if result["status"] == "improved" and length and length["explains"]:
@@ -198,7 +220,7 @@ def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[st
             f"length explains the gain: truncated to the same lengths, {name_of(a)} scores "
             f"{length['a_truncated']:.4f} in {result['primary']}"
         )
-    if image and image["b"] and image["b"]["ci"]:
+    if image and image["b"] and image["b"]["ci"] and image["b"]["can_tell"]:
         low, high = image["b"]["ci"]
         if low <= 0 if result["metrics"][0]["higher_is_better"] else high >= 0:
             yield f"{name_of(b)} does not look at the image: with shuffled images it scores as well"
@@ -254,6 +276,13 @@ def slice_warnings(result: ComparisonResult) -> Iterator[str]:
 
 def _row_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
     rows, shares = result["rows"], result["shares"]
+    if groups := result["contradictions"]:
+        named = enumeration([str(row["id"]) for row in groups[0]["rows"]])
+        yield (
+            f"{'1 image is' if len(groups) == 1 else f'{len(groups)} images are'} shared by rows that ask the same and "
+            f"expect different answers ({'' if len(groups) == 1 else 'such as '}{named}): no model can be right on all "
+            "of them"
+        )
     only = ((rows["only_a"], a), (rows["only_b"], b))
     left_out = [f"{count} only in {name_of(side)}" for count, side in only if count]
     if left_out:

@@ -49,13 +49,18 @@ class Task:
     metrics: tuple[Metric, ...]
     truth: Callable[[Any, Example], Mapping[str, Any]] = given_truth
     suited: Callable[[Sequence[Mapping[str, Any]]], Sequence[Metric]] | None = None
+
+    one_answer: bool = True
+    """Whether two right answers to one question mean the same. Captions of an image may say different things."""
+
     boxes: bool = False
     """Whether answers are lists of boxes. `target` then writes them on `example.box_scale`, `truth` passes that scale
     on as `BOX_SCALE`, and `parse` returns the numbers as they are written."""
 
     def default_metrics(self, truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
         """The metrics that are reported where none is named, for rows with these truths; the primary one first."""
-        return self.suited(truths) if self.suited else [metric for metric in self.metrics if metric.check is None]
+        chosen = [metric for metric in self.suited(truths) if metric in self.metrics] if self.suited else ()
+        return chosen or [metric for metric in self.metrics if metric.check is None]
 
 
 def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:

@@ -1,0 +1,55 @@
+"""Rows that ask the same about the same image and expect different answers: no model can be right on all of them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlmtune.predictions import Line
+from vlmtune.scoring.results import Contradiction
+from vlmtune.tasks import Task
+from vlmtune.text_units import count_short
+
+
+def contradictions(lines: Sequence[Line], task: Task) -> list[Contradiction]:
+    """The groups of contradictory rows, in the order of the file.
+
+    Captions of one image may well differ, so where the task allows that, only references of a few words contradict
+    each other. Rows without the hash of their image are left out.
+    """
+    if not task.one_answer and count_short([text for line in lines for text in line.references]) is None:
+        return []
+    alike: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line.image is not None:
+            alike.setdefault((line.image, json.dumps(line.truth.get("question"))), []).append(line)
+    groups = [group for group in alike.values() if len(group) > 1]
+    return [_contradiction(group) for group in groups if _disagree([_accepted(line) for line in group])]
+
+
+def _disagree(accepted: Sequence[frozenset[str]]) -> bool:
+    """Whether two rows have no accepted answer in common."""
+    distinct = set(accepted) - {frozenset()}
+    return any(not one & other for one in distinct for other in distinct)
+
+
+def _accepted(line: Line) -> frozenset[str]:
+    """The answers that are right in a row, regardless of case and white space."""
+    for key in ("record", "boxes"):
+        if key in line.truth:
+            return frozenset([json.dumps(line.truth[key], sort_keys=True)])
+    return frozenset(" ".join(text.casefold().split()) for text in line.references)
+
+
+def _contradiction(group: Sequence[Line]) -> Contradiction:
+    return {
+        "image": str(group[0].image),
+        "question": group[0].truth.get("question"),
+        "rows": [{"id": line.id, "expected": list(_expected(line))} for line in group],
+    }
+
+
+def _expected(line: Line) -> Iterator[str]:
+    yield from line.references
+    boxes: Any = line.truth.get("boxes")
+    if boxes is not None:
+        yield json.dumps(boxes)
