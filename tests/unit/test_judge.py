@@ -270,6 +270,12 @@ def test_what_is_wrong_for_all_rows_ends_the_command(
         assert ServerJudge(asker, tmp_path / "verdicts.jsonl")._saved().keys()
 
 
+def test_a_judge_that_says_something_else_on_every_row(tmp_path: Path) -> None:
+    with fake_server.serving(always(says("I like both."))) as stub, pytest.raises(RemoteError) as error:
+        judge(stub, side("a", BETTER[0][:30]), side("b", BETTER[1][:30]), tmp_path)
+    assert "judge-1 gave no verdict on any of 30 rows: the judge gave no verdict: 'I like both.'" in str(error.value)
+
+
 def test_a_judge_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(RemoteError, match="cannot be reached"):
         judge("http://127.0.0.1:9/v1", side("a", BETTER[0]), side("b", BETTER[1]), tmp_path)

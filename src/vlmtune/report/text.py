@@ -267,8 +267,8 @@ def judge_lines(comparison: ComparisonResult) -> list[str]:
         f"ties ({judge['contradictions']} because the two orders contradict each other{same}); B wins "
         f"{fixed(judge['win_rate'], 3)} ({ci})",
         f"judge: both orders agree on {judge['consistency']:.0%} of the rows; the first answer is preferred by "
-        f"{signed(judge['position_bias'], 3)}, which cancels; {judge['noise_share']:.0%} of the variance is the "
-        "judge's noise",
+        f"{signed(judge['position_bias'], 3)}, which cancels; {judge['noise_share']:.0%} of the variance is "
+        "disagreement with itself",
     ]
     if agreement := judge["agreement"]:
         kappa = "" if agreement["kappa"] is None else f", kappa {fixed(agreement['kappa'], 2)}"

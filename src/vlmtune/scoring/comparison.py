@@ -149,8 +149,10 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
 
 def _with_judge(match: _Match, judge: Judge, evaluation: EvaluationConfig, labelled: bool) -> _Match:
     """The judge's preference as one more result; human labels are about the first system."""
-    found = judged(judge, match.evidence, evaluation.statistics, labelled) if match.results else None
-    return match if found is None else replace(match, results=[*match.results, found.metric], judged=found)
+    if not match.results:
+        return match
+    found = judged(judge, match.evidence, evaluation.statistics, labelled)
+    return replace(match, results=[*match.results, found.metric], judged=found)
 
 
 def compare_prompt_baselines(

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from vlmtune.errors import DataError
+from vlmtune.errors import DataError, RemoteError
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.scoring import JudgeConfig, StatisticsConfig
@@ -111,8 +111,8 @@ class Judged:
     rows: Mapping[int, Judgement]
 
 
-def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelled: bool) -> Judged | None:
-    """Have the answers of the first files of both sides judged; None where no verdict came.
+def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelled: bool) -> Judged:
+    """Have the answers of the first files of both sides judged.
 
     Args:
         judge: asked for verdicts.
@@ -122,6 +122,7 @@ def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelle
 
     Raises:
         DataError: a human label is not A, B or tie.
+        RemoteError: no verdict came at all.
         RemoteError, EnvironmentProblem, IntegrityError: from the judge.
     """
     asked = evidence.asked
@@ -131,7 +132,10 @@ def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelle
     judgements = judge([_pair(x, y) for x, y in zip(a, b, strict=True)])
     rows = [n for n, judgement in enumerate(judgements) if judgement.value is not None]
     if not rows:
-        return None
+        raise RemoteError(
+            f"{judge.config.model} gave no verdict on any of {len(judgements)} rows: {judgements[0].failure}. Check "
+            "evaluation.judge, and run the same command again"
+        )
     groups = [asked.groups[numbers[n]] for n in rows]
     metric = _metric_result([judgements[n] for n in rows], groups, judge.config, settings)
     ids = [line.id for line in a]
@@ -203,8 +207,9 @@ def _counts(judgements: Sequence[Judgement], identical: Sequence[bool]) -> Judge
 def _rates(verdicts: Stats, metric: MetricResult) -> JudgeRates:
     """Win rate, consistency, position bias and noise, from verdicts [N, 2]: A in front, B in front.
 
-    Two verdicts on a row differ by the judge's preference for a place, which is the same on all rows, and by its noise.
-    The variance of the difference over rows is thus twice the noise of one verdict, and four times that of their mean.
+    Two verdicts on a row differ by the judge's preference for a place and by its noise. As far as that preference is
+    the same on all rows, the variance of the difference over rows is twice the noise of one verdict, and four times
+    that of their mean.
     """
     difference, values = verdicts[:, 1] - verdicts[:, 0], verdicts.mean(axis=1)
     spread = float(values.var())
@@ -306,6 +311,7 @@ def warnings(result: JudgeResult) -> list[str]:
     if agreement is not None and agreement["kappa"] is not None and agreement["ci"][0] < 0.5:
         found.append(
             f"the judge agrees with people on {agreement['agree']} of {agreement['rows']} labeled rows "
-            f"({agreement['ci'][0]:.0%} to {agreement['ci'][1]:.0%}); that is too little to trust it in their place"
+            f"({agreement['ci'][0]:.0%} to {agreement['ci'][1]:.0%}); it is not shown to agree with them on more than "
+            "half"
         )
     return found

@@ -140,7 +140,7 @@ class JudgeRates(TypedDict):
     position_bias: float
     """How much more often the first answer is preferred than the second, from -1 to 1; it cancels in `win_rate`."""
     noise_share: float
-    """Share of the variance of the rows' values that is the judge's own noise; it is part of the interval."""
+    """Share of the variance of the rows' values that is the judge's disagreement with itself; it is in the interval."""
 
 
 class JudgeResult(JudgeCounts, JudgeRates):
@@ -432,7 +432,7 @@ class ComparisonResult(TypedDict):
     confidence: Sides[ConfidenceCurve | None] | None
     """Null where no engine gave log-probabilities."""
     judge: NotRequired[JudgeResult | None]
-    """The language model that compared the answers; null without `evaluation.judge`, or where it gave no verdict."""
+    """The language model that compared the answers; null without `evaluation.judge`."""
     settings: Sides[dict[str, Any]]
     """What the answers were made from: the manifest's `origin`; empty for files without a manifest."""
     training: TrainingSummary | None
