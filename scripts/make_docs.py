@@ -15,9 +15,10 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from vlmtune import predictions, registry
+from vlmtune import registry
 from vlmtune.config import Config, json_schema
 from vlmtune.config.schema import Plugin, plugin_of
+from vlmtune.predictions import lines
 from vlmtune.registry import BaseConfig
 from vlmtune.scoring import results
 
@@ -57,7 +58,7 @@ def generated() -> dict[str, str]:
         "config": json_schema(),
         "comparison": result_schema(results.ComparisonFile, "a comparison (compare.json)"),
         "score": result_schema(results.ScoreResult, "a score (vlmtune score --json)"),
-        "prediction": result_schema(predictions.PredictionRecord, "a line of a prediction file"),
+        "prediction": result_schema(lines.PredictionRecord, "a line of a prediction file"),
     }
     files = {f"schemas/{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
     return {"docs/config.md": docs(), **files}
@@ -66,7 +67,7 @@ def generated() -> dict[str, str]:
 def result_schema(kind: type, title: str) -> dict[str, Any]:
     """The JSON Schema of a typed dictionary; the string under a field is its description."""
     schema = TypeAdapter(kind).json_schema()
-    described = {**field_strings(predictions), **field_strings(results)}
+    described = {**field_strings(lines), **field_strings(results)}
     for name, shape in [(kind.__name__, schema), *schema.get("$defs", {}).items()]:
         # The string of a generic class stands for all its forms: Sides_float_ is Sides[float].
         strings = described[name.partition("_")[0]]

@@ -1,20 +1,23 @@
-"""Scores and comparisons of prediction files, and where they are written: no model, no dataset and no config."""
+"""Scores and comparisons of prediction files of any program, and where they are written: no model and no dataset."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
 from vlmtune import registry
-from vlmtune.errors import ConfigError
+from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.judge import ServerJudge
-from vlmtune.predictions import read
+from vlmtune.predictions import VLMTUNE, Keys, Predictions, read, read_any, read_references
 from vlmtune.progress import Progress
-from vlmtune.registry import BaseConfig
+from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.report import ReportConfig, html, markdown
 from vlmtune.report.rows import images_shown
 from vlmtune.run_folder import hash_adapter, is_adapter, read_manifest
@@ -22,8 +25,9 @@ from vlmtune.run_layout import THUMBNAILS, controls_path, thumbnail_path, verdic
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
-from vlmtune.scoring.results import TrainingSummary
+from vlmtune.scoring.results import ScoredRows, TrainingSummary
 from vlmtune.scoring.score import Score, score
+from vlmtune.scoring.truths import References, complete, has_truth, join_references, rows_named
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 
@@ -32,17 +36,74 @@ Block = TypeVar("Block", bound=BaseConfig)
 Files = str | Path | Sequence[str | Path]
 """One side: a prediction file, or one file per training seed of the same recipe, as a list or joined by commas."""
 
+TOOLS_OF_BENCHMARKS = ("lmms-eval samples", "VLMEvalKit")
+"""Tools that name their files after the benchmark."""
+
 TaskChoice = str | Mapping[str, Any] | None
 """A task: its name, or its block of a config. Keys it does not give come from the manifests, else from the defaults."""
 
 
-def score_file(file: Path, task: TaskChoice = None, metrics: Sequence[str] | None = None) -> Score:
+BENCHMARKS = {
+    "docvqa": "docvqa",
+    "infovqa": "docvqa",
+    "infographicvqa": "docvqa",
+    "chartqa": "chartqa",
+    "textvqa": "vqa",
+    "vqav2": "vqa",
+    "okvqa": "vqa",
+    "vizwiz": "vqa",
+    "cococap": "captioning",
+    "cocoval": "captioning",
+    "flickr30k": "captioning",
+    "nocaps": "captioning",
+    "textcaps": "captioning",
+}
+"""The task whose metric is that of a benchmark. Other tools name their files after the benchmark."""
+
+
+SHORT_ANSWER = 3
+"""Mean number of words up to which references are short answers rather than captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How files of other programs are read.
+
+    `keys` names keys that are not recognized; `ignored` those that do not say which row it is. `references` has what
+    rows without references are compared with: a file, or truths by id.
+    """
+
+    keys: Keys = field(default_factory=Keys)
+    ignored: Sequence[str] = ()
+    references: Path | References | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A prediction file, the places of its rows, which tool wrote it, and what its keys are."""
+
+    path: Path
+    file: PredictionFile
+    source: Predictions
+
+
+def score_file(
+    file: Path,
+    task: TaskChoice = None,
+    metrics: Sequence[str] | None = None,
+    reading: Reading | None = None,
+) -> Score:
     """Score any prediction file with a task's metrics. Task and errors as in `compare_files`."""
-    read_file = read_prediction_file(file)
-    return score(read_file.lines, *_task(task, [read_file]), list(metrics) if metrics else None)
+    read_files, chosen, config, notes = _open([(file, None)], task, reading or Reading())
+    (kept,), unlabelled = _labelled(read_files, chosen)
+    scored = score(kept.lines, chosen, config, list(metrics) if metrics else None)
+    if unlabelled[0]:
+        rows = {**scored.rows, "asked": len(kept.lines) + unlabelled[0], "without_reference": unlabelled[0]}
+        scored = replace(scored, rows=cast(ScoredRows, rows))
+    return replace(scored, notes=(*kept.notes, *notes))
 
 
-def compare_files(
+def compare_files(  # noqa: PLR0913 - the sides, and how they are read and compared
     before: Files,
     after: Files,
     *others: Files,
@@ -50,6 +111,7 @@ def compare_files(
     slices: Sequence[str] = (),
     evaluation: EvaluationConfig | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    reading: Reading | None = None,
 ) -> Comparison:
     """Compare any prediction files: `after`, and each of the others, with `before`.
 
@@ -57,26 +119,33 @@ def compare_files(
         before: side A, the reference.
         after: side B.
         others: further sides that are compared with A; they are in the result's `others`.
-        task: whose metrics apply; by default the shipped one that the manifests name, else captioning.
+        task: whose metrics apply; by default the shipped one that the manifests name; for files of other programs that
+            of a benchmark in the file's name, or vqa where the references are short answers; else captioning.
         slices: metadata columns to slice by, in addition to those of `evaluation`.
         evaluation: metrics, the primary one, statistics, a judge; by default all metrics of the task, the first one
             primary. The judge's verdicts are kept in the folder `.vlmtune` next to `after`.
         progress: shows the judge's progress.
+        reading: how files of other programs are read.
 
     Raises:
         RemoteError, EnvironmentProblem: the judge cannot be asked; the verdicts so far are kept.
         ConfigError: one file given as two seeds; a custom task in the manifests and no `task`; a missing key of the
             task; or as in `scoring.comparison.compare`.
+        DataError: a file cannot be read, or no row of it has references.
     """
     given = [files_of(side) for side in (before, after, *others)]
     names = _names([file for files in given for file in files])
-    sides = [tuple(read_prediction_file(file, names[file]) for file in files) for files in given]
-    chosen = _task(task, [file for side in sides for file in side])
+    paths = [file for files in given for file in files]
+    read_files, chosen, config, notes = _open([(file, names[file]) for file in paths], task, reading or Reading())
+    kept, _ = _labelled(read_files, chosen)
+    kept[0] = replace(kept[0], notes=(*kept[0].notes, *notes))
+    rest = iter(kept)
+    sides = [tuple(next(rest) for _ in files) for files in given]
     if not isinstance(evaluation, EvaluationConfig):
         evaluation = _block(EvaluationConfig, "evaluation", evaluation or {})
     evaluation = evaluation.model_copy(update={"slices": [*evaluation.slices, *slices]})
     judge = judge_of(evaluation, given[1][0].parent, progress)
-    return compare(sides[0], sides[1], *chosen, evaluation, sides[2:], judge=judge)
+    return compare(sides[0], sides[1], chosen, config, evaluation, sides[2:], judge=judge)
 
 
 def judge_of(
@@ -86,6 +155,101 @@ def judge_of(
     if evaluation.judge is None:
         return None
     return ServerJudge(evaluation.judge, verdicts_path(folder), progress, stop)
+
+
+def _open(
+    paths: Sequence[tuple[Path, str | None]], task: TaskChoice, reading: Reading
+) -> tuple[list[_Read], Task, BaseConfig, tuple[str, ...]]:
+    """Files with everything that the task's metrics compare with, the task, and notes about it."""
+    opened = [_read(path, name, reading) for path, name in paths]
+    for option, key in reading.keys.given().items():
+        if all(option in (read.source.absent or {}) for read in opened):
+            raise DataError(f"no row has the key {key!r} of --{option}. {opened[0].source.keys}{_nearest(key, opened)}")
+    references = _references(opened, reading)
+    guessed, reason = _guessed_task(opened, references) if task is None else (None, "")
+    chosen, config = _task(guessed or task, [read.file for read in opened])
+    notes = (f"task {guessed}, after {reason}; --task names another one",) if guessed else ()
+    completed = []
+    for read_file in opened:
+        lines, joined = read_file.file.lines, tuple[str, ...]()
+        if references and any(not line.references for line in lines):
+            lines, joined = join_references(lines, references, read_file.file.name)
+        lines, made = complete(lines, _places(read_file), chosen, config)
+        notes = (*notes, *made)
+        file = replace(read_file.file, lines=lines, notes=(*read_file.file.notes, *joined))
+        completed.append(replace(read_file, file=file))
+    return completed, chosen, config, tuple(dict.fromkeys(notes))
+
+
+def _nearest(key: str, opened: Sequence[_Read]) -> str:
+    return did_you_mean(key, list(dict.fromkeys(name for read in opened for name in read.source.names)))
+
+
+def _references(opened: Sequence[_Read], reading: Reading) -> References:
+    """References by id: those given, else those of the other files where a file has none of its own."""
+    if isinstance(reading.references, Path):
+        return read_references(reading.references, reading.keys)
+    if reading.references is not None:
+        return reading.references
+    if all(any(line.references for line in read.file.lines) for read in opened):
+        return {}
+    lines = [line for read in reversed(opened) for line in read.file.lines]
+    return {line.id: {"references": list(line.references)} for line in lines if line.id is not None and line.references}
+
+
+def _places(read_file: _Read) -> Sequence[str]:
+    """Where each row is, for messages."""
+    return read_file.source.where or [f"{read_file.path}, row {n}" for n in range(1, len(read_file.file.lines) + 1)]
+
+
+def _benchmark_task(opened: Sequence[_Read]) -> str | None:
+    """The task of the benchmark that the file of a known tool is named after."""
+    known = [read.path for read in opened if read.source.tool in TOOLS_OF_BENCHMARKS]
+    names = [re.sub("[^a-z0-9]", "", path.stem.lower()) for path in known]
+    return next((task for name in names for benchmark, task in BENCHMARKS.items() if benchmark in name), None)
+
+
+def _guessed_task(opened: Sequence[_Read], references: References) -> tuple[str | None, str]:
+    """The task of files that another program wrote, and what it was guessed from; None leaves it to the manifests."""
+    benchmark = _benchmark_task(opened)
+    if benchmark is not None:
+        return benchmark, "the name of the file"
+    if any(read.file.manifest is not None or read.source.tool == VLMTUNE for read in opened):
+        return None, ""
+    texts = [text for read in opened for line in read.file.lines for text in line.references]
+    texts = texts or [text for truth in references.values() for text in truth["references"]]
+    if texts and fmean(map(_words, texts)) <= SHORT_ANSWER:
+        return "vqa", "the references, which are short answers"
+    return None, ""
+
+
+def _words(text: str) -> int:
+    """The number of words; where a script has no spaces, two characters are about one."""
+    return len(text.split()) if text.isascii() else max(len(text.split()), len(text) // 2)
+
+
+def _labelled(opened: Sequence[_Read], task: Task) -> tuple[list[PredictionFile], list[int]]:
+    """The files without the rows that have nothing to be compared with, which their notes count and name.
+
+    Raises:
+        DataError: no row of a file has anything.
+    """
+    files, counts = [], []
+    for read_file in opened:
+        file = read_file.file
+        bare = [n for n, line in enumerate(file.lines) if not has_truth(line, task)]
+        if bare and len(bare) == len(file.lines):
+            raise DataError(
+                f"{read_file.path}: no row has a reference; name their key with --reference KEY, or join a file or "
+                f"dataset by id with --references FILE_OR_CONFIG. {read_file.source.keys}".rstrip()
+            )
+        counts.append(len(bare))
+        if bare:
+            note = f"{file.name}: {len(bare)} of {len(file.lines)} rows have no reference and are left out: "
+            kept = [line for line in file.lines if has_truth(line, task)]
+            file = replace(file, lines=kept, notes=(*file.notes, note + rows_named(bare, file.lines)))
+        files.append(file)
+    return files, counts
 
 
 def _task(given: TaskChoice, files: Sequence[PredictionFile]) -> tuple[Task, BaseConfig]:
@@ -133,9 +297,21 @@ def read_prediction_file(file: Path, name: str | None = None) -> PredictionFile:
         file: the prediction file.
         name: its name in the comparison; by default the file's stem.
     """
+    return _read(file, name, Reading()).file
+
+
+def _read(file: Path, name: str | None, reading: Reading) -> _Read:
+    """A file of vlmtune, which has a manifest, or of another program."""
     manifest, sidecar = read_manifest(file), controls_path(file)
     controls = read_json(sidecar) if sidecar.is_file() else None
-    return PredictionFile(name or file.stem, read(file), manifest, controls, _training(file.parent, manifest))
+    if manifest is not None:
+        source = Predictions(read(file))
+    else:
+        source = read_any(file, reading.keys, reading.ignored)
+    training = _training(file.parent, manifest)
+    return _Read(
+        file, PredictionFile(name or file.stem, source.lines, manifest, controls, training, source.notes), source
+    )
 
 
 def _training(folder: Path, manifest: Mapping[str, Any] | None) -> TrainingSummary | None:

@@ -15,8 +15,8 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
     "boxes errors fault_injection prefetch text_units types",
-    "distributed families files images metrics predictions registry signals",
-    "progress run_layout tasks tracking",
+    "distributed families files images metrics registry signals",
+    "predictions progress run_layout tasks tracking",
     "hub run_folder",
     "data modeling",
     "processing scoring",

@@ -1,9 +1,12 @@
 """Rows are paired with themselves or left out, never with a neighbour."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from vlmtune.predictions import Line
-from vlmtune.scoring.pairing import pair
+from vlmtune.scoring.pairing import PredictionFile, gather, pair
 
 TRUTHS = {"references"}
 
@@ -29,6 +32,62 @@ def test_a_key_no_metric_uses_does_not_matter() -> None:
     b = [Line("1", "x", {"references": ["p"], "latency": 4})]
     assert pair(a, b, TRUTHS).rows == ((0, 0),)
     assert pair(a, b, {"references", "latency"}).by != "id"
+
+
+def with_key(key: str, values: Sequence[object], references: Sequence[str]) -> list[Line]:
+    return [Line(None, "x", {"references": [text], key: value}) for value, text in zip(values, references, strict=True)]
+
+
+@pytest.mark.parametrize("key", ["file", "question", "doc_hash", "image", "messages"])
+def test_rows_without_ids_are_paired_by_every_key_that_both_have(key: str) -> None:
+    """Sorted by answer, the references agree row by row although one file lacks a row in the middle."""
+    sorted_references = ["no"] * 5 + ["yes"] * 5
+    names = [[{"role": "user", "content": f"{n}"}] if key == "messages" else f"{n}.jpg" for n in range(10)]
+    a, whole = with_key(key, names, sorted_references), with_key(key, names, sorted_references)
+    found = pair(a, [*whole[:2], *whole[3:]], TRUTHS)
+    assert (found.by, found.rows) == ("keys", ((0, 0), (1, 1), *((n, n - 1) for n in range(3, 10))))
+    assert f"paired by '{key}' and their references" in found.notes[0]
+    assert pair(a, whole, TRUTHS).by == "order"
+    assert pair(a, whole[::-1], TRUTHS).rows == tuple((n, 9 - n) for n in range(10))
+
+
+def test_rows_of_which_nothing_agrees_are_refused_with_the_key() -> None:
+    a, b = with_key("file", ["a", "b"], ["no", "no"]), with_key("file", ["c", "d"], ["no", "no"])
+    found = pair(a, b, TRUTHS)
+    assert found.rows == ()
+    assert "2 rows of A have a value of 'file' that no row of B has" in found.notes[-1]
+    assert "--ignore file" in found.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other"),
+    [
+        ("exact_match", 0, 1),
+        ("latencyMs", 12, 15),
+        ("thinking", "so", "thus"),
+        ("p", 0.5, 0.25),
+        ("Score", "0.1", "0.2"),
+    ],
+)
+def test_what_a_model_or_a_metric_made_does_not_tell_rows_apart(key: str, one: object, other: object) -> None:
+    a, b = with_key(key, [one, one], ["no", "yes"]), with_key(key, [other, other], ["no", "yes"])
+    assert (pair(a, b, TRUTHS).by, pair(a, b, TRUTHS).rows) == ("order", ((0, 0), (1, 1)))
+
+
+def test_a_longer_file_whose_end_repeats_could_lack_any_row() -> None:
+    assert pair(lines("no", "no", "yes", "yes"), lines("no", "no", "yes"), TRUTHS).by == "order"
+    found = pair(lines("no", "no", "yes", "yes", "yes"), lines("no", "no", "yes", "yes"), TRUTHS)
+    assert found.rows == ()
+    assert "5 rows were left out: several rows have the same references" in found.notes[1]
+
+
+def test_references_that_differ_in_white_space_are_the_same_and_the_first_file_counts() -> None:
+    a, b = lines("red", "blue", ids=True), lines("red ", "blue", ids=True)
+    assert pair(a, b, TRUTHS).rows == ((0, 0), (1, 1))
+    sides = (PredictionFile("a", a),), (PredictionFile("b", b),)
+    evidence = gather(*sides, TRUTHS)
+    assert "1 rows with the same id have references that differ in white space only" in evidence.notes[0]
+    assert [line.references for line in evidence.answered.b[0]] == [("red",), ("blue",)]
 
 
 def test_a_thousand_against_five_hundred_pairs_five_hundred_in_order() -> None:

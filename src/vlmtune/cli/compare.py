@@ -2,13 +2,26 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmtune.cli.options import AsJson, FileSets, print_comparison, print_score
+from vlmtune.cli.options import (
+    AnswerKey,
+    AsJson,
+    FileSets,
+    IdKey,
+    ReferenceKey,
+    ReferencesFrom,
+    print_comparison,
+    print_score,
+)
 from vlmtune.errors import ConfigError, GateFailed
+
+if TYPE_CHECKING:
+    from vlmtune.compare_files import Reading
 
 
 def compare(
@@ -42,6 +55,14 @@ def compare(
             help="Also have a language model compare the answers: its name on a server with OpenAI's API.",
         ),
     ] = None,
+    prediction: AnswerKey = None,
+    reference: ReferenceKey = None,
+    row_id: IdKey = None,
+    references: ReferencesFrom = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A key that does not tell rows apart when they are paired; repeatable."),
+    ] = None,
     sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,9 +74,11 @@ def compare(
     if fail_on is not None:
         gates.parse(fail_on)
     sides = [files_of(text) for text in [before, *([",".join(after)] if seeds else after)]]
+    reading, configured = _reading((prediction, reference, row_id), references, ignore or ())
     blocks = _blocks([*_judge_sets(judge), *(sets or ())], task)
+    blocks["task"] = blocks["task"] or configured
     progress = open_progress("auto") if judge or (blocks.get("evaluation") or {}).get("judge") else None
-    comparison = compare_files(*sides, **blocks, slices=slices or (), progress=progress)
+    comparison = compare_files(*sides, **blocks, slices=slices or (), progress=progress, reading=reading)
     failed = comparison.failures(fail_on) if fail_on is not None else []
     if report is not None:
         write_comparison(comparison, report, [file for side in sides for file in side])
@@ -73,14 +96,37 @@ def score(
         str | None, typer.Option(help="Task that defines the metrics; by default that of the manifest.")
     ] = None,
     metrics: Annotated[str | None, typer.Option(help="Metrics to report, separated by commas.")] = None,
+    prediction: AnswerKey = None,
+    reference: ReferenceKey = None,
+    row_id: IdKey = None,
+    references: ReferencesFrom = None,
     sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
     """Score one prediction file; needs no model."""
     from vlmtune.compare_files import score_file
 
-    chosen = _blocks(sets, task)["task"]
-    print_score(score_file(file, chosen, metrics.split(",") if metrics else None), as_json)
+    reading, configured = _reading((prediction, reference, row_id), references)
+    chosen = _blocks(sets, task)["task"] or configured
+    print_score(score_file(file, chosen, metrics.split(",") if metrics else None, reading), as_json)
+
+
+def _reading(
+    keys: tuple[str | None, str | None, str | None], references: str | None, ignored: Sequence[str] = ()
+) -> "tuple[Reading, dict[str, Any] | None]":
+    """How files are read; and the task of the config that the references come from, if they do."""
+    from vlmtune.compare_files import Reading
+    from vlmtune.predictions import Keys
+
+    known = Keys(*keys)
+    path = Path(references) if references is not None else None
+    if path is None or (path.is_file() and path.suffix not in (".yaml", ".yml")):
+        return Reading(known, ignored, path), None
+    from vlmtune.config import load_config
+    from vlmtune.pipeline.references import references_of
+
+    config = load_config(str(path))
+    return Reading(known, ignored, references_of(config)), config.task.model_dump()
 
 
 def _judge_sets(judge: str | None) -> list[str]:

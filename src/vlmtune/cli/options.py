@@ -22,6 +22,20 @@ FileSets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Set a key of task or evaluation, as in a config; repeatable."),
 ]
+AnswerKey = Annotated[
+    str | None,
+    typer.Option(
+        "--prediction", metavar="KEY", help="Key of the answers, if it is not recognized; dotted where nested."
+    ),
+]
+ReferenceKey = Annotated[
+    str | None, typer.Option("--reference", metavar="KEY", help="Key of the references, if it is not recognized.")
+]
+IdKey = Annotated[str | None, typer.Option("--id", metavar="KEY", help="Key of the ids, if it is not recognized.")]
+ReferencesFrom = Annotated[
+    str | None,
+    typer.Option("--references", metavar="FILE_OR_CONFIG", help="Where rows without references have them, by id."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ProgressStyle = Annotated[Style, typer.Option("--progress", help="How to show progress on stderr.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use local files only; never contact the Hub.")]
@@ -64,7 +78,9 @@ def print_score(score: "Score | None", as_json: bool = False) -> None:
         ends = score.intervals.get(name)
         interval = f"  (95% CI {ends[0]:.4f} to {ends[1]:.4f}, Wilson)" if ends else ""
         print(f"{name:<18} {'-' if value is None else format(value, '.4f')}{interval}")
-    print("rows: " + ", ".join(f"{count} {what}" for what, count in score.rows.items()))
+    print("rows: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in score.rows.items()))
+    for note in score.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def print_next_command(command: str, config: str, sets: list[str] | None, extra: str = "") -> None:

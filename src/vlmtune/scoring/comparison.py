@@ -254,8 +254,10 @@ def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConf
     choice = primary_first(metrics, context.task, context.config, a[0].lines, evaluation.primary)
     evidence = gather(a, b, {metric.truth for metric in choice.metrics})
     if not evidence.counts["paired"]:
+        reasons = "".join(f"; {note}" for note in evidence.notes)
         raise DataError(
             f"{name_of(a)} and {name_of(b)} have no row in common: neither an id nor the references of a row agree"
+            + reasons
         )
     results = metric_results(choice.metrics, evidence, context) if len(evidence.answered) else []
     return _Match(a, b, choice, evidence, results)

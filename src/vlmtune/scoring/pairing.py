@@ -1,19 +1,21 @@
 """Pairs the rows of prediction files and decides which pairs count as evidence.
 
-Files are paired by id where both have ids, else in order where the references agree row by row, else by the references
-themselves where they occur only once. Two different rows are never compared; unpaired rows are counted.
+Two different rows are never compared. Files are paired by id where both have ids. Otherwise every key that both have
+and that tells rows apart (`scoring.row_keys`) must agree: row by row, then the files are paired in order; else as a
+whole, where no other row of either file has the same values. Unpaired rows are counted.
 
 A paired row is evidence unless it was used to choose a checkpoint or a setting; it is compared if every file answers
 it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmtune.predictions import Controls, Line
 from vlmtune.scoring.results import PairedBy, RowCounts, TrainingSummary
+from vlmtune.scoring.row_keys import agree, normal, row_keys, without_partner
 
 Row = tuple[int, int]
 Lines = tuple[Line, ...]
@@ -21,13 +23,17 @@ Lines = tuple[Line, ...]
 
 @dataclass(frozen=True, slots=True)
 class PredictionFile:
-    """The lines of a prediction file and its sidecars, which are None for files that vlmtune did not write."""
+    """The lines of a prediction file and its sidecars, which are None for files that vlmtune did not write.
+
+    `notes` say how a file of another program was read.
+    """
 
     name: str
     lines: Sequence[Line]
     manifest: Mapping[str, Any] | None = None
     controls: Controls | None = None
     training: TrainingSummary | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -60,49 +66,109 @@ class Pairs:
 
 
 def pair(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:
-    """Pair two files, in the order of the first; the result may be empty.
+    """Pair two files, in the order of the first; the result may be empty, and its notes then say why.
 
-    `truths` names the truths that metrics use; paired rows agree in them, and in their image if both name one.
+    Args:
+        a: rows of the first file.
+        b: rows of the second file.
+        truths: names of the truths that metrics use; paired rows agree in them but for white space, and in their image
+            if both name one.
     """
     if all(line.id is not None for line in (*a, *b)):
         by_id = _by_id(a, b, truths)
         if by_id.rows:
             return by_id
-    if all(x.references and _same(x, y, truths) for x, y in zip(a, b, strict=False)):
-        shared = min(len(a), len(b))
-        note = () if len(a) == len(b) else (f"the files share their first {shared} rows; the others were left out",)
-        return Pairs(tuple((n, n) for n in range(shared)), "order", note)
-    return _by_references(a, b, truths)
+    keys = row_keys(a, b)
+    values = [_values(line, keys, truths) for line in a], [_values(line, keys, truths) for line in b]
+    return _in_order(a, b, keys, values) or _by_values(a, b, keys, values)
 
 
-def _same(one: Line, other: Line, truths: Collection[str]) -> bool:
+def _same_row(one: Line, other: Line, truths: Collection[str]) -> bool:
+    """Whether two rows agree in their images and, but for white space, in their truths."""
     if one.image is not None and other.image is not None and one.image != other.image:
         return False
-    return all(one.truth.get(truth) == other.truth.get(truth) for truth in truths)
+    return all(normal(one.truth.get(truth)) == normal(other.truth.get(truth)) for truth in truths)
 
 
 def _by_id(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:
     numbers = {line.id: m for m, line in enumerate(b)}
     same_id = [(n, numbers[line.id]) for n, line in enumerate(a) if line.id in numbers]
-    kept = tuple((n, m) for n, m in same_id if _same(a[n], b[m], truths))
-    differing = len(same_id) - len(kept)
-    note = f"{differing} rows with the same id have another image or other references in the two files; left out"
-    return Pairs(kept, "id", (note,) if differing else ())
+    kept = tuple((n, m) for n, m in same_id if _same_row(a[n], b[m], truths))
+    notes = []
+    if len(kept) < len(same_id):
+        count = len(same_id) - len(kept)
+        notes.append(f"{count} rows with the same id have another image or other references in the two files; left out")
+    spaced = sum(any(a[n].truth.get(truth) != b[m].truth.get(truth) for truth in truths) for n, m in kept)
+    if spaced:
+        notes.append(
+            f"{spaced} rows with the same id have references that differ in white space only; those of the first file "
+            "count"
+        )
+    return Pairs(kept, "id", tuple(notes))
 
 
-def _by_references(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:
-    """Rows whose references occur once in each file are the same row; the others are ambiguous and left out."""
+Values = tuple[Sequence[Hashable], Sequence[Hashable]]
+"""What tells the rows of two files apart."""
+
+
+def _values(line: Line, keys: Sequence[str], truths: Collection[str]) -> Hashable:
+    names = sorted({*keys, *truths, "references"})
+    return (line.image, *(normal(line.truth.get(name)) for name in names))
+
+
+def _in_order(a: Sequence[Line], b: Sequence[Line], keys: Sequence[str], values: Values) -> Pairs | None:
+    """Pairs by position, if the rows agree in everything that both files have.
+
+    Where one file is longer, the last two rows that the files share must differ: then a row that only one file lacks
+    would have shifted a difference into view, wherever it is. For example, `no no yes yes` and `no no yes` also agree
+    if the second file lacks the third row.
+    """
+    shared = min(len(a), len(b))
+    if not all(x.references and agree(x, y, keys) for x, y in zip(a, b, strict=False)):
+        return None
+    ours, theirs = values[0][:shared], values[1][:shared]
+    if ours != theirs or (len(a) != len(b) and shared > 1 and ours[-1] == ours[-2]):
+        return None
+    notes = []
+    if len(a) != len(b):
+        notes.append(f"the files share their first {shared} rows; the others were left out")
+    return Pairs(tuple((n, n) for n in range(shared)), "order", tuple(notes))
+
+
+def _by_values(a: Sequence[Line], b: Sequence[Line], keys: Sequence[str], values: Values) -> Pairs:
+    """Rows whose values occur once in each file are the same row; the others are ambiguous and left out."""
+    counts_a, counts_b = map(Counter, values)
+    numbers = {value: m for m, value in enumerate(values[1])}
+    shared = [(n, numbers[value]) for n, value in enumerate(values[0]) if a[n].references and value in numbers]
+    rows = tuple((n, m) for n, m in shared if counts_a[values[0][n]] == counts_b[values[1][m]] == 1)
+    named = f"{', '.join(repr(key) for key in keys)} and their references" if keys else "their references"
+    notes = [f"rows were paired by {named}: the files have no common ids"]
+    if len(rows) < len(shared):
+        notes.append(
+            f"{len(shared) - len(rows)} rows were left out: several rows have the same {named.rsplit(maxsplit=1)[-1]}"
+        )
+    key, alone = without_partner(a, b, keys)
+    if key is not None and 2 * len(rows) < min(len(a), len(b)):
+        notes.append(
+            f"{alone} rows of A have a value of {key!r} that no row of B has; if it says nothing about the row, leave "
+            f"it out with --ignore {key}"
+        )
+    images = _images_differ(a, b)
+    if images:
+        notes.append(f"{images} rows were left out: same references, but another image")
+    return Pairs(rows, "keys" if keys else "references", tuple(notes))
+
+
+def _images_differ(a: Sequence[Line], b: Sequence[Line]) -> int:
+    """Rows whose references occur once in each file, but with different images."""
     counts_a, counts_b = (Counter(line.references for line in lines) for lines in (a, b))
-    numbers = {line.references: m for m, line in enumerate(b)}
-    shared = [(n, numbers[x.references]) for n, x in enumerate(a) if x.references and x.references in numbers]
-    unique = [(n, m) for n, m in shared if counts_a[a[n].references] == counts_b[b[m].references] == 1]
-    rows = tuple((n, m) for n, m in unique if _same(a[n], b[m], truths))
-    notes = ["rows were paired by their references: the files have no common ids"]
-    if len(unique) < len(shared):
-        notes.append(f"{len(shared) - len(unique)} rows were left out: several rows have the same references")
-    if len(rows) < len(unique):
-        notes.append(f"{len(unique) - len(rows)} rows were left out: same references, but another image")
-    return Pairs(rows, "references", tuple(notes))
+    images = {line.references: line.image for line in b if counts_b[line.references] == 1}
+    return sum(
+        counts_a[line.references] == 1
+        and None not in (line.image, images.get(line.references))
+        and line.image != images[line.references]
+        for line in a
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +222,7 @@ def gather(a: Side, b: Side, truths: Collection[str]) -> Evidence:
     partners = [{n: n for n in range(len(a[0].lines))}, *(dict(pairs.rows) for pairs in pairings)]
     shared = [n for n in partners[0] if all(n in numbers for numbers in partners)]
     files = [tuple(file.lines[numbers[n]] for n in shared) for file, numbers in zip((*a, *b), partners, strict=True)]
+    files = [_with_truths(lines, files[0], truths) for lines in files]
     groups = tuple(_group(n, [lines[n] for lines in reversed(files)]) for n in range(len(shared)))
     paired = Rows(tuple(files[: len(a)]), tuple(files[len(a) :]), groups)
     selection_ids = frozenset[str]().union(*(file.selection_ids for file in (*a, *b)))
@@ -168,12 +235,29 @@ def gather(a: Side, b: Side, truths: Collection[str]) -> Evidence:
         answered=answered,
         counts=_counts(a, b, paired, answered, len(selection)),
         by=pairings[-1].by,
-        notes=tuple(dict.fromkeys(note for pairs in pairings for note in pairs.notes)),
+        notes=tuple(
+            dict.fromkeys(
+                (
+                    *(note for file in (*a, *b) for note in file.notes),
+                    *(note for pairs in pairings for note in pairs.notes),
+                )
+            )
+        ),
         selected_on_all=tuple(
             file.name
             for file, lines in zip((*a, *b), files, strict=True)
             if shared and all(line.id in file.selection_ids for line in lines)
         ),
+    )
+
+
+def _with_truths(lines: Lines, first: Lines, truths: Collection[str]) -> Lines:
+    """The rows with the truths of the first file, where theirs differ in white space: all files are scored alike."""
+    return tuple(
+        line
+        if all(line.truth.get(truth) == own.truth.get(truth) for truth in truths)
+        else replace(line, truth={**line.truth, **{truth: own.truth[truth] for truth in truths if truth in own.truth}})
+        for line, own in zip(lines, first, strict=True)
     )
 
 

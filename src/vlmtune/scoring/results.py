@@ -15,7 +15,7 @@ from vlmtune.predictions import AdapterDelta, FailureRecord
 from vlmtune.text_units import Unit
 
 Status = Literal["improved", "worse", "no_difference", "inconclusive"]
-PairedBy = Literal["id", "order", "references"]
+PairedBy = Literal["id", "order", "keys", "references"]
 
 Interval = list[float]
 """A confidence interval: its lower and its upper end."""
@@ -524,6 +524,8 @@ class ScoredRows(TypedDict):
     """Answered, but the task could not read the answer; scored as wrong."""
     cut_off: int
     """Answers that reached the length limit."""
+    without_reference: NotRequired[int]
+    """Rows without a reference, which are left out of the score; only where there are some."""
 
 
 class ScoreLengths(TypedDict):
@@ -560,3 +562,5 @@ class ScoreResult(TypedDict):
     """Lengths of answers and references; null where answers are boxes."""
     shares: ResponseShares
     """Shares of the answers."""
+    notes: NotRequired[list[str]]
+    """How a file of another program was read, and which rows are left out; only where there is something to say."""

@@ -44,10 +44,11 @@ class Score:
     rows: ScoredRows
     lengths: ScoreLengths | None
     shares: ResponseShares
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> ScoreResult:
         """Plain values, as `vlmtune score --json` prints them."""
-        return {
+        result: ScoreResult = {
             "schema_version": 1,
             "metrics": dict(self.metrics),
             "primary": next(iter(self.metrics)),
@@ -59,6 +60,7 @@ class Score:
             "lengths": self.lengths,
             "shares": self.shares,
         }
+        return {**result, "notes": list(self.notes)} if self.notes else result
 
 
 def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence[str] | None = None) -> Score:

@@ -1,4 +1,4 @@
-"""Prediction files, of vlmtune or of a classic script: one JSON object per row, in dataset order.
+"""Prediction files of vlmtune or of a classic script: one JSON object per row, in dataset order.
 
 Lines of vlmtune have all that a score needs, so scoring never reads the dataset. `PredictionRecord` documents its
 keys, and `schemas/prediction.schema.json` is generated from it. `NAME.controls.json` (`Controls`) is next to the file.
@@ -130,10 +130,10 @@ class Line:
         return json.dumps(record, ensure_ascii=False)
 
 
-_PLAIN_KEYS = ("answer", "unparsed", "finish_reason", "tokens", "token_logprobs", "image")
+PLAIN_KEYS = ("answer", "unparsed", "finish_reason", "tokens", "token_logprobs", "image")
 """Keys of a record that a `Line` has unchanged."""
 
-_TRUTH_EXCLUDED = ("id", "prediction", "failure", "logprob", "cluster", "meta", "reference", "references", *_PLAIN_KEYS)
+NOT_TRUTH = ("id", "prediction", "failure", "logprob", "cluster", "meta", "reference", "references", *PLAIN_KEYS)
 """Keys of a record that are not truth; references are read separately, as classic scripts spell them in two ways."""
 
 
@@ -145,21 +145,28 @@ def read(file: Path) -> list[Line]:
     """
     if not file.is_file():
         raise DataError(f"{file}: no such prediction file")
-    lines: list[Line] = []
-    seen: dict[str, int] = {}
+    lines = []
     # Not splitlines(): a caption may contain U+2028, which does not end a line of JSON.
     for number, text in enumerate(file.read_bytes().split(b"\n"), start=1):
-        if not text.strip():
-            continue
-        line = _line(text, f"{file}:{number}")
+        if text.strip():
+            lines.append((f"{file}:{number}", _line(text, f"{file}:{number}")))
+    check_ids(lines)
+    return [line for _, line in lines]
+
+
+def check_ids(lines: Sequence[tuple[str, Line]]) -> None:
+    """Check that no id occurs twice, in lines with the places where they are.
+
+    Raises:
+        DataError: one does.
+    """
+    seen: dict[str, str] = {}
+    for at, line in lines:
         if line.id is not None and line.id in seen:
-            raise DataError(
-                f"{file}:{number}: id {line.id!r} is already used in line {seen[line.id]}; ids must be unique"
-            )
+            first = seen[line.id].rpartition(":")[2] if ":" in seen[line.id] else seen[line.id]
+            raise DataError(f"{at}: id {line.id!r} is already used in line {first}; ids must be unique")
         if line.id is not None:
-            seen[line.id] = number
-        lines.append(line)
-    return lines
+            seen[line.id] = at
 
 
 def _line(text: bytes, at: str) -> Line:
@@ -172,13 +179,22 @@ def _line(text: bytes, at: str) -> Line:
         raise DataError(f"{at}: not JSON: {error}") from None
     if not isinstance(record, dict) or "prediction" not in record:
         raise DataError(f"{at}: a prediction line is a JSON object with the key 'prediction'")
+    return line_of(record, at)
+
+
+def line_of(record: Mapping[str, Any], at: str) -> Line:
+    """The line of a record in our own format.
+
+    Raises:
+        DataError: a value is of another type; names its place.
+    """
     prediction, failure = record["prediction"], record.get("failure")
     if prediction is None:
         failure = failure or {"stage": "engine", "reason": "no prediction recorded"}
     elif not isinstance(prediction, str):
         raise DataError(f"{at}: 'prediction' must be text or null (got {type(prediction).__name__})")
     row_id, cluster = record.get("id"), record.get("cluster")
-    truth = {key: value for key, value in record.items() if key not in _TRUTH_EXCLUDED}
+    truth = {key: value for key, value in record.items() if key not in NOT_TRUTH}
     return Line(
         id=None if row_id is None else str(row_id),
         prediction=prediction,
@@ -186,7 +202,7 @@ def _line(text: bytes, at: str) -> Line:
         failure=failure,
         cluster=None if cluster is None else str(cluster),
         meta=record.get("meta") or {},
-        **{key: record[key] for key in _PLAIN_KEYS if key in record},
+        **{key: record[key] for key in PLAIN_KEYS if key in record},
     )
 
 

@@ -1,0 +1,54 @@
+"""Names of keys that hold answers, references and ids, compared without case and punctuation.
+
+`Ground Truth`, `ground_truth` and `groundTruth` are one name.
+"""
+
+import re
+from collections.abc import Iterable
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ANSWERS = _names(
+    "prediction predictions predict predicted pred preds predictiontext predictedtext predtext predictedanswer "
+    "predanswer answerpred predictedlabel predlabel predictedclass predictedcaption predcaption captionpred "
+    "modelanswer modeloutput modelresponse modelprediction modelcaption response responses responsetext output "
+    "outputs outputtext generated generatedtext generatedanswer generatedcaption generatedresponse generatedoutput "
+    "generation generations completion completions hypothesis hyp hyps candidate decodedpreds filteredresps resps "
+    "assistantresponse llmoutput"
+)
+"""Keys that hold answers."""
+
+MAYBE_ANSWERS = _names("answer caption text")
+"""Keys that hold answers where no other key does."""
+
+REFERENCES = _names(
+    "references reference refs ref referenceanswer referencecaption referencecaptions referencetext groundtruths "
+    "groundtruth groundtruthanswer gts gt gtanswers gtanswer gtcaptions gtcaption gttext golds gold goldanswers "
+    "goldanswer goldlabel goldtext labels label truelabel targets target targettext answers correctanswer expected "
+    "expectedoutput expectedanswer truth decodedlabels solution captions answer caption"
+)
+"""Keys that hold references; `answer` and `caption` where they do not hold the answers."""
+
+IDS = _names(
+    "id docid customid questionid qid sampleid exampleid rowid itemid dataid uid uuid guid index idx imageid imgid"
+)
+"""Keys that identify a row, by precedence; all but `id` only where every row has another value."""
+
+
+def plain_name(key: str) -> str:
+    """A key without case and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", key.lower())
+
+
+def is_answer(key: str) -> bool:
+    """Whether the name of a key says that it holds answers."""
+    return plain_name(key) in ANSWERS
+
+
+def is_row(keys: Iterable[str]) -> bool:
+    """Whether a key is known as one of a row, so that the keys are no ids."""
+    known = {*ANSWERS, *MAYBE_ANSWERS, *REFERENCES, *IDS, "question", "prompt", "image"}
+    return any(plain_name(key) in known for key in keys)
