@@ -10,8 +10,10 @@ For example, an image of 200 x 100 pixels that Qwen2.5-VL reads resized to 280 x
     [20, 10, 40, 80], pixels, xywh  <->  [100, 100, 300, 900]  <->  [28, 14, 84, 126]
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeGuard
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 Box = Sequence[float]
 
@@ -28,6 +30,81 @@ Scale = tuple[float, float]
 """What x and y count to at the right and the lower edge of the image."""
 
 NORM1000: Scale = (1000, 1000)
+
+_BOX_KEYS = ("box", "bbox", "bbox_2d", "bboxes", "boxes")
+_LABEL_KEYS = ("label", "category", "class", "name", "labels", "categories")
+
+
+class LabelledBox(NamedTuple):
+    """A box with what is in it. `score` is the confidence that a model gave; `scale` None is the model's own scale."""
+
+    box: list[float]
+    label: str | None = None
+    score: float | None = None
+    scale: Scale | None = None
+
+    def plain(self) -> list[float] | dict[str, Any]:
+        """As a prediction file holds it: four numbers, with a label or a score {"box", "label", "score"}."""
+        if self.label is None and self.score is None:
+            return self.box
+        shown = {"box": self.box, "label": self.label, "score": self.score}
+        return {key: value for key, value in shown.items() if value is not None}
+
+
+def labelled(value: LabelledBox | Box | Mapping[str, Any]) -> LabelledBox:
+    """A box of a prediction file, in either form of `LabelledBox.plain`."""
+    if isinstance(value, LabelledBox):
+        return value
+    if isinstance(value, Mapping):
+        return LabelledBox(list(value["box"]), value.get("label"), value.get("score"))
+    return LabelledBox(list(value))
+
+
+def read_boxes(value: Any, labels: Any = None) -> list[LabelledBox]:
+    """The boxes of a dataset's row, in their own unit and corners.
+
+    Args:
+        value: a box of four numbers; a list of boxes, possibly empty; a list of objects with a box (under "bbox", "box"
+            or "bbox_2d") and a label (under "label", "category", "class" or "name"); or an object with a list of each.
+        labels: a label for each box, or one for the only box.
+
+    Raises:
+        ValueError: anything else; as many labels as there are no boxes; a label that is not text.
+    """
+    if isinstance(value, Mapping):
+        keys = [next((key for key in names if key in value), None) for names in (_BOX_KEYS, _LABEL_KEYS)]
+        if keys[0] is not None:
+            return read_boxes(value[keys[0]], value[keys[1]] if labels is None and keys[1] is not None else labels)
+    if is_box(value):
+        value, labels = [value], [labels] if isinstance(labels, str) else labels
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"needs a box of four numbers, or a list of such boxes (got {value!r:.80})")
+    if labels is None:
+        return [_one(item) for item in value]
+    if not isinstance(labels, list | tuple) or len(labels) != len(value):
+        raise ValueError(f"needs a label for each of its {len(value)} boxes (got {labels!r:.80})")
+    return [_one(item)._replace(label=_text(label)) for item, label in zip(value, labels, strict=True)]
+
+
+def _one(value: Any) -> LabelledBox:
+    if isinstance(value, Mapping):
+        found = read_boxes(value)
+        if len(found) == 1:
+            return found[0]
+    if not is_box(value):
+        raise ValueError(f"needs a box of four numbers, or a list of such boxes (got {value!r:.80} among them)")
+    return LabelledBox(list(value))
+
+
+def _text(label: Any) -> str:
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"needs labels that are texts, the names of the classes (got {label!r:.80})")
+    return label.strip()
+
+
+def label_key(label: str) -> str:
+    """Equal for labels that differ only in case, punctuation and white space: "Traffic_light" and "traffic light"."""
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", label).casefold())) or label.strip()
 
 
 def is_box(value: Any) -> TypeGuard[Box]:

@@ -215,7 +215,8 @@ def test_a_perfect_answer_in_the_family_s_own_boxes_scores_1(
     task = for_model(grounding.TASK, family_encoder[1].with_box_scale)
     predictor = Predictor(task, grounding.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest())
     (line,) = predictor.answer("test", Perfect(), [row], tmp_path / "partial.jsonl")  # type: ignore[arg-type]
-    assert line.answer == line.truth["boxes"] == [[250, 250, 750, 750]]
+    assert line.truth["boxes"] == [[250, 250, 750, 750]]
+    assert line.answer == [{"box": [250, 250, 750, 750], "label": "ball"}]
     file = tmp_path / "predictions.jsonl"
     file.write_text(line.to_json() + "\n")
     assert score_file(file, "grounding").metrics == {"acc_at_05": 1, "mean_iou": 1}

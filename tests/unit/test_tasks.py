@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmtune import registry
+from vlmtune.boxes import labelled
 from vlmtune.errors import DataError
 from vlmtune.metrics import acc_at_05, accuracy, field_f1
+from vlmtune.predictions import Line
+from vlmtune.scoring.score import choose_metrics
 from vlmtune.tasks import classification, extraction, for_model, grounding, parse_answer, vqa
 from vlmtune.types import Example, Message, Unparsed
 
@@ -30,7 +33,11 @@ CASES = [
     ("docvqa", {}, example("12.5 %", question="How much?")),
     ("chartqa", {}, example("0.4", question="How much?")),
     ("classification", {"labels": LABELS}, example("night street")),
-    ("grounding", {}, example("", question="ball", truth={"boxes": [20, 10, 60, 90]})),
+    (
+        "grounding",
+        {},
+        example("", question="b", truth={"boxes": [[20, 10, 60, 90], [0, 0, 9, 9]], "box_labels": ["cat", "dog"]}),
+    ),
     ("ocr", {}, example("STOP\nhere")),
     ("extraction", {}, example('{"total": "12", "items": [{"name": "cake", "count": 2}]}')),
 ]
@@ -88,27 +95,6 @@ def test_labels_are_found_in_what_models_write(text: str, label: str | None) -> 
     assert isinstance(answer, Unparsed) if label is None else answer == label
 
 
-@pytest.mark.parametrize(
-    ("text", "boxes"),
-    [
-        ('[{"bbox_2d": [1, 2, 3, 4], "label": "ball"}]', [[1, 2, 3, 4]]),
-        ('```json\n[\n\t{"bbox_2d": [1, 2, 3, 4], "label": "ball"}\n]\n```', [[1, 2, 3, 4]]),
-        ('Here it is: {"bbox_2d": [1.5, 2, 3, 4]}', [[1.5, 2, 3, 4]]),
-        ('[{"bbox_2d": [1, 2, 3, 4]}, {"bbox_2d": [5, 6, 7, 8]}', [[1, 2, 3, 4], [5, 6, 7, 8]]),
-        ("The ball is at [1, 2, 3, 4].", [[1, 2, 3, 4]]),
-        ("(1,2,3,4)", [[1, 2, 3, 4]]),
-        ("[[1, 2, 3, 4], [5, 6, 7, 8]]", [[1, 2, 3, 4], [5, 6, 7, 8]]),
-        ('{"bbox_2d": [1, 2, 3]}', None),
-        ('{"bbox_2d": ["a", 2, 3, true]}', None),
-        ("nowhere", None),
-        ("[" * 5000, None),
-    ],
-)
-def test_boxes_are_found_in_what_models_write(text: str, boxes: list[list[float]] | None) -> None:
-    answer = grounding.parse(grounding.Config(), text)
-    assert isinstance(answer, Unparsed) if boxes is None else answer == boxes
-
-
 @pytest.mark.parametrize(("unit", "corners", "box"), SAME_BOX)
 def test_boxes_in_every_unit_are_the_same_box(unit: Any, corners: Any, box: list[float]) -> None:
     config = grounding.Config(unit=unit, corners=corners)
@@ -118,6 +104,55 @@ def test_boxes_in_every_unit_are_the_same_box(unit: Any, corners: Any, box: list
     assert json.loads(grounding.target(config, row)) == [{"bbox_2d": [100, 100, 300, 900], "label": "ball"}]
 
 
+def test_classes_are_written_and_read_back() -> None:
+    """A prompt that names the classes needs no question; an image may show none of them."""
+    config = grounding.Config(unit="norm1000", prompt="Detect every cat and dog; answer in JSON.")
+    row = example("", truth={"boxes": [[1, 2, 3, 4], [5, 6, 7, 8]], "box_labels": ["cat", "d\xf6g"]})
+    (message,) = grounding.TASK.ask(config, row)
+    assert message.content[1] == "Detect every cat and dog; answer in JSON."
+    text = grounding.target(config, row)
+    assert json.loads(text) == [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "d\xf6g"}]
+    truth = grounding.truth(config, row)
+    expected = [{"box": [1, 2, 3, 4], "label": "cat"}, {"box": [5, 6, 7, 8], "label": "d\xf6g"}]
+    assert truth == {"references": [""], "boxes": expected}
+    assert parse_answer(grounding.TASK, config, text, truth) == expected
+    nothing = example("", truth={"boxes": []})
+    assert grounding.target(config, nothing) == "[]"
+    assert parse_answer(grounding.TASK, config, "[]", grounding.truth(config, nothing)) == []
+
+
+def test_forms_with_a_scale_of_their_own_keep_it() -> None:
+    """Where the model writes pixels of an image of 280 x 140, `box_2d` and fractions still are of the sides."""
+    truth = {"references": [], "boxes": [[100, 100, 300, 900]], "box_scale": [280, 140]}
+    for text in (
+        '[{"bbox_2d": [28, 14, 84, 126]}]',
+        '[{"box_2d": [100, 100, 900, 300]}]',
+        "[0.1, 0.1, 0.3, 0.9]",
+        "10%, 10%, 30%, 90%",
+        "<loc_100><loc_100><loc_300><loc_900>",
+        "<loc0102><loc0102><loc0922><loc0307>",
+    ):
+        (box,) = parse_answer(grounding.TASK, grounding.Config(), text, truth)
+        assert labelled(box).box == pytest.approx([100, 100, 300, 900], abs=1), text
+
+
+@pytest.mark.parametrize(
+    ("rows", "primary"),
+    [
+        ([[[1, 2, 3, 4]], [[5, 6, 7, 8]]], "acc_at_05"),
+        ([[[1, 2, 3, 4]], [[5, 6, 7, 8], [1, 2, 3, 4]]], "f1_at_05"),
+        ([[[1, 2, 3, 4]], []], "f1_at_05"),
+        ([[{"box": [1, 2, 3, 4], "label": "cat"}]], "f1_at_05"),
+    ],
+)
+def test_the_primary_metric_of_boxes_depends_on_their_number(rows: list[Any], primary: str) -> None:
+    lines = [Line(str(n), "[]", {"references": [], "boxes": boxes}) for n, boxes in enumerate(rows)]
+    names = [metric.name for metric in choose_metrics(grounding.TASK, None, lines)]
+    assert names[0] == primary
+    assert ("coco_map" in names) == (primary == "f1_at_05")
+    assert [metric.name for metric in choose_metrics(grounding.TASK, ["coco_map"], lines)] == ["coco_map"]
+
+
 def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
     """The numbers of the example in the docstring of `boxes`; the prediction line carries the scale."""
     config = grounding.Config(corners="xywh")
@@ -125,8 +160,11 @@ def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
     row = example("", question="ball", truth={"boxes": [20, 10, 40, 80]})
     text, truth = task.target(config, row), task.truth(config, row)
     assert json.loads(text) == [{"bbox_2d": [28, 14, 84, 126], "label": "ball"}]
-    assert truth["boxes"] == parse_answer(task, config, text, truth) == [[100, 100, 300, 900]]
-    assert parse_answer(task, config, text, {}) == [[28, 14, 84, 126]], "without a scale: 0 to 1000"
+    assert truth["boxes"] == [[100, 100, 300, 900]]
+    assert parse_answer(task, config, text, truth) == [{"box": [100, 100, 300, 900], "label": "ball"}]
+    assert parse_answer(task, config, text, {}) == [{"box": [28, 14, 84, 126], "label": "ball"}], (
+        "without a scale: 0 to 1000"
+    )
     assert isinstance(parse_answer(task, config, "nowhere", truth), Unparsed)
     assert for_model(vqa.TASK, lambda row: row) is vqa.TASK
 
@@ -175,6 +213,12 @@ def test_an_unparsed_answer_is_wrong_in_every_metric_that_has_right_ones() -> No
         ("classification", {"labels": LABELS}, example("beach"), "r1: 'beach' is not one of task.labels"),
         ("grounding", {}, example("", question="ball"), "r1: needs a box of four numbers"),
         ("grounding", {}, example("", question="b", truth={"boxes": [1, 2, 3]}), "r1: needs a box of four numbers"),
+        (
+            "grounding",
+            {},
+            example("", question="b", truth={"boxes": [{"bbox": [1, 2, 3, 4], "label": "a"}, [1, 2, 3, 4]]}),
+            "r1: has boxes with and without a label",
+        ),
         ("extraction", {}, example("total 12"), "r1: the reference is not JSON"),
         ("extraction", {}, example("[1]"), "r1: the reference must be a JSON object"),
         ("extraction", {"fields": ["total"]}, example('{"sum": 1}'), "r1: 'sum' is not one of task.fields: total"),

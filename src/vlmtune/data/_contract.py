@@ -78,7 +78,11 @@ class DatasetConfig(BaseConfig):
     """Column with the list of words a good answer must contain; "|" separates alternatives."""
 
     boxes: str | None = None
-    """Column with the expected box (four numbers) or a list of boxes; the task defines their unit."""
+    """Column with the expected box (four numbers), a list of boxes, or a list of objects with a box and a label; the
+    task defines their unit. An empty list is an image without objects."""
+
+    box_labels: str | None = None
+    """Column with the label of the box, or a list of labels, one for each box."""
 
     messages: str | None = None
     """Column with a conversation (messages of role and content, or from and value); replaces the task's prompt."""

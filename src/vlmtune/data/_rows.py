@@ -401,6 +401,8 @@ class MappedRows:
             truth["keywords"] = _values.texts(_values.structured(value(config.keywords)), config.keywords, at)
         if config.boxes is not None:
             truth["boxes"] = _values.structured(value(config.boxes))
+        if config.box_labels is not None:
+            truth["box_labels"] = _values.structured(value(config.box_labels))
         return Example(
             id=self._ids[index],
             images=images,
@@ -430,7 +432,7 @@ def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     columns += [("references", column) for column in config.references]
     if config.target not in (None, "each", "sample"):
         columns.append(("target", str(config.target)))
-    for key in ("question", "keywords", "boxes", "messages", "images", "id", "group"):
+    for key in ("question", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"):
         if (column := getattr(config, key)) is not None:
             columns.append((key, column))
     return columns + [("meta", column) for column in config.meta]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from vlmtune.boxes import Box, Corners, is_box, unit_scale, xyxy
+from vlmtune.boxes import Box, Corners, read_boxes, unit_scale, xyxy
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole, open_role
 from vlmtune.dataset_check.findings import Finding, RowLocation
@@ -41,16 +41,18 @@ def label_problems(config: Config, example: Example) -> Iterator[Problem]:
 
 def box_problems(config: Config, example: Example, sizes: Mapping[str, Size]) -> Iterator[Problem]:
     """Boxes that are empty, have their corners in the wrong order, or extend beyond the first image."""
-    value = example.truth.get("boxes")
     task = config.task.model_dump()
-    if not isinstance(value, list | tuple) or not value or "unit" not in task:
+    try:
+        boxes = read_boxes(example.truth.get("boxes"))
+    except ValueError:
         return  # a task that needs boxes reports this itself
+    if not boxes or "unit" not in task:
+        return
     if task["unit"] == "pixels" and not example.images:
         return
     width, height = unit_scale(task["unit"], sizes[example.images[0].where] if example.images else None)
-    for box in [value] if is_box(value) else value:
-        if is_box(box):
-            yield from _box_problem(box, task["corners"], width, height)
+    for one in boxes:
+        yield from _box_problem(one.box, task["corners"], width, height)
 
 
 def _box_problem(box: Box, corners: Corners, width: float, height: float) -> Iterator[Problem]:

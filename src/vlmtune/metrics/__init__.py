@@ -33,8 +33,9 @@ class Metric:
 
     `truth` names what `measure` compares with (a key of `Example.truth` and of a prediction line): "references", a list
     of texts; "keywords", a list of words; "label", a text; "class", {"label": text, "labels": list of texts}; "boxes",
-    a list of [x1, y1, x2, y2] from 0 to 1000; "record", a JSON object. `signature` says which of the many definitions
-    of that name this is; "{nrefs}" in it becomes the number of references per row, "{tokens}" what `tokens` returns.
+    a list of [x1, y1, x2, y2] from 0 to 1000, or of {"box", "label"}; "record", a JSON object. `signature` says which
+    of the many definitions of that name this is; "{nrefs}" in it becomes the number of references per row, "{tokens}"
+    what `tokens` returns.
     """
 
     name: str
@@ -63,6 +64,10 @@ class Metric:
 
     self_check: bool = True
     """Whether references are scored against themselves: not where that says nothing, or asks a server."""
+
+    linearised: bool = False
+    """Whether the statistics are linearised: those of the whole set give its score, and their spread its interval. A
+    single row then has no score of its own, and a subset of the rows is measured anew."""
 
 
 def custom_metric(name: str) -> Metric:

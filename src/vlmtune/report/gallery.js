@@ -105,7 +105,7 @@ function thumbnail(row) {
   image.alt = `Image of ${row.i}`;
   image.decoding = "async";
   const frame = element("div", "frame", image);
-  if (row.x) frame.append(boxes(row.x));
+  if (row.x) frame.append(boxes(row.x), ...boxLabels(row.x));
   cell.append(frame);
   if (row.x) cell.append(boxLegend(row.x));
   return cell;
@@ -122,10 +122,29 @@ function boxes(sides) {
   return svg;
 }
 
+/* The labels of boxes, each side's in another corner: references above left, A below left, B below right. */
+function boxLabels(sides) {
+  if (!sides.labels) return [];
+  return ["references", "a", "b"].flatMap((kind) =>
+    sides[kind].flatMap(([left, top, right, bottom], n) => {
+      if (sides.labels[kind][n] === null) return [];
+      const name = element("span", `box-label label-${kind}`, sides.labels[kind][n]);
+      const x = kind === "b" ? right : left;
+      const y = kind === "references" ? top : bottom;
+      name.style.left = `${Math.min(Math.max(x, 0), 1000) / 10}%`;
+      name.style.top = `${Math.min(Math.max(y, 0), 1000) / 10}%`;
+      name.setAttribute("aria-hidden", "true");
+      return [name];
+    })
+  );
+}
+
 function boxLegend(sides) {
   const names = { references: "reference", a: "A", b: "B" };
   const kinds = Object.keys(names).filter((kind) => sides[kind].length > 0);
-  return element("p", "legend", ...kinds.map((kind) => element("span", `key-${kind}`, names[kind])));
+  const many = kinds.some((kind) => sides[kind].length > 1);
+  const text = (kind) => (many ? `${names[kind]}: ${sides[kind].length}` : names[kind]);
+  return element("p", "legend", ...kinds.map((kind) => element("span", `key-${kind}`, text(kind))));
 }
 
 function answer(side, text, pieces, flags) {

@@ -159,7 +159,11 @@ def slice_results(
         for value in sorted(largest, key=_order):
             numbers = parts[value]
             groups = [rows.groups[n] for n in numbers]
-            compared = compare_metric(statistics.keep(numbers), groups, context.statistics, test=True)
+            part = statistics.keep(numbers)
+            if statistics.metric.linearised:
+                kept = rows.keep(numbers)
+                part = context.measure(statistics.metric, kept.a, kept.b)
+            compared = compare_metric(part, groups, context.statistics, test=True)
             results.append({
                 "column": column,
                 "value": value,
@@ -223,7 +227,8 @@ def confidence(line: Line) -> float | None:
 def confidence_curve(
     lines: Sequence[Line], groups: Sequence[str], metric: Metric, context: ScoringContext
 ) -> ConfidenceCurve | None:
-    """Score of the most confident rows against the share of rows kept; None unless every confidence is known.
+    """Score of the most confident rows against the share of rows kept; None unless every confidence is known
+    and rows have scores.
 
     Equally confident rows at the edge of a share count fractionally.
 
@@ -235,7 +240,7 @@ def confidence_curve(
     """
     each = [confidence(line) for line in lines]
     known = np.array([value for value in each if value is not None])
-    if not len(lines) or len(known) < len(lines):
+    if not len(lines) or len(known) < len(lines) or metric.linearised:
         return None
     stats = measure(metric, lines, context.task, context.config)
     order = np.argsort(-known, kind="stable")

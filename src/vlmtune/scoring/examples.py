@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from vlmtune.boxes import are_boxes
+from vlmtune.boxes import LabelledBox, labelled, read_boxes
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
@@ -112,7 +112,7 @@ def _row_scores(metric: Metric, sides: Sequence[Sequence[Line]], task: Task, con
     a, b = (measure(metric, lines, task, config) for lines in sides)
     total = a.sum(axis=0)
     gains = np.asarray(metric.summarise(total - a + b) - metric.summarise(total))
-    if metric.truth == _WHOLE_SET:
+    if metric.truth == _WHOLE_SET or metric.linearised:
         return _RowScores(metric.name, gains, {"a": None, "b": None})
     return _RowScores(metric.name, gains, {"a": np.asarray(metric.summarise(a)), "b": np.asarray(metric.summarise(b))})
 
@@ -128,17 +128,32 @@ def _rounded(value: float) -> float | None:
 
 def _boxes(rows: Sequence[Row], task: Task, config: BaseConfig) -> dict[int, ExampleBoxes]:
     """True and answered boxes by row number, of the rows that have some."""
-    having = [n for n, (a, _) in enumerate(rows) if _are_drawable(a.truth.get("boxes"))]
+    having = {n: true for n, (a, _) in enumerate(rows) if (true := _finite(_true_boxes(a))) is not None}
     answers = [read_answers([rows[n][side] for n in having], task, config) for side in (0, 1)]
-    return {
-        n: {
-            "references": [list(box) for box in rows[n][0].truth["boxes"]],
-            "a": [list(box) for box in a] if _are_drawable(a) else [],
-            "b": [list(box) for box in b] if _are_drawable(b) else [],
-        }
-        for n, a, b in zip(having, *answers, strict=True)
-    }
+    drawn = {}
+    for (n, true), *both in zip(having.items(), *answers, strict=True):
+        a, b = (_finite([labelled(box) for box in answer or []]) or [] for answer in both)
+        if true or a or b:
+            drawn[n] = _example_boxes(true, a, b)
+    return drawn
 
 
-def _are_drawable(value: Any) -> bool:
-    return are_boxes(value) and all(math.isfinite(number) for box in value for number in box)
+def _example_boxes(true: list[LabelledBox], a: list[LabelledBox], b: list[LabelledBox]) -> ExampleBoxes:
+    sides = {"references": true, "a": a, "b": b}
+    boxes: dict[str, Any] = {side: [one.box for one in found] for side, found in sides.items()}
+    # A label that the model only repeats from the question says nothing.
+    if any(one.label for one in true) or any(len({one.label for one in found}) > 1 for found in (a, b)):
+        boxes["labels"] = {side: [one.label for one in found] for side, found in sides.items()}
+    return cast(ExampleBoxes, boxes)
+
+
+def _true_boxes(line: Line) -> list[LabelledBox] | None:
+    try:
+        return read_boxes(line.truth["boxes"]) if "boxes" in line.truth else None
+    except ValueError:
+        return None
+
+
+def _finite(boxes: list[LabelledBox] | None) -> list[LabelledBox] | None:
+    """The boxes if all can be drawn."""
+    return boxes if boxes is not None and all(math.isfinite(x) for one in boxes for x in one.box) else None

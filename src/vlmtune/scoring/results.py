@@ -452,6 +452,17 @@ class AdditionalResult(ComparisonResult):
     """Name of the set."""
 
 
+class ExampleBoxLabels(TypedDict):
+    """Labels of a row's boxes, in the order of the boxes; null for a box without one."""
+
+    references: list[str | None]
+    """Of the true boxes."""
+    a: list[str | None]
+    """Of A's boxes."""
+    b: list[str | None]
+    """Of B's boxes."""
+
+
 class ExampleBoxes(TypedDict):
     """Boxes of a row as [x1, y1, x2, y2], from 0 to 1000 of the image's sides."""
 
@@ -461,6 +472,8 @@ class ExampleBoxes(TypedDict):
     """Those of A's answer."""
     b: list[list[float]]
     """Those of B's answer."""
+    labels: NotRequired[ExampleBoxLabels]
+    """What is in the boxes, where the row's objects have classes."""
 
 
 class ExampleResult(TypedDict):

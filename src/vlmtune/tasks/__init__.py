@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vlmtune.boxes import NORM1000, is_scale, rescale
+from vlmtune.boxes import NORM1000, is_scale, labelled, rescale
 from vlmtune.errors import DataError
 from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
@@ -55,7 +55,7 @@ class Task:
 
     boxes: bool = False
     """Whether answers are lists of boxes. `target` then writes them on `example.box_scale`, `truth` passes that scale
-    on as `BOX_SCALE`, and `parse` returns the numbers as they are written."""
+    on as `BOX_SCALE`, and `parse` returns boxes, or `LabelledBox`es, with the numbers as they are written."""
 
     def default_metrics(self, truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
         """The metrics that are reported where none is named, for rows with these truths; the primary one first."""
@@ -93,8 +93,10 @@ def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -
     """
     answer = task.parse(config, text)
     scale = truth.get(BOX_SCALE)
-    if not task.boxes or scale is None or isinstance(answer, Unparsed):
+    if not task.boxes or isinstance(answer, Unparsed):
         return answer
-    if not is_scale(scale):
+    if scale is not None and not is_scale(scale):
         raise DataError(f"{BOX_SCALE!r} must be two positive numbers, a width and a height (got {scale!r:.80})")
-    return [rescale(box, scale, NORM1000) for box in answer]
+    boxes = [labelled(box) for box in answer]
+    scales = [box.scale or scale or NORM1000 for box in boxes]
+    return [box._replace(box=rescale(box.box, own, NORM1000)).plain() for box, own in zip(boxes, scales, strict=True)]
