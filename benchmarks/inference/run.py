@@ -25,20 +25,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sides import BATCHES, LENGTHS, VLLM, batched, columns, make_adapter, ours, vllm, write_pictures
+from sides import LENGTHS, VLLM, against_batches, classic, columns, make_adapter, ours, vllm, write_pictures
 
 HERE = Path(__file__).parent
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def child(kind: str, folder: Path) -> dict[str, Any]:
+def child(kind: str, folder: Path, *more: str) -> Any:
     """One measurement in a fresh process."""
-    command = [sys.executable, __file__, "--child", kind, "--folder", str(folder)]
+    command = [sys.executable, __file__, "--child", kind, "--folder", str(folder), *more]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **QUIET})
     if ended.returncode:
         raise SystemExit(ended.stderr)
-    result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return result
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def interval(ratios: list[float]) -> tuple[float, float, float]:
@@ -68,8 +67,9 @@ def measure(parts: list[str], pairs: int, images: int, say: Callable[[str], None
             kinds = ["classic", "ours", *(["vllm"] if VLLM.exists() else [])]
             found["lengths"] = measure_kinds(kinds, pairs, folder, say)
         if "batches" in parts:
-            kinds = ["ours", *(f"batch-{size}" for size in BATCHES)]
-            found["batches"] = {"pairs": pairs, "lengths": measure_kinds(kinds, pairs, folder, say)}
+            rounds = child("batches", folder, "--pairs", str(pairs))
+            lengths = {str(tokens): by_length(rounds, str(tokens), sorted(rounds[0])) for tokens in LENGTHS}
+            found["batches"] = {"pairs": pairs, "images": images, "lengths": lengths}
         if "columns" in parts:
             found["columns"] = measure_columns(pairs, folder, say)
     return found
@@ -130,6 +130,29 @@ def measure_columns(pairs: int, folder: Path, say: Callable[[str], None]) -> dic
     }
 
 
+def batch_lines(batches: dict[str, Any], between: Callable[..., str]) -> list[str]:
+    """The comparison with batches of plain `generate`, as Markdown."""
+    lines = [
+        "## Against batches",
+        "",
+        "Batching alone gives most of what the first factor below shows, so this is the fair comparison: plain",
+        f"`generate` with left padding, in the order of the files; {batches['images']} images,",
+        f"{batches['pairs']} rounds in one process. The `hf` engine sorts by length, chooses the batch by",
+        "tokens, shares the work on the prompt's prefix, and computes image features in batches.",
+        "",
+        "| tokens per answer | batch of plain `generate` | its time | `hf` engine's time | times faster | same texts |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tokens, entry in batches["lengths"].items():
+        cpu = {kind: statistics.median(values) for kind, values in entry["cpu_s"].items()}
+        lines += [
+            f"| {tokens} | {kind.partition('-')[2]} | {cpu[kind]:.2f} s | {cpu['ours']:.2f} s | "
+            f"{between(entry['times_faster'][kind])} | {entry['same_texts'][kind]} of {batches['images']} |"
+            for kind in sorted(entry["times_faster"], key=lambda name: int(name.partition("-")[2]))
+        ]
+    return [*lines, ""]
+
+
 def readme(results: dict[str, Any]) -> str:
     """The results as Markdown."""
 
@@ -148,25 +171,9 @@ def readme(results: dict[str, Any]) -> str:
         f"{results['pairs']} interleaved rounds. Plain transformers: the processor and `generate`. Each factor is the",
         "geometric mean of plain transformers over the engine, with its 95 % interval.",
         "",
-        "## Against batches",
-        "",
-        "Batching alone gives most of what the first factor below shows, so this is the fair comparison: plain",
-        f"`generate` with left padding, in the order of the files; {results['batches']['pairs']} rounds. The `hf`",
-        "engine sorts by length, chooses the batch by tokens, shares the work on the prompt's prefix, and computes",
-        "image features in batches.",
-        "",
-        "| tokens per answer | batch of plain `generate` | its time | `hf` engine's time | times faster | same texts |",
-        "|---|---|---|---|---|---|",
     ]
-    for tokens, entry in results["batches"]["lengths"].items():
-        cpu = {kind: statistics.median(values) for kind, values in entry["cpu_s"].items()}
-        lines += [
-            f"| {tokens} | {kind.partition('-')[2]} | {cpu[kind]:.2f} s | {cpu['ours']:.2f} s | "
-            f"{between(entry['times_faster'][kind])} | {entry['same_texts'][kind]} of {images} |"
-            for kind in entry["times_faster"]
-        ]
+    lines += batch_lines(results["batches"], between) if "batches" in results else []
     lines += [
-        "",
         "## Against one image at a time",
         "",
         "As most scripts are written. Much of the factor is batching; the table above has the rest.",
@@ -216,11 +223,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.child:
         folder = Path(asked.folder)
-        alone = {"ours": ours, "vllm": vllm}
+        alone = {"classic": classic, "ours": ours, "vllm": vllm}
         if asked.child in alone:
-            result: dict[Any, Any] = alone[asked.child](folder)
-        elif asked.child == "classic" or asked.child.startswith("batch-"):
-            result = batched(folder, 1 if asked.child == "classic" else int(asked.child.partition("-")[2]))
+            result: Any = alone[asked.child](folder)
+        elif asked.child == "batches":
+            result = against_batches(folder, asked.pairs)
         else:
             result = columns(folder, LENGTHS[0], folder / "adapter", asked.child)
         sys.stdout.write(json.dumps(result) + "\n")
@@ -229,8 +236,8 @@ def main() -> None:
     file = HERE / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if asked.only else {}
     results |= measure([asked.only] if asked.only else list(PARTS), asked.pairs, asked.images, say)
-    results["images"] = asked.images
     if not asked.only:
+        results["images"] = asked.images
         results["pairs"] = asked.pairs
         results["command"] = "OMP_NUM_THREADS=1 python benchmarks/inference/run.py" + (
             f" --pairs {asked.pairs}" if asked.pairs != 7 else ""

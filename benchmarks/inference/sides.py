@@ -61,18 +61,43 @@ def generated(processor: Any, model: Any, files: list[Path], tokens: int) -> lis
     return texts
 
 
-def batched(folder: Path, size: int) -> dict[int, dict[str, Any]]:
-    """Plain transformers: the processor, then `generate`, `size` images at a time in the order of the files."""
+def classic(folder: Path) -> dict[int, dict[str, Any]]:
+    """As many scripts do it: the processor, then `generate`, image by image."""
     processor, model = transformers_model()
     files = sorted(folder.glob("*.jpg"))
     generated(processor, model, files[:1], LENGTHS[0])
     found = {}
     for tokens in LENGTHS:
         begin = time.process_time()
-        parts = [files[start : start + size] for start in range(0, len(files), size)]
-        texts = [text for part in parts for text in generated(processor, model, part, tokens)]
+        texts = [generated(processor, model, [file], tokens)[0] for file in files]
         found[tokens] = {"cpu_s": time.process_time() - begin, "texts": texts}
     return found
+
+
+def against_batches(folder: Path, rounds: int) -> list[dict[str, dict[int, dict[str, Any]]]]:
+    """Our engine and plain batches of each size in turn, per round; all in one process, which loads the model once."""
+    processor, model = transformers_model()
+    files, requests = sorted(folder.glob("*.jpg")), read_requests(folder)
+    generated(processor, model, files[:1], LENGTHS[0])
+    made = []
+    for number in range(rounds):
+        sides: list[int] = [0, *BATCHES]  # 0 is our engine
+        sides = sides[number % len(sides) :] + sides[: number % len(sides)]
+        found: dict[str, dict[int, dict[str, Any]]] = {}
+        for tokens in LENGTHS:
+            for size in sides:
+                if size:
+                    begin = time.process_time()
+                    parts = [files[start : start + size] for start in range(0, len(files), size)]
+                    texts = [text for part in parts for text in generated(processor, model, part, tokens)]
+                    one = {"cpu_s": time.process_time() - begin, "texts": texts}
+                else:
+                    engine = opened(tokens, None)
+                    list(engine.answer([_warming(requests[0])]))
+                    one = answered(engine, requests, tokens)
+                found.setdefault(f"batch-{size}" if size else "ours", {})[tokens] = one
+        made.append(found)
+    return made
 
 
 def read_requests(folder: Path) -> list[Any]:
