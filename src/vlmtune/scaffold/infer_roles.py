@@ -19,7 +19,19 @@ from vlmtune.scaffold.split_names import role_of
 
 QUESTIONS = {"question", "questions", "query", "prompt", "instruction", "problem", "input"}
 PHRASES = {"phrase", "expression", "referring", "sentence", "caption", "text", "label", *QUESTIONS}
-ANSWERS = {"answer", "answers", "label", "labels", "response", "output", "target", "ground_truth", "solution"}
+ANSWERS = {
+    "answer",
+    "answers",
+    "reference",
+    "references",
+    "label",
+    "labels",
+    "response",
+    "output",
+    "target",
+    "ground_truth",
+    "solution",
+}
 LABELS = {"label", "labels", "class", "category", "species", "target"}
 CAPTIONS = {"caption", "captions", "description", "descriptions", "sentence", "sentences", "text", "raw", "alt_text"}
 TRANSCRIPTS = {"transcription", "transcript", "ocr", "line_text", "ground_truth", "gt"}

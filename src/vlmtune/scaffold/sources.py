@@ -5,7 +5,7 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class SourceSettings:
         splits: the split of each role.
         warning: what is doubtful about the splits, starting with "!"; "" if nothing is.
         remote: whether the dataset must be downloaded.
+        task: keys of the task block that the format of the rows defines.
     """
 
     block: dict[str, Any]
@@ -42,6 +43,7 @@ class SourceSettings:
     splits: dict[str, str]
     warning: str
     remote: bool = False
+    task: dict[str, Any] = field(default_factory=dict)
 
 
 def find_source(text: str, given: dict[str, Any]) -> SourceSettings:
@@ -135,7 +137,10 @@ def _annotations(folder: Path, files: Sequence[Path], found: str, given: Mapping
 
     splits, warning = assign_splits([file.relative_to(root).as_posix() for file in files], given, choose)
     block = {"source": "annotations", "path": str(root), "format": found}
-    return SourceSettings(block, f"{files[0].name} is in the format {found}", splits, warning)
+    boxed = found == "coco" and '"bbox"' in files[0].read_text(encoding="utf-8", errors="replace")
+    task = {"unit": "pixels", "corners": "xywh"} if boxed else {}
+    block |= {"rows_per": "label"} if boxed else {}
+    return SourceSettings(block, f"{files[0].name} is in the format {found}", splits, warning, task=task)
 
 
 def _images_below(folder: Path) -> bool:

@@ -65,6 +65,7 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
         raise ConfigError(f"{file} already exists and is not overwritten; choose another name with -o")
     blocks = {name: _block(given, name) for name in ("dataset", "task")}
     source = find_source(text, blocks["dataset"])
+    blocks["task"] = {**source.task, **blocks["task"]}
     records = _records(source, blocks["dataset"])
     first = [records.read(index) for index in range(min(INSPECTED_ROWS, records.count))]
     columns = infer_columns(first)
