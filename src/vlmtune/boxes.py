@@ -87,6 +87,8 @@ def read_boxes(value: Any, labels: Any = None) -> list[LabelledBox]:
 
 
 def _one(value: Any) -> LabelledBox:
+    if isinstance(value, LabelledBox):
+        return value
     if isinstance(value, Mapping):
         found = read_boxes(value)
         if len(found) == 1:

@@ -212,3 +212,8 @@ def test_labels_that_read_the_same_are_equal() -> None:
     assert label_key("+") != label_key("-")
     assert labelled({"box": [1, 2, 3, 4], "label": "cat"}).plain() == {"box": [1, 2, 3, 4], "label": "cat"}
     assert labelled([1, 2, 3, 4]).plain() == [1, 2, 3, 4]
+
+
+def test_boxes_that_were_read_already_stay_as_they_are() -> None:
+    (one,) = read_boxes([{"box": [1, 2, 3, 4], "label": "cat"}])
+    assert read_boxes([one]) == [one]

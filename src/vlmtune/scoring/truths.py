@@ -99,7 +99,7 @@ def complete(
 
 def _completed(line: Line, at: str, task: Task, config: BaseConfig) -> Line:
     given = dict(line.truth)
-    if task.boxes and not given.get("boxes"):
+    if task.boxes and given.get("boxes") is None:
         given["boxes"] = _boxes(line.references, at, task, config)
     size = given.get("image_size") or [given.get("width"), given.get("height")]
     images = (_sized(at, size),) if isinstance(size, list) and all(isinstance(side, int) for side in size) else ()
