@@ -82,24 +82,28 @@ class World:
 
 
 def under_the_null(world: World, trials: int, seed: int) -> dict[str, float]:
-    """Shares of comparisons without a true difference in which the interval excludes 0, and p is below 0.05."""
-    excluded = significant = 0
+    """Shares of comparisons without a true difference in which the interval excludes 0, p is below 0.05, or both."""
+    excluded = significant = verdicts = 0
     for trial in range(trials):
         rng = np.random.default_rng([seed, trial])
         entry = compared(*world.draw(rng), world.rows_per_group, seed=trial).result["metrics"][0]
-        excluded += not entry["ci"][0] <= 0 <= entry["ci"][1]
+        excluded += entry["ci"] is not None and not entry["ci"][0] <= 0 <= entry["ci"][1]
         significant += entry["p"] is not None and entry["p"] < 0.05
-    return {"excluded": excluded / trials, "significant": significant / trials}
+        verdicts += entry["status"] in ("improved", "worse")
+    return {"excluded": excluded / trials, "significant": significant / trials, "verdicts": verdicts / trials}
 
 
 def power(world: World, trials: int, seed: int) -> float:
     """Share of comparisons that find a true difference as large as a first comparison printed as detectable."""
-    found = 0
+    found = tried = 0
     for trial in range(trials):
         rng = np.random.default_rng([seed, trial])
         printed = compared(*world.draw(rng), world.rows_per_group, seed=trial).result["metrics"][0]["detectable"]
+        if printed is None:  # no interval
+            continue
+        tried += 1
         found += compared(*world.draw(rng, printed), world.rows_per_group, seed=trial).status == "improved"
-    return found / trials
+    return found / tried
 
 
 def best_of(checkpoints: int, world: World, trials: int, seed: int, declared: bool) -> dict[str, float]:

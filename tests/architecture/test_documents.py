@@ -91,7 +91,7 @@ def stand_in(folder: Path, words: list[str]) -> None:
         file, isolated = folder / word, not Path(word).is_absolute() and ".." not in word
         if isolated and word.endswith(".jsonl"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            text = "".join(line.to_json() + "\n" for line in lines(30, 0.6 - 0.1 * number))
+            text = "".join(line.to_json() + "\n" for line in lines(60, 0.6 - 0.1 * number))
             file.write_text(text, encoding="utf-8")
         elif isolated and word.endswith(".yaml") and not (folder / "configs" / word).exists() and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def test_every_number_is_the_comparison_s(show: Open, state: str) -> None:
             *(f"{entry[side]:.{digits}f}" for side in ("a", "b")),
             f"{entry['delta']:+.{digits}f}",
         ]
-        assert cells[4] == " to ".join(f"{end:+.{digits}f}" for end in entry["ci"])
+        assert cells[4] == " to ".join(f"{end:+.{digits}f}" for end in entry["ci"] or ()) or entry["ci"] is None
         assert cells[5] == f"{entry['p']:.4f}"
     examples = plain["examples"]
     cards: list[dict[str, Any]] = shown.locator(".card").evaluate_all(CARDS)

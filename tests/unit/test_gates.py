@@ -7,11 +7,13 @@ import pytest
 from vlmtune.errors import ConfigError
 from vlmtune.scoring.gates import failures, parse
 
+NONE_MISSING = {"bound": None, "no_interval": None}
+
 
 def plain(**more: Any) -> dict[str, Any]:
     entries = [
-        {"name": "bleu", "a": 0.1, "b": 0.13, "delta": 0.03, "ci": [0.01, 0.05], "p": 0.02},
-        {"name": "cider_d", "a": 0.5, "b": 0.45, "delta": -0.05, "ci": [-0.2, 0.1], "p": 0.4},
+        {"name": "bleu", "a": 0.1, "b": 0.13, "delta": 0.03, "ci": [0.01, 0.05], "p": 0.02, **NONE_MISSING},
+        {"name": "cider_d", "a": 0.5, "b": 0.45, "delta": -0.05, "ci": [-0.2, 0.1], "p": 0.4, **NONE_MISSING},
     ]
     return {"status": "improved", "verdict": "Improved.", "metrics": entries, **more}
 
@@ -42,6 +44,15 @@ def test_every_true_clause_is_named_with_its_value() -> None:
         "cider_d<0 is true: cider_d.delta = -0.05",
         "bleu.ci_low<0.1 is true: bleu.ci_low = 0.01",
     ]
+
+
+def test_where_hardly_any_row_differs_the_ends_are_the_bound() -> None:
+    alike = plain(status="no_difference")
+    alike["metrics"][0] |= {"ci": None, "bound": 0.07, "no_interval": "no row differs"}
+    assert failures("bleu.ci_low<-0.1; bleu.ci_high>0.1", alike) == []
+    assert failures("bleu.ci_low<-0.05", alike) == ["bleu.ci_low<-0.05 is true: bleu.ci_low = -0.07"]
+    alike["metrics"][0] |= {"bound": None}
+    assert failures("bleu<0; bleu.ci_low<-0.1", alike) == ["bleu.ci_low<-0.1 is unknown: no row differs"]
 
 
 def test_what_is_inconclusive_fails() -> None:

@@ -110,7 +110,7 @@ def test_a_judge_that_only_looks_at_the_place_finds_nothing(tmp_path: Path) -> N
     assert (found["ties"], found["contradictions"], found["win_rate"]) == (40, 40, 0.5)
     assert (found["position_bias"], found["consistency"]) == (1.0, 0.0)
     assert any("agrees with itself on 0% of the rows" in warning for warning in comparison.result["warnings"])
-    assert comparison.status != "inconclusive", "the judge never decides the verdict"
+    assert comparison.result["primary"] != "judge", "the judge never decides the verdict"
 
 
 class Simulated:

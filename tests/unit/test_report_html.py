@@ -39,7 +39,7 @@ def test_numbers_on_page_and_in_texts_are_the_comparison_s(state: str) -> None:
             assert f">{value:.{digits}f}<" in shown
             assert f" {value:.{digits}f} " in said
             assert f"| {value:.{digits}f} |" in marked
-        for value in (metric["delta"], *metric["ci"]):
+        for value in (metric["delta"], *(metric["ci"] or ())):
             assert f"{value:+.{digits}f}" in shown
             assert f"{value:+.{digits}f}" in said
             assert f"{value:+.{digits}f}" in marked

@@ -69,6 +69,10 @@ class Metric:
     """Whether the statistics are linearised: those of the whole set give its score, and their spread its interval. A
     single row then has no score of its own, and a subset of the rows is measured anew."""
 
+    bounded: bool = False
+    """Whether rows score from 0 to `scale` with both ends common, so that one changed row can move by the whole scale.
+    Intervals then allow for such a change even if the rows at hand show none. It goes without saying where `binary`."""
+
 
 def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.

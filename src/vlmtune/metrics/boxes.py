@@ -176,6 +176,7 @@ mean_iou = Metric(
     signature=f"mean over rows of the row's mean, 0 for a box without a partner|{_MATCHING}",
     truth="boxes",
     allows_empty=True,
+    bounded=True,
 )
 """Mean IoU: a row's is that of its matched pairs, summed and divided by the number of true or of answered boxes,
 whichever is larger. With one box each, it is their IoU."""

@@ -179,4 +179,5 @@ keyword_recall = Metric(
     signature="{tokens}|case:lower|micro",
     truth="keywords",
     tokens=_keyword_units,
+    bounded=True,
 )

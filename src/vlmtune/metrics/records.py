@@ -61,6 +61,7 @@ field_f1 = Metric(
     summarise=_f1,
     signature="micro over (path, value)|list order ignored|null dropped|norm:donut|0, false and empty text count",
     truth="record",
+    bounded=True,
 )
 """F1 over the fields of all rows, a field being (dotted keys, value), each as often as it occurs. With nothing to find
 and nothing invented it is 1."""

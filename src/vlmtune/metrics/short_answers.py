@@ -121,6 +121,7 @@ vqa_accuracy = Metric(
     summarise=ratio,
     signature="nrefs:{nrefs}|leave one out|3 agree|norm:vqa v2, unless all references are equal",
     attainable=_attainable_vqa,
+    bounded=True,
 )
 """VQA accuracy (Antol et al. 2015; github.com/GT-Vision-Lab/VQA, a013f00): mean over the references, each left out in
 turn, of min(agreeing others / 3, 1). Where all references are the same string, nothing is normalised. Designed for
@@ -140,6 +141,7 @@ anls = Metric(
     measure=_mean_of(_anls),
     summarise=ratio,
     signature="nrefs:{nrefs}|case:lower|threshold:0.5, counted|as rrc.cvc.uab.es",
+    bounded=True,
 )
 """ANLS (Biten et al. 2019) as the Robust Reading Competition's script computes it: 1 - edits / longer length against
 the nearest reference, 0 below 0.5. The paper's equation excludes 0.5 itself; the script and leaderboard count it."""

@@ -120,7 +120,7 @@ def metric_notes(comparison: ComparisonResult) -> list[str]:
             a, b = (" to ".join(fixed(end, digits) for end in rates[side]) for side in ("a", "b"))
             p = "≤ 0.0001" if exact["p"] <= 0.0001 else f"= {fixed(exact['p'], 4)}"
             lines.append(
-                f"{name}: only A right on {exact['only_a']} rows, only B right on {exact['only_b']}, exact McNemar "
+                f"{name}: only A right on {exact['only_a']} rows, only B right on {exact['only_b']}, mid-p McNemar "
                 f"p {p}; A alone {a}, B alone {b} (Wilson)"
             )
     return lines

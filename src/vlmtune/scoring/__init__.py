@@ -1,9 +1,10 @@
 """Scores and paired comparisons of prediction files. Needs numpy alone; never loads a model.
 
 `score.score` scores one file, `comparison.compare` compares two or more. `pairing` selects the rows that are evidence,
-`metric_comparison` computes scores, intervals and p-values with the methods of `statistics`, `diagnostics` adds
-controls and slices, `judge` the preference of a language model, `verdict` puts the conclusion into words, `examples`
-lists the rows, and `gates` implements `--fail-on`. `results` defines the types of all results.
+`metric_comparison` computes scores, intervals and p-values (`estimation` chooses among the methods of `intervals` and
+`statistics`), `diagnostics` adds controls and slices, `judge` the preference of a language model, `verdict` puts the
+conclusion into words, `examples` lists the rows, and `gates` implements `--fail-on`. `results` defines the types of all
+results.
 """
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -16,7 +17,7 @@ class StatisticsConfig(BaseConfig):
     """How confidence intervals and p-values are computed."""
 
     resamples: PositiveInt = 10_000
-    """Bootstrap resamples, and random swaps of the sides for the p-value."""
+    """Random swaps of the sides for the p-value, and bootstrap resamples where an interval needs them."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of the confidence intervals."""

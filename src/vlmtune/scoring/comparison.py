@@ -162,9 +162,10 @@ def compare_prompt_baselines(
     results: PromptBaselines = []
     for file in files:
         evidence = gather((file,), b, {primary.truth})
+        metric = metric_results([primary], evidence, context)[0] if len(evidence.answered) else None
         names: Sides[str] = {"a": file.name, "b": name_of(b)}
         why_not = [
-            *verdict.reasons_inconclusive(evidence),
+            *verdict.reasons_inconclusive(evidence, metric),
             *degenerate_sides(evidence.answered, primary, context, names),
         ]
         unscored: UnscoredPromptBaseline = {
@@ -173,12 +174,11 @@ def compare_prompt_baselines(
             "status": "inconclusive",
             "why_not": why_not,
         }
-        if not len(evidence.answered):
+        if metric is None:
             results.append(unscored)
             continue
-        metric = metric_results([primary], evidence, context)[0]
-        status: Status = "inconclusive" if why_not else verdict.metric_status(metric)
-        results.append({**unscored, "status": status, **metric})
+        status: Status = "inconclusive" if why_not else metric["status"]
+        results.append({**unscored, **metric, "status": status})
     return results
 
 
@@ -269,12 +269,15 @@ def _conclude(
     """Diagnostics, status, warnings and verdict of one side B."""
     a, b, evidence, rows = match.a, match.b, match.evidence, match.evidence.answered
     names: Sides[str] = {"a": name_of(a), "b": name_of(b)}
-    why_not = [*verdict.reasons_inconclusive(evidence), *degenerate_sides(rows, match.metrics[0], context, names)]
+    why_not = [
+        *verdict.reasons_inconclusive(evidence, match.results[0] if match.results else None),
+        *degenerate_sides(rows, match.metrics[0], context, names),
+    ]
     best = best_prompt_baseline(baselines, match.results[0]) if match.results else None
     slices, notes = _slices(match, context, evaluation)
     result: ComparisonResult = {
         "schema_version": 1,
-        "status": "inconclusive" if why_not else verdict.metric_status(best or match.results[0]),
+        "status": "inconclusive" if why_not else (best or match.results[0])["status"],
         "verdict": f"Inconclusive: {'; '.join(why_not)}.",
         "primary": match.metrics[0].name,
         "primary_reason": match.choice.reason,

@@ -17,11 +17,13 @@ from vlmtune.errors import ConfigError, DataError
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.registry import did_you_mean
+from vlmtune.scoring.estimation import Design
+from vlmtune.scoring.intervals import jackknife_values, t_interval
 from vlmtune.scoring.metric_comparison import ScoringContext, SufficientStatistics, compare_metric
 from vlmtune.scoring.pairing import Lines, PredictionFile, Rows, Side, group_of
 from vlmtune.scoring.results import ConfidenceCurve, ImageControl, LengthControl, SliceResult
 from vlmtune.scoring.score import measure, summary
-from vlmtune.scoring.statistics import FEWEST_GROUPS, Resamples, by_group, estimate_difference, holm
+from vlmtune.scoring.statistics import FEWEST_GROUPS, by_group, holm
 from vlmtune.text_units import first_units, units
 
 POINTS = 50
@@ -40,7 +42,7 @@ def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> Lengt
     Each file of side B is compared with its own truncated copy of side A's first file.
 
     Returns:
-        None where answers are boxes, where no answer had to be truncated, or with fewer than 20 groups.
+        None where answers are boxes, where no answer had to be truncated, or where it cannot be told what remains.
     """
     if context.task.boxes:
         return None
@@ -53,11 +55,11 @@ def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> Lengt
         tuple(replace(line, prediction=text) for line, text in zip(before, cut, strict=True)) for cut in truncated
     ]
     statistics = context.measure(metric, shortened, rows.b)
-    remaining = compare_metric(statistics, rows.groups, context.statistics).difference()
-    if remaining["ci"] is None:
+    compared = compare_metric(statistics, rows.groups, context.statistics)
+    status, remaining = compared.status(metric.higher_is_better, context.statistics.confidence), compared.difference()
+    if status == "inconclusive":
         return None
-    sign = 1 if metric.higher_is_better else -1
-    explains = min(sign * remaining["ci"][0], sign * remaining["ci"][1]) <= 0
+    explains = status != "improved"
     return {
         "a_truncated": remaining["a"],
         "delta": remaining["delta"],
@@ -114,7 +116,8 @@ def image_control(
         for k, lines in zip(ran, original, strict=True)
     ]
     statistics = context.measure(metric, shuffled, original)
-    drop = compare_metric(statistics, [groups[n] for n in both], context.statistics).difference()
+    compared = compare_metric(statistics, [groups[n] for n in both], context.statistics)
+    status, drop = compared.status(metric.higher_is_better, context.statistics.confidence), compared.difference()
     return {
         "rows": len(both),
         "original": drop["b"],
@@ -123,6 +126,7 @@ def image_control(
         "ci": drop["ci"],
         "kept": drop["a"] / drop["b"] if drop["b"] else None,
         "can_tell": not _is_worst(drop["b"], metric),
+        "uses_image": None if status == "inconclusive" else status == "improved",
     }
 
 
@@ -252,11 +256,10 @@ def confidence_curve(
     shares = _shares_of_half(known, half)
     estimate = None
     if len({group for group, share in zip(groups, shares[:, 0], strict=True) if share > 0}) >= FEWEST_GROUPS:
-        settings = context.statistics
-        sides = [by_group(part, groups) for part in (stats, stats * shares)]
-        every, first = Resamples(len(sides[0]), settings.resamples, settings.seed).bootstrap(sides)
-        gains = metric.summarise(first) - metric.summarise(every)
-        estimate = estimate_difference(gains, None, float(scores[half - 1] - scores[-1]), settings.confidence)
+        every, first = (by_group(part, groups) for part in (stats, stats * shares))
+        left_out = metric.summarise(first.sum(axis=0) - first) - metric.summarise(every.sum(axis=0) - every)
+        values = jackknife_values(float(scores[half - 1] - scores[-1]), left_out)
+        estimate = t_interval(values, Design.of(groups).effective - 1, context.statistics.confidence)
     return {
         "points": [
             {"coverage": n / count, "score": float(scores[n - 1]), "confidence": float(known[order[n - 1]])}
@@ -265,7 +268,7 @@ def confidence_curve(
         "half": float(scores[half - 1]),
         "all": summary(metric, stats),
         "gain": float(scores[half - 1] - scores[-1]),
-        "ci": [estimate.low, estimate.high] if estimate else None,
+        "ci": [estimate.low, estimate.high] if estimate and estimate.standard_error > 0 else None,
         "area": float(scores.mean()),
     }
 

@@ -1,7 +1,8 @@
 """Conditions under which a comparison fails: `--fail-on "bleu<0; cider_d.ci_low<0.1"`.
 
 A clause is `metric[.field] < number`, with <, <=, > or >=, about B against A; the default field is `delta`.
-Clauses are separated by semicolons. The comparison fails if any of them is true, or if it is inconclusive.
+Clauses are separated by semicolons. The comparison fails if any of them is true or unknown, or if it is inconclusive.
+Where hardly any row differs, `ci_low` and `ci_high` are the bound on either side.
 """
 
 import math
@@ -78,14 +79,19 @@ def failures(expression: str, result: ComparisonResult) -> list[str]:
             raise ConfigError(f"--fail-on: {clause.text!r}: {_unknown(clause.metric, list(metrics), 'metric')}")
         value = _value(metrics[clause.metric], clause.field) if metrics else None
         if value is None and not inconclusive:
-            raise ConfigError(f"--fail-on: {clause.text!r}: with several seeds there is no p; use .ci_low or .ci_high")
+            if clause.field == "p":
+                raise ConfigError(
+                    f"--fail-on: {clause.text!r}: with several seeds there is no p; use .ci_low or .ci_high"
+                )
+            reasons.append(f"{clause.text} is unknown: {metrics[clause.metric]['no_interval']}")
         if value is not None and _SIGNS[clause.sign](value, clause.limit):
             reasons.append(f"{clause.text} is true: {clause.metric}.{clause.field} = {value:.6g}")
     return reasons
 
 
 def _value(metric: MetricResult, field: str) -> float | None:
-    low, high = metric["ci"] or (None, None)
+    bound = metric["bound"]
+    low, high = metric["ci"] or ((None, None) if bound is None else (-bound, bound))
     values = {"delta": metric["delta"], "a": metric["a"], "b": metric["b"], "p": metric["p"]}
     return {**values, "ci_low": low, "ci_high": high}[field]
 

@@ -19,7 +19,7 @@ from vlmtune.errors import DataError, RemoteError
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.scoring import JudgeConfig, StatisticsConfig
-from vlmtune.scoring.metric_comparison import SufficientStatistics, compare_metric
+from vlmtune.scoring.metric_comparison import SufficientStatistics, compare_metric, metric_result
 from vlmtune.scoring.pairing import Evidence
 from vlmtune.scoring.results import (
     ExampleResult,
@@ -171,22 +171,11 @@ def _metric_result(
     values = np.array([judgement.value for judgement in judgements], dtype=np.float64)
     ones = np.ones_like(values)
     a, b = (np.stack([(1 + sign * values) / 2, ones], axis=1) for sign in (-1, 1))
-    compared = compare_metric(SufficientStatistics(METRIC, (a,), (b,)), groups, settings, test=True)
+    statistics = SufficientStatistics(METRIC, (a,), (b,))
+    compared = compare_metric(statistics, groups, settings, test=True)
     rubric = hashlib.sha256(config.rubric.encode()).hexdigest()[:8]
-    return {
-        "name": METRIC.name,
-        **compared.difference(),
-        "p": compared.p,
-        "p_adjusted": None,
-        "detectable": compared.estimate.detectable if compared.estimate else None,
-        "higher_is_better": True,
-        "scale": 1.0,
-        "signature": f"LLM judge|{config.model}|pairwise, both orders|rubric:{rubric}|tie:1/2",
-        "seeds": None,
-        "failures_as_worst": None,
-        "mcnemar": None,
-        "rate_ci": None,
-    }
+    signature = f"LLM judge|{config.model}|pairwise, both orders|rubric:{rubric}|tie:1/2"
+    return metric_result(statistics, compared, signature, settings.confidence)
 
 
 def _counts(judgements: Sequence[Judgement], identical: Sequence[bool]) -> JudgeCounts:

@@ -8,24 +8,26 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.registry import BaseConfig
 from vlmtune.scoring import StatisticsConfig
-from vlmtune.scoring.pairing import Evidence, Lines, Rows
-from vlmtune.scoring.results import Difference, Interval, McNemar, MetricResult, Sides
+from vlmtune.scoring.estimation import Design, DifferenceEstimate, NoInterval, PairedStatistics, estimate_differences
+from vlmtune.scoring.pairing import Evidence, Lines
+from vlmtune.scoring.results import Difference, Interval, McNemar, MetricResult, Sides, Status
 from vlmtune.scoring.score import measure, signature, summary
 from vlmtune.scoring.statistics import (
-    FEWEST_GROUPS,
-    DifferenceEstimate,
     Resamples,
     by_group,
-    estimate_difference,
+    detectable_difference,
     estimate_seed_difference,
     holm,
     mcnemar,
+    randomization_p,
     wilson,
 )
+from vlmtune.scoring.verdict import status_of
 from vlmtune.tasks import Task
 
 
@@ -68,21 +70,23 @@ class ScoringContext:
 
 @dataclass(frozen=True, slots=True)
 class MetricComparison:
-    """Scores per file, and the difference of their means; `estimate` is None with fewer than 20 groups."""
+    """Scores per file, and what is known about the difference of their means."""
 
     a: tuple[float, ...]
     b: tuple[float, ...]
-    estimate: DifferenceEstimate | None
+    estimate: DifferenceEstimate
+    p: float | None
+    mcnemar: McNemar | None
 
-    @property
-    def p(self) -> float | None:
-        """The p-value, where there is one."""
-        return self.estimate.p if self.estimate else None
+    def status(self, higher_is_better: bool, confidence: float) -> Status:
+        """What interval and test show."""
+        missing = self.estimate.missing
+        return missing.status if missing else status_of(self.difference(), higher_is_better, self.p, 1 - confidence)
 
     def difference(self) -> Difference:
         """Means over the files of a side, and the interval."""
-        a, b, estimate = fmean(self.a), fmean(self.b), self.estimate
-        return {"a": a, "b": b, "delta": b - a, "ci": [estimate.low, estimate.high] if estimate else None}
+        a, b, interval = fmean(self.a), fmean(self.b), self.estimate.interval
+        return {"a": a, "b": b, "delta": b - a, "ci": [interval.low, interval.high] if interval else None}
 
 
 def compare_metric(
@@ -95,33 +99,60 @@ def compare_metric(
 def compare_metrics(
     statistics: Sequence[SufficientStatistics], groups: Sequence[str], settings: StatisticsConfig, test: bool = False
 ) -> list[MetricComparison]:
-    """Compare the sides in every metric, on the same resampled rows.
+    """Compare the sides in every metric, on the same rows.
 
     Args:
         statistics: per metric, of N rows.
-        groups: what each row is resampled with [N].
+        groups: what each row depends on [N].
         settings: number of resamples, seed and level.
         test: whether p-values are computed, where each side is one file.
     """
+    design = Design.of(groups)
     grouped = [one.grouped(groups) for one in statistics]
     scores = [[tuple(summary(one.metric, stats) for stats in side) for side in (one.a, one.b)] for one in grouped]
-    count = len(set(groups))
-    if count < FEWEST_GROUPS:
-        return [MetricComparison(a, b, None) for a, b in scores]
-    resamples = Resamples(count, settings.resamples, settings.seed)
+    resamples = Resamples(design.groups, settings.resamples, settings.seed)
+    single = all(one.single for one in statistics)
+    if single:
+        pairs = [
+            PairedStatistics(one.metric, one.a[0], one.b[0], (sums.a[0], sums.b[0]), design)
+            for one, sums in zip(statistics, grouped, strict=True)
+        ]
+        estimates = estimate_differences(pairs, resamples, settings.confidence)
+    else:
+        estimates = _estimate_seed_differences(grouped, scores, resamples, design, settings.confidence)
+    exact = [_mcnemar(one, design) if single else None for one in statistics]
+    chances: list[float | None] = [None] * len(statistics)
+    if test and single and design.enough:
+        randomized = _randomized(grouped, resamples)
+        chances = [
+            counts["p"] if counts else randomization_p(under_null, b[0] - a[0])
+            for counts, under_null, (a, b) in zip(exact, randomized, scores, strict=True)
+        ]
+    return [
+        MetricComparison(a, b, estimate, p, counts)
+        for (a, b), estimate, p, counts in zip(scores, estimates, chances, exact, strict=True)
+    ]
+
+
+def _estimate_seed_differences(
+    grouped: Sequence[SufficientStatistics],
+    scores: Sequence[Sequence[tuple[float, ...]]],
+    resamples: Resamples,
+    design: Design,
+    confidence: float,
+) -> list[DifferenceEstimate]:
+    if not design.enough:
+        return [DifferenceEstimate(None, None, design.too_small())] * len(grouped)
     sums = iter(resamples.bootstrap([stats for one in grouped for stats in (*one.a, *one.b)]))
-    single = all(one.single for one in grouped)
-    randomized = _randomized(grouped, resamples) if test and single else [None] * len(grouped)
-    compared = []
-    for one, (a, b), under_null in zip(grouped, scores, randomized, strict=True):
-        resampled = [np.stack([one.metric.summarise(next(sums)) for _ in side]) for side in (a, b)]
-        if single:
-            spread = resampled[1][0] - resampled[0][0]
-            estimate = estimate_difference(spread, under_null, b[0] - a[0], settings.confidence)
+    estimates = []
+    for one, (a, b) in zip(grouped, scores, strict=True):
+        drawn_a, drawn_b = (np.stack([one.metric.summarise(next(sums)) for _ in side]) for side in (a, b))
+        interval = estimate_seed_difference((a, b), (drawn_a, drawn_b), design.groups, confidence)
+        if interval.standard_error > 0:
+            estimates.append(DifferenceEstimate(interval, "seeds_t", None))
         else:
-            estimate = estimate_seed_difference((a, b), (resampled[0], resampled[1]), count, settings.confidence)
-        compared.append(MetricComparison(a, b, estimate))
-    return compared
+            estimates.append(DifferenceEstimate(None, None, NoInterval("no row differs", "no_difference")))
+    return estimates
 
 
 def _randomized(grouped: Sequence[SufficientStatistics], resamples: Resamples) -> list[Stats]:
@@ -130,6 +161,21 @@ def _randomized(grouped: Sequence[SufficientStatistics], resamples: Resamples) -
     ends = np.cumsum([one.a[0].shape[1] for one in grouped])[:-1]
     left, right = (np.split(sums, ends, axis=1) for sums in resamples.randomize(*sides))
     return [one.metric.summarise(y) - one.metric.summarise(x) for one, x, y in zip(grouped, left, right, strict=True)]
+
+
+def _right(one: SufficientStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows [N] on which each side is right, of a binary metric with one file a side."""
+    a, b = (np.asarray(one.metric.summarise(side[0])) > 0.5 for side in (one.a, one.b))
+    return a, b
+
+
+def _mcnemar(one: SufficientStatistics, design: Design) -> McNemar | None:
+    """McNemar's test, for a binary metric and independent rows."""
+    if not one.metric.binary or not design.independent:
+        return None
+    a, b = _right(one)
+    only_a, only_b = int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a))
+    return {"only_a": only_a, "only_b": only_b, "p": mcnemar(only_a, only_b)}
 
 
 def metric_results(metrics: Sequence[Metric], evidence: Evidence, context: ScoringContext) -> list[MetricResult]:
@@ -141,39 +187,45 @@ def metric_results(metrics: Sequence[Metric], evidence: Evidence, context: Scori
         asked = evidence.asked
         with_failed = [context.measure(metric, asked.a, asked.b) for metric in metrics]
         failures = [one.difference() for one in compare_metrics(with_failed, asked.groups, settings)]
-    results: list[MetricResult] = []
     compared = compare_metrics(statistics, rows.groups, settings, test=True)
+    results: list[MetricResult] = []
     for one, comparison, failed in zip(statistics, compared, failures, strict=True):
-        exact, rates = _exact(one, rows, settings.confidence)
-        results.append({
-            "name": one.metric.name,
-            **comparison.difference(),
-            "p": comparison.p,
-            "p_adjusted": None,
-            "detectable": comparison.estimate.detectable if comparison.estimate else None,
-            "higher_is_better": one.metric.higher_is_better,
-            "scale": one.metric.scale,
-            "signature": signature(one.metric, rows.a[0]),
-            "seeds": None if one.single else {"a": list(comparison.a), "b": list(comparison.b)},
-            "failures_as_worst": failed,
-            "mcnemar": exact,
-            "rate_ci": rates,
-        })  # fmt: skip
+        result = metric_result(one, comparison, signature(one.metric, rows.a[0]), settings.confidence)
+        results.append({**result, "failures_as_worst": failed})
     return results
 
 
-def _exact(
-    one: SufficientStatistics, rows: Rows, confidence: float
-) -> tuple[McNemar, Sides[Interval]] | tuple[None, None]:
-    """McNemar's test and Wilson's intervals, for a binary metric, independent rows and one file a side."""
-    if not one.metric.binary or not rows.independent or not one.single:
-        return None, None
-    a, b = (np.asarray(one.metric.summarise(side[0])) > 0.5 for side in (one.a, one.b))
-    only_a, only_b = int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a))
-    rate_a, rate_b = (list(wilson(int(side.sum()), len(side), confidence)) for side in (a, b))
-    exact: McNemar = {"only_a": only_a, "only_b": only_b, "p": mcnemar(only_a, only_b)}
-    rates: Sides[Interval] = {"a": rate_a, "b": rate_b}
-    return exact, rates
+def metric_result(
+    one: SufficientStatistics, comparison: MetricComparison, signature: str, confidence: float
+) -> MetricResult:
+    """The result of one metric; `failures_as_worst` and `p_adjusted` are not yet known."""
+    metric, estimate = one.metric, comparison.estimate
+    missing = estimate.missing
+    return {
+        "name": metric.name,
+        **comparison.difference(),
+        "status": comparison.status(metric.higher_is_better, confidence),
+        "interval_method": estimate.method,
+        "no_interval": missing.reason if missing else None,
+        "bound": missing.bound if missing else None,
+        "rows_needed": missing.rows_needed if missing else None,
+        "p": comparison.p,
+        "p_adjusted": None,
+        "detectable": detectable_difference(estimate.interval, confidence) if estimate.interval else None,
+        "higher_is_better": metric.higher_is_better,
+        "scale": metric.scale,
+        "signature": signature,
+        "seeds": None if one.single else {"a": list(comparison.a), "b": list(comparison.b)},
+        "failures_as_worst": None,
+        "mcnemar": comparison.mcnemar,
+        "rate_ci": _rates(one, confidence) if comparison.mcnemar else None,
+    }
+
+
+def _rates(one: SufficientStatistics, confidence: float) -> Sides[Interval]:
+    """Wilson's interval of each side's score."""
+    a, b = (list(wilson(int(side.sum()), len(side), confidence)) for side in _right(one))
+    return {"a": a, "b": b}
 
 
 def adjust_p_values(systems: Sequence[Sequence[MetricResult]]) -> list[list[MetricResult]]:

@@ -16,6 +16,7 @@ from vlmtune.text_units import Unit
 
 Status = Literal["improved", "worse", "no_difference", "inconclusive"]
 PairedBy = Literal["id", "order", "keys", "references"]
+IntervalMethod = Literal["jackknife_t", "jackknife_t_and_bootstrap_t", "pseudo_groups_t", "tango", "seeds_t"]
 
 Interval = list[float]
 """A confidence interval: its lower and its upper end."""
@@ -42,18 +43,18 @@ class Difference(TypedDict):
     delta: float
     """B - A."""
     ci: Interval | None
-    """Confidence interval of `delta`; null with fewer than 20 groups."""
+    """Confidence interval of `delta`; null where no method keeps its level, as with fewer than 20 groups."""
 
 
 class McNemar(TypedDict):
-    """McNemar's exact test of a metric that is 0 or 1 per row."""
+    """McNemar's test of a metric that is 0 or 1 per row."""
 
     only_a: int
     """Rows on which only A is right."""
     only_b: int
     """Rows on which only B is right."""
     p: float
-    """Two-sided exact binomial p-value."""
+    """Two-sided binomial mid-p value."""
 
 
 class MetricResult(Difference):
@@ -61,12 +62,24 @@ class MetricResult(Difference):
 
     name: str
     """Name of the metric."""
+    status: Status
+    """What interval and p-value together show about this metric."""
+    interval_method: IntervalMethod | None
+    """How `ci` was computed; null where there is none."""
+    no_interval: str | None
+    """Why there is no interval; null where there is one."""
+    bound: float | None
+    """Where hardly any row differs: differences up to this size are not excluded; null where an interval says more, or
+    where nothing can be said."""
+    rows_needed: int | None
+    """Where there is no interval: independent rows that one would take, as far as known."""
     p: float | None
-    """Two-sided p-value of the paired randomization test; null with fewer than 20 groups or with several seeds."""
+    """Two-sided p-value: that of `mcnemar` where given, else of the paired randomization test; null with fewer than 20
+    groups or with several seeds."""
     p_adjusted: float | None
     """`p` after Holm's correction; null where there is no `p`, and for prompt baselines."""
     detectable: float | None
-    """True difference that this comparison detects with 80 % power; null with fewer than 20 groups."""
+    """True difference that this comparison detects with 80 % power; null where there is no interval."""
     higher_is_better: bool
     """False for error rates."""
     scale: float
@@ -269,8 +282,8 @@ class LengthControl(TypedDict):
     """Score of A's truncated answers."""
     delta: float
     """Score of B minus `a_truncated`."""
-    ci: Interval
-    """Confidence interval of `delta`."""
+    ci: Interval | None
+    """Confidence interval of `delta`; null where hardly any row differs from its truncated counterpart."""
     explains: bool
     """Whether length alone explains the gain."""
     can_tell: bool
@@ -289,11 +302,13 @@ class ImageControl(TypedDict):
     drop: float
     """`original` - `shuffled`."""
     ci: Interval | None
-    """Confidence interval of `drop`; null with fewer than 20 groups."""
+    """Confidence interval of `drop`; null where no method keeps its level."""
     kept: float | None
     """`shuffled` / `original`; null where `original` is 0."""
     can_tell: bool
     """False where `original` already is the worst score, which wrong images cannot lower."""
+    uses_image: bool | None
+    """Whether a drop is shown, by its interval; null where that cannot be told."""
 
 
 class ControlResults(TypedDict):
@@ -330,7 +345,7 @@ class ConfidenceCurve(TypedDict):
     gain: float
     """`half` - `all`."""
     ci: Interval | None
-    """Confidence interval of `gain`; null where the half has fewer than 20 groups."""
+    """Confidence interval of `gain`; null where the half has fewer than 20 groups, or all score the same."""
     area: float
     """Mean score over all shares, from one row to all."""
 
@@ -358,7 +373,7 @@ class StatisticsSettings(TypedDict):
     """The config's `evaluation.statistics`."""
 
     resamples: int
-    """Bootstrap resamples, and random swaps of the sides."""
+    """Random swaps of the sides, and bootstrap resamples where an interval needs them."""
     confidence: float
     """Level of the intervals."""
     seed: int
@@ -370,8 +385,6 @@ class _PromptBaseline(TypedDict):
     """Name of the prompt baseline."""
     rows: RowCounts
     """Rows of the prompt baseline (A) and of side B."""
-    status: Status
-    """Conclusion about B against this prompt baseline."""
     why_not: list[str]
     """Why the comparison with it is inconclusive; empty if it is not."""
 
@@ -384,6 +397,9 @@ class PromptBaselineResult(_PromptBaseline, MetricResult):
 @final
 class UnscoredPromptBaseline(_PromptBaseline):
     """A prompt baseline that shares no answered row with B."""
+
+    status: Literal["inconclusive"]
+    """Nothing can be said."""
 
 
 class ComparisonResult(TypedDict):

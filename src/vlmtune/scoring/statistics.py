@@ -1,4 +1,4 @@
-"""Confidence intervals and p-values: paired bootstrap, paired randomization test, closed forms, training seeds.
+"""Resampling, p-values, quantiles, and the interval of several training seeds; `intervals` has those of one file.
 
 Everything works on whole groups, because rows that share an image are not independent, and on summed statistics,
 because those of a metric add up: a resample is one matrix product instead of one evaluation. Several training seeds of
@@ -9,7 +9,8 @@ Letters: G groups, K statistics or training seeds, N rows, R resamples.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from vlmtune.metrics import Stats
 
 FEWEST_GROUPS = 20
-"""With fewer groups a percentile interval covers less than its level says; none is given."""
+"""With fewer groups, or groups of uneven size that are worth fewer, no interval is given."""
 
 POWER = 0.8
 """Power at the detectable difference."""
@@ -38,17 +39,27 @@ Resampled = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class DifferenceEstimate:
-    """How certain a difference is: interval, standard error, two-sided p-value (None where there is no test).
-
-    A true difference of `detectable` is found with a power of 80 %: so often would the interval exclude 0.
-    """
+class IntervalEstimate:
+    """A confidence interval, and the standard error and degrees of freedom behind it."""
 
     low: float
     high: float
     standard_error: float
-    p: float | None
-    detectable: float
+    df: float
+
+    def clipped(self, largest: float) -> "IntervalEstimate":
+        """Without the part outside -largest..largest."""
+        return replace(self, low=max(self.low, -largest), high=min(self.high, largest))
+
+    def union(self, other: "IntervalEstimate") -> "IntervalEstimate":
+        """The smallest interval that contains both."""
+        return replace(self, low=min(self.low, other.low), high=max(self.high, other.high))
+
+
+def student_interval(centre: float, standard_error: float, df: float, confidence: float) -> IntervalEstimate:
+    """Student's t interval."""
+    reach = student_quantile((1 + confidence) / 2, df) * standard_error
+    return IntervalEstimate(centre - reach, centre + reach, standard_error, df)
 
 
 def by_group(stats: Stats, groups: Sequence[str]) -> Stats:
@@ -99,33 +110,24 @@ class Resamples:
         return [most] * whole + ([rest] if rest else [])
 
 
-def estimate_difference(
-    resampled: Stats, randomized: Stats | None, observed: float, confidence: float
-) -> DifferenceEstimate:
-    """Percentile bootstrap interval (Efron 1979) and randomization p-value (Noreen 1989) of a difference.
+def randomization_p(randomized: Stats, observed: float) -> float:
+    """Two-sided p-value of the randomization test (Noreen 1989).
 
     Args:
-        resampled: bootstrap differences [R].
-        randomized: differences [R] after random swaps of the sides; None where no p-value is wanted.
+        randomized: differences [R] after random swaps of the sides.
         observed: the difference on the data.
-        confidence: level of the two-sided interval; at 95 %, 2.80 standard errors are detectable.
     """
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    error = float(resampled.std(ddof=1))
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(POWER)
-    p = None
-    if randomized is not None:
-        # 1e-12: a swap that only reorders the terms of a sum must count as equal.
-        as_large = int(np.count_nonzero(np.abs(randomized) >= abs(observed) - 1e-12))
-        p = (as_large + 1) / (len(randomized) + 1)
-    return DifferenceEstimate(float(low), float(high), error, p, reach * error)
+    # 1e-12: a swap that only reorders the terms of a sum must count as equal.
+    as_large = int(np.count_nonzero(np.abs(randomized) >= abs(observed) - 1e-12))
+    return (as_large + 1) / (len(randomized) + 1)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p-value that both sides are right equally often.
+    """Two-sided mid-p value that both sides are right equally often.
 
     If so, the rows on which just one side is right fall on either side like coins (McNemar 1947, with the binomial
-    distribution instead of chi²). The randomization test of a 0/1 metric estimates the same number.
+    distribution instead of chi²). Mid-p (Lancaster 1961) counts half of the probability of the observed counts. The
+    exact test counts all of it, and with few such rows rejects far less often than its level.
 
     Args:
         only_a: rows on which only side A is right.
@@ -136,7 +138,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     for k in range(1, min(only_a, only_b) + 1):
         term = term * (flips - k + 1) // k
         tail += term
-    return float(min(1.0, 2 * tail / 2**flips))
+    return float((2 * tail - term) / 2**flips)
 
 
 def wilson(hits: float, rows: int, confidence: float) -> tuple[float, float]:
@@ -163,6 +165,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+@lru_cache(maxsize=64)
 def student_quantile(level: float, df: float) -> float:
     """Quantile of Student's t to about five digits, for 0.5 <= level < 1 and df >= 1, which need not be whole.
 
@@ -182,7 +185,7 @@ def estimate_seed_difference(
     resampled: tuple[Resampled, Resampled],
     groups: int,
     confidence: float,
-) -> DifferenceEstimate:
+) -> IntervalEstimate:
     """Interval of mean(B) - mean(A), each over its seeds. There is no p-value: swapping sides would mix up seeds.
 
     Rows and seeds are both random. With V the bootstrap variance of the difference, S the variance of a side's K
@@ -213,8 +216,7 @@ def estimate_seed_difference(
         df = max(1.0, total**2 / noise)
     else:
         total, df = row_variance, groups - 1.0
-    error, reach = math.sqrt(total), student_quantile((1 + confidence) / 2, df)
-    return DifferenceEstimate(delta - reach * error, delta + reach * error, error, None, _detectable(reach, df) * error)
+    return student_interval(delta, math.sqrt(total), df, confidence)
 
 
 def _seed_variance(scores: Sequence[float], resampled: Resampled) -> tuple[float, float, int]:
@@ -226,15 +228,16 @@ def _seed_variance(scores: Sequence[float], resampled: Resampled) -> tuple[float
     return float(np.var(scores, ddof=1)) / seeds, float(noise) / seeds, seeds
 
 
-def _detectable(reach: float, df: float) -> float:
-    """The detectable difference in standard errors, for an interval of `reach` standard errors.
+def detectable_difference(estimate: IntervalEstimate, confidence: float) -> float:
+    """The true difference whose interval excludes 0 with a power of 80 %.
 
     With few degrees of freedom the standard error is itself uncertain, here and in the comparison that would look for
     the difference. The ratio of two such errors exceeds `ratio` once in 5 times (Cacoullos 1965: half the difference of
     ratio and 1 / ratio, times sqrt(df), is Student's t); both risks are added in squares. That gives 79-80 % power from
     2 degrees of freedom on, where reach + t(0.8) gives 60 % with 2 and 71 % with 6.
     """
-    risk = student_quantile(POWER, df)
+    df = estimate.df
+    reach, risk = student_quantile((1 + confidence) / 2, df), student_quantile(POWER, df)
     half = risk / math.sqrt(df)
     ratio = half + math.hypot(1, half)
-    return reach + math.hypot(reach * (ratio - 1), risk)
+    return estimate.standard_error * (reach + math.hypot(reach * (ratio - 1), risk))

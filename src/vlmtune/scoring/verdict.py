@@ -1,6 +1,7 @@
 """The conclusion of a comparison: its status, the verdict in a sentence, and the warnings that qualify it.
 
-Status and verdict follow the primary metric's interval. Warnings name reasons for doubt; they never change the status.
+The status is that of the primary metric: a change is shown where interval and test both show it. Warnings name reasons
+for doubt; they never change the status.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,14 +10,18 @@ from itertools import combinations
 from vlmtune.run_folder import differences
 from vlmtune.scoring.pairing import Evidence, PredictionFile, Side, name_of
 from vlmtune.scoring.results import ComparisonResult, Difference, Interval, MetricResult, PromptBaselineResult, Status
-from vlmtune.scoring.statistics import FEWEST_GROUPS
 
 MOST_FAILED = 0.05
 """Share of failed rows on either side above which nothing is concluded."""
 
 
-def reasons_inconclusive(evidence: Evidence) -> list[str]:
-    """Why the comparison is inconclusive; empty if it is not."""
+def reasons_inconclusive(evidence: Evidence, primary: MetricResult | None) -> list[str]:
+    """Why the comparison is inconclusive; empty if it is not.
+
+    Args:
+        evidence: the compared rows.
+        primary: the primary metric on them; None where no row was answered on both sides.
+    """
     rows, reasons = evidence.counts, []
     if max(rows["failed_a"], rows["failed_b"]) > MOST_FAILED * rows["paired"]:
         reasons.append(
@@ -25,13 +30,15 @@ def reasons_inconclusive(evidence: Evidence) -> list[str]:
         )
     if rows["selection"] == rows["paired"]:
         reasons.append("every paired row was used to choose the checkpoint or a setting, so none is evidence")
-    elif rows["groups"] < FEWEST_GROUPS:
-        reasons.append(f"only {rows['groups']} independent rows were compared; an interval needs {FEWEST_GROUPS}")
+    elif primary is None:
+        reasons.append("no row was answered on both sides")
+    elif primary["status"] == "inconclusive":
+        reasons.append(primary["no_interval"] or "nothing can be said about the change")
     return reasons
 
 
-def status_of(difference: Difference, higher_is_better: bool) -> Status:
-    """The status implied by the interval of a metric or a slice."""
+def interval_status(difference: Difference, higher_is_better: bool) -> Status:
+    """The status implied by an interval alone; inconclusive where there is none."""
     if difference["ci"] is None:
         return "inconclusive"
     low, high = difference["ci"]
@@ -40,9 +47,17 @@ def status_of(difference: Difference, higher_is_better: bool) -> Status:
     return "improved" if (low > 0) == higher_is_better else "worse"
 
 
-def metric_status(metric: MetricResult) -> Status:
-    """The status implied by a metric's interval."""
-    return status_of(metric, metric["higher_is_better"])
+def status_of(difference: Difference, higher_is_better: bool, p: float | None, level: float) -> Status:
+    """The status implied by interval and test together: a change is shown only where both show it.
+
+    Args:
+        difference: with its interval.
+        higher_is_better: of the metric.
+        p: None where there is no test; the interval alone decides.
+        level: p-values below it are significant.
+    """
+    status = interval_status(difference, higher_is_better)
+    return "no_difference" if status in ("improved", "worse") and p is not None and p >= level else status
 
 
 def sentence(result: ComparisonResult, b: Side, best: PromptBaselineResult | None = None) -> str:
@@ -52,7 +67,8 @@ def sentence(result: ComparisonResult, b: Side, best: PromptBaselineResult | Non
 
 
 def _against_prompt_baseline(result: ComparisonResult, b: Side, best: PromptBaselineResult) -> str:
-    level = f"{result['statistics']['confidence']:.0%}"
+    confidence = result["statistics"]["confidence"]
+    level = f"{confidence:.0%}"
     change = (
         f"{best['name']} {_score(best, 'a')} without training → {_score(best, 'b')}, change {change_of(best, level)} "
         f"on {best['rows']['compared']} paired rows"
@@ -64,34 +80,53 @@ def _against_prompt_baseline(result: ComparisonResult, b: Side, best: PromptBase
         return f"Improved, also over the best prompt baseline ({name}): {change}. {over}{_scope(b)}"
     if status == "worse":
         return f"Worse than prompting differently ({name}): {change}. {over}{_scope(b)}"
-    gained = "Prompting alone gains as much" if metric_status(plain) == "improved" else "Training shows no gain"
-    return f"No difference shown to the best prompt baseline ({name}). {gained}: {change}. {over}{_scope(b)}"
+    gained = "Prompting alone gains as much" if plain["status"] == "improved" else "Training shows no gain"
+    return (
+        f"No difference shown to the best prompt baseline ({name}). {gained}: {change}; "
+        f"{_what_is_excluded(best, confidence)}. {over}{_scope(b)}"
+    )
 
 
 def _against_a(result: ComparisonResult, b: Side) -> str:
     metric, status = result["metrics"][0], result["status"]
-    low, high = metric["ci"] or (0.0, 0.0)
-    interval = f"{result['statistics']['confidence']:.0%} CI {low:+.4f} to {high:+.4f}"
+    confidence = result["statistics"]["confidence"]
+    level = f"{confidence:.0%}"
     count = f"{result['rows']['compared']} paired rows"
     score_a, score_b = (_score(metric, side) for side in ("a", "b"))
     known = any(baseline["status"] != "inconclusive" for baseline in result["prompt_baselines"])
     end = _scope(b) + (" No prompt baseline scores higher than the baseline." if known else "")
     if status == "no_difference":
-        largest = f"{max(abs(low), abs(high)):.4f}"
-        excluded = f"a change larger than {largest} is excluded" if float(largest) else "no row's score differs"
         return (
             f"No difference shown in {metric['name']} on {count}: {score_a} and {score_b}, change "
-            f"{metric['delta']:+.4f} ({interval}); {excluded}.{end}"
+            f"{change_of(metric, level)}; {_what_is_excluded(metric, confidence)}.{end}"
         )
     word = "Improved" if status == "improved" else "Worse"
     length = result["controls"]["length"]
     explained = " Answer length alone explains it." if status == "improved" and length and length["explains"] else ""
-    # 10,000 random swaps cannot show less than 0.0001.
-    p = "" if metric["p"] is None else ", p ≤ 0.0001" if metric["p"] < 0.00015 else f", p = {metric['p']:.4f}"
+    p = "" if metric["p"] is None else f", {_p_value(metric['p'])}"
     return (
-        f"{word}: {metric['name']} {score_a} → {score_b}, change {metric['delta']:+.4f} ({interval}{p}) on "
-        f"{count}.{explained}{end}"
+        f"{word}: {metric['name']} {score_a} → {score_b}, change {change_of(metric, level, p)} on {count}."
+        f"{explained}{end}"
     )
+
+
+def _what_is_excluded(metric: MetricResult, confidence: float) -> str:
+    """How large a change remains possible where none is shown, and why none is where only the interval shows one."""
+    if metric["ci"] is None:
+        return metric["no_interval"] or "there is no interval"
+    low, high = metric["ci"]
+    excluded = f"a change larger than {max(abs(low), abs(high)):.4f} is excluded"
+    p, level = metric["p"], 1 - confidence
+    if p is None or (p < level) == (not low <= 0 <= high):
+        return excluded
+    if p < level:
+        return f"{excluded}; the test alone would show one ({_p_value(p)})"
+    return f"the interval leaves out 0, but the test does not confirm it ({_p_value(p)}); {excluded}"
+
+
+def _p_value(p: float) -> str:
+    # 10,000 random swaps cannot show less than 0.0001.
+    return "p ≤ 0.0001" if p < 0.00015 else f"p = {p:.4f}"
 
 
 def worse_slices(result: ComparisonResult) -> str:
@@ -114,12 +149,12 @@ def enumeration(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
 
 
-def change_of(difference: Difference, level: str) -> str:
-    """A change with its interval, if it has one."""
+def change_of(difference: Difference, level: str, p: str = "") -> str:
+    """A change with its interval, if it has one, and `p` behind that."""
     if difference["ci"] is None:
         return f"{difference['delta']:+.4f}"
     low, high = difference["ci"]
-    return f"{difference['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f})"
+    return f"{difference['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f}{p})"
 
 
 def _score(metric: MetricResult, side: str) -> str:
@@ -220,10 +255,8 @@ def _control_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[st
             f"length explains the gain: truncated to the same lengths, {name_of(a)} scores "
             f"{length['a_truncated']:.4f} in {result['primary']}"
         )
-    if image and image["b"] and image["b"]["ci"] and image["b"]["can_tell"]:
-        low, high = image["b"]["ci"]
-        if low <= 0 if result["metrics"][0]["higher_is_better"] else high >= 0:
-            yield f"{name_of(b)} does not look at the image: with shuffled images it scores as well"
+    if image and image["b"] and image["b"]["uses_image"] is False and image["b"]["can_tell"]:
+        yield f"{name_of(b)} does not look at the image: with shuffled images it scores as well"
 
 
 def _prompt_baseline_warnings(result: ComparisonResult) -> Iterator[str]:
@@ -237,7 +270,7 @@ def _metric_warnings(result: ComparisonResult) -> Iterator[str]:
     """Metrics that fell, and a verdict that does not survive the correction for several systems."""
     level = 1 - result["statistics"]["confidence"]
     for number, metric in enumerate(result["metrics"]):
-        status, p, p_adjusted = metric_status(metric), metric["p"], metric["p_adjusted"]
+        status, p, p_adjusted = metric["status"], metric["p"], metric["p_adjusted"]
         lost = p is not None and p_adjusted is not None and p < level <= p_adjusted
         if number == 0 and status in ("improved", "worse") and lost:
             yield (
@@ -256,7 +289,11 @@ def _failure_warnings(result: ComparisonResult) -> Iterator[str]:
     """Whether the verdict hinges on leaving failed rows out."""
     for metric in result["metrics"][:1]:
         worst = metric["failures_as_worst"]
-        if worst and metric_status(metric) != status_of(worst, metric["higher_is_better"]):
+        if worst is None or worst["ci"] is None:
+            continue
+        better = metric["higher_is_better"]
+        before = interval_status(metric, better) if metric["ci"] else metric["status"]
+        if before not in ("inconclusive", interval_status(worst, better)):
             yield (
                 f"the verdict depends on failed rows: with them scored as worst answers, {metric['name']} changes by "
                 f"{worst['delta']:+.4f} ({_interval(worst['ci'])})"
@@ -266,7 +303,7 @@ def _failure_warnings(result: ComparisonResult) -> Iterator[str]:
 def slice_warnings(result: ComparisonResult) -> Iterator[str]:
     """Slices whose interval shows a loss."""
     for part in result["slices"]:
-        if status_of(part, result["metrics"][0]["higher_is_better"]) == "worse":
+        if interval_status(part, result["metrics"][0]["higher_is_better"]) == "worse":
             verb = "got worse" if part["worse"] else "may have got worse"
             yield (
                 f"where {part['column']} is {part['value']!r}, {result['primary']} {verb}: {part['a']:.4f} → "
@@ -293,4 +330,4 @@ def _row_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
 
 
 def _interval(ci: Interval | None) -> str:
-    return "no interval: too few rows" if ci is None else f"{ci[0]:+.4f} to {ci[1]:+.4f}"
+    return "no interval" if ci is None else f"{ci[0]:+.4f} to {ci[1]:+.4f}"

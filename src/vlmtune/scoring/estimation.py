@@ -1,0 +1,276 @@
+"""Chooses how the difference of two files is estimated in a metric: by which interval, or why by none.
+
+Every interval that comes out keeps its level, as benchmarks/calibration shows. Where none does, a `NoInterval` says
+why, and what can still be said.
+
+Letters: N rows, G groups, K statistics, R resamples.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmtune.metrics import Metric, Stats
+from vlmtune.scoring.intervals import (
+    Values,
+    effective_groups,
+    fewest_discordant,
+    has_long_tail,
+    jackknife_values,
+    largest_share,
+    moment_columns,
+    pseudo_group_interval,
+    pseudo_group_step,
+    studentised_interval,
+    t_interval,
+    tango_interval,
+)
+from vlmtune.scoring.results import IntervalMethod, Status
+from vlmtune.scoring.statistics import FEWEST_GROUPS, IntervalEstimate, Resamples
+
+FEWEST_SKEWED = 50
+"""With fewer groups, no interval of strongly skewed differences keeps its level."""
+
+MANY_TIES = 0.1
+"""Share of tied rows from which a bounded metric is taken as discrete."""
+
+SPARSE = 0.8
+"""Share of tied rows from which those that differ are too few to show how large a difference can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoInterval:
+    """Why there is no interval, and what can be said without one."""
+
+    reason: str
+    status: Status
+    bound: float | None = None
+    """Differences up to this size are not excluded; None where nothing can be said."""
+    rows_needed: int | None = None
+    """Independent rows that an interval would take, where known."""
+
+
+@dataclass(frozen=True, slots=True)
+class DifferenceEstimate:
+    """An interval and its method, or what is missing."""
+
+    interval: IntervalEstimate | None
+    method: IntervalMethod | None
+    missing: NoInterval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Which rows depend on each other: rows per group [G], and the group number of each row [N]."""
+
+    sizes: NDArray[np.int64]
+    of_row: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, groups: Sequence[str]) -> "Design":
+        """From the name of each row's group [N]; groups in order of appearance, as in `by_group`."""
+        numbers = {name: n for n, name in enumerate(dict.fromkeys(groups))}
+        of_row = np.array([numbers[name] for name in groups], dtype=np.int64)
+        return cls(np.bincount(of_row, minlength=len(numbers)), of_row)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(self.sizes)
+
+    @property
+    def independent(self) -> bool:
+        """Whether every row is a group of its own."""
+        return len(self.of_row) == len(self.sizes)
+
+    @property
+    def effective(self) -> float:
+        """How many groups of equal size are as informative; the number of groups where all have one size."""
+        return effective_groups(self.sizes) if len(self.sizes) else 0.0
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough groups for an interval."""
+        return self.effective >= FEWEST_GROUPS
+
+    @property
+    def noun(self) -> str:
+        """What is independent."""
+        return "row" if self.independent else "group"
+
+    def too_small(self) -> NoInterval:
+        """Why there is no interval if the groups are too few."""
+        if self.groups < FEWEST_GROUPS:
+            reason = f"only {self.groups} independent rows were compared; an interval needs {FEWEST_GROUPS}"
+        else:
+            reason = (
+                f"the {self.groups} groups have such uneven sizes that they are worth only {self.effective:.0f}; an "
+                f"interval needs {FEWEST_GROUPS}"
+            )
+        return NoInterval(reason, "inconclusive", rows_needed=FEWEST_GROUPS)
+
+
+@dataclass(frozen=True)
+class PairedStatistics:
+    """One metric's statistics of both sides, each a single file: per row [N, K], and summed per group [G, K]."""
+
+    metric: Metric
+    a: Stats
+    b: Stats
+    grouped: tuple[Stats, Stats]
+    design: Design
+
+    def difference(self, a: Stats, b: Stats) -> Values:
+        """B - A of summed statistics [..., K]."""
+        difference: Values = self.metric.summarise(b) - self.metric.summarise(a)
+        return difference
+
+    @cached_property
+    def row_scores(self) -> tuple[Values, Values]:
+        """Scores of each row alone [N]."""
+        return np.asarray(self.metric.summarise(self.a)), np.asarray(self.metric.summarise(self.b))
+
+    @cached_property
+    def tied(self) -> NDArray[np.bool_]:
+        """Rows that score the same on both sides [N], also as a part of a corpus."""
+        before, after = self.row_scores
+        tied: NDArray[np.bool_] = before == after if self.metric.binary else (self.a == self.b).all(axis=1)
+        return tied
+
+    @cached_property
+    def values(self) -> Values:
+        """Jackknife values [G] of the difference."""
+        a, b = self.grouped
+        total_a, total_b = a.sum(axis=0), b.sum(axis=0)
+        left_out = self.difference(total_a - a, total_b - b)
+        return jackknife_values(float(self.difference(total_a, total_b)), left_out)
+
+    @property
+    def differing(self) -> int:
+        """Groups with a row that is not tied."""
+        return len(np.unique(self.design.of_row[~self.tied]))
+
+    @property
+    def constant(self) -> bool:
+        """Whether every group changes by the same amount."""
+        return bool(np.ptp(self.values) <= 1e-9 * max(1.0, abs(float(self.values.mean()))))
+
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the jackknife."""
+        return self.design.effective - 1
+
+    @property
+    def bounded(self) -> bool:
+        """Whether one row can change by the whole scale."""
+        return self.metric.binary or self.metric.bounded
+
+    @property
+    def within_scale(self) -> bool:
+        """Whether every row scores within the metric's scale, so that no difference can exceed it."""
+        scores = np.concatenate(self.row_scores)
+        return bool(
+            self.metric.higher_is_better and scores.min() >= 0 and scores.max() <= self.metric.scale * (1 + 1e-9)
+        )
+
+    @cached_property
+    def method(self) -> IntervalMethod:
+        """The method that keeps its level on such differences."""
+        if self.metric.binary and self.design.independent:
+            return "tango"
+        if self.constant or (self.bounded and (self.metric.binary or self.tied.mean() >= MANY_TIES)):
+            return "pseudo_groups_t"
+        return "jackknife_t_and_bootstrap_t" if has_long_tail(self.values) else "jackknife_t"
+
+    @property
+    def pseudo_step(self) -> float:
+        """Where the pseudo-groups stand."""
+        if self.constant:
+            return self.metric.scale
+        if self.metric.binary or self.tied.mean() >= SPARSE:
+            before, after = self.row_scores
+            return pseudo_group_step(after - before, self.values, self.metric.scale)
+        return self.metric.scale / 2
+
+
+def estimate_differences(
+    metrics: Sequence[PairedStatistics], resamples: Resamples, confidence: float
+) -> list[DifferenceEstimate]:
+    """The difference B - A in every metric, on the same rows and resamples."""
+    missing = [_missing(one, confidence) for one in metrics]
+    skewed = [
+        one
+        for one, reason in zip(metrics, missing, strict=True)
+        if reason is None and one.method == "jackknife_t_and_bootstrap_t"
+    ]
+    columns = [part for one in skewed for part in (*one.grouped, moment_columns(one.values))]
+    sums = iter(resamples.bootstrap(columns) if columns else [])
+    estimates = []
+    for one, reason in zip(metrics, missing, strict=True):
+        if reason is not None:
+            estimates.append(DifferenceEstimate(None, None, reason))
+            continue
+        interval = _interval(one, confidence)
+        if one.method == "jackknife_t_and_bootstrap_t":
+            resampled = one.difference(next(sums), next(sums))
+            interval = interval.union(studentised_interval(one.values, resampled, next(sums), confidence))
+        estimates.append(_within_scale(one, interval))
+    return estimates
+
+
+def _interval(one: PairedStatistics, confidence: float) -> IntervalEstimate:
+    """The interval by a closed form."""
+    if one.method == "tango":
+        before, after = one.row_scores
+        only_a, only_b = int(np.count_nonzero(before > after)), int(np.count_nonzero(after > before))
+        return tango_interval(only_a, only_b, len(before), confidence)
+    if one.method == "pseudo_groups_t":
+        return pseudo_group_interval(one.values, one.pseudo_step, one.df, confidence)
+    return t_interval(one.values, one.df, confidence)
+
+
+def _within_scale(one: PairedStatistics, interval: IntervalEstimate) -> DifferenceEstimate:
+    """The interval without what the metric's scale excludes, if that leaves both ends finite."""
+    clipped = interval.clipped(one.metric.scale) if one.within_scale else interval
+    if math.isfinite(clipped.low) and math.isfinite(clipped.high):
+        return DifferenceEstimate(clipped, one.method, None)
+    reason = f"{one.differing} {one.design.noun}s that differ are too few for an interval"
+    return DifferenceEstimate(None, None, NoInterval(reason, "inconclusive"))
+
+
+def _missing(one: PairedStatistics, confidence: float) -> NoInterval | None:
+    """Why there is no interval; None if there is one."""
+    design, reason = one.design, None
+    if not design.enough:
+        return design.too_small()
+    if one.differing < (fewest_discordant(confidence) if one.method != "pseudo_groups_t" or one.constant else 1):
+        return _few_differ(one, confidence)
+    if one.constant and not one.within_scale:
+        reason = f"every {design.noun} changes by the same amount"
+    elif one.method == "jackknife_t_and_bootstrap_t" and design.effective < FEWEST_SKEWED:
+        reason = (
+            f"the change is strongly skewed: a few {design.noun}s decide it, and {design.effective:.0f} {design.noun}s "
+            f"are too few for that; an interval needs {FEWEST_SKEWED}"
+        )
+        return NoInterval(reason, "inconclusive", rows_needed=FEWEST_SKEWED)
+    return NoInterval(reason, "inconclusive") if reason else None
+
+
+def _few_differ(one: PairedStatistics, confidence: float) -> NoInterval:
+    """What can be said if too few groups differ: for bounded metrics, how large a difference can be at most."""
+    noun, fewest, differing = one.design.noun, fewest_discordant(confidence), one.differing
+    reason = ("no", "only one")[differing] if differing < 2 else f"only {differing}"
+    reason += f" {noun} differs" if differing < 2 else f" {noun}s differ"
+    bound = None
+    if one.bounded:
+        share = largest_share(differing, int(one.design.effective), confidence)
+        bound = share * one.metric.scale
+        reason += f"; differences up to {100 * share:.1f} points are not excluded"
+    needed = math.ceil(one.design.groups * fewest / differing) if differing else None
+    if needed:
+        reason += f"; a verdict needs {fewest}, about {needed} {noun}s at this rate"
+    return NoInterval(reason, "no_difference", bound, needed)
