@@ -15,7 +15,7 @@ from vlmtune import registry
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.judge import ServerJudge
-from vlmtune.predictions import VLMTUNE, Keys, Predictions, read, read_any, read_references
+from vlmtune.predictions import VLMTUNE, Keys, Line, Predictions, read, read_any, read_references
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.report import ReportConfig, html, markdown
@@ -26,7 +26,7 @@ from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.scoring.results import ScoredRows, TrainingSummary
-from vlmtune.scoring.score import Score, score
+from vlmtune.scoring.score import Score, reread, score
 from vlmtune.scoring.truths import References, complete, has_truth, join_references, rows_named
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
@@ -100,7 +100,13 @@ def score_file(
     if unlabelled[0]:
         rows = {**scored.rows, "asked": len(kept.lines) + unlabelled[0], "without_reference": unlabelled[0]}
         scored = replace(scored, rows=cast(ScoredRows, rows))
-    return replace(scored, notes=(*kept.notes, *notes))
+    return replace(scored, notes=(*scored.notes, *kept.notes, *notes))
+
+
+def read_answered_file(file: Path, task: TaskChoice = None) -> list[Line]:
+    """The lines of a prediction file, answers as a task reads them. Task and errors as in `compare_files`."""
+    read_file = read_prediction_file(file)
+    return reread(read_file.lines, *_task(task, [read_file]))
 
 
 def compare_files(  # noqa: PLR0913 - the sides, and how they are read and compared

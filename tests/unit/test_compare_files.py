@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from builders import lines
 
-from vlmtune.compare_files import compare_files
+from vlmtune.compare_files import compare_files, read_answered_file, score_file
 from vlmtune.files import write_json
 from vlmtune.report import text
 from vlmtune.run_folder import hash_adapter
@@ -69,3 +69,51 @@ def test_a_folder_of_an_older_version_has_no_resumptions(tmp_path: Path, missing
     (tmp_path / "curve.jsonl").write_text(json.dumps(CURVE[0]) + "\n")
     assert not (tmp_path / missing).exists()
     assert resumed_at(tmp_path) == []
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_unreadable_answers_are_counted_by_reading_them(tmp_path: Path) -> None:
+    """Whatever the file says: it may come from another tool, or from a version that read answers differently."""
+    truth = {"label": "fox", "class": {"label": "fox", "labels": ["fox", "hare"]}, "references": ["fox"]}
+    rows = [
+        {"id": "0", "prediction": "A fox", "unparsed": "names no label", **truth},
+        {"id": "1", "prediction": "a cow", "answer": "fox", **truth},
+        {"id": "2", "prediction": "<think>a fox, surely", **truth},
+        {"id": "3", "prediction": None, **truth},
+    ]
+    file, task = write_rows(tmp_path / "a.jsonl", rows), {"name": "classification", "labels": ["fox", "hare"]}
+    found = score_file(file, task)
+    assert (found.rows["unparsed"], found.shares["unparsed"], found.metrics["accuracy"]) == (2, 0.6667, 1 / 3)
+    compared = compare_files(file, write_rows(tmp_path / "b.jsonl", rows), task=task)
+    assert compared.result["shares"]["b"]["unparsed"] == 0.6667
+    assert [row["flags"]["a"] for row in compared.examples] == [[], ["unparsed"], ["unparsed"], ["failed"]]
+    lines = read_answered_file(file, task)
+    assert [line.unparsed for line in lines] == [None, "names no label", "the thinking was cut off", None]
+
+
+def test_spelling_that_decides_a_score_is_said(tmp_path: Path) -> None:
+    references = [["yes"] * 10, ["no"] * 10]
+    rows = [
+        [{"id": str(n), "prediction": text, "references": references[n % 2]} for n, text in enumerate(side * 15)]
+        for side in (["Yes", "No."], ["yes", "no"])
+    ]
+    a, b = (write_rows(tmp_path / f"{name}.jsonl", side) for name, side in zip("ab", rows, strict=True))
+    scored = score_file(a, "vqa")
+    assert (scored.metrics["vqa_accuracy"], scored.metrics["textvqa_accuracy"]) == (0, 1)
+    assert [note[:53] for note in scored.notes] == ["vqa_accuracy: 30 of 30 answers differ from their refer"[:53]]
+    told = compare_files(a, b, task="vqa", evaluation={"primary": "vqa_accuracy"})
+    (note,) = [warning for warning in told.result["warnings"] if "vqa_accuracy" in warning]
+    assert note.startswith("a: vqa_accuracy: 30 of 30 answers")
+    assert f"! {note}" in text.render(told.result)
+
+
+def test_thinking_costs_neither_side_anything(tmp_path: Path) -> None:
+    rows = [
+        {"prediction": f"<think>x or y?</think>\n\n{answer}", "reference": answer} for answer in ("red", "U.S.", "2")
+    ]
+    found = score_file(write_rows(tmp_path / "a.jsonl", rows), "docvqa")
+    assert (found.metrics["anls"], found.metrics["exact_match"], found.rows["unparsed"]) == (1, 1, 0)

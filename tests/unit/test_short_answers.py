@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from metric_vectors import MORE, VECTORS, score, values
 
-from vlmtune.metrics import anls, exact_match, relaxed_accuracy, vqa_accuracy
+from vlmtune.metrics import (
+    anls,
+    exact_match,
+    exact_match_lenient,
+    relaxed_accuracy,
+    textvqa_accuracy,
+    vqa_accuracy,
+)
 from vlmtune.metrics.short_answers import normalise_vqa
 
 Case = dict[str, Any]
@@ -69,6 +76,39 @@ def test_a_half_counts() -> None:
     assert values(anls, ["abcd", "abc", ""], [["abxy"], ["axyz"], [""]]) == [0.5, 0, 1]
 
 
-@pytest.mark.parametrize("metric", [vqa_accuracy, exact_match, anls, relaxed_accuracy], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("apple inc", '"Apple Inc."', True),
+        ("“U.S.”", "u.s", True),
+        ("'Yes.'", "yes", True),
+        ("a  b\n", "A b", True),
+        ("etc..", "etc", False),
+        ("3.5", "35", False),
+        ('"', "", False),
+        ("...", "...", True),
+        ("red car", "red", False),
+    ],
+)
+def test_the_lenient_match_reads_both_sides(answer: str, reference: str, same: bool) -> None:
+    assert score(exact_match_lenient, [answer], [["x", reference]]) == same
+    assert score(exact_match_lenient, [reference], [[answer]]) == same
+    assert score(exact_match_lenient, [reference], [[reference]]) == 1
+
+
+def test_spelling_that_vqa_accuracy_does_not_forgive_is_counted() -> None:
+    assert vqa_accuracy.caveat is not None
+    answers = ["Yes", "yes", "two", "no", "Yes", None, "Yes"]
+    references = [["yes"] * 10, ["yes"] * 10, ["2"] * 10, ["yes"] * 10, ["yes"] * 9 + ["no"], ["yes"] * 10, ["yes"]]
+    note = vqa_accuracy.caveat(answers, references)
+    assert note is not None
+    assert note.startswith("2 of 7 answers differ from their reference only in letter case")
+    assert vqa_accuracy.caveat(answers[1:2], references[1:2]) is None
+
+
+SHORT_METRICS = [vqa_accuracy, textvqa_accuracy, exact_match, exact_match_lenient, anls, relaxed_accuracy]
+
+
+@pytest.mark.parametrize("metric", SHORT_METRICS, ids=lambda m: m.name)
 def test_an_answer_nobody_could_read_is_wrong_even_where_the_reference_is_empty(metric: Any) -> None:
     assert values(metric, [None, ""], [[""] * 10] * 2) == [0, 1]

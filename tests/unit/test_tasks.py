@@ -15,7 +15,7 @@ from vlmtune.errors import DataError
 from vlmtune.metrics import acc_at_05, accuracy, field_f1
 from vlmtune.predictions import Line
 from vlmtune.scoring.score import choose_metrics
-from vlmtune.tasks import classification, extraction, for_model, grounding, parse_answer, vqa
+from vlmtune.tasks import classification, extraction, for_model, grounding, parse_answer, unwrap_references, vqa
 from vlmtune.types import Example, Message, Unparsed
 
 LABELS = ["night", "night street", "grass", "new-york"]
@@ -47,10 +47,11 @@ CASES = [
 def test_a_target_reads_back_as_the_truth(name: str, options: dict[str, Any], row: Example) -> None:
     plugin = registry.load("tasks", name)
     config, task = plugin.Config(**options), plugin.TASK
-    answer = task.parse(config, task.target(config, row))
+    truth = task.truth(config, row)
+    answer = parse_answer(task, config, task.target(config, row), truth)
     for metric in task.metrics:
-        truth = task.truth(config, row)
-        if metric.truth in truth and metric.name != "vqa_accuracy":  # which wants more than one reference
+        # VQA's two metrics want more than one reference.
+        if metric.truth in truth and metric.name not in ("vqa_accuracy", "textvqa_accuracy"):
             score = float(metric.summarise(metric.measure([answer], [truth[metric.truth]]).sum(axis=0)))
             # One row alone has no rare words for CIDEr, and hits one of four labels.
             known = {"cider_d": 0.0, "macro_f1": 0.25}
@@ -190,6 +191,80 @@ def test_a_malformed_scale_is_named(scale: Any) -> None:
 def test_records_are_found_in_what_models_write(text: str, record: Any) -> None:
     answer = extraction.parse(extraction.Config(), text)
     assert isinstance(answer, Unparsed) if record is None else answer == record
+
+
+@pytest.mark.parametrize(
+    "text", ["U.S.", "Apple Inc.", "5'11\"", '"STOP"', " 5\n", "etc..", "`x`", "«a»", "a <answer> b"]
+)
+@pytest.mark.parametrize("name", ["vqa", "docvqa", "chartqa", "ocr", "captioning"])
+def test_metrics_see_plain_answers_as_they_are(name: str, text: str) -> None:
+    """As the official scripts do: a stop or a quote is part of the answer, as it is of the reference."""
+    plugin = registry.load("tasks", name)
+    assert parse_answer(plugin.TASK, plugin.Config(), text, {}) == text
+
+
+WRAPPED = [
+    ("<think>\nblue or red?\n</think>\n\nred", "red"),
+    ("The opening tag was in the prompt.</think>red.", "red."),
+    ("<think>a</think> b <think>c</think>\nU.S.", "U.S."),
+    ("<THINKING>a</THINKING>red", "red"),
+    ("◁think▷a◁/think▷red", "red"),
+    ("[THINK]a[/THINK]red", "red"),
+    ("red <think>why?</think>", "red"),
+    ("<think>a</think><answer> red </answer>", "red"),
+    ("I say <answer>blue</answer>, no: <answer>red</answer>!", "red"),
+    ("<answer>red", "red"),
+    ("<|begin_of_box|>red<|end_of_box|>", "red"),
+    ("<think>a", None),
+    ("  <think>a\n<answer>red</answer>", None),
+    ("<think>a</think>\n", None),
+    ("<think>a</think><think>b", None),
+]
+BOXED = [
+    (r"So it is $\boxed{red}$.", "red"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed{\text{red}}", "red"),
+    (r"\boxed{blue}, or rather \boxed{red}", "red"),
+    (r"<answer>\boxed{ red }</answer>", "red"),
+    (r"\boxed{a \} b}", r"a \} b"),
+    (r"\boxed{red} or \boxed{blue", "red"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), WRAPPED)
+@pytest.mark.parametrize("name", ["vqa", "ocr", "captioning"])
+def test_what_models_wrap_answers_in_is_removed_for_every_task(name: str, text: str, answer: str | None) -> None:
+    plugin = registry.load("tasks", name)
+    read = parse_answer(plugin.TASK, plugin.Config(), text, {})
+    assert isinstance(read, Unparsed) if answer is None else read == answer
+
+
+@pytest.mark.parametrize(("text", "answer"), BOXED)
+def test_a_box_holds_the_answer_except_where_answers_are_prose(text: str, answer: str) -> None:
+    assert parse_answer(vqa.TASK, vqa.Config(), text, {}) == answer
+    for name in ("ocr", "captioning"):
+        plugin = registry.load("tasks", name)
+        assert "boxed" in parse_answer(plugin.TASK, plugin.Config(), text, {})
+
+
+@pytest.mark.parametrize("text", [r"\boxed{red", "a </answer>", "Write <think> here", "<b>red</b>", "a } { b"])
+def test_half_a_wrapping_is_part_of_the_answer(text: str) -> None:
+    assert parse_answer(vqa.TASK, vqa.Config(), text, {}) == text
+
+
+def test_structured_answers_are_unwrapped_before_they_are_read() -> None:
+    thought = "<think>fox? {} or [9, 9, 9, 9]</think>"
+    config = classification.Config(labels=["fox", "hare"])
+    assert parse_answer(classification.TASK, config, f"{thought}A hare", {}) == "hare"
+    assert parse_answer(extraction.TASK, extraction.Config(), thought + '{"a": 1}', {}) == {"a": 1}
+    assert parse_answer(grounding.TASK, grounding.Config(), thought + "[1, 2, 3, 4]", {}) == [[1, 2, 3, 4]]
+    assert parse_answer(vqa.TASK, vqa.Config(), "<think>red", {}) == Unparsed("the thinking was cut off")
+
+
+def test_references_with_thinking_are_read_as_answers_are() -> None:
+    references = ["<think>a</think>\nred", "blue", "<think>never closed", r"\boxed{5}"]
+    assert unwrap_references(vqa.TASK, references) == ["red", "blue", "<think>never closed", "5"]
+    assert unwrap_references(registry.load("tasks", "ocr").TASK, references)[3] == r"\boxed{5}"
 
 
 @given(st.text(max_size=200))

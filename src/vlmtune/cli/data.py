@@ -166,13 +166,16 @@ def uncertain(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A prediction file; its rows need no labels.")],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows.")] = 100,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write them to a file (.jsonl).")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that reads the answers; by default that of the manifest.")
+    ] = None,
 ) -> None:
     """Rank the rows worth labelling next: those the model is least certain about, as JSON lines."""
+    from vlmtune.compare_files import read_answered_file
     from vlmtune.files import write_atomic
-    from vlmtune.predictions import read
     from vlmtune.scoring.diagnostics import uncertain_rows
 
-    rows = uncertain_rows(read(file), count)
+    rows = uncertain_rows(read_answered_file(file, task), count)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output is None:
         print(text, end="")

@@ -73,6 +73,9 @@ class Metric:
     """Whether rows score from 0 to `scale` with both ends common, so that one changed row can move by the whole scale.
     Intervals then allow for such a change even if the rows at hand show none. It goes without saying where `binary`."""
 
+    caveat: Callable[[Sequence[Any], Sequence[Any]], str | None] | None = None
+    """Given answers and truths, what a reader of the score has to know about these rows; None if nothing."""
+
 
 def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.

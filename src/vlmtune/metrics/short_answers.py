@@ -1,8 +1,9 @@
 """Short answers to questions: right or wrong, or nearly right. Truth: `references`, the accepted answers.
 
 Every metric here is a mean over rows of a value from 0 to 1, that of the reference which suits the answer best (VQA
-accuracy asks how many agree). An unreadable answer is wrong, even where a reference is empty. The task extracts the
-answer from the text around it: to these metrics "The answer is red" is not "red".
+accuracy asks how many agree). An unreadable answer is wrong, even where a reference is empty. Texts are compared as the
+official scripts compare them: to these metrics "The answer is red" is not "red", and to most of them neither is "red.";
+`exact_match_lenient` reads both sides more freely, and is a metric of its own.
 """
 
 import re
@@ -15,6 +16,7 @@ from vlmtune.metrics._ngram_counts import per_row, ratio
 Answers = Sequence[str | None]
 References = Sequence[Sequence[str]]
 
+_QUOTES = " \"'`“”„‘’«»"
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DIGITS = {
     "none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
@@ -59,10 +61,32 @@ def normalise_vqa(text: str) -> str:
     return " ".join(_RESTORED.get(word, word) for word in words if word not in ("a", "an", "the"))
 
 
+@lru_cache(maxsize=2**16)
+def normalise_textvqa(text: str) -> str:
+    """A text as TextVQA's evaluation compares it: VQA's normalisation, after lower-casing, deleting commas and question
+    marks, and splitting "'s" off its word. "Joe's, no?" becomes "joe 's no". Source: EvalAIAnswerProcessor of
+    github.com/facebookresearch/mmf.
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    return normalise_vqa(_one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
 def _vqa(answer: str, references: Sequence[str]) -> float:
-    answer, *known = (text.replace("\n", " ").replace("\t", " ").strip() for text in (answer, *references))
+    answer, *known = map(_one_line, (answer, *references))
     if len(set(known)) > 1:
-        answer, *known = (normalise_vqa(text) for text in (answer, *known))
+        answer, *known = map(normalise_vqa, (answer, *known))
+    return _leave_one_out(answer, known)
+
+
+def _textvqa(answer: str, references: Sequence[str]) -> float:
+    return _leave_one_out(normalise_textvqa(answer), [normalise_textvqa(text) for text in references])
+
+
+def _leave_one_out(answer: str, known: Sequence[str]) -> float:
     agree = known.count(answer)
     left_out_agrees, other_left_out = min(1.0, (agree - 1) / 3), min(1.0, agree / 3)
     return (agree * left_out_agrees + (len(known) - agree) * other_left_out) / len(known)
@@ -71,6 +95,40 @@ def _vqa(answer: str, references: Sequence[str]) -> float:
 def _attainable_vqa(references: Sequence[str]) -> float:
     """1 with fewer than four references, so that the self-check names these rows; else what the people agree on."""
     return 1.0 if len(references) < 4 else max(_vqa(text, references) for text in dict.fromkeys(references))
+
+
+def _attainable_textvqa(references: Sequence[str]) -> float:
+    """As for VQA accuracy."""
+    return 1.0 if len(references) < 4 else max(_textvqa(text, references) for text in dict.fromkeys(references))
+
+
+def _unnormalised(answers: Answers, references: References) -> str | None:
+    """How many answers get 0 in VQA accuracy for their spelling alone."""
+    rows = 0
+    for answer, texts in zip(answers, references, strict=True):
+        known = {_one_line(text) for text in texts} if len(texts) > 1 else set()
+        if answer is not None and len(known) == 1 and (text := _one_line(answer)) not in known:
+            rows += normalise_vqa(text) == normalise_vqa(known.pop())
+    if not rows:
+        return None
+    return (
+        f"{rows} of {len(answers)} answers differ from their reference only in letter case, punctuation or the like "
+        "and score 0: where all references of a row are one string, the official script normalises nothing; "
+        "textvqa_accuracy normalises every row"
+    )
+
+
+def _lenient(text: str) -> str:
+    """The text in lower case, without quotes around it, one final stop, and more than one space in a row."""
+    plain = " ".join(text.casefold().split())
+    bare = plain.strip(_QUOTES)
+    if bare.endswith(".") and not bare.endswith(".."):
+        bare = bare[:-1].strip(_QUOTES)
+    return bare or plain
+
+
+def _exact_lenient(answer: str, references: Sequence[str]) -> float:
+    return float(_lenient(answer) in map(_lenient, references))
 
 
 def _exact(answer: str, references: Sequence[str]) -> float:
@@ -122,6 +180,7 @@ vqa_accuracy = Metric(
     signature="nrefs:{nrefs}|leave one out|3 agree|norm:vqa v2, unless all references are equal",
     attainable=_attainable_vqa,
     bounded=True,
+    caveat=_unnormalised,
 )
 """VQA accuracy (Antol et al. 2015; github.com/GT-Vision-Lab/VQA, a013f00): mean over the references, each left out in
 turn, of min(agreeing others / 3, 1). Where all references are the same string, nothing is normalised. Designed for
@@ -135,6 +194,25 @@ exact_match = Metric(
     binary=True,
 )
 """Whether the answer is a reference, regardless of case and surrounding white space (QwenLM/Qwen-VL's eval_mm)."""
+
+textvqa_accuracy = Metric(
+    name="textvqa_accuracy",
+    measure=_mean_of(_textvqa),
+    summarise=ratio,
+    signature="nrefs:{nrefs}|leave one out|3 agree|norm:EvalAI, every row",
+    attainable=_attainable_textvqa,
+)
+"""TextVQA's accuracy (Singh et al. 2019; github.com/facebookresearch/mmf, m4c_evaluators.py): VQA accuracy with the
+answer processor of EvalAI's server, on every row, also where all references are the same. Designed for ten answers."""
+
+exact_match_lenient = Metric(
+    name="exact_match_lenient",
+    measure=_mean_of(_exact_lenient),
+    summarise=ratio,
+    signature="nrefs:{nrefs}|both sides without case, outer quotes, one final stop, repeated white space|any reference",
+    binary=True,
+)
+"""Whether the answer is a reference when both are read freely: "apple inc" is "“Apple Inc.”". No benchmark's metric."""
 
 anls = Metric(
     name="anls",

@@ -38,7 +38,7 @@ from vlmtune.scoring.results import (
     TrainingSummary,
     UnscoredPromptBaseline,
 )
-from vlmtune.scoring.score import choose_metrics, response_lengths, response_shares
+from vlmtune.scoring.score import caveats, choose_metrics, reread, response_lengths, response_shares
 from vlmtune.scoring.self_check import MetricChoice, primary_first
 from vlmtune.scoring.verdict import change_of, enumeration
 from vlmtune.tasks import Task
@@ -129,9 +129,10 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
         IntegrityError: answers of a mock run are compared with those of a real one.
         RemoteError, EnvironmentProblem: the judge cannot be asked.
     """
-    first, *systems = [(side,) if isinstance(side, PredictionFile) else tuple(side) for side in (a, b, *others)]
-    _refuse_mixture([file for side in (first, *systems, prompt_baselines) for file in side])
     context = ScoringContext(task, task_config, evaluation.statistics)
+    given = [(side,) if isinstance(side, PredictionFile) else side for side in (a, b, *others, prompt_baselines)]
+    first, *systems, prompt_baselines = [_reread(side, context) for side in given]
+    _refuse_mixture([file for side in (first, *systems, prompt_baselines) for file in side])
     matches = [_match(first, system, context, evaluation) for system in systems]
     if judge is not None:
         matches = [_with_judge(match, judge, evaluation, number == 0) for number, match in enumerate(matches)]
@@ -244,6 +245,11 @@ def _refuse_mixture(files: Sequence[PredictionFile]) -> None:
         )
 
 
+def _reread(side: Sequence[PredictionFile], context: ScoringContext) -> Side:
+    """The files of a side, their answers read by the task."""
+    return tuple(replace(file, lines=reread(file.lines, context.task, context.config)) for file in side)
+
+
 def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConfig) -> _Match:
     """Pair one side B with A, and compare their metrics."""
     for file in (*a, *b):
@@ -307,7 +313,14 @@ def _conclude(
     }
     if not why_not:
         result["verdict"] = verdict.sentence(result, b, best)
-    result["warnings"] = [*why_not, *verdict.warnings(a, b, evidence, result), *match.choice.warnings, *notes]
+    about_metrics = [
+        f"{file.name}: {text}"
+        for side, files in ((a, rows.a), (b, rows.b))
+        for file, lines in zip(side, files, strict=True)
+        for text in caveats(match.metrics, lines, context.task, context.config)
+    ]
+    result["warnings"] = [*why_not, *about_metrics]
+    result["warnings"] += [*verdict.warnings(a, b, evidence, result), *match.choice.warnings, *notes]
     result["warnings"] += judge_warnings(match.judged.result) if match.judged else []
     return result
 

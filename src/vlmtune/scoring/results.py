@@ -591,5 +591,5 @@ class ScoreResult(TypedDict):
     """Lengths of answers and references; null where answers are boxes."""
     shares: ResponseShares
     """Shares of the answers."""
-    notes: NotRequired[list[str]]
-    """How a file of another program was read, and which rows are left out; only where there is something to say."""
+    notes: list[str]
+    """What a reader of the scores has to know: caveats of metrics, how a file was read, rows that were left out."""

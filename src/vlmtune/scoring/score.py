@@ -5,7 +5,7 @@ themselves.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
@@ -18,7 +18,7 @@ from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
 from vlmtune.scoring.self_check import primary_first
 from vlmtune.scoring.statistics import wilson
-from vlmtune.tasks import Task, parse_answer
+from vlmtune.tasks import Task, parse_answer, unwrap_references
 from vlmtune.text_units import unit_of, units
 from vlmtune.types import Unparsed
 
@@ -44,7 +44,7 @@ class Score:
     rows: ScoredRows
     lengths: ScoreLengths | None
     shares: ResponseShares
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     def to_json(self) -> ScoreResult:
         """Plain values, as `vlmtune score --json` prints them."""
@@ -59,8 +59,9 @@ class Score:
             "rows": self.rows,
             "lengths": self.lengths,
             "shares": self.shares,
+            "notes": list(self.notes),
         }
-        return {**result, "notes": list(self.notes)} if self.notes else result
+        return result
 
 
 def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence[str] | None = None) -> Score:
@@ -78,6 +79,7 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
     """
     choice = primary_first(choose_metrics(task, names, lines), task, config, lines)
     metrics = choice.metrics
+    lines = reread(lines, task, config)
     answered = [line for line in lines if line.prediction is not None]
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
     intervals: dict[str, tuple[float, float]] = {}
@@ -103,6 +105,7 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         },
         lengths=None if task.boxes else _lengths(lines, answered),
         shares=response_shares(lines),
+        notes=caveats(metrics, lines, task, config),
     )
 
 
@@ -170,15 +173,44 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
 
 def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfig) -> Stats:
     """Sufficient statistics [N, K]; a line without a prediction counts as the worst answer."""
-    return metric.measure(read_answers(lines, task, config), [line.truth[metric.truth] for line in lines])
+    return metric.measure(read_answers(lines, task, config), read_truths(metric, lines, task))
+
+
+def caveats(metrics: Sequence[Metric], lines: Sequence[Line], task: Task, config: BaseConfig) -> list[str]:
+    """What the metrics say about these answers that a reader of the scores has to know, each with the metric's name."""
+    answered = [line for line in lines if line.prediction is not None]
+    found = (
+        (metric, metric.caveat(read_answers(answered, task, config), read_truths(metric, answered, task)))
+        for metric in metrics
+        if metric.caveat is not None
+    )
+    return [f"{metric.name}: {text}" for metric, text in found if text is not None]
+
+
+def reread(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Line]:
+    """The lines with `answer` and `unparsed` as the task reads the predictions, whatever the file says about them.
+
+    A file may come from another tool, or from a version that read answers differently.
+    """
+    return [_reread(line, task, config) for line in lines]
+
+
+def _reread(line: Line, task: Task, config: BaseConfig) -> Line:
+    answer = None if line.prediction is None else parse_answer(task, config, line.prediction, line.truth)
+    if isinstance(answer, Unparsed):
+        return replace(line, answer=None, unparsed=answer.reason)
+    return replace(line, answer=answer, unparsed=None)
+
+
+def read_truths(metric: Metric, lines: Sequence[Line], task: Task) -> list[Any]:
+    """What the metric compares the answers with; references are unwrapped as answers are."""
+    truths = [line.truth[metric.truth] for line in lines]
+    return [unwrap_references(task, texts) for texts in truths] if metric.truth == "references" else truths
 
 
 def read_answers(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Any]:
     """What the task reads from each prediction; None where there is none or it cannot be read."""
-    answers = [
-        None if line.prediction is None else parse_answer(task, config, line.prediction, line.truth) for line in lines
-    ]
-    return [None if isinstance(answer, Unparsed) else answer for answer in answers]
+    return [line.answer for line in reread(lines, task, config)]
 
 
 def signature(metric: Metric, lines: Sequence[Line]) -> str:

@@ -13,6 +13,7 @@ from vlmtune.boxes import NORM1000, is_scale, labelled, rescale
 from vlmtune.errors import DataError
 from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
+from vlmtune.tasks._parsing import unwrap
 from vlmtune.types import Conversation, Example, Unparsed
 
 BOX_SCALE = "box_scale"
@@ -57,6 +58,9 @@ class Task:
     """Whether answers are lists of boxes. `target` then writes them on `example.box_scale`, `truth` passes that scale
     on as `BOX_SCALE`, and `parse` returns boxes, or `LabelledBox`es, with the numbers as they are written."""
 
+    prose: bool = False
+    """Whether answers are running text, of which a `\\boxed{…}` is part; elsewhere it holds the answer."""
+
     def default_metrics(self, truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
         """The metrics that are reported where none is named, for rows with these truths; the primary one first."""
         chosen = [metric for metric in self.suited(truths) if metric in self.metrics] if self.suited else ()
@@ -82,6 +86,8 @@ def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
 def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -> Any | Unparsed:
     """The answer in a model's text; boxes are from 0 to 1000, whatever scale the model wrote them on.
 
+    Thinking, answer tags and the like are removed first, the same for all tasks (`_parsing.unwrap`).
+
     Args:
         task: parses the text.
         config: the task's.
@@ -91,7 +97,10 @@ def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -
     Raises:
         DataError: the scale in the truth is invalid.
     """
-    answer = task.parse(config, text)
+    unwrapped = unwrap(text, task.prose)
+    if isinstance(unwrapped, Unparsed):
+        return unwrapped
+    answer = task.parse(config, unwrapped)
     scale = truth.get(BOX_SCALE)
     if not task.boxes or isinstance(answer, Unparsed):
         return answer
@@ -100,3 +109,11 @@ def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -
     boxes = [labelled(box) for box in answer]
     scales = [box.scale or scale or NORM1000 for box in boxes]
     return [box._replace(box=rescale(box.box, own, NORM1000)).plain() for box, own in zip(boxes, scales, strict=True)]
+
+
+def unwrap_references(task: Task, references: Sequence[str]) -> list[str]:
+    """References without thinking and answer tags, as answers are read: a model trained on such references writes them,
+    and one that was not must not lose for writing the bare answer.
+    """
+    unwrapped = [unwrap(text, task.prose) for text in references]
+    return [text if isinstance(plain, Unparsed) else plain for text, plain in zip(references, unwrapped, strict=True)]

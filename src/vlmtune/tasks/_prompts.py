@@ -1,6 +1,6 @@
 """Shared parts of tasks: prompts, conversations, targets, and answers that are plain text.
 
-Visual, document and chart question answering share `QuestionConfig` and `parse_short_answer`; captioning and OCR share
+Visual, document and chart question answering share `QuestionConfig`; all tasks whose answers are plain text share
 `parse_text`.
 """
 
@@ -10,7 +10,6 @@ from pydantic import AfterValidator
 
 from vlmtune.errors import DataError
 from vlmtune.tasks import TaskConfig
-from vlmtune.tasks._parsing import short_answer
 from vlmtune.types import Conversation, Example, Message
 
 QUESTION = "{question}"
@@ -91,11 +90,6 @@ def single_reference(example: Example) -> str:
     return text
 
 
-def parse_short_answer(config: PromptConfig, text: str) -> str:
-    """The answer without quotes and full stop."""
-    return short_answer(text)
-
-
 def parse_text(config: PromptConfig, text: str) -> str:
-    """The answer stripped of surrounding white space; every text is valid."""
-    return text.strip()
+    """The answer as it is, which is what the official scripts of the metrics see; every text is valid."""
+    return text

@@ -39,4 +39,5 @@ TASK = Task(
     metrics=(*_METRICS, exact_match, meteor, spice),
     suited=suited,
     one_answer=False,
+    prose=True,
 )

@@ -1,8 +1,8 @@
 """A question about a chart, answered with a number or a word; a number may be off by 5 %."""
 
-from vlmtune.metrics.short_answers import exact_match, relaxed_accuracy
+from vlmtune.metrics.short_answers import exact_match, exact_match_lenient, relaxed_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, parse_short_answer, target
+from vlmtune.tasks._prompts import QuestionConfig, ask, parse_text, target
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,4 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_short_answer, metrics=(relaxed_accuracy, exact_match))
+TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(relaxed_accuracy, exact_match, exact_match_lenient))

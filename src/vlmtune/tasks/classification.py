@@ -8,7 +8,7 @@ from pydantic import Field
 from vlmtune.errors import DataError
 from vlmtune.metrics.labels import accuracy, macro_f1
 from vlmtune.tasks import Task
-from vlmtune.tasks._parsing import short_answer
+from vlmtune.tasks._labels import find_label
 from vlmtune.tasks._prompts import PromptConfig, ask, single_reference
 from vlmtune.types import Example, Unparsed
 
@@ -40,21 +40,8 @@ def target(config: Config, example: Example) -> str:
 
 
 def parse(config: Config, text: str) -> str | Unparsed:
-    """The label that is the whole answer, or else the only label in it. Case does not matter."""
-    by_name = {label.casefold(): label for label in config.labels}
-    answer = short_answer(text).casefold()
-    if answer in by_name:
-        return by_name[answer]
-    padded = f" {_words(text)} "
-    named = [label for label in config.labels if f" {_words(label)} " in padded]
-    # "night street" also contains the label "night"; of nested labels the longest counts.
-    named = [label for label in named if not any(label != other and _words(label) in _words(other) for other in named)]
-    return named[0] if len(named) == 1 else Unparsed("names no label" if not named else f"names {len(named)} labels")
-
-
-def _words(text: str) -> str:
-    """Lower-case words between single spaces, without punctuation."""
-    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
+    """The label that is the whole answer, or else the only one that it affirms."""
+    return find_label(text, config.labels)
 
 
 def truth(config: Config, example: Example) -> Mapping[str, Any]:

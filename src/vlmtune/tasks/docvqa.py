@@ -1,8 +1,8 @@
 """A question about a document, answered with text from it."""
 
-from vlmtune.metrics.short_answers import anls, exact_match
+from vlmtune.metrics.short_answers import anls, exact_match, exact_match_lenient
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, parse_short_answer, target
+from vlmtune.tasks._prompts import QuestionConfig, ask, parse_text, target
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,4 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_short_answer, metrics=(anls, exact_match))
+TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(anls, exact_match, exact_match_lenient))

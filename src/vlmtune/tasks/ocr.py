@@ -15,4 +15,4 @@ class Config(PromptConfig):
     """What the model is asked, after the image."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(cer, wer))
+TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(cer, wer), prose=True)

@@ -1,8 +1,8 @@
 """A question about an image, answered in a word or a few."""
 
-from vlmtune.metrics.short_answers import exact_match, vqa_accuracy
+from vlmtune.metrics.short_answers import exact_match, exact_match_lenient, textvqa_accuracy, vqa_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, parse_short_answer, target
+from vlmtune.tasks._prompts import QuestionConfig, ask, parse_text, target
 
 
 class Config(QuestionConfig):
@@ -12,5 +12,7 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_short_answer, metrics=(exact_match, vqa_accuracy))
+TASK = Task(
+    ask=ask, target=target, parse=parse_text, metrics=(exact_match, vqa_accuracy, textvqa_accuracy, exact_match_lenient)
+)
 """`vqa_accuracy` wants ten answers a row: with fewer than four none reaches 1, so `exact_match` comes first."""
