@@ -1,7 +1,7 @@
 """The official scripts' scores, written a second time and as literally as they are there, for comparison only.
 
 Nothing here is shared with vlmtune but the table of contractions, and the tokens of captions (the official tokenizer is
-a Java program). Each function names its script; `README.md` says how they were checked against the scripts themselves.
+a Java program). Each function names its script.
 """
 
 import contextlib
