@@ -48,7 +48,7 @@ class Score:
 
     def to_json(self) -> ScoreResult:
         """Plain values, as `vlmtune score --json` prints them."""
-        result: ScoreResult = {
+        return {
             "schema_version": 1,
             "metrics": dict(self.metrics),
             "primary": next(iter(self.metrics)),
@@ -61,7 +61,6 @@ class Score:
             "shares": self.shares,
             "notes": list(self.notes),
         }
-        return result
 
 
 def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence[str] | None = None) -> Score:
