@@ -201,6 +201,7 @@ textvqa_accuracy = Metric(
     summarise=ratio,
     signature="nrefs:{nrefs}|leave one out|3 agree|norm:EvalAI, every row",
     attainable=_attainable_textvqa,
+    bounded=True,
 )
 """TextVQA's accuracy (Singh et al. 2019; github.com/facebookresearch/mmf, m4c_evaluators.py): VQA accuracy with the
 answer processor of EvalAI's server, on every row, also where all references are the same. Designed for ten answers."""
