@@ -371,7 +371,7 @@ def test_a_reference_that_the_task_cannot_use_names_its_line(tmp_path: Path) -> 
     [
         ("a.csv", b"pred,gt\nx\n", r"a\.csv:2: the row has 1 values, but the header names 2 columns"),
         ("b.csv", b'pred,gt\n"x,y\n', r"b\.csv:2: not CSV: unexpected end of data"),
-        ("c.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "the gzip file is damaged or cut off"),
+        ("c.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "the gzip file is damaged or cut off"),
         ("d.pkl", b"\x80\x04\x95", "a pickle file can run code"),
         ("e.log", b"loss 3", "not JSON, and its name does not end in .csv or .tsv"),
         ("f.json", b'{"predictions": ["a"], "references": []}', "differ in length"),
