@@ -16,7 +16,7 @@ TYPES = {
 KNOWN = {
     "$ref", "$defs", "$schema", "title", "description", "default", "type", "properties", "required", "items",
     "additionalProperties", "anyOf", "oneOf", "const", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum",
-    "exclusiveMaximum", "minItems",
+    "exclusiveMaximum", "minItems", "maxItems",
 }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def _inside(value: Any, shape: Mapping[str, Any], root: Mapping[str, Any], only_
             for key, item in value.items()
         )
     if isinstance(value, list):
-        return len(value) >= shape.get("minItems", 0) and all(
+        return shape.get("minItems", 0) <= len(value) <= shape.get("maxItems", len(value)) and all(
             _fits(item, shape.get("items", {}), root, only_known) for item in value
         )
     if isinstance(value, str):

@@ -293,3 +293,158 @@ def test_values_of_a_split_column_are_compared_as_such(tmp_path: Path) -> None:
     assert overlapping_roles(first, first, "test") == {"test"}
     whole = config(tmp_path, "karpathy", splits={"test": "./t.json"})
     assert overlapping_roles(first, whole, "test") == set(ROLES)
+
+
+YOLO: dict[str, Any] = {
+    "data.yaml": "path: .\ntrain: images/train\nnames: {0: block, 1: ball}\n",
+    "labels/train/a.txt": "1 0.5 0.5 0.2 0.4\n0 0.25 0.25 0.5 0.5\n",
+    "labels/val/c.txt": "1 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.6\n",
+    "README.txt": "Read me.",
+    **pictures("images/train/a.jpg", "images/train/b.jpg", "images/val/c.jpg"),
+}
+
+
+def test_yolo_boxes_are_corners_in_fractions(tmp_path: Path) -> None:
+    """An image without labels has no objects, and a polygon has the box around it."""
+    root = folder(tmp_path, YOLO)
+    (first, second), (third,) = rows(root, "yolo", "images/train"), rows(root, "yolo", "images/val")
+    assert first["image"] == "images/train/a.jpg"
+    assert first["labels"] == ["ball", "block"]
+    assert first["boxes"] == [pytest.approx([0.4, 0.3, 0.6, 0.7]), [0, 0, 0.5, 0.5]]
+    assert (second["image"], second["boxes"], second["labels"]) == ("images/train/b.jpg", [], [])
+    assert (third["boxes"], third["labels"]) == ([[0.1, 0.2, 0.3, 0.6]], ["ball"])
+    assert len(rows(root, "yolo", ".")) == 3
+
+
+@pytest.mark.parametrize(
+    "classes", [{"data.yaml": "names: [block, ball]"}, {"data.yaml": "nc: 2", "classes.txt": "block\nball\n"}]
+)
+def test_yolo_labels_may_be_beside_their_images(classes: dict[str, str], tmp_path: Path) -> None:
+    root = folder(tmp_path, {**classes, "train/a.txt": "1 0.5 0.5 0.2 0.4\n", **pictures("train/a.png")})
+    assert [row["labels"] for row in rows(root, "yolo", "train")] == [["ball"]]
+
+
+def voc(name: str, *objects: str, filename: str = "") -> str:
+    items = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox></object>"
+        for label in objects
+    )
+    return f"<annotation><filename>{filename or name}.jpg</filename>{items}</annotation>"
+
+
+VOC: dict[str, Any] = {
+    "Annotations/a.xml": voc("a", "cat", "dog"),
+    "Annotations/b.xml": voc("b", filename="renamed"),
+    "ImageSets/Main/train.txt": "a\n",
+    "ImageSets/Main/trainval.txt": "a\nb\n",
+    "ImageSets/Main/val.txt": "b\n",
+    **pictures("JPEGImages/a.jpg", "JPEGImages/b.jpg"),
+}
+
+
+def test_voc_splits_are_those_of_its_lists(tmp_path: Path) -> None:
+    """An image that was renamed after its annotation is found by the name of the XML file."""
+    box = [1, 2, 3.5, 4]
+    assert rows(folder(tmp_path, VOC), "voc", "Annotations") == [
+        {"id": "a", "image": "JPEGImages/a.jpg", "boxes": [box, box], "labels": ["cat", "dog"], "split": "train"},
+        {"id": "b", "image": "JPEGImages/b.jpg", "boxes": [], "labels": [], "split": "val"},
+    ]
+
+
+@pytest.mark.parametrize("ending", [".txt", ".gt.txt", ".caption"])
+@pytest.mark.parametrize("place", ["train", "train_texts"])
+def test_a_text_beside_an_image_is_its_reference(ending: str, place: str, tmp_path: Path) -> None:
+    files = {
+        f"{place}/1{ending}": "One line.\r\n",
+        "LICENSE.txt": "x",
+        "train/README.txt": "x",
+        **pictures("train/1.jpg"),
+    }
+    expected = {"id": "train/1.jpg", "image": "train/1.jpg", "references": ["One line."]}
+    assert rows(folder(tmp_path, files), "sidecar", "train") == [expected]
+
+
+def test_an_object_in_a_sister_folder_is_json_text(tmp_path: Path) -> None:
+    files = {"img/0.jpg": None, "key/0.json": '{"shop": "Zoë",\n "total": "0.50"}', "box/0.txt": "1,2,3,4"}
+    root = folder(tmp_path, files)
+    assert "box/0.txt and key/0.json could both hold its text; choose with dataset.sidecars" in problem(
+        root, "sidecar", "img"
+    )
+    (row,) = rows(root, "sidecar", "img", sidecars="key/*.json")
+    assert row["references"] == ['{"shop": "Zoë", "total": "0.50"}']
+
+
+REGION = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["cat"]}
+
+
+def task(number: int, *results: dict[str, Any], image: str = "/data/upload/1/0a1b2c3d-7.jpg") -> dict[str, Any]:
+    return {"id": number, "data": {"image": image}, "annotations": [{"id": 1, "result": list(results)}]}
+
+
+LABELLED: list[dict[str, Any]] = [
+    task(1, {"type": "choices", "value": {"choices": ["broken"]}}),
+    task(2, {"type": "rectanglelabels", "value": REGION}, image="/data/local-files/?d=pics/7.jpg"),
+    task(3, {"type": "textarea", "value": {"text": ["A dog."]}}, image="s3://bucket/pics/7.jpg?x=1"),
+    {**task(4), "annotations": []},
+]
+MINIMAL: list[dict[str, Any]] = [
+    {"id": 1, "image": "/data/upload/1/0a1b2c3d-7.jpg", "choice": "broken", "annotator": 1, "lead_time": 2.5},
+    {"id": 2, "image": "/data/upload/1/0a1b2c3d-7.jpg", "label": [{**REGION, "original_width": 20}]},
+    {"id": 3, "image": "/data/upload/1/0a1b2c3d-7.jpg", "text": "A dog.", "created_at": "2026"},
+]
+
+
+@pytest.mark.parametrize("tasks", [LABELLED, MINIMAL], ids=["JSON", "JSON-MIN"])
+def test_label_studios_exports(tasks: Any, tmp_path: Path) -> None:
+    """A task that nobody annotated is no row."""
+    first, second, third = rows(folder(tmp_path, {"t.json": tasks, **pictures("pics/7.jpg")}), "label_studio", "t.json")
+    assert first == {"id": "1", "image": "pics/7.jpg", "references": ["broken"]}
+    assert second == {
+        "id": "2",
+        "image": "pics/7.jpg",
+        "boxes": [pytest.approx([0.1, 0.2, 0.4, 0.6])],
+        "labels": ["cat"],
+    }
+    assert third == {"id": "3", "image": "pics/7.jpg", "references": ["A dog."]}
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?><annotations><version>1.1</version>
+<image id="0" name="sub/a.jpg" subset="Train" width="20" height="10"><tag label="day"/>
+<box label="cat" xtl="1" ytl="2" xbr="3.5" ybr="4"/><polygon label="dog" points="1.0,2.0;9.0,1.0;3.0,7.0"/></image>
+<image id="1" name="b.jpg"/></annotations>"""
+
+
+def test_cvats_boxes_and_tags(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"annotations.xml": CVAT, **pictures("images/sub/a.jpg", "images/b.jpg")})
+    first, second = rows(root, "cvat", "annotations.xml")
+    assert first == {
+        "id": "sub/a.jpg", "image": "images/sub/a.jpg", "boxes": [[1, 2, 3.5, 4], [1, 1, 9, 7]],
+        "labels": ["cat", "dog"], "references": ["day"], "split": "Train",
+    }  # fmt: skip
+    assert second == {"id": "b.jpg", "image": "images/b.jpg", "boxes": [], "labels": []}
+
+
+BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
+ROTATED = {"type": "rectangle", "value": {**REGION, "rotation": 9}}
+FOLDER_PROBLEMS: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "class": ("yolo", ".", {**YOLO, "labels/train/a.txt": "7 0 0 1 1"}, "a.txt:1: 7 is not a class; data.yaml"),
+    "numbers": ("yolo", ".", {**YOLO, "labels/train/a.txt": "\n1 0 0"}, "a.txt:2: needs a class and four numbers"),
+    "stray": ("yolo", ".", {**YOLO, "labels/train/z.txt": "1 0 0 1 1"}, "z.txt: no image belongs to these labels"),
+    "yaml": ("yolo", ".", {**YOLO, "data.yaml": "a: [1"}, "data.yaml: not YAML"),
+    "entity": ("voc", ".", {"a.xml": BOMB}, "SET/a.xml:1: a document type is not allowed"),
+    "no xml": ("voc", ".", {"a.xml": "<annotation>\n<object>"}, "SET/a.xml:2: not XML"),
+    "corner": ("voc", ".", {"a.xml": voc("a", "x").replace("3.5", "x")}, "a.xml, object 0: must be a number (got 'x')"),
+    "no text": ("sidecar", ".", pictures("a.jpg"), "SET/a.jpg: no file of the same name with its text"),
+    "no image": ("sidecar", ".", {"a.txt": "a", "b.txt": "b", "a.jpg": None}, "SET/b.txt: no image has this name"),
+    "tasks": ("label_studio", "t.json", {"t.json": {"a": 1}}, "an export of Label Studio is a list of tasks"),
+    "rotated": ("label_studio", "t.json", {"t.json": [task(5, ROTATED)]},
+                "t.json, task 5: a box is rotated by 9 degrees"),
+    "video": ("cvat", "t.xml", {"t.xml": "<annotations><track/></annotations>"}, "export as CVAT for images 1.1"),
+    "no folder": ("yolo", "images/test", YOLO, "SET/images/test: no such folder; SET has images, labels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDER_PROBLEMS)
+def test_what_is_wrong_beside_an_image_is_said_with_its_place(name: str, tmp_path: Path) -> None:
+    kind, split, files, message = FOLDER_PROBLEMS[name]
+    assert message in problem(folder(tmp_path, files), kind, split)

@@ -19,6 +19,7 @@ from fuzzing import hunt, mutated
 
 from vlmtune import registry
 from vlmtune.data import DatasetConfig
+from vlmtune.data._annotations import FOLDERS
 
 ROUNDS, SOAKED = 300, 2000
 ROWS: list[dict[str, Any]] = [
@@ -84,11 +85,25 @@ VQA = {
         {"question_id": n, "image": "a.png", "question": "What?", "image_id": n, "answers": ["a"]} for n in range(5)
     ]
 }
+VOC = """<annotation><filename>a.png</filename><size><width>20</width></size><object><name>cät</name><bndbox>
+<xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox></object></annotation>"""
+CVAT = """<?xml version="1.0"?><annotations><image id="0" name="a.png" subset="train"><tag label="cät"/>
+<box label="cat" xtl="1" ytl="2" xbr="3" ybr="4"/><polygon label="dog" points="1,2;3,4"/></image></annotations>"""
+REGION = {"x": 10, "y": 20.5, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["cät"]}
+RESULTS = [{"type": "choices", "value": {"choices": ["ok"]}}, {"type": "rectanglelabels", "value": REGION}]
+TASK = {"data": {"image": "/data/upload/1/a.png"}, "annotations": [{"result": RESULTS}]}
+MIN_TASK = {"image": "/data/upload/1/a.png", "choice": "ok", "label": [REGION]}
 ANNOTATED: dict[str, tuple[str, bytes]] = {
     "coco.json": ("coco", json.dumps(COCO, indent=1).encode()),
     "karpathy.json": ("karpathy", json.dumps(KARPATHY).encode()),
     "vqa.json": ("vqa", json.dumps(VQA).encode()),
     "token.txt": ("captions", "".join(f"a{n // 2}.png#{n}\tA cät {n} .\n" for n in range(9)).encode()),
+    "images/a.txt": ("yolo", b"0 0.5 0.5 0.2 0.2\n1 0.1 0.2 0.3 0.4\n" * 3),
+    "a.xml": ("voc", VOC.encode()),
+    "a.json": ("sidecar", json.dumps({"shop": "Zoë", "items": [{"name": "tea", "price": 2.5}]}).encode()),
+    "ls.json": ("label_studio", json.dumps([{**TASK, "id": n} for n in range(5)]).encode()),
+    "min.json": ("label_studio", json.dumps([{**MIN_TASK, "id": n} for n in range(5)]).encode()),
+    "cvat.xml": ("cvat", CVAT.encode()),
     "pipes.csv": ("captions", b"image_name| comment_number| comment\n" + b"a.png| 0| A cat .\n" * 8),
 }
 """Files in formats of `annotations`, by name."""
@@ -105,11 +120,14 @@ def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     split = name if source != "imagefolder" else "split"
+    if name in ANNOTATED and ANNOTATED[name][0] in FOLDERS:
+        split = "."
 
     def case(rng: random.Random) -> None:
         keys: dict[str, Any] = rng.choice([KEYS, TALK])
         if name in ANNOTATED:
             keys = {"format": ANNOTATED[name][0], "image": "image", "meta": rng.choice([[], ["id"]])}
+            (file.parent / "a.png").touch()
         bad = rng.choice([0, 0.9])
         config: DatasetConfig = plugin.Config.model_validate({"path": str(folder), **keys, "max_bad_fraction": bad})
         file.unlink(missing_ok=True)  # a mapped file must not change under its reader

@@ -15,7 +15,8 @@ from PIL import Image
 
 from vlmtune.data import DatasetConfig, Splits, _json, jsonl
 from vlmtune.data._json import JsonRows
-from vlmtune.data._rows import MappedRows, Records
+from vlmtune.data._records import Records
+from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import decode_rgb
 from vlmtune.types import ImageRef, Message

@@ -152,11 +152,26 @@ def test_marks_images_and_speakers_must_fit(name: str, tmp_path: Path, write_jso
         opened(tmp_path, "t.jsonl")[1]
 
 
-def test_a_mark_in_a_question_is_named(tmp_path: Path, write_jsonl: Write) -> None:
-    write_jsonl("t.jsonl", {"image": "chat0.png", "q": "<image>\nWhat?", "a": "x"})
-    config = jsonl.Config(path=str(tmp_path), question="q", references=["a"])
-    with pytest.raises(DataError, match="row 0: column 'q' contains <image>; remove it"):
-        jsonl.open(config, "t.jsonl")[0]
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("<image>\nWhat?", None),
+        ("What? <image>", None),
+        ("See <image> and answer", "between words"),
+        ("<image><image>What?", "2 placeholders <image>, but the row 1 images"),
+        ("<image>", "is empty"),
+    ],
+)
+def test_a_mark_around_a_question_is_its_image(
+    question: str, said: str | None, tmp_path: Path, write_jsonl: Write
+) -> None:
+    write_jsonl("t.jsonl", {"image": "chat0.png", "q": question, "a": "x"})
+    rows = jsonl.open(jsonl.Config(path=str(tmp_path), question="q", references=["a"]), "t.jsonl")
+    if said is None:
+        assert rows[0].question == "What?"
+    else:
+        with pytest.raises(DataError, match=f"row 0: column 'q'.*{said}"):
+            rows[0]
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv"])

@@ -143,6 +143,12 @@ def test_unit_and_corners_of_boxes_are_those_that_fit_all_images(name: str) -> N
     assert scaffold.warnings == []
 
 
+def test_unit_and_corners_of_four_columns_are_inferred() -> None:
+    folder = rows("boxes", {"phrase": "the fox", "x": "0.5", "y": "0.5", "w": "0.2", "h": "0.4"})
+    config, _, _ = init(folder, "task.name=grounding", "dataset.question=phrase", "dataset.boxes=[x, y, w, h]")
+    assert config.task.model_dump() | {"unit": "unit", "corners": "xywh"} == config.task.model_dump()
+
+
 @pytest.mark.parametrize("answer", ["pixels", "norm1000"])
 def test_boxes_that_can_be_read_in_two_ways_are_a_question(answer: str) -> None:
     folder = rows("boxes", *({"phrase": "the fox", "box": box} for box in ([30, 1, 9, 15], [1, 1, 2, 2])))

@@ -5,17 +5,19 @@
 unique among all images of a dataset, across its splits.
 """
 
+from vlmtune.data._annotations import BOXES as ANNOTATION_BOXES
 from vlmtune.data._contract import ROLES, DatasetConfig, Limits, Rows, Shares, SplitRole, Splits
 from vlmtune.data._download import errors_named
 from vlmtune.data._image_refs import ENDINGS as IMAGE_ENDINGS
 from vlmtune.data._image_refs import REMOTE, is_base64
-from vlmtune.data._rows import Record, Records
+from vlmtune.data._records import Record, Records
 from vlmtune.data._splits import Subset, have_common_rows, open_role, overlapping_roles
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
 from vlmtune.data._tables import SEPARATORS
 from vlmtune.data._values import python_list, structured
 
 __all__ = [
+    "ANNOTATION_BOXES",
     "IMAGE_ENDINGS",
     "REMOTE",
     "ROLES",

@@ -1,16 +1,20 @@
 """The contract of a source: its config, which maps columns and splits to roles, and the rows it returns."""
 
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from vlmtune.data._download import Host
+from vlmtune.data._image_paths import ImagePath
 from vlmtune.registry import BaseConfig
 from vlmtune.types import Example
 
 SplitRole = Literal["train", "validation", "test"]
 ROLES: tuple[SplitRole, ...] = ("train", "validation", "test")
+
+
+BoxColumns = Annotated[list[str], Field(min_length=4, max_length=4)]
 
 
 class Splits(BaseConfig):
@@ -62,10 +66,21 @@ class DatasetConfig(BaseConfig):
     """Source plugin that reads the dataset: a module of `vlmtune.data`, or the dotted name of a custom one."""
 
     image: str | list[str] | None = "image"
-    """Column with the image, or several columns, one image each; null for text-only rows."""
+    """Column with the image or a list of them, or several such columns; null for text-only rows."""
+
+    image_path: ImagePath | None = None
+    """Path of an image as a template: `{file}` is the value of the image column, `{NAME}` that of another column, as in
+    `images/{file}` or `val2014/COCO_val2014_{image_id:012d}.jpg`. Null: the image column holds the path."""
+
+    image_roots: list[str] = []
+    """Folders outside of the dataset's from which images may be read, by absolute paths and by links."""
 
     references: list[str] = []
-    """Columns with reference answers; a column may hold a list. Answers are compared with all of them."""
+    """Columns with reference answers; a column may hold a list. Answers are compared with all of them. An object is
+    read as JSON text."""
+
+    record: list[str] = []
+    """Columns that together are the reference, as a JSON object, for the task extraction."""
 
     target: str | None = None
     """Training target: a column, `each` (every reference is a target) or `sample` (one random reference per epoch).
@@ -77,12 +92,16 @@ class DatasetConfig(BaseConfig):
     keywords: str | None = None
     """Column with the list of words a good answer must contain; "|" separates alternatives."""
 
-    boxes: str | None = None
-    """Column with the expected box (four numbers), a list of boxes, or a list of objects with a box and a label; the
-    task defines their unit. An empty list is an image without objects."""
+    boxes: str | BoxColumns | None = None
+    """Column with the expected box (four numbers), a list of boxes, or a list of objects with a box and a label; or
+    four columns with a number each. The task defines their unit. An empty list is an image without objects."""
 
     box_labels: str | None = None
     """Column with the label of the box, or a list of labels, one for each box."""
+
+    join: list[str] = []
+    """Columns whose equal values make several records one row, as `[image]` does for one caption or box per line: it
+    has all their references, boxes with labels, and keywords."""
 
     messages: str | None = None
     """Column with a conversation (messages of role and content, or from and value); replaces the task's prompt."""
@@ -126,7 +145,12 @@ class DatasetConfig(BaseConfig):
     @property
     def labelled(self) -> bool:
         """Whether any column defines the expected answer; without one, answers are not scored."""
-        return any((self.references, self.target, self.keywords, self.boxes, self.messages))
+        return any((self.references, self.record, self.target, self.keywords, self.boxes, self.messages))
+
+    @property
+    def box_columns(self) -> list[str]:
+        """The columns that `boxes` names: none, one or four."""
+        return [self.boxes] if isinstance(self.boxes, str) else list(self.boxes or [])
 
 
 class Rows(Protocol):

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from vlmtune.data._rows import ReadRecord, Record
+from vlmtune.data._records import ReadRecord, Record
 from vlmtune.errors import DataError
 
 

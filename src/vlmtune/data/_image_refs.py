@@ -7,12 +7,14 @@ import base64
 import binascii
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._download import RemoteImages
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.types import ImageRef
@@ -144,7 +146,7 @@ class ImageValues:
         file = self.file({"path": path})
         if file is None:
             shown = str(path)[:200].encode(errors="backslashreplace").decode()
-            raise DataError(f"{where}: {shown} lies outside {self.outside}")
+            raise DataError(f"{where}: {shown} lies outside {self.outside}{self._target(path)}")
         named = f"{where} ({Path(path).name if Path(path).is_absolute() else path})"
         return ImageRef(named, lambda: self._read(file, path))
 
@@ -154,11 +156,45 @@ class ImageValues:
         except FileNotFoundError:
             posix_path = path.replace("\\", "/")
             posix_file = resolve(posix_path, self.roots) if posix_path != path else None
-            if posix_file is None or not Path(posix_file).is_file():
-                raise
-            raise FileNotFoundError(
-                f"no such file, but {posix_path} exists; separate folders with / instead of \\"
-            ) from None
+            if posix_file is not None and Path(posix_file).is_file():
+                message = f"no such file, but {posix_path} exists; separate folders with / instead of \\"
+                raise FileNotFoundError(message) from None
+            if (similar := _similar_name(file)) is not None:
+                raise FileNotFoundError(f"no such file, but {similar}; write the name as it is there") from None
+            raise
+
+    def _target(self, path: Any) -> str:
+        """What to do about a file outside of the roots, if it exists."""
+        if not isinstance(path, str) or not self.roots:
+            return ""
+        folder = os.path.realpath(Path(self.roots[0], path).parent)
+        return f". To allow the folder it is in, set dataset.image_roots=[{folder}]" if Path(folder).is_dir() else ""
+
+
+def _similar_name(file: str) -> str | None:
+    """A file of the same folder whose name differs in letter case or in how accents are stored, and how it differs."""
+    path = Path(file)
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:
+        return None
+
+    def composed(name: str) -> str:
+        return unicodedata.normalize("NFC", name)
+
+    for name in names:
+        if composed(name) == composed(path.name):
+            return f"{name} exists, whose accents are stored in another way (Unicode NFC, NFD)"
+        if composed(name).casefold() == composed(path.name).casefold():
+            return f"{name} exists, with other upper and lower case"
+    return None
+
+
+def folder_images(config: DatasetConfig, folder: Path) -> ImageValues:
+    """Reads the image values of a dataset in a folder; other folders that the config names count as well."""
+    roots = [str(folder), *(str(Path(root).expanduser()) for root in config.image_roots)]
+    outside = f"{folder}; image paths must stay inside the dataset's folder"
+    return ImageValues(roots, outside, RemoteImages(config.remote_images))
 
 
 def is_base64(text: str) -> bool:

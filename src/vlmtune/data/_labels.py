@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vlmtune.data._rows import ReadRecord, Record
+from vlmtune.data._records import ReadRecord, Record
 from vlmtune.errors import DataError
 
 

@@ -20,6 +20,16 @@ PLACEHOLDER = "<image>"
 _PLACEHOLDERS = re.compile(r"\s*<image>\s*")
 """A placeholder with the white space around it, which belongs to the format and not to the text."""
 
+IMAGE_KINDS = ("image", "image_url", "input_image")
+"""Types of content parts that are an image: of Hugging Face's and Qwen's messages, and of OpenAI's two interfaces."""
+
+TEXT_KINDS = ("text", "input_text", "output_text")
+IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "value")
+"""Keys of an image part that may hold the image itself."""
+
+_OUTER = re.compile(r"\A(?:\s*<image>\s*)+|(?:\s*<image>\s*)+\Z")
+"""Placeholders before and after a text."""
+
 VIDEO_KEYS = ("video", "videos", "video_url")
 """Keys under which rows, messages and content parts hold a video."""
 
@@ -88,12 +98,12 @@ def _message(raw: Any, unused: Iterator[ImageRef], at: str) -> Message:
         if isinstance(part, dict):
             refuse_videos(part, at)
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            first, *others = _PLACEHOLDERS.split(part["text"]) if PLACEHOLDER in part["text"] else [part["text"]]
+        if (text := _part_text(part)) is not None:
+            first, *others = _PLACEHOLDERS.split(text) if PLACEHOLDER in text else [text]
             parts += [first] if first or not others else []
-            for text in others:
-                parts += [next_image(PLACEHOLDER), *([text] if text else [])]
-        elif kind == "image":
+            for other in others:
+                parts += [next_image(PLACEHOLDER), *([other] if other else [])]
+        elif kind in IMAGE_KINDS:
             parts.append(next_image("an image part"))
         else:
             raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
@@ -121,22 +131,67 @@ def _check_order(messages: Sequence[Message], at: str) -> None:
         raise DataError(f"{at}: user and assistant must alternate, user first (got {', '.join(roles) or 'none'})")
 
 
-def read_question(value: Any, images: int, column: str, at: str) -> str:
-    """The question of a row, without the placeholders of its images at the beginning, which is where images go.
+def image_values(messages: Any, others: Sequence[Any]) -> list[Any]:
+    """The images of a conversation in the order of its placeholders, then those without one.
+
+    Args:
+        messages: as a row holds them; what is wrong with them is found later.
+        others: the row's own images. They fill the placeholders that hold no image themselves; one that a part holds as
+            well counts once.
+    """
+    left, values = list(others), []
+    for part in _placeholders(messages):
+        own = _own_image(part)
+        if own is None or (left and left[0] == own):
+            own = left.pop(0) if left else None
+        if own is not None:
+            values.append(own)
+    return values + left
+
+
+def _placeholders(messages: Any) -> Iterator[Any]:
+    """The image parts of all messages, and None for a placeholder in a text."""
+    for message in messages if isinstance(messages, list | tuple) else []:
+        content = (message.get("content") or message.get("value")) if isinstance(message, dict) else None
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts if isinstance(parts, list | tuple) else []:
+            if isinstance(part, dict) and part.get("type") in IMAGE_KINDS:
+                yield part
+            elif (text := _part_text(part)) is not None:
+                yield from [None] * text.count(PLACEHOLDER)
+
+
+def _part_text(part: Any) -> str | None:
+    """The text of a text part, None for any other part."""
+    if not isinstance(part, dict) or part.get("type") not in TEXT_KINDS:
+        return None
+    text = part.get("text", part.get("value"))
+    return text if isinstance(text, str) else None
+
+
+def _own_image(part: Any) -> Any:
+    """The image that a part itself holds or names, None if it is a mere placeholder."""
+    value = next((part[key] for key in IMAGE_KEYS if part.get(key)), None) if isinstance(part, dict) else None
+    value = value.get("url") if isinstance(value, dict) and "url" in value else value
+    return value.removeprefix("file://") if isinstance(value, str) else value
+
+
+def read_question(value: Any, column: str, at: str, images: int) -> str:
+    """The question of a row without the placeholders before and after it, since images go before the question.
 
     Raises:
-        DataError: the value is not text, or has a placeholder elsewhere or for an image that the row lacks.
+        DataError: the value is not text, has a placeholder between words, or not one for each of the images.
     """
     question = _values.text(value, column, at)
     if PLACEHOLDER not in question:
         return question
-    bare, marks = question, 0
-    while (match := _PLACEHOLDERS.match(bare)) is not None:
-        bare, marks = bare[match.end() :], marks + 1
-    if PLACEHOLDER in bare or marks != images or not bare.strip():
+    count = question.count(PLACEHOLDER)
+    if count != images:
+        raise DataError(f"{at}: column {column!r} has {count} placeholders {PLACEHOLDER}, but the row {images} images")
+    text = _OUTER.sub("", question)
+    if PLACEHOLDER in text:
         raise DataError(
-            f"{at}: column {column!r} contains {PLACEHOLDER} {question.count(PLACEHOLDER)} times, and the row has "
-            f"{images} images, which are placed before the question; write the row as messages (dataset.messages), "
-            "where images may stand anywhere, or repair it"
+            f"{at}: column {column!r} has {PLACEHOLDER} between words, but images are placed before the question; "
+            "write the row as messages (dataset.messages)"
         )
-    return bare
+    return _values.text(text, column, at)

@@ -9,14 +9,17 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 from vlmtune.data import _values
 from vlmtune.data._contract import DatasetConfig
+from vlmtune.data._image_paths import FILE, fill, template_fields
 from vlmtune.data._image_refs import file_fingerprint
-from vlmtune.data._messages import read_messages, read_question, refuse_videos
+from vlmtune.data._joined import JoinedRecords
+from vlmtune.data._messages import image_values, read_messages, read_question, refuse_videos
+from vlmtune.data._records import ReadRecord, Record, Records
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
@@ -85,41 +88,8 @@ class ContentIndex:
         return f"{number}/{file[start:]}"
 
 
-Record = Mapping[str, Any]
-ReadRecord = Callable[[int], Record]
-
 SCHEMA_ROWS = 32
 """Number of first rows in which a configured column must occur, where bad rows are allowed."""
-
-
-def _no_file(value: Any) -> None:
-    """Every image value is the image itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """The records of a split as the source stores them.
-
-    Attributes:
-        where: names the split in messages.
-        count: number of records.
-        read: reads one record. Image values stay as stored, without the location of the dataset on this machine, so
-            that content hashes are the same on every machine.
-        open_image: turns an image value into a reference whose `where` begins with the given one.
-        image_file: the file that an image value points to; None where the value itself is the image.
-        select: a cheaper `read` of some columns only; None where the source has none.
-        class_names: names of the classes, for columns that come with a list of them.
-        locate: names a record by index in messages; None for `where` and the index.
-    """
-
-    where: str
-    count: int
-    read: ReadRecord
-    open_image: Callable[[Any, str], ImageRef]
-    image_file: Callable[[Any], str | None] = _no_file
-    select: Callable[[list[str]], ReadRecord] | None = None
-    class_names: Mapping[str, list[str]] = field(default_factory=dict)
-    locate: Callable[[int], str] | None = None
 
 
 class MappedRows:
@@ -135,14 +105,15 @@ class MappedRows:
     def __init__(self, config: DatasetConfig, records: Records) -> None:
         if records.count == 0:
             raise DataError(f"{records.where}: no rows; check dataset.splits and dataset.limit")
+        self._records = JoinedRecords(records, config, _names(config)).records() if config.join else records
         self._config = config
-        self._records = records
         self._bad: dict[int, str] = {}
         present = self._schema()
+        self._config = config = _with_image_columns(config, present)
         for key, column in _columns(config):
             if column not in present and not (key == "images" and self._occurs(column)):
                 raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(present)}")
-        self._target_counts = array("i", [0]) * records.count  # 0: not counted yet
+        self._target_counts = array("i", [0]) * self._records.count  # 0: not counted yet
         self._ids = StringArray(self._content_ids() if config.id is None else self._column_ids(config.id))
 
     def __len__(self) -> int:
@@ -173,9 +144,8 @@ class MappedRows:
     def _links(self, index: int) -> list[str]:
         """Links of a row to others: its group and each of its images."""
         config, links = self._config, []
-        image_columns = [config.images] if config.images is not None else _image_columns(config)
         try:
-            record = self._select([*image_columns, *([config.group] if config.group else [])])(index)
+            record = self._select([*_columns_of_images(config), *([config.group] if config.group else [])])(index)
             if config.group and record.get(config.group) is not None:
                 links.append(link(GROUP, _values.hashable(record[config.group])))
             for value, _ in self._image_values(record, index):
@@ -334,8 +304,8 @@ class MappedRows:
 
     def _count_references(self, index: int) -> int:
         config = self._config
-        if config.references:
-            count = len(self._references(self._select(config.references)(index), index))
+        if config.references or config.record:
+            count = len(self._references(self._select([*config.references, *config.record])(index), index))
         else:
             count = len(self[index].truth["references"])
         if count == 0:
@@ -348,13 +318,30 @@ class MappedRows:
     def _references(self, record: Record, index: int) -> list[str]:
         references: list[str] = []
         for column in self._config.references:
-            value = self._column(record, column, index)
-            for item in _values.answers(value):
-                references.append(_values.answer(item, column, self._at(index)))
+            items = _values.answers(self._column(record, column, index))
+            references += [_values.answer(item, column, self._at(index)) for item in items]
+        if self._config.record:
+            fields = {column: self._column(record, column, index) for column in self._config.record}
+            references.append(_values.answer(fields, ", ".join(fields), self._at(index)))
         return references
 
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """A row's images as stored, each with its location for messages."""
+        values, template = self._own_images(record, index), self._config.image_path
+        if template is not None:
+            at = self._at(index)
+            if FILE in template_fields(template):
+                values = [(fill(template, {FILE: value, **record}, at), where) for value, where in values]
+            else:
+                values = [(fill(template, record, at), f"{at}, image 0")]
+        if self._config.messages is None:
+            return values
+        own = [value for value, _ in values]
+        found = image_values(_values.structured(record.get(self._config.messages)), own)
+        return values if found == own else [(value, f"{self._at(index)}, image {n}") for n, value in enumerate(found)]
+
+    def _own_images(self, record: Record, index: int) -> list[tuple[Any, str]]:
+        """The images in the image columns, each with its location."""
         if (column := self._config.images) is not None:
             values = _values.structured(record.get(column))  # rows without images may lack the column
             if isinstance(values, str | bytes | dict):
@@ -365,8 +352,41 @@ class MappedRows:
                     f"(got {type(values).__name__})"
                 )
             return [(value, f"{self._at(index)}, image {n}") for n, value in enumerate(values or [])]
-        columns = _image_columns(self._config)
-        return [(self._column(record, c, index), f"{self._at(index)}, column {c!r}") for c in columns]
+        found = []
+        for column in _image_columns(self._config):
+            value, where = self._column(record, column, index), f"{self._at(index)}, column {column!r}"
+            if isinstance(value, list | tuple):
+                found += [(item, f"{where}, image {n}") for n, item in enumerate(value)]
+            else:
+                found.append((value, where))
+        return found
+
+    def _boxes(self, record: Record, index: int) -> dict[str, Any]:
+        """A row's boxes and their labels, as far as columns are configured for them.
+
+        Four columns hold the numbers of one box, or in joined records lists of them. A record with four empty values
+        has no box, and its label does not count.
+        """
+        columns, label_column = self._config.box_columns, self._config.box_labels
+        found: dict[str, Any] = {}
+        if label_column is not None:
+            found["box_labels"] = _values.structured(self._column(record, label_column, index))
+        if len(columns) == 1:
+            found["boxes"] = _values.structured(self._column(record, columns[0], index))
+        elif columns:
+            at = f"{self._at(index)}, columns {', '.join(columns)}"
+            values = [self._column(record, column, index) for column in columns]
+            are_lists = all(isinstance(value, list) for value in values)
+            if are_lists and len(set(map(len, values))) > 1:
+                raise DataError(f"{at}: must hold equally many numbers (got {', '.join(map(str, map(len, values)))})")
+            boxes = [_values.numbers(box, at) for box in (zip(*values, strict=True) if are_lists else [values])]
+            labels = found.get("box_labels")
+            if isinstance(labels, list) and len(labels) == len(boxes):
+                found["box_labels"] = [label for label, box in zip(labels, boxes, strict=True) if box]
+            elif not any(boxes) and "box_labels" in found:
+                found["box_labels"] = []
+            found["boxes"] = [box for box in boxes if box] if are_lists else boxes[0]
+        return found
 
     def _open_image(self, value: Any, where: str) -> ImageRef:
         ref = self._records.open_image(value, where)
@@ -395,14 +415,11 @@ class MappedRows:
             target = _values.answer(value(config.target), config.target, at)
         question = None
         if config.question is not None:
-            question = read_question(value(config.question), len(images), config.question, at)
+            question = read_question(value(config.question), config.question, at, len(images))
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
             truth["keywords"] = _values.texts(_values.structured(value(config.keywords)), config.keywords, at)
-        if config.boxes is not None:
-            truth["boxes"] = _values.structured(value(config.boxes))
-        if config.box_labels is not None:
-            truth["box_labels"] = _values.structured(value(config.box_labels))
+        truth |= self._boxes(record, index)
         return Example(
             id=self._ids[index],
             images=images,
@@ -424,16 +441,48 @@ def _image_columns(config: DatasetConfig) -> list[str]:
     return [config.image] if isinstance(config.image, str) else config.image or []
 
 
+def _template_columns(config: DatasetConfig) -> list[str]:
+    """Columns in `image_path`, without the field for the image column."""
+    return [column for column in template_fields(config.image_path or "") if column != FILE]
+
+
+def _columns_of_images(config: DatasetConfig) -> list[str]:
+    """All columns that the images of a row depend on."""
+    own = [config.images] if config.images is not None else _image_columns(config)
+    return [*own, *_template_columns(config), *([config.messages] if config.messages is not None else [])]
+
+
+def _with_image_columns(config: DatasetConfig, present: Record) -> DatasetConfig:
+    """The config with the column that its templates and messages mean where `image` is left at its default."""
+    if "image" in config.model_fields_set or "image" in present or config.images is not None:
+        return config
+    fields = template_fields(config.image_path or "")
+    if FILE in fields and FILE in present:
+        return config.model_copy(update={"image": FILE})
+    needs_none = bool(fields) and FILE not in fields
+    if config.messages is not None and config.messages in present:
+        needs_none = bool(image_values(_values.structured(present[config.messages]), []))
+    return config.model_copy(update={"image": None}) if needs_none else config
+
+
+def _names(config: DatasetConfig) -> list[str]:
+    return [column for _, column in _columns(config)]
+
+
 def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     """(config key, column) of all configured columns; `image` counts only where `images` is not set."""
     columns: list[tuple[str, str]] = []
     if config.images is None:
         columns += [("image", column) for column in _image_columns(config)]
+    columns += [("image_path", column) for column in _template_columns(config)]
     columns += [("references", column) for column in config.references]
+    columns += [("record", column) for column in config.record]
     if config.target not in (None, "each", "sample"):
         columns.append(("target", str(config.target)))
     for key in ("question", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"):
-        if (column := getattr(config, key)) is not None:
+        if key == "boxes":
+            columns += [(key, column) for column in config.box_columns]
+        elif (column := getattr(config, key)) is not None:
             columns.append((key, column))
     return columns + [("meta", column) for column in config.meta]
 

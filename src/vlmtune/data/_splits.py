@@ -87,6 +87,9 @@ def _open_split(source: ModuleType, config: DatasetConfig, split: str, limit: in
     A row whose split cannot be read belongs to the split of the train role, where it counts as bad.
     """
     column = config.split_column
+    if column is None and config.join and limit is not None:  # the source would count the records
+        joined: Rows = source.open(config, split, None)
+        return Subset(joined, range(min(limit, len(joined))), {"joined": config.join, "limit": limit})
     if column is None:
         rows: Rows = source.open(config, split, limit)
         return rows

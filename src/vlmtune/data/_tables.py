@@ -21,7 +21,7 @@ from vlmtune.data import _download
 from vlmtune.data._download import errors_named
 from vlmtune.data._image_refs import file_fingerprint, open_readable
 from vlmtune.data._labels import ClassLabels
-from vlmtune.data._rows import ReadRecord, Record
+from vlmtune.data._records import ReadRecord, Record
 from vlmtune.errors import DataError
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,41 +30,92 @@ def text(value: Any, column: str, at: str) -> str:
 
 
 def answer(value: Any, column: str, at: str) -> str:
-    """A reference or target: text; a number as its shortest decimal digits (7.0, as pandas writes counts, is "7").
+    """A reference or target: text, a number (as labels and counts often are) or an object as JSON.
 
-    Of an object with an answer, as VQA lists them, the answer counts; any other object becomes JSON text.
+    A number is written with as few digits as tell it from all others, a whole one without a point: 0.5, 2.
 
     Raises:
-        DataError: as `text`; a boolean, which could be written in several ways, or a number that is not finite.
+        DataError: as `text`; a boolean, which could be written in several ways; not a finite number.
     """
-    if isinstance(value, Mapping):
-        value = value["answer"] if "answer" in value else json.dumps(plain(value, column, at), ensure_ascii=False)
     if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(
             f"{at}: column {column!r} must hold text or numbers (got {value!r}); write the text that answers are "
             "compared with"
         )
+    if isinstance(value, Mapping):
+        return json.dumps(plain(value, column, at), ensure_ascii=False)
     if isinstance(value, int | float):
         value = str(int(value)) if value == int(value) else repr(value)
     return text(value, column, at)
 
 
-def answers(value: Any) -> Sequence[Any]:
-    """The answers in a value: the items of a list, also of one written as text in JSON or Python, else the value."""
-    parsed = python_list(structured(value))
-    is_flat = isinstance(parsed, list | tuple) and not any(isinstance(item, list | tuple) for item in parsed)
-    return parsed if is_flat else [value]
+def answers(value: Any) -> list[Any]:
+    """The answers that a value holds: those in a list, in a list as text (as CSV stores it), or the value itself.
+
+    Of an object that is one answer with its ids, as in VQA's and Karpathy's lists, only the text counts.
+    """
+    if isinstance(value, str):
+        parsed = python_list(structured(value))
+        value = parsed if isinstance(parsed, list) and all(map(_is_answer, parsed)) else value
+    if isinstance(value, Mapping):  # a list of objects, as Parquet stores it: an object of lists
+        key = _answer_key(value)
+        value = value[key] if key is not None and isinstance(value[key], list) else [value]
+    items = value if isinstance(value, list | tuple) else [value]
+    keys = [_answer_key(item) if isinstance(item, Mapping) else None for item in items]
+    return [item if key is None else item[key] for item, key in zip(items, keys, strict=True)]
+
+
+_ANSWER_KEYS = {
+    "answer": {"answer_id", "answer_confidence", "confidence"},
+    "caption": {"id", "image_id", "caption_id"},
+    "raw": {"tokens", "sentid", "imgid"},
+}
+"""Keys of the text of an answer in a list of objects, with the keys that may accompany it."""
+
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_TEXT_LIST = re.compile(rf"\s*\[\s*{_QUOTED}(?:\s*,?\s*{_QUOTED})*\s*,?\s*\]\s*", re.DOTALL)
+"""A list of texts as JSON, Python or numpy (without commas) write it."""
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str | int | float) or (isinstance(value, Mapping) and _answer_key(value) is not None)
+
+
+def _answer_key(value: Mapping[str, Any]) -> str | None:
+    return next((key for key, others in _ANSWER_KEYS.items() if key in value and set(value) <= {key, *others}), None)
 
 
 def python_list(value: Any) -> Any:
-    """A list that text holds as Python prints it (`['a', 'b']`, as pandas writes lists); anything else unchanged."""
-    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
+    """A list that text holds as Python prints it (`['a', 'b']`, as pandas writes lists); anything else unchanged.
+
+    Texts without commas between them, as numpy prints them, are items of their own, not one text as in Python's syntax.
+    """
+    if not isinstance(value, str) or not (value.strip().startswith("[") and value.strip().endswith("]")):
         return value
     try:
-        parsed = ast.literal_eval(value)
+        if _TEXT_LIST.fullmatch(value):
+            return [ast.literal_eval(item) for item in re.findall(_QUOTED, value, re.DOTALL)]
+        parsed = ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return value
     return parsed if isinstance(parsed, list) else value
+
+
+def numbers(values: Sequence[Any], at: str) -> list[float]:
+    """Numbers, also written as text; no numbers if all values are empty.
+
+    Raises:
+        DataError: one is no finite number.
+    """
+    if all(value is None or value == "" for value in values):
+        return []
+    try:
+        found = [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError):
+        found = [math.nan]
+    if not all(map(math.isfinite, found)) or any(isinstance(value, bool) for value in values):
+        raise DataError(f"{at}: must hold numbers (got {list(values)!r:.80})")
+    return found
 
 
 def texts(value: Any, column: str, at: str) -> list[str]:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vlmtune.data import DatasetConfig, _download
 from vlmtune.data._annotations import FOLDERS, READERS, Folder, Format, Row
-from vlmtune.data._download import RemoteImages
 from vlmtune.data._file_shards import find_files
-from vlmtune.data._image_refs import ImageValues
-from vlmtune.data._rows import MappedRows, ReadRecord, Record, Records
+from vlmtune.data._image_refs import folder_images
+from vlmtune.data._records import ReadRecord, Record, Records
+from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ArrowRows, map_arrow, write_arrow
 from vlmtune.errors import DataError
 
@@ -40,8 +40,13 @@ class Config(DatasetConfig):
 
     format: Format
     """Format of the annotations: `coco` (captions or boxes), `vqa` (pairs of questions and annotations), `karpathy`
-    (`dataset_flickr8k.json`), or `captions` (an image and a text per line: Kaggle's `captions.txt`, Flickr30k's
-    `results.csv`, `Flickr8k.token.txt`, `labels.txt`)."""
+    (`dataset_flickr8k.json`), `captions` (an image and a text per line: Kaggle's `captions.txt`, Flickr30k's
+    `results.csv`, `Flickr8k.token.txt`, `labels.txt`), `label_studio` (JSON or JSON-MIN), `cvat` (for images 1.1); with
+    a file per image, so that a split is a folder and `.` the whole dataset: `yolo`, `voc`, `sidecar` (a text or JSON
+    file beside an image or in another folder)."""
+
+    sidecars: str | None = None
+    """Pattern of the files with texts for `sidecar`, where several fit an image: `key/*.json`."""
 
     rows_per: Literal["image", "label"] = "image"
     """What a row of boxes is: an image with all its `boxes` and their `labels`, or each label of an image as a
@@ -63,10 +68,10 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     root = Path(config.path).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set dataset.path")
-    folder = Folder(root)
+    roots = [str(Path(each).expanduser()) for each in config.image_roots]
+    folder = Folder(root, roots, find_images=config.image_path is None, sidecars=config.sidecars)
     rows = _open_rows(config, _parts(config, root, split), folder, limit)
-    outside = f"{root}; image paths must stay inside the dataset's folder"
-    images = ImageValues([str(root)], outside, RemoteImages(config.remote_images))
+    images = folder_images(config, root)
     locations = rows.select(["where"])
 
     def select(columns: list[str]) -> ReadRecord:

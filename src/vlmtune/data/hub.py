@@ -12,7 +12,8 @@ from vlmtune.data import DatasetConfig
 from vlmtune.data._download import RemoteImages, errors_named
 from vlmtune.data._image_refs import ImageValues
 from vlmtune.data._labels import ClassLabels
-from vlmtune.data._rows import MappedRows, ReadRecord, Records
+from vlmtune.data._records import ReadRecord, Records
+from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import stream_table
 from vlmtune.errors import DataError
 
@@ -123,4 +124,5 @@ def _roots(config: Config) -> list[str]:
 
     paths = datasets.config
     caches = (paths.HF_DATASETS_CACHE, paths.DOWNLOADED_DATASETS_PATH, paths.EXTRACTED_DATASETS_PATH, hub.HF_HUB_CACHE)
-    return [*([config.path] if Path(config.path).is_dir() else []), *map(str, caches)]
+    named = [str(Path(root).expanduser()) for root in config.image_roots]
+    return [*([config.path] if Path(config.path).is_dir() else []), *map(str, caches), *named]

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._download import RemoteImages
-from vlmtune.data._image_refs import ENDINGS, ImageValues
+from vlmtune.data._image_refs import ENDINGS, folder_images
 from vlmtune.data._json import JsonRows
-from vlmtune.data._rows import MappedRows, Record, Records
+from vlmtune.data._records import Record, Records
+from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ArrowRows, open_table
 from vlmtune.errors import DataError, EnvironmentProblem
 
@@ -63,7 +63,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     else:
         rows = _ImageRows(_image_paths(folder, config.ignore)[:limit], split)
         count, read = len(rows.paths), rows.read
-    images = ImageValues([str(root)], f"{root}; images must stay inside the folder", RemoteImages(config.remote_images))
+    images = folder_images(config, root)
     return Records(where, count, read, images.open, images.file)
 
 

@@ -7,11 +7,11 @@ or several by a pattern. Memory holds byte offsets only: a row is read on access
 from pathlib import Path
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._download import RemoteImages
 from vlmtune.data._file_shards import FileShards, find_files
-from vlmtune.data._image_refs import ImageValues
+from vlmtune.data._image_refs import folder_images
 from vlmtune.data._json import JsonRows
-from vlmtune.data._rows import MappedRows, Records
+from vlmtune.data._records import Records
+from vlmtune.data._rows import MappedRows
 
 ENDINGS = (".jsonl", ".json")
 
@@ -44,7 +44,6 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     folder = Path(config.path).expanduser()
     candidates = [file.name for file in folder.glob("*") if file.suffix.lower() in ENDINGS]
     rows = FileShards(find_files(folder, split, candidates), JsonRows, limit)
-    outside = f"{folder}; image paths must stay inside the dataset's folder"
-    images = ImageValues([str(folder)], outside, RemoteImages(config.remote_images))
+    images = folder_images(config, folder)
     where, locate = rows.names(folder / split)
     return Records(where, len(rows), rows.read, images.open, images.file, locate=locate)

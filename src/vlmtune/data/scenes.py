@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Any
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._rows import MappedRows, Records
+from vlmtune.data._records import Records
+from vlmtune.data._rows import MappedRows
 from vlmtune.data._scene_drawing import Scene, draw, make_scene
 from vlmtune.data._scene_words import five_captions, keywords, label, question, referring
 from vlmtune.errors import DataError

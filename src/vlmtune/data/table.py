@@ -10,10 +10,10 @@ from typing import Annotated
 from pydantic import Field
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._download import RemoteImages
 from vlmtune.data._file_shards import FileShards, find_files
-from vlmtune.data._image_refs import ImageValues
-from vlmtune.data._rows import MappedRows, ReadRecord, Records
+from vlmtune.data._image_refs import folder_images
+from vlmtune.data._records import ReadRecord, Records
+from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ENDINGS, open_table
 from vlmtune.errors import DataError
 
@@ -58,8 +58,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     shards = [shard for _, shard in rows.shards]
     classes = shards[0].labels.names
     rows.check_columns([{name: shard.labels.names.get(name, []) for name in shard.columns} for shard in shards])
-    outside = f"{folder}; image paths must stay inside the dataset's folder"
-    images = ImageValues([str(folder)], outside, RemoteImages(config.remote_images))
+    images = folder_images(config, folder)
 
     def select(columns: list[str]) -> ReadRecord:
         return rows.join([shard.select(columns) for shard in shards])

@@ -64,13 +64,23 @@ def _sized(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -
     """The boxes of the first rows with the sizes of their images; bad values are left to `data check`."""
     column = draft.dataset.get("image", "image")
     for index, record in enumerate(first):
-        value = structured(record.get(draft.dataset["boxes"]))
+        value = _value(record, draft.dataset["boxes"])
         image = record.get(column if isinstance(column, str) else column[0])
         if value and image is not None:
             size = size_of(records.open_image(image, f"{records.where}, row {index}"))
             for box in [value] if is_box(value) else value:
                 if is_box(box):
                     yield box, size
+
+
+def _value(record: Mapping[str, Any], columns: str | list[str]) -> Any:
+    """The boxes of a record: a column, or a box from four columns, None where these hold no numbers."""
+    if isinstance(columns, str):
+        return structured(record.get(columns))
+    try:
+        return [float(record[column]) for column in columns]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _fits(box: Box, size: tuple[int, int], unit: Unit, corners: Corners) -> bool:
@@ -98,13 +108,15 @@ def _extents(boxes: Sequence[Sized], unit: Unit, corners: Corners) -> tuple[floa
 def _question(draft: Draft, fit: Sequence[Reading], boxes: Sequence[Sized]) -> Undecided:
     box, (width, height) = boxes[0]
     numbers = ", ".join(f"{number:g}" for number in box)
+    columns = draft.dataset["boxes"]
+    names = ", ".join(map(repr, [columns] if isinstance(columns, str) else columns))
     options = []
     for unit, corners in fit:
         sets = [f"task.unit={unit}"] if "unit" not in draft.task else []
         sets += [f"task.corners={corners}"] if "corners" not in draft.task else []
         options.append(Option(f"{UNITS[unit]}; {CORNERS[corners]}", tuple(sets)))
     return Undecided(
-        f"column {draft.dataset['boxes']!r}: boxes such as [{numbers}], in an image of {width}x{height}, can be read "
+        f"column {names}: boxes such as [{numbers}], in an image of {width}x{height}, can be read "
         f"in {len(fit)} ways; all {len(boxes)} boxes of the first rows lie inside their images in each.",
         options,
     )

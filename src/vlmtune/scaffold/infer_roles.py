@@ -225,7 +225,8 @@ def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
     others = [column for column in columns if column is not question]
     answer = _named(others, ANSWERS, "text", "texts", "answers", "number")
     if answer is None:
-        objects = [column for column in others if all("answer" in value for value in column.values)]
+        objects = [column for column in others if column.kind == "object"]
+        objects = [column for column in objects if all("answer" in value for value in column.values)]
         answer = _named(objects, ANSWERS, "object")
     has_question = question is not None or "question" in draft.dataset
     if not has_question or (answer is None and "references" not in draft.dataset):

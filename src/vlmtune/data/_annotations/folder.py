@@ -87,7 +87,8 @@ class Folder:
         return _grouped(self.images, lambda path: PurePosixPath(path).name)
 
     @cached_property
-    def _by_stem(self) -> dict[str, list[str]]:
+    def by_stem(self) -> dict[str, list[str]]:
+        """Paths of images by their names without folder and ending."""
         return _grouped(self.images, lambda path: PurePosixPath(path).stem)
 
     @cached_property
@@ -111,7 +112,7 @@ class Folder:
             return str(path)
         found = self._by_name.get(path.name) or self._by_name.get(UPLOADED.sub("", path.name, count=1))
         if not found and fallback_stem is not None:
-            found = self._by_stem.get(fallback_stem)
+            found = self.by_stem.get(fallback_stem)
         return _closest(path, found or []) or name
 
     def image_with_number(self, number: int, hint: str) -> str | None:

@@ -1,0 +1,67 @@
+"""`dataset.image_path`: the path of an image as a template of the row's columns."""
+
+import string
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from vlmtune.errors import DataError
+
+FILE = "file"
+"""The field that stands for the value of the image column, unless a column has this name."""
+
+
+def template_fields(template: str) -> list[str]:
+    """The columns in a template.
+
+    Raises:
+        ValueError: it is none; says what it may contain.
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"must be a path with columns in braces, such as images/{{file}} ({error})") from None
+    fields = [name for _, name, _, _ in parts if name is not None]
+    if any(conversion or "{" in (spec or "") for _, _, spec, conversion in parts) or not all(fields):
+        raise ValueError(f"must name a column in each pair of braces, as {{file}} or {{id:012d}} do (got {template!r})")
+    return fields
+
+
+def _checked(template: str) -> str:
+    fields = template_fields(template)
+    return template if fields else f"{template.rstrip('/')}/{{{FILE}}}"
+
+
+ImagePath = Annotated[str, AfterValidator(_checked)]
+"""A template; a path without braces is the folder of the images."""
+
+
+def fill(template: str, columns: Mapping[str, Any], at: str) -> str:
+    """The path of an image.
+
+    Args:
+        template: whose fields are names of columns.
+        columns: the values.
+        at: where they are, for messages.
+
+    Raises:
+        DataError: a column is missing or empty, or a value does not fit its format.
+    """
+    path = []
+    for literal, name, spec, _ in string.Formatter().parse(template):
+        path.append(literal)
+        if name is None:
+            continue
+        value = columns.get(name)
+        if not isinstance(value, str | int | float) or isinstance(value, bool) or value == "":
+            raise DataError(
+                f"{at}: dataset.image_path needs a text or number in column {name!r} (got {value!r:.40}); there are: "
+                f"{', '.join(map(str, columns))}"
+            )
+        form = spec or ""
+        try:
+            path.append(format(int(value) if form.endswith("d") else value, form))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{at}: dataset.image_path cannot write {value!r:.40} as {form!r}: {error}") from None
+    return "".join(path)

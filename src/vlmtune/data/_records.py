@@ -1,0 +1,40 @@
+"""The records of a split as a source stores them, before columns are mapped to roles."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlmtune.types import ImageRef
+
+Record = Mapping[str, Any]
+ReadRecord = Callable[[int], Record]
+
+
+def _no_file(value: Any) -> None:
+    """Every image value is the image itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records of a split as the source stores them.
+
+    Attributes:
+        where: names the split in messages.
+        count: number of records.
+        read: reads one record. Image values stay as stored, without the location of the dataset on this machine, so
+            that content hashes are the same on every machine.
+        open_image: turns an image value into a reference whose `where` begins with the given one.
+        image_file: the file that an image value points to; None where the value itself is the image.
+        select: a cheaper `read` of some columns only; None where the source has none.
+        class_names: names of the classes, for columns that come with a list of them.
+        locate: names a record by index in messages; None for `where` and the index.
+    """
+
+    where: str
+    count: int
+    read: ReadRecord
+    open_image: Callable[[Any, str], ImageRef]
+    image_file: Callable[[Any], str | None] = _no_file
+    select: Callable[[list[str]], ReadRecord] | None = None
+    class_names: Mapping[str, list[str]] = field(default_factory=dict)
+    locate: Callable[[int], str] | None = None
