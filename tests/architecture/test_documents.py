@@ -7,6 +7,7 @@ Commands are in fences marked `bash`, or `console` after "$ ".
 import ast
 import functools
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -93,6 +94,14 @@ def stand_in(folder: Path, words: list[str]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             text = "".join(line.to_json() + "\n" for line in lines(60, 0.6 - 0.1 * number))
             file.write_text(text, encoding="utf-8")
+        elif word == "results.json":
+            nested = [
+                {"outputs": [{"text": line.prediction}], "sample": {"label": line.references[0], "key": line.id}}
+                for line in lines(60, 0.6)
+            ]
+            file.write_text(json.dumps(nested), encoding="utf-8")
+        elif word == "truth.csv":
+            file.write_text("id,reference\n" + "".join(f"{one.id},{one.references[0]}\n" for one in lines(60, 0.6)))
         elif isolated and word.endswith(".yaml") and not (folder / "configs" / word).exists() and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(shipped_folder() / "demo.yaml", file)

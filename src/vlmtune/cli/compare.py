@@ -23,6 +23,18 @@ from vlmtune.errors import ConfigError, GateFailed
 if TYPE_CHECKING:
     from vlmtune.compare_files import Reading
 
+JudgeModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL[@URL]",
+        help="Also have a language model compare the answers: its name on a server with OpenAI's API.",
+    ),
+]
+IgnoredKeys = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY", help="A key that does not tell rows apart when they are paired; repeatable."),
+]
+
 
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help="Prediction file of the reference system.")],
@@ -48,21 +60,12 @@ def compare(
     regressions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the rows that got worse, worst first (.jsonl).")
     ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL[@URL]",
-            help="Also have a language model compare the answers: its name on a server with OpenAI's API.",
-        ),
-    ] = None,
+    judge: JudgeModel = None,
     prediction: AnswerKey = None,
     reference: ReferenceKey = None,
     row_id: IdKey = None,
     references: ReferencesFrom = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY", help="A key that does not tell rows apart when they are paired; repeatable."),
-    ] = None,
+    ignore: IgnoredKeys = None,
     sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
