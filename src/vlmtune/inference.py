@@ -96,7 +96,7 @@ class Predictor:
         line = Line(
             id=example.id,
             prediction=None,
-            truth=truth if question is None else {"question": question, **truth},
+            truth=truth if question is None else {**truth, "question": question, **truth},
             image=image,
             # Questions about one image are not independent: without a group key, the image is the group.
             cluster=example.cluster or image or example.id,
