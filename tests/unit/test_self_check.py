@@ -103,7 +103,7 @@ def test_where_no_metric_passes_the_one_that_fails_least_is_primary() -> None:
     def unreadable(_: Any, text: str) -> str:
         return text.rstrip(".")
 
-    task = replace(docvqa.TASK, parse=unreadable, metrics=tuple(docvqa.TASK.metrics))
+    task = replace(docvqa.TASK, parse=unreadable, metrics=docvqa.TASK.metrics[:2])
     found = chosen(task, docvqa.Config(), rows(["A."], ["Berlin"]))
     assert found.metrics[0] is docvqa.TASK.metrics[0]
     assert len(found.failed) == 2

@@ -20,7 +20,9 @@ from vlmtune.pipeline.session import Session
 from vlmtune.report import model_card
 from vlmtune.run_folder import read_manifest
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_FILES, folder_manifest_path
+from vlmtune.scoring.judge import warnings as judge_warnings
 from vlmtune.scoring.results import ComparisonResult
+from vlmtune.scoring.self_check import MISSED
 from vlmtune.scoring.verdict import slice_warnings, worse_slices
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ PUBLIC_MANIFEST = (
     "schema_version", "artifact", "mock", "steps", "chosen_step", "trainable_parameters", "versions", "curve",
 )  # fmt: skip
 PUBLIC_COMPARISON = (
-    "schema_version", "status", "primary", "rows", "paired_by", "metrics", "lengths", "shares", "controls",
-    "confidence", "statistics", "prompt_baselines", "best_prompt_baseline",
+    "schema_version", "status", "primary", "primary_reason", "rows", "paired_by", "metrics", "lengths", "shares",
+    "controls", "confidence", "statistics", "prompt_baselines", "best_prompt_baseline",
 )  # fmt: skip
 PUBLIC_ADDITIONAL = ("name", "status", "primary", "metrics", "rows")
 """Keys pushed unchanged from a manifest, a comparison and an additional set's comparison: none quotes the dataset."""
@@ -116,17 +118,23 @@ def _public_manifest(manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 
 def _public_comparison(comparison: ComparisonResult) -> ComparisonResult:
-    """A comparison for others. Slices are named by values of the dataset: only how many got worse is published."""
+    """A comparison for others: no row is named.
+
+    Slices are named by values of the dataset: only how many got worse is published.
+    """
     about_worse_slices = worse_slices(comparison)
     worse, slices = sum(part["worse"] for part in comparison["slices"]), len(comparison["slices"])
     verdict = comparison["verdict"].replace(about_worse_slices, f" It got worse in {worse} of {slices} slices.")
-    about_slices = set(slice_warnings(comparison))
+    naming_rows = {*slice_warnings(comparison), *(one for one in comparison["warnings"] if MISSED in one)}
+    if judged := comparison.get("judge"):
+        naming_rows |= set(judge_warnings(judged))
     plain: Mapping[str, Any] = comparison
     public = {key: plain[key] for key in PUBLIC_COMPARISON if key in plain} | {
         "verdict": verdict if about_worse_slices else comparison["verdict"],
-        "warnings": [warning for warning in comparison["warnings"] if warning not in about_slices],
+        "warnings": [warning for warning in comparison["warnings"] if warning not in naming_rows],
         "names": {"a": "the base model", "b": "with this adapter"},
         "slices": [],
+        "contradictions": [],
         "others": [],
         "additional": [{key: other[key] for key in PUBLIC_ADDITIONAL} for other in plain.get("additional", [])],
     }

@@ -23,6 +23,9 @@ from vlmtune.types import Unparsed
 SHOWN = 5
 """Rows that a warning names."""
 
+MISSED = "even the references do not get the best score in"
+"""What a warning of the self-check says, and no other; it names rows, so it is not for others (`pipeline.push`)."""
+
 _TOLERANCE = 1e-6
 """Share of the scale by which a best score may be missed; COCO's BLEU adds a constant against division by zero."""
 
@@ -63,7 +66,7 @@ def _warning(checks: Sequence[SelfCheck]) -> str:
     names, scores = zip(*((check.metric.name, f"{check.score:.4f}") for check in checks), strict=True)
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return (
-        f"even the references do not get the best score in {', '.join(names)} on {len(rows)} of {count} rows "
+        f"{MISSED} {', '.join(names)} on {len(rows)} of {count} rows "
         f"({', '.join(rows[:SHOWN])}{more}): scored against themselves they have {', '.join(scores)}"
     )
 
