@@ -81,7 +81,7 @@ def test_hostile_text_is_only_text(show: Open) -> None:
     plain = hostile()
     for options in ({}, {"java_script_enabled": False}):
         shown = show(plain, hash_="#sort=data", **options)
-        assert shown.title() == f"improved: {plain['names']['b']} against {plain['names']['a']}"
+        assert shown.title() == f"{plain['status']}: {plain['names']['b']} against {plain['names']['a']}"
         assert shown.locator("script").count() == 2
         assert shown.locator("main img, main b:not(.tag)").count() == 0
     shown = show(plain, hash_="#sort=data")
