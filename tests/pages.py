@@ -73,7 +73,7 @@ def captions(count: int = 60, a: float = 0.6, b: float = 0.2) -> dict[str, Any]:
 def labelled(count: int = 80) -> dict[str, Any]:
     """Right or wrong answers, some unparseable, with a corpus-level metric, slices, further runs and a curve."""
     names = ["cat", "dog", "\u72d7"]
-    task = Task(captioning.ask, captioning.target, _label, (accuracy, macro_f1))
+    task = Task(captioning.prompt, captioning.target, _label, (accuracy, macro_f1))
     rng = random.Random(1)
     truth = [
         {"references": [], "label": (own := rng.choice(names)), "class": {"label": own, "labels": names}}
@@ -123,7 +123,7 @@ def curve(steps: int) -> list[dict[str, Any]]:
 
 def boxed(count: int = 40) -> dict[str, Any]:
     """Rows whose box is right, wrong or missing."""
-    task = Task(captioning.ask, captioning.target, lambda _, text: json.loads(text), (acc_at_05, mean_iou))
+    task = Task(captioning.prompt, captioning.target, lambda _, text: json.loads(text), (acc_at_05, mean_iou))
     rng = random.Random(2)
 
     def side(off: int) -> list[Line]:

@@ -24,7 +24,7 @@ MEAN = Metric(
     summarise=lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1),
     signature="mean of the numbers",
 )
-TASK = Task(ask=lambda c, e: (), target=lambda c, e: "", parse=lambda c, text: text, metrics=(MEAN,))
+TASK = Task(prompt=lambda c, e: (), target=lambda c, e: "", parse=lambda c, text: text, metrics=(MEAN,))
 
 
 def compared(

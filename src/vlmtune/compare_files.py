@@ -13,15 +13,15 @@ from pydantic import ValidationError
 
 from vlmtune import registry
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.files import read_json, write_atomic, write_json
+from vlmtune.files import write_atomic, write_json
 from vlmtune.judge import ServerJudge
 from vlmtune.predictions import VLMTUNE, Keys, Line, Predictions, read, read_any, read_references
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.report import ReportConfig, html, markdown
 from vlmtune.report.rows import images_shown
-from vlmtune.run_folder import hash_adapter, is_adapter, read_manifest
-from vlmtune.run_layout import THUMBNAILS, controls_path, thumbnail_path, verdicts_path
+from vlmtune.run_folder import hash_adapter, is_adapter, read_controls, read_manifest
+from vlmtune.run_layout import THUMBNAILS, thumbnail_path, verdicts_path
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
@@ -308,8 +308,7 @@ def read_prediction_file(file: Path, name: str | None = None) -> PredictionFile:
 
 def _read(file: Path, name: str | None, reading: Reading) -> _Read:
     """A file of vlmtune, which has a manifest, or of another program."""
-    manifest, sidecar = read_manifest(file), controls_path(file)
-    controls = read_json(sidecar) if sidecar.is_file() else None
+    manifest, controls = read_manifest(file), read_controls(file)
     if manifest is not None:
         source = Predictions(read(file))
     else:
@@ -356,7 +355,7 @@ def write_comparison(
     Args:
         comparison: what to write.
         file: ends in .json, .html or .md.
-        sources: the prediction files; thumbnails are looked up in the folder `pictures` next to them.
+        sources: the prediction files; thumbnails are looked up in the folder `thumbnails` next to them.
         config: what the page shows.
 
     Raises:

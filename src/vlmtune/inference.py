@@ -42,7 +42,7 @@ class Predictor:
 
     def request(self, example: Example) -> Request:
         """The request for an example."""
-        return Request(example.id, self.prompt(example) if self.prompt else self.task.ask(self.task_config, example))
+        return Request(example.id, self.prompt(example) if self.prompt else self.task.prompt(self.task_config, example))
 
     def answer(self, name: str, engine: Engine, examples: Sequence[Example], partial: Path) -> list[Line]:
         """One line per example, in order. Requests that failed before an interruption are repeated.

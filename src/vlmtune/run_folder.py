@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from vlmtune import fault_injection, files
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import fsync_folder, read_json, translate_os_errors, write_atomic, write_json
+from vlmtune.predictions import Controls
 from vlmtune.progress import Progress
 from vlmtune.registry import under_current_names
 from vlmtune.run_layout import (
@@ -267,13 +268,28 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def read_controls(artifact: Path) -> Controls | None:
+    """The controls of a prediction file; None if it has none.
+
+    Raises:
+        IntegrityError: the file cannot be read.
+    """
+    file = controls_path(artifact)
+    return cast(Controls, with_adapter_delta(read_json(file))) if file.is_file() else None
+
+
+def with_adapter_delta(content: dict[str, Any]) -> dict[str, Any]:
+    """Content of a file that was written when `adapter_delta` was named `effect`, under today's name."""
+    return {"adapter_delta": content.get("effect")} | content
+
+
 def _is_ours(file: Path) -> bool:
     """Whether vlmtune wrote it: its controls and scores have these fields, scores of a classic script do not."""
     try:
         content = read_json(file)
     except IntegrityError:
         return False
-    return "schema_version" in content and bool({"mock", "effect"} & content.keys())
+    return "schema_version" in content and bool({"mock", "adapter_delta", "effect"} & content.keys())
 
 
 def _foreign(file: Path) -> IntegrityError:

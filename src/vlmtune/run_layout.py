@@ -44,7 +44,7 @@ QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
 )
 """Results of `data check` and `data label-errors`."""
 
-THUMBNAILS = "pictures"
+THUMBNAILS = "thumbnails"
 """Folder next to prediction files with a thumbnail of every first image."""
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -57,7 +57,7 @@ SAMPLES = "samples.jsonl"
 CURVE, RESUMED, BUILT_ADAPTER = "curve.jsonl", "resumed.jsonl", "adapter"
 """In a training's work folder: points of the curve, steps at which it was resumed, the adapter before publication."""
 
-ANSWERS, SHUFFLED_ANSWERS = "answers.jsonl", "exchanged.jsonl"
+ANSWERS, SHUFFLED_ANSWERS = "answers.jsonl", "shuffled.jsonl"
 """In a prediction's work folder: answers to the rows, and to rows with shuffled images."""
 
 COMPLETE = "complete.json"
@@ -300,12 +300,12 @@ def best_adapter_paths(work: Path) -> list[Path]:
 
 def validation_answers_path(work: Path, step: int) -> Path:
     """Answers to the validation rows during the validation of a step."""
-    return work / f"judging-{step:06d}.jsonl"
+    return work / f"evaluation-{step:06d}.jsonl"
 
 
 def validation_answers(work: Path) -> list[Path]:
     """Files of `validation_answers_path`, newest first."""
-    return sorted(work.glob("judging-*.jsonl"), reverse=True)
+    return sorted(work.glob("evaluation-*.jsonl"), reverse=True)
 
 
 def controls_path(artifact: Path) -> Path:

@@ -22,7 +22,7 @@ inference: {max_new_tokens: 12}
 output: {dir: out}
 """
 FULL = [
-    ("predict", 2_000, "pictures/.*webp"),
+    ("predict", 2_000, "thumbnails/.*webp"),
     ("predict", 5_000, "answers.jsonl"),
     ("train", 100_000, "weights.safetensors"),
     ("train", 800_000, "moments.safetensors"),

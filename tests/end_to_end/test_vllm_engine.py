@@ -347,7 +347,7 @@ def test_answers_that_differ_are_told_by_place_gap_and_size(encoder: Encoder) ->
 def requests(count: int) -> list[Request]:
     source = scenes.Config(references=["caption_0"])
     rows = list(scenes.open(source, "test", count))
-    return [Request(row.id, captioning.TASK.ask(captioning.Config(), row)) for row in rows]
+    return [Request(row.id, captioning.TASK.prompt(captioning.Config(), row)) for row in rows]
 
 
 def answer_ids(model: Any, encoder: Encoder, request: Request) -> list[int]:

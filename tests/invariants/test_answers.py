@@ -169,7 +169,7 @@ def test_plain_transformers_and_peft_give_the_same_tokens(encoder: Encoder, adap
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter)).eval()
     examples = scene_examples(6)
-    asked = [Request(e.id, captioning.TASK.ask(captioning.Config(), e)) for e in examples]
+    asked = [Request(e.id, captioning.TASK.prompt(captioning.Config(), e)) for e in examples]
     ours, untouched = answers(encoder, asked, 4, adapter), answers(encoder, asked, 4)
     assert ours != untouched
     for example in examples:
@@ -194,7 +194,7 @@ def test_plain_transformers_and_peft_give_the_same_tokens(encoder: Encoder, adap
 def test_an_adapter_stays_fp32_on_a_model_in_half_precision(encoder: Encoder, adapter: Path) -> None:
     """It is used in the model's precision, as in training; no further from fp32 than plain PEFT, which widens the
     model's activations for it."""
-    encoded = [encoder.prompt(captioning.TASK.ask(captioning.Config(), example)) for example in scene_examples(2)]
+    encoded = [encoder.prompt(captioning.TASK.prompt(captioning.Config(), example)) for example in scene_examples(2)]
 
     def logits(load: Callable[[PreTrainedModel], PeftModel], precision: str) -> torch.Tensor:
         model = load(load_model(encoder.checkpoint, "cpu", precision)).eval()

@@ -98,7 +98,7 @@ def test_lengths_are_those_of_training(planted: tuple[Config, Any, Found], encod
     dataset = config.dataset.model_copy(update={"max_bad_fraction": 1.0})
     answered = load_plugin("data", "jsonl").open(dataset, "test.jsonl", None)
     asked = [row for row in range(len(answered)) if ("test", row) not in unusable(found)]
-    prompts = [len(encoder.prompt(lessons.task.ask(config.task, answered[row]))) for row in asked]
+    prompts = [len(encoder.prompt(lessons.task.prompt(config.task, answered[row]))) for row in asked]
     assert found["splits"][2]["tokens"]["sum"] == sum(prompts)
     counted = train["tokens"]["histogram"]
     assert counted["counts"] == np.histogram(lengths, counted["edges"])[0].tolist()

@@ -73,7 +73,7 @@ def test_a_control_cannot_tell_where_there_is_nothing_to_lose() -> None:
     right = [replace(line, prediction=line.references[0]) for line in wrong]
     shuffled = {
         "schema_version": 1,
-        "effect": None,
+        "adapter_delta": None,
         "image": {"lines": [{"id": f"{n}", "prediction": "q"} for n in range(30)]},
     }
     found = docs(right, wrong, shuffled)

@@ -51,7 +51,7 @@ def everything() -> Comparison:
     controls: Controls = {
         "schema_version": 1,
         "image": {"lines": [json.loads(line.to_json()) for line in lines(60, 0.9)]},
-        "effect": {"max_logit_difference": 0.5},
+        "adapter_delta": {"max_logit_difference": 0.5},
     }
     base = PredictionFile("base", lines(60, 0.6, extra=9), None, controls)
     seeds = tuple(

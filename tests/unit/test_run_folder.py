@@ -17,7 +17,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, Integr
 from vlmtune.files import append_lines, cut_torn_line, read_json, whole_lines, write_atomic, write_json
 from vlmtune.inference import Predictor
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import Provenance, RunFolder, differences
+from vlmtune.run_folder import Provenance, RunFolder, differences, read_controls
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
 from vlmtune.types import Example
@@ -67,6 +67,15 @@ def test_other_config_is_refused_with_the_difference(folder: RunFolder) -> None:
     with pytest.raises(IntegrityError, match=r"training.seed: 1 there, 2 here"):
         folder.reconcile(artifact, Provenance({"training": {"seed": 2, "rank": 8}}))
     assert artifact.read_text() == "result"
+
+
+def test_controls_under_old_names_of_keys_are_still_read(tmp_path: Path) -> None:
+    delta = {"max_logit_difference": 0.5}
+    write_json(tmp_path / "a.controls.json", {"schema_version": 1, "image": None, "effect": delta})
+    controls = read_controls(tmp_path / "a.jsonl")
+    assert controls is not None
+    assert controls["adapter_delta"] == delta
+    assert read_controls(tmp_path / "b.jsonl") is None
 
 
 def test_manifests_under_old_names_of_keys_are_still_read(folder: RunFolder) -> None:

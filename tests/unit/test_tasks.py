@@ -70,12 +70,12 @@ def test_a_conversation_shows_the_image_and_ends_with_the_user(
 ) -> None:
     plugin = registry.load("tasks", name)
     config = plugin.Config(system="Be brief.", **options)
-    system, user = plugin.TASK.ask(config, row)
+    system, user = plugin.TASK.prompt(config, row)
     assert system == Message("system", ("Be brief.",))
     assert (user.role, user.content[0]) == ("user", row.images[0])
     assert "{" not in str(user.content[1])
     own = (Message("user", (row.images[0], "My own words?")),)
-    assert plugin.TASK.ask(plugin.Config(**options), replace(row, messages=own)) == own
+    assert plugin.TASK.prompt(plugin.Config(**options), replace(row, messages=own)) == own
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_classes_are_written_and_read_back() -> None:
     """A prompt that names the classes needs no question; an image may show none of them."""
     config = grounding.Config(unit="norm1000", prompt="Detect every cat and dog; answer in JSON.")
     row = example("", truth={"boxes": [[1, 2, 3, 4], [5, 6, 7, 8]], "box_labels": ["cat", "d\xf6g"]})
-    (message,) = grounding.TASK.ask(config, row)
+    (message,) = grounding.TASK.prompt(config, row)
     assert message.content[1] == "Detect every cat and dog; answer in JSON."
     text = grounding.target(config, row)
     assert json.loads(text) == [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "d\xf6g"}]
@@ -305,7 +305,7 @@ def test_bad_rows_are_named(name: str, options: dict[str, Any], row: Example, me
     config = plugin.Config(**options)
 
     def try_it() -> None:
-        plugin.TASK.ask(config, row)
+        plugin.TASK.prompt(config, row)
         plugin.TASK.target(config, row)
 
     with pytest.raises(DataError, match=message):

@@ -144,7 +144,7 @@ def test_files_of_another_shape_are_passed_over(worker: Worker, status: str) -> 
         worker.point(step, loss=loss, validation_loss=loss)
     with (worker.root / WORK / "curve.jsonl").open("a", errors="surrogateescape") as file:
         file.write('\n[]\n\udcff\n{"loss": 2}\n{"step": 5, "loss": "low", "validation_loss": Infinity}\n')
-    with (worker.root / WORK / "judging-000004.jsonl").open("a") as file:
+    with (worker.root / WORK / "evaluation-000004.jsonl").open("a") as file:
         file.write('\n7\n{"id": 1}\n')
     (worker.root / ".vlmtune/status.json").write_text(status)
     seen = next(watch.snapshots(worker.root, script()))

@@ -221,7 +221,7 @@ class RowChecker:
                 return None
 
         sized = _with_sizes(example, sizes)
-        prompt = attempt(lambda: self.task.ask(self.config.task, sized))
+        prompt = attempt(lambda: self.task.prompt(self.config.task, sized))
         if prompt is not None:
             checked.prompt_hash = _prompt_hash(prompt)
         if self.answered and prompt is not None:

@@ -54,7 +54,7 @@ class ExampleViewer:
             raise ConfigError(f"--row counts from 0 to {len(self.rows) - 1} in the {role} rows (got {row})")
         encoder = Encoder(self.checkpoint, self.config.model, ImageHeaders)
         example, task = self.rows[row], self.config.task
-        prompt = self.task.ask(task, example)
+        prompt = self.task.prompt(task, example)
         training = TrainingExamples(self.rows, self.task, task, encoder, self.config.training)
         encoded: list[dict[str, Any]] = []
         if role == "test":

@@ -125,7 +125,7 @@ class _Reader:
     def _encoded(self, row: int) -> Iterator[Encoded]:
         task = self.config.task
         if self.role == "test":
-            yield self.encoder.prompt(self.task.ask(task, self.rows[row]))
+            yield self.encoder.prompt(self.task.prompt(task, self.rows[row]))
             return
         examples = TrainingExamples(self.rows, self.task, task, self.encoder, self.config.training)
         for n in range(self.rows.target_count(row)):

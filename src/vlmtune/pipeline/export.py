@@ -24,6 +24,7 @@ from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Encoder
+from vlmtune.run_folder import with_adapter_delta
 from vlmtune.run_layout import folder_manifest_path
 from vlmtune.types import Conversation, Outcomes, Request
 
@@ -79,7 +80,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     provenance = session.provenance(adapter=session.verify_adapter(adapter))
     precision, encoder = config.training.precision, session.encoder
     rows = list(session.rows(config.evaluation.split))[:PROBE_ROWS]
-    prompts = [session.task.ask(config.task, row) for row in rows]
+    prompts = [session.task.prompt(config.task, row) for row in rows]
     device = pick_device(config.model)
     model = attach_adapter(load_model(encoder.checkpoint, device, precision), adapter)
     hf: Any = registry.load("engines", "hf")
@@ -100,7 +101,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     verify(answers, predicted, TIE[precision])
     write_json(
         folder_manifest_path(building),
-        {"schema_version": 1, "mock": session.mock, "effect": adapter_delta, "origin": provenance.parts},
+        {"schema_version": 1, "mock": session.mock, "adapter_delta": adapter_delta, "origin": provenance.parts},
     )
 
 
@@ -180,7 +181,7 @@ def teacher_force_folder(config: Config, folder: Path, answers: Sequence[Sequenc
     model = load_model(encoder.checkpoint, pick_device(config.model), config.training.precision)
     rows = list(session.rows(config.evaluation.split))[: len(answers)]
     return [
-        teacher_force(model, encoder, session.task.ask(config.task, row), ids)
+        teacher_force(model, encoder, session.task.prompt(config.task, row), ids)
         for row, ids in zip(rows, answers, strict=True)
     ]
 
@@ -234,7 +235,7 @@ def merged_session(session: Session, adapter: Path, refused: AdapterRefused) -> 
 
 
 def _with_merged_model(session: Session, folder: Path) -> tuple[Session, float]:
-    adapter_delta: float = read_json(folder_manifest_path(folder))["effect"]
+    adapter_delta: float = with_adapter_delta(read_json(folder_manifest_path(folder)))["adapter_delta"]
     model = session.config.model
     # The tiny stand-in runs on the CPU, also after merging.
     device = "cpu" if model.name == TINY else model.device

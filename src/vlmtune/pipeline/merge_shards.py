@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmtune.data import SplitRole
 from vlmtune.errors import ConfigError, IntegrityError
-from vlmtune.files import read_json, write_atomic
+from vlmtune.files import write_atomic
 from vlmtune.inference import Shard, shuffle_images
 from vlmtune.pipeline.predict import (
     PredictionTarget,
@@ -23,7 +23,7 @@ from vlmtune.pipeline.predict import (
 from vlmtune.pipeline.prompt_baselines import PromptBaseline, prompt_baselines
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
-from vlmtune.run_folder import differences, read_manifest
+from vlmtune.run_folder import differences, read_controls, read_manifest
 from vlmtune.run_layout import THUMBNAILS, controls_path, manifest_path, thumbnail_path
 
 LISTED_IDS = 5
@@ -99,13 +99,20 @@ def _read_shard(path: Path) -> ShardFile:
         raise IntegrityError(
             f"{path} is not a shard: its manifest says that it holds all rows, so there is nothing to merge"
         )
-    sidecar = controls_path(path)
-    if not sidecar.is_file():
-        raise IntegrityError(f"{path}: its controls, {sidecar.name}, are missing; copy them to the same folder")
-    controls = read_json(sidecar)
-    control = (controls.get("image") or {}).get("lines", [])
-    adapter_delta = (controls.get("effect") or {}).get("max_logit_difference")
-    return ShardFile(path, Shard(shard["index"], shard["count"]), manifest, lines, control, adapter_delta)
+    controls = read_controls(path)
+    if controls is None:
+        raise IntegrityError(
+            f"{path}: its controls, {controls_path(path).name}, are missing; copy them to the same folder"
+        )
+    image, delta = controls["image"], controls["adapter_delta"]
+    return ShardFile(
+        path,
+        Shard(shard["index"], shard["count"]),
+        manifest,
+        lines,
+        image["lines"] if image else [],
+        delta["max_logit_difference"] if delta else None,
+    )
 
 
 def _session_of(session: Session, file: ShardFile) -> Session:

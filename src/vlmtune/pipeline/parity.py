@@ -194,7 +194,7 @@ def check_parity(session: Session, count: int, adapter: Path | None = None) -> P
     if adapter is not None:
         session.verify_adapter(adapter)
     rows = list(session.rows(config.evaluation.split))[:count]
-    requests = [Request(row.id, session.task.ask(config.task, row)) for row in rows]
+    requests = [Request(row.id, session.task.prompt(config.task, row)) for row in rows]
     engine = open_engine(session, adapter)
     try:
         model = load_model(session.encoder.checkpoint, pick_device(config.model), session.precision)

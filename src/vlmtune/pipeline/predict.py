@@ -158,7 +158,7 @@ def _check_rows(session: Session, examples: list[Example]) -> None:
         DataError: a row lacks what the task's prompt needs, or what a metric compares with.
     """
     for row in examples:
-        session.task.ask(session.config.task, row)
+        session.task.prompt(session.config.task, row)
     if session.config.dataset.labelled:
         evaluation, lines = session.config.evaluation, truth_lines(session, examples)
         metrics = choose_metrics(session.task, evaluation.metrics, lines)
@@ -250,7 +250,7 @@ def write(
     controls = {
         "schema_version": 1,
         "image": {"lines": list(control)} if control else None,
-        "effect": {"max_logit_difference": adapter_delta} if adapter_delta is not None else None,
+        "adapter_delta": {"max_logit_difference": adapter_delta} if adapter_delta is not None else None,
     }
     write_json(controls_path(artifact), controls)
 
@@ -287,7 +287,7 @@ def predict_image(
     example = Example(
         str(image), (ImageRef(str(image), image.read_bytes),), None, {"references": ()}, question=question
     )
-    request = Request(example.id, session.task.ask(config.task, example))
+    request = Request(example.id, session.task.prompt(config.task, example))
     if adapter is not None:
         session.verify_adapter(adapter)
     engine = open_engine(session, adapter)

@@ -61,7 +61,7 @@ def _prompt_baseline(
         facts[length[1]] = length[0]
 
     def zero_shot(example: Example) -> Conversation:
-        conversation = task.ask(config, example)
+        conversation = task.prompt(config, example)
         return _append(conversation, length_instruction(*length)) if baseline.length_instruction else conversation
 
     if not baseline.examples:

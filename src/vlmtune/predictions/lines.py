@@ -82,7 +82,7 @@ class Controls(TypedDict):
     """Version of this format."""
     image: ShuffledAnswers | None
     """The shuffled-image control."""
-    effect: AdapterDelta | None
+    adapter_delta: AdapterDelta | None
     """How much the adapter changes."""
 
 

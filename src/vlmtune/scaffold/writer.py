@@ -185,7 +185,7 @@ def _try_out(content: str, file: Path, limit: int | None) -> Config:
         example = open_role(config.dataset, role)[0]
         for image in example.images:
             decode_rgb(image)
-        task.ask(config.task, example)
+        task.prompt(config.task, example)
         task.truth(config.task, example)
         if role == "train":
             task.target(config.task, example)

@@ -357,7 +357,7 @@ def _controls(match: _Match, context: ScoringContext) -> ControlResults:
     return {
         "length": diagnostics.length_control(rows, primary, context) if len(rows) else None,
         "image": images if any(images.values()) else None,
-        "adapter_delta": controls.get("effect") if controls else None,
+        "adapter_delta": controls.get("adapter_delta") if controls else None,
     }
 
 

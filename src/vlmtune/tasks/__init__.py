@@ -1,8 +1,8 @@
 """Tasks: the prompt, the target, and the metrics. Each is a file here with `Config` (extends `TaskConfig`) and `TASK`.
 
-A task is four pure functions and its metrics: `ask` (example -> conversation that ends with a user message), `target`
-(example -> the text a perfect model would answer), `parse` (model text -> answer or Unparsed) and `truth` (example ->
-what metrics compare answers with, by name).
+A task is four pure functions and its metrics: `prompt` (example -> conversation that ends with a user message),
+`target` (example -> the text a perfect model would answer), `parse` (model text -> answer or Unparsed) and `truth`
+(example -> what metrics compare answers with, by name).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ class Task:
     another.
     """
 
-    ask: Callable[[Any, Example], Conversation]
+    prompt: Callable[[Any, Example], Conversation]
     target: Callable[[Any, Example], str]
     parse: Callable[[Any, str], Any | Unparsed]
     metrics: tuple[Metric, ...]

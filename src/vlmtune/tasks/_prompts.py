@@ -43,7 +43,7 @@ class QuestionConfig(PromptConfig):
     """What the model is asked, after the image; {question} is the row's."""
 
 
-def ask(config: PromptConfig, example: Example) -> Conversation:
+def prompt(config: PromptConfig, example: Example) -> Conversation:
     """The row's own messages if it has any, else its images and the prompt.
 
     A system message of the row takes precedence over the configured one.
@@ -53,12 +53,12 @@ def ask(config: PromptConfig, example: Example) -> Conversation:
     """
     messages = example.messages
     if messages is None:
-        prompt = config.filled_prompt
-        if QUESTION in prompt:
+        text = config.filled_prompt
+        if QUESTION in text:
             if example.question is None:
                 raise DataError(f"{example.id}: no question; set dataset.question to the column that holds it")
-            prompt = prompt.replace(QUESTION, example.question)
-        messages = (Message("user", (*example.images, prompt)),)
+            text = text.replace(QUESTION, example.question)
+        messages = (Message("user", (*example.images, text)),)
     if config.system is not None and messages[0].role != "system":
         messages = (Message("system", (config.system,)), *messages)
     return messages

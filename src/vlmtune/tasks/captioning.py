@@ -9,7 +9,7 @@ from vlmtune.metrics.coco_java import meteor, spice
 from vlmtune.metrics.ngrams import bleu, chrf, sacrebleu
 from vlmtune.metrics.short_answers import exact_match
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import PromptConfig, ask, parse_text, target
+from vlmtune.tasks._prompts import PromptConfig, parse_text, prompt, target
 from vlmtune.text_units import count_short
 
 
@@ -33,7 +33,7 @@ def suited(truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
 
 
 TASK = Task(
-    ask=ask,
+    prompt=prompt,
     target=target,
     parse=parse_text,
     metrics=(*_METRICS, exact_match, meteor, spice),

@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.short_answers import exact_match, exact_match_lenient, relaxed_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, parse_text, target
+from vlmtune.tasks._prompts import QuestionConfig, parse_text, prompt, target
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,6 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(relaxed_accuracy, exact_match, exact_match_lenient))
+TASK = Task(
+    prompt=prompt, target=target, parse=parse_text, metrics=(relaxed_accuracy, exact_match, exact_match_lenient)
+)

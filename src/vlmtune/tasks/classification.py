@@ -9,7 +9,7 @@ from vlmtune.errors import DataError
 from vlmtune.metrics.labels import accuracy, macro_f1
 from vlmtune.tasks import Task
 from vlmtune.tasks._labels import find_label
-from vlmtune.tasks._prompts import PromptConfig, ask, single_reference
+from vlmtune.tasks._prompts import PromptConfig, prompt, single_reference
 from vlmtune.types import Example, Unparsed
 
 LABELS = "{labels}"
@@ -57,4 +57,4 @@ def _label(config: Config, example: Example) -> str:
     return label
 
 
-TASK = Task(ask=ask, target=target, parse=parse, metrics=(accuracy, macro_f1), truth=truth)
+TASK = Task(prompt=prompt, target=target, parse=parse, metrics=(accuracy, macro_f1), truth=truth)

@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.short_answers import anls, exact_match, exact_match_lenient
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, parse_text, target
+from vlmtune.tasks._prompts import QuestionConfig, parse_text, prompt, target
 
 
 class Config(QuestionConfig):
@@ -12,4 +12,4 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(anls, exact_match, exact_match_lenient))
+TASK = Task(prompt=prompt, target=target, parse=parse_text, metrics=(anls, exact_match, exact_match_lenient))

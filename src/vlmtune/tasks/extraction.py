@@ -8,7 +8,7 @@ from vlmtune.errors import DataError
 from vlmtune.metrics.records import field_f1, record_match, typed_field_f1
 from vlmtune.tasks import Task
 from vlmtune.tasks._parsing import json_value
-from vlmtune.tasks._prompts import PromptConfig, ask, single_reference
+from vlmtune.tasks._prompts import PromptConfig, prompt, single_reference
 from vlmtune.types import Example, Unparsed
 
 FIELDS = "{fields}"
@@ -68,4 +68,4 @@ def _record(config: Config, example: Example) -> dict[str, Any]:
     return value
 
 
-TASK = Task(ask=ask, target=target, parse=parse, metrics=(typed_field_f1, field_f1, record_match), truth=truth)
+TASK = Task(prompt=prompt, target=target, parse=parse, metrics=(typed_field_f1, field_f1, record_match), truth=truth)

@@ -11,7 +11,7 @@ from vlmtune.metrics import Metric
 from vlmtune.metrics.boxes import acc_at_05, coco_map, f1_at_05, mean_iou
 from vlmtune.tasks import BOX_SCALE, Task
 from vlmtune.tasks._box_forms import find_boxes
-from vlmtune.tasks._prompts import PromptConfig, ask
+from vlmtune.tasks._prompts import PromptConfig, prompt
 from vlmtune.types import Example, Unparsed
 
 
@@ -79,7 +79,7 @@ def _boxes(config: Config, example: Example) -> list[LabelledBox]:
 
 
 TASK = Task(
-    ask=ask,
+    prompt=prompt,
     target=target,
     parse=parse,
     metrics=(acc_at_05, mean_iou, f1_at_05, coco_map),

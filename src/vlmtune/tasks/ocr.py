@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.transcripts import cer, wer
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import PromptConfig, ask, parse_text, target
+from vlmtune.tasks._prompts import PromptConfig, parse_text, prompt, target
 
 
 class Config(PromptConfig):
@@ -15,4 +15,4 @@ class Config(PromptConfig):
     """What the model is asked, after the image."""
 
 
-TASK = Task(ask=ask, target=target, parse=parse_text, metrics=(cer, wer), prose=True)
+TASK = Task(prompt=prompt, target=target, parse=parse_text, metrics=(cer, wer), prose=True)

@@ -2,7 +2,7 @@
 
 from vlmtune.metrics.short_answers import exact_match, exact_match_lenient, textvqa_accuracy, vqa_accuracy
 from vlmtune.tasks import Task
-from vlmtune.tasks._prompts import QuestionConfig, ask, parse_text, target
+from vlmtune.tasks._prompts import QuestionConfig, parse_text, prompt, target
 
 
 class Config(QuestionConfig):
@@ -13,6 +13,9 @@ class Config(QuestionConfig):
 
 
 TASK = Task(
-    ask=ask, target=target, parse=parse_text, metrics=(exact_match, vqa_accuracy, textvqa_accuracy, exact_match_lenient)
+    prompt=prompt,
+    target=target,
+    parse=parse_text,
+    metrics=(exact_match, vqa_accuracy, textvqa_accuracy, exact_match_lenient),
 )
 """`vqa_accuracy` wants ten answers a row: with fewer than four none reaches 1, so `exact_match` comes first."""

@@ -77,7 +77,7 @@ class TrainingExamples:
     def encode_example(self, example: Example) -> Encoded:
         """As `encode`, for an example that carries its target; errors do not name the row."""
         answer = Message("assistant", (self.target(example),))
-        conversation = (*self.task.ask(self.task_config, example), answer)
+        conversation = (*self.task.prompt(self.task_config, example), answer)
         return self.encoder.training_example(conversation, self.settings.trained_turns, self.settings.max_tokens)
 
     def target(self, example: Example) -> str:
