@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from vlmtune import registry
 from vlmtune.config import Config, json_schema
@@ -102,6 +103,10 @@ def docs() -> str:
             parts += _plugin_section(key, field.description or "", plugin)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             parts += _section(f"`{key}`", field.description or "", list(_rows(field.annotation)))
+        elif (block := _listed(field)) is not None:
+            about = f"{field.description} {block.__doc__}"
+            # The blocks in it have sections of their own.
+            parts += _section(f"`{key}`", about, [row for row in _rows(block, f"{key}[].") if row[0].count(".") == 1])
     return "\n".join(parts)
 
 
@@ -116,8 +121,14 @@ def _top(key: str) -> Row:
     about = " ".join((field.description or "").split())
     if key in ("schema_version", "extends"):
         return next(row for row in _rows(Config) if row[0] == f"`{key}`")
-    value = "a list of blocks" if key == "tracking" else "a block"
+    value = "a list of blocks" if key == "tracking" or _listed(field) else "a block"
     return f"[`{key}`](#{key})", value, "required" if field.is_required() else "", about
+
+
+def _listed(field: FieldInfo) -> type[BaseConfig] | None:
+    """The class of the blocks in a list; None for any other field."""
+    inside = get_args(field.annotation)
+    return next((one for one in inside if isinstance(one, type) and issubclass(one, BaseConfig)), None)
 
 
 def _plugin_section(key: str, about: str, plugin: Plugin) -> Iterator[str]:

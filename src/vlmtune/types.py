@@ -13,12 +13,14 @@ class ImageRef:
 
     `where` names it in messages ("photos/12.jpg", "row 7, column 'image'") and must be unique in a dataset, across its
     splits: caches use it as their key. `read` returns encoded bytes, or a `PIL.Image.Image` if the source draws its
-    images; only `images.py` decodes them. `size` is the upright width and height in pixels, if known already.
+    images; only `images.py` decodes them. `size` is the upright width and height in pixels, if known already. `cached`
+    is false for an image that is not used again.
     """
 
     where: str
     read: Callable[[], Any]
     size: tuple[int, int] | None = None
+    cached: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Example:
     on, None in a split without targets. `truth` holds what metrics compare an answer with, by name: "references"
     always, "keywords" and "boxes" if the data has them. Rows with the same `cluster` are not independent; None if the
     data names no group, then rows with the same first image belong together. `box_scale` is what x and y count to in
-    boxes that the model writes about the first image; None means 1000 for both.
+    boxes that the model writes about the first image; None means 1000 for both. `dataset` is the name of the dataset of
+    a mixture that the row is from, None for the main one.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Example:
     messages: Conversation | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     box_scale: tuple[float, float] | None = None
+    dataset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

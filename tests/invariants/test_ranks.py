@@ -27,6 +27,11 @@ training:
   {precision: fp32, batch_size: 4, epochs: 2, save_every_steps: 1, continue_from: warm, lora: {dropout: 0.0}}
 output: {dir: out}
 """
+MIXED = (
+    "datasets=[{name: more, weight: 0.4, evaluate: false, task: {name: vqa}, dataset: {source: jsonl, path: ., "
+    "images: images, question: question, references: [answer], id: id, splits: {train: validation.jsonl}}}]"
+)
+AUGMENTED = "training.augmentation={crop: 0.3, flip: true}"
 ANSWERS = ["yes", "no", "a red ball and two cars on the green grass", "red"]
 
 
@@ -83,14 +88,16 @@ def met(run: Path, name: str) -> list[tuple[int, str]]:
     return [(line["step"], line["id"]) for line in map(json.loads, lines)]
 
 
-def test_two_ranks_are_one(run: Path) -> None:
+@pytest.mark.parametrize("sets", [(), (MIXED, AUGMENTED)], ids=["plain", "mixed and augmented"])
+def test_two_ranks_are_one(run: Path, sets: tuple[str, ...]) -> None:
     """Gradients at every adapter weight, with a rank that has text alone; both ranks step alike, one speaks."""
-    [alone] = train(run, "alone", 1)
-    both = train(run, "both", 2)
+    [alone] = train(run, "alone", 1, *sets)
+    both = train(run, "both", 2, *sets)
     assert [ended.returncode for ended in (alone, *both)] == [0, 0, 0], both[0].stderr + both[1].stderr
     assert "adapter: " in both[0].stdout
     assert both[1].stdout + both[1].stderr == ""
     assert met(run, "alone") == met(run, "both")
+    assert any(row.startswith("more/") for _, row in met(run, "alone")) == bool(sets)
     one = load_file(run / "gradients-1-0-0.safetensors")
     assert all(gradient.norm() > 0 for gradient in one.values())
     for rank in (0, 1):

@@ -58,12 +58,12 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
     scored = found.to_json()["metrics"]["bleu"]
     assert scored == pytest.approx(judged[made["chosen_step"]], abs=1e-9)
     said = compare_with_measured(
-        session.config, session.encoder.checkpoint, session.rows("train"), made, Progress(Silent())
+        session.config, session.encoder.checkpoint, [session.rows("train")], made, Progress(Silent())
     )
     assert re.fullmatch(r"planned 0\.\d TFLOP an epoch; reached 0\.\d+ TFLOP/s", said)
     on_gpu = {**made, "peak_bytes_over_model": 50_000_000}
     said = compare_with_measured(
-        session.config, session.encoder.checkpoint, session.rows("train"), on_gpu, Progress(Silent())
+        session.config, session.encoder.checkpoint, [session.rows("train")], on_gpu, Progress(Silent())
     )
     assert re.search(r"planned 0\.\d\d GB over the model, took 0\.05 \([+-]\d+%\)$", said)
     rows = session.rows("validation")

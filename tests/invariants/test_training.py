@@ -12,14 +12,19 @@ import torch
 from builders import TINY
 from safetensors.torch import load_file
 
+from vlmtune.config.schema import MixedDatasetConfig
+from vlmtune.data import scenes
 from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem, IntegrityError, Interrupted
 from vlmtune.modeling.loading import load_model
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
+from vlmtune.tasks import grounding, vqa
 from vlmtune.training import checkpoints, forward_backward, trainer
 from vlmtune.training.attention import enable_packed_attention
-from vlmtune.training.config import LoraConfig, TrainingConfig, learning_rate
+from vlmtune.training.config import AugmentationConfig, LoraConfig, TrainingConfig, learning_rate
+from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.lora import add_adapter, check_first_gradients, continue_adapter, trainable
+from vlmtune.training.mixture import mix
 from vlmtune.training.sampler import sample_batches
 
 MakeJob = Callable[..., trainer.TrainingJob]
@@ -279,3 +284,87 @@ def test_only_the_language_model_learns(make_job: MakeJob) -> None:
     names = list(trainable(seen(job)))
     assert names
     assert all("language_model" in name and "lora_" in name for name in names)
+
+
+def mixed(job: trainer.TrainingJob) -> trainer.TrainingJob:
+    """The job with questions about six scenes as a quarter of all samples."""
+    block: Any = {"source": "scenes", "question": "question", "references": ["answer"], "id": "id"}
+    settings = {"name": "questions", "weight": 0.25, "dataset": block, "task": {"name": "vqa"}}
+    rows = scenes.open(scenes.Config(**block), "train", 6)
+    questions = TrainingExamples(rows, vqa.TASK, vqa.Config(), job.encoder, job.settings)
+    chosen = mix(job.train, job.target, [(MixedDatasetConfig.model_validate(settings), questions)])
+    return replace(job, train=chosen.examples, shares=chosen.shares)
+
+
+def test_a_mixture_interrupted_and_resumed_equals_uninterrupted(make_job: MakeJob) -> None:
+    straight, broken = (mixed(make_job(name, save_every_steps=3)) for name in ("straight", "broken"))
+    facts = trainer.train(straight, QUIET, StopRequest())
+    with pytest.raises(Interrupted, match=r"step \d+ of 7 is saved"):
+        trainer.train(broken, QUIET, StopAfter(9))
+    trainer.train(broken, QUIET, StopRequest())
+    assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
+    samples = (straight.work / "samples.jsonl").read_text()
+    assert (broken.work / "samples.jsonl").read_text() == samples
+    ids = [json.loads(line)["id"] for line in samples.splitlines()]
+    assert (len(ids), sum(row.startswith("questions/") for row in ids)) == (53, 13)
+    lengths = broken.train.check("train", QUIET, StopRequest())
+    assert facts["tokens_per_epoch"] < lengths.first_targets()[0] * 53 / 46 * 1.1
+
+
+MUCH = AugmentationConfig(crop=0.5, rotation=10, color=0.3, jpeg=40)
+
+
+def boxes(job: trainer.TrainingJob) -> trainer.TrainingJob:
+    """The job with twelve boxes to find instead of captions."""
+    config = scenes.Config(identifiable=True, question="phrase", boxes="box", id="id")
+    parts: Any = (grounding.TASK, grounding.Config(), job.encoder, job.settings)
+    train, validation = (
+        TrainingExamples(scenes.open(config, split, count), *parts)
+        for split, count in (("train", 12), ("validation", 2))
+    )
+    return replace(job, train=train, validation=validation, target=None)
+
+
+def test_an_augmented_training_interrupted_and_resumed_equals_uninterrupted(make_job: MakeJob) -> None:
+    settings = {"augmentation": MUCH, "batch_size": 4, "epochs": 2, "save_every_steps": 2}
+    straight, broken = (boxes(make_job(name, **settings)) for name in ("straight", "broken"))
+    trainer.train(straight, QUIET, StopRequest())
+    with pytest.raises(Interrupted, match=r"step \d+ of 6 is saved"):
+        trainer.train(broken, QUIET, StopAfter(6))
+    trainer.train(broken, QUIET, StopRequest())
+    assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
+    samples = [json.loads(line) for line in (straight.work / "samples.jsonl").read_text().splitlines()]
+    tokens: dict[str, set[int]] = {}
+    for sample in samples:
+        tokens.setdefault(sample["id"], set()).add(sample["tokens"])
+    assert any(len(counts) > 1 for counts in tokens.values()), "moved boxes have other numbers of digits"
+
+
+def test_augmentation_that_is_off_changes_nothing(make_job: MakeJob) -> None:
+    usual, off, on = (
+        make_job(name, augmentation=settings)
+        for name, settings in (("usual", AugmentationConfig()), ("off", AugmentationConfig(crop=0)), ("on", MUCH))
+    )
+    for job in (usual, off, on):
+        trainer.train(job, QUIET, StopRequest())
+    assert adapter_bytes(usual.adapter) == adapter_bytes(off.adapter) != adapter_bytes(on.adapter)
+    losses = [json.loads((job.work / "curve.jsonl").read_text().splitlines()[0])["loss"] for job in (usual, on)]
+    assert losses[0] != losses[1]
+
+
+def test_rows_that_say_left_stop_a_mirroring_training_before_the_model(make_job: MakeJob) -> None:
+    job = boxes(make_job(augmentation=AugmentationConfig(flip=True)))
+    with_target = job.train.rows.with_target
+
+    class Sided:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(job.train.rows, name)
+
+        def __len__(self) -> int:
+            return len(job.train.rows)
+
+        def with_target(self, row: int, target: int) -> Any:
+            return replace(with_target(row, target), question="the ball on the left" if row == 3 else "the ball")
+
+    with pytest.raises(DataError, match=r"train-\d+: says 'left', which is wrong in a mirrored image"):
+        trainer.train(replace(job, train=replace(job.train, rows=Sided())), QUIET, StopRequest())  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def test_lengths_and_rows_from_headers_are_those_of_training(make_config: Make, 
     config = make_config(f"dataset.target={target}")
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
-    ours, training = survey(config, encoder.checkpoint, rows, QUIET), decoded(config, encoder)
+    ours, training = survey(config, encoder.checkpoint, [rows], QUIET), decoded(config, encoder)
     assert ours.tokens.tolist() == training.tokens.tolist()
     assert ours.supervised.tolist() == training.supervised.tolist()
     assert ours.image_tokens.tolist() == training.image_tokens.tolist()
@@ -164,7 +164,7 @@ def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
     shapes = shapes_of(checkpoint)
-    made = estimate(config, shapes, survey(config, checkpoint, rows, QUIET), 9)
+    made = estimate(config, shapes, survey(config, checkpoint, [rows], QUIET), 9)
     assert made.flops == found["gpus"][0]["flops_per_epoch"] == found["flops"]["total"]
     assert made.peak_bytes + 2 * shapes.parameters == found["gpus"][0]["peak_bytes"]
 

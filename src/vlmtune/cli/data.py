@@ -18,7 +18,7 @@ from vlmtune.cli.options import (
     load_config,
     print_next_command,
 )
-from vlmtune.errors import DataError
+from vlmtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,12 @@ def show(
     config: ConfigArg,
     row: Annotated[int, typer.Option("--row", help="Which row, counting from 0.")] = 0,
     role: Annotated[Role, typer.Option(help="Which rows.")] = "train",
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Rows of a mixed dataset or of an additional evaluation set.")
+    ] = None,
+    augmented: Annotated[
+        int | None, typer.Option(metavar="STEP", min=1, help="As training.augmentation changes it in this step.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with the resized images.")
     ] = None,
@@ -78,12 +84,24 @@ def show(
     from vlmtune.dataset_check.examples import all_rows
     from vlmtune.dataset_check.show import ExampleViewer, render, write_page
     from vlmtune.modeling.loading import find_checkpoint
+    from vlmtune.training.mixture import MixedRows
 
     loaded = load_config(config, sets, offline)
+    if dataset is not None:
+        loaded = loaded.for_set(loaded.named_set(dataset))
+    if augmented is not None and (role != "train" or not loaded.training.augmentation.active):
+        raise ConfigError("--augmented shows train rows as training.augmentation changes them; turn something on there")
     rows = all_rows(loaded, role)
-    shown = ExampleViewer(loaded, _task(loaded), find_checkpoint(loaded.model), rows).describe(role, row)
+    viewer = ExampleViewer(
+        loaded,
+        _task(loaded),
+        find_checkpoint(loaded.model),
+        rows if dataset is None else MixedRows({dataset: rows}),
+    )
+    step = None if augmented is None else augmented - 1
+    shown = viewer.describe(role, row, step)
     if output is not None:
-        write_page(shown, rows[row], output)
+        write_page(shown, rows[row] if step is None else viewer.example(row, 0, step), output)
         print(f"page: {output}", file=sys.stderr)
     color = sys.stdout.isatty() if color is None else color
     print(json.dumps(shown, ensure_ascii=False) if as_json else render(shown, color))
@@ -148,12 +166,13 @@ def label_errors(
     """Rank training rows whose label is probably wrong by their losses, as JSON lines and as a page."""
     from vlmtune.dataset_check.label_errors import label_error_cards, rank_label_errors, read_loss_log, render
     from vlmtune.files import write_atomic
-    from vlmtune.pipeline.session import Session
+    from vlmtune.pipeline.session import Session, training_set
     from vlmtune.run_layout import LABEL_ERRORS
 
     session = Session(load_config(config, sets, offline))
     log = read_loss_log(adapter or session.seeds[0].files.adapter)
-    rows = session.rows("train")
+    train = training_set(session, session.rows("train"), [one.rows("train") for one in session.mixed])
+    rows = train.examples.rows
     ranked = label_error_cards(rank_label_errors(log, count), rows)
     page = output or session.files.root / LABEL_ERRORS
     write_atomic(page, render(ranked, len(rows), 1 + max(entry["epoch"] for entry in log)))

@@ -29,6 +29,7 @@ from vlmtune.config.errors import Fields, invalid, one_of, raise_invalid
 from vlmtune.config.nodes import KeyPath
 from vlmtune.data import DatasetConfig, SplitRole
 from vlmtune.engines import InferenceConfig
+from vlmtune.errors import ConfigError
 from vlmtune.modeling.loading import TINY, ModelConfig
 from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig
@@ -137,12 +138,30 @@ class EvaluationSetConfig(BaseConfig):
     """The metric its verdict is about; null takes the first one of the task."""
 
 
+class MixedDatasetConfig(EvaluationSetConfig):
+    """A further dataset to train on, in a mixture with the main one. Rows of its train role are mixed in; those of
+    `split` are an additional evaluation set. `dataset` and `task` are blocks like the main ones.
+    """
+
+    weight: float = Field(gt=0, lt=1)
+    """Fraction of all training samples that are drawn from it; `dataset` gets what is left. Its rows are drawn in
+    passes of their own, while `training.epochs` counts passes over the rows of `dataset`."""
+
+    evaluate: bool = True
+    """Whether both models answer the rows of its `split`, to give it a comparison of its own."""
+
+
 class EvaluationBlock(EvaluationConfig):
     """What is measured, and on which rows."""
 
     additional: list[EvaluationSetConfig] = []
     """Additional evaluation sets. Both models answer them as well, and each gets its own comparison; the verdict says
     on which of them the tuned model got worse."""
+
+
+def _datasets(block: list[MixedDatasetConfig], info: ValidationInfo) -> list[MixedDatasetConfig]:
+    validators.datasets(block, info)
+    return block
 
 
 def _evaluation(block: EvaluationBlock, info: ValidationInfo) -> EvaluationBlock:
@@ -169,6 +188,9 @@ class Config(BaseConfig):
     task: TaskBlock
     """What the model is asked, and how answers are scored."""
 
+    datasets: Annotated[list[MixedDatasetConfig], AfterValidator(_datasets)] = []
+    """Further datasets to train on together with `dataset`, each with its own task and prompt."""
+
     training: Annotated[TrainingConfig, AfterValidator(validators.training)] = TrainingConfig()
     """How the adapter is trained."""
 
@@ -192,9 +214,35 @@ class Config(BaseConfig):
     """Where results are written."""
 
     @property
+    def evaluation_sets(self) -> list[EvaluationSetConfig]:
+        """The additional evaluation sets, and those of the datasets of a mixture."""
+        return [*self.evaluation.additional, *(one for one in self.datasets if one.evaluate)]
+
+    def named_set(self, name: str) -> EvaluationSetConfig:
+        """The dataset of a mixture or the additional evaluation set of some name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        sets = {one.name: one for one in (*self.datasets, *self.evaluation.additional)}
+        if name not in sets:
+            raise ConfigError(
+                f"no dataset is named {name!r}; datasets and evaluation.additional have: {', '.join(sets) or 'none'}"
+            )
+        return sets[name]
+
+    def for_set(self, one: EvaluationSetConfig) -> "Config":
+        """The config of an additional evaluation set or of a dataset of a mixture, as if it were the main one."""
+        own = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
+        none: dict[str, Any] = {"slices": [], "baselines": [], "judge": None, "additional": []}
+        evaluation = self.evaluation.model_copy(update={**own, **none})
+        update = {"dataset": one.dataset, "task": one.task, "evaluation": evaluation, "datasets": []}
+        return self.model_copy(update=update)
+
+    @property
     def needs_hub(self) -> bool:
         """Whether the model or a dataset is loaded from the Hub."""
-        rows = [self.dataset, *(one.dataset for one in self.evaluation.additional)]
+        rows = [self.dataset, *(one.dataset for one in (*self.datasets, *self.evaluation.additional))]
         named = [self.model.name, *(block.model_dump()["path"] for block in rows if block.source == "hub")]
         return any(name != TINY and not Path(name).exists() for name in named)
 

@@ -4,7 +4,7 @@ Each validator takes a block and returns it unchanged; `evaluation` and `output`
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Protocol
 
 from pydantic import ValidationInfo
@@ -21,7 +21,7 @@ from vlmtune.modeling.loading import ModelConfig
 from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
 from vlmtune.scoring import EvaluationConfig, PromptBaselineConfig
 from vlmtune.tasks import TaskConfig
-from vlmtune.training.config import TrainingConfig
+from vlmtune.training.config import AugmentationConfig, TrainingConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
@@ -43,6 +43,15 @@ class _EvaluationSet(Protocol):
     def metrics(self) -> list[str] | None: ...
     @property
     def primary(self) -> str | None: ...
+
+
+class _MixedDataset(_EvaluationSet, Protocol):
+    """What is checked of one of the datasets of a mixture."""
+
+    @property
+    def weight(self) -> float: ...
+    @property
+    def evaluate(self) -> bool: ...
 
 
 def model(block: ModelConfig) -> ModelConfig:
@@ -85,9 +94,10 @@ def refuse_evaluated_training_rows(rows: DatasetConfig, evaluated: SplitRole) ->
     )
 
 
-def training(block: TrainingConfig) -> TrainingConfig:
-    """Selecting a checkpoint needs a metric and several evaluations; seeds must be distinct."""
-    wrong = []
+def training(block: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+    """Selecting a checkpoint needs a metric and evaluations; seeds must be distinct; augmentation must fit the task."""
+    named = [info.data.get("task"), *(one.task for one in info.data.get("datasets") or ())]
+    wrong = [error for task in named if task is not None for error in _augmentation(block.augmentation, task)]
     if block.early_stopping is not None and block.best_metric is None:
         wrong.append(invalid("{0} needs {1}, which says what is better", "early_stopping", "best_metric"))
     if block.best_metric is not None and block.evaluate_every_steps is None:
@@ -102,6 +112,18 @@ def training(block: TrainingConfig) -> TrainingConfig:
     return block
 
 
+def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitErrorDetails]:
+    """Text must be neither mirrored nor cut off, and boxes must move along."""
+    about = registry.load("tasks", task.name).TASK
+    for key in ("crop", "flip", "rotation"):
+        loc, value = ("augmentation", key), getattr(block, key)
+        if value and about.reads_text and key != "rotation":
+            verb = "cut off" if key == "crop" else "mirror"
+            yield invalid(f"would {verb} text, which the task {task.name} reads; leave it out", loc=loc, value=value)
+        if value and about.boxes and about.with_boxes is None:
+            yield invalid(f"needs boxes that move along; the task {task.name} has no with_boxes", loc=loc, value=value)
+
+
 def inference(block: InferenceConfig) -> InferenceConfig:
     """Greedy decoding ignores sampling parameters."""
     if block.temperature == 0 and block.top_p < 1:
@@ -110,35 +132,60 @@ def inference(block: InferenceConfig) -> InferenceConfig:
     return block
 
 
+def datasets(block: Sequence[_MixedDataset], info: ValidationInfo) -> None:
+    """The datasets of a mixture have names, labels and metrics; none trains on rows that another is evaluated on."""
+    wrong = []
+    if (total := sum(one.weight for one in block)) >= 1:
+        message = f"is {block[-1].weight:g}, so all weights add up to {total:g}; they must leave some to `dataset`"
+        wrong.append(invalid(message, loc=(len(block) - 1, "weight"), value=block[-1].weight))
+    trained = {"dataset": info.data["dataset"]} if "dataset" in info.data else {}
+    trained |= {f"datasets[{n}].dataset": one.dataset for n, one in enumerate(block)}
+    for n, one in enumerate(block):
+        wrong += _set(one, trained if one.evaluate else {}, (n,))
+        wrong += _metrics(one, one.task, one.dataset, (n,)) if one.evaluate else ()
+    raise_invalid("datasets", [*wrong, *_names([((n,), one.name) for n, one in enumerate(block)])])
+
+
 def evaluation(block: EvaluationConfig, additional: Sequence[_EvaluationSet], info: ValidationInfo) -> None:
     """The task has the metrics, and the dataset what they compare with. Skipped if task or dataset are invalid."""
     if {"task", "dataset"} <= info.data.keys():
-        task, rows = info.data["task"], info.data["dataset"]
+        task, rows, mixed = info.data["task"], info.data["dataset"], info.data.get("datasets") or []
         wrong = [*_metrics(block, task, rows), *_slices(block, rows)]
+        trained = {f"datasets[{n}].dataset": one.dataset for n, one in enumerate(mixed)}
+        wrong += _untrained(rows, block.split, trained, ("split",))
         for n, one in enumerate(additional):
-            wrong += [*_metrics(one, one.task, one.dataset, ("additional", n)), *_set(one, rows, ("additional", n))]
+            at = ("additional", n)
+            wrong += [*_metrics(one, one.task, one.dataset, at), *_set(one, {"dataset": rows, **trained}, at)]
         baselines = [
             invalid(message, loc=("baselines", n, *loc), value=one.name)
             for n, one in enumerate(block.baselines)
             for loc, message in _baseline(one, task, rows)
         ]
-        raise_invalid("evaluation", [*wrong, *_names(block, additional), *baselines])
+        names: list[tuple[KeyPath, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
+        names += [(("additional", n), one.name) for n, one in enumerate(additional)]
+        raise_invalid("evaluation", [*wrong, *_names(names, {one.name.lower() for one in mixed}), *baselines])
 
 
-def _set(one: _EvaluationSet, rows: DatasetConfig, at: KeyPath) -> Iterator[InitErrorDetails]:
-    """An additional set has labels, and shares no rows with training."""
+def _set(one: _EvaluationSet, trained: Mapping[str, DatasetConfig], at: KeyPath) -> Iterator[InitErrorDetails]:
+    """An additional set has labels, and shares no rows with the datasets `trained` on, here by their key."""
     if not one.dataset.labelled:
         yield invalid("names no column with labels, so nothing can be compared", loc=(*at, "dataset"), value=one.name)
-    if "train" in overlapping_roles(rows, one.dataset, one.split):
-        message = f"is the split {rows.splits.train!r}, which the adapter is trained on; choose another"
-        yield invalid(message, loc=(*at, "split"), value=one.split)
+    yield from _untrained(one.dataset, one.split, trained, (*at, "split"))
 
 
-def _names(block: EvaluationConfig, additional: Sequence[_EvaluationSet]) -> Iterator[InitErrorDetails]:
-    """Baselines and additional sets have distinct file names, also on case-insensitive file systems."""
-    seen: set[str] = set()
-    names: list[tuple[KeyPath, str]] = [(("baselines", n), one.name) for n, one in enumerate(block.baselines)]
-    names += [(("additional", n), one.name) for n, one in enumerate(additional)]
+def _untrained(
+    rows: DatasetConfig, split: SplitRole, trained: Mapping[str, DatasetConfig], loc: KeyPath
+) -> Iterator[InitErrorDetails]:
+    for block, other in trained.items():
+        if "train" in overlapping_roles(other, rows, split):
+            where = "" if block == "dataset" else f", by {block}"
+            message = f"is the split {other.splits.train!r}, which the adapter is trained on{where}; choose another"
+            yield invalid(message, loc=loc, value=split)
+
+
+def _names(names: Sequence[tuple[KeyPath, str]], taken: Set[str] = frozenset()) -> Iterator[InitErrorDetails]:
+    """Baselines, additional sets and datasets have distinct file names, also on case-insensitive file systems."""
+    seen = set(taken)
     for loc, name in names:
         message = None
         if not NAME.fullmatch(name):

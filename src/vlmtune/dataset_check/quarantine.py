@@ -58,11 +58,15 @@ def settings_key(config: Config, preprocessing: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """The quarantine of a run folder for one config and its preprocessing (`Encoder.facts`)."""
+    """The quarantine of a run folder for one config and its preprocessing (`Encoder.facts`).
+
+    `run` is the config of the whole run where `config` is that of an additional evaluation set or of a mixed dataset.
+    """
 
     folder: Path
     config: Config
     preprocessing: Mapping[str, Any]
+    run: Config | None = None
 
     @property
     def file(self) -> Path:
@@ -89,7 +93,7 @@ class Quarantine:
         settings = settings_key(self.config, self.preprocessing)
         if entry is None or (entry["fingerprint"], entry["settings"]) != (rows.fingerprint, settings):
             return None
-        if entry.get("compared") is not None and entry["compared"] != evaluated_fingerprints(self.config):
+        if entry.get("compared") is not None and entry["compared"] != evaluated_fingerprints(self.run or self.config):
             raise DataError(
                 f"{self.file}: the {name} rows were compared with other evaluated rows than there are now; run "
                 "`vlmtune data check` again"
@@ -127,12 +131,12 @@ class Quarantine:
         write_json(self.file, content)
 
     def left_out(
-        self, name: str, rows: Rows, examples: TrainingExamples, progress: Progress, stop: StopRequest
+        self, name: str, rows: Rows, examples: TrainingExamples | None, progress: Progress, stop: StopRequest
     ) -> dict[int, str]:
         """Rows that cannot be used, with their reasons: from the file, or checked now and written to it.
 
-        Rows that are only answered are read but not decoded: an undecodable image becomes a counted failure, unless
-        `data check` left the row out.
+        Rows that are only answered, for which `examples` is None, are read but not decoded: an undecodable image
+        becomes a counted failure, unless `data check` left the row out.
 
         Raises:
             DataError: there are more than `dataset.max_bad_fraction` allows.
@@ -142,10 +146,10 @@ class Quarantine:
         if bad is None:
             if self.file.is_file() and name in read_json(self.file).get("roles", {}):
                 progress.note(f"{self.file} is about other {name} rows or settings; checking them again")
-            bad = examples.bad_rows(name, progress, stop) if name in ("train", "validation") else unreadable(rows)
+            bad = unreadable(rows) if examples is None else examples.bad_rows(name, progress, stop)
         check_budget(name, bad, len(rows), self.config.dataset.max_bad_fraction)
         if is_new:
-            self.write(name, rows, bad, "training" if name in ("train", "validation") else "prediction")
+            self.write(name, rows, bad, "prediction" if examples is None else "training")
         return bad
 
 

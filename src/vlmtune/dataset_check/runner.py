@@ -85,7 +85,8 @@ class DatasetCheck:
                 if split.rows is not None and split.config.dataset.max_bad_fraction > 0:
                     quarantine = Quarantine(folder, split.config, self.encoder.facts())
                     bad = first_reasons(result["findings"], split.name)
-                    quarantine.write(split.name, split.rows, bad, CHECK, compared if split.name == "train" else None)
+                    is_train = split.trained and split.role == "train"
+                    quarantine.write(split.name, split.rows, bad, CHECK, compared if is_train else None)
         return result
 
     def run(self, previous: Path) -> tuple[dict[str, Any], list[CheckedSplit]]:
@@ -124,6 +125,7 @@ class DatasetCheck:
                     settings_key(split.config, facts),
                     split.config.dataset.max_bad_fraction,
                     split.evaluated,
+                    split.trained,
                 )
                 for split in splits
             ],
@@ -132,8 +134,10 @@ class DatasetCheck:
 
     def _check_rows(self, split: CheckedSplit, index: ImageIndex) -> None:
         assert split.rows is not None
-        trained, answered = not split.is_additional and split.role != "test", split.role == "test" or split.evaluated
-        checker = RowChecker(split.config, split.task, split.name, split.rows, self.encoder, index, trained, answered)
+        answered = split.role == "test" or split.evaluated
+        checker = RowChecker(
+            split.config, split.task, split.name, split.rows, self.encoder, index, split.trained, answered
+        )
         batches = [range(start, min(start + BATCH_ROWS, split.count)) for start in range(0, split.count, BATCH_ROWS)]
         with (
             Prefetch(checker.check, batches, len(os.sched_getaffinity(0))) as feed,
@@ -152,7 +156,8 @@ def _compare_images(splits: Sequence[CheckedSplit], index: ImageIndex) -> int:
     images = {split.name: split.occurrences.decodable(index, split.locate) for split in splits}
     # Roles may have the same rows; duplicates in them are reported for one role, preferably an evaluated one.
     distinct: list[CheckedSplit] = []
-    for split in sorted((one for one in splits if not one.is_additional), key=lambda one: not one.evaluated):
+    own = (one for one in splits if not one.is_additional or one.trained)
+    for split in sorted(own, key=lambda one: not one.evaluated):
         if not any(split.has_same_rows(other) for other in distinct):
             distinct.append(split)
     skipped = 0
@@ -162,12 +167,12 @@ def _compare_images(splits: Sequence[CheckedSplit], index: ImageIndex) -> int:
         split.findings += findings
         skipped += count
     evaluated = [split for split in splits if split.evaluated]
-    train = next((split for split in splits if split.name == "train"), None)
-    if train is not None:
+    trained = [split for split in splits if split.trained and split.role == "train"]
+    for train in trained:
         skipped += _compare_with_train(train, [split for split in evaluated if split is not train], images, index)
     validation = next((split for split in splits if split.name == "validation"), None)
     if validation is not None and validation not in evaluated:
-        others = [split for split in (train, *evaluated) if split is not None and not split.is_additional]
+        others = [split for split in (*trained, *evaluated) if split.trained or not split.is_additional]
         for name in dict.fromkeys(split.name for split in others if not split.has_same_rows(validation)):
             validation.findings += validation_overlaps(images["validation"], images[name])
     return skipped
@@ -182,12 +187,12 @@ def _compare_with_train(
     for split in evaluated:
         if split.has_same_rows(train):
             message = f"{train.split!r} is the split of both the train and the {split.role} role"
-            train.findings.append(Finding("leak", "train", message))
+            train.findings.append(Finding("leak", train.name, message))
             continue
-        for finding in leaks(images["train"], images[split.name]):
+        for finding in leaks(images[train.name], images[split.name]):
             assert finding.location is not None
             leaked.setdefault(finding.location.row, finding)
-        findings, count = near_leaks(images[split.name], images["train"], index)
+        findings, count = near_leaks(images[split.name], images[train.name], index)
         split.findings += findings
         skipped += count
     train.findings += leaked.values()

@@ -4,6 +4,7 @@ Only image headers are read, and torch is not imported; the page of an example d
 """
 
 import base64
+import functools
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ FOLDER = Path(__file__).parent
 SUPERVISED, DIM, RESET = "\x1b[1;32m", "\x1b[2m", "\x1b[0m"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExampleViewer:
     """Describes rows as they are encoded for one config and checkpoint."""
 
@@ -43,8 +44,24 @@ class ExampleViewer:
     checkpoint: Checkpoint
     rows: Rows
 
-    def describe(self, role: SplitRole, row: int) -> dict[str, Any]:
+    @functools.cached_property
+    def training(self) -> TrainingExamples:
+        """The rows as training examples, without pixels."""
+        encoder = Encoder(self.checkpoint, self.config.model, ImageHeaders)
+        return TrainingExamples(self.rows, self.task, self.config.task, encoder, self.config.training)
+
+    def example(self, row: int, target: int = 0, step: int | None = None) -> Example:
+        """A row with one of its targets; augmented if an optimizer step is given, from 0."""
+        example = self.rows.with_target(row, target)
+        return example if step is None else self.training.augmented(example, step)
+
+    def describe(self, role: SplitRole, row: int, step: int | None = None) -> dict[str, Any]:
         """Everything about one row: each of its training examples, or the prompt of a test row.
+
+        Args:
+            role: of the rows.
+            row: index of the row.
+            step: optimizer step, from 0, for which the images of a training example are augmented.
 
         Raises:
             ConfigError: there is no such row.
@@ -52,16 +69,15 @@ class ExampleViewer:
         """
         if not 0 <= row < len(self.rows):
             raise ConfigError(f"--row counts from 0 to {len(self.rows) - 1} in the {role} rows (got {row})")
-        encoder = Encoder(self.checkpoint, self.config.model, ImageHeaders)
-        example, task = self.rows[row], self.config.task
-        prompt = self.task.prompt(task, example)
-        training = TrainingExamples(self.rows, self.task, task, encoder, self.config.training)
+        training, encoder = self.training, self.training.encoder
+        example = self.rows[row] if role == "test" else self.example(row, 0, step)
+        prompt = self.task.prompt(self.config.task, example)
         encoded: list[dict[str, Any]] = []
         if role == "test":
             encoded.append({"target": None, **self._tokens(encoder, encoder.prompt(prompt))})
         else:
             for n in range(self.rows.target_count(row)):
-                one = self.rows.with_target(row, n)
+                one = self.example(row, n, step)
                 encoded.append({"target": training.target(one), **self._tokens(encoder, training.encode_example(one))})
         return {
             "schema_version": SCHEMA_VERSION,

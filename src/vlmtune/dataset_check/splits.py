@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vlmtune import registry
-from vlmtune.config import Config
+from vlmtune.config import Config, EvaluationSetConfig
 from vlmtune.data import ROLES, Rows, SplitRole, have_common_rows
 from vlmtune.dataset_check.examples import CheckedRow, all_rows
 from vlmtune.dataset_check.findings import Finding, RowLocation
@@ -18,13 +18,14 @@ from vlmtune.tasks import Task
 class CheckedSplit:
     """The rows of a role with their config and all results; in arrays, as there may be millions.
 
-    `name` is the role, or NAME/ROLE for an additional evaluation set.
+    `name` is the role, or NAME/ROLE for an additional evaluation set or a mixed dataset. `trained` rows need targets.
     """
 
     name: str
     role: SplitRole
     config: Config
     task: Task
+    trained: bool
     rows: Rows | None = None
     fingerprint: str | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -46,7 +47,7 @@ class CheckedSplit:
 
     @property
     def is_additional(self) -> bool:
-        """Whether the rows belong to an additional evaluation set."""
+        """Whether the rows belong to an additional evaluation set or a mixed dataset."""
         return self.name != self.role
 
     @property
@@ -86,13 +87,13 @@ class CheckedSplit:
 
 
 def splits_of(config: Config, task: Task) -> Iterator[CheckedSplit]:
-    """The roles, then the additional evaluation sets; not opened yet."""
+    """The roles, then the train rows of mixed datasets and the additional evaluation sets; not opened yet."""
     for role in ROLES:
-        yield CheckedSplit(role, role, config, task)
-    for one in config.evaluation.additional:
-        evaluation = config.evaluation.model_copy(update={"split": one.split, "additional": []})
-        additional = config.model_copy(update={"dataset": one.dataset, "task": one.task, "evaluation": evaluation})
-        yield CheckedSplit(f"{one.name}/{one.split}", one.split, additional, registry.load("tasks", one.task.name).TASK)
+        yield CheckedSplit(role, role, config, task, trained=role != "test")
+    sets: list[tuple[EvaluationSetConfig, SplitRole, bool]] = [(one, "train", True) for one in config.datasets]
+    for one, role, trained in [*sets, *((one, one.split, False) for one in config.evaluation_sets)]:
+        own = registry.load("tasks", one.task.name).TASK
+        yield CheckedSplit(f"{one.name}/{role}", role, config.for_set(one), own, trained)
 
 
 def evaluated_fingerprints(config: Config) -> dict[str, str]:

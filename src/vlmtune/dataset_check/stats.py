@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from vlmtune.config import Config
-from vlmtune.data import ROLES, Rows, SplitRole
+from vlmtune.data import Rows
 from vlmtune.dataset_check.examples import all_rows
 from vlmtune.dataset_check.runner import BATCH_ROWS, distribution
+from vlmtune.dataset_check.splits import splits_of
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
 from vlmtune.modeling.loading import Checkpoint
@@ -70,16 +71,17 @@ class _RoleStats:
 
 
 def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progress) -> dict[str, Any]:
-    """Statistics of every role; rows that cannot be used are only counted.
+    """Statistics of every role, and of every mixed dataset and additional evaluation set; rows that cannot be used are
+    only counted.
 
     Raises:
         DataError: a split cannot be opened.
     """
     encoder = Encoder(checkpoint, config.model, ImageHeaders)
     roles = []
-    for role in ROLES:
-        rows = all_rows(config, role)
-        reader = _Reader(config, task, role, rows, encoder)
+    for split in splits_of(config, task):
+        role, rows = split.name, all_rows(split.config, split.role)
+        reader = _Reader(split.config, split.task, split.trained, rows, encoder)
         batches = [range(at, min(at + BATCH_ROWS, len(rows))) for at in range(0, len(rows), BATCH_ROWS)]
         stats = _RoleStats()
         with (
@@ -90,9 +92,7 @@ def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progr
                 for row in batch:
                     stats.add(row)
                 step.advance(len(batch))
-        roles.append(
-            {"role": role, "split": getattr(config.dataset.splits, role), "rows": len(rows), **_summary(stats)}
-        )
+        roles.append({"role": role, "split": split.split, "rows": len(rows), **_summary(stats)})
     return {"schema_version": SCHEMA_VERSION, "roles": roles}
 
 
@@ -100,7 +100,7 @@ def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progr
 class _Reader:
     config: Config
     task: Task
-    role: SplitRole
+    trained: bool
     rows: Rows
     encoder: Encoder
 
@@ -124,7 +124,7 @@ class _Reader:
 
     def _encoded(self, row: int) -> Iterator[Encoded]:
         task = self.config.task
-        if self.role == "test":
+        if not self.trained:
             yield self.encoder.prompt(self.task.prompt(task, self.rows[row]))
             return
         examples = TrainingExamples(self.rows, self.task, task, self.encoder, self.config.training)

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_FILES, RunFiles, status_p
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task, for_model
 from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.mixture import TrainingSet, mix
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,12 @@ class Session:
 
     def _usable(self, role: SplitRole, rows: Rows) -> Rows:
         name = role if self.evaluation_set is None else f"{self.evaluation_set}/{role}"
-        quarantine = Quarantine(self.folder.root, self.config, self.encoder.facts())
-        left_out = self.processes.broadcast(
-            lambda: quarantine.left_out(name, rows, training_examples(self, rows), self.progress, self.stop)
-        )
+        run = self.config if self.evaluation_set is None or self.parent is None else self.parent.config
+        mixed = [one.name for one in run.datasets]
+        trained = role != "test" if self.evaluation_set is None else role == "train" and self.evaluation_set in mixed
+        examples = training_examples(self, rows) if trained else None
+        quarantine = Quarantine(self.folder.root, self.config, self.encoder.facts(), run)
+        left_out = self.processes.broadcast(lambda: quarantine.left_out(name, rows, examples, self.progress, self.stop))
         if not left_out:
             return rows
         if name not in self._noted:
@@ -136,19 +139,19 @@ class Session:
     @functools.cached_property
     def additional(self) -> list["Session"]:
         """One session per additional evaluation set, with its own rows, task and files."""
-        return [self._for_set(one) for one in self.config.evaluation.additional]
+        return [self._for_set(one) for one in self.config.evaluation_sets]
+
+    @functools.cached_property
+    def mixed(self) -> list["Session"]:
+        """One session per further dataset that is trained on."""
+        return [self._for_set(one) for one in self.config.datasets]
 
     def _for_set(self, one: EvaluationSetConfig) -> "Session":
-        update = {"split": one.split, "metrics": one.metrics, "primary": one.primary}
-        evaluation = self.config.evaluation.model_copy(
-            update={**update, "slices": [], "baselines": [], "judge": None, "additional": []}
-        )
-        changed = {"dataset": one.dataset, "task": one.task, "evaluation": evaluation}
         overlap: Literal["id", "all", "none"] = "none"
         if "validation" in overlapping_roles(self.config.dataset, one.dataset, one.split):
             same_ids = one.dataset.id is not None and one.dataset.id == self.config.dataset.id
             overlap = "id" if same_ids else "all"
-        config = self.config.model_copy(update=changed)
+        config = self.config.for_set(one)
         return replace(self, config=config, parent=self, evaluation_set=one.name, selection_overlap=overlap)
 
     def _for_seed(self, seed: int) -> "Session":
@@ -208,6 +211,13 @@ def rows_facts(rows: Rows) -> dict[str, Any]:
 def training_examples(session: Session, rows: Rows) -> TrainingExamples:
     """The rows as training examples."""
     return TrainingExamples(rows, session.task, session.config.task, session.encoder, session.config.training)
+
+
+def training_set(session: Session, rows: Rows, mixed: Sequence[Rows]) -> TrainingSet:
+    """The examples to train on, from the train rows of the main dataset and of every further one."""
+    others = [training_examples(one, each) for one, each in zip(session.mixed, mixed, strict=True)]
+    named = list(zip(session.config.datasets, others, strict=True))
+    return mix(training_examples(session, rows), session.config.dataset.target, named)
 
 
 @contextmanager

@@ -2,18 +2,18 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune import registry
 from vlmtune.config import refuse_evaluated_training_rows
-from vlmtune.data import Rows, SplitRole
+from vlmtune.data import Rows
 from vlmtune.errors import ConfigError
 from vlmtune.files import whole_lines, write_bytes
 from vlmtune.inference import Predictor
 from vlmtune.pipeline.predict import truth_lines
-from vlmtune.pipeline.session import Session, rows_facts, training_examples
+from vlmtune.pipeline.session import Session, rows_facts, training_examples, training_set
 from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import compare_with_measured
 from vlmtune.progress import Progress, Silent
@@ -37,8 +37,6 @@ NO_EFFECT_ON_ADAPTER = {
     "workers",
 }
 """Keys of `training` that change logging, memory and speed, but not the adapter."""
-
-TRAINING_ROLES: tuple[SplitRole, ...] = ("train", "validation")
 
 DECODING = ("max_new_tokens", "temperature", "top_p", "seed")
 """Keys of `inference` that shape an answer with any engine."""
@@ -67,8 +65,9 @@ def check_rows(session: Session) -> ExampleLengths:
     Raises:
         DataError: lists the rows that cannot be trained on.
     """
-    train, validation = (training_examples(session, session.rows(role)) for role in TRAINING_ROLES)
-    return check_examples(train, validation, session.progress, session.stop)
+    train = training_set(session, session.rows("train"), [one.rows("train") for one in session.mixed])
+    validation = training_examples(session, session.rows("validation"))
+    return check_examples(train.examples, validation, session.progress, session.stop)
 
 
 def _train(session: Session, lengths: ExampleLengths | None) -> Path:
@@ -77,7 +76,8 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
 
     config, artifact = session.config, session.files.adapter
     train_rows, validation_rows = session.rows("train"), session.rows("validation")
-    provenance = _provenance(session, train_rows, validation_rows)
+    mixed = [one.rows("train") for one in session.mixed]
+    provenance = _provenance(session, train_rows, validation_rows, mixed)
     work = session.processes.broadcast(lambda: _work(session, provenance))
     if work is None:
         session.progress.note(f"adapter: {artifact} is finished")
@@ -90,24 +90,26 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
         for tracker in trackers:
             tracker.log(step, values)
 
+    chosen = training_set(session, train_rows, mixed)
     job = TrainingJob(
         settings=config.training,
         model=config.model,
         encoder=session.encoder,
-        train=training_examples(session, train_rows),
+        train=chosen.examples,
         validation=training_examples(session, validation_rows),
-        target=config.dataset.target,
+        target=chosen.target,
         work=work,
         adapter=built,
         log=mirror,
         lengths=lengths,
         evaluator=make_evaluator(session, validation_rows, work),
         processes=session.processes,
+        shares=chosen.shares,
     )
     facts = train(job, session.progress, session.stop)
     if session.processes.is_main:
         if facts.get("device") == "cuda":
-            _compare_with_plan(session, train_rows, facts)
+            _compare_with_plan(session, [train_rows, *mixed], facts)
         curve = [json.loads(line) for line in whole_lines(work / CURVE)]
         # Copied, not moved: a run that resumes after a crash here finds its lines where they were.
         write_bytes(built / SAMPLES, (work / SAMPLES).read_bytes())
@@ -119,7 +121,7 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
     return artifact
 
 
-def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -> None:
+def _compare_with_plan(session: Session, rows: Sequence[Rows], facts: Mapping[str, Any]) -> None:
     """Report how accurate the plan was, where memory can be measured."""
     with contextlib.suppress(ConfigError):  # an architecture that cannot be planned was trained all the same
         session.progress.note(
@@ -127,16 +129,27 @@ def _compare_with_plan(session: Session, rows: Rows, facts: Mapping[str, Any]) -
         )
 
 
-def _provenance(session: Session, train_rows: Rows, validation_rows: Rows) -> Provenance:
+def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed: Sequence[Rows]) -> Provenance:
     training, target = session.config.training, session.config.dataset.target
     selects = {"evaluate_every_steps"} if training.best_metric is not None else set()
     settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - selects)
+    if not training.augmentation.active:
+        del settings["augmentation"]  # as in the manifests of earlier versions
     if training.continue_from is not None:
         settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it is
-    return session.provenance(
-        dataset={"train": rows_facts(train_rows), "validation": rows_facts(validation_rows), "target": target},
-        training=settings,
-    )
+    dataset: dict[str, Any] = {"train": rows_facts(train_rows), "validation": rows_facts(validation_rows)}
+    dataset["target"] = target
+    if mixed:
+        dataset["mixed"] = [
+            {
+                **one.model_dump(include={"name", "weight"}),
+                "train": rows_facts(rows),
+                "target": one.dataset.target,
+                "task": one.task.model_dump(mode="json"),
+            }
+            for one, rows in zip(session.config.datasets, mixed, strict=True)
+        ]
+    return session.provenance(dataset=dataset, training=settings)
 
 
 def _work(session: Session, provenance: Provenance) -> Path | None:

@@ -11,7 +11,7 @@ from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
 from vlmtune.progress import Progress
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.packing import Layout, PackedSequence, pack
-from vlmtune.training.sampler import sample_batches
+from vlmtune.training.sampler import Share, sample_batches
 
 CLASSIC_MICRO_BATCH = 2
 """Examples per micro-batch of the classic loop, which pads them to the longest."""
@@ -78,20 +78,23 @@ class Epoch:
     padded_tokens: int
 
 
-def first_epoch(examples: TrainingExamples, target: str | None, progress: Progress) -> Epoch:
+def first_epoch(
+    examples: TrainingExamples, target: str | None, progress: Progress, shares: Sequence[Share] = ()
+) -> Epoch:
     """Encode and pack every sample of the first epoch. Later epochs differ in which examples share a batch.
 
     Args:
         examples: the train rows; their encoder reads `ImageHeaders` unless images should be decoded.
         target: `dataset.target`.
         progress: notified of every batch.
+        shares: the further datasets of a mixture.
 
     Raises:
         DataError: a row cannot be trained on; names it.
     """
     settings, encoder = examples.settings, examples.encoder
     layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
-    steps = sample_batches(examples.rows, target, 1, settings.batch_size, settings.seed)
+    steps = sample_batches(examples.rows, target, 1, settings.batch_size, settings.seed, shares)
     packed: list[Work] = []
     unpacked: set[Work] = set()
     sizes: list[tuple[int, int, int]] = []

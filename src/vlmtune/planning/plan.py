@@ -4,7 +4,7 @@
 `compare_with_measured` compares the estimate with what was measured.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.training.activation_checkpointing import fewest_layers
 from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.mixture import mix
 
 EFFICIENCY = 0.35
 """Assumed fraction of a datasheet's bf16 rate; published training runs on images reach 0.30 to 0.40."""
@@ -39,16 +40,19 @@ class Estimate:
     peak_bytes: int
 
 
-def survey(config: Config, checkpoint: Checkpoint, rows: Rows, progress: Progress) -> Epoch:
-    """The first epoch over the train rows.
+def survey(config: Config, checkpoint: Checkpoint, rows: Sequence[Rows], progress: Progress) -> Epoch:
+    """The first epoch over the train rows of the dataset, and of the further ones of a mixture.
 
     Raises:
         DataError: a row cannot be trained on; names it.
     """
-    task = registry.load("tasks", config.task.name).TASK
     encoder = Encoder(checkpoint, config.model, ImageHeaders)
-    examples = TrainingExamples(rows, task, config.task, encoder, config.training)
-    return first_epoch(examples, config.dataset.target, progress)
+    main, *others = (
+        TrainingExamples(part, registry.load("tasks", task.name).TASK, task, encoder, config.training)
+        for part, task in zip(rows, (config.task, *(one.task for one in config.datasets)), strict=True)
+    )
+    chosen = mix(main, config.dataset.target, list(zip(config.datasets, others, strict=True)))
+    return first_epoch(chosen.examples, chosen.target, progress, chosen.shares)
 
 
 def shapes_of(checkpoint: Checkpoint) -> Shapes:
@@ -67,7 +71,7 @@ def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: in
 
 
 def compare_with_measured(
-    config: Config, checkpoint: Checkpoint, rows: Rows, facts: Mapping[str, Any], progress: Progress
+    config: Config, checkpoint: Checkpoint, rows: Sequence[Rows], facts: Mapping[str, Any], progress: Progress
 ) -> str:
     """One line that compares the plan with the measurements in `facts`, the adapter's manifest.
 
@@ -115,7 +119,7 @@ def make_plan(
         go_offline_if_unreachable(progress)
     checkpoint = find_checkpoint(config.model)
     shapes = shapes_of(checkpoint)
-    rows = open_role(config.dataset, "train")
+    rows = [open_role(block, "train") for block in (config.dataset, *(one.dataset for one in config.datasets))]
     epoch = survey(config, checkpoint, rows, progress)
     training = config.training
     setup = Setup(training.precision, training.lora, config.model.quantization)

@@ -90,7 +90,7 @@ class DecodedImages:
         patches, grid = self._processor.patches(image), self._processor.grid(image)
         encoded = EncodedImage(patches, grid, _digest(patches.numpy().data, grid))
         with self._lock:
-            if ref.where not in self._cache:
+            if ref.cached and ref.where not in self._cache:
                 self._room -= patches.nbytes
                 if self._room >= 0:
                     self._cache[ref.where] = encoded

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vlmtune.boxes import NORM1000, is_scale, labelled, rescale
+from vlmtune.boxes import NORM1000, Box, is_scale, labelled, rescale
 from vlmtune.errors import DataError
 from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
@@ -54,6 +54,12 @@ class Task:
     one_answer: bool = True
     """Whether two right answers to one question mean the same. Captions of an image may say different things."""
 
+    with_boxes: Callable[[Any, Example, Sequence[Box]], Example] | None = None
+    """The example with other boxes, from 0 to 1000 as those of `truth`; None if boxes cannot be moved."""
+
+    reads_text: bool = False
+    """Whether answers repeat text in the image, which must be neither mirrored nor cut off."""
+
     boxes: bool = False
     """Whether answers are lists of boxes. `target` then writes them on `example.box_scale`, `truth` passes that scale
     on as `BOX_SCALE`, and `parse` returns boxes, or `LabelledBox`es, with the numbers as they are written."""
@@ -70,9 +76,7 @@ class Task:
 def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
     """The task with targets on the scale on which a model writes boxes; any other task as it is.
 
-    Args:
-        task: to adapt.
-        with_box_scale: sets `Example.box_scale`, see `Encoder.with_box_scale`.
+    `with_box_scale` sets `Example.box_scale`, see `Encoder.with_box_scale`.
     """
     if not task.boxes:
         return task
@@ -88,11 +92,7 @@ def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -
 
     Thinking, answer tags and the like are removed first, the same for all tasks (`_parsing.unwrap`).
 
-    Args:
-        task: parses the text.
-        config: the task's.
-        text: as generated.
-        truth: of the row, as `task.truth` gave it or as a prediction file holds it.
+    `truth` is the row's, as `task.truth` gave it or as a prediction file holds it.
 
     Raises:
         DataError: the scale in the truth is invalid.

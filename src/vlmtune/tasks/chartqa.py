@@ -13,5 +13,9 @@ class Config(QuestionConfig):
 
 
 TASK = Task(
-    prompt=prompt, target=target, parse=parse_text, metrics=(relaxed_accuracy, exact_match, exact_match_lenient)
+    prompt=prompt,
+    target=target,
+    parse=parse_text,
+    metrics=(relaxed_accuracy, exact_match, exact_match_lenient),
+    reads_text=True,
 )

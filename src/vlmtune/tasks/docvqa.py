@@ -12,4 +12,6 @@ class Config(QuestionConfig):
     """The task."""
 
 
-TASK = Task(prompt=prompt, target=target, parse=parse_text, metrics=(anls, exact_match, exact_match_lenient))
+TASK = Task(
+    prompt=prompt, target=target, parse=parse_text, metrics=(anls, exact_match, exact_match_lenient), reads_text=True
+)

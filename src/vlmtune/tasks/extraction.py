@@ -68,4 +68,11 @@ def _record(config: Config, example: Example) -> dict[str, Any]:
     return value
 
 
-TASK = Task(prompt=prompt, target=target, parse=parse, metrics=(typed_field_f1, field_f1, record_match), truth=truth)
+TASK = Task(
+    prompt=prompt,
+    target=target,
+    parse=parse,
+    metrics=(typed_field_f1, field_f1, record_match),
+    truth=truth,
+    reads_text=True,
+)

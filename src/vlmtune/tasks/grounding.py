@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from vlmtune.boxes import NORM1000, Corners, LabelledBox, Unit, labelled, read_boxes, rescale, unit_scale, xyxy
+from vlmtune.boxes import NORM1000, Box, Corners, LabelledBox, Unit, labelled, read_boxes, rescale, unit_scale, xyxy
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
 from vlmtune.metrics import Metric
@@ -56,6 +57,17 @@ def truth(config: Config, example: Example) -> Mapping[str, Any]:
     return {**given, "boxes": [one.plain() for one in _boxes(config, example)], **scale}
 
 
+def with_boxes(config: Config, example: Example, boxes: Sequence[Box]) -> Example:
+    """The example with other boxes for the same labels, from 0 to 1000."""
+    size = size_of(example.images[0]) if example.images and config.unit == "pixels" else None
+    moved = []
+    for one, box in zip(_boxes(config, example), boxes, strict=True):
+        x1, y1, x2, y2 = rescale(box, NORM1000, unit_scale(config.unit, size))
+        moved.append(one._replace(box=[x1, y1, x2 - x1, y2 - y1] if config.corners == "xywh" else [x1, y1, x2, y2]))
+    truth = {key: value for key, value in example.truth.items() if key != "box_labels"}
+    return replace(example, truth={**truth, "boxes": moved})
+
+
 def suited(truths: Sequence[Mapping[str, Any]]) -> Sequence[Metric]:
     """Acc@0.5 where every row has one box of no class, as RefCOCO's have; else F1@0.5, and COCO's mAP beside it."""
     boxes = [truth.get("boxes") for truth in truths]
@@ -85,5 +97,6 @@ TASK = Task(
     metrics=(acc_at_05, mean_iou, f1_at_05, coco_map),
     truth=truth,
     suited=suited,
+    with_boxes=with_boxes,
     boxes=True,
 )

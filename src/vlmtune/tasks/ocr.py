@@ -15,4 +15,4 @@ class Config(PromptConfig):
     """What the model is asked, after the image."""
 
 
-TASK = Task(prompt=prompt, target=target, parse=parse_text, metrics=(cer, wer), prose=True)
+TASK = Task(prompt=prompt, target=target, parse=parse_text, metrics=(cer, wer), prose=True, reads_text=True)

@@ -55,6 +55,33 @@ class LearningRates(BaseConfig):
     """Of the adapters on the vision tower's blocks; often a tenth of the language model's."""
 
 
+class AugmentationConfig(BaseConfig):
+    """Random changes to training images, drawn anew in every step; off by default. Needs thought: what is changed must
+    not change the answer.
+    """
+
+    crop: float = Field(default=0, ge=0, lt=1)
+    """Largest fraction of the width and of the height that is cut away. What is left is scaled back to the size of the
+    image, and contains every box."""
+
+    flip: bool = False
+    """Mirror half of the images. Refused for tasks that read text, and for rows that say left or right."""
+
+    rotation: float = Field(default=0, ge=0, le=30)
+    """Largest angle in degrees, in both directions; corners become grey. Left out where half of a box would be lost."""
+
+    color: float = Field(default=0, ge=0, lt=1)
+    """Largest relative change of the brightness, the contrast and the saturation."""
+
+    jpeg: int | None = Field(default=None, ge=10, le=95)
+    """Lowest quality of the JPEG compression that images go through; the highest is 95. Null leaves it out."""
+
+    @property
+    def active(self) -> bool:
+        """Whether any of them is on."""
+        return self != AugmentationConfig()
+
+
 class TrainingConfig(BaseConfig):
     """One LoRA training run."""
 
@@ -137,6 +164,9 @@ class TrainingConfig(BaseConfig):
     continue_from: str | None = None
     """Folder of an adapter to continue training; its rank, alpha, layers and kind must match `lora`. Null starts a new
     one."""
+
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes to training images."""
 
     lora: LoraConfig = LoraConfig()
     """The adapter."""

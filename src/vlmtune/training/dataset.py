@@ -1,8 +1,8 @@
 """Rows as training examples: token ids, images and the supervision mask. All rows are checked before the first step."""
 
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task, for_model
+from vlmtune.training.augmentation import augment, refuse_sides
 from vlmtune.training.config import TrainingConfig
 from vlmtune.training.sampler import Sample
 from vlmtune.types import Example, Message
@@ -54,31 +55,48 @@ class ExampleLengths:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExamples:
-    """The rows of one split with their targets, encoded on access."""
+    """The rows of one split with their targets, encoded on access.
+
+    `mixed` holds the examples of the further datasets of a mixture by name; their tasks ask their rows, which follow in
+    `rows`.
+    """
 
     rows: Rows
     task: Task
     task_config: BaseConfig
     encoder: Encoder
     settings: TrainingConfig
+    mixed: Mapping[str, "TrainingExamples"] = field(default_factory=dict)
 
     def encode(self, sample: Sample) -> Encoded:
-        """Token ids, supervision mask and image patches of one sample.
+        """Token ids, supervision mask and image patches of one sample, augmented if it is one of a step.
 
         Raises:
             DataError: names the row and what is wrong with it.
         """
         example = self.rows.with_target(sample.row, sample.target)
+        own = self.mixed.get(example.dataset or "", self)
         try:
-            return self.encode_example(example)
+            if sample.step is None or not self.settings.augmentation.active:
+                return own.encode_example(example)
+            # Boxes that moved may need a few more tokens than those that were checked.
+            return own.encode_example(own.augmented(example, sample.step), self.encoder.max_positions)
         except DataError as error:
             raise type(error)(*_with_row(error, example.id)) from None
 
-    def encode_example(self, example: Example) -> Encoded:
+    def encode_example(self, example: Example, max_tokens: int | None = None) -> Encoded:
         """As `encode`, for an example that carries its target; errors do not name the row."""
         answer = Message("assistant", (self.target(example),))
         conversation = (*self.task.prompt(self.task_config, example), answer)
-        return self.encoder.training_example(conversation, self.settings.trained_turns, self.settings.max_tokens)
+        if self.settings.augmentation.flip:
+            refuse_sides(conversation)
+        limit = max_tokens or self.settings.max_tokens
+        return self.encoder.training_example(conversation, self.settings.trained_turns, limit)
+
+    def augmented(self, example: Example, step: int) -> Example:
+        """The example as it is trained on in optimizer step `step`, from 0."""
+        key = f"{self.settings.seed}/{step}/{example.id}"
+        return augment(example, self.task, self.task_config, self.settings.augmentation, key)
 
     def target(self, example: Example) -> str:
         """The text to train on, with boxes as the model writes them."""

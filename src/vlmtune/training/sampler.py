@@ -1,10 +1,11 @@
 """Which examples share an optimizer step: a pure function of the rows and the seed, not of memory or threads."""
 
 import hashlib
+import itertools
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -13,11 +14,25 @@ from vlmtune.data import Rows
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A training example in an epoch: index of the row, index of the target among the row's, and the epoch."""
+    """A training example in an epoch: index of the row, index of the target among the row's, and the epoch.
+
+    `step` is the optimizer step that it is part of, from 0; None for one that is only looked at, never augmented.
+    """
 
     row: int
     target: int
     epoch: int
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A further dataset of a mixture: its rows among all, its `target`, and its fraction of all samples."""
+
+    name: str
+    rows: range
+    target: str | None
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +60,44 @@ class BatchSampler(Sequence[list[Sample]]):
             return [self[n] for n in range(*index.indices(len(self)))]
         step = range(len(self))[index]
         batch = slice(self.ends[step - 1] if step else 0, self.ends[step])
-        return list(map(Sample, self.rows[batch], self.targets[batch], self.epochs[batch]))
+        samples = zip(self.rows[batch], self.targets[batch], self.epochs[batch], strict=True)
+        return [Sample(*sample, step) for sample in samples]
 
 
-def sample_batches(rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int) -> BatchSampler:
+def sample_batches(
+    rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int, shares: Sequence[Share] = ()
+) -> BatchSampler:
     """The global batches of all epochs.
 
     Rows are shuffled by (seed, epoch). Batch k, from 1, ends with the row that contains sample k * `batch_size`: batch
     sizes differ by less than one row's samples.
 
+    An epoch is one pass over the rows of the main dataset. Those of a further one are drawn in passes of their own, as
+    often as its share requires: after any number of samples, each dataset has its fraction of them up to less than one
+    sample (Tijdeman's chairman assignment), or less than two rows' samples where `target` is "each".
+
     Args:
-        rows: of the split.
+        rows: of the split; of a mixture, those of the main dataset come first.
         target: "each" takes one sample per target of a row, all in one batch, where they share its images; otherwise
-            there is one per epoch, its target drawn by (seed, epoch, row).
-        epochs: passes over the rows.
+            there is one per pass, its target drawn by (seed, pass, row).
+        epochs: passes over the rows of the main dataset.
         batch_size: samples per batch.
         seed: of shuffling and drawing.
+        shares: the further datasets of a mixture.
     """
     sampler = BatchSampler(array("i"), array("i"), array("i"), array("q"))
+    own_rows, weight = range(shares[0].rows.start if shares else len(rows)), 1 - sum(one.weight for one in shares)
+    main = _Draws(own_rows, target, weight, f"{seed}")
+    sources = [main, *(_Draws(one.rows, one.target, one.weight, f"{seed}/{one.name}") for one in shares)]
     for epoch in range(epochs):
-        order = array("i", range(len(rows)))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        drawn, batches = 0, 1
-        for row in order:
+        drawn, batches, left = 0, 1, len(own_rows)
+        while left:
+            source = _most_due(sources) if shares else main
+            left -= source is main
             if drawn >= batches * batch_size:
                 sampler.ends.append(len(sampler.rows))
                 batches += 1
-            count = rows.target_count(row)
-            targets = range(count) if target == "each" else [_draw(count, seed, epoch, row)]
+            row, targets = source.draw(rows)
             sampler.rows.extend([row] * len(targets))
             sampler.targets.extend(targets)
             sampler.epochs.extend([epoch] * len(targets))
@@ -81,10 +106,40 @@ def sample_batches(rows: Rows, target: str | None, epochs: int, batch_size: int,
     return sampler
 
 
-def _draw(count: int, seed: int, epoch: int, row: int) -> int:
+class _Draws:
+    """The rows of one dataset in the order in which they are drawn, pass after pass, each shuffled by (key, pass)."""
+
+    def __init__(self, rows: range, target: str | None, weight: float, key: str) -> None:
+        self._rows, self._target, self._key = rows, target, key
+        self._order = self._shuffled()
+        self.weight, self.samples = weight, 0
+
+    def draw(self, rows: Rows) -> tuple[int, Sequence[int]]:
+        """The next row and its targets; `samples` counts them."""
+        number, place = next(self._order)
+        count = rows.target_count(self._rows[place])
+        targets = range(count) if self._target == "each" else [_draw(count, self._key, number, place)]
+        self.samples += len(targets)
+        return self._rows[place], targets
+
+    def _shuffled(self) -> Iterator[tuple[int, int]]:
+        for number in itertools.count():
+            order = array("i", range(len(self._rows)))
+            random.Random(f"{self._key}/{number}").shuffle(order)
+            yield from ((number, place) for place in order)
+
+
+def _most_due(sources: Sequence[_Draws]) -> _Draws:
+    """The dataset to draw from next: of those that the next sample leaves behind, the one that must be drawn first."""
+    total, slack = sum(one.samples for one in sources) + 1, 1 / (2 * len(sources) - 2)
+    behind = [one for one in sources if one.weight * total - one.samples >= slack - 1e-9]
+    return min(behind, key=lambda one: (one.samples + 1 - slack) / one.weight)
+
+
+def _draw(count: int, key: str, number: int, place: int) -> int:
     if count == 1:
         return 0
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{row}".encode()).digest()[:8], "big") % count
+    return int.from_bytes(hashlib.sha256(f"{key}/{number}/{place}".encode()).digest()[:8], "big") % count
 
 
 def shard_batch(samples: Sequence[Sample], tokens: Sequence[int], rank: int, world_size: int) -> list[int]:

@@ -8,7 +8,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -36,7 +36,7 @@ from vlmtune.training.forward_backward import (
 )
 from vlmtune.training.log import TrainingLog
 from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
-from vlmtune.training.sampler import Sample, sample_batches, shard_batch
+from vlmtune.training.sampler import Sample, Share, sample_batches, shard_batch
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 class TrainingJob:
     """The inputs of a training run, the same in all `processes`; only the main process writes.
 
-    `work` is the folder of checkpoints and logs, `adapter` the folder of the result. `target` is `dataset.target`.
+    `work` is the folder of checkpoints and logs, `adapter` the folder of the result. `target` is `dataset.target`, and
+    `shares` are the further datasets of a mixture, whose rows follow in `train`.
     `lengths` are those of the train rows if both splits have been checked already. `log(step, values)` mirrors the
     curve to trackers. `evaluator` scores the validation rows in addition to their loss.
     """
@@ -64,6 +65,7 @@ class TrainingJob:
     lengths: ExampleLengths | None = None
     evaluator: Evaluator | None = None
     processes: ProcessGroup = SINGLE_PROCESS
+    shares: tuple[Share, ...] = ()
 
 
 def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
         raise EnvironmentProblem(EXAMPLE_TOO_LARGE) from None
     if job.processes.is_main:
         trainer.write_adapter()
-    tokens, supervised = lengths.first_targets()
+    tokens, supervised = trainer.tokens_per_epoch()
     return {
         "steps": trainer.step,
         "tokens_per_epoch": tokens,
@@ -129,7 +131,9 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             optimizer_groups(model, family, settings), weight_decay=settings.weight_decay
         )
-        self._batches = sample_batches(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed)
+        self._batches = sample_batches(
+            job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed, job.shares
+        )
         self.forward_backward = ForwardBackward(
             self._base, self._weights, job.encoder, device, settings, job.work, job.processes
         )
@@ -219,6 +223,19 @@ class Trainer:
             shutil.rmtree(self._job.adapter, ignore_errors=True)
             shutil.copytree(self._best.folder, self._job.adapter)
 
+    def tokens_per_epoch(self) -> tuple[int, int]:
+        """(tokens, supervised tokens) of one pass over the rows with their first targets; of a mixture, of its first
+        epoch, in which further datasets are drawn by their shares.
+        """
+        if not self._job.shares:
+            return self._lengths.first_targets()
+        samples = itertools.chain.from_iterable(self._first_epoch())
+        indices = self._lengths.indices(list(samples))
+        return int(self._lengths.tokens[indices].sum()), int(self._lengths.supervised[indices].sum())
+
+    def _first_epoch(self) -> Iterator[list[Sample]]:
+        return itertools.takewhile(lambda samples: samples[0].epoch == 0, self._batches)
+
     def facts(self, seconds: float) -> dict[str, Any]:
         """Results and timings, for the manifest."""
         return {
@@ -270,7 +287,7 @@ class Trainer:
         import torch
 
         self._model.train()
-        supervised = [int(self._lengths.supervised[index]) for index in self._lengths.indices(samples)]
+        supervised = self._supervised(samples, examples)
         summed = torch.zeros(len(samples), dtype=torch.float64)
         summed[self._shard_indices(samples)] = self.forward_backward.accumulate(examples, sum(supervised), self.step)
         self._all_reduce(summed, stop)
@@ -287,6 +304,20 @@ class Trainer:
         if self._job.processes.is_main:
             self._log_samples(samples, supervised, summed.tolist())
         return loss, norm
+
+    def _supervised(self, samples: Sequence[Sample], examples: Sequence[Encoded]) -> list[int]:
+        """Supervised tokens of every sample of a global batch; augmentation may change those of boxes."""
+        import torch
+
+        processes = self._job.processes
+        if not self._job.settings.augmentation.active:
+            return [int(self._lengths.supervised[index]) for index in self._lengths.indices(samples)]
+        counts = torch.zeros(len(samples), dtype=torch.float64)
+        own = [example.rendered.supervised for example in examples]
+        counts[self._shard_indices(samples)] = torch.tensor(own, dtype=torch.float64)
+        if processes.world_size > 1:
+            processes.all_reduce([counts])
+        return [int(count) for count in counts.tolist()]
 
     def _all_reduce(self, summed: "torch.Tensor", stop: StopRequest) -> None:
         """Sum gradients and losses over all processes; a signal that one of them received stops all."""
@@ -316,8 +347,8 @@ class Trainer:
 
     def _try_longest_sequence(self) -> None:
         """Before the first step, try the longest sequence of this process's first epoch."""
-        first_epoch = itertools.takewhile(lambda samples: samples[0].epoch == 0, self._batches)
-        tokens = [self._lengths.tokens[self._lengths.indices(self._shard(batch))].tolist() for batch in first_epoch]
+        shards = map(self._shard, self._first_epoch())
+        tokens = [self._lengths.tokens[self._lengths.indices(shard)].tolist() for shard in shards]
         self._model.train()
         encode, batches = self._job.train.encode, self._batches
         self.checkpointing.choose(
