@@ -15,7 +15,18 @@ from vlmtune import registry
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic, write_json
 from vlmtune.judge import ServerJudge
-from vlmtune.predictions import VLMTUNE, Keys, Line, Predictions, read, read_any, read_references
+from vlmtune.predictions import (
+    LM_EVAL,
+    LMMS_EVAL,
+    VLMEVALKIT,
+    VLMTUNE,
+    Keys,
+    Line,
+    Predictions,
+    read,
+    read_any,
+    read_references,
+)
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.report import ReportConfig, html, markdown
@@ -26,6 +37,7 @@ from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
 from vlmtune.scoring.results import ScoredRows, TrainingSummary
+from vlmtune.scoring.row_keys import is_score
 from vlmtune.scoring.score import Score, reread, score
 from vlmtune.scoring.truths import References, complete, has_truth, join_references, rows_named
 from vlmtune.signals import StopRequest
@@ -36,30 +48,36 @@ Block = TypeVar("Block", bound=BaseConfig)
 Files = str | Path | Sequence[str | Path]
 """One side: a prediction file, or one file per training seed of the same recipe, as a list or joined by commas."""
 
-TOOLS_OF_BENCHMARKS = ("lmms-eval samples", "VLMEvalKit")
+TOOLS_OF_BENCHMARKS = (LM_EVAL, LMMS_EVAL, VLMEVALKIT)
 """Tools that name their files after the benchmark."""
 
 TaskChoice = str | Mapping[str, Any] | None
 """A task: its name, or its block of a config. Keys it does not give come from the manifests, else from the defaults."""
 
 
-BENCHMARKS = {
-    "docvqa": "docvqa",
-    "infovqa": "docvqa",
-    "infographicvqa": "docvqa",
-    "chartqa": "chartqa",
-    "textvqa": "vqa",
-    "vqav2": "vqa",
-    "okvqa": "vqa",
-    "vizwiz": "vqa",
-    "cococap": "captioning",
-    "cocoval": "captioning",
-    "flickr30k": "captioning",
-    "nocaps": "captioning",
-    "textcaps": "captioning",
+BENCHMARKS: Mapping[str, tuple[str, str]] = {
+    "docvqa": ("docvqa", "anls"),
+    "infovqa": ("docvqa", "anls"),
+    "infographicvqa": ("docvqa", "anls"),
+    "chartqa": ("chartqa", "relaxed_accuracy"),
+    "textvqa": ("vqa", "textvqa_accuracy"),
+    "vizwiz": ("vqa", "textvqa_accuracy"),
+    "vqav2": ("vqa", "vqa_accuracy"),
+    "okvqa": ("vqa", "vqa_accuracy"),
+    "ocrvqa": ("vqa", "exact_match"),
+    "gqa": ("vqa", "exact_match"),
+    "cococap": ("captioning", "cider_d"),
+    "cocoval": ("captioning", "cider_d"),
+    "flickr30k": ("captioning", "cider_d"),
+    "nocaps": ("captioning", "cider_d"),
+    "textcaps": ("captioning", "cider_d"),
 }
-"""The task whose metric is that of a benchmark. Other tools name their files after the benchmark."""
+"""Task and metric of benchmarks. Other tools name their files after the benchmark. Where the references do not allow
+the metric, another one of the task is the primary one."""
 
+
+SAME_SCORE = 1e-4
+"""Difference up to which two scores are the same; other programs round theirs."""
 
 SHORT_ANSWER = 3
 """Mean number of words up to which references are short answers rather than captions."""
@@ -100,7 +118,22 @@ def score_file(
     if unlabelled[0]:
         rows = {**scored.rows, "asked": len(kept.lines) + unlabelled[0], "without_reference": unlabelled[0]}
         scored = replace(scored, rows=cast(ScoredRows, rows))
-    return replace(scored, notes=(*scored.notes, *kept.notes, *notes))
+    own = _own_scores(read_files[0], kept, scored)
+    return replace(scored, notes=(*scored.notes, *kept.notes, *notes, *own))
+
+
+def _own_scores(read_file: "_Read", kept: PredictionFile, scored: Score) -> list[str]:
+    """What the rows of another program's file say about their scores, where no metric here gives the same."""
+    if read_file.source.tool == VLMTUNE or read_file.file.manifest is not None:
+        return []
+    found = []
+    for key in kept.lines[0].truth:
+        values = [value for line in kept.lines if isinstance(value := line.truth.get(key), int | float)]
+        if is_score(key) and len(values) == len(kept.lines) and min(values) >= 0 and max(values) <= 1:
+            mean = fmean(values)
+            if all(ours is None or abs(ours - mean) > SAME_SCORE for ours in scored.metrics.values()):
+                found.append(f"the rows' own {key!r} has the mean {mean:.4f}, which no metric here gives")
+    return found
 
 
 def read_answered_file(file: Path, task: TaskChoice = None) -> list[Line]:
@@ -175,6 +208,9 @@ def _open(
     guessed, reason = _guessed_task(opened, references) if task is None else (None, "")
     chosen, config = _task(guessed or task, [read.file for read in opened])
     notes = (f"task {guessed}, after {reason}; --task names another one",) if guessed else ()
+    benchmark = _benchmark(opened)
+    if guessed and benchmark is not None:
+        chosen = _with_first(chosen, benchmark[1])
     completed = []
     for read_file in opened:
         lines, joined = read_file.file.lines, tuple[str, ...]()
@@ -208,18 +244,23 @@ def _places(read_file: _Read) -> Sequence[str]:
     return read_file.source.where or [f"{read_file.path}, row {n}" for n in range(1, len(read_file.file.lines) + 1)]
 
 
-def _benchmark_task(opened: Sequence[_Read]) -> str | None:
-    """The task of the benchmark that the file of a known tool is named after."""
+def _benchmark(opened: Sequence[_Read]) -> tuple[str, str] | None:
+    """Task and metric of the benchmark that the file of a known tool is named after."""
     known = [read.path for read in opened if read.source.tool in TOOLS_OF_BENCHMARKS]
     names = [re.sub("[^a-z0-9]", "", path.stem.lower()) for path in known]
-    return next((task for name in names for benchmark, task in BENCHMARKS.items() if benchmark in name), None)
+    return next((known for name in names for benchmark, known in BENCHMARKS.items() if benchmark in name), None)
+
+
+def _with_first(task: Task, name: str) -> Task:
+    """The task with another metric as the one that is primary by default."""
+    return replace(task, suited=lambda truths: sorted(task.default_metrics(truths), key=lambda one: one.name != name))
 
 
 def _guessed_task(opened: Sequence[_Read], references: References) -> tuple[str | None, str]:
     """The task of files that another program wrote, and what it was guessed from; None leaves it to the manifests."""
-    benchmark = _benchmark_task(opened)
+    benchmark = _benchmark(opened)
     if benchmark is not None:
-        return benchmark, "the name of the file"
+        return benchmark[0], "the name of the file"
     if any(read.file.manifest is not None or read.source.tool == VLMTUNE for read in opened):
         return None, ""
     texts = [text for read in opened for line in read.file.lines for text in line.references]

@@ -407,13 +407,6 @@ def test_a_failed_request_of_vlmevalkit_is_a_failure(tmp_path: Path) -> None:
     assert score_file(tmp_path / "v.tsv", "vqa").rows["failed"] == 1
 
 
-def test_documents_with_several_filters_are_refused(tmp_path: Path) -> None:
-    rows = [{**row, "filter": name} for row in lmms_eval(ANSWERS) for name in ("strict", "flexible")]
-    (tmp_path / "s.jsonl").write_bytes(jsonl(rows))
-    with pytest.raises(DataError, match=r"every row occurs once per filter \(strict, flexible\)"):
-        read_any(tmp_path / "s.jsonl")
-
-
 def test_a_file_of_references_needs_ids(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_bytes(jsonl([{"gt": "x"}]))
     with pytest.raises(DataError, match="no key is known to hold the ids; name it with --id KEY"):

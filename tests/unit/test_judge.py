@@ -152,6 +152,65 @@ def test_the_interval_covers_with_the_judges_noise() -> None:
     assert 0.1 < sum(noise) / len(noise) < 0.6
 
 
+def seeds_of(name: str, leads: Sequence[float], count: int = 40) -> tuple[PredictionFile, ...]:
+    """A side of several training seeds; a seed's answers are better than 0 by its lead on half of the rows."""
+    return tuple(
+        side(f"{name}{k}", [lead if n % 2 else -lead / 4 for n in range(count)]) for k, lead in enumerate(leads)
+    )
+
+
+def test_every_training_seed_is_judged(tmp_path: Path) -> None:
+    """Against A's only file, or the seeds of A in turn; the score is the mean over the pairs."""
+    a, b = side("a", [0.0] * 40), seeds_of("b", [1.0, -1.0, 2.0])
+    with fake_server.serving(judging(bias=0.05)) as stub:
+        asker = ServerJudge(config(stub), tmp_path / "verdicts.jsonl")
+        comparison = compare(a, b, captioning.TASK, captioning.Config(), QUICK, judge=asker)
+        assert len(stub.seen) == 3 * 2 * 40
+        alone = [result(judge(stub, a, one, tmp_path))["win_rate"] for one in b]
+        assert len(stub.seen) == 3 * 2 * 40, "the same pairs, so nothing is asked again"
+    found, metric = result(comparison), comparison.metrics[-1]
+    assert metric["seeds"] == {"a": [pytest.approx(1 - sum(alone) / 3)], "b": pytest.approx(alone)}
+    assert found["win_rate"] == metric["b"] == pytest.approx(sum(alone) / 3)
+    assert metric["delta"] == pytest.approx(metric["b"] - metric["a"])
+    assert metric["interval_method"] == "seeds_t"
+    assert (found["rows"], found["refused"]) == (120, 0)
+    assert len(comparison.examples) == 40
+
+
+def test_seeds_of_both_sides_are_judged_in_pairs(tmp_path: Path) -> None:
+    a, b = seeds_of("a", [0.0, 0.5]), seeds_of("b", [1.0, 1.0])
+    with fake_server.serving(judging()) as stub:
+        asker = ServerJudge(config(stub), tmp_path / "verdicts.jsonl")
+        comparison = compare(a, b, captioning.TASK, captioning.Config(), QUICK, judge=asker)
+        assert len(stub.seen) == 2 * 2 * 40
+    assert comparison.metrics[-1]["seeds"] is not None
+    assert comparison.metrics[-1]["seeds"]["b"] == [0.5, 0.5]
+
+
+def test_the_interval_covers_over_training_seeds() -> None:
+    """100 comparisons of 3 seeds: a seed's own lead varies, and the truth is the mean over all seeds."""
+
+    class OfSeeds(Simulated):
+        def __call__(self, pairs: Sequence[Pair]) -> list[Judgement]:
+            judgements: list[Judgement] = []
+            for _ in range(3):
+                self._lead = self._rng.gauss(0.3, 0.4)
+                judgements += super().__call__(pairs[: len(pairs) // 3])
+            return judgements
+
+    world = {"bias": 0.3, "noise": 0.5, "lead": 0.0}
+    many = OfSeeds(-1, **world)
+    truth = sum(sum(one.value or 0.0 for one in many([Pair("a", "b", ())] * 60)) / 60 for _ in range(1500)) / 1500
+    a, b = side("a", [0.0] * 60), seeds_of("b", [1.0] * 3, 60)
+    fast = QUICK.model_copy(update={"metrics": ["bleu_1"], "statistics": StatisticsConfig(resamples=400)})
+    covered = 0
+    for seed in range(100):
+        comparison = compare(a, b, captioning.TASK, captioning.Config(), fast, judge=OfSeeds(seed, **world))
+        low, high = comparison.metrics[-1]["ci"] or (0.0, 0.0)
+        covered += low <= truth <= high
+    assert covered >= 88
+
+
 def test_a_noiseless_judge_has_no_noise(tmp_path: Path) -> None:
     with fake_server.serving(judging()) as stub:
         assert result(judge(stub, side("a", BETTER[0]), side("b", BETTER[1]), tmp_path))["noise_share"] == 0
@@ -419,9 +478,9 @@ def test_in_a_run_the_comparison_is_written_before_the_judge_is_asked(
         comparison = run.compare(session)
         assert result(comparison)["rows"] == 24
         assert json.loads(session.files.comparison.read_text())["judge"]["model"] == "judge-1"
-        seen = len(stub.seen)
-        run.compare(session)
-        assert len(stub.seen) == seen, "a finished run asks nothing again"
+        stub.script = always(status(401))
+        again = run.compare(session)
+        assert again.to_json() == comparison.to_json(), "a finished run asks nothing again"
 
 
 @pytest.mark.parametrize(

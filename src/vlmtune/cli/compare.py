@@ -12,6 +12,7 @@ from vlmtune.cli.options import (
     AnswerKey,
     AsJson,
     FileSets,
+    Filter,
     IdKey,
     ReferenceKey,
     ReferencesFrom,
@@ -22,6 +23,7 @@ from vlmtune.errors import ConfigError, GateFailed
 
 if TYPE_CHECKING:
     from vlmtune.compare_files import Reading
+    from vlmtune.predictions import Keys
 
 JudgeModel = Annotated[
     str | None,
@@ -64,6 +66,7 @@ def compare(
     prediction: AnswerKey = None,
     reference: ReferenceKey = None,
     row_id: IdKey = None,
+    chosen_filter: Filter = None,
     references: ReferencesFrom = None,
     ignore: IgnoredKeys = None,
     sets: FileSets = None,
@@ -71,13 +74,14 @@ def compare(
 ) -> None:
     """Compare prediction files, paired by row, with confidence intervals."""
     from vlmtune.compare_files import compare_files, files_of, write_comparison, write_regressions
+    from vlmtune.predictions import Keys
     from vlmtune.progress import open_progress
     from vlmtune.scoring import gates
 
     if fail_on is not None:
         gates.parse(fail_on)
     sides = [files_of(text) for text in [before, *([",".join(after)] if seeds else after)]]
-    reading, configured = _reading((prediction, reference, row_id), references, ignore or ())
+    reading, configured = _reading(Keys(prediction, reference, row_id, chosen_filter), references, ignore or ())
     blocks = _blocks([*_judge_sets(judge), *(sets or ())], task)
     blocks["task"] = blocks["task"] or configured
     progress = open_progress("auto") if judge or (blocks.get("evaluation") or {}).get("judge") else None
@@ -102,34 +106,34 @@ def score(
     prediction: AnswerKey = None,
     reference: ReferenceKey = None,
     row_id: IdKey = None,
+    chosen_filter: Filter = None,
     references: ReferencesFrom = None,
     sets: FileSets = None,
     as_json: AsJson = False,
 ) -> None:
     """Score one prediction file; needs no model."""
     from vlmtune.compare_files import score_file
+    from vlmtune.predictions import Keys
 
-    reading, configured = _reading((prediction, reference, row_id), references)
+    reading, configured = _reading(Keys(prediction, reference, row_id, chosen_filter), references)
     chosen = _blocks(sets, task)["task"] or configured
     print_score(score_file(file, chosen, metrics.split(",") if metrics else None, reading), as_json)
 
 
 def _reading(
-    keys: tuple[str | None, str | None, str | None], references: str | None, ignored: Sequence[str] = ()
+    keys: "Keys", references: str | None, ignored: Sequence[str] = ()
 ) -> "tuple[Reading, dict[str, Any] | None]":
     """How files are read; and the task of the config that the references come from, if they do."""
     from vlmtune.compare_files import Reading
-    from vlmtune.predictions import Keys
 
-    known = Keys(*keys)
     path = Path(references) if references is not None else None
     if path is None or (path.is_file() and path.suffix not in (".yaml", ".yml")):
-        return Reading(known, ignored, path), None
+        return Reading(keys, ignored, path), None
     from vlmtune.config import load_config
     from vlmtune.pipeline.references import references_of
 
     config = load_config(str(path))
-    return Reading(known, ignored, references_of(config)), config.task.model_dump()
+    return Reading(keys, ignored, references_of(config)), config.task.model_dump()
 
 
 def _judge_sets(judge: str | None) -> list[str]:

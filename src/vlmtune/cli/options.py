@@ -32,6 +32,9 @@ ReferenceKey = Annotated[
     str | None, typer.Option("--reference", metavar="KEY", help="Key of the references, if it is not recognized.")
 ]
 IdKey = Annotated[str | None, typer.Option("--id", metavar="KEY", help="Key of the ids, if it is not recognized.")]
+Filter = Annotated[
+    str | None, typer.Option("--filter", metavar="NAME", help="The filter to read, in samples of lm-eval with several.")
+]
 ReferencesFrom = Annotated[
     str | None,
     typer.Option("--references", metavar="FILE_OR_CONFIG", help="Where rows without references have them, by id."),

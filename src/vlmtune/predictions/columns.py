@@ -24,6 +24,8 @@ class Keys:
     prediction: str | None = None
     reference: str | None = None
     id: str | None = None
+    filter: str | None = None
+    """The filter of lm-eval whose answers count, of several; None takes the file's first."""
 
     def given(self) -> dict[str, str]:
         """The keys that were named, by the option that names them."""
@@ -46,6 +48,8 @@ class Layout:
     lists_as_text: bool = False
     failure: str | None = None
     strip_reference: bool = False
+    empty_lists: bool = False
+    """Whether an empty list is a value: that of a row without objects, where other rows have lists of them."""
 
     def consumed(self) -> set[str]:
         """The keys that this layout consumes."""
@@ -53,21 +57,24 @@ class Layout:
 
 
 OPENAI_BATCH, ANTHROPIC_BATCH = "OpenAI batch output", "Anthropic batch results"
+LM_EVAL, LMMS_EVAL, VLMEVALKIT = "lm-evaluation-harness samples", "lmms-eval samples", "VLMEvalKit"
 VLMTUNE = "vlmtune"
 """The tool of files in our own format."""
 
 TOOLS: tuple[tuple[set[str], Layout], ...] = (
     (
-        {"doc_id", "filtered_resps"},
-        Layout("lmms-eval samples", "filtered_resps", "target", "doc_id", lists_as_text=True),
+        {"doc_id", "filtered_resps", "arguments"},
+        Layout(LM_EVAL, "filtered_resps", "target", "doc_id", lists_as_text=True),
     ),
-    ({"doc_id", "resps", "target"}, Layout("lmms-eval samples", "resps", "target", "doc_id", lists_as_text=True)),
+    ({"doc_id", "filtered_resps", "filter"}, Layout(LM_EVAL, "filtered_resps", "target", "doc_id", lists_as_text=True)),
+    ({"doc_id", "filtered_resps"}, Layout(LMMS_EVAL, "filtered_resps", "target", "doc_id", lists_as_text=True)),
+    ({"doc_id", "resps", "target"}, Layout(LMMS_EVAL, "resps", "target", "doc_id", lists_as_text=True)),
     ({"response", "labels", "messages"}, Layout("ms-swift", "response", "labels", None)),
     # The label is decoded with the line break that ends a turn of the chat template.
     ({"prompt", "predict", "label"}, Layout("LLaMA-Factory", "predict", "label", None, strip_reference=True)),
     (
         {"index", "prediction", "answer"},
-        Layout("VLMEvalKit", "prediction", "answer", "index", lists_as_text=True, failure="Failed to obtain answer"),
+        Layout(VLMEVALKIT, "prediction", "answer", "index", lists_as_text=True, failure="Failed to obtain answer"),
     ),
 )
 """Known tools by the keys that every file of theirs has; formats read from their sources."""

@@ -3,6 +3,7 @@
 Every other key of a row is kept, so that rows can be told apart by it: its name stays, and an image becomes its hash.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from vlmtune.errors import DataError
 from vlmtune.predictions.columns import (
     ANTHROPIC_BATCH,
+    LM_EVAL,
+    LMMS_EVAL,
     OPENAI_BATCH,
     VLMTUNE,
     Keys,
@@ -20,10 +23,11 @@ from vlmtune.predictions.columns import (
     keys_of,
     lookup,
 )
-from vlmtune.predictions.lines import NOT_TRUTH, FailureRecord, Line, check_ids, line_of
-from vlmtune.predictions.replies import Reply, anthropic_reply, openai_reply
+from vlmtune.predictions.images import group_by_image
+from vlmtune.predictions.lines import NOT_TRUTH, Line, check_ids, line_of
+from vlmtune.predictions.replies import Reply, anthropic_reply, choice_of, choice_text, is_choice, openai_reply
 from vlmtune.predictions.tables import Row, Table, read_table
-from vlmtune.predictions.values import answer_text, is_missing, plain, reference_texts, scalar_text
+from vlmtune.predictions.values import WRAPPERS, answer_text, is_missing, plain, reference_texts, scalar_text
 
 FILTER = "filter"
 """Key of lm-eval: each document occurs once per filter."""
@@ -63,12 +67,18 @@ def read_any(file: Path, keys: Keys | None = None, ignored: Sequence[str] = ()) 
     if not table.rows:
         return Predictions([], (f"{file}: no rows",))
     layout = find_layout(table, given)
-    _refuse_several_filters(table)
+    table, filtered = _of_one_filter(table, layout, given.filter)
+    layout = replace(layout, empty_lists=_has_lists_of_objects(table, layout))
     lines = [(row.where, _line(row, layout, table.flat, ignored)) for row in table.rows]
     check_ids(lines)
-    read = [line for _, line in lines]
+    read, grouped = group_by_image([line for _, line in lines], table, layout.consumed())
     absent = {option: key for option, key in given.given().items() if not has(table, key)}
-    notes = (*_notes(file, layout, read), *(_absent_note(file, key, layout, option) for option, key in absent.items()))
+    notes = (
+        *_notes(file, layout),
+        *filtered,
+        *grouped,
+        *(_absent_note(file, key, layout, option) for option, key in absent.items()),
+    )
     where = [row.where for row in table.rows]
     return Predictions(read, notes, layout.tool, absent, where, keys_of(table, "reference"), table.keys)
 
@@ -82,22 +92,58 @@ def read_references(file: Path, keys: Keys | None = None) -> dict[str, Mapping[s
     given = keys or Keys()
     table = read_table(file)
     layout = find_layout(table, replace(given, prediction=None), answers=False)
+    table, _ = _of_one_filter(table, layout, given.filter)
     if layout.id is None or layout.reference is None:
         lacking, option = ("ids", "id") if layout.id is None else ("references", "reference")
         raise DataError(
             f"{file}: no key is known to hold the {lacking}; name it with --{option} KEY. {keys_of(table, option)}"
         )
-    lines = [(row.where, _line(row, replace(layout, answer=None), table.flat, ())) for row in table.rows]
+    layout = replace(layout, answer=None, empty_lists=_has_lists_of_objects(table, layout))
+    lines = [(row.where, _line(row, layout, table.flat, ())) for row in table.rows]
     check_ids(lines)
     return {line.id: line.truth for _, line in lines if line.id is not None}
 
 
-def _refuse_several_filters(table: Table) -> None:
-    values = list(dict.fromkeys(str(row.values.get(FILTER)) for row in table.rows))
-    if len(values) > 1 and "doc_id" in table.keys:
-        raise DataError(
-            f"{table.file}: every row occurs once per filter ({', '.join(values[:9])}); keep the rows of one of them"
+def _of_one_filter(table: Table, layout: Layout, chosen: str | None) -> tuple[Table, tuple[str, ...]]:
+    """The rows of one filter, by which lm-eval and lmms-eval read an answer; both log each document once per filter.
+
+    Raises:
+        DataError: no row is of the chosen filter.
+    """
+    names = list(dict.fromkeys(str(row.values.get(FILTER)) for row in table.rows if FILTER in row.values))
+    if layout.tool not in (LM_EVAL, LMMS_EVAL):
+        return table, ()
+    if chosen is not None and chosen not in names:
+        there = f"there are: {', '.join(names[:9])}" if names else "the rows name none"
+        raise DataError(f"{table.file}: no row is of the filter {chosen!r} of --filter; {there}")
+    if len(names) > 1:
+        used = chosen or names[0]
+        kept = [row for row in table.rows if str(row.values.get(FILTER)) == used]
+        note = (
+            f"{table.file.name}: every row occurs once per filter ({', '.join(names[:9])}); those of {used!r} are read"
         )
+        return replace(table, rows=kept), (note + ("" if chosen else ", --filter names another one"),)
+    counts = Counter(str(row.values.get("doc_id")) for row in table.rows)
+    times = set(counts.values())
+    if layout.tool == LMMS_EVAL and len(times) == 1 and times != {1}:  # it does not log the names of filters
+        first = {str(row.values.get("doc_id")): row for row in reversed(table.rows)}
+        kept = [row for row in table.rows if first[str(row.values.get("doc_id"))] is row]
+        note = f"{table.file.name}: every row occurs {times.pop()} times, once per filter; those of the first are read"
+        return replace(table, rows=kept), (note,)
+    return table, ()
+
+
+def _has_lists_of_objects(table: Table, layout: Layout) -> bool:
+    """Whether references or answers are lists of boxes or other objects, so that an empty list says: there is none."""
+    if layout.tool == VLMTUNE:
+        return False
+    values = [row.values.get(key) for row in table.rows for key in (layout.reference, layout.answer) if key is not None]
+    items = [value[0] for value in values if isinstance(value, list) and value]
+    return any(
+        isinstance(item, list)
+        or (isinstance(item, Mapping) and not {"role", "type", "answer", *WRAPPERS} & item.keys())
+        for item in items
+    )
 
 
 def _line(row: Row, layout: Layout, flat: bool, ignored: Sequence[str]) -> Line:
@@ -136,24 +182,26 @@ def _truth(rest: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
 
 def _reply(row: Row, layout: Layout) -> Reply:
     """The answer of a row, or why it has none."""
-    record, at = row.values, row.where
     if layout.tool == OPENAI_BATCH:
-        return openai_reply(record)
+        return openai_reply(row.values)
     if layout.tool == ANTHROPIC_BATCH:
-        return anthropic_reply(record)
+        return anthropic_reply(row.values)
     if layout.answer is None:
         return Reply(None)
-    try:
-        value = lookup(record, layout.answer)
-    except KeyError:
-        raise DataError(f"{at}: no key {layout.answer!r}, which holds the answers of other rows") from None
-    text = answer_text(value, layout.answer, at)
-    if text is None:
-        return Reply(None, failure={"stage": "engine", "reason": "no prediction recorded"})
-    if layout.failure is not None and text.startswith(layout.failure):
-        failure: FailureRecord = {"stage": "engine", "reason": text}
-        return Reply(None, failure=failure)
+    text, failed = _answer(row, layout.answer, layout), layout.failure
+    if text is None or (failed is not None and text.startswith(failed)):
+        return Reply(None, failure={"stage": "engine", "reason": text or "no prediction recorded"})
     return Reply(text)
+
+
+def _answer(row: Row, key: str, layout: Layout) -> str | None:
+    try:
+        value = lookup(row.values, key)
+    except KeyError:
+        raise DataError(f"{row.where}: no key {key!r}, which holds the answers of other rows") from None
+    if layout.tool in (LM_EVAL, LMMS_EVAL) and is_choice(value):
+        return choice_of(value, row.values, most_likely=layout.tool == LM_EVAL)
+    return "[]" if layout.empty_lists and value == [] else answer_text(value, key, row.where)
 
 
 def _references(record: Mapping[str, Any], layout: Layout, flat: bool) -> list[str]:
@@ -165,6 +213,10 @@ def _references(record: Mapping[str, Any], layout: Layout, flat: bool) -> list[s
         return []
     if flat and value == "":
         return []
+    if layout.empty_lists and value == []:
+        return ["[]"]
+    if layout.tool in (LM_EVAL, LMMS_EVAL) and layout.answer is not None and is_choice(record.get(layout.answer)):
+        value = choice_text(value, record)
     texts = reference_texts(value, flat or layout.lists_as_text)
     return [text.rstrip("\n") for text in texts] if layout.strip_reference else texts
 
@@ -188,7 +240,7 @@ def _ending(value: Any) -> str | None:
     return value if value in ("stop", "length") else None
 
 
-def _notes(file: Path, layout: Layout, lines: Sequence[Line]) -> tuple[str, ...]:
+def _notes(file: Path, layout: Layout) -> tuple[str, ...]:
     """How a file was read, unless it has the keys that our own files have."""
     if layout.tool == VLMTUNE:
         return ()

@@ -38,6 +38,21 @@ IDS = _names(
 """Keys that identify a row, by precedence; all but `id` only where every row has another value."""
 
 
+IMAGES = _names(
+    "image images imagepath imagepaths imagefile imagefilename imagename imageid imageurl img imgs imgpath imgfile "
+    "imgname imgid picture photo"
+)
+"""Keys that name the image of a row."""
+
+FILES = _names("file filename filepath path")
+"""Keys that name the image of a row where their values end like the names of images."""
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic")
+
+QUESTIONS = _names("question query prompt instruction input messages conversation conversations problem")
+"""Keys that hold what was asked."""
+
+
 def plain_name(key: str) -> str:
     """A key without case and punctuation."""
     return re.sub(r"[^a-z0-9]", "", key.lower())

@@ -1,4 +1,4 @@
-"""Replies of chat servers as batch jobs save them, one per line: an answer, or the error in its place."""
+"""Replies as other programs save them: those of chat servers from batch jobs, and likelihoods of several choices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,3 +78,47 @@ def _message(error: Any) -> str:
 
 def _failed(reason: str) -> Reply:
     return Reply(None, {"stage": "engine", "reason": reason})
+
+
+def is_choice(value: Any) -> bool:
+    """Whether a value has the log-likelihood of each of several choices, and whether greedy decoding gives that one.
+
+    lm-eval and lmms-eval log this for multiple-choice tasks, as numbers or as texts: [["-3.5", "False"], …].
+    """
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and all(isinstance(pair, list) and len(pair) == 2 and str(pair[1]) in ("True", "False") for pair in value)
+        and all(_is_number(pair[0]) for pair in value)
+    )
+
+
+def choice_of(value: list[Any], record: Mapping[str, Any], most_likely: bool) -> str:
+    """The choice that the model prefers, as its text, or as its number from 0 where the file does not have the texts.
+
+    Args:
+        value: as `is_choice` wants it.
+        record: the row; lm-eval's has the texts as its `arguments`.
+        most_likely: whether numbers are log-likelihoods; lmms-eval's models log losses.
+    """
+    numbers = [float(pair[0]) for pair in value]
+    return choice_text(numbers.index(max(numbers) if most_likely else min(numbers)), record)
+
+
+def choice_text(choice: Any, record: Mapping[str, Any]) -> str:
+    """The text of a choice by its number from 0, if the row has it; else the choice as it is."""
+    text, arguments = str(choice), record.get("arguments")
+    asked = list(arguments.values()) if isinstance(arguments, Mapping) else arguments
+    if not text.isdigit() or not isinstance(asked, list) or int(text) >= len(asked):
+        return text
+    request = asked[int(text)]
+    parts = list(request.values()) if isinstance(request, Mapping) else request
+    return str(parts[1]).strip() if isinstance(parts, list) and len(parts) > 1 else text
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -120,8 +120,7 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
 
     A side is one prediction file, or one file per training seed of the same recipe. The result is about B; its `others`
     hold the results of the others. `prompt_baselines` are A's model with other prompts: if any scores above A, the
-    verdict is against the best of them. A `judge` compares the answers of each side's first file; its preference is the
-    last metric.
+    verdict is against the best of them. A `judge` compares the answers of all files; its preference is the last metric.
 
     Raises:
         DataError: a side has no rows, no row has a partner, or no pair was answered on both sides.

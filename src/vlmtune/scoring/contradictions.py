@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vlmtune.predictions import Line
+from vlmtune.predictions import Line, image_of, question_of
 from vlmtune.scoring.results import Contradiction
 from vlmtune.tasks import Task
 from vlmtune.text_units import count_short
@@ -14,14 +14,15 @@ def contradictions(lines: Sequence[Line], task: Task) -> list[Contradiction]:
     """The groups of contradictory rows, in the order of the file.
 
     Captions of one image may well differ, so where the task allows that, only references of a few words contradict
-    each other. Rows without the hash of their image are left out.
+    each other. Rows that do not name their image are left out.
     """
     if not task.one_answer and count_short([text for line in lines for text in line.references]) is None:
         return []
-    alike: dict[tuple[str, str], list[Line]] = {}
+    alike: dict[tuple[str, str | None], list[Line]] = {}
     for line in lines:
-        if line.image is not None:
-            alike.setdefault((line.image, json.dumps(line.truth.get("question"))), []).append(line)
+        image = image_of(line)
+        if image is not None:
+            alike.setdefault((image, question_of(line)), []).append(line)
     groups = [group for group in alike.values() if len(group) > 1]
     return [_contradiction(group) for group in groups if _disagree([_accepted(line) for line in group])]
 
@@ -42,8 +43,8 @@ def _accepted(line: Line) -> frozenset[str]:
 
 def _contradiction(group: Sequence[Line]) -> Contradiction:
     return {
-        "image": str(group[0].image),
-        "question": group[0].truth.get("question"),
+        "image": str(image_of(group[0])),
+        "question": question_of(group[0]),
         "rows": [{"id": line.id, "expected": list(_expected(line))} for line in group],
     }
 

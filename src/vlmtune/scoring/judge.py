@@ -11,13 +11,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from vlmtune.errors import DataError, RemoteError
 from vlmtune.metrics import Metric, Stats
-from vlmtune.predictions import Line
+from vlmtune.predictions import Line, question_of
 from vlmtune.scoring import JudgeConfig, StatisticsConfig
 from vlmtune.scoring.metric_comparison import SufficientStatistics, compare_metric, metric_result
 from vlmtune.scoring.pairing import Evidence
@@ -112,13 +113,16 @@ class Judged:
 
 
 def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelled: bool) -> Judged:
-    """Have the answers of the first files of both sides judged.
+    """Have the answers of both sides judged.
+
+    Of several training seeds, each is judged: the first of A against the first of B, and so on; the seeds of a side
+    with fewer of them are used again. Rows that one of these pairs leaves without a verdict are left out of all.
 
     Args:
         judge: asked for verdicts.
         evidence: the rows; those that every file answers are judged.
         settings: of the interval.
-        labelled: whether human labels in the rows are about these two sides.
+        labelled: whether human labels in the rows are about the first files of these two sides.
 
     Raises:
         DataError: a human label is not A, B or tie.
@@ -127,36 +131,39 @@ def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelle
     """
     asked = evidence.asked
     numbers = [n for n in range(len(asked)) if all(lines[n].prediction is not None for lines in (*asked.a, *asked.b))]
-    a, b = ([side[0][n] for n in numbers] for side in (asked.a, asked.b))
-    labels = [human_label(x, y, judge.config.human_labels) if labelled else None for x, y in zip(a, b, strict=True)]
-    judgements = judge([_pair(x, y) for x, y in zip(a, b, strict=True)])
-    rows = [n for n, judgement in enumerate(judgements) if judgement.value is not None]
+    files = [(asked.a[k % len(asked.a)], asked.b[k % len(asked.b)]) for k in range(max(len(asked.a), len(asked.b)))]
+    pairs = [[(a[n], b[n]) for n in numbers] for a, b in files]
+    labels = [human_label(a, b, judge.config.human_labels) if labelled else None for a, b in pairs[0]]
+    replies = iter(judge([_pair(a, b) for of_seed in pairs for a, b in of_seed]))
+    judgements = [[next(replies) for _ in of_seed] for of_seed in pairs]
+    rows = [n for n in range(len(numbers)) if all(of_seed[n].value is not None for of_seed in judgements)]
     if not rows:
+        reasons = (one.failure for of_seed in judgements for one in of_seed if one.failure)
         raise RemoteError(
-            f"{judge.config.model} gave no verdict on any of {len(judgements)} rows: {judgements[0].failure}. Check "
+            f"{judge.config.model} gave no verdict on any of {len(numbers)} rows: {next(reasons, None)}. Check "
             "evaluation.judge, and run the same command again"
         )
     groups = [asked.groups[numbers[n]] for n in rows]
-    metric = _metric_result([judgements[n] for n in rows], groups, judge.config, settings)
-    ids = [line.id for line in a]
+    kept = [[of_seed[n] for n in rows] for of_seed in judgements]
+    metric = _metric_result(kept, groups, (len(asked.a), len(asked.b)), judge.config, settings)
+    every = [
+        (one, a, b)
+        for ours, theirs in zip(judgements, pairs, strict=True)
+        for one, (a, b) in zip(ours, theirs, strict=True)
+    ]
     result: JudgeResult = {
         "model": judge.config.model,
         "rubric": judge.config.rubric,
-        **_counts(judgements, [x.prediction == y.prediction for x, y in zip(a, b, strict=True)]),
-        **_rates(np.array([[VALUES[v] for v in _both(judgements[n])] for n in rows]), metric),
-        "agreement": _agreement([judgements[n] for n in rows], [labels[n] for n in rows], groups, settings),
-        "failures": [
-            {"id": ids[n], "reason": judgement.failure}
-            for n, judgement in enumerate(judgements)
-            if judgement.failure is not None
-        ],
+        **_counts([one for one, _, _ in every], [a.prediction == b.prediction for _, a, b in every]),
+        **_rates(np.array([[VALUES[v] for v in _both(one)] for of_seed in kept for one in of_seed]), metric),
+        "agreement": _agreement(kept[0], [labels[n] for n in rows], groups, settings),
+        "failures": [{"id": a.id, "reason": one.failure} for one, a, _ in every if one.failure is not None],
     }
-    return Judged(metric, result, {numbers[n]: judgement for n, judgement in enumerate(judgements)})
+    return Judged(metric, result, dict(zip(numbers, judgements[0], strict=True)))
 
 
 def _pair(a: Line, b: Line) -> Pair:
-    question = a.truth.get("question", a.meta.get("question"))
-    return Pair(a.prediction or "", b.prediction or "", a.references, question if isinstance(question, str) else None)
+    return Pair(a.prediction or "", b.prediction or "", a.references, question_of(a))
 
 
 def _both(judgement: Judgement) -> tuple[Preference, Preference]:
@@ -166,16 +173,33 @@ def _both(judgement: Judgement) -> tuple[Preference, Preference]:
 
 
 def _metric_result(
-    judgements: Sequence[Judgement], groups: Sequence[str], config: JudgeConfig, settings: StatisticsConfig
+    judgements: Sequence[Sequence[Judgement]],
+    groups: Sequence[str],
+    files: tuple[int, int],
+    config: JudgeConfig,
+    settings: StatisticsConfig,
 ) -> MetricResult:
-    values = np.array([judgement.value for judgement in judgements], dtype=np.float64)
-    ones = np.ones_like(values)
-    a, b = (np.stack([(1 + sign * values) / 2, ones], axis=1) for sign in (-1, 1))
-    statistics = SufficientStatistics(METRIC, (a,), (b,))
+    """The metric from judgements [seeds][N], where the sides have so many files.
+
+    A value is a difference already: it is B's statistic against zeros, so that the spread over pairs of seeds counts
+    once.
+    """
+    values = np.array([[one.value for one in of_seed] for of_seed in judgements], dtype=np.float64)
+    ones = np.ones_like(values[0])
+    none = np.stack([np.zeros_like(ones), ones], axis=1)
+    statistics = SufficientStatistics(METRIC, (none,), tuple(np.stack([one, ones], axis=1) for one in values))
     compared = compare_metric(statistics, groups, settings, test=True)
     rubric = hashlib.sha256(config.rubric.encode()).hexdigest()[:8]
     signature = f"LLM judge|{config.model}|pairwise, both orders|rubric:{rubric}|tie:1/2"
-    return metric_result(statistics, compared, signature, settings.confidence)
+    result = metric_result(statistics, compared, signature, settings.confidence)
+    a, b = (
+        [[(1 + sign * float(one.mean())) / 2 for one in values[k::count]] for k in range(count)]
+        for sign, count in zip((-1, 1), files, strict=True)
+    )
+    result["a"], result["b"] = (1 - result["delta"]) / 2, (1 + result["delta"]) / 2
+    if len(values) > 1:
+        result["seeds"] = {"a": [fmean(of_file) for of_file in a], "b": [fmean(of_file) for of_file in b]}
+    return result
 
 
 def _counts(judgements: Sequence[Judgement], identical: Sequence[bool]) -> JudgeCounts:

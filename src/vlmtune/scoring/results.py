@@ -121,7 +121,7 @@ class JudgeAgreement(TypedDict):
 
 
 class JudgeCounts(TypedDict):
-    """Rows by what the judge said about them."""
+    """Rows by what the judge said about them; of several training seeds, a row counts once for each pair of them."""
 
     rows: int
     """Rows with a verdict in both orders; equal answers are among them."""

@@ -107,6 +107,15 @@ MADE = frozenset(
 """Words in the names of keys that hold what a model, a metric or a program made."""
 
 
+_SCORE = re.compile(r"acc|accuracy|anls|bleu|cer|cider|correct|exact|f1|hit|iou|match|meteor|rouge|score|wer")
+"""Words in the names of keys that hold the score of a row."""
+
+
+def is_score(key: str) -> bool:
+    """Whether the name of a key says that it holds a row's score."""
+    return any(map(_SCORE.fullmatch, _words(key)))
+
+
 def row_keys(a: Sequence[Line], b: Sequence[Line]) -> list[str]:
     """The keys that all rows of both files have and that tell rows apart, apart from the truths that metrics use."""
     lines = [*a, *b]
@@ -130,10 +139,13 @@ def without_partner(a: Sequence[Line], b: Sequence[Line], keys: Sequence[str]) -
 
 
 def _tells_apart(key: str, lines: Sequence[Line]) -> bool:
-    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key).lower())
-    if key == "references" or MADE.intersection(words):
+    if key == "references" or MADE.intersection(_words(key)):
         return False
     return not any(_is_fraction(line.truth[key]) for line in lines)
+
+
+def _words(key: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key).lower())
 
 
 def _is_fraction(value: Any) -> bool:

@@ -18,6 +18,7 @@ from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
 from vlmtune.scoring.self_check import primary_first
 from vlmtune.scoring.statistics import wilson
+from vlmtune.scoring.truths import has_metric_truth
 from vlmtune.tasks import Task, parse_answer, unwrap_references
 from vlmtune.text_units import unit_of, units
 from vlmtune.types import Unparsed
@@ -132,19 +133,14 @@ def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line
         raise DataError("there are no rows to score")
     truths = [line.truth for line in lines]
     requested = _named_metrics(task, names) if names else list(task.default_metrics(truths))
-    kept = [metric for metric in requested if all(_has_truth(truth, metric) for truth in truths)]
+    kept = [metric for metric in requested if all(has_metric_truth(truth, metric) for truth in truths)]
     lacking = [metric for metric in requested if metric not in kept]
     if lacking and (names or not kept):
         metric = lacking[0]
-        n, line = next((n, line) for n, line in enumerate(lines, start=1) if not _has_truth(line.truth, metric))
+        n, line = next((n, line) for n, line in enumerate(lines, start=1) if not has_metric_truth(line.truth, metric))
         row = f"row {line.id!r}" if line.id is not None else f"row {n}"
         raise DataError(f"{row} has no {metric.truth!r}, which {metric.name} compares with")
     return kept
-
-
-def _has_truth(truth: Mapping[str, Any], metric: Metric) -> bool:
-    value = truth.get(metric.truth)
-    return bool(value) or (metric.allows_empty and value is not None)
 
 
 def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from vlmtune.errors import DataError
+from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
 from vlmtune.tasks import Task
@@ -33,7 +34,13 @@ def rows_named(numbers: Sequence[int], lines: Sequence[Line]) -> str:
 
 def has_truth(line: Line, task: Task) -> bool:
     """Whether a row has anything that a metric of the task compares with, references included."""
-    return bool(line.references) or any(line.truth.get(metric.truth) for metric in task.metrics)
+    return bool(line.references) or any(has_metric_truth(line.truth, metric) for metric in task.metrics)
+
+
+def has_metric_truth(truth: Mapping[str, Any], metric: Metric) -> bool:
+    """Whether a row's truths have what a metric compares with; an empty list of boxes says that there is no object."""
+    value = truth.get(metric.truth)
+    return bool(value) or (metric.allows_empty and value is not None)
 
 
 def join_references(lines: Sequence[Line], references: References, name: str) -> tuple[list[Line], tuple[str, ...]]:
