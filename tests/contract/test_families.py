@@ -46,17 +46,35 @@ You are a helpful assistant.<|im_end|>
 
 def make_qwen2_5_vl(folder: Path) -> None:
     """A random Qwen2.5-VL of 0.2 M parameters with the embedded tokenizer and its family's own processor."""
-    from transformers import (
-        Qwen2_5_VLConfig,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen2_5_VLProcessor,
-        Qwen2VLImageProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+        "initializer_range": 0.15,
+    }
+    _make(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, vision)
+
+
+def make_qwen2_vl(folder: Path) -> None:
+    """The same of Qwen2-VL, whose vision tower calls its widths otherwise."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+    vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 2, "hidden_size": 64, "initializer_range": 0.15}
+    _make(folder, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, vision)
+
+
+def _make(folder: Path, config_class: Any, model_class: Any, processor_class: Any, vision: dict[str, Any]) -> None:
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     tiny = AutoProcessor.from_pretrained(str(find_checkpoint(ModelConfig(name="tiny")).folder))
     images = Qwen2VLImageProcessor(patch_size=14, merge_size=2, size={"shortest_edge": 784, "longest_edge": 50176})
-    Qwen2_5_VLProcessor(
+    processor_class(
         image_processor=images,
         tokenizer=tiny.tokenizer,
         video_processor=Qwen2VLVideoProcessor(),
@@ -65,7 +83,7 @@ def make_qwen2_5_vl(folder: Path) -> None:
     tokens = {name: tiny.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     starts = {name: tiny.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
     torch.manual_seed(0)
-    config = Qwen2_5_VLConfig(
+    config = config_class(
         text_config={
             "vocab_size": len(tiny.tokenizer) + 1,
             "hidden_size": 64,
@@ -77,22 +95,13 @@ def make_qwen2_5_vl(folder: Path) -> None:
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
             "initializer_range": 0.15,
         },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "window_size": 56,
-            "fullatt_block_indexes": [1],
-            "initializer_range": 0.15,
-        },
+        vision_config=vision,
         image_token_id=tokens["image_pad"],
         video_token_id=tokens["video_pad"],
         vision_start_token_id=starts["vision_start"],
         vision_end_token_id=starts["vision_end"],
     )
-    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+    model_class(config).save_pretrained(folder)
     # The published checkpoints keep the language model's settings at the top.
     settings = json.loads((folder / "config.json").read_text())
     language = settings.pop("text_config")
@@ -106,7 +115,7 @@ def family_encoder(
     name = "tiny"
     if request.param != "qwen3_vl":
         folder = tmp_path_factory.mktemp(request.param)
-        {"qwen2_5_vl": make_qwen2_5_vl}[request.param](folder)
+        {"qwen2_vl": make_qwen2_vl, "qwen2_5_vl": make_qwen2_5_vl}[request.param](folder)
         name = str(folder)
     config = ModelConfig(name=name, device="cpu")
     checkpoint = find_checkpoint(config)
