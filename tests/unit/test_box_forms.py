@@ -71,6 +71,20 @@ xmin: 10, ymin: 20, xmax: 30, ymax: 40
 "[{\\"bbox_2d\\": [10, 20, 30, 40]}]"
 \uff0810\uff0c20\uff09\uff0c\uff0830\uff0c40\uff09
 {"bbox": [10, 20, 30, 40], "confidence": 0.5}
+bbox_2d: 10, 20, 30, 40
+box_2d: 20, 10, 40, 30
+bbox: 10 20 20 20 (xywh)
+[x, y, width, height] = [10, 20, 20, 20]
+x: 10-30, y: 20-40
+x from 10 to 30, y between 20 and 40
+{"center": [20, 30], "size": [20, 20]}
+{"centre": {"x": 20, "y": 30}, "width": 20, "height": 20}
+ball: [10, 20, 30, 40]
+**ball**: (10, 20, 30, 40)
+[{"bbox_2d": [10, 20, 30, 40], "label": "ball",}]
+左上角 (10, 20)，右下角 (30, 40)
+［10，20，30，40］
+<|quad_start|>(10,20),(30,20),(30,40),(10,40)<|quad_end|>
 [[10, 20, 30, 40, 0.5]]
 """.strip().split("\n")
 
@@ -88,6 +102,8 @@ SEVERAL = """
 [10, 20, 30, 40] and [50, 60, 70, 80]
 (10,20),(30,40)(50,60),(70,80)
 10 20 30 40; 50 60 70 80
+a: [10, 20, 30, 40]; b: [50, 60, 70, 80]
+- **a**: (10, 20, 30, 40), **b**: (50, 60, 70, 80)
 <ref>a</ref><box>(10,20),(30,40)</box><ref>b</ref><box>(50,60),(70,80)</box>
 x1=10, y1=20, x2=30, y2=40 and x1=50, y1=60, x2=70, y2=80
 """.strip().split("\n")
@@ -100,6 +116,20 @@ NONE = [
     "None.",
     "There are no cats in the image.",
     "No objects found",
+    "No.",
+    "N/A",
+    "0 objects",
+    "Not visible.",
+    "There isn't any cat in the image.",
+    "I cannot see a cat.",
+    "The cat is not visible in the image.",
+    "没有",
+    "图中没有猫。",
+    "未检测到目标",
+    "猫は写っていません。猫はありません",
+    "없음",
+    "고양이가 없습니다.",
+    "ไม่มี",
 ]
 
 UNCLEAR = {
@@ -140,7 +170,7 @@ def test_several_boxes(text: str) -> None:
     assert [one.box for one in found] == [A, B]
     labels = [one.label for one in found]
     assert labels in (["a", "b"], ["a", None], [None, None])
-    assert (labels != [None, None]) == any(sign in text for sign in ('"a"', ">a<")), "no label is lost"
+    assert (labels != [None, None]) == any(sign in text for sign in ('"a"', ">a<", "a: [", "a**:")), "no label is lost"
 
 
 @pytest.mark.parametrize("text", NONE)

@@ -4,15 +4,15 @@ Models that were never trained on a task answer in the form of their own trainin
 so that no model loses by its form; everything else is `Unparsed`, with the reason.
 """
 
-import ast
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmtune.boxes import NORM1000, LabelledBox, Scale
+from vlmtune.tasks._parsing import json_values
 from vlmtune.types import Unparsed
 
 NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
@@ -72,16 +72,31 @@ _POINT = rf"[\[(]\s*({NUMBER})\s*,?\s*({NUMBER})\s*[\])]"
 _QUADRUPLE = re.compile(rf"(?<![\[({{<])[\[({{<]+\s*(?P<four>{NUMBER}%?(?:{_SEPARATOR}{NUMBER}%?){{3}})\s*[\])}}>]")
 _KEY_BEFORE = re.compile(r"(\w+)\\?[\"']?\s*[:=]\s*$")
 _LINE = re.compile(
-    rf"(?:\d{{1,2}}[.)]\s+)?[^\d\n]{{0,60}}?(?P<four>(?<![\w.]){NUMBER}%?(?:{_SEPARATOR}{NUMBER}%?){{3}})[^\d\n]{{0,60}}"
+    rf"(?:\d{{1,2}}[.)]\s+)?[^\d\n]{{0,60}}?(?:(?P<key>b?box_?2d)\W{{1,4}})?(?P<four>(?<![\w.]){NUMBER}%?(?:{_SEPARATOR}{NUMBER}%?){{3}})[^\d\n]{{0,60}}"
 )
 _Y_FIRST = re.compile(r"y_?(?:min|[01])\W+x_?(?:min|[01])\W+y_?(?:max|[12])\W+x_?(?:max|[12])", re.IGNORECASE)
-_NOTHING = re.compile(
-    r"none|null|nothing|no (?:such )?(?:object|box|instance|match)(?:es|s)?\b[^\d]*|there (?:is|are) no\b[^\d]*",
+_SIZED = re.compile(r"\bx\W{1,4}y\W{1,4}w(?:idth)?\W{1,4}h(?:eight)?\b|\bxywh\b", re.IGNORECASE)
+_RANGES = re.compile(
+    rf"\bx\b[^\d\n-]{{0,12}}({NUMBER})\s*(?:-|–|~|to|and)\s*({NUMBER})[^\d\n]{{1,20}}"
+    rf"\by\b[^\d\n-]{{0,12}}({NUMBER})\s*(?:-|–|~|to|and)\s*({NUMBER})",
     re.IGNORECASE,
 )
-
-_MOST_ATTEMPTS = 50
-"""Brackets at which reading JSON is tried, so that an answer of nothing but brackets is not read for minutes."""
+_NOTHING = re.compile(
+    r"no|none|null|nothing|n/a|0 (?:objects?|boxes|instances|matches)|not (?:visible|present|found|detected|there)|"
+    r"no (?:such )?(?:object|box|instance|match)(?:es|s)?\b[^\d]*|there (?:is|are)(?: no|n['’]t)\b[^\d]*|"
+    r"i (?:cannot|can['’]t|could not|couldn['’]t|do not|don['’]t) (?:see|find|detect|locate)\b[^\d]*|"
+    r"[^\d]{1,60}\b(?:is|are) (?:not|n['’]t) (?:visible|present|in the (?:image|picture|photo))\b[^\d]*|"
+    r"[^\d，。]{0,8}(?:没有|沒有|未|[無无])[^\d，。]{0,20}|[^\d]{0,30}(?:ありません|いません|見つかりません|見当たりません|なし|ない)|"
+    r"[^\d]{0,30}(?:없음|없습니다|없다|않습니다)|ไม่(?:มี|พบ|เห็น)[^\d]*",
+    re.IGNORECASE,
+)
+_LABEL_BEFORE = re.compile(
+    r"(?:^|[\n;,.])[\s*•-]*(?:\d{1,2}[.)]\s+)?[\"'*`]*(?P<label>[^\d\W][^:\n;,.\"*`]{0,40}?)[\"'*`]*\s*:\s*$"
+)
+_NO_LABELS = re.compile(
+    r"\b(?:box|boxes|bbox|answer|coordinates?|output|result|location|position|corner|is|are|here)\b", re.IGNORECASE
+)
+"""Words in front of a colon that introduce boxes rather than name what is in them."""
 
 
 def find_boxes(text: str) -> list[LabelledBox] | Unparsed:
@@ -90,10 +105,11 @@ def find_boxes(text: str) -> list[LabelledBox] | Unparsed:
     Of several forms in one answer the most explicit is read: tags, location tokens, JSON, then numbers in plain text.
     """
     text = unicodedata.normalize("NFKC", text)  # full-width brackets, commas and digits
-    order = "yxyx" if _Y_FIRST.search(text) else "xyxy"
+    order = "yxyx" if _Y_FIRST.search(text) else "xywh" if _SIZED.search(text) else "xyxy"
     try:
         found = _tagged(text) or _located(text) or _in_json(text, order)
         found = found or _named(text) or _bracketed(text, order) or _from_points(text) or _on_lines(text, order)
+        found = found or [_box([float(n) for n in (x1, y1, x2, y2)]) for x1, x2, y1, y2 in _RANGES.findall(text)]
     except RecursionError:
         return Unparsed("nested too deeply")
     if not found and not _says_nothing(text):
@@ -105,7 +121,7 @@ def find_boxes(text: str) -> list[LabelledBox] | Unparsed:
 
 
 def _says_nothing(text: str) -> bool:
-    stripped = _FENCE.sub(r"\1", text).strip().rstrip(".")
+    stripped = _FENCE.sub(r"\1", text).strip().rstrip(".。!！")
     try:
         return _is_empty(json.loads(stripped))
     except ValueError:
@@ -208,52 +224,12 @@ def _in_json(text: str, order: Order) -> list[LabelledBox]:
     fenced = "\n".join(_FENCE.findall(text))
     for part in (fenced, text):
         found = []
-        for value, start in _values(part):
-            found += _boxes_in(value, None, _order_of_key(part, start, order))
+        for value, start in json_values(part):
+            label = _label_before(part, start) if isinstance(value, list) else None
+            found += _boxes_in(value, label, _order_of_key(part, start, order))
         if found:
             return found
     return []
-
-
-def _values(text: str) -> Iterator[tuple[Any, int]]:
-    """JSON values and Python literals in a text, and where they start; of one that was cut off, what is complete."""
-    position, attempts = 0, 0
-    while (bracket := re.compile(r"[\[{]").search(text, position)) and attempts < _MOST_ATTEMPTS:
-        start = bracket.start()
-        for read in (_json, _literal, _cut_off):
-            try:
-                value, position = read(text, start)
-            except (ValueError, SyntaxError, TypeError, MemoryError):
-                continue
-            yield value, start
-            break
-        else:
-            attempts, position = attempts + 1, start + 1
-
-
-def _json(text: str, start: int) -> tuple[Any, int]:
-    return json.JSONDecoder().raw_decode(text, start)
-
-
-def _literal(text: str, start: int) -> tuple[Any, int]:
-    """Python's spelling: single quotes, tuples, True."""
-    end = text.rfind("]" if text[start] == "[" else "}") + 1
-    return ast.literal_eval(text[start:end]), end
-
-
-def _cut_off(text: str, start: int) -> tuple[Any, int]:
-    """A value that the length limit cut off, up to its last complete list or object, with the open brackets closed."""
-    last, stack = start, [""]
-    for part in re.finditer(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', text[start:]):
-        if part[0] in "[{":
-            stack.append({"[": "]", "{": "}"}[part[0]])
-        elif part[0] in "]}":
-            if stack.pop() != part[0]:
-                break
-            last, still_open = start + part.end(), stack[1:]
-    if last == start or len(still_open) > _MOST_ATTEMPTS:
-        raise ValueError("nothing is complete")
-    return json.loads(text[start:last] + "".join(reversed(still_open))), len(text)
 
 
 def _boxes_in(value: Any, label: str | None, order: Order) -> list[LabelledBox]:
@@ -323,6 +299,8 @@ def _in_object(value: Mapping[Any, Any], label: str | None, order: Order) -> lis
         known = [number for number in numbers if number is not None]
         if len(known) == 4:
             return [_box(known, meaning, label=label, score=score)]
+    if sized := _around_centre(keys):
+        return [_box(sized, "cxcywh", label=label, score=score)]
     for ends in _POINTS:
         if corners := _around([keys.get(name) for name in ends]):
             return [_box(corners, label=label, score=score)]
@@ -334,6 +312,13 @@ def _in_object(value: Mapping[Any, Any], label: str | None, order: Order) -> lis
     return [
         box for name, item in pairs if isinstance(item, list | tuple | dict) for box in _boxes_in(item, name, order)
     ]
+
+
+def _around_centre(keys: Mapping[str, Any]) -> list[float]:
+    """{"center": [x, y], "size": [width, height]} as four numbers, or with `width` and `height`."""
+    middle = next((pair for key in ("center", "centre") if (pair := _pair(keys.get(key)))), None)
+    size = _pair(keys.get("size")) or _pair([keys.get("width"), keys.get("height")])
+    return [*middle, *size] if middle and size else []
 
 
 def _with_lists(boxes: list[LabelledBox], keys: Mapping[str, Any]) -> list[LabelledBox]:
@@ -377,8 +362,18 @@ def _bracketed(text: str, order: Order) -> list[LabelledBox]:
     """`(1, 2, 3, 4)`, `[1 2 3 4]`, also after a key of JSON that is not valid or was cut off."""
     found = []
     for match in _QUADRUPLE.finditer(text):
-        found.append(_four(match["four"], _order_of_key(text, match.start(), order)))
+        four = _four(match["four"], _order_of_key(text, match.start(), order))
+        found.append(four._replace(label=_label_before(text, match.start())))
     return found
+
+
+def _label_before(text: str, position: int) -> str | None:
+    """What stands before a colon in front of a box, unless it introduces boxes: "1. cat: (1, 2, 3, 4)"."""
+    named = _LABEL_BEFORE.search(text, max(0, position - 60), position)
+    if named is None or _NO_LABELS.search(named["label"]):
+        return None
+    label = named["label"].strip()
+    return None if _key(label) in (*_ORDERS, *_WRAPPERS) else label
 
 
 def _order_of_key(text: str, position: int, order: Order) -> Order:
@@ -403,7 +398,7 @@ def _on_lines(text: str, order: Order) -> list[LabelledBox]:
     for separator in (r"\n", r"[\n;]"):
         lines = [line.strip() for line in re.split(separator, text)]
         matches = [_LINE.fullmatch(line) for line in lines if re.search(r"\d", line)]
-        found = [_four(match["four"], order) for match in matches if match]
+        found = [_four(match["four"], "yxyx" if match["key"] == "box_2d" else order) for match in matches if match]
         if len(found) == len(matches):
             return found
     return []

@@ -8,7 +8,7 @@ Whatever names two labels, or denies the only one it names, is unparsed and coun
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from vlmtune.types import Unparsed
@@ -22,33 +22,59 @@ _LETTER = rf"[^\W_{_UNSPACED}]"
 _AROUND = " \t\r\n*_`\"'“”„‘’«»()[]{}.!,:;。！，：；、"
 """What may stand around a whole answer; not the signs that are part of labels such as "C++", "C#" or "-1"."""
 
+_LABEL = "\0"
+"""Stands for every character of a label in a text that is searched for a negation (`_masked`)."""
+
 _NEGATION = (
-    r"no|not|non|none|never|neither|nor|nothing|without|cannot|lacks?|lacking|absence|absent|excludes?|excluding|"
+    r"no|not|non|none|never|neither|nor|nothing|without|cannot|lacks?|lacking|absence|absent|excludes?|excluding|devoid|"
     r"rul(?:es?|ed|ing) out|den(?:y|ies|ied)|negative for|free (?:of|from)|rather than|instead of|other than|unlikely|"
-    r"\w+n['’]t|kein\w*|nicht|ohne|weder|pas|sans|aucune?|sin|ning[uú]n\w*|senza|nessun\w*|não|sem|nenhuma?|geen|niet|"
-    r"zonder"
+    r"hardly|barely|scarcely|fail(?:s|ed)? to|(?:wrong|incorrect) to|\w+n['’]t|(?:is|are|was|were|does|do|did|ca)nt|"
+    r"kein\w*|nicht|ohne|weder|pas|sans|aucune?|sin|ning[uú]n\w*|senza|nessun\w*|não|sem|nenhuma?|geen|niet|zonder|"
+    r"inte|inga|ingen|inget|utan|ikke|uden|uten|nie|żad\w+|brak|není|žádn\w+|nem|nincs|nu este|fără|niciun\w*|"
+    r"не|нет|без|ни|отсутств\w+|немає|δεν|όχι|χωρίς|không|chẳng|chưa|bukan|tidak|tanpa|tiada|"
+    r"ليس\w*|لا|بدون|غير|לא|אין|ללא"
 )
 _DENIES = re.compile(rf"\b(?:{_NEGATION})\b(?!\s*[,:])", re.IGNORECASE)
 _DENIES_UNSPACED = re.compile(
-    r"(?:[没沒未]|[无無](?!疑)|非(?!常)|不(?![仅僅但过過]))(?:(?!而是|但|却|[，。、,.;；！？\n]).){0,6}$"
+    r"(?:[没沒未]|[无無](?!疑)|非(?!常)|排除|不(?![仅僅但过過错錯止光只同久难難]|可否认|得不|愧))"
+    r"(?:(?!而是|但|却|[，。、,.;；！？\n]).){0,6}$"
+    r"|(?:ไม่(?!เพียง|แน่)|มิใช่|ปราศจาก|ไร้|ບໍ່|មិន|គ្មាន|ពុំ)(?:(?!แต่|ແຕ່|ប៉ុន្តែ|តែ|[\s.,;!?]).){0,16}$"
 )
+_ABSENT = r"(?:absent|excluded|ruled out|unlikely|missing|wrong|incorrect|false)"
 _DENIED_AFTER = re.compile(
     r"\W{0,3}[:=]\W*(?:no|none|absent|negative|false)\b"
-    r"|\W*(?:\w+\W+)?(?:(?:is|are|was|were|be|been)\s+(?:absent|excluded|ruled out|unlikely|missing)\b"
+    r"|\s*[?？]\W*(?:no|nope|not|nein|non|não|нет|không|不|没有|沒有|否|いいえ|아니)"
+    r"|[\s-]free\b"
+    rf"|\W*(?:\w+\W+)?(?:(?:is|are|was|were|be|been|seems?|appears?)\s+(?:to be\s+)?{_ABSENT}\b"
     r"|(?:(?:is|are|was|were|can|could|has|have)\s*not|(?:is|are|was|were|ca|could|has|have)n['’]t)\s+(?:be(?:en)?\s+)?"
     r"(?:present|visible|seen|found|identified|detected|evident|there|shown|observed|noted|apparent|suspected|it|$|[.,;!]))"
-    r"|(?:では|じゃ|が|は|も)?(?:見え|写って)?(?:い|あり)?(?:ない|ません)|なし"
-    r"|[은는이가]?\s*(?:아니|아닙|없)|不存在|不可见|阴性",
+    r"|\s*(?:ist\s+|sind\s+)?nicht\s+(?:vorhanden|zu\s|sichtbar|erkennbar|da\b|abgebildet)"
+    r"|\s+(?:no\s+(?:está|aparece|se ve|es visible)|não\s+(?:está|aparece)|non\s+(?:è|si vede))\b"
+    r"|\s+n['’](?:est|apparaît) pas\b"
+    r"|\s+(?:отсутству\w+|нет\b|не\s+(?:вид\w+|обнаруж\w+|найден\w*))"
+    r"|\s+(?:değil\w*|yok\w*|görünm\w+|bulunm\w+)|\s+(?:inte|ikke)\s+(?:synlig|finns|med|til stede)"
+    r"|[^\0।.,;!?]{0,20}?(?:नहीं|না\b|নেই|নয়|இல்லை|نیست|نہیں|မဟုတ်|မရှိ|မတွေ့)"
+    r"|(?:ไม่|ບໍ່)(?:มี|พบ|เห็น|ปรากฏ|ມີ|ເຫັນ)"
+    r"|(?:では|じゃ|が|は|も|とは言え)?(?:見え|写って)?(?:い|あり)?(?:ない|なく|無く|ません)|なし"
+    r"|[은는이가]?\s*(?:(?:보이|있|발견되|존재하)지\s*)?(?:아니|아닙|없|않|못)"
+    r"|不存在|不可见|阴性|看不到|看不见|[没未]有?出现",
     re.IGNORECASE,
 )
+_COORDINATED = re.compile(
+    r"(?:\s*(?:,|&|、|\b(?:and|or|nor|und|oder|y|o|et|ou)\b|和|或|与|や|と|หรือ|และ)\s*(?:(?:an?|the)\s+)?\0+)+",
+    re.IGNORECASE,
+)
+"""Further labels behind one, which are denied together: "the fox and the hare are not visible"."""
+
 _NOT_A_NEGATION = re.compile(
     r"\b(?:no (?:doubt|question)|without (?:a |any )?doubt|not (?:only|just)|nothing (?:but|other than)|"
     r"(?:none|no) other than)\b",
     re.IGNORECASE,
 )
 _CLAUSE_ENDS = re.compile(
-    r"[;:!?\n。；：！？]|\.(?!\d)"
-    r"|\b(?:but|however|although|though|yet|while|whereas|instead(?! of)|except|aber|sondern|mais|pero|sino)\b|"
+    r"[;:!?\n。；：！？।؟]|\.(?!\d)"
+    r"|\b(?:but|however|although|though|yet|while|whereas|instead(?! of)|except|aber|sondern|mais|pero|sino|mas|ma|ale|"
+    r"lecz|а|но|mà|melainkan|ama|بل|لكن|ولكن)\b|"
     r",\s*(?=(?:it|this|that|these|there|i|he|she|we|they|so|just|actually)\b)",
     re.IGNORECASE,
 )
@@ -66,10 +92,22 @@ _CUE = re.compile(
 )
 _NAMED_LETTER = r"\b(?:option|choice|class|category|label|letter|grade|type|answer)\s+(?:is\s+)?[\s*\"'(\[]*"
 _DENYING_LABEL = re.compile(
-    r"(?:(?:no|not|non|without|negative for|kein\w*|sans|sin)\b|没有|沒有|不是|未见|[无無非])"
-    r"[\W_]*(?:(?:a|an|any)\s+)?",
+    r"(?:(?:no|not|non|without|negative for|kein\w*|sans|sin|не|без)\b|没有|沒有|不是|未见|[无無非不未没沒비불무]|"
+    r"ไม่|un|ab|in)[\W_]*(?:(?:a|an|any)\s+)?",
     re.IGNORECASE,
 )
+_AFFIRMING_LABEL = re.compile(r"(?:(?:with|has|presence of)\b|有|存在|是)[\W_]*(?:(?:a|an|any)\s+)?", re.IGNORECASE)
+_PLAIN_YES = ("是", "有", "对", "對", "可以", "能")
+"""Labels that say yes, whose negation is the label that says no."""
+
+_PARTICLES = (
+    "(?=$|[^가-힣]|[은는이가을를의도로와과만에입인예일임군네야랑께마하아않같]|으로|처럼|라고|부터|까지|뿐|밖에|조차)"
+)
+"""What may follow a Korean label: not just any letter, which would make 개구리 a 개."""
+
+
+_LISTED = r"|(?:\b(?:and|or|und|oder)\s+|[/&]\s*)({})"
+"""A label that is a negation, named beside another one: "yes or no"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +119,9 @@ class _Label:
     anywhere: re.Pattern[str] | None
     denies: bool
     """Whether the label is a negation itself, as "no" is."""
+
+    hidden: bool = False
+    """Whether it is no label, but what one denies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +169,27 @@ def _named(text: str, known: Sequence[_Label]) -> str | Unparsed:
     """The only label that a text affirms."""
     found = list(_occurrences(text, known))
     if not found:
-        found = [one for label in known if label.denies and label.anywhere for one in _matches(label, text, loose=True)]
+        found = _denials(text, known)
     shown = _masked(text, found)
     affirmed, denied = set[str](), set[str]()
     for one in found:
         (denied if not one.label.denies and _is_denied(shown, one) else affirmed).add(one.label.name)
-    opposites = {name: _opposite(name, known) for name in denied}
-    affirmed |= {opposite for opposite in opposites.values() if opposite is not None}
+    affirmed |= {opposite for name in denied if (opposite := _opposite(name, known)) is not None}
+    hidden = {label.name.casefold() for label in known if label.hidden and label.name in affirmed}
+    affirmed = {name for name in affirmed if name.casefold() not in hidden}
+    affirmed |= {label.name for label in known if not label.hidden and _affirmed_by(label.name) in hidden}
+    if denied and not affirmed and all(name in _PLAIN_YES for name in denied):
+        affirmed = {label.name for label in known if label.denies}
     if len(affirmed) == 1 and not affirmed & denied:
         return affirmed.pop()
     if affirmed:
         return Unparsed(f"names {len(affirmed)} labels" if len(affirmed) > 1 else "both names and denies a label")
     return Unparsed("only denies a label" if denied else "names no label")
+
+
+def _denials(text: str, known: Sequence[_Label]) -> list[_Found]:
+    """Where labels that are negations stand in a sentence: "There is no dog" is "no"."""
+    return [one for label in known if label.denies and label.anywhere for one in _matches(label, text, loose=True)]
 
 
 def _occurrences(text: str, known: Sequence[_Label]) -> Iterator[_Found]:
@@ -169,27 +219,45 @@ def _masked(text: str, found: Sequence[_Found]) -> str:
 
 def _is_denied(text: str, one: _Found) -> bool:
     """Whether the clause around a label says that it does not apply."""
-    before = text[max(one.start - _CLAUSE, 0) : one.start]
+    before, after = text[max(one.start - _CLAUSE, 0) : one.start], text[one.end : one.end + _CLAUSE]
     before = before[max((match.end() for match in _CLAUSE_ENDS.finditer(before)), default=0) :]
     for negation in _DENIES.finditer(before):
         between = _NOT_COUNTED.sub(" ", before[negation.end() :])
         if len(re.findall(r"\w+", between)) < _WORDS_DENIED:
             return True
-    return bool(_DENIES_UNSPACED.search(before) or _DENIED_AFTER.match(text[one.end : one.end + _CLAUSE]))
+    others = _COORDINATED.match(after)
+    if others is not None and _DENIED_AFTER.match(after, others.end()):
+        return True
+    return bool(_DENIES_UNSPACED.search(before) or _DENIED_AFTER.match(after))
 
 
 def _opposite(name: str, known: Sequence[_Label]) -> str | None:
-    """The label that says that another does not apply: "no fracture" for "fracture"."""
+    """The label that says that another does not apply: "no fracture" for "fracture", "不合格" for "合格"."""
     for label in known:
-        negation = _DENYING_LABEL.match(label.name)
-        if negation and label.name[negation.end() :].casefold() == name.casefold():
+        denied = _denied_by(label.name)
+        if denied is not None and denied in (name.casefold(), _affirmed_by(name)):
             return label.name
     return None
 
 
+def _denied_by(name: str) -> str | None:
+    """What a label says does not apply, if that is what it says."""
+    negation = _DENYING_LABEL.match(name)
+    return name[negation.end() :].casefold() if negation and negation.end() < len(name) else None
+
+
+def _affirmed_by(name: str) -> str:
+    """What a label says applies: "骨折" for "有骨折"."""
+    return _AFFIRMING_LABEL.sub("", name, count=1).casefold()
+
+
 @lru_cache(maxsize=64)
 def _known(labels: tuple[str, ...]) -> tuple[_Label, ...]:
-    return tuple(_label(name) for name in labels)
+    shown = {label.casefold() for label in labels}
+    # "no defect" is also meant where a text says that the part has no visible defect, though "defect" is no label.
+    denied = [(label, _denied_by(label)) for label in labels if re.match(r"no\b|[无無没沒未]|ไม่", label, re.IGNORECASE)]
+    hidden = [_label(name) for _, name in denied if name is not None and len(name) > 1 and name not in shown]
+    return (*(_label(name) for name in labels), *(replace(label, hidden=True) for label in hidden))
 
 
 def _label(name: str) -> _Label:
@@ -200,7 +268,10 @@ def _label(name: str) -> _Label:
         return _Label(name, _letter_as_answer(plain), None, denies=False)
     anywhere = re.compile(f"({pattern})", re.IGNORECASE)
     return _Label(
-        name, re.compile(_marked(f"({pattern})", ""), re.IGNORECASE) if denies else anywhere, anywhere, denies
+        name,
+        re.compile(_marked(f"({pattern})", "") + _LISTED.format(pattern), re.IGNORECASE) if denies else anywhere,
+        anywhere,
+        denies,
     )
 
 
@@ -215,7 +286,7 @@ def _pattern(label: str) -> str:
             parts.append(re.escape(run))
         elif 0 < n < len(runs) - 1:
             signs = run.strip(" _-")
-            parts.append(rf"\s*{re.escape(signs)}\s*" if signs else r"[\s_-]+")
+            parts.append(rf"\s*{re.escape(signs)}\s*" if signs else r"[\s_:-]+")
         elif run.strip(_AROUND):
             parts.append(re.escape(run.strip(_AROUND)))
     before = rf"(?<!{_LETTER})" if re.match(_LETTER, label) else ""
@@ -223,15 +294,21 @@ def _pattern(label: str) -> str:
     if label[0].isdigit():
         before += r"(?<!\d[.,])(?<!(?<!\w)[-−])"
     if label[-1].isdigit():
-        after += r"(?![.,]?\d)"
+        after += r"(?![.,]?\d)" if label.isdigit() else r"(?![.,]?\d|\s*(?:or|to|and|[-–/~])\s*\d)"
+    before += r"(?<![가-힣])" if "가" <= label[0] <= "힣" else ""
+    after += _PARTICLES if "가" <= label[-1] <= "힣" else ""
     return before + "".join(parts) + after
 
 
 def _letter_as_answer(letter: str) -> re.Pattern[str]:
     """An option letter where it stands as an answer; "A fox" names no option A, and "don't" no option T."""
     either, upper = f"[{letter.lower()}{letter.upper()}]", letter.upper()
-    patterns = [_marked(f"({either})", r"(?!['’]\w)"), rf"(?i:{_NAMED_LETTER})({upper})(?![\w'’-])"]
+    patterns = [
+        _marked(f"({either})", r"(?!['’]\w)"),
+        rf"(?i:{_NAMED_LETTER})({upper if upper in 'AI' else either})(?![\w'’-])",
+    ]
     if upper in "AI":
+        patterns.append(rf"(?:\bis|['’]s)\s+[*\"'(]*({upper})(?=[*\"')]*\s*(?:[.,;!]|$))")
         patterns.append(rf"(?<!\w)({upper})(?=\s*(?:[,/&]|or\b|and\b)\s*(?:or\s+)?[A-Z](?!\w))")
         patterns.append(rf"(?:\bor|\band|[/&])\s*({upper})(?=\s*(?:[.,;]|$))")
     else:
