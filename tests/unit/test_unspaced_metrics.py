@@ -79,7 +79,7 @@ def test_the_signature_names_the_tokenizer() -> None:
             assert f"|tok:{name}" in signed(metric, [[text] for text in texts])
     english = [[text] for text in EN]
     assert "|tok:13a|" in signed(sacrebleu, english)
-    assert "|tok:ptb-coco-1" in signed(cider_d, english)
+    assert "|tok:ptb-coco-2" in signed(cider_d, english)
     assert "tok" not in signed(chrf, english)
 
 
