@@ -1,21 +1,29 @@
 """The official scripts' scores, written a second time and as literally as they are there, for comparison only.
 
-Nothing here is shared with vlmtune but the table of contractions, and the tokens of captions (the official tokenizer is
-a Java program). Each function names its script.
+Nothing here is shared with vlmtune. Each function names its script; `contractions.json` holds what the script of VQA
+returned for every word that its table changes, and captions are split by the official tokenizer, a Java program.
+tests/unit/test_official_scores.py compares these functions with values that the scripts themselves returned.
 """
 
 import contextlib
 import io
+import json
 import re
 import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from vlmtune.metrics._tokenization import words
-from vlmtune.metrics.short_answers import _RESTORED as CONTRACTIONS
-
+CONTRACTIONS = json.loads((Path(__file__).parent / "contractions.json").read_text(encoding="utf-8"))["words"]
 MARKS = [";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!"]
 NUMBERS = ["none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 DIGITS = {word: str(max(n - 1, 0)) for n, word in enumerate(NUMBERS)}
+
+
+@lru_cache(maxsize=2**16)
+def _processed(text: str, comma: str) -> str:
+    return _digits_and_articles(_punctuation(text, comma))
 
 
 def _punctuation(text: str, comma: str) -> str:
@@ -51,15 +59,11 @@ def _accuracy(answer: str, references: list[str]) -> float:
 
 def vqa_accuracy(answer: str, references: list[str]) -> float:
     """GT-Vision-Lab/VQA, vqaEval.py."""
-
-    def processed(text: str) -> str:
-        return _digits_and_articles(_punctuation(text, r"(\d)(\,)(\d)"))
-
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     references = [text.replace("\n", " ").replace("\t", " ").strip() for text in references]
     if len(set(references)) > 1:
-        references = [processed(text) for text in references]
-        answer = processed(answer)
+        references = [_processed(text, r"(\d)(\,)(\d)") for text in references]
+        answer = _processed(answer, r"(\d)(\,)(\d)")
     return _accuracy(answer, references)
 
 
@@ -69,7 +73,7 @@ def textvqa_accuracy(answer: str, references: list[str]) -> float:
     def processed(text: str) -> str:
         text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
         text = text.replace("\n", " ").replace("\t", " ").strip()
-        return _digits_and_articles(_punctuation(text, r"(?<=\d)(\,)+(?=\d)"))
+        return _processed(text, r"(?<=\d)(\,)+(?=\d)")
 
     return _accuracy(processed(answer), [processed(text) for text in references])
 
@@ -172,16 +176,32 @@ def labels(answers: list[str], true: list[str], known: list[str]) -> dict[str, f
     }
 
 
+_TOKENS: dict[str, str] = {}
+"""Tokens of the captions seen, separated by spaces: each start of the Java program takes a second."""
+
+
+def tokenize(captions: Sequence[str]) -> None:
+    """Split all of these captions with one start of pycocoevalcap's PTBTokenizer; needs Java."""
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    new = [text for text in dict.fromkeys(captions) if text not in _TOKENS]
+    if new:
+        with contextlib.redirect_stderr(io.StringIO()):
+            found = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(new)})
+        _TOKENS.update({text: found[n][0] for n, text in enumerate(new)})
+
+
 def captions(answers: list[str], references: list[list[str]]) -> dict[str, float]:
-    """sacrebleu, and pycocoevalcap on our tokens. Every row has the same number of references."""
+    """Sacrebleu and pycocoevalcap. Every row has the same number of references."""
     import sacrebleu
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
+    tokenize([*answers, *(text for texts in references for text in texts)])
     streams = [list(column) for column in zip(*references, strict=True)]
-    said = {n: [" ".join(words(text))] for n, text in enumerate(answers)}
-    true = {n: [" ".join(words(text)) for text in texts] for n, texts in enumerate(references)}
+    said = {n: [_TOKENS[text]] for n, text in enumerate(answers)}
+    true = {n: [_TOKENS[text] for text in texts] for n, texts in enumerate(references)}
     with contextlib.redirect_stdout(io.StringIO()):
         bleus = Bleu(4).compute_score(true, said)[0]
         cider, rouge = Cider().compute_score(true, said)[0], Rouge().compute_score(true, said)[0]

@@ -13,7 +13,7 @@ from vlmtune.metrics import (
     textvqa_accuracy,
     vqa_accuracy,
 )
-from vlmtune.metrics.short_answers import normalise_vqa
+from vlmtune.metrics.short_answers import normalise_textvqa, normalise_vqa
 
 Case = dict[str, Any]
 
@@ -32,6 +32,16 @@ def test_vqa_accuracy(case: Case) -> None:
 )
 def test_vqa_normalisation(case: Case) -> None:
     assert normalise_vqa(case["in"]) == case["out"]
+
+
+@pytest.mark.parametrize("case", MORE["textvqa_accuracy"], ids=said)
+def test_textvqa_accuracy(case: Case) -> None:
+    assert score(textvqa_accuracy, [case["pred"]], [case["answers"]]) == pytest.approx(case["value"], abs=1e-12)
+
+
+@pytest.mark.parametrize("case", MORE["textvqa_normalise"], ids=lambda c: c["in"][:30])
+def test_textvqa_normalisation(case: Case) -> None:
+    assert normalise_textvqa(case["in"]) == case["out"]
 
 
 def test_references_that_all_agree_are_not_normalised() -> None:
