@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from metric_vectors import score
 
-from vlmtune.metrics import coco_map
+from vlmtune.metrics import coco_map, f1_at_05
 
 Objects = list[dict[str, Any]]
 
@@ -96,6 +96,21 @@ def test_at_most_100_boxes_of_a_class_count() -> None:
         answers, truths = [[*[wrong] * before, box]], [[box]]
         assert score(coco_map, answers, truths) == pytest.approx(official(answers, truths))
         assert (score(coco_map, answers, truths) > 0) == (before < 100)
+
+
+def test_right_boxes_that_do_not_count_are_said() -> None:
+    """More than 100 right boxes of a class, or right ones without a label, miss 1 although F1 is 1."""
+    assert coco_map.caveat is not None
+    crowd = [[{"box": [n, 0, n + 1, 9], "label": "a"} for n in range(104)]]
+    assert score(coco_map, crowd, crowd) == pytest.approx(official(crowd, crowd)) == pytest.approx(97 / 101)
+    two = [[{"box": [0, 0, 9, 9], "label": "a"}, {"box": [20, 0, 29, 9], "label": "b"}]]
+    bare = [[one["box"] for one in two[0]]]
+    assert (score(f1_at_05, crowd, crowd), score(f1_at_05, bare, two), score(coco_map, bare, two)) == (1, 1, 0)
+    said = coco_map.caveat([*crowd, *bare, None], [*crowd, *two, []])
+    assert said is not None
+    assert said.startswith("1 answers have more than 100 boxes of a class, of which only 100 count")
+    assert "2 answered boxes have no label where their row has several classes" in said
+    assert coco_map.caveat([*two, [[0, 0, 1, 1]]], [*two, [[0, 0, 1, 1]]]) is None
 
 
 def test_boxes_without_a_label_count_for_the_only_class_of_their_row() -> None:

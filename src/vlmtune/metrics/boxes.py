@@ -8,6 +8,7 @@ pair of what is left. Labels are compared where both boxes have one. Areas are c
 A box whose corners are swapped or coincide covers nothing.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,6 +120,28 @@ def _measure_mean_iou(answers: Sequence[Boxes | None], truths: Sequence[Boxes]) 
     )
 
 
+def _uncounted(answers: Sequence[Boxes | None], truths: Sequence[Boxes]) -> str | None:
+    """Boxes that COCO's mAP leaves out although they may be right."""
+    crowded = unnamed = 0
+    for row, own in zip(_read(answers), _read_truths(truths), strict=True):
+        names = Counter(box.label and label_key(box.label) for box in row)
+        crowded += max(names.values(), default=0) > MOST_DETECTIONS
+        several = len({box.label and label_key(box.label) for box in own}) > 1
+        unnamed += names[None] if several else 0
+    reasons = []
+    if crowded:
+        reasons.append(
+            f"{crowded} answers have more than {MOST_DETECTIONS} boxes of a class, of which only {MOST_DETECTIONS} "
+            "count, as in pycocotools"
+        )
+    if unnamed:
+        reasons.append(
+            f"{unnamed} answered boxes have no label where their row has several classes; they count for none, "
+            "while f1_at_05 accepts them for any"
+        )
+    return "; ".join(reasons) or None
+
+
 def _measure_coco_map(answers: Sequence[Boxes | None], truths: Sequence[Boxes]) -> Stats:
     """Stats [N, 2], linearised; every row split into its classes first."""
     given, true = _read(answers), _read_truths(truths)
@@ -192,9 +215,11 @@ coco_map = Metric(
     truth="boxes",
     allows_empty=True,
     linearised=True,
+    caveat=_uncounted,
 )
 """COCO's mean average precision, as pycocotools computes it.
 
 Language models give no confidence, so all boxes usually rank equally and stand in the order of the file, as in
 pycocotools: compare it only between files of the same rows in the same order. A box without a label counts for the
-class of its row where the row has only one."""
+class of its row where the row has only one. Of more than 100 boxes of a class in an image, 100 count, so that even
+references with more do not reach 1."""
