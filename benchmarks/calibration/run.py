@@ -1,6 +1,7 @@
-"""How often intervals exclude what is not there, and find what is there. Writes results.json and README.md.
+"""How often intervals hold the truth, exclude what is not there, and find what is there.
 
-    OMP_NUM_THREADS=1 python benchmarks/calibration/run.py [--trials 2000]
+    OMP_NUM_THREADS=1 python benchmarks/calibration/run.py                      # results.json, README.md
+    OMP_NUM_THREADS=1 python benchmarks/calibration/run.py --only intervals     # renews one part of both
 
 Seeded, so the same numbers come out again. tests/invariants/test_calibration.py runs a small version of every line.
 """
@@ -10,6 +11,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from unittest import mock
 import numpy as np
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "tests"))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tests")]
 
+import coverage  # noqa: E402
 from simulations import World, best_of, compared, power, under_the_null  # noqa: E402
 
 from vlmtune.scoring import statistics as statistics_module  # noqa: E402
@@ -61,8 +64,8 @@ def counted_twice(world: World, trials: int) -> float:
         return under_the_null(world, trials, seed=1)["excluded"]
 
 
-def measure(trials: int) -> dict[str, Any]:
-    """Everything the page shows."""
+def measure_comparisons(trials: int) -> dict[str, Any]:
+    """Whole comparisons, of one file or several seeds a side."""
     null = {name: under_the_null(world, trials, seed=1) for name, world in WORLDS.items()}
     found = {name: power(world, trials // 2, seed=2) for name, world in WORLDS.items()}
     several = {name: counted_twice(world, trials // 2) for name, world in WORLDS.items() if world.seeds > 1}
@@ -77,61 +80,140 @@ def measure(trials: int) -> dict[str, Any]:
         f"selection declared: {declared}": best_of(10, World(), trials // 4, seed=3, declared=declared)
         for declared in (False, True)
     }
-    return {"null": null, "power": found, "wrong ways": wrong, "best of ten": best}
+    worlds = {name: asdict(world) for name, world in WORLDS.items()}
+    return {"worlds": worlds, "null": null, "power": found, "wrong ways": wrong, "best of ten": best}
 
 
-def page(results: dict[str, Any]) -> str:
-    """README.md."""
-    lines = [
-        "# Coverage of confidence intervals",
+def measure_intervals(trials: int) -> dict[str, Any]:
+    """Every kind of difference at every number of groups."""
+    cells = []
+    for cell in coverage.cells():
+        for groups in coverage.GROUPS:
+            cells.append(coverage.measure(cell, groups, trials))
+            print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
+    return {"cells": cells}
+
+
+def by_groups(cells: Sequence[dict[str, Any]], show: Callable[[dict[str, Any]], str]) -> list[str]:
+    """A table with a line for each kind of difference and a column for each number of groups."""
+    lines = [f"| differences | {' | '.join(f'{groups} groups' for groups in coverage.GROUPS)} |"]
+    lines.append("|---|" + "---|" * len(coverage.GROUPS))
+    for name in dict.fromkeys(cell["cell"] for cell in cells):
+        lines.append(f"| {name} | {' | '.join(show(cell) for cell in cells if cell['cell'] == name)} |")
+    return lines
+
+
+def intervals_page(part: dict[str, Any]) -> list[str]:
+    """The tables of coverage, false verdicts and width."""
+    cells = part["cells"]
+
+    def covered(cell: dict[str, Any]) -> str:
+        after = "inconclusive" if cell["no_interval"] > 0.5 else f"{cell['covered']:.1%}"
+        return f"{cell['covered_before']:.1%} → {after}"
+
+    def width(cell: dict[str, Any]) -> str:
+        ratio = "-" if cell["width"] is None else f"{cell['width'] / cell['width_before_where_given']:.2f}"
+        return ratio + (f", {cell['no_interval']:.0%} without" if cell["no_interval"] >= 0.005 else "")
+
+    return [
+        "## Intervals by kind of difference",
         "",
-        "<!-- Written by run.py. -->",
+        f"{part['trials']} comparisons per cell. Before: the percentile interval of the paired bootstrap, which most",
+        "tools give. After: the method that [docs/statistics.md](../../docs/statistics.md#which-interval) names for",
+        "the kind. Nominal coverage is 95 %. Where fewer than 5 rows differ there is a bound instead of an interval,",
+        "and counts as one. Where no method keeps the level there is neither, which claims nothing and counts as",
+        "covering; *inconclusive* stands where that is so in most comparisons.",
         "",
-        f"Simulated scores with a known true difference: {results['trials']} comparisons per line, with 600 resamples",
-        "each, of 80 images (40 with five rows each) unless the line says otherwise. Scores are skewed (exponential).",
-        "A 95 % interval should exclude 0 in 5 % of comparisons without a difference. Power, which should be 80 %, is",
-        "how often a true difference is found that is as large as an independent comparison reports as `detectable`,",
-        "measured with half as many comparisons.",
+        *by_groups(cells, covered),
         "",
-        "| no true difference | interval excludes 0 | p < 0.05 | power |",
-        "|---|---|---|---|",
+        "False verdicts, in cells without a true difference: how often a change is called improved or worse. Before,",
+        "that is an interval that excludes 0; after, interval and test have to agree.",
+        "",
+        *by_groups(
+            [cell for cell in cells if cell["null"]],
+            lambda cell: f"{cell['verdicts_before']:.1%} → {cell['verdicts']:.1%}",
+        ),
+        "",
+        "What it costs: the mean width as a multiple of the percentile interval's, and the share of comparisons",
+        "without interval and bound.",
+        "",
+        *by_groups(cells, width),
+        "",
+        "How often a true difference is found, before and after:",
+        "",
+        *by_groups(
+            [cell for cell in cells if not cell["null"]],
+            lambda cell: f"{cell['verdicts_before']:.0%} → {cell['verdicts']:.0%}",
+        ),
+        "",
+        _made(part),
     ]
-    for name, shares in results["null"].items():
-        p = "-" if results["worlds"][name]["seeds"] > 1 else f"{shares['significant']:.1%}"
-        lines.append(f"| {name} | {shares['excluded']:.1%} | {p} | {results['power'][name]:.0%} |")
+
+
+def comparisons_page(part: dict[str, Any]) -> list[str]:
+    """The tables of whole comparisons."""
+    lines = [
+        "## Whole comparisons",
+        "",
+        f"Simulated scores with a known true difference: {part['trials']} comparisons per line, with 600 resamples",
+        "each, of 80 images (40 with five rows each) unless the line says otherwise. Scores are skewed (exponential).",
+        "A 95 % interval should exclude 0 in 5 % of comparisons without a difference; a verdict wants the test to",
+        "agree. Power, which should be 80 %, is how often a true difference is found that is as large as an",
+        "independent comparison reports as `detectable`, measured with half as many comparisons.",
+        "",
+        "| no true difference | interval excludes 0 | p < 0.05 | verdict | power |",
+        "|---|---|---|---|---|",
+    ]
+    for name, shares in part["null"].items():
+        p = "-" if part["worlds"][name]["seeds"] > 1 else f"{shares['significant']:.1%}"
+        cells = (f"{shares['excluded']:.1%}", p, f"{shares['verdicts']:.1%}", f"{part['power'][name]:.0%}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "The same for wrong methods, without a true difference:", "", "| | excludes 0 |", "|---|---|"]
-    lines += [f"| {name} | {share:.1%} |" for name, share in results["wrong ways"].items()]
-    undeclared, declared = (
-        results["best of ten"]["selection declared: False"],
-        results["best of ten"]["selection declared: True"],
-    )
-    lines += [
+    lines += [f"| {name} | {share:.1%} |" for name, share in part["wrong ways"].items()]
+    undeclared, declared = (part["best of ten"][f"selection declared: {known}"] for known in (False, True))
+    return [
+        *lines,
         "",
         "The best of ten equally good checkpoints, compared on the rows that selected it, is called improved in "
         f"{undeclared.get('improved', 0):.0%} of",
         "comparisons (2.5 % would be right); with those rows named in its manifest, "
         f"{declared.get('inconclusive', 0):.0%} are inconclusive.",
         "",
-        f"Command: `{results['command']}`; {results['cpu_s']:.0f} CPU-s; {results['machine']}.",
-        "",
+        _made(part),
     ]
-    return "\n".join(lines)
+
+
+def _made(part: dict[str, Any]) -> str:
+    return f"Command: `{part['command']}`; {part['cpu_s']:.0f} CPU-s; {part['machine']}."
+
+
+PARTS = {"intervals": (measure_intervals, intervals_page), "comparisons": (measure_comparisons, comparisons_page)}
+"""What is measured, and how it is shown."""
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=2000)
-    trials = parser.parse_args().trials
-    before = time.process_time()
-    results = {"trials": trials, "worlds": {name: asdict(world) for name, world in WORLDS.items()}, **measure(trials)}
-    results["command"] = "OMP_NUM_THREADS=1 python benchmarks/calibration/run.py" + (
-        f" --trials {trials}" if trials != 2000 else ""
-    )
-    results["cpu_s"] = round(time.process_time() - before, 1)
-    results["machine"] = f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (HERE / "README.md").write_text(page(results), encoding="utf-8")
+    parser.add_argument("--only", choices=list(PARTS))
+    given = parser.parse_args()
+    file = HERE / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name in [given.only] if given.only else PARTS:
+        before = time.process_time()
+        part = {"trials": given.trials, **PARTS[name][0](given.trials)}
+        part["command"] = f"OMP_NUM_THREADS=1 python benchmarks/calibration/run.py --only {name}" + (
+            f" --trials {given.trials}" if given.trials != 2000 else ""
+        )
+        part["cpu_s"] = round(time.process_time() - before, 1)
+        part["machine"] = f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}"
+        results[name] = part
+    results = {name: results[name] for name in PARTS if name in results}
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    lines = ["# Coverage of confidence intervals", "", "<!-- Written by run.py. -->"]
+    for name, part in results.items():
+        lines += ["", *PARTS[name][1](part)]
+    (HERE / "README.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,20 @@
 benchmarks/calibration runs the same with more trials.
 """
 
+import importlib.util
+import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from builders import QUICK, judged, lines
+from commands import ROOT
 from simulations import World, best_of, compared, power, under_the_null
 
 from vlmtune.predictions import Line
 
+BENCHMARK = ROOT / "benchmarks" / "calibration"
 ROWS = World()
 CLUSTERS = World(groups=40, rows_per_group=5, cluster=1.0)
 SEEDS = World(seeds=3, seed_effect=0.1)
@@ -64,3 +68,17 @@ def test_parts_of_nothing_are_not_called_worse() -> None:
         looks += any(part["ci"] and part["ci"][1] < 0 for part in slices)
     assert looks >= 3
     assert alarms <= 2
+
+
+def test_few_rows_are_covered_where_the_percentile_interval_is_not() -> None:
+    spec = importlib.util.spec_from_file_location("coverage_cells", BENCHMARK / "coverage.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[spec.name] = cells = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cells)
+    by_name = {cell.name: cell for cell in cells.cells()}
+    for name in ("skewed", "0/1, 1 % differ, +1 point", "0/1, 5 % differ, 5 rows a group, +3 points"):
+        found = cells.measure(by_name[name], 20, 200)
+        assert found["covered"] >= 0.93
+        assert found["covered_before"] < 0.9
+        assert not found["null"] or found["verdicts"] <= 0.06
