@@ -40,7 +40,8 @@ def test_a_thousand_classic_rows_against_five_hundred(files: tuple[str, str], tm
     assert (plain["schema_version"], plain["status"], plain["primary"]) == (1, "improved", "bleu")
     keys = {"name", "a", "b", "delta", "ci", "p", "higher_is_better", "signature"}
     assert all(keys <= set(metric) for metric in plain["metrics"])
-    assert set(plain["lengths"]) == {"a", "b", "references"}
+    assert set(plain["lengths"]) == {"a", "b", "references", "unit"}
+    assert plain["lengths"]["unit"] == "words"
     assert set(plain["controls"]) == {"length", "image", "adapter_delta"}
     said = warm_vlmtune("compare", *files, cwd=tmp_path).stdout
     assert "500 rows are in both files; left out: 500 only in before" in said

@@ -16,7 +16,7 @@ STATES = {"captions": captions, "labels": labelled, "boxes": boxed}
 
 def drawn(plain: dict[str, Any]) -> list[Figure]:
     figures = [
-        charts.forest(plain["metrics"]),
+        charts.forest(plain),
         charts.slices(plain),
         charts.systems(plain),
         charts.learning_curve(plain.get("training")),
@@ -42,8 +42,8 @@ def test_every_drawing_is_well_formed_named_and_within_its_frame(state: str) -> 
 
 
 def test_names_are_text() -> None:
-    entry = captions()["metrics"][0] | {"name": "<script>&"}
-    figure = charts.forest([entry])
+    plain = captions()
+    figure = charts.forest({**plain, "metrics": [plain["metrics"][0] | {"name": "<script>&"}]})
     assert figure is not None
     assert [part.text for part in ElementTree.fromstring(figure.svg).iter("text")][-2] == "<script>&"
 
@@ -96,7 +96,29 @@ def test_no_change_no_histogram_and_no_curve_no_figure() -> None:
     assert charts.histogram(rows.columns(same)[0], same["examples"]) is None
     assert charts.learning_curve(None) is None
     assert charts.learning_curve({"curve": []}) is None
-    assert charts.forest([]) is None
+    assert charts.forest({**same, "metrics": []}) is None
+
+
+def test_a_change_has_the_colour_of_its_verdict() -> None:
+    """Interval and test together: not green where only the interval leaves out 0, nor where nothing is concluded."""
+    plain = captions(60)
+    metric = plain["metrics"][0] | {"ci": [0.01, 0.2], "p": 0.2}
+    part = {"column": "kind", "value": "x", "delta": 0.1, "ci": [0.01, 0.2], "p": 0.2}
+
+    def colours(status: str, p: float, whole: str | None = None) -> list[str]:
+        one = {
+            **plain,
+            "metrics": [metric | {"status": status}],
+            "slices": [part | {"p": p}],
+            "status": whole or status,
+        }
+        figures = (charts.forest(one), charts.slices(one), charts.systems({**one, "others": [one]}))
+        return [figure.shapes.split('class="span ')[1].split('"')[0] for figure in figures if figure is not None]
+
+    assert colours("improved", 0.01) == ["good"] * 3
+    assert colours("worse", 0.01) == ["bad", "good", "bad"], "a slice has its own test"
+    assert colours("no_difference", 0.2) == ["even"] * 3
+    assert colours("improved", 0.01, "inconclusive") == ["even"] * 3
 
 
 def test_the_curve_marks_resumptions_and_the_selected_step() -> None:

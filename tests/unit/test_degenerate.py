@@ -30,7 +30,7 @@ def docs(a: Sequence[Line], b: Sequence[Line], controls: Any = None) -> Comparis
 @pytest.mark.parametrize(
     ("a", "b", "why"),
     [
-        ("zzz", "qqq", "every answer of both sides scores 0.0000 in anls"),
+        ("zzz", "qqq", "both sides score 0.0000 in anls, which therefore cannot show a change"),
         ("", "number 3", "every answer of base is empty"),
         ("zzz", "", "every answer of tuned is empty"),
     ],
@@ -47,14 +47,17 @@ def test_right_against_wrong_on_every_row_is_a_difference() -> None:
     assert docs(questions(30, "zzz"), right).status == "improved"
     assert docs(right, questions(30, "zzz")).status == "worse"
     both = docs(right, right)
-    assert (both.status, "has the best score" in both.verdict) == ("inconclusive", True)
+    assert both.status == "inconclusive"
+    assert "both sides have the best score in anls; no row differs; differences up to 11.6 points" in both.verdict
 
 
 def test_a_side_that_is_cut_off_or_unreadable_proves_nothing() -> None:
     good = lines(30, 0.2)
     cut = judged(every(good, finish_reason="length"), good)
     assert cut.status == "inconclusive"
-    assert "every answer of base was cut off at the length limit; raise inference.max_new_tokens" in cut.verdict
+    reason = "every answer of base was cut off at the length limit; raise inference.max_new_tokens"
+    assert reason in cut.verdict
+    assert text.render(cut.result).count("cut off at the length limit") == 1
     assert judged([*every(good[1:], finish_reason="length"), good[0]], good).status != "inconclusive"
     boxes = {"references": [], "boxes": [[100, 100, 400, 400]]}
     prose = [Line(f"{n}", "it is on the left", boxes) for n in range(30)]

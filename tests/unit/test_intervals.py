@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from vlmtune.metrics import Metric, bleu
+from vlmtune.metrics import Metric, bleu, bleu_1
 from vlmtune.scoring import StatisticsConfig
 from vlmtune.scoring.intervals import (
     effective_groups,
@@ -195,11 +195,12 @@ def test_a_metric_of_a_corpus_has_the_interval_of_its_groups() -> None:
 
 def test_where_no_row_differs_the_bound_is_said() -> None:
     for metric in (RIGHT, F1):
-        missing = compared(metric, np.ones(50), np.ones(50)).estimate.missing
+        same = np.arange(50) % 2
+        missing = compared(metric, same, same).estimate.missing
         assert missing is not None
         assert missing.reason == "no row differs; differences up to 7.1 points are not excluded"
         assert (missing.status, missing.bound) == ("no_difference", pytest.approx(1 - 0.025 ** (1 / 50)))
-    grouped = compared(RIGHT, np.ones(100), np.ones(100), size=2).estimate.missing
+    grouped = compared(RIGHT, np.arange(100) % 2, np.arange(100) % 2, size=2).estimate.missing
     assert grouped is not None
     assert grouped.reason.startswith("no group differs; differences up to 7.1 points")
 
@@ -220,7 +221,11 @@ def test_equal_answers_in_a_metric_without_a_scale_bound_nothing() -> None:
     some = RNG.random(40)
     missing = compared(MEAN, some, some).estimate.missing
     assert missing is not None
-    assert (missing.reason, missing.bound, missing.status) == ("no row differs", None, "no_difference")
+    assert (missing.bound, missing.status) == (None, "no_difference")
+    assert missing.reason == "no row differs; among other rows, up to 8.8% may"
+    few = compared(MEAN, some, np.where(np.arange(40) < 2, some + 0.1, some)).estimate.missing
+    assert few is not None
+    assert (few.status, few.rows_needed) == ("inconclusive", 100), "nothing is known about how much the others may move"
 
 
 def test_few_or_uneven_groups_and_long_tails_say_how_many_rows_it_takes() -> None:
@@ -237,6 +242,53 @@ def test_few_or_uneven_groups_and_long_tails_say_how_many_rows_it_takes() -> Non
     uneven = compare_metric(SufficientStatistics(MEAN, *sides), groups, QUICK).estimate.missing
     assert uneven is not None
     assert uneven.reason.startswith("the 30 groups have such uneven sizes that they are worth only 2;")
+    assert uneven.rows_needed == math.ceil(20 * 30 * (91**2 + 29) / 120**2)
+    assert compared(MEAN, np.zeros(1), np.ones(1)).estimate.missing.reason.startswith("only 1 independent row was")
+    in_groups = compared(MEAN, np.zeros(100), np.ones(100), size=10).estimate.missing.reason
+    assert in_groups.startswith("only 10 independent groups were compared")
+
+
+def test_scores_that_all_are_equal_cannot_show_a_change() -> None:
+    """Also where they are 0 but for the constants of COCO's BLEU, which follow the lengths of the answers."""
+    rows = np.arange(40)
+    for metric, a, b, why in (
+        (RIGHT, rows * 0, rows * 0, "both sides score 0.0000 in right, which"),
+        (MEAN, rows * 0 + 0.5, rows * 0 + 0.5, "all answers of both sides have the same score in mean, which"),
+        (MEAN, rows * 1e-12, rows * 2e-12, "both sides score 0.0000 in mean, which"),
+    ):
+        missing = compared(metric, a, b).estimate.missing
+        assert missing is not None
+        assert missing.reason.startswith(why)
+        assert missing.status == "inconclusive"
+    best = compared(RIGHT, rows * 0 + 1, rows * 0 + 1).estimate.missing
+    assert best is not None
+    assert (best.status, best.bound) == ("no_difference", pytest.approx(1 - 0.025 ** (1 / 40)))
+    references = [[f"{word} b c d"] for word in "efghijklmnopqrstuvwxyz"]
+    sides = [[text * (n % length + 1) for n in range(22)] for text, length in (("nothing ", 3), ("right ", 6))]
+    stats = [bleu_1.measure(side, references) for side in sides]
+    assert 0 < bleu_1.summarise(stats[0].sum(axis=0)) < 1e-9
+    found = compare_metric(
+        SufficientStatistics(bleu_1, (stats[0],), (stats[1],)), list("abcdefghijklmnopqrstuv"), QUICK
+    )
+    assert found.status(True, 0.95) == "inconclusive"
+
+
+def test_seeds_that_hardly_differ_are_no_proof() -> None:
+    """As with one file: a bound, not the narrow interval of the few rows."""
+    one, same = np.arange(50) % 2, np.arange(50) % 2
+    other = same.copy()
+    other[3] = 1 - other[3]
+
+    def seeds(*files: Scores, metric: Metric = RIGHT) -> MetricComparison:
+        a, *b = (np.stack([file, np.ones(50)], axis=1).astype(float) for file in (one, *files))
+        return compare_metric(SufficientStatistics(metric, (a,), tuple(b)), [f"{n}" for n in range(50)], QUICK)
+
+    found = seeds(same, same, other)
+    assert found.estimate.missing is not None
+    assert found.estimate.missing.reason.startswith("only one row differs; differences up to 10.6 points are not")
+    assert found.status(True, 0.95) == "no_difference"
+    assert seeds(same, same).estimate.missing.reason.startswith("no row differs; differences up to 7.1 points")
+    assert seeds(1 - same, same, other).estimate.interval is not None
 
 
 def test_a_difference_that_is_the_same_in_every_row_is_not_certain() -> None:

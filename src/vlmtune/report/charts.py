@@ -7,7 +7,15 @@ from typing import Any
 from vlmtune.report.rows import MetricColumn
 from vlmtune.report.svg import WIDTH, Figure, Frame, bar, circle, count_axis, line, polyline, text, ticks, zero_axis
 from vlmtune.report.text import fixed, points, precision, signed
-from vlmtune.scoring.results import ComparisonResult, Difference, ExampleResult, MetricResult, TrainingSummary
+from vlmtune.scoring.results import (
+    ComparisonResult,
+    Difference,
+    ExampleResult,
+    MetricResult,
+    Status,
+    TrainingSummary,
+)
+from vlmtune.scoring.verdict import status_of
 
 _BINS = 10
 """Histogram bins on each side of 0."""
@@ -28,46 +36,63 @@ _LABEL = 58.0
 """Width of the longest label at a mark of the learning curve."""
 
 
-def tone(low: float, high: float, higher_is_better: bool) -> str:
-    """Colour of a change by its interval: good, bad, or even where the interval holds 0."""
-    if low <= 0 <= high:
-        return "even"
-    return "good" if (low > 0) == higher_is_better else "bad"
+TONES = {"improved": "good", "worse": "bad"}
+"""Colour of a change by what interval and test show together; everything else is even."""
 
 
-def forest(metrics: Sequence[MetricResult]) -> Figure | None:
+def forest(comparison: ComparisonResult) -> Figure | None:
     """Change of every metric with its interval; None where no metric has one."""
-    return _forest("forest", [(metric["name"], metric, metric) for metric in metrics])
+    metrics = comparison["metrics"]
+    return _forest("forest", [(one["name"], one, one, _tone(comparison, one["status"])) for one in metrics])
 
 
 def slices(comparison: ComparisonResult) -> Figure | None:
     """The primary metric's change by slice; None without slices."""
-    parts = [(f"{part['column']} = {part['value']}", part) for part in comparison["slices"][:_SLICES]]
-    return _forest("slices", [(name, part, metric) for metric in comparison["metrics"][:1] for name, part in parts])
+    level = 1 - comparison["statistics"]["confidence"]
+    entries = []
+    for metric in comparison["metrics"][:1]:
+        for part in comparison["slices"][:_SLICES]:
+            status = status_of(part, metric["higher_is_better"], part.get("p"), level)
+            entries.append((f"{part['column']} = {part['value']}", part, metric, _tone(comparison, status)))
+    return _forest("slices", entries)
 
 
 def systems(comparison: ComparisonResult) -> Figure | None:
     """The primary metric's change of every side compared with A; None where there is only B."""
     every = (comparison, *comparison["others"]) if comparison["others"] else ()
-    return _forest("systems", [(one["names"]["b"], metric, metric) for one in every for metric in one["metrics"][:1]])
+    return _forest(
+        "systems",
+        [
+            (one["names"]["b"], metric, metric, _tone(one, one["status"]))
+            for one in every
+            for metric in one["metrics"][:1]
+        ],
+    )
 
 
-def _forest(name: str, entries: Sequence[tuple[str, Difference, MetricResult]]) -> Figure | None:
+def _tone(comparison: ComparisonResult, status: Status) -> str:
+    """Colour of a change in a comparison; of one that is inconclusive, no change is shown."""
+    return "even" if comparison["status"] == "inconclusive" else TONES.get(status, "even")
+
+
+def _forest(name: str, entries: Sequence[tuple[str, Difference, MetricResult, str]]) -> Figure | None:
     """Differences with their intervals on one axis; where metrics have different scales, as shares of each scale.
 
     Args:
         name: distinguishes the figures of a page.
-        entries: (label, difference, its metric); those without an interval are left out.
+        entries: (label, difference, its metric, colour); those without an interval are left out.
     """
     shown = [
-        (label, entry["delta"], entry["ci"], metric) for label, entry, metric in entries if entry["ci"] is not None
+        (label, entry["delta"], entry["ci"], metric, kind)
+        for label, entry, metric, kind in entries
+        if entry["ci"] is not None
     ]
     if not shown:
         return None
-    percent = len({metric["scale"] for *_, metric in shown}) > 1
+    percent = len({metric["scale"] for *_, metric, _ in shown}) > 1
     left, right, top, row = 112.0, WIDTH - 72.0, 6.0, 28.0
-    units = [metric["scale"] if percent else 1.0 for *_, metric in shown]
-    spans = [(ci[0] / unit, delta / unit, ci[1] / unit) for (_, delta, ci, _), unit in zip(shown, units, strict=True)]
+    units = [metric["scale"] if percent else 1.0 for *_, metric, _ in shown]
+    spans = [(ci[0] / unit, delta / unit, ci[1] / unit) for (_, delta, ci, *_), unit in zip(shown, units, strict=True)]
     x_of, axis = zero_axis([value for span in spans for value in span], left, right)
     bottom = top + row * len(shown)
     shapes, table = [], [["metric", "change", "from", "to"]]
@@ -75,9 +100,8 @@ def _forest(name: str, entries: Sequence[tuple[str, Difference, MetricResult]]) 
         value = "0" if tick == 0 else f"{tick:+.0%}" if percent and abs(axis[1] - axis[0]) >= 0.01 else f"{tick:+.4g}"
         shapes += [line(x_of(tick), top, x_of(tick), bottom, "zero" if tick == 0 else "grid")]
         shapes += [text(x_of(tick), bottom + 16, value, "middle", "axis")]
-    for number, ((label, delta, ci, metric), (low, middle, high)) in enumerate(zip(shown, spans, strict=True)):
+    for number, ((label, delta, ci, metric, kind), (low, middle, high)) in enumerate(zip(shown, spans, strict=True)):
         y = top + row * number + row / 2
-        kind = tone(low, high, metric["higher_is_better"])
         numbers = [signed(value, precision(metric)) for value in (delta, *ci)]
         shapes += [
             text(left - 10, y + 4, label if len(label) <= 16 else label[:15] + "…", "end"),
@@ -87,7 +111,7 @@ def _forest(name: str, entries: Sequence[tuple[str, Difference, MetricResult]]) 
         ]
         table.append([label, *numbers])
     unit_text = "as a share of each metric's scale" if percent else "in units of the score"
-    desc = f"{len(shown)} changes from A to B with their intervals, {unit_text}. A bar that touches 0 shows no change."
+    desc = f"{len(shown)} changes from A to B with their intervals, {unit_text}. Colored where a change is shown."
     return Figure(name, "Change from A to B with its interval", desc, "".join(shapes), bottom + 22, table)
 
 

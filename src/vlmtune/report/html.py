@@ -63,7 +63,7 @@ def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
         "precision": text.precision,
         "level": f"{comparison['statistics']['confidence']:.0%}",
         "metrics": text.metric_rows(comparison),
-        "forest": charts.forest(comparison["metrics"]),
+        "forest": charts.forest(comparison),
         "notes": text.metric_notes(comparison),
         "prompt_baselines": text.prompt_baseline_rows(comparison),
         "additional_sets": text.additional_set_rows(comparison),

@@ -166,7 +166,7 @@ def compare_prompt_baselines(
         names: Sides[str] = {"a": file.name, "b": name_of(b)}
         why_not = [
             *verdict.reasons_inconclusive(evidence, metric),
-            *degenerate_sides(evidence.answered, primary, context, names),
+            *degenerate_sides(evidence.answered, context, names),
         ]
         unscored: UnscoredPromptBaseline = {
             "prompt_baseline": file.name,
@@ -276,7 +276,7 @@ def _conclude(
     names: Sides[str] = {"a": name_of(a), "b": name_of(b)}
     why_not = [
         *verdict.reasons_inconclusive(evidence, match.results[0] if match.results else None),
-        *degenerate_sides(rows, match.metrics[0], context, names),
+        *degenerate_sides(rows, context, names),
     ]
     best = best_prompt_baseline(baselines, match.results[0]) if match.results else None
     slices, notes = _slices(match, context, evaluation)
@@ -318,8 +318,7 @@ def _conclude(
         for file, lines in zip(side, files, strict=True)
         for text in caveats(match.metrics, lines, context.task, context.config)
     ]
-    result["warnings"] = [*why_not, *about_metrics]
-    result["warnings"] += [*verdict.warnings(a, b, evidence, result), *match.choice.warnings, *notes]
+    result["warnings"] = [*about_metrics, *verdict.warnings(a, b, evidence, result), *match.choice.warnings, *notes]
     result["warnings"] += judge_warnings(match.judged.result) if match.judged else []
     return result
 

@@ -41,6 +41,10 @@ MANY_TIES = 0.1
 SPARSE = 0.8
 """Share of tied rows from which those that differ are too few to show how large a difference can be."""
 
+NOTHING = 1e-4
+"""Share of the scale up to which a score is 0. COCO's BLEU adds constants against a division by zero: without any
+matching n-gram it is not 0 but up to so much, and what moves it are the lengths of the answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class NoInterval:
@@ -105,13 +109,16 @@ class Design:
     def too_small(self) -> NoInterval:
         """Why there is no interval if the groups are too few."""
         if self.groups < FEWEST_GROUPS:
-            reason = f"only {self.groups} independent rows were compared; an interval needs {FEWEST_GROUPS}"
-        else:
-            reason = (
-                f"the {self.groups} groups have such uneven sizes that they are worth only {self.effective:.0f}; an "
-                f"interval needs {FEWEST_GROUPS}"
-            )
-        return NoInterval(reason, "inconclusive", rows_needed=FEWEST_GROUPS)
+            count = self.groups
+            what = f"{self.noun} was" if count == 1 else f"{self.noun}s were"
+            reason = f"only {count} independent {what} compared; an interval needs {FEWEST_GROUPS}"
+            return NoInterval(reason, "inconclusive", rows_needed=FEWEST_GROUPS)
+        needed = math.ceil(FEWEST_GROUPS * self.groups / self.effective)
+        reason = (
+            f"the {self.groups} groups have such uneven sizes that they are worth only {self.effective:.0f}; an "
+            f"interval needs {FEWEST_GROUPS}, about {needed} groups of such sizes"
+        )
+        return NoInterval(reason, "inconclusive", rows_needed=needed)
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,7 @@ class PairedStatistics:
         left_out = self.difference(total_a - a, total_b - b)
         return jackknife_values(float(self.difference(total_a, total_b)), left_out)
 
-    @property
+    @cached_property
     def differing(self) -> int:
         """Groups with a row that is not tied."""
         return len(np.unique(self.design.of_row[~self.tied]))
@@ -245,10 +252,9 @@ def _within_scale(one: PairedStatistics, interval: IntervalEstimate) -> Differen
 def _missing(one: PairedStatistics, confidence: float) -> NoInterval | None:
     """Why there is no interval; None if there is one."""
     design, reason = one.design, None
-    if not design.enough:
-        return design.too_small()
-    if one.differing < (fewest_discordant(confidence) if one.method != "pseudo_groups_t" or one.constant else 1):
-        return _few_differ(one, confidence)
+    needed = fewest_discordant(confidence) if one.method != "pseudo_groups_t" or one.constant else 1
+    if nothing := no_evidence(one.metric, (one.a, one.b), design, one.differing, needed, confidence):
+        return nothing
     if one.constant and not one.within_scale:
         reason = f"every {design.noun} changes by the same amount"
     elif one.method == "jackknife_t_and_bootstrap_t" and design.effective < FEWEST_SKEWED:
@@ -260,17 +266,59 @@ def _missing(one: PairedStatistics, confidence: float) -> NoInterval | None:
     return NoInterval(reason, "inconclusive") if reason else None
 
 
-def _few_differ(one: PairedStatistics, confidence: float) -> NoInterval:
-    """What can be said if too few groups differ: for bounded metrics, how large a difference can be at most."""
-    noun, fewest, differing = one.design.noun, fewest_discordant(confidence), one.differing
+def no_evidence(
+    metric: Metric, files: Sequence[Stats], design: Design, differing: int, needed: int, confidence: float
+) -> NoInterval | None:
+    """Why these rows cannot show a change, whatever the method; None if they can.
+
+    Args:
+        metric: scores the rows.
+        files: statistics [N, K] of all files of both sides.
+        design: which rows depend on each other.
+        differing: groups with a row that does not score the same in all files.
+        needed: such groups that an interval takes.
+        confidence: level of the intervals.
+    """
+    if not design.enough:
+        return design.too_small()
+    if constant := _constant_score(metric, files):
+        return NoInterval(constant, "inconclusive")
+    return _few_differ(metric, design, differing, confidence) if differing < needed else None
+
+
+def _constant_score(metric: Metric, files: Sequence[Stats]) -> str | None:
+    """What is said where all rows of all files score the same, or nothing at all.
+
+    All right is no such reason: that no row differs bounds the difference.
+    """
+    totals = [float(metric.summarise(stats.sum(axis=0))) for stats in files]
+    alone = np.concatenate([np.ravel(metric.summarise(stats)) for stats in files])
+    nothing = metric.higher_is_better and alone.min() >= 0 and max(totals) <= NOTHING * metric.scale
+    if not nothing and max(np.ptp(totals), np.ptp(alone)) > 1e-9 * metric.scale:
+        return None
+    if math.isclose(totals[0], metric.scale if metric.higher_is_better else 0.0, rel_tol=1e-9):
+        return None
+    found = f"both sides score {0:.4f}" if nothing else "all answers of both sides have the same score"
+    return f"{found} in {metric.name}, which therefore cannot show a change"
+
+
+def _few_differ(metric: Metric, design: Design, differing: int, confidence: float) -> NoInterval:
+    """What can be said if too few groups differ.
+
+    For bounded metrics it is how large a difference can be at most. For others nothing bounds it, not even where a few
+    groups differ; where none does, it is how many of all groups may.
+    """
+    noun, fewest = design.noun, fewest_discordant(confidence)
     reason = ("no", "only one")[differing] if differing < 2 else f"only {differing}"
     reason += f" {noun} differs" if differing < 2 else f" {noun}s differ"
-    bound = None
-    if one.bounded:
-        share = largest_share(differing, int(one.design.effective), confidence)
-        bound = share * one.metric.scale
+    share, bound = largest_share(differing, int(design.effective), confidence), None
+    if metric.binary or metric.bounded:
+        bound = share * metric.scale
         reason += f"; differences up to {100 * share:.1f} points are not excluded"
-    needed = math.ceil(one.design.groups * fewest / differing) if differing else None
+    elif differing == 0:
+        reason += f"; among other {noun}s, up to {share:.1%} may"
+    needed = math.ceil(design.groups * fewest / differing) if differing else None
     if needed:
         reason += f"; a verdict needs {fewest}, about {needed} {noun}s at this rate"
-    return NoInterval(reason, "no_difference", bound, needed)
+    inconclusive = bound is None and differing > 0
+    return NoInterval(reason, "inconclusive" if inconclusive else "no_difference", bound, needed)

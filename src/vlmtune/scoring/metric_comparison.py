@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vlmtune.metrics import Metric, Stats
 from vlmtune.registry import BaseConfig
 from vlmtune.scoring import StatisticsConfig
-from vlmtune.scoring.estimation import Design, DifferenceEstimate, NoInterval, PairedStatistics, estimate_differences
+from vlmtune.scoring.estimation import Design, DifferenceEstimate, PairedStatistics, estimate_differences, no_evidence
+from vlmtune.scoring.intervals import fewest_discordant
 from vlmtune.scoring.pairing import Evidence, Lines
 from vlmtune.scoring.results import Difference, Interval, McNemar, MetricResult, Sides, Status
 from vlmtune.scoring.score import measure, signature, summary
@@ -119,7 +120,7 @@ def compare_metrics(
         ]
         estimates = estimate_differences(pairs, resamples, settings.confidence)
     else:
-        estimates = _estimate_seed_differences(grouped, scores, resamples, design, settings.confidence)
+        estimates = _estimate_seed_differences(statistics, grouped, scores, resamples, design, settings.confidence)
     exact = [_mcnemar(one, design) if single else None for one in statistics]
     chances: list[float | None] = [None] * len(statistics)
     if test and single and design.enough:
@@ -135,23 +136,25 @@ def compare_metrics(
 
 
 def _estimate_seed_differences(
+    statistics: Sequence[SufficientStatistics],
     grouped: Sequence[SufficientStatistics],
     scores: Sequence[Sequence[tuple[float, ...]]],
     resamples: Resamples,
     design: Design,
     confidence: float,
 ) -> list[DifferenceEstimate]:
-    if not design.enough:
-        return [DifferenceEstimate(None, None, design.too_small())] * len(grouped)
     sums = iter(resamples.bootstrap([stats for one in grouped for stats in (*one.a, *one.b)]))
     estimates = []
-    for one, (a, b) in zip(grouped, scores, strict=True):
+    for rows, one, (a, b) in zip(statistics, grouped, scores, strict=True):
         drawn_a, drawn_b = (np.stack([one.metric.summarise(next(sums)) for _ in side]) for side in (a, b))
-        interval = estimate_seed_difference((a, b), (drawn_a, drawn_b), design.groups, confidence)
-        if interval.standard_error > 0:
+        files = (*rows.a, *rows.b)
+        differing = len(np.unique(design.of_row[(np.stack(files) != files[0]).any(axis=(0, 2))]))
+        missing = no_evidence(one.metric, files, design, differing, fewest_discordant(confidence), confidence)
+        if missing is None:
+            interval = estimate_seed_difference((a, b), (drawn_a, drawn_b), design.groups, confidence)
             estimates.append(DifferenceEstimate(interval, "seeds_t", None))
         else:
-            estimates.append(DifferenceEstimate(None, None, NoInterval("no row differs", "no_difference")))
+            estimates.append(DifferenceEstimate(None, None, missing))
     return estimates
 
 

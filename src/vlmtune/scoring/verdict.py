@@ -34,7 +34,14 @@ def reasons_inconclusive(evidence: Evidence, primary: MetricResult | None) -> li
         reasons.append("no row was answered on both sides")
     elif primary["status"] == "inconclusive":
         reasons.append(primary["no_interval"] or "nothing can be said about the change")
+    elif primary["no_interval"] and primary["a"] == primary["b"] == best_score(primary):
+        reasons.append(f"both sides have the best score in {primary['name']}; {primary['no_interval']}")
     return reasons
+
+
+def best_score(metric: MetricResult) -> float:
+    """The best end of the metric's scale."""
+    return metric["scale"] if metric["higher_is_better"] else 0.0
 
 
 def interval_status(difference: Difference, higher_is_better: bool) -> Status:
@@ -325,7 +332,7 @@ def _row_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
     if left_out:
         yield f"{rows['paired']} rows are in both files; left out: {', '.join(left_out)}"
     for side, cut in ((a, shares["a"]["cut_off"]), (b, shares["b"]["cut_off"])):
-        if cut is not None and cut > MOST_FAILED:
+        if cut is not None and MOST_FAILED < cut < 1:  # that all were is why the comparison is inconclusive
             yield f"{cut:.0%} of the answers of {name_of(side)} were cut off at the length limit"
 
 
