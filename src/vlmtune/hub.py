@@ -1,11 +1,14 @@
-"""Whether to use the Hugging Face Hub or only its local cache.
+"""Whether to use the Hugging Face Hub or only its local cache, and the cache of vlmtune beside it.
 
 The Hub's client retries a dead network for half a minute; one quick request up front avoids that. The client reads the
 offline switch when it is imported, so call this before importing anything that imports it.
 """
 
+import hashlib
+import json
 import os
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from vlmtune.progress import Progress
 
@@ -31,6 +34,14 @@ def go_offline_if_unreachable(progress: Progress) -> None:
     except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, ValueError) as error:
         progress.note(f"{address} cannot be reached ({error}); using the local cache only")
         go_offline()
+
+
+def cache_file(kind: str, key: Any, suffix: str = "") -> Path:
+    """The cache file of a kind ("rows", "images", "weights") for a JSON-serialisable key, whether or not it exists."""
+    import huggingface_hub.constants
+
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    return Path(huggingface_hub.constants.HF_HOME) / "vlmtune" / kind / f"{name}{suffix}"
 
 
 def http_error() -> type[Exception]:

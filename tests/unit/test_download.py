@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from vlmtune.data import _download, hub, jsonl
 from vlmtune.data._download import Address, RemoteImages, public_address
 from vlmtune.errors import DataError, ImageError
+from vlmtune.hub import cache_file
 from vlmtune.images import decode_rgb
 
 PNG = encoded(make_image(11, 7))
@@ -203,7 +204,7 @@ def test_the_fingerprint_does_not_depend_on_what_was_downloaded(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
     url = "https://images.example.org/kept.png"
     before = row(tmp_path, url, remote_images=[HOST]).fingerprint
-    _download.write_cache(_download.cache_file("images", url), PNG)
+    _download.write_cache(cache_file("images", url), PNG)
     rows = row(tmp_path, url, remote_images=[HOST])
     assert rows.fingerprint == before
     assert decode_rgb(rows[0].images[0]).size == (11, 7)

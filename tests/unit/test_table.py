@@ -18,9 +18,10 @@ import pytest
 from builders import encoded, make_image
 
 from vlmtune import registry
-from vlmtune.data import _download, _tables, table
+from vlmtune.data import _tables, table
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError, EnvironmentProblem
+from vlmtune.hub import cache_file
 from vlmtune.images import decode_rgb
 from vlmtune.tasks import grounding
 
@@ -295,8 +296,8 @@ def test_a_box_means_the_same_from_every_source(kind: str, name: str, tmp_path: 
 
 
 def test_a_kept_file_is_named_by_its_key() -> None:
-    assert _download.cache_file("rows", ["a", 1]) != _download.cache_file("rows", ["a", 2])
-    assert _download.cache_file("rows", ["a", 1], ".arrow") == _download.cache_file("rows", ["a", 1], ".arrow")
+    assert cache_file("rows", ["a", 1]) != cache_file("rows", ["a", 2])
+    assert cache_file("rows", ["a", 1], ".arrow") == cache_file("rows", ["a", 1], ".arrow")
 
 
 def shards(folder: Path, kind: str, **more: list[dict[str, Any]]) -> None:

@@ -11,10 +11,8 @@ place, so a file that exists is complete.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import http.client
 import ipaddress
-import json
 import os
 import re
 import socket
@@ -33,15 +31,7 @@ from pydantic import AfterValidator
 
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, VlmtuneError
 from vlmtune.files import building_path, fsync_folder
-from vlmtune.hub import http_error
-
-
-def cache_file(kind: str, key: Any, suffix: str = "") -> Path:
-    """The cache file of a kind ("rows", "images") for a JSON-serialisable key, whether or not it exists."""
-    import huggingface_hub.constants
-
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    return Path(huggingface_hub.constants.HF_HOME) / "vlmtune" / kind / f"{name}{suffix}"
+from vlmtune.hub import cache_file, http_error
 
 
 def build_once(file: Path, build: Callable[[Path], None]) -> Path:

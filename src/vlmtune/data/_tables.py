@@ -23,6 +23,7 @@ from vlmtune.data._image_refs import file_fingerprint, open_readable
 from vlmtune.data._labels import ClassLabels
 from vlmtune.data._records import ReadRecord, Record
 from vlmtune.errors import DataError
+from vlmtune.hub import cache_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -221,7 +222,7 @@ def open_table(file: Path, separator: str | None = None, limit: int | None = Non
         if rows is not None:
             return rows
     key = [str(file.resolve()), file_fingerprint(where), file.stat().st_mtime_ns, separator]
-    cached = _download.cache_file("rows", key, ".arrow")
+    cached = cache_file("rows", key, ".arrow")
     rows = map_arrow(
         _download.build_once(cached, functools.partial(_convert, file, separator)), where, limit, trusted=True
     )
@@ -261,7 +262,7 @@ def stream_table(path: str, name: str | None, revision: str | None, split: str, 
     where = f"{path} [{split}]"
     key = ["stream", path, name, revision, split, limit, _folder_state(path)]
     fetch = functools.partial(_fetch, path, name, revision, split, limit)
-    cached = _download.build_once(_download.cache_file("rows", key, ".arrow"), fetch)
+    cached = _download.build_once(cache_file("rows", key, ".arrow"), fetch)
     rows = map_arrow(cached, where, trusted=True)
     assert rows is not None, "our own files are not compressed"
     return rows

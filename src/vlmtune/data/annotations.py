@@ -19,6 +19,7 @@ from vlmtune.data._records import ReadRecord, Record, Records
 from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ArrowRows, map_arrow, write_arrow
 from vlmtune.errors import DataError
+from vlmtune.hub import cache_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +112,7 @@ def _open_rows(config: Config, parts: list[Path], folder: Folder, limit: int | N
     settings = [VERSION, config.format, config.rows_per, folder.find_images, folder.sidecars]
     key = [*settings, str(folder.root.resolve()), [folder.name(part) for part in parts], _state(folder)]
     build = functools.partial(_convert, config, parts, folder)
-    cached = _download.build_once(_download.cache_file("rows", key, ".arrow"), build)
+    cached = _download.build_once(cache_file("rows", key, ".arrow"), build)
     rows = map_arrow(cached, str(folder.root), limit, trusted=True)
     assert rows is not None, "our own files are not compressed"
     return rows

@@ -28,6 +28,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.vision_tower import optimize_vision_tower
+from vlmtune.modeling.weights_hash import hash_weights
 from vlmtune.registry import BaseConfig
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -112,11 +113,12 @@ class Checkpoint:
     quantization: Quantization | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Identity, for manifests."""
+        """Identity, for manifests: on the Hub the commit identifies the weights, in a folder their hash."""
         return {
             "name": self.name,
             "commit": self.commit,
             "config_hash": self.config_hash,
+            "weights": None if self.commit else hash_weights(self.folder),
             "family": self.family.name,
             "quantization": self.quantization,
         }
@@ -286,6 +288,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
         raise IntegrityError(f"{folder}: not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})")
+    refuse_not_finite(folder)
     with safe_open(file, "pt") as weights:
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     try:
@@ -306,6 +309,27 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         )
     compute_in_base_precision(adapted)
     return adapted.eval()
+
+
+def refuse_not_finite(folder: Path) -> None:
+    """Check that every weight of an adapter is a finite number.
+
+    Raises:
+        IntegrityError: one is not, or the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(file, "pt") as weights:
+            bad = [name for name in weights.keys() if not weights.get_tensor(name).isfinite().all()]  # noqa: SIM118
+    except SafetensorError as error:
+        raise IntegrityError(f"{file}: not a file of weights, or damaged: {error}") from None
+    if bad:
+        raise IntegrityError(
+            f"{folder}: {len(bad)} weights of this adapter are not finite numbers, first {bad[0]}; its training "
+            "diverged, or the file is damaged"
+        )
 
 
 def _base_of(folder: Path) -> str:
