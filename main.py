@@ -37,7 +37,7 @@ def use_mock() -> bool:
     return value in ("true", "1", "yes")
 
 
-def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
+def run(mode: str, name: str, sets: list[str], mock: bool, accept_failures: bool = False) -> None:
     """Run one mode of a config, printing what the vlmtune command prints."""
     from vlmtune.cli.options import print_comparison, print_score
     from vlmtune.config import load
@@ -49,7 +49,7 @@ def run(mode: str, name: str, sets: list[str], mock: bool) -> None:
         print("USE_MOCK=True: the embedded tiny model on drawn scenes, on the CPU; results are marked as mock")
     overrides: list[str | Mapping[str, Any]] = [*([MOCK_KEYS] if mock else []), *sets]
     config = load(name, overrides=overrides, replaced=MOCK_BLOCKS if mock else {}).config
-    with open_session(config, mock=mock, distributed=mode == "train") as session:
+    with open_session(config, mock=mock, distributed=mode == "train", accept_failures=accept_failures) as session:
         if mode == "baseline":
             print_score(predict.score(session, predict.predict(session)))
         elif mode == "train":
@@ -69,6 +69,9 @@ def main() -> None:
     parser.add_argument("--mode", required=True, choices=["baseline", "train", "eval"])
     parser.add_argument("--config", required=True, help="a YAML file, or the name of a shipped config")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key; repeatable")
+    parser.add_argument(
+        "--accept-failures", action="store_true", help="publish answers although the engine failed on some rows"
+    )
     arguments = parser.parse_args()
     try:
         from vlmtune.cli.app import run_and_exit
@@ -77,7 +80,7 @@ def main() -> None:
             f"error: {missing.name} is not installed in {sys.executable}. Run `make install` on a laptop or "
             "`bash setup_gpu_env.sh` on a GPU machine, then `source .venv/bin/activate` and this command again"
         )
-    run_and_exit(lambda: run(arguments.mode, arguments.config, arguments.set, use_mock()))
+    run_and_exit(lambda: run(arguments.mode, arguments.config, arguments.set, use_mock(), arguments.accept_failures))
 
 
 if __name__ == "__main__":

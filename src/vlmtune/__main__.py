@@ -1,5 +1,12 @@
 """`python -m vlmtune`: what launchers call."""
 
+import sys
+from pathlib import Path
+
+# `python -m` puts the current folder first, where a downloaded dataset may have a file named numpy.py.
+if not sys.flags.safe_path and sys.path[0] == str(Path.cwd()):
+    del sys.path[0]
+
 from vlmtune.cli.app import main
 
 if __name__ == "__main__":

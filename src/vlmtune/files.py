@@ -113,7 +113,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write an indented JSON file that ends with a newline, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, shape: type = dict) -> Any:
@@ -127,13 +127,22 @@ def read_json(path: Path, shape: type = dict) -> Any:
     with translate_os_errors(path):
         data = path.read_bytes()
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: not JSON ({error}); {advice}") from None
     if not isinstance(value, shape):
         kinds = {dict: "an object", list: "a list", int: "a whole number"}
         raise IntegrityError(f"{path}: holds {type(value).__name__} instead of {kinds[shape]}; {advice}")
     return value
+
+
+def refuse_constant(name: str) -> None:
+    """For `json.loads`: NaN and Infinity, which Python reads, are not JSON.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is not JSON")
 
 
 def fsync_folder(folder: Path) -> None:

@@ -9,6 +9,10 @@ import difflib
 import importlib
 import pkgutil
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -142,6 +146,22 @@ def available(folder: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Let a user's module be imported from the current folder inside this block.
+
+    Only inside, and after all other folders: a downloaded dataset may have a file named numpy.py.
+    """
+    here = str(Path.cwd())
+    if added := here not in sys.path:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
 def load(folder: str, name: str) -> ModuleType:
     """Import one plugin. An ImportError raised inside it is not hidden.
 
@@ -155,7 +175,8 @@ def load(folder: str, name: str) -> ModuleType:
             raise UnknownPlugin(folder, name)
         return importlib.import_module(f"vlmtune.{folder}.{name}")
     try:
-        return importlib.import_module(name)
+        with _current_folder_importable():
+            return importlib.import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name and (name == missing.name or name.startswith(missing.name + ".")):
             raise UnknownPlugin(folder, name) from None

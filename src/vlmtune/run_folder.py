@@ -106,11 +106,12 @@ class RunFolder:
         manifest = read_manifest(artifact)
         if manifest is None or not artifact.exists() or manifest["mock"] != provenance.mock:
             return None
-        if manifest["origin"] == json.loads(json.dumps(provenance.parts)):
+        origin, parts = manifest["origin"], _comparable(manifest["origin"], provenance.parts)
+        if origin == parts:
             return manifest
         raise IntegrityError(
             f"{artifact} was made from another configuration; nothing was overwritten:\n"
-            + "\n".join(f"  {line}" for line in differences(manifest["origin"], provenance.parts)[:12])
+            + "\n".join(f"  {line}" for line in differences(origin, parts)[:12])
             + "\nChoose another folder with --set output.dir=…, or move the old results away"
         )
 
@@ -290,6 +291,15 @@ def _is_ours(file: Path) -> bool:
     except IntegrityError:
         return False
     return "schema_version" in content and bool({"mock", "adapter_delta", "effect"} & content.keys())
+
+
+def _comparable(origin: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts as JSON holds them; without the hash of the weights if the origin was written before there was one."""
+    plain: dict[str, Any] = json.loads(json.dumps(parts))
+    model = origin.get("model")
+    if isinstance(model, dict) and "weights" not in model and isinstance(plain.get("model"), dict):
+        plain["model"].pop("weights", None)
+    return plain
 
 
 def _foreign(file: Path) -> IntegrityError:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from builders import TINY
+from safetensors.torch import load_file, save_file
 from sources import modules
 
 from vlmtune.errors import EnvironmentProblem, IntegrityError
@@ -68,6 +70,17 @@ def test_a_pickled_adapter_is_refused(encoder: Encoder, tmp_path: Path, trace: P
     with pytest.raises(IntegrityError, match="needs adapter_config.json and adapter_model.safetensors"):
         attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_adapter_of_values_that_are_no_numbers_is_refused(value: float, encoder: Encoder, tmp_path: Path) -> None:
+    adapter = adapter_of(encoder, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    next(iter(weights.values()))[0, 0] = value
+    save_file(weights, file)
+    with pytest.raises(IntegrityError, match="1 weights of this adapter are not finite numbers"):
+        attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), adapter)
 
 
 def test_an_adapter_names_no_module_to_be_imported(

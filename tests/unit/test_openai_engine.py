@@ -103,7 +103,7 @@ ODD: dict[str, tuple[Step, str, str]] = {
         "engine",
         "content_filter",
     ),
-    "too long": (status(400, "maximum context length is 10"), "prompt", "400: maximum context length is 10"),
+    "too long": (status(400, "maximum context length is 10"), "engine", "400: maximum context length is 10"),
     "always 500": (status(500, "cuda"), "engine", "answered 500: cuda, 3 tries"),
     "always cut": (fake_server.cut, "engine", "no complete JSON"),
     "always silent": (fake_server.hang, "engine", "gave no answer in 0.4 s, 3 tries"),

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
@@ -65,8 +64,6 @@ def _options(
 
 def main() -> NoReturn:
     """The `vlmtune` command."""
-    # As with `python -m vlmtune`: custom plugins may lie in the current directory.
-    sys.path.insert(0, str(Path.cwd()))
     # Not app(): that would replace the hook that saves the traceback of a bug by one of typer's.
     command = typer.main.get_command(app)
     run_and_exit(lambda: command(standalone_mode=False))

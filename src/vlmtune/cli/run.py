@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from vlmtune.inference import Shard
 
 
+AcceptFailures = Annotated[
+    bool, typer.Option("--accept-failures", help="Publish answers although the engine failed on some rows.")
+]
+
+
 def demo(sets: Sets = None, as_json: AsJson = False, progress: ProgressStyle = "auto") -> None:
     """Run baseline, training, evaluation and comparison with the tiny model."""
     _run(load_config("demo", sets), as_json, progress)
@@ -40,9 +45,10 @@ def run(
     as_json: AsJson = False,
     progress: ProgressStyle = "auto",
     offline: Offline = False,
+    accept_failures: AcceptFailures = False,
 ) -> None:
     """Run baseline, training, evaluation and comparison of a config; skips finished steps."""
-    _run(load_config(config, sets, offline), as_json, progress)
+    _run(load_config(config, sets, offline), as_json, progress, accept_failures)
 
 
 def predict(
@@ -64,6 +70,7 @@ def predict(
     as_json: AsJson = False,
     progress: ProgressStyle = "auto",
     offline: Offline = False,
+    accept_failures: AcceptFailures = False,
 ) -> None:
     """Answer the test rows and score the answers; resumes an interrupted run."""
     from vlmtune.pipeline import predict
@@ -79,7 +86,7 @@ def predict(
     if parity is not None:
         check_parity(loaded, parity, adapter, as_json)
         return
-    with open_session(loaded, progress) as session:
+    with open_session(loaded, progress, accept_failures=accept_failures) as session:
         file = predict.predict(session, adapter, split, chosen_shard)
         if chosen_shard is not None:
             print(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
@@ -146,12 +153,12 @@ def train(
     print_next_command("predict", config, sets, f"--adapter {adapters[0]}")
 
 
-def _run(config: "Config", as_json: bool, progress: Style) -> None:
+def _run(config: "Config", as_json: bool, progress: Style, accept_failures: bool = False) -> None:
     from vlmtune.pipeline import run
     from vlmtune.pipeline.session import open_session
     from vlmtune.run_layout import RunFiles
 
-    with open_session(config, progress) as session:
+    with open_session(config, progress, accept_failures=accept_failures) as session:
         comparison = run.run(session)
     print_comparison(comparison, as_json)
     print(f"next: open {RunFiles.of(config.output).report}", file=sys.stderr)

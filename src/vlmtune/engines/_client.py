@@ -364,7 +364,7 @@ class Client:
                 f"{url} {status}, asked for model {self._server.model!r}. Check {self._server.block}.base_url (usually "
                 f"ending in /v1) and the served name; `curl {url.rstrip('/')}/models` lists the models"
             )
-        return _Refused(Failure(request.id, "prompt", f"the server {status}"), status)
+        return _Refused(Failure(request.id, "engine", f"the server {status}"), status)
 
     def _pause(self, request: Request, attempt: int, reply: http.Reply | http.NoReply) -> float:
         """Seconds before the next attempt; jittered, so that requests that failed together do not return together."""

@@ -8,9 +8,9 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from vlmtune.errors import IntegrityError
 from vlmtune.images import decode_rgb
@@ -41,9 +41,13 @@ class Answer:
     likeliest: Mapping[str, float]
 
 
+LogProb = Annotated[float, Field(allow_inf_nan=False, le=1e-3)]
+"""Of a probability of at most 1, up to rounding."""
+
+
 class _Likely(BaseModel):
     token: str
-    logprob: float
+    logprob: LogProb
 
 
 class _Token(_Likely):
@@ -66,7 +70,7 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    completion_tokens: int
+    completion_tokens: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _Completion(BaseModel):
@@ -119,7 +123,8 @@ def read_answer(body: bytes, name: str, model_key: str) -> Answer | str:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
-        return f"the reply is not a chat completion: {field + ': ' if field else ''}{first['msg']}"
+        without = "; --set inference.logprobs=false does without log-probabilities" if "logprob" in field else ""
+        return f"the reply is not a chat completion: {field + ': ' if field else ''}{first['msg']}{without}"
     if completion.model != name:
         raise IntegrityError(
             f"requested model {name!r}, but the server answered as {completion.model!r}. If that is the full name of "

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +157,8 @@ class HfEngine:
             with self._model.disable_adapter():
                 base = self._model(**tensors, use_cache=False, logits_to_keep=1).logits
         change: float = (tuned.float() - base.float()).abs().max().item()
+        if not math.isfinite(change):
+            raise IntegrityError("base or tuned logits are not finite numbers; the model's weights are damaged")
         if change == 0:
             raise IntegrityError(
                 "the adapter loads but changes nothing: base and tuned logits are equal. It was trained on another "
@@ -237,6 +240,11 @@ class HfEngine:
         return [self._prediction(request, answer) for (request, _), answer in zip(batch, answers, strict=True)]
 
     def _prediction(self, request: Request, answer: GeneratedTokens) -> Prediction:
+        if not all(map(math.isfinite, answer.logprobs)):
+            raise IntegrityError(
+                f"row {request.id}: the model computes values that are not finite numbers; its weights are damaged, or "
+                f"exceed the range of {self._precision}"
+            )
         stopped = answer.ids[-1] in self._encoder.stop_ids
         return Prediction(
             id=request.id,

@@ -57,7 +57,7 @@ def open_engine(
         AdapterRefused: vLLM cannot serve this adapter.
         ConfigError: it cannot serve the quantized model.
     """
-    to_serve = served(adapter) if adapter is not None else None
+    to_serve = _served(adapter)
     key = secrets.token_urlsafe(32)
     command_line = arguments(config, model, encoder, precision, find_python(config.python), to_serve)
     server = Server(command_line, http.free_port(), key, open_log())
@@ -97,7 +97,7 @@ def open_server(
         AdapterRefused: vLLM cannot serve this adapter.
         ConfigError: the port is taken.
     """
-    to_serve = served(adapter) if adapter is not None else None
+    to_serve = _served(adapter)
     command_line = arguments(config, model, encoder, precision, find_python(config.python), to_serve)
     if not http.is_free(port):
         raise ConfigError(f"port {port} is in use; choose another one with --port")
@@ -131,6 +131,15 @@ def arguments(
         "seed": config.seed,
     }
     return command(python, encoder, precision, adapter, limits, config.arguments)
+
+
+def _served(adapter: Path | None) -> ServedAdapter | None:
+    from vlmtune.modeling.loading import refuse_not_finite
+
+    if adapter is None:
+        return None
+    refuse_not_finite(adapter)
+    return served(adapter)
 
 
 def _context(config: Config, encoder: "Encoder") -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
-from vlmtune.errors import DataError, ImageError
+from vlmtune.errors import DataError, ImageError, RemoteError
 from vlmtune.files import write_json
 from vlmtune.inference import Predictor, Shard, shuffle_images, truth_or_error
 from vlmtune.pipeline.export import open_engine
@@ -226,16 +226,32 @@ def _answer(
     if shard is not None:
         examples, shuffled = ([row for row in rows if shard.owns(row.id)] for rows in (examples, shuffled))
     lines = predictor.answer(name, engine, examples, work / ANSWERS)
-    failed = [f"row {line.id} was not answered: {line.failure['reason']}" for line in lines if line.failure]
-    for message in failed[:MAX_REPORTED]:
-        session.progress.note(message)
-    if len(failed) > MAX_REPORTED:
-        session.progress.note(f"and {len(failed) - MAX_REPORTED} more; all are recorded in {artifact}")
     control = predictor.answer(f"{name}, shuffled images", engine, shuffled, work / SHUFFLED_ANSWERS)
+    _report_failures(session, artifact, [*lines, *control])
     write(session, artifact, lines, [json.loads(line.to_json()) for line in control], delta)
     if shard is None:
         write_score(session, artifact)
     return dict(engine.facts())
+
+
+def _report_failures(session: Session, artifact: Path, lines: Sequence[Line]) -> None:
+    """Say which rows have no answer; an image that cannot be read never has one, a server's failure may pass.
+
+    Raises:
+        RemoteError: the engine failed on some rows, and the session does not accept that.
+    """
+    failed = [(line, line.failure) for line in lines if line.failure]
+    for line, failure in failed[:MAX_REPORTED]:
+        session.progress.note(f"row {line.id} was not answered: {failure['reason']}")
+    if len(failed) > MAX_REPORTED:
+        session.progress.note(f"and {len(failed) - MAX_REPORTED} more")
+    by_engine = sum(failure["stage"] == "engine" for _, failure in failed)
+    if by_engine and not session.accept_failures:
+        raise RemoteError(
+            f"{artifact} is not finished: the engine failed on {by_engine} of {len(lines)} requests. The other answers "
+            "are saved: run the same command again to repeat these, or add --accept-failures to publish the file "
+            "without them"
+        )
 
 
 def write(

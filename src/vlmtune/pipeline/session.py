@@ -42,6 +42,7 @@ class Session:
             share its encoder, so that images are decoded once.
         evaluation_set: name of the additional evaluation set that it is for; None for the config's own rows.
         seed: the training seed that it is for, if there are several.
+        accept_failures: whether answers are published although the engine failed on some rows.
         selection_overlap: which of its rows may have been used to select a checkpoint: those with the `id` of a
             validation row, `all` (the same rows under other ids), or `none`.
     """
@@ -54,6 +55,7 @@ class Session:
     parent: "Session | None" = None
     evaluation_set: str | None = None
     seed: int | None = None
+    accept_failures: bool = False
     selection_overlap: Literal["id", "all", "none"] = "id"
 
     @functools.cached_property
@@ -222,7 +224,11 @@ def training_set(session: Session, rows: Rows, mixed: Sequence[Rows]) -> Trainin
 
 @contextmanager
 def open_session(
-    config: Config, progress: Style = "auto", mock: bool = False, distributed: bool = False
+    config: Config,
+    progress: Style = "auto",
+    mock: bool = False,
+    distributed: bool = False,
+    accept_failures: bool = False,
 ) -> Iterator[Session]:
     """A session that owns its run folder until the block ends, and stops at a safe point after a signal.
 
@@ -230,6 +236,7 @@ def open_session(
         config: of the run.
         progress: how it is displayed.
         mock: whether results are marked as made by the tiny stand-in.
+        accept_failures: whether answers are published although the engine failed on some rows.
         distributed: whether torchrun may start the step in several processes.
 
     Raises:
@@ -244,7 +251,7 @@ def open_session(
     if config.needs_hub:
         go_offline_if_unreachable(shown)
     with stop_on_signal() as stop:
-        session = Session(config, shown, stop, mock, processes)
+        session = Session(config, shown, stop, mock, processes, accept_failures=accept_failures)
         with session.folder.lock() if processes.is_main else nullcontext():
             yield session
             if processes.is_main:

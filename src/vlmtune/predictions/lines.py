@@ -13,6 +13,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from vlmtune.errors import DataError
+from vlmtune.files import refuse_constant
 
 LOGPROB_DIGITS = 4
 """Decimals of a log-probability in the file."""
@@ -127,7 +128,7 @@ class Line:
             record |= {"logprob": self.logprob, "token_logprobs": list(self.token_logprobs)}
         record |= {"image": self.image}
         record |= {"cluster": self.cluster, "meta": dict(self.meta)}
-        return json.dumps(record, ensure_ascii=False)
+        return json.dumps(record, ensure_ascii=False, allow_nan=False)
 
 
 PLAIN_KEYS = ("answer", "unparsed", "finish_reason", "tokens", "token_logprobs", "image")
@@ -171,7 +172,7 @@ def check_ids(lines: Sequence[tuple[str, Line]]) -> None:
 
 def _line(text: bytes, at: str) -> Line:
     try:
-        record = json.loads(text.decode("utf-8-sig"))
+        record = json.loads(text.decode("utf-8-sig"), parse_constant=refuse_constant)
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeError:
         raise DataError(f"{at}: not UTF-8, or half a surrogate pair; save the file as UTF-8") from None
