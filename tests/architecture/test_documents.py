@@ -127,7 +127,7 @@ def classic(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str
     main = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(main)
     called: list[tuple[str, str]] = []
-    monkeypatch.setattr(main, "run", lambda mode, name, sets, mock: called.append((mode, name)))
+    monkeypatch.setattr(main, "run", lambda mode, name, sets, mock, accept_failures: called.append((mode, name)))
     monkeypatch.setattr(sys, "argv", ["main.py", *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(SystemExit) as end:

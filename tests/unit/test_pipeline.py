@@ -58,7 +58,7 @@ def adapter(folder: Path, origin: dict[str, Any]) -> Path:
 
 
 def names() -> set[str]:
-    return {file.name for file in Path("out").iterdir()} - {".vlmtune", "pictures"}
+    return {file.name for file in Path("out").iterdir()} - {".vlmtune", "thumbnails"}
 
 
 class Flaky:
