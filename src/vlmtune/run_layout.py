@@ -14,7 +14,9 @@ Work in progress is in `.vlmtune/<artifact>-<hash of the provenance>` until the 
         lora-0123456789ab/                work in progress: curve.jsonl, step-000100/, ...
 """
 
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -263,14 +265,19 @@ def lock_of_merged(merged: Path) -> Path:
     return merged.with_name(f"{merged.name}.lock")
 
 
+_HEXADECIMAL = re.compile("[0-9a-f]{16,}")
+
+
 def thumbnail_path(folder: Path, image: str) -> Path:
     """The thumbnail of an image.
 
     Args:
         folder: a folder of thumbnails.
-        image: sha256 of the image's pixels, in hexadecimal.
+        image: sha256 of the image's pixels, in hexadecimal. Prediction files of others may hold anything else, such as
+            `../../private`; that chooses no path, and has no thumbnail.
     """
-    return folder / f"{image[:16]}.webp"
+    name = image if _HEXADECIMAL.fullmatch(image) else hashlib.sha256(image.encode(errors="replace")).hexdigest()
+    return folder / f"{name[:16]}.webp"
 
 
 def checkpoint_path(work: Path, step: int) -> Path:
@@ -285,7 +292,13 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def checkpoint_paths(work: Path) -> list[Path]:
     """Checkpoints in a work folder, complete or not, oldest first."""
-    return sorted(work.glob("step-*"))
+    return _by_step(work.glob("step-*"))
+
+
+def _by_step(paths: Iterable[Path]) -> list[Path]:
+    """Paths in the order of their steps: step-999999 comes before step-1000000. Others of the pattern are left out."""
+    steps = [(path.stem.rpartition("-")[2], path) for path in paths]
+    return [path for _, path in sorted((int(step), path) for step, path in steps if re.fullmatch("[0-9]+", step))]
 
 
 def best_adapter_path(work: Path, step: int) -> Path:
@@ -295,7 +308,7 @@ def best_adapter_path(work: Path, step: int) -> Path:
 
 def best_adapter_paths(work: Path) -> list[Path]:
     """Folders of `best_adapter_path`; more than one until the earlier ones are pruned."""
-    return sorted(work.glob("best-*"))
+    return _by_step(work.glob("best-*"))
 
 
 def validation_answers_path(work: Path, step: int) -> Path:
@@ -305,7 +318,7 @@ def validation_answers_path(work: Path, step: int) -> Path:
 
 def validation_answers(work: Path) -> list[Path]:
     """Files of `validation_answers_path`, newest first."""
-    return sorted(work.glob("evaluation-*.jsonl"), reverse=True)
+    return _by_step(work.glob("evaluation-*.jsonl"))[::-1]
 
 
 def controls_path(artifact: Path) -> Path:

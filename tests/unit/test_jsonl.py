@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from vlmtune.data import DatasetConfig, Splits, _json, jsonl
 from vlmtune.data._json import JsonRows
 from vlmtune.data._records import Records
 from vlmtune.data._rows import MappedRows
-from vlmtune.errors import DataError, EnvironmentProblem
+from vlmtune.errors import DataError, EnvironmentProblem, ImageError
 from vlmtune.images import decode_rgb
 from vlmtune.types import ImageRef, Message
 
@@ -298,6 +299,20 @@ def test_images_outside_the_folder_are_refused(path: str, tmp_path: Path) -> Non
     (folder / "test.jsonl").write_text(json.dumps({"caption": "x", "image": path}))
     with pytest.raises(DataError):
         jsonl.open(config(folder, image="image"), "test.jsonl")[0]
+
+
+def test_images_that_are_no_files_are_named_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(3 << 30)
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    says = {"pipe": "not a regular", "folder": "not a regular", "sparse": "at most 536,870,912", "loop": "symbolic"}
+    for name, message in says.items():
+        (tmp_path / "test.jsonl").write_text(json.dumps({"image": f"{name}.png", "caption": "x"}))
+        row = jsonl.open(config(tmp_path, image="image"), "test.jsonl")[0]
+        with pytest.raises(ImageError, match=message):
+            decode_rgb(row.images[0])
 
 
 def test_targets(tmp_path: Path, write_jsonl: Write) -> None:

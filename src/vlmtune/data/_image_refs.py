@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from vlmtune.types import ImageRef
 
 BLOCK, BLOCKS = 4096, 16
 """Block size in bytes, and the number of blocks that are hashed of a larger file, evenly spaced from start to end."""
+
+MAX_FILE_BYTES = 512 * 1024 * 1024
+"""Largest image file that is read: the largest decoded image has 50 million pixels of at most 8 bytes."""
 
 BASE64_FROM = 256
 """A bare string of at least this many characters, all of base64's alphabet, is an image and not a path."""
@@ -152,7 +156,7 @@ class ImageValues:
 
     def _read(self, file: str, path: str) -> bytes:
         try:
-            return Path(file).read_bytes()
+            return _read_regular(file)
         except FileNotFoundError:
             posix_path = path.replace("\\", "/")
             posix_file = resolve(posix_path, self.roots) if posix_path != path else None
@@ -169,6 +173,21 @@ class ImageValues:
             return ""
         folder = os.path.realpath(Path(self.roots[0], path).parent)
         return f". To allow the folder it is in, set dataset.image_roots=[{folder}]" if Path(folder).is_dir() else ""
+
+
+def _read_regular(file: str) -> bytes:
+    """The content of an image file; a row may also name a pipe, which nobody writes to, or a device without an end.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: not a regular file, or larger than any image that is decoded.
+    """
+    status = Path(file).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"a file of {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
+    return Path(file).read_bytes()
 
 
 def _similar_name(file: str) -> str | None:
