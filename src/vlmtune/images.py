@@ -1,12 +1,13 @@
 """The only place that decodes images: any file in, upright 8-bit RGB out, or one error that names the image.
 
-Every source hands over undecoded bytes, so training, evaluation and reports see the same pixels. Also hashes pixels and
-makes thumbnails.
+Every source hands over undecoded bytes, so training, evaluation and reports see the same pixels. Also reads pages of
+documents, hashes pixels and makes thumbnails.
 """
 
 import hashlib
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmtune.errors import ImageError
+from vlmtune.errors import EnvironmentProblem, ImageError
 from vlmtune.types import ImageRef
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+PLAIN_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "HEIF", *PLAIN_FORMATS)
 MAX_PIXELS = 50_000_000
+
+PAGE_DPI, PAGE_PIXELS = 150, 4_000_000
+"""Resolution at which the pages of a PDF are drawn, and their largest area: A4 has 2.2 million pixels."""
+
+_PDFIUM = threading.Lock()
+"""PDFium may run in one thread at a time."""
+
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values for an image stored on its side."""
 
@@ -113,6 +122,66 @@ def size_of(ref: ImageRef) -> tuple[int, int]:
         return (height, width) if sideways and not _is_ready(image) else (width, height)
 
 
+def page_count(data: bytes, where: str) -> int:
+    """Number of pages of a PDF or TIFF; 1 for any other file.
+
+    Raises:
+        ImageError: a PDF cannot be read.
+        EnvironmentProblem: pypdfium2 is not installed.
+    """
+    from PIL import Image
+
+    if data.startswith(b"%PDF"):
+        with _pdf(data, where) as document:
+            return len(document)
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return 1
+    with _errors_named(where), Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
+def read_page(data: bytes, page: int, where: str) -> "Image":
+    """Page of a PDF or TIFF, counted from 1, as an RGB image. Those of a PDF are drawn on white.
+
+    Raises:
+        ImageError: there is no such page, or it cannot be read.
+        EnvironmentProblem: pypdfium2 is not installed.
+    """
+    from PIL import Image
+
+    if not 1 <= page <= (count := page_count(data, where)):
+        raise ImageError(f"has no page {page}; it has {count}", where)
+    if data.startswith(b"%PDF"):
+        with _pdf(data, where) as document:
+            width, height = document[page - 1].get_size()
+            scale = min(PAGE_DPI / 72, (PAGE_PIXELS / max(1, width * height)) ** 0.5)
+            return document[page - 1].render(scale=scale).to_pil().convert("RGB")  # type: ignore[no-any-return]
+    with _errors_named(where), Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+        image.seek(page - 1)
+        _refuse_size(image, where)
+        image.load()
+        return _rgb(image, where)
+
+
+@contextmanager
+def _pdf(data: bytes, where: str) -> Iterator[Any]:
+    try:
+        import pypdfium2
+    except ModuleNotFoundError:
+        raise EnvironmentProblem(
+            f"{where}: a PDF needs the extra: pip install 'vlmtune[documents]'; or convert its pages to PNG"
+        ) from None
+    with _PDFIUM:
+        try:
+            document = pypdfium2.PdfDocument(data)
+            try:
+                yield document
+            finally:
+                document.close()
+        except pypdfium2.PdfiumError as error:
+            raise ImageError(f"a PDF that cannot be read: {error}", where) from None
+
+
 def _is_ready(image: "Image") -> bool:
     """Whether an image needs no conversion: RGB pixels, detached from any file."""
     from PIL import ImageFile
@@ -156,9 +225,33 @@ def _opened(ref: ImageRef) -> "Iterator[Image]":
         if not data:
             raise ImageError("the file is empty", ref.where)
         _silence_pillow()
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats(data, ref.where)) as image:
             _refuse_size(image, ref.where)
             yield image
+
+
+def _formats(data: bytes, where: str) -> tuple[str, ...]:
+    """Names of the formats that a file may have. HEIF is known to Pillow after the first such file.
+
+    Raises:
+        EnvironmentProblem: the package that reads it is not installed.
+    """
+    if data[4:8] != b"ftyp":
+        return PLAIN_FORMATS
+    if b"avif" in data[8:64]:
+        from PIL import features
+
+        if not features.check("avif"):
+            raise EnvironmentProblem(f"{where}: an AVIF image needs Pillow 11.3 or newer; or convert it to PNG")
+        return ("AVIF",)
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        raise EnvironmentProblem(
+            f"{where}: a HEIC image needs the extra: pip install 'vlmtune[heic]'; or convert it to JPEG"
+        ) from None
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 @contextmanager

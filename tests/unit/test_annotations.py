@@ -10,7 +10,7 @@ import pytest
 from builders import encoded, make_image
 
 from vlmtune import registry
-from vlmtune.data import ROLES, open_role, overlapping_roles
+from vlmtune.data import ROLES, Splits, open_role, overlapping_roles
 from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb
 
@@ -175,12 +175,26 @@ def test_the_limit_counts_the_rows_of_the_split(tmp_path: Path) -> None:
     root = folder(tmp_path, {"dataset_flickr8k.json": KARPATHY, **pictures(*(f"Images/{n}.jpg" for n in range(5)))})
     settings = config(
         root, "karpathy", references=["references"], split_column="split", all_rows="dataset_flickr8k.json",
-        splits={"train": "train", "validation": "dev", "test": "test"}, limit={"test": 1, "train": 1},
+        splits={"train": "train", "validation": "val", "test": "test"}, limit={"test": 1, "train": 1},
+        unused_splits=["restval"],
     )  # fmt: skip
     assert len(open_role(settings, "train")) == 1
     assert open_role(settings, "train").fingerprint != open_role(settings, "test").fingerprint
+    other = settings.model_copy(update={"splits": Splits(train="train|val|test", validation="dev", test="test")})
     with pytest.raises(DataError, match=r"no row has 'dev' in column 'split'; there are: train \(2\), restval \(1\)"):
-        open_role(settings, "validation")
+        open_role(other, "validation")
+
+
+def test_rows_of_a_split_that_no_role_names_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"dataset_flickr8k.json": KARPATHY, **pictures(*(f"Images/{n}.jpg" for n in range(5)))})
+    settings = config(
+        root, "karpathy", references=["references"], split_column="split", all_rows="dataset_flickr8k.json",
+        splits={"train": "train", "validation": "val", "test": "test"},
+    )  # fmt: skip
+    with pytest.raises(
+        DataError, match=r"1 rows have 'restval'.*belongs to train.*splits.train=train\|restval'.*unused"
+    ):
+        open_role(settings, "test")
 
 
 CAPTION_FILES = {

@@ -82,7 +82,7 @@ def test_ids_do_not_depend_on_where_the_folder_lies(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_table_names_the_images(kind: str, tmp_path: Path) -> None:
-    folder = put(tmp_path / "f", "train/a/1.png", "train/2.png", "train/unlisted.png", "train/notes.txt")
+    folder = put(tmp_path / "f", "train/a/1.png", "train/2.png", "train/unlisted.png", "train/list.txt")
     if kind == "csv":
         text = "file_name,caption\na/1.png,One\n2.png,Two\n"
     else:
@@ -116,13 +116,18 @@ def test_a_line_without_an_image_of_the_folder_is_named(line: dict[str, str], sa
 def test_other_files_are_counted_and_named_unless_ignored(tmp_path: Path) -> None:
     folder = put(tmp_path / "f", "train/cat/1.png", "train/cat/.hidden.txt", "train/.git/x", "train/cat/.DS_Store")
     assert len(opened(folder)) == 1
-    put(folder, "train/notes.txt", "train/cat/1.png.bak", "train/cat/clip.mp4")
-    with pytest.raises(DataError, match=r"3 of 4 files are not images: cat/1.png.bak, cat/clip.mp4, notes.txt\. Move"):
+    put(folder, "train/list.txt", "train/cat/1.png.bak", "train/cat/clip.mp4")
+    with pytest.raises(DataError, match=r"3 of 4 files are not images: cat/1.png.bak, cat/clip.mp4, list.txt\. Move"):
         opened(folder)
     assert len(opened(folder, ignore=["*.txt", "cat/*.bak", "*.mp4"])) == 1
     (folder / "train/eel").symlink_to(put(tmp_path / "elsewhere", "2.png"))
     with pytest.raises(DataError, match="1 of 2 files are not images: eel"):
         opened(folder, ignore=["*.txt", "*.bak", "*.mp4"])
+
+
+def test_files_that_describe_a_dataset_stop_nothing(tmp_path: Path) -> None:
+    others = ("README.md", "LICENSE", "CHANGELOG.txt", "train/Readme", "train/classes.txt", "train/cat/Thumbs.db")
+    assert len(opened(put(tmp_path / "f", "train/cat/1.png", *others))) == 1
 
 
 def test_missing_and_doubled_things_name_what_is_there(tmp_path: Path) -> None:

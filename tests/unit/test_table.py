@@ -136,7 +136,7 @@ BAD = {
     "open behind a double quote": (b'a,caption\n1,"x ""y"""\n2,"z""', "t.csv:3: this quote is never closed"),
     "open quote at the end": (b'a,caption\n1,x\n2,"y', "t.csv:3: this quote is never closed"),
     "latin-1": ("caption\nfine\ncafé\n".encode("latin-1"), "t.csv:3: not UTF-8; save the file as UTF-8"),
-    "utf-16": ("caption\nfine\n".encode("utf-16"), "t.csv:1: not UTF-8"),
+    "utf-16, cut off": ("caption\nfine\n".encode("utf-16")[:-1], "t.csv:1: not UTF-16; save the file as UTF-8"),
     "twin columns": (b"caption,caption\n1,2\n", "two columns are called 'caption'"),
     "empty": (b"", "t.csv: cannot be read: Empty CSV file"),
     "only a header": (b"caption\n", "t.csv: no rows"),

@@ -6,24 +6,34 @@ unique among all images of a dataset, across its splits.
 """
 
 from vlmtune.data._annotations import BOXES as ANNOTATION_BOXES
+from vlmtune.data._annotations import FOLDERS as FOLDER_FORMATS
+from vlmtune.data._annotations import Folder, label_files, text_files
 from vlmtune.data._contract import ROLES, DatasetConfig, Limits, Rows, Shares, SplitRole, Splits
+from vlmtune.data._csv import SEPARATORS, separator_hint
 from vlmtune.data._download import errors_named
+from vlmtune.data._image_paths import image_file
+from vlmtune.data._image_refs import DESCRIPTIONS, PAGED, REMOTE, is_base64
 from vlmtune.data._image_refs import ENDINGS as IMAGE_ENDINGS
-from vlmtune.data._image_refs import REMOTE, is_base64
-from vlmtune.data._records import Record, Records
+from vlmtune.data._json import ENDINGS as JSON_ENDINGS
+from vlmtune.data._records import Record, Records, names_text
 from vlmtune.data._splits import Subset, have_common_rows, open_role, overlapping_roles
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
-from vlmtune.data._tables import SEPARATORS
+from vlmtune.data._text import ending, head
 from vlmtune.data._values import python_list, structured
 
 __all__ = [
     "ANNOTATION_BOXES",
+    "DESCRIPTIONS",
+    "FOLDER_FORMATS",
     "IMAGE_ENDINGS",
+    "JSON_ENDINGS",
+    "PAGED",
     "REMOTE",
     "ROLES",
     "SEPARATORS",
     "TABLE_ENDINGS",
     "DatasetConfig",
+    "Folder",
     "Limits",
     "Record",
     "Records",
@@ -32,11 +42,18 @@ __all__ = [
     "SplitRole",
     "Splits",
     "Subset",
+    "ending",
     "errors_named",
     "have_common_rows",
+    "head",
+    "image_file",
     "is_base64",
+    "label_files",
+    "names_text",
     "open_role",
     "overlapping_roles",
     "python_list",
+    "separator_hint",
     "structured",
+    "text_files",
 ]

@@ -70,7 +70,8 @@ class DatasetConfig(BaseConfig):
 
     image_path: ImagePath | None = None
     """Path of an image as a template: `{file}` is the value of the image column, `{NAME}` that of another column, as in
-    `images/{file}` or `val2014/COCO_val2014_{image_id:012d}.jpg`. Null: the image column holds the path."""
+    `images/{file}` or `val2014/COCO_val2014_{image_id:012d}.jpg`; `{file:name}` is a path without its folders,
+    `{file:stem}` also without its ending. Null: the image column holds the path."""
 
     image_roots: list[str] = []
     """Folders outside of the dataset's from which images may be read, by absolute paths and by links."""
@@ -130,6 +131,9 @@ class DatasetConfig(BaseConfig):
 
     all_rows: str | None = None
     """Where the rows of all splits are if `split_column` tells them apart: what `splits` would name otherwise."""
+
+    unused_splits: list[str] = []
+    """Values of `split_column` whose rows are left out. Any other value that `splits` does not name is an error."""
 
     shares: Shares | None = None
     """Divides a split that several roles name, so that no row has two roles; rows with a common image or group stay

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from vlmtune.data._records import ReadRecord, Record
+from vlmtune.data._records import ReadRecord, Record, names_text
 from vlmtune.errors import DataError
 
 
@@ -38,7 +38,7 @@ def find_files(folder: Path, split: str, candidates: Sequence[str]) -> list[Path
     files = [folder / name for name in names if (folder / name).is_file()]
     if not files:
         problem = "no file matches this pattern" if glob.has_magic(split) else "no such file"
-        listed = ", ".join(sorted(candidates)) or "no files with rows"
+        listed = names_text(sorted(candidates)) if candidates else "no files with rows"
         raise DataError(f"{file}: {problem}; {folder} has {listed}. Set dataset.path and dataset.splits")
     return files
 
@@ -101,7 +101,7 @@ class FileShards(Generic[R]):
             if found != expected:
                 names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
                 raise DataError(
-                    f"{file}: its columns differ from those of {first}: {', '.join(names)}. All files of a split need "
+                    f"{file}: its columns differ from those of {first}: {names_text(names)}. All files of a split need "
                     "the same columns and classes; repair them, or set dataset.splits to a narrower pattern"
                 )
 

@@ -2,14 +2,20 @@
 
 import string
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from vlmtune.data._records import names_text
 from vlmtune.errors import DataError
 
 FILE = "file"
 """The field that stands for the value of the image column, unless a column has this name."""
+
+
+PARTS = ("name", "stem")
+"""Formats that take a part of a path: `{file:name}` is the name of the file without its folders."""
 
 
 def template_fields(template: str) -> list[str]:
@@ -37,6 +43,15 @@ ImagePath = Annotated[str, AfterValidator(_checked)]
 """A template; a path without braces is the folder of the images."""
 
 
+def image_file(template: str | None, value: Any, columns: Mapping[str, Any], at: str) -> Any:
+    """The path of an image by a template, whose `{file}` is the value of the image column; the value without one.
+
+    Raises:
+        DataError: as `fill`.
+    """
+    return value if template is None else fill(template, {FILE: value, **columns}, at)
+
+
 def fill(template: str, columns: Mapping[str, Any], at: str) -> str:
     """The path of an image.
 
@@ -57,9 +72,12 @@ def fill(template: str, columns: Mapping[str, Any], at: str) -> str:
         if not isinstance(value, str | int | float) or isinstance(value, bool) or value == "":
             raise DataError(
                 f"{at}: dataset.image_path needs a text or number in column {name!r} (got {value!r:.40}); there are: "
-                f"{', '.join(map(str, columns))}"
+                f"{names_text(columns, name)}"
             )
         form = spec or ""
+        if form in PARTS:
+            path.append(getattr(PurePosixPath(str(value).replace("\\", "/")), form))
+            continue
         try:
             path.append(format(int(value) if form.endswith("d") else value, form))
         except (ValueError, TypeError, OverflowError) as error:

@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._download import RemoteImages
 from vlmtune.errors import DataError, EnvironmentProblem
+from vlmtune.images import page_count, read_page
 from vlmtune.types import ImageRef
 
 BLOCK, BLOCKS = 4096, 16
@@ -29,8 +31,27 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 BASE64_FROM = 256
 """A bare string of at least this many characters, all of base64's alphabet, is an image and not a path."""
 
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif"),
+    *(".tiff", ".webp"),
+)
 """File name endings, in lower case, of the formats that `images` decodes."""
+
+PAGED = (".pdf", ".tif", ".tiff")
+"""Endings of files whose pages are images."""
+
+_PAGE = re.compile(r"(?P<file>.+\.(?:pdf|tiff?))#page=(?P<page>\d{1,6})", re.IGNORECASE | re.DOTALL)
+"""A page of a document, as in an address: `report.pdf#page=3`."""
+
+IMAGE_COLUMNS = {"image", "image_name", "image_id", "image_path", "img", "file", "file_name", "filename", "path"}
+"""Usual names of columns with images, by which a header is known."""
+
+DESCRIPTIONS = re.compile(
+    r"(?:readme|licen[cs]e|copying|notice|authors|citation|contributing|change(?:log|s)|classes|requirements|notes?|"
+    r"(?:md5|sha\d+)sums?|thumbs\.db|desktop\.ini)\b.*",
+    re.IGNORECASE,
+)
+"""Names of files that describe a dataset, or that an operating system leaves behind."""
 
 REMOTE = ("http://", "https://")
 _BASE64 = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
@@ -128,6 +149,22 @@ class ImageValues:
             return ImageRef(where, lambda: _decode_base64(value.partition(",")[2]))
         return ImageRef(where, lambda: _decode_base64(value)) if is_base64(value) else self._from_path(value, where)
 
+    def pages(self, value: Any, where: str) -> list[Any]:
+        """The value, or one for each page if it names a document.
+
+        Raises:
+            DataError: the document cannot be read.
+        """
+        if not isinstance(value, str) or not value.lower().endswith(PAGED) or (file := self.file(value)) is None:
+            return [value]
+        try:
+            data = _read_regular(file)
+        except (OSError, ValueError):  # said when the image is read
+            return [value]
+        count = page_count(data, f"{where} ({value})")
+        is_image = count == 1 and not data.startswith(b"%PDF")
+        return [value] if is_image else [f"{value}#page={page}" for page in range(1, count + 1)]
+
     def file(self, value: Any) -> str | None:
         """The file that a value names; None if the value holds the image itself or names no readable file."""
         if isinstance(value, dict):
@@ -136,7 +173,8 @@ class ImageValues:
             return None
         if not isinstance(value, str) or not value or "://" in value or "::" in value:
             return None
-        return resolve(value, self.roots)
+        page = _PAGE.fullmatch(value)
+        return resolve(page["file"] if page else value, self.roots)
 
     def _from_bytes(self, data: Any, where: str) -> ImageRef:
         if not isinstance(data, bytes) or not data:
@@ -154,10 +192,12 @@ class ImageValues:
         named = f"{where} ({Path(path).name if Path(path).is_absolute() else path})"
         return ImageRef(named, lambda: self._read(file, path))
 
-    def _read(self, file: str, path: str) -> bytes:
+    def _read(self, file: str, path: str) -> Any:
+        """The bytes of a file, or the page that the path names."""
         try:
-            return _read_regular(file)
-        except FileNotFoundError:
+            data, page = _read_regular(file), _PAGE.fullmatch(path)
+            return data if page is None else read_page(data, int(page["page"]), path)
+        except (FileNotFoundError, NotADirectoryError):
             posix_path = path.replace("\\", "/")
             posix_file = resolve(posix_path, self.roots) if posix_path != path else None
             if posix_file is not None and Path(posix_file).is_file():
@@ -165,7 +205,7 @@ class ImageValues:
                 raise FileNotFoundError(message) from None
             if (similar := _similar_name(file)) is not None:
                 raise FileNotFoundError(f"no such file, but {similar}; write the name as it is there") from None
-            raise
+            raise FileNotFoundError(f"No such file: {file}") from None
 
     def _target(self, path: Any) -> str:
         """What to do about a file outside of the roots, if it exists."""
@@ -191,22 +231,33 @@ def _read_regular(file: str) -> bytes:
 
 
 def _similar_name(file: str) -> str | None:
-    """A file of the same folder whose name differs in letter case or in how accents are stored, and how it differs."""
-    path = Path(file)
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
-    except OSError:
+    """An existing path that differs in letter case or in how accents are stored, and how it differs."""
+    path, reasons = Path(file), set[str]()
+    exact = next((parent for parent in path.parents if parent.is_dir()), None)
+    if exact is None:
         return None
+    found = exact
+    for part in path.relative_to(exact).parts:
+        try:
+            names = sorted(entry.name for entry in found.iterdir())
+        except OSError:
+            return None
+        accents = next((name for name in names if _composed(name) == _composed(part)), None)
+        case = next((name for name in names if _composed(name).casefold() == _composed(part).casefold()), None)
+        if accents is None and case is None:
+            return None
+        name = accents or case or part
+        reasons |= set() if name == part else {_ACCENTS if accents is not None else _CASE}
+        found /= name
+    return f"{found.relative_to(exact).as_posix()} exists, {' and '.join(sorted(reasons))}" if reasons else None
 
-    def composed(name: str) -> str:
-        return unicodedata.normalize("NFC", name)
 
-    for name in names:
-        if composed(name) == composed(path.name):
-            return f"{name} exists, whose accents are stored in another way (Unicode NFC, NFD)"
-        if composed(name).casefold() == composed(path.name).casefold():
-            return f"{name} exists, with other upper and lower case"
-    return None
+_CASE = "with other upper and lower case"
+_ACCENTS = "whose accents are stored in another way (Unicode NFC, NFD)"
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def folder_images(config: DatasetConfig, folder: Path) -> ImageValues:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmtune.data import _values
 from vlmtune.data._contract import DatasetConfig
-from vlmtune.data._records import ReadRecord, Record, Records
+from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.errors import DataError
 
 
@@ -64,7 +64,8 @@ class JoinedRecords:
             return index
         missing = next((key for key in self._keys if key not in record), None)
         if missing is not None:
-            raise DataError(f"{self._at(index)}: dataset.join names column {missing!r}; there are: {', '.join(record)}")
+            known = names_text(record, missing)
+            raise DataError(f"{self._at(index)}: dataset.join names column {missing!r}; there are: {known}")
         return str([_values.hashable(record[key]) for key in self._keys])
 
     def _at(self, index: int) -> str:

@@ -1,4 +1,7 @@
-"""Rows of a JSON file, one per line or in one array: located without being parsed, read on access."""
+"""Rows of a JSON file, one per line or in one array: located without being parsed, read on access.
+
+Rows inside one object are first written one per line, into the cache; so is text that is not UTF-8.
+"""
 
 import json
 import mmap
@@ -10,11 +13,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlmtune.data._image_refs import open_readable
+from vlmtune.data._json_objects import as_lines, column_names, named
+from vlmtune.data._text import as_utf8, not_text
 from vlmtune.errors import DataError
+
+ENDINGS = (".jsonl", ".json", ".ndjson")
 
 BOM = b"\xef\xbb\xbf"
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 """A string, complete or cut off at the end of the file, so that brackets in it do not count; or a bracket."""
+
+_LINES_OF_ARRAYS = re.compile(rb"\s*\[[^\[\]{}\n]+\][ \t]*\r?\n\s*\[")
+"""An array without others in it, and one on the next line: each is a row."""
 
 
 class _Span(NamedTuple):
@@ -29,56 +39,78 @@ class JsonRows:
     """Random access to the rows of a file; memory holds their byte ranges only."""
 
     def __init__(self, file: Path, limit: int | None = None) -> None:
-        self._file = file
+        self._file, self._text = file, as_lines(file, as_utf8(file))
         self._starts, self._sizes, self._lines = array("q"), array("q"), array("q")
-        for span in _spans(file, limit):
-            self._starts.append(span.start)
-            self._sizes.append(span.size)
-            self._lines.append(span.line)
+        self._names: list[str] | None = None
+        spans = _spans(self._text, file)
+        first = next(spans, None)
+        if first is not None:
+            self._add(first)
+            value = self._value(0)
+            if isinstance(value, list):
+                self._names, has_header = column_names(value)
+                if has_header:
+                    self._starts, self._sizes, self._lines = array("q"), array("q"), array("q")
+        for span in islice(spans, None if limit is None else limit - len(self)):
+            self._add(span)
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def _add(self, span: _Span) -> None:
+        self._starts.append(span.start)
+        self._sizes.append(span.size)
+        self._lines.append(span.line)
 
     def read(self, index: int) -> dict[str, Any]:
         """One row.
 
         Raises:
-            DataError: it is not a JSON object; names file and line.
+            DataError: it is not a JSON object, or an array where the first row is one; names file and line.
         """
-        span = _Span(self._starts[index], self._sizes[index], self._lines[index])
-        with open_readable(self._file) as stream:
-            stream.seek(span.start)
-            text = stream.read(span.size)
+        at, text, record = f"{self._file}:{self._lines[index]}", self._bytes(index), self._value(index)
+        if isinstance(record, list) and self._names is not None:
+            return named(record, self._names)
+        if isinstance(record, dict):
+            return record
+        if not isinstance(record, ValueError | RecursionError):
+            raise DataError(f"{at}: a row must be a JSON object (got {type(record).__name__})")
+        if isinstance(record, UnicodeDecodeError):
+            raise not_text(self._file, self._lines[index])
+        if index == 0 and text.startswith((b"{", BOM + b"{")) and text.rstrip().endswith((b"{", b"[", b",")):
+            raise DataError(
+                f"{at}: not JSON: one object over several lines instead of rows; write one object per line, or an "
+                "array of objects"
+            )
+        raise DataError(f"{at}: not JSON: {record}")
+
+    def _bytes(self, index: int) -> bytes:
+        with open_readable(self._text) as stream:
+            stream.seek(self._starts[index])
+            return stream.read(self._sizes[index])
+
+    def _value(self, index: int) -> Any:
+        """A row as it is written, or why it is not JSON."""
         try:
-            record = json.loads(text.decode("utf-8-sig" if span.start == 0 else "utf-8"))
-        except UnicodeDecodeError:
-            raise DataError(f"{self._file}:{span.line}: not UTF-8; save the file as UTF-8") from None
+            return json.loads(self._bytes(index).decode("utf-8-sig" if self._starts[index] == 0 else "utf-8"))
         except (ValueError, RecursionError) as error:
-            if index == 0 and text.startswith((b"{", BOM + b"{")) and text.rstrip().endswith((b"{", b"[", b",")):
-                raise DataError(
-                    f"{self._file}:{span.line}: not JSON: one object over several lines instead of rows; write one "
-                    "object per line, or an array of objects"
-                ) from None
-            raise DataError(f"{self._file}:{span.line}: not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise DataError(f"{self._file}:{span.line}: a row must be a JSON object (got {type(record).__name__})")
-        return record
+            return error
 
 
-def _spans(file: Path, limit: int | None) -> Iterator[_Span]:
-    """The first `limit` rows of a file: array entries if it starts with "[", otherwise lines that are not blank.
+def _spans(text: Path, file: Path) -> Iterator[_Span]:
+    """The rows of a file: array entries if it starts with "[", otherwise lines that are not blank.
 
     Raises:
-        DataError: the array is cut off, or contains something other than objects.
+        DataError: the array is cut off, or contains something other than objects or arrays.
     """
-    with open_readable(file) as stream:
+    with open_readable(text) as stream:
         head = stream.read(4096)
         stream.seek(0)
-        if not head.removeprefix(BOM).lstrip().startswith(b"["):
-            yield from islice(_lines(stream), limit)
+        if not head.removeprefix(BOM).lstrip().startswith(b"[") or _LINES_OF_ARRAYS.match(head.removeprefix(BOM)):
+            yield from _lines(stream)
             return
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield from islice(_entries(data, file), limit)
+            yield from _entries(data, file)
 
 
 def _lines(stream: Iterator[bytes]) -> Iterator[_Span]:
@@ -90,7 +122,7 @@ def _lines(stream: Iterator[bytes]) -> Iterator[_Span]:
 
 
 def _entries(data: mmap.mmap, file: Path) -> Iterator[_Span]:
-    """The objects of the outermost array. Invalid JSON inside an object is only found when it is read."""
+    """The objects or arrays in the outermost array. What is invalid inside of them is only found when it is read."""
     line, counted, depth, start, end = 1, 0, 0, 0, data.find(b"[") + 1
 
     def line_of(offset: int) -> int:
@@ -107,7 +139,7 @@ def _entries(data: mmap.mmap, file: Path) -> Iterator[_Span]:
                 if data[match.end() :].strip():
                     raise DataError(f"{file}:{line_of(match.end())}: text after the end of the array")
                 return
-            if token != b"{" or between != (b"" if first else b","):
+            if token not in (b"{", b"[") or between != (b"" if first else b","):
                 raise DataError(
                     f"{file}:{line_of(end)}: an array of rows may contain only JSON objects separated by commas"
                 )

@@ -1,6 +1,7 @@
 """The records of a split as a source stores them, before columns are mapped to roles."""
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,26 @@ Record = Mapping[str, Any]
 ReadRecord = Callable[[int], Record]
 
 
+MAX_NAMES = 12
+"""Columns that a message lists."""
+
+
+def names_text(names: Iterable[Any], wanted: str = "") -> str:
+    """Names of columns for a message: those most like the wanted one first, and how many more there are."""
+    texts = [str(name)[:60] for name in names]
+    near = difflib.get_close_matches(wanted, texts[:5000], MAX_NAMES)
+    ordered = list(dict.fromkeys([*near, *texts]))
+    more = f" and {len(ordered) - MAX_NAMES:,} more" if len(ordered) > MAX_NAMES else ""
+    return (", ".join(ordered[:MAX_NAMES]) or "nothing") + more
+
+
 def _no_file(value: Any) -> None:
     """Every image value is the image itself."""
+
+
+def _one_page(value: Any, where: str) -> list[Any]:
+    """No image value is a document."""
+    return [value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +47,7 @@ class Records:
         select: a cheaper `read` of some columns only; None where the source has none.
         class_names: names of the classes, for columns that come with a list of them.
         locate: names a record by index in messages; None for `where` and the index.
+        pages: the image values of the pages, where a value is a document; given also its location for messages.
     """
 
     where: str
@@ -38,3 +58,4 @@ class Records:
     select: Callable[[list[str]], ReadRecord] | None = None
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
     locate: Callable[[int], str] | None = None
+    pages: Callable[[Any, str], list[Any]] = _one_page

@@ -19,7 +19,7 @@ from vlmtune.data._image_paths import FILE, fill, template_fields
 from vlmtune.data._image_refs import file_fingerprint
 from vlmtune.data._joined import JoinedRecords
 from vlmtune.data._messages import image_values, read_messages, read_question, refuse_videos
-from vlmtune.data._records import ReadRecord, Record, Records
+from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.errors import DataError
 from vlmtune.types import Example, ImageRef
 
@@ -112,7 +112,9 @@ class MappedRows:
         self._config = config = _with_image_columns(config, present)
         for key, column in _columns(config):
             if column not in present and not (key == "images" and self._occurs(column)):
-                raise DataError(f"{records.where}: dataset.{key} names column {column!r}; there are: {_keys(present)}")
+                raise DataError(
+                    f"{records.where}: dataset.{key} names column {column!r}; there are: {names_text(present, column)}"
+                )
         self._target_counts = array("i", [0]) * self._records.count  # 0: not counted yet
         self._ids = StringArray(self._content_ids() if config.id is None else self._column_ids(config.id))
 
@@ -210,7 +212,7 @@ class MappedRows:
             DataError: the row has no such column; lists those it has.
         """
         if name not in record:
-            raise DataError(f"{self._at(index)}: no column {name!r}; the row has: {_keys(record)}")
+            raise DataError(f"{self._at(index)}: no column {name!r}; the row has: {names_text(record, name)}")
         return record[name]
 
     def _occurs(self, column: str) -> bool:
@@ -403,7 +405,11 @@ class MappedRows:
         def value(column: str) -> Any:
             return self._column(record, column, index)
 
-        images = tuple(self._open_image(image, where) for image, where in self._image_values(record, index))
+        images = tuple(
+            self._open_image(page, where)
+            for image, where in self._image_values(record, index)
+            for page in self._records.pages(image, where)
+        )
         references, conversation, target = self._references(record, index), None, None
         if config.messages is not None:
             refuse_videos(record, at)
@@ -430,10 +436,6 @@ class MappedRows:
             messages=conversation,
             meta={column: _values.plain(value(column), column, at) for column in config.meta},
         )
-
-
-def _keys(record: Record) -> str:
-    return ", ".join(map(str, record)) or "nothing"
 
 
 def _image_columns(config: DatasetConfig) -> list[str]:

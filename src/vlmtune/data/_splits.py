@@ -99,6 +99,7 @@ def _open_split(source: ModuleType, config: DatasetConfig, split: str, limit: in
     if not isinstance(rows, MappedRows):
         raise DataError(f"the source {config.source} cannot divide its rows by dataset.split_column; leave it out")
     values = list(rows.values(column))
+    _refuse_unnamed(config, values)
     wanted = {*split.split("|"), *([None] if split == config.splits.train else [])}
     indices = [index for index, value in enumerate(values) if value in wanted][:limit]
     if not indices:
@@ -107,6 +108,24 @@ def _open_split(source: ModuleType, config: DatasetConfig, split: str, limit: in
             f"{config.all_rows}: no row has {split!r} in column {column!r}; there are: {present}. Set dataset.splits"
         )
     return Subset(rows, indices, {"split_column": column, "split": split, "limit": limit})
+
+
+def _refuse_unnamed(config: DatasetConfig, values: Sequence[str | None]) -> None:
+    """Refuse rows that no role would use, and that the config does not leave out either.
+
+    Raises:
+        DataError: a value of `split_column` has no role; says how many rows have it.
+    """
+    named = {value for role in ROLES for value in getattr(config.splits, role).split("|")}
+    for value, count in Counter(values).items():
+        if value is not None and value not in named and value not in config.unused_splits:
+            train = f"{config.splits.train}|{value}"
+            hint = " (Karpathy's restval belongs to train)" if value == "restval" else ""
+            raise DataError(
+                f"{config.all_rows}: {count:,} rows have {value!r:.60} in column {config.split_column!r}, which no "
+                f"role names{hint}. Use them, as --set 'dataset.splits.train={train}', or leave them out with --set "
+                f"'dataset.unused_splits=[{value}]'"
+            )
 
 
 def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:

@@ -1,40 +1,37 @@
 """Tables as random-access rows: Arrow files are memory-mapped, other formats are first converted to Arrow in the cache.
 
-Every row then costs the same to read wherever it lies, and none stays in memory. CSV becomes columns of text; a row
-with the wrong number of values, or bytes that are not UTF-8, are reported with their line. The first rows of a dataset
-that is too large to download are streamed into an Arrow file of the cache.
+Every row then costs the same to read wherever it lies, and none stays in memory. CSV and Excel become columns of text.
+The first rows of a dataset that is too large to download are streamed into an Arrow file of the cache.
 """
 
 import functools
 import json
-import mmap
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.data import _download
+from vlmtune.data._arrow import arrow_errors_named
+from vlmtune.data._csv import SEPARATORS, read_csv
 from vlmtune.data._download import errors_named
+from vlmtune.data._excel import read_excel
 from vlmtune.data._image_refs import file_fingerprint, open_readable
 from vlmtune.data._labels import ClassLabels
 from vlmtune.data._records import ReadRecord, Record
+from vlmtune.data._text import ending
 from vlmtune.errors import DataError
 from vlmtune.hub import cache_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 ARROW = (".arrow", ".feather")
-ENDINGS = (*SEPARATORS, ".parquet", *ARROW)
+EXCEL = ".xlsx"
+ENDINGS = (*SEPARATORS, ".parquet", *ARROW, EXCEL)
 BATCH_ROWS = 64
-
-CSV_BLOCK = 32 * 1024 * 1024
-"""Bytes parsed at once; a single row must fit, including images in base64."""
 
 
 class ArrowRows:
@@ -186,29 +183,16 @@ def validate_batches(batches: "Iterator[pa.RecordBatch]", where: str) -> "Iterat
         yield batch
 
 
-@contextmanager
-def arrow_errors_named(where: str) -> Iterator[None]:
-    """Turn exceptions of pyarrow about the content of a file into one error.
-
-    Raises:
-        DataError: names the file and the problem.
-    """
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{where}: cannot be read: {reason:.300}; write the file again") from None
-
-
-def open_table(file: Path, separator: str | None = None, limit: int | None = None) -> ArrowRows:
+def open_table(
+    file: Path, separator: str | None = None, limit: int | None = None, sheet: str | None = None
+) -> ArrowRows:
     """The first `limit` rows of a table.
 
     Args:
-        file: a file with one of `ENDINGS`.
+        file: a file with one of `ENDINGS`, CSV also gzipped.
         separator: separator of CSV values; None for that of the file's ending.
         limit: how many rows are used; None for all.
+        sheet: the only sheet of an Excel file that is read; None for all.
 
     Raises:
         DataError: the file cannot be parsed; names row and line in CSV.
@@ -222,22 +206,23 @@ def open_table(file: Path, separator: str | None = None, limit: int | None = Non
         if rows is not None:
             return rows
     key = [str(file.resolve()), file_fingerprint(where), file.stat().st_mtime_ns, separator]
-    cached = cache_file("rows", key, ".arrow")
-    rows = map_arrow(
-        _download.build_once(cached, functools.partial(_convert, file, separator)), where, limit, trusted=True
-    )
+    cached = cache_file("rows", key if sheet is None else [*key, sheet], ".arrow")
+    build = functools.partial(_convert, file, separator, sheet)
+    rows = map_arrow(_download.build_once(cached, build), where, limit, trusted=True)
     assert rows is not None, "our own files are not compressed"
     return rows
 
 
-def _convert(file: Path, separator: str | None, building: Path) -> None:
+def _convert(file: Path, separator: str | None, sheet: str | None, building: Path) -> None:
     """Write the table in `file` as an uncompressed Arrow file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    suffix, where = file.suffix.lower(), str(file)
+    suffix, where = ending(file), str(file)
     if suffix in SEPARATORS:
-        schema, batches = read_csv(file, separator or SEPARATORS[suffix])
+        schema, batches = read_csv(file, separator, SEPARATORS[suffix])
+    elif suffix == EXCEL:
+        schema, batches = read_excel(file, sheet)
     else:
         with arrow_errors_named(where):
             if suffix in ARROW:
@@ -300,120 +285,3 @@ def _streamed_batches(
         yield from batches
         with errors_named(*dataset):
             table = next(others, None)
-
-
-def read_csv(file: Path, separator: str) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
-    """Schema and batches of a CSV file with a header line. Every value is text; an empty one is "".
-
-    Raises:
-        DataError: it has no header, is not UTF-8, or a row has another number of values than the header.
-    """
-    import pyarrow as pa
-
-    _check_utf8(file)
-    bad: list[Any] = []
-    with _csv_errors_named(file, separator, bad):
-        names: list[str] = _csv_reader(file, separator, [], bad).schema.names
-        reader = _csv_reader(file, separator, names, bad)
-    return pa.schema([(name, pa.string()) for name in names]), _csv_batches(reader, file, separator, bad)
-
-
-def _csv_reader(file: Path, separator: str, names: list[str], bad: list[Any]) -> Any:
-    """A reader of batches; a row it cannot read is appended to `bad` before it raises."""
-    from pyarrow import csv
-
-    def on_bad_row(row: Any) -> str:
-        bad.append(row)
-        return "error"
-
-    return csv.open_csv(
-        file,
-        read_options=csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
-        parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=on_bad_row),
-        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, "string")),
-    )
-
-
-@contextmanager
-def _csv_errors_named(file: Path, separator: str, bad: list[Any]) -> Iterator[None]:
-    try:
-        with arrow_errors_named(str(file)):
-            yield
-    except DataError:
-        for row in bad:
-            line = _line_of(row.text, file, separator)
-            raise DataError(
-                f"{file}:{line}: row {row.number - 2} has {row.actual_columns} values, but the header names "
-                f"{row.expected_columns} columns; quote values that contain {separator!r} or line breaks, or set "
-                "dataset.separator"
-            ) from None
-        raise
-
-
-def _csv_batches(reader: Any, file: Path, separator: str, bad: list[Any]) -> "Iterator[pa.RecordBatch]":
-    last = None
-    while True:
-        with _csv_errors_named(file, separator, bad):
-            batch = next(reader, None)
-        if batch is None:
-            break
-        if batch.num_rows:
-            last = batch.slice(batch.num_rows - 1).to_pylist()[0]
-        yield batch
-    if last:
-        _check_quotes_closed(list(last.values())[-1], file, separator)
-
-
-def _check_quotes_closed(value: str, file: Path, separator: str) -> None:
-    """Refuse a file whose last value opens a quote and never closes it: all lines after it became part of that value.
-
-    pyarrow accepts such a file. If the file ends with the last value preceded by a quote, as in
-
-        a,b
-        1,"two
-        3,four
-
-    it may be unclosed, but a closed value can look the same (`""`, or one that ends in a quote), so the quotes are
-    matched from the start of the file.
-    """
-    end = ('"' + value.replace('"', '""')).encode()
-    with file.open("rb") as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(0, size - len(end)))
-        if stream.read() != end:
-            return
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for match in _quoted_value(separator).finditer(data):
-            if not match[2]:
-                line = data[: match.start(1)].count(b"\n") + 1
-                raise DataError(f"{file}:{line}: this quote is never closed; close it, or restore the cut-off file")
-
-
-def _quoted_value(separator: str) -> "re.Pattern[bytes]":
-    """Matches quoted values (group 1) and their closing quotes (group 2, empty at the end of an unclosed one).
-
-    A quote opens a value only at its beginning, and two quotes inside a value stand for one.
-    """
-    return re.compile(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%s])("(?:[^"]++|"")*+("|\Z))' % re.escape(separator.encode()))
-
-
-def _check_utf8(file: Path) -> None:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                raise DataError(f"{file}:{number}: not UTF-8; save the file as UTF-8") from None
-
-
-def _line_of(text: str, file: Path, separator: str) -> int:
-    """The line on which a row starts; the same text inside a quoted value does not count."""
-    data = file.read_bytes()
-    values = _quoted_value(separator).finditer(data)
-    value = next(values, None)
-    for match in re.finditer(rb"(?:^|(?<=\r))%s\r?$" % re.escape(text.encode()), data, re.MULTILINE):
-        while value is not None and value.end(1) <= match.start():
-            value = next(values, None)
-        if value is None or match.start() <= value.start(1):
-            return data.count(b"\n", 0, match.start()) + 1
-    return 1

@@ -81,7 +81,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     where = f"{root / split}" if split != "." else str(root)
     return Records(
         where, len(rows), _usable(rows.read), images.open, images.file, select,
-        locate=lambda index: f"{root}/{locations(index)['where']}",
+        locate=lambda index: f"{root}/{locations(index)['where']}", pages=images.pages,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vlmtune.data import DatasetConfig
-from vlmtune.data._image_refs import ENDINGS, folder_images
+from vlmtune.data._image_refs import DESCRIPTIONS, ENDINGS, folder_images
 from vlmtune.data._json import JsonRows
 from vlmtune.data._records import Record, Records
 from vlmtune.data._rows import MappedRows
@@ -33,7 +33,8 @@ class Config(DatasetConfig):
     """Folder with one subfolder per split."""
 
     ignore: list[str] = []
-    """Files to ignore, as patterns of their paths in the folder of the split: `*.txt`, `old/*`."""
+    """Files to ignore, as patterns of their paths in the folder of the split: `*.txt`, `old/*`. Those that describe a
+    dataset (README, LICENSE, CHANGELOG, classes.txt) are no rows in any case."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
@@ -64,7 +65,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         rows = _ImageRows(_image_paths(folder, config.ignore)[:limit], split)
         count, read = len(rows.paths), rows.read
     images = folder_images(config, root)
-    return Records(where, count, read, images.open, images.file)
+    return Records(where, count, read, images.open, images.file, pages=images.pages)
 
 
 class _TableRows:
@@ -102,6 +103,8 @@ def _image_paths(folder: Path, ignore: list[str]) -> list[str]:
     paths: list[str] = []
     others: list[str] = []
     for path, is_image in _files(folder):
+        if not is_image and DESCRIPTIONS.fullmatch(PurePosixPath(path).name):
+            continue
         if not any(fnmatch.fnmatchcase(path, pattern) for pattern in ignore):
             (paths if is_image else others).append(path)
     if others:

@@ -1,7 +1,7 @@
-"""JSON files: one row per line, or one array of rows; rows with columns, or chat rows with messages and images.
+"""JSON files: one row per line, an array of rows, or an object that holds rows; with columns, or chat rows.
 
 Images are paths relative to `path`, or base64 (a `data:` URL or bare). Every split names a file in the folder `path`,
-or several by a pattern. Memory holds byte offsets only: a row is read on access.
+or several by a pattern. Memory holds byte offsets only: a row is read on access. Files may be gzipped or in UTF-16.
 """
 
 from pathlib import Path
@@ -9,11 +9,10 @@ from pathlib import Path
 from vlmtune.data import DatasetConfig, Splits
 from vlmtune.data._file_shards import FileShards, find_files
 from vlmtune.data._image_refs import folder_images
-from vlmtune.data._json import JsonRows
+from vlmtune.data._json import ENDINGS, JsonRows
 from vlmtune.data._records import Records
 from vlmtune.data._rows import MappedRows
-
-ENDINGS = (".jsonl", ".json")
+from vlmtune.data._text import ending
 
 
 class Config(DatasetConfig):
@@ -26,8 +25,8 @@ class Config(DatasetConfig):
     """Folder of the files; image paths are relative to it and must stay inside it."""
 
     splits: Splits = Splits(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
-    """File with the rows of each role: one JSON object per line, or one JSON array of objects. A pattern
-    (`train-*.jsonl`) takes all matching files, sorted by name."""
+    """File with the rows of each role: one JSON object per line, one array of objects or arrays, or one object that
+    holds rows; also gzipped. A pattern (`train-*.jsonl`) takes all matching files, sorted by name."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
@@ -42,8 +41,8 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The records of a split, before columns are mapped to roles."""
     folder = Path(config.path).expanduser()
-    candidates = [file.name for file in folder.glob("*") if file.suffix.lower() in ENDINGS]
+    candidates = [file.name for file in folder.glob("*") if ending(file) in ENDINGS]
     rows = FileShards(find_files(folder, split, candidates), JsonRows, limit)
     images = folder_images(config, folder)
     where, locate = rows.names(folder / split)
-    return Records(where, len(rows), rows.read, images.open, images.file, locate=locate)
+    return Records(where, len(rows), rows.read, images.open, images.file, locate=locate, pages=images.pages)

@@ -1,7 +1,7 @@
-"""CSV, TSV, Parquet, Arrow and Feather files in a folder: one per split, or several that match a pattern.
+"""CSV, TSV, Excel, Parquet, Arrow and Feather files in a folder: one per split, or several that match a pattern.
 
 Images are paths relative to `path`, base64, or what `datasets` writes: bytes, or a struct of bytes and path. CSV values
-are always text: "007" stays "007".
+are always text: "007" stays "007". CSV may be gzipped.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from vlmtune.data._image_refs import folder_images
 from vlmtune.data._records import ReadRecord, Records
 from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ENDINGS, open_table
+from vlmtune.data._text import ending
 from vlmtune.errors import DataError
 
 
@@ -28,11 +29,15 @@ class Config(DatasetConfig):
     """Folder of the files; image paths are relative to it and must stay inside it."""
 
     splits: Splits = Splits(train="train.csv", validation="validation.csv", test="test.csv")
-    """File with the rows of each role, in the format of its ending: .csv, .tsv, .parquet, .arrow or .feather. A pattern
-    (`train-*.parquet`) takes all matching files, sorted by name."""
+    """File with the rows of each role, in the format of its ending: .csv, .tsv (also .csv.gz), .xlsx, .parquet, .arrow
+    or .feather. A pattern (`train-*.parquet`) takes all matching files, sorted by name."""
 
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Separator of the values in a CSV file; null means a comma for .csv and a tab for .tsv."""
+    """Separator of the values in a CSV file; null means the one of a first line `sep=;`, else a comma for .csv and a
+    tab for .tsv."""
+
+    sheet: str | None = None
+    """The sheet of an Excel file; null reads all that have rows, and a column `sheet` names them."""
 
 
 def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
@@ -49,12 +54,12 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The records of a split, before columns are mapped to roles."""
     folder = Path(config.path).expanduser()
-    tables = [file.name for file in folder.glob("*") if file.suffix.lower() in ENDINGS]
+    tables = [file.name for file in folder.glob("*") if ending(file) in ENDINGS]
     files = find_files(folder, split, tables)
     for file in files:
-        if file.suffix.lower() not in ENDINGS:
+        if ending(file) not in ENDINGS:
             raise DataError(f"{file}: a table must end in {', '.join(ENDINGS)}; set dataset.splits")
-    rows = FileShards(files, lambda file, remaining: open_table(file, config.separator, remaining), limit)
+    rows = FileShards(files, lambda file, left: open_table(file, config.separator, left, config.sheet), limit)
     shards = [shard for _, shard in rows.shards]
     classes = shards[0].labels.names
     rows.check_columns([{name: shard.labels.names.get(name, []) for name in shard.columns} for shard in shards])
@@ -64,4 +69,4 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         return rows.join([shard.select(columns) for shard in shards])
 
     where, locate = rows.names(folder / split)
-    return Records(where, len(rows), rows.read, images.open, images.file, select, classes, locate)
+    return Records(where, len(rows), rows.read, images.open, images.file, select, classes, locate, images.pages)

@@ -7,6 +7,7 @@ from typing import Literal
 from vlmtune.boxes import Corners, Unit
 from vlmtune.data._annotations import captions, coco, karpathy, per_image, tools, vqa
 from vlmtune.data._annotations.folder import Folder, Row
+from vlmtune.data._annotations.per_image import label_files, text_files
 
 Format = Literal["coco", "vqa", "karpathy", "captions", "yolo", "voc", "sidecar", "label_studio", "cvat"]
 
@@ -35,4 +36,4 @@ BOXES: Mapping[Format, tuple[Unit, Corners]] = {
 }
 """Unit and corners of boxes, as `task.unit` and `task.corners` name them."""
 
-__all__ = ["BOXES", "FOLDERS", "READERS", "Folder", "Format", "Row"]
+__all__ = ["BOXES", "FOLDERS", "READERS", "Folder", "Format", "Row", "label_files", "text_files"]

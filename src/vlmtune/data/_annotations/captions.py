@@ -16,15 +16,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlmtune.data._annotations.folder import Folder, Row, read_text
-from vlmtune.data._image_refs import ENDINGS
+from vlmtune.data._annotations.folder import Folder, Row
+from vlmtune.data._image_refs import ENDINGS, IMAGE_COLUMNS
+from vlmtune.data._text import read_text
 from vlmtune.errors import DataError
 
-HEADS = {"image", "image_name", "image_id", "img", "file", "file_name", "filename", "path"}
-"""Names of the first column, by which a header is known."""
-
-SPLITS = {"train": "train", "dev": "val", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LIST = re.compile(rf"(?:.*[\W_])?({'|'.join(SPLITS)})_?(?:images?|list|split)?\.txt", re.IGNORECASE)
 _TOKEN = re.compile(r"(?P<image>.+?\.\w{3,4})(?:\.\d+)?#(?P<number>\d+)", re.ASCII)
 """The first column of Flickr8k.token.txt, which writes one image as x.jpg.1."""
 
@@ -46,7 +42,7 @@ def read(file: Path, folder: Folder) -> Iterator[Row]:
             continue
         texts.setdefault(pair[0], []).append(pair[1])
         lines.setdefault(pair[0], number)
-    splits = _splits(file, folder)
+    splits = folder.listed_splits
     for image, captions in texts.items():
         row = Row(where=f"{name}:{lines[image]}", id=image, image=folder.image(image), references=captions)
         if splits and (split := splits.get(Path(image).name)) is not None:
@@ -62,7 +58,7 @@ def _layout(lines: list[tuple[int, str]], file: Path) -> tuple[str, bool, int]:
     first = lines[0][1]
     for separator in ("|", "\t", ",", ";"):
         head = [part.strip().strip('"').lower() for part in first.split(separator)]
-        if len(head) > 1 and head[0] in HEADS:
+        if len(head) > 1 and head[0] in IMAGE_COLUMNS:
             return separator, True, len(head)
     for separator in ("\t", "|", ",", ";", " "):
         name = first.partition(separator)[0].strip().strip('"')
@@ -88,21 +84,3 @@ def _pair(line: str, separator: str, columns: int) -> tuple[str, str] | None:
 def _unquoted(text: str) -> str:
     is_quoted = len(text) > 1 and text.startswith('"') and text.endswith('"')
     return text[1:-1].replace('""', '"').strip() if is_quoted else text
-
-
-def _splits(file: Path, folder: Folder) -> dict[str, str]:
-    """The split of every image by its name, from lists of images such as Flickr_8k.trainImages.txt."""
-    splits: dict[str, str] = {}
-    for path in folder.files:
-        match, listed = _LIST.fullmatch(Path(path).name), folder.root / path
-        if match is None or listed == file or "readme" in path.lower():
-            continue
-        names = [line.strip() for line in read_text(listed).split("\n") if line.strip()]
-        if not all(each.lower().endswith(ENDINGS) for each in names):
-            continue
-        split = SPLITS[match[1].lower()]
-        for image in names:
-            other = splits.setdefault(Path(image).name, split)
-            if other != split:
-                raise DataError(f"{listed}: {image} is also in the list of {other}; repair the lists")
-    return splits

@@ -12,7 +12,12 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from vlmtune.data._image_refs import ENDINGS, open_readable
+from vlmtune.data._text import read_text
 from vlmtune.errors import DataError
+
+SPLITS = {"train": "train", "dev": "val", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_LIST = re.compile(rf"(?:.*[\W_])?({'|'.join(SPLITS)})_?(?:images?|list|split)?\.txt", re.IGNORECASE)
+"""Lists of the images of a split, such as Flickr_8k.trainImages.txt and YOLO's train.txt."""
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio writes before the name of an uploaded file."""
@@ -95,6 +100,28 @@ class Folder:
     def _by_number(self) -> dict[str, list[str]]:
         return _grouped(self.images, lambda path: _last_number(PurePosixPath(path).stem))
 
+    @cached_property
+    def listed_splits(self) -> dict[str, str]:
+        """The split of every image by its name, from lists of images.
+
+        Raises:
+            DataError: an image is in two lists.
+        """
+        splits: dict[str, str] = {}
+        for path in self.files:
+            match, file = _LIST.fullmatch(PurePosixPath(path).name), self.root / path
+            if match is None or "readme" in path.lower():
+                continue
+            names = [line.strip() for line in read_text(file).split("\n") if line.strip()]
+            if not all(each.lower().endswith(ENDINGS) for each in names):
+                continue
+            split = SPLITS[match[1].lower()]
+            for image in names:
+                other = splits.setdefault(PurePosixPath(image).name, split)
+                if other != split:
+                    raise DataError(f"{file}: {image} is also in the list of {other}; repair the lists")
+        return splits
+
     def image(self, name: str, fallback_stem: str | None = None) -> str:
         """Path of the image that an annotation names, which may begin in another folder.
 
@@ -168,24 +195,6 @@ def _closest(path: PurePosixPath, found: Sequence[str]) -> str | None:
     scores = [common(each) for each in found]
     best = [each for each, score in zip(found, scores, strict=True) if score == max(scores)]
     return best[0] if len(best) == 1 else None
-
-
-def read_text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark; line ends become line feeds.
-
-    Raises:
-        DataError: it is in another encoding.
-        EnvironmentProblem: it cannot be read.
-    """
-    with open_readable(file) as stream:
-        data = stream.read()
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{file}:{line}: not {encoding[:6].upper()}; save the file as UTF-8") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(file: Path) -> Any:

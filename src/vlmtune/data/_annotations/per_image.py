@@ -1,7 +1,6 @@
 """Formats with one file of annotations per image: YOLO's boxes, Pascal VOC's XML, and texts beside images."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -11,14 +10,13 @@ from xml.etree.ElementTree import Element
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from vlmtune.data._annotations.folder import Folder, Row, box_of, number_of, read_json, read_text, read_xml
+from vlmtune.data._annotations.folder import Folder, Row, box_of, number_of, read_json, read_xml
+from vlmtune.data._image_refs import DESCRIPTIONS
+from vlmtune.data._text import read_text
 from vlmtune.errors import DataError
 
 TEXTS = (".gt.txt", ".txt", ".caption", ".json")
 """Endings of files with the text of an image."""
-
-NO_TEXTS = re.compile(r"(readme|license|licence|notice|changelog|classes|requirements|notes?)\b.*", re.IGNORECASE)
-"""Names of files that describe a dataset."""
 
 BOX_NUMBERS = 4
 
@@ -43,26 +41,28 @@ def read_yolo(part: Path, folder: Folder) -> Iterator[Row]:
     used = set()
     images = _inside(folder, part, folder.images)
     for image in images:
-        label = next((each for each in _label_files(image) if each in known), None)
+        label = next((each for each in label_files(image) if each in known), None)
         row = Row(where=label or image, id=image, image=image, boxes=[], labels=[])
+        if (split := folder.listed_splits.get(PurePosixPath(image).name)) is not None:
+            row["split"] = split
         if label is not None:
             used.add(label)
             try:
-                row |= _yolo_boxes(folder.root / label, names)
+                row["boxes"], row["labels"] = _yolo_boxes(folder.root / label, names)
             except DataError as error:
                 row = Row(where=label, problem=str(error))
         yield row
     folders = {PurePosixPath(each).parent for each in used}
     for file in folder.files:
         stray = PurePosixPath(file).parent in folders and file.endswith(".txt") and file not in used
-        if stray and not NO_TEXTS.fullmatch(PurePosixPath(file).name):
+        if stray and not DESCRIPTIONS.fullmatch(PurePosixPath(file).name):
             yield Row(
                 where=file, problem=f"{folder.root / file}: no image belongs to these labels; restore or remove it"
             )
 
 
-def _label_files(image: str) -> Iterator[str]:
-    """Where the labels of an image may be."""
+def label_files(image: str) -> Iterator[str]:
+    """Where YOLO's labels of an image may be."""
     path = PurePosixPath(image)
     places = [n for n, name in enumerate(path.parts[:-1]) if name == "images"]
     for place in reversed(places):
@@ -70,8 +70,9 @@ def _label_files(image: str) -> Iterator[str]:
     yield str(path.with_suffix(".txt"))
 
 
-def _yolo_boxes(file: Path, names: Sequence[str] | None) -> Row:
-    row = Row(where="", boxes=[], labels=[])
+def _yolo_boxes(file: Path, names: Sequence[str] | None) -> tuple[list[list[float]], list[str]]:
+    """(boxes, labels) of a file."""
+    boxes, labels = list[list[float]](), list[str]()
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         where, parts = f"{file}:{number}", line.split()
         if not parts:
@@ -84,9 +85,9 @@ def _yolo_boxes(file: Path, names: Sequence[str] | None) -> Row:
             box = _around(values[::2], values[1::2])
         else:
             raise DataError(f"{where}: needs a class and four numbers, or a polygon (got {line!r:.60})")
-        row["boxes"].append(box)
-        row["labels"].append(_class_name(parts[0], names, where))
-    return row
+        boxes.append(box)
+        labels.append(_class_name(parts[0], names, where))
+    return boxes, labels
 
 
 def _around(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
@@ -171,12 +172,7 @@ def read_sidecar(part: Path, folder: Folder) -> Iterator[Row]:
 
     An object or list in a JSON file becomes its compact text, for the task extraction.
     """
-    texts: dict[str, list[str]] = {}
-    for path in folder.files:
-        fits = path.lower().endswith(TEXTS) if folder.sidecars is None else fnmatchcase(path, folder.sidecars)
-        if fits and not NO_TEXTS.fullmatch(PurePosixPath(path).name):
-            texts.setdefault(PurePosixPath(_stem(path, TEXTS)).name, []).append(path)
-    used = set()
+    texts, used = text_files(folder), set()
     for image in _inside(folder, part, folder.images):
         try:
             file = _text_file(image, texts.get(PurePosixPath(image).stem, []), folder)
@@ -189,6 +185,16 @@ def read_sidecar(part: Path, folder: Folder) -> Iterator[Row]:
         stem = PurePosixPath(_stem(file, TEXTS)).name
         if file not in used and PurePosixPath(file).parent in folders and stem not in folder.by_stem:
             yield Row(where=file, problem=f"{folder.root / file}: no image has this name; restore or remove it")
+
+
+def text_files(folder: Folder) -> dict[str, list[str]]:
+    """The files that may hold the text of an image, by the stem of its name."""
+    texts: dict[str, list[str]] = {}
+    for path in folder.files:
+        fits = path.lower().endswith(TEXTS) if folder.sidecars is None else fnmatchcase(path, folder.sidecars)
+        if fits and not DESCRIPTIONS.fullmatch(PurePosixPath(path).name):
+            texts.setdefault(PurePosixPath(_stem(path, TEXTS)).name, []).append(path)
+    return texts
 
 
 def _text_file(image: str, found: Sequence[str], folder: Folder) -> str:
