@@ -170,7 +170,7 @@ def test_a_message_never_lists_a_thousand_columns() -> None:
 
 def test_images_that_cannot_be_decoded_are_named_by_their_endings() -> None:
     with pytest.raises(DataError, match=r"'image' names files that end in \.svg .*\.png"):
-        init(rows("svg/train.jsonl", lambda n: {"image": f"pics/{n}.svg", "caption": f"A circle {n}"}))
+        init(rows("svg/train.jsonl", lambda n: {"image": f"drawn/circle{n}.svg", "caption": f"A circle {n}"}))
 
 
 def test_long_references_and_large_scans_get_settings_that_fit() -> None:

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from vlmtune.cli.options import (
@@ -241,5 +240,7 @@ def _ask(undecided: "Undecided") -> "Sequence[str]":
     print(undecided.question, file=sys.stderr)
     for number, option in enumerate(undecided.options, 1):
         print(f"  {number}  {option.meaning}  ({option.arguments})", file=sys.stderr)
-    chosen: int = typer.prompt("Which", type=click.IntRange(1, len(undecided.options)), err=True)
+    chosen = 0
+    while not 1 <= chosen <= len(undecided.options):
+        chosen = typer.prompt(f"Which (1 to {len(undecided.options)})", type=int, err=True)
     return undecided.options[chosen - 1].sets

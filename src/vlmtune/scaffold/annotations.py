@@ -1,17 +1,21 @@
-"""Recognizes annotation files of public datasets and labelling tools by their content."""
+"""Recognizes annotations of public datasets and labelling tools by their content."""
 
-import json
+import mmap
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from vlmtune import registry
-from vlmtune.data import IMAGE_ENDINGS
+from vlmtune.data import IMAGE_ENDINGS, Folder, ending, head, label_files, text_files
 
-PEEKED_BYTES = 1 << 16
-LARGEST = 1 << 31
-"""Bytes of the largest JSON file that is parsed to recognize it."""
+SAMPLE = 20
+"""Images and files of annotations that are looked at to recognize a format with one file per image."""
+
+MOST = 0.9
+"""Fraction of the images that have a file of their own, from which it holds their texts."""
 
 _ENDINGS = "|".join(map(re.escape, IMAGE_ENDINGS))
 _NAME = re.compile(rf"""[^"',;\t\n|:\[\]{{}}]+(?:{_ENDINGS})(?=["',;\t\n|\r#]|$)""", re.IGNORECASE)
@@ -21,6 +25,25 @@ _LINE = re.compile(
 _TEXT_FILES = (".txt", ".token", ".csv", ".tsv")
 
 
+def _list_of(key: str, inner: str) -> "re.Pattern[bytes]":
+    """Matches a list of objects that have a key among those before the first object inside of them."""
+    return re.compile(rb'"%s"\s*:\s*\[\s*\{[^{}]*"(?:%s)"\s*:' % (key.encode(), inner.encode()))
+
+
+_FORMATS = {
+    "vqa": [_list_of("questions", "question_id")],
+    "karpathy": [_list_of("images", "sentences|sentids")],
+    "coco": [_list_of("images", "file_name"), re.compile(rb'"annotations"\s*:\s*\[')],
+}
+"""Formats of JSON objects, by what occurs in them."""
+
+_LABEL_STUDIO = re.compile(
+    r'\[\s*\{(?:(?=.{0,20000}?"annotations"\s*:\s*\[)(?=.{0,20000}?"data"\s*:\s*\{)|.{0,20000}?"(?:annotation_id|lead_time)"\s*:)',
+    re.DOTALL,
+)
+"""A list of tasks with annotations and data, or in JSON-MIN with the keys that it adds."""
+
+
 def known_formats() -> Sequence[str]:
     """Formats that the source `annotations` reads."""
     return get_args(registry.load("data", "annotations").Config.model_fields["format"].annotation)
@@ -28,8 +51,12 @@ def known_formats() -> Sequence[str]:
 
 def recognize(file: Path) -> str | None:
     """The format of an annotation file; None if it has none of them."""
-    found = _json_format(file) if file.suffix.lower() == ".json" else None
-    if found is None and file.suffix.lower() in _TEXT_FILES and _is_captions(file):
+    suffix, found = ending(file), None
+    if suffix == ".json":
+        found = _json_format(file)
+    elif suffix == ".xml":
+        found = "cvat" if re.search(r"<annotations\b.*<(?:image|meta)\b", head(file), re.DOTALL) else None
+    elif suffix in _TEXT_FILES and _is_captions(file):
         found = "captions"
     return found if found in known_formats() else None
 
@@ -43,49 +70,89 @@ def annotation_files(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield file, found
 
 
-def head(file: Path) -> str:
-    """The first characters of a text file, in UTF-8 or UTF-16."""
-    with file.open("rb") as stream:
-        data = stream.read(PEEKED_BYTES)
-    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    return data.decode(encoding, "replace")
-
-
 def image_names(file: Path) -> list[str]:
     """Names of images in the first lines of a file."""
     return [name.strip() for name in _NAME.findall(head(file))]
 
 
-def _json_format(file: Path) -> str | None:
-    """The format of a JSON object by its keys."""
-    if not head(file).lstrip().startswith("{") or file.stat().st_size > LARGEST:
+@dataclass(frozen=True)
+class PerImage:
+    """A format with one file per image.
+
+    Attributes:
+        format: its name.
+        paths: of the images, or for VOC of the files.
+        sidecars: patterns that select the texts, one for each kind of file that all images have.
+        texts: the sampled texts.
+    """
+
+    format: str
+    paths: Sequence[str]
+    sidecars: Sequence[str] = ()
+    texts: Sequence[str] = ()
+
+
+def per_image_format(folder: Folder) -> PerImage | None:
+    """The format of the files beside images or in a sister folder; None if there are none."""
+    known, images = set(folder.files), _spread(folder.images)
+    xml = [path for path in folder.files if path.lower().endswith(".xml")]
+    if xml and all("<annotation>" in head(folder.root / path) for path in _spread(xml)):
+        return PerImage("voc", xml)
+    labels = [next((path for path in label_files(image) if path in known), None) for image in images]
+    found = [path for path in labels if path is not None]
+    if found and all(map(_is_yolo, (folder.root / path for path in found))):
+        return PerImage("yolo", folder.images)
+    texts = text_files(folder)
+    kinds = Counter(kind for image in images for kind in {_kind(path) for path in texts.get(Path(image).stem, [])})
+    fit = [kind for kind, count in kinds.items() if count >= MOST * len(images)]
+    if not images or not fit:
         return None
+    sampled = [path for image in images for path in texts.get(Path(image).stem, [])]
+    return PerImage("sidecar", folder.images, sorted(fit), sampled)
+
+
+def _spread(paths: Sequence[str]) -> Sequence[str]:
+    return paths[:: max(1, len(paths) // SAMPLE)]
+
+
+def _kind(path: str) -> str:
+    """A pattern for the files that lie where this one does and end as it does."""
+    top, _, _ = path.rpartition("/")[0].partition("/")
+    name = path.rpartition("/")[2]
+    return f"{top}/*{name[name.index('.') :]}" if top else f"*{name[name.index('.') :]}"
+
+
+def _is_yolo(file: Path) -> bool:
+    lines = [line.split() for line in head(file).split("\n") if line.strip()]
+    return all(len(parts) >= 5 and all(map(_is_number, parts)) and parts[0].isdigit() for parts in lines)
+
+
+def _is_number(text: str) -> bool:
     try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
+        return float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def _json_format(file: Path) -> str | None:
+    """The format of a JSON file by keys of its objects, which are searched for without parsing it."""
+    text = head(file).lstrip()
+    if text.startswith("["):
+        return "label_studio" if _LABEL_STUDIO.match(text) else None
+    if not text.startswith("{") or file.suffix.lower() != ".json":
         return None
-    keys = value if isinstance(value, dict) else {}
-    tests = {
-        "vqa": _has(keys, "questions", "question_id"),
-        "karpathy": _has(keys, "images", "sentences"),
-        "coco": _has(keys, "images", "file_name") and "annotations" in keys,
-    }
-    return next((name for name, fits in tests.items() if fits), None)
-
-
-def _has(value: dict[str, Any], key: str, inner: str) -> bool:
-    """Whether a list of objects with some key stands under a key."""
-    items = value.get(key)
-    return isinstance(items, list) and bool(items) and isinstance(items[0], dict) and inner in items[0]
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return next((name for name, keys in _FORMATS.items() if all(key.search(data) for key in keys)), None)
 
 
 def _is_captions(file: Path) -> bool:
     """Whether lines are the name of an image and a text, and either no table would read them or images repeat."""
-    lines = [line for line in head(file).splitlines()[:-1] if line.strip()] or head(file).splitlines()
+    text = head(file).split("\n")
+    lines = [line for line in text[:-1] if line.strip()] or text
     matches = [match for line in lines[1:] if (match := _LINE.match(line)) is not None]
     if not matches or len(matches) < len(lines) - 1:
         return False
-    if file.suffix.lower() in (".txt", ".token"):
+    if ending(file) in (".txt", ".token"):
         return True
     names = [match["image"] for match in matches]
     columns = len(lines[0].split(matches[0]["separator"]))

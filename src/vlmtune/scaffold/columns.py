@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.boxes import are_boxes, is_box
-from vlmtune.data import IMAGE_ENDINGS, REMOTE, is_base64, python_list, structured
+from vlmtune.data import IMAGE_ENDINGS, PAGED, REMOTE, is_base64, python_list, structured
 
 Kind = Literal[
     "image", "images", "text", "texts", "answers", "conversation", "box", "object", "number", "other", "empty"
@@ -16,7 +16,8 @@ Kind = Literal[
 """`texts` are lists of texts, `answers` lists of numbers or of objects with an answer."""
 
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6")
-"""First bytes of image files."""
+HEIF = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif")
+"""First bytes of image files; and of others, bytes 4 to 12."""
 
 ANSWER_KEYS = ("answer", "text", "value")
 """Keys of a list's objects that hold the answer itself."""
@@ -55,6 +56,12 @@ class Column:
         return counts[len(counts) // 2] if counts else 0
 
     @property
+    def asks(self) -> bool:
+        """Whether most texts are questions."""
+        marks = [str(text).rstrip().endswith(("?", "？")) for text in self.texts] if self.kind == "text" else []
+        return bool(marks) and sum(marks) >= 0.8 * len(marks)
+
+    @property
     def distinct(self) -> int:
         """Number of different values."""
         return len({str(value) for value in self.values})
@@ -80,6 +87,8 @@ def infer_columns(records: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 def _column(name: str, values: list[Any]) -> Column:
     values = [value for value in values if value not in ("", [])]
+    if all(isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) for value in values):
+        values = [value[0] for value in values]
     parsed = [listed(value) for value in values]
     if not values:
         return Column(name, "empty", [])
@@ -124,10 +133,11 @@ def _is_conversation(value: Any) -> bool:
 
 def _is_image(value: Any) -> bool:
     if isinstance(value, bytes):
-        return value.startswith(MAGIC)
+        return value.startswith(MAGIC) or value[4:12] in HEIF
     if isinstance(value, dict):
         return set(value) == {"bytes", "path"}
     if not isinstance(value, str):
         return False
-    ending = Path(value.partition("?")[0] if value.startswith(REMOTE) else value).suffix.lower()
-    return value.startswith("data:image/") or is_base64(value) or (ending in IMAGE_ENDINGS and "\n" not in value)
+    ending = Path(value.partition("?")[0] if value.startswith(REMOTE) else value.partition("#page=")[0]).suffix.lower()
+    is_path = ending in (*IMAGE_ENDINGS, *PAGED) and "\n" not in value
+    return value.startswith("data:image/") or is_base64(value) or is_path

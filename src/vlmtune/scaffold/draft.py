@@ -1,7 +1,28 @@
-"""The blocks of a config while they are inferred."""
+"""A config while it is inferred: where the rows are, and the blocks dataset and task."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where the rows are.
+
+    Attributes:
+        block: keys of the dataset block that locate them.
+        reason: why this source was chosen.
+        splits: the split of each role.
+        warning: what is doubtful about the splits, starting with "!"; "" if nothing is.
+        remote: whether the dataset must be downloaded.
+        task: keys of the task block that the format of the rows defines.
+    """
+
+    block: dict[str, Any]
+    reason: str
+    splits: dict[str, str]
+    warning: str
+    remote: bool = False
+    task: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

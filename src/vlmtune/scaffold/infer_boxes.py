@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from vlmtune.boxes import Box, Corners, Unit, is_box, unit_scale, xyxy
-from vlmtune.data import Records, structured
+from vlmtune.data import Records, image_file, structured
 from vlmtune.images import size_of
 from vlmtune.scaffold.draft import Draft
 from vlmtune.scaffold.questions import Option, Undecided
@@ -67,7 +67,8 @@ def _sized(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -
         value = _value(record, draft.dataset["boxes"])
         image = record.get(column if isinstance(column, str) else column[0])
         if value and image is not None:
-            size = size_of(records.open_image(image, f"{records.where}, row {index}"))
+            at = f"{records.where}, row {index}"
+            size = size_of(records.open_image(image_file(draft.dataset.get("image_path"), image, record, at), at))
             for box in [value] if is_box(value) else value:
                 if is_box(box):
                     yield box, size

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vlmtune import registry
+from vlmtune.boxes import Corners
 from vlmtune.data import IMAGE_ENDINGS, Records
 from vlmtune.errors import DataError
 from vlmtune.scaffold.columns import Column, listed
@@ -32,6 +33,19 @@ ANSWERS = {
     "ground_truth",
     "solution",
 }
+BOX_COLUMNS: Mapping[Corners, tuple[tuple[str, ...], ...]] = {
+    "xyxy": (
+        ("xmin", "ymin", "xmax", "ymax"),
+        ("x_min", "y_min", "x_max", "y_max"),
+        ("x1", "y1", "x2", "y2"),
+        ("left", "top", "right", "bottom"),
+    ),
+    "xywh": (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height")),
+}
+"""Usual names of four columns with a number of a box each; a prefix such as `bbox_` may stand before them."""
+
+BOX_PREFIXES = ("", "bbox_", "box_", "bb_")
+CLASSES = {"label", "labels", "class", "classes", "class_name", "category", "category_name", "name", "object"}
 LABELS = {"label", "labels", "class", "category", "species", "target"}
 CAPTIONS = {"caption", "captions", "description", "descriptions", "sentence", "sentences", "text", "raw", "alt_text"}
 TRANSCRIPTS = {"transcription", "transcript", "ocr", "line_text", "ground_truth", "gt"}
@@ -126,7 +140,10 @@ def _nothing_fits(draft: Draft, columns: Sequence[Column]) -> DataError:
     """The readings of columns whose names say nothing, or an error that lists the columns."""
     task = draft.task.get("name")
     content = [column for column in _content(draft, columns) if column.base not in QUESTIONS]
-    if task is not None or not content:
+    questions = [column for column in content if column.asks]
+    numbers = [column for column in columns if column.kind == "number" and column.name not in draft.used_columns()]
+    answers = [*(column for column in content if not column.asks), *numbers]
+    if task is not None or not content or (questions and not answers):
         wanted = f" of {task}" if task else ""
         return DataError(
             f"cannot infer the question and the answer{wanted} from the columns: {_listed(columns)}. Set them with "
@@ -134,10 +151,29 @@ def _nothing_fits(draft: Draft, columns: Sequence[Column]) -> DataError:
             f"tasks: {', '.join(registry.available('tasks'))}"
         )
     options = [option for column in content[:MAX_LISTED] for option in _readings(column)]
+    if questions:
+        options = [_as_answer(questions[0], column) for column in answers[:MAX_LISTED]]
+    elif len(fields := _fields(draft, columns)) > 1:
+        names = ", ".join(fields)
+        options.append(Option(f"an object with {names}", (f"dataset.record=[{names}]", "task.name=extraction")))
     return Undecided(
         f"no column has a name that says what the model should answer: {_listed(columns)}.",
         options,
     )
+
+
+def _as_answer(question: Column, answer: Column) -> Option:
+    """That a column answers the questions in another one."""
+    sets = (f"dataset.question={question.name}", f"dataset.references=[{answer.name}]")
+    return Option(f"it answers {question.preview}, such as {answer.preview}", (*sets, "task.name=vqa"))
+
+
+def _fields(draft: Draft, columns: Sequence[Column]) -> list[str]:
+    """Columns that may together be a record."""
+    used = draft.used_columns()
+    others = {*IDENTIFIERS, *SPLIT_COLUMNS}
+    fit = [column for column in columns if column.kind in ("text", "number") and column.words <= LONG_ANSWER]
+    return [column.name for column in fit if column.name not in used and column.name.lower() not in others]
 
 
 def _readings(column: Column) -> list[Option]:
@@ -150,6 +186,11 @@ def _readings(column: Column) -> list[Option]:
 
 def _may_be_label(column: Column) -> bool:
     return column.words <= LABEL_WORDS and column.kind != "texts" and column.distinct <= MAX_LABELS
+
+
+def _repeats(column: Column) -> bool:
+    """Whether the values repeat as labels do."""
+    return column.kind == "text" and _may_be_label(column) and column.distinct * 3 <= len(column.values)
 
 
 def _infer_images(draft: Draft, columns: list[Column]) -> None:
@@ -168,9 +209,20 @@ def _infer_images(draft: Draft, columns: list[Column]) -> None:
         hint = f"; {more} too: use image: [{single[0].name}, {more}] for all" if more else ""
         draft.infer("dataset", "image", single[0].name, f"holds images: {single[0].preview}{hint}")
     elif has_messages:
-        draft.infer("dataset", "image", None, "! no column holds images; the conversations are text only")
+        inside = any(_holds_images(column) for column in columns if column.kind == "conversation")
+        why = (
+            "the messages hold their images" if inside else "! no column holds images; the conversations are text only"
+        )
+        draft.infer("dataset", "image", None, why)
     else:
         raise DataError(f"{_no_images(columns)} Set it with --set dataset.image=COLUMN; {WHAT_IMAGES_ARE}")
+
+
+def _holds_images(column: Column) -> bool:
+    """Whether conversations have image parts."""
+    contents = (each.get("content") or each.get("value") for messages in column.values for each in messages)
+    parts = (part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict))
+    return any("image" in str(part.get("type")) for part in parts)
 
 
 WHAT_IMAGES_ARE = "an image is a path relative to the file, base64, bytes, or an https address"
@@ -209,19 +261,47 @@ def _infer_conversation(draft: Draft, columns: list[Column], _: str) -> bool:
 
 def _infer_grounding(draft: Draft, columns: list[Column], _: str) -> bool:
     box = next((column for column in columns if column.kind == "box"), None)
-    content = [column for column in columns if column.name not in IDENTIFIERS]
-    phrase = _named(content, PHRASES, "text") or next((column for column in content if column.kind == "text"), None)
-    if box is None or phrase is None or "references" in draft.dataset:
+    corners, four = _four_columns(columns)
+    content = [column for column in columns if column.name not in (*IDENTIFIERS, *four)]
+    if "references" in draft.dataset or (box is None and not four):
+        return False
+    phrase = _named(content, CLASSES, "text") if four else None
+    phrase = phrase or _named(content, PHRASES, "text") or _first_text(draft, content)
+    if phrase is None:
         return False
     draft.infer("dataset", "question", phrase.name, f"the phrase to locate: {phrase.preview}")
-    draft.infer("dataset", "boxes", box.name, f"four numbers, or lists of them: {box.preview}")
+    if box is not None:
+        draft.infer("dataset", "boxes", box.name, f"four numbers, or lists of them: {box.preview}")
+    else:
+        draft.infer("dataset", "boxes", four, "a number of the box each")
+        draft.infer("task", "corners", corners, "from the names of the columns")
+        if {"width", "height"} <= {column.name.lower() for column in columns} - {name.lower() for name in four}:
+            draft.infer("task", "unit", "pixels", "beside the width and height of the image")
     draft.infer("task", "name", "grounding", "there are boxes and phrases")
     return True
+
+
+def _first_text(draft: Draft, columns: Sequence[Column]) -> Column | None:
+    used = draft.used_columns()
+    return next((column for column in columns if column.kind == "text" and column.name not in used), None)
+
+
+def _four_columns(columns: Sequence[Column]) -> tuple[Corners, list[str]]:
+    """Four columns with a number of a box each, and its corners; none if they are not named so."""
+    names = {column.name.lower(): column.name for column in columns if column.kind in ("number", "text")}
+    for prefix in BOX_PREFIXES:
+        for corners, sets in BOX_COLUMNS.items():
+            for four in sets:
+                if all(f"{prefix}{name}" in names for name in four):
+                    return corners, [names[f"{prefix}{name}"] for name in four]
+    return "xyxy", []
 
 
 def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
     used = draft.used_columns()
     question = _named(columns, QUESTIONS, "text")
+    if question is None:
+        question = next((column for column in _content(draft, columns) if column.asks), None)
     others = [column for column in columns if column is not question]
     answer = _named(others, ANSWERS, "text", "texts", "answers", "number")
     if answer is None:
@@ -250,6 +330,11 @@ def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
 
 def _infer_extraction(draft: Draft, columns: list[Column], _: str) -> bool:
     column = next((column for column in columns if column.kind == "object" and column.name != "objects"), None)
+    if column is None and draft.task.get("name") == "extraction" and "references" not in draft.dataset:
+        fields = draft.dataset.get("record") or _fields(draft, columns)
+        draft.infer("dataset", "record", fields, "the columns of the row, as one JSON object")
+        draft.infer("task", "fields", fields, "the columns of the record")
+        return bool(fields)
     if column is None:
         return False
     draft.infer("dataset", "references", [column.name], f"JSON objects: {column.preview}")
@@ -292,6 +377,8 @@ def _infer_single_text(draft: Draft, columns: list[Column], hint: str) -> bool:
 def _label(draft: Draft, columns: list[Column], _: str) -> Column | None:
     numbers = [column for column in columns if column.kind != "number" or column.is_integer]
     label = _named(numbers, LABELS, "text", "number")
+    if label is None:  # choices and tags of annotations
+        label = next((column for column in columns if column.name == "references" and _repeats(column)), None)
     is_split = label is not None and all(role_of(str(value)) is not None for value in label.values)
     return None if label is None or label.words > LABEL_WORDS or is_split else label
 
@@ -310,8 +397,7 @@ def _caption(draft: Draft, columns: list[Column], _: str) -> Column | None:
         return named
     # The only text: neither a question nor values that repeat as labels do.
     only = content[0]
-    is_labels = _may_be_label(only) and only.distinct * 3 <= len(only.values)
-    return None if only.base in QUESTIONS or is_labels else only
+    return None if only.base in QUESTIONS or only.asks or _repeats(only) else only
 
 
 def _infer_captions(draft: Draft, columns: list[Column]) -> bool:
@@ -321,6 +407,7 @@ def _infer_captions(draft: Draft, columns: list[Column]) -> bool:
             return False
         content = _content(draft, columns)
         same = [column.name for column in content if column.base == first.base and column.kind == first.kind]
+        same = same if first.base in CAPTIONS else [first.name]
         reason = f"{len(same)} columns with the same name" if len(same) > 1 else "sentences about the image"
         draft.infer("dataset", "references", same, f"{reason}: {first.preview}")
         if len(same) > 1 or first.kind == "texts":
@@ -331,7 +418,7 @@ def _infer_captions(draft: Draft, columns: list[Column]) -> bool:
 
 def _is_decided(draft: Draft) -> bool:
     """Whether the task is known and the columns with the answers are."""
-    return "name" in draft.task and bool({"references", "messages", "boxes"} & set(draft.dataset))
+    return "name" in draft.task and bool({"references", "record", "messages", "boxes"} & set(draft.dataset))
 
 
 _RULES: tuple[tuple[set[str], Callable[[Draft, list[Column], str], bool]], ...] = (

@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,19 @@ from pydantic import ValidationError
 
 from vlmtune import registry
 from vlmtune.config import Config, load
-from vlmtune.data import ROLES, Limits, Record, Records, open_role, structured
+from vlmtune.data import ANNOTATION_BOXES, ROLES, Limits, Record, Records, names_text, open_role, structured
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb
 from vlmtune.scaffold.columns import Column, infer_columns
-from vlmtune.scaffold.draft import Draft
+from vlmtune.scaffold.draft import Draft, SourceSettings
+from vlmtune.scaffold.image_paths import FoundImages, are_complete, find_image_path, outside_folder
+from vlmtune.scaffold.infer_join import infer_join
 from vlmtune.scaffold.infer_roles import infer_roles, infer_task_settings, split_column
+from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.settings import infer_settings
-from vlmtune.scaffold.sources import SourceSettings, find_source, with_image_root
-from vlmtune.scaffold.split_names import assign_splits
+from vlmtune.scaffold.sources import find_source, with_image_root, with_root
+from vlmtune.scaffold.split_names import assign_splits, role_of
 
 INSPECTED_ROWS = 50
 REMOTE_ROWS = 200
@@ -65,15 +68,27 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
         raise ConfigError(f"{file} already exists and is not overwritten; choose another name with -o")
     blocks = {name: _block(given, name) for name in ("dataset", "task")}
     source = find_source(text, blocks["dataset"])
-    blocks["task"] = {**source.task, **blocks["task"]}
     records = _records(source, blocks["dataset"])
-    first = [records.read(index) for index in range(min(INSPECTED_ROWS, records.count))]
+    first = _first_rows(records)
+    if (boxed := _with_labels(source, first, blocks)) is not source:
+        source = boxed
+        records = _records(source, blocks["dataset"])
+        first = _first_rows(records)
+    blocks["task"] = {**source.task, **blocks["task"]}
     columns = infer_columns(first)
+    _refuse_images_alone(source, columns, blocks)
     _refuse_nested_tables(records, columns)
-    draft = infer_roles(columns, blocks, text)
-    if source.block["source"] in ("jsonl", "table") and "path" not in blocks["dataset"]:
+    source, found = _images_by_name(source, columns, first, blocks["dataset"])
+    draft = infer_roles(_with_images(columns, found), blocks, text)
+    if found is not None and found.template != "{file}":
+        draft.infer("dataset", "image_path", found.template, found.reason)
+        records = _records(source, blocks["dataset"])
+    elif source.block["source"] in ("jsonl", "table") and "path" not in blocks["dataset"]:
         source = with_image_root(source, _first_image(first[0], draft))
         records = _records(source, blocks["dataset"])
+    _ask_for_roots(source, columns, draft)
+    if not source.remote and source.block["source"] != "annotations":
+        infer_join(draft, records)
     source = _with_split_column(source, draft, columns, records)
     infer_task_settings(draft, records, first, is_complete=not source.remote)
     content = _render(text, source, draft, columns, given)
@@ -84,6 +99,68 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
     write_atomic(file, content)
     warnings = [reason for reason in (source.warning, *draft.reasons.values()) if reason.startswith("!")]
     return Scaffold(file, draft.task["name"], [warning.removeprefix("! ") for warning in warnings])
+
+
+def _first_rows(records: Records) -> list[Record]:
+    return [records.read(index) for index in range(min(INSPECTED_ROWS, records.count))]
+
+
+def _with_labels(source: SourceSettings, first: Sequence[Record], blocks: Mapping[str, Any]) -> SourceSettings:
+    """The settings with a row for each label of an image, where annotations have boxes."""
+    if source.block["source"] != "annotations" or not any(record.get("boxes") for record in first):
+        return source
+    if "rows_per" in blocks["dataset"] or blocks["task"].get("name", "grounding") != "grounding":
+        return source
+    if "name" not in blocks["task"] and any(record.get("references") for record in first):
+        raise Undecided(
+            "the annotations have texts or choices as well as boxes.",
+            [
+                Option("the boxes are the answers", ("task.name=grounding",)),
+                Option("the choices are the answers", ("dataset.rows_per=image", "task.name=classification")),
+                Option("the texts are the answers", ("dataset.rows_per=image", "task.name=captioning")),
+            ],
+        )
+    unit, corners = ANNOTATION_BOXES[source.block["format"]]
+    task = {"unit": unit, "corners": corners, **source.task}
+    return replace(source, block={**source.block, "rows_per": "label"}, task=task)
+
+
+def _images_by_name(
+    source: SourceSettings, columns: Sequence[Column], first: Sequence[Record], given: Mapping[str, Any]
+) -> tuple[SourceSettings, FoundImages | None]:
+    """How columns lead to images on disk, where none holds their paths, and the folder that has both."""
+    if source.block["source"] not in ("jsonl", "table") or {"image", "images", "image_path"} & set(given):
+        return source, None
+    if are_complete(columns, Path(source.block["path"])):
+        return source, None
+    for path in (Path(source.block["path"]), *([] if "path" in given else [Path(source.block["path"]).parent])):
+        if (found := find_image_path(columns, first, path)) is not None:
+            return with_root(source, path), found
+    return source, None
+
+
+def _with_images(columns: list[Column], found: FoundImages | None) -> list[Column]:
+    """The columns, with the one that names the images known as such, and the only one."""
+    if found is None:
+        return columns
+    kept = [column for column in columns if column.kind not in ("image", "images") or column.name == found.column]
+    return [replace(column, kind="image") if column.name == found.column else column for column in kept]
+
+
+def _ask_for_roots(source: SourceSettings, columns: Sequence[Column], draft: Draft) -> None:
+    """Ask before images are read from outside of the dataset's folder.
+
+    Raises:
+        Undecided: they lie there.
+    """
+    path = source.block.get("path")
+    if source.remote or "image_roots" in draft.dataset or not isinstance(path, str) or not Path(path).is_dir():
+        return
+    if (folder := outside_folder(columns, Path(path))) is not None:
+        raise Undecided(
+            f"images lie outside of {path}, in {folder}.",
+            [Option("read images from there as well", (f"dataset.image_roots=[{folder}]",))],
+        )
 
 
 def _records(source: SourceSettings, given: Mapping[str, Any]) -> Records:
@@ -99,11 +176,26 @@ def _records(source: SourceSettings, given: Mapping[str, Any]) -> Records:
     keys = {key: value for key, value in block.items() if key not in ("splits", "limit", "split_column", "all_rows")}
     try:
         config = plugin.Config.model_validate({**keys, **stream})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"--set dataset.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except ValidationError:
+        _load({"model": {"name": MODEL}, "dataset": source.block, "task": {"name": "captioning"}}, {"dataset": given})
+        raise
     records: Records = plugin.records(config, source.splits["train"], REMOTE_ROWS if source.remote else None)
     return records
+
+
+def _load(blocks: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Load a config, for the errors of what the user set in it.
+
+    Raises:
+        ConfigError: what is wrong.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "init.yaml")
+        file.write_text(json.dumps(blocks), encoding="utf-8")
+        try:
+            load(str(file), [given])
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(file), "--set")) from None
 
 
 def _with_split_column(source: SourceSettings, draft: Draft, columns: list[Column], records: Records) -> SourceSettings:
@@ -114,9 +206,26 @@ def _with_split_column(source: SourceSettings, draft: Draft, columns: list[Colum
     read = records.read if records.select is None else records.select([column.name])
     values = list(dict.fromkeys(str(read(index).get(column.name)) for index in range(records.count)))
     splits, warning = assign_splits(values, {}, lambda _, names: ("|".join(names), ""))
-    draft.infer("dataset", "split_column", column.name, f"the official split of each row: {', '.join(values[:5])}")
+    unknown = [value for value in values if role_of(value) is None]
+    reason = f"the official split of each row: {names_text(values)}"
+    reason += "; restval belongs to train, as usual for Karpathy's splits" if "restval" in values else ""
+    if unknown:
+        reason = f"! {reason}; {names_text(unknown)} names no split, and is trained on"
+    draft.infer("dataset", "split_column", column.name, reason)
     draft.infer("dataset", "all_rows", source.splits["train"], "where the rows of all splits are")
     return replace(source, splits=splits, warning=warning)
+
+
+def _refuse_images_alone(source: SourceSettings, columns: Sequence[Column], blocks: Mapping[str, Any]) -> None:
+    """Refuse images of which nothing says what they show."""
+    labels = next((column for column in columns if column.name == "label"), None)
+    if source.block["source"] != "imagefolder" or labels is None or labels.kind != "empty" or blocks["task"]:
+        return
+    if not {column.name for column in columns} - {"image", "label", "file_name"}:
+        raise ConfigError(
+            f"{source.block['path']}: images, but nothing that says what they show: no folder for each label, no JSON "
+            "or CSV file that names them, and no text file of the same name for most of them"
+        )
 
 
 def _refuse_nested_tables(records: Records, columns: list[Column]) -> None:
