@@ -32,9 +32,10 @@ def init(layout: Layout, folder: Path, file: Path) -> str:
     try:
         write(str(folder), file, parse_overrides(sets))
     except Undecided as undecided:
-        if tuple(layout.answer) not in [option.sets for option in undecided.options]:
+        answer = tuple(each.replace("{place}", str(folder.parent)) for each in layout.answer)
+        if answer not in [option.sets for option in undecided.options]:
             raise
-        write(str(folder), file, parse_overrides([*sets, *layout.answer]))
+        write(str(folder), file, parse_overrides([*sets, *answer]))
         return undecided.question
     return ""
 

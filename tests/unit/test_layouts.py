@@ -3,7 +3,6 @@
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import ROOT
@@ -11,22 +10,13 @@ from commands import ROOT
 HERE = ROOT / "benchmarks" / "layouts"
 
 
-def _module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-LAYOUTS = {layout.name: layout for layout in _module("layouts").LAYOUTS}
+sys.path.insert(0, str(HERE))
 _spec = importlib.util.spec_from_file_location("measure_layouts", HERE / "run.py")
 assert _spec is not None
 assert _spec.loader is not None
 measure_layouts = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(measure_layouts)
+LAYOUTS = {layout.name: layout for layout in measure_layouts.LAYOUTS}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -15,8 +15,11 @@ from vlmtune.scaffold.questions import Option, Undecided
 MOST = 0.8
 """Fraction of the first rows whose images must be found in the same way."""
 
-TELLING = ("image", "img", "file", "photo", "pic", "path", "name", "key", "id", "doc", "page", "scan", "url", "figure")
-"""Parts of the names of columns that may name an image; the others count only if none of these does."""
+TELLING = (
+    ("image", "img", "file", "photo", "pic", "path", "figure", "scan"),
+    ("name", "key", "id", "doc", "page", "url"),
+)
+"""Parts of the names of columns that may name an image, the more certain ones first."""
 
 _NUMBER = re.compile(r"(?P<before>.*?)(?P<digits>\d+)", re.DOTALL)
 
@@ -51,8 +54,8 @@ def find_image_path(columns: Sequence[Column], records: Sequence[Mapping[str, An
         return None
     images = [column for column in columns if column.kind == "image"]
     others = sorted((column for column in columns if column.kind in ("text", "number")), key=lambda each: each.kind)
-    telling = [column for column in others if any(word in column.name.lower() for word in TELLING)]
-    for group in (images, telling, [column for column in others if column not in telling]):
+    named = [[column for column in others if any(word in column.name.lower() for word in words)] for words in TELLING]
+    for group in (images, *named, [column for column in others if column not in (*named[0], *named[1])]):
         found = [each for column in group for each in _templates(column.name, records, by_stem)]
         if len(found) == 1:
             return found[0]

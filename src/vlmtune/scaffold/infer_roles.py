@@ -55,7 +55,7 @@ IDENTIFIERS = {
 }
 """Columns that identify or describe a row rather than hold its content."""
 
-SPLIT_COLUMNS = {"split", "subset", "fold", "partition", "set", "phase", "usage"}
+SPLIT_COLUMNS = {"split", "subset", "fold", "partition", "set", "sheet", "phase", "usage"}
 PLACEHOLDERS = re.compile(r"<(?:bbox|ref-object|ref|audio|video)>")
 """Placeholders that other programs fill from further columns; `<image>` stands for an image of the row."""
 
@@ -387,7 +387,9 @@ def _transcript(draft: Draft, columns: list[Column], hint: str) -> Column | None
     transcript = _named(columns, TRANSCRIPTS, "text")
     if transcript is None and any(word in hint for word in OCR_HINTS):
         transcript = _named(columns, CAPTIONS, "text")
-    return transcript
+    content = _content(draft, columns)
+    is_only = draft.task.get("name") == "ocr" and len(content) == 1
+    return content[0] if transcript is None and is_only else transcript
 
 
 def _caption(draft: Draft, columns: list[Column], _: str) -> Column | None:
