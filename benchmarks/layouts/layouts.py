@@ -272,7 +272,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "paths of another machine",
-        lines(lambda n, d: {"image": f"/home/bob/work/pics/{n:03}.jpg", "caption": d.caption}),
+        lines(lambda n, d: {"image": f"/mnt/nas/pics/{n:03}.jpg", "caption": d.caption}),
         {**CAPTIONING, "dataset.image_path": "pics/{file:name}"},
     ),
     Layout(

@@ -17,6 +17,7 @@ from vlmtune.data import DatasetConfig
 from vlmtune.data._json_objects import object_rows
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError
+from vlmtune.images import decode_rgb
 
 CAPTIONS = ["A café, red.", "Two\u2028dogs."]
 PICTURE = encoded(make_image(20, 10))
@@ -252,3 +253,23 @@ def test_a_thousand_columns_are_not_listed(tmp_path: Path) -> None:
         opened(tmp_path / "t.jsonl", image=None)
     assert "there are: textt, pixel_0, pixel_1" in str(error.value)
     assert str(error.value).endswith("and 989 more")
+
+
+def test_a_document_is_all_of_its_pages_and_a_fragment_one(tmp_path: Path) -> None:
+    pages = [make_image(40, 24, seed=seed) for seed in range(3)]
+    for name, kind in (("d.pdf", "PDF"), ("d.tif", "TIFF")):
+        (tmp_path / name).write_bytes(encoded(pages[0], kind, save_all=True, append_images=pages[1:]))
+        (tmp_path / "t.jsonl").write_text(
+            json.dumps({"image": name, "text": "x"})
+            + "\n"
+            + json.dumps({"image": f"{name}#page=2", "text": "y"})
+            + "\n"
+        )
+        rows = opened(tmp_path / "t.jsonl")
+        assert [len(row.images) for row in rows] == [3, 1]
+        assert len({image.where for row in rows for image in row.images}) == 4
+        assert rows[1].images[0].read().tobytes() == rows[0].images[1].read().tobytes()
+        assert rows.group_key(0) == rows.group_key(1), "pages of one file stay in the same split"
+    (tmp_path / "t.jsonl").write_text('{"image": "d.pdf#page=4", "text": "x"}\n')
+    with pytest.raises(DataError, match=r"d.pdf#page=4.*has no page 4; it has 3"):
+        decode_rgb(opened(tmp_path / "t.jsonl")[0].images[0])

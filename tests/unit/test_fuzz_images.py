@@ -4,16 +4,17 @@ import random
 from collections.abc import Callable
 
 import numpy as np
+import pillow_heif
 import pytest
 from builders import encoded, make_image, ref
 from fuzzing import hunt, mutated
 from PIL import Image
 
 from vlmtune.errors import ImageError
-from vlmtune.images import decode_rgb, examine, size_of
+from vlmtune.images import decode_rgb, examine, page_count, read_page, size_of
 
 ROUNDS, SOAKED = 20, 100
-"""Of each of the 33 kinds."""
+"""Of each of the 36 kinds."""
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -25,6 +26,7 @@ def exif(orientation: int) -> Image.Exif:
 SMALL = make_image(40, 24)
 DEEP = Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 68)
 FLOAT = Image.fromarray(np.asarray(SMALL.convert("L"), np.float32))
+pillow_heif.register_heif_opener()
 FRAMES = {"save_all": True, "append_images": [make_image(40, 24, seed=n) for n in (1, 2)]}
 KINDS: dict[str, bytes] = {
     "png": encoded(SMALL),
@@ -60,7 +62,11 @@ KINDS: dict[str, bytes] = {
     "tiff 16": encoded(DEEP, "TIFF"),
     "tiff cmyk": encoded(SMALL.convert("CMYK"), "TIFF"),
     "tiff frames": encoded(SMALL, "TIFF", **FRAMES),
+    "avif": encoded(SMALL, "AVIF"),
+    "avif lying": encoded(SMALL, "AVIF", exif=exif(6)),
+    "heic": encoded(SMALL, "HEIF"),
 }
+DOCUMENTS = {"pdf": encoded(SMALL, "PDF", **FRAMES), "tiff": KINDS["tiff frames"]}
 
 
 def broken(good: bytes) -> Callable[[random.Random], None]:
@@ -90,3 +96,15 @@ def test_broken_images_are_decoded_or_a_named_error(kind: str, soak: bool) -> No
     assert decode_rgb(ref(KINDS[kind])).mode == "RGB", "it is whole before it is broken"
     ends = hunt(kind, SOAKED if soak else ROUNDS, broken(KINDS[kind]))
     assert sum(ends.values()) > 0
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_pages_of_broken_documents_are_read_or_a_named_error(kind: str, soak: bool) -> None:
+    assert page_count(DOCUMENTS[kind], "whole") == 3
+
+    def case(rng: random.Random) -> None:
+        data = mutated(DOCUMENTS[kind], rng, binary=True)
+        for page in range(1, min(page_count(data, "x"), 5) + 1):
+            assert read_page(data, page, "x").mode == "RGB"
+
+    assert sum(hunt(kind, SOAKED if soak else ROUNDS, case).values()) > 0

@@ -3,14 +3,18 @@
 By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_sources.py ROUNDS SEED.
 """
 
+import gzip
+import io
 import json
 import random
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import openpyxl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
@@ -57,6 +61,26 @@ def arrow_stream(table: pa.Table, sink: Any) -> None:
         writer.write_table(table, max_chunksize=3)
 
 
+def excel_bytes() -> bytes:
+    book, stream = openpyxl.Workbook(), io.BytesIO()
+    for row in [list(ROWS[0]), *(list(row.values()) for row in ROWS)]:
+        book.active.append([cell if isinstance(cell, str) else json.dumps(cell) for cell in row])
+    book.save(stream)
+    return stream.getvalue()
+
+
+def tar_bytes() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for row in ROWS:
+            rest = {key: value for key, value in row.items() if key != "image"}
+            for ending, data in {"png": b"no image", "json": json.dumps(rest).encode(), "txt": b"A cat."}.items():
+                info = tarfile.TarInfo(f"d/{row['id']}.{ending}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
 FILES: dict[str, tuple[str, bytes]] = {
     "t.jsonl": ("jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode()),
     "t.json": ("jsonl", json.dumps(ROWS, indent=1, ensure_ascii=False).encode()),
@@ -70,6 +94,23 @@ FILES: dict[str, tuple[str, bytes]] = {
         "imagefolder",
         "".join(json.dumps({"file_name": "a.png", **row}) + "\n" for row in ROWS).encode(),
     ),
+}
+COLUMNS = {key: [row[key] for row in ROWS] for key in ROWS[0]}
+VALUES = [list(row.values()) for row in ROWS]
+FILES |= {
+    "object.json": ("jsonl", json.dumps({"version": 1, "data": ROWS}).encode()),
+    "keyed.json": ("jsonl", json.dumps({row["id"] + "x": row for row in ROWS}).encode()),
+    "split.json": ("jsonl", json.dumps({"train": ROWS[:4], "test": ROWS[4:]}).encode()),
+    "columns.json": ("jsonl", json.dumps(COLUMNS).encode()),
+    "pandas.json": ("jsonl", json.dumps({"columns": list(ROWS[0]), "data": VALUES}).encode()),
+    "arrays.json": ("jsonl", json.dumps([list(ROWS[0]), *VALUES]).encode()),
+    "utf16.jsonl": ("jsonl", FILES["t.jsonl"][1].decode().encode("utf-16")),
+    "utf16.csv": ("table", csv_bytes(";").decode().encode("utf-16-le")),
+    "mac.csv": ("table", b"sep=;\r" + csv_bytes(";").replace(b"\n", b"\r")),
+    "t.jsonl.gz": ("jsonl", gzip.compress(FILES["t.jsonl"][1], 0)),
+    "t.csv.gz": ("table", gzip.compress(csv_bytes(","), 0)),
+    "t.xlsx": ("table", excel_bytes()),
+    "t.tar": ("webdataset", tar_bytes()),
 }
 COCO = {
     "images": [{"id": n, "file_name": "a.png"} for n in range(5)],
@@ -109,8 +150,15 @@ ANNOTATED: dict[str, tuple[str, bytes]] = {
 """Files in formats of `annotations`, by name."""
 
 FILES |= {name: ("annotations", data) for name, (_, data) in ANNOTATED.items()}
-BINARY = (b"PAR1", b"ARRO", b"\xff\xff\xff\xff")
-"""How Parquet, Arrow files and Arrow streams begin."""
+BINARY = (b"PAR1", b"ARRO", b"\xff\xff\xff\xff", b"PK\3\4", b"d/r0")
+"""How Parquet, Arrow files and streams, Excel and our tar begin."""
+
+
+def damaged(good: bytes, rng: random.Random) -> bytes:
+    """A mutated file. A compressed one may be whole around mutated text: any change to itself is noticed."""
+    if good.startswith(b"\x1f\x8b") and rng.random() < 0.7:
+        return gzip.compress(mutated(gzip.decompress(good), rng), 1)
+    return mutated(good, rng, binary=good[:4] in BINARY)
 
 
 def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
@@ -131,7 +179,7 @@ def broken(folder: Path, name: str) -> Callable[[random.Random], None]:
         bad = rng.choice([0, 0.9])
         config: DatasetConfig = plugin.Config.model_validate({"path": str(folder), **keys, "max_bad_fraction": bad})
         file.unlink(missing_ok=True)  # a mapped file must not change under its reader
-        file.write_bytes(mutated(good, rng, binary=good[:4] in BINARY))
+        file.write_bytes(damaged(good, rng))
         for example in plugin.open(config, split, rng.choice([None, 3])):
             assert isinstance(example.id, str)
 

@@ -1,11 +1,13 @@
 """Decoding, for each kind of file that trips other readers, against values computed by hand."""
 
 import io
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pillow_heif
 import pytest
 from builders import encoded, make_image, ref
 from hypothesis import given
@@ -13,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from vlmtune import images
-from vlmtune.errors import ImageError
-from vlmtune.images import decode_rgb, pixel_hash, size_of, thumbnail
+from vlmtune.errors import EnvironmentProblem, ImageError
+from vlmtune.images import decode_rgb, examine, page_count, pixel_hash, read_page, size_of, thumbnail
 
 
 def test_plain_png_keeps_its_pixels() -> None:
@@ -234,3 +236,47 @@ def test_a_file_that_is_no_image_has_no_size() -> None:
     for data in (b"", b"no image", whole[:20]):
         with pytest.raises(ImageError):
             size_of(ref(data))
+
+
+def test_pages_of_documents_are_upright_rgb_images() -> None:
+    pages = [make_image(40, 24, seed=seed) for seed in range(2)]
+    for kind in ("PDF", "TIFF"):
+        data = encoded(pages[0], kind, save_all=True, append_images=pages[1:])
+        assert page_count(data, "x") == 2
+        for number, page in enumerate(pages, start=1):
+            read = read_page(data, number, "x")
+            assert read.mode == "RGB"
+            difference = np.asarray(read.resize(page.size), float) - np.asarray(page, float)
+            assert np.abs(difference).mean() < (1 if kind == "TIFF" else 25), "pages of noise differ by 85"
+        with pytest.raises(ImageError, match="x: has no page 3; it has 2"):
+            read_page(data, 3, "x")
+    assert page_count(encoded(pages[0]), "x") == 1
+    with pytest.raises(ImageError, match="x: a PDF that cannot be read"):
+        page_count(b"%PDF-1.4", "x")
+
+
+def test_a_page_of_paper_is_drawn_so_that_it_can_be_read_and_a_poster_within_bounds() -> None:
+    for inches, size in (((8.27, 11.69), (1240, 1754)), ((80, 60), (2310, 1732))):
+        side = [round(72 * each) for each in inches]
+        data = encoded(Image.new("RGB", (side[0], side[1])), "PDF", resolution=72)
+        assert np.allclose(read_page(data, 1, "x").size, size, atol=3)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_images_of_phones_are_decoded(kind: str) -> None:
+    pillow_heif.register_heif_opener()
+    image = make_image(64, 40)
+    found, header = examine(ref(encoded(image, kind, quality=95)))
+    assert (found.size, header.format) == ((64, 40), kind)
+    assert np.abs(np.asarray(found, float) - np.asarray(image, float)).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "said"), [("HEIF", "pillow_heif", "heic"), ("PDF", "pypdfium2", "documents")]
+)
+def test_a_missing_extra_is_named(kind: str, package: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif.register_heif_opener()
+    data = encoded(make_image(8, 8), kind)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(EnvironmentProblem, match=rf"needs the extra: pip install 'vlmtune\[{said}\]'"):
+        page_count(data, "x") if kind == "PDF" else decode_rgb(ref(data))
