@@ -256,8 +256,8 @@ def test_a_thousand_columns_are_not_listed(tmp_path: Path) -> None:
 
 
 def test_a_document_is_all_of_its_pages_and_a_fragment_one(tmp_path: Path) -> None:
-    pages = [make_image(40, 24, seed=seed) for seed in range(3)]
     for name, kind in (("d.pdf", "PDF"), ("d.tif", "TIFF")):
+        pages = [make_image(40, 24, seed=seed) for seed in range(3)]
         (tmp_path / name).write_bytes(encoded(pages[0], kind, save_all=True, append_images=pages[1:]))
         (tmp_path / "t.jsonl").write_text(
             json.dumps({"image": name, "text": "x"})

@@ -105,7 +105,7 @@ FILES |= {
     "pandas.json": ("jsonl", json.dumps({"columns": list(ROWS[0]), "data": VALUES}).encode()),
     "arrays.json": ("jsonl", json.dumps([list(ROWS[0]), *VALUES]).encode()),
     "utf16.jsonl": ("jsonl", FILES["t.jsonl"][1].decode().encode("utf-16")),
-    "utf16.csv": ("table", csv_bytes(";").decode().encode("utf-16-le")),
+    "utf16.csv": ("table", csv_bytes(",").decode().encode("utf-16-le")),
     "mac.csv": ("table", b"sep=;\r" + csv_bytes(";").replace(b"\n", b"\r")),
     "t.jsonl.gz": ("jsonl", gzip.compress(FILES["t.jsonl"][1], 0)),
     "t.csv.gz": ("table", gzip.compress(csv_bytes(","), 0)),
@@ -158,6 +158,9 @@ def damaged(good: bytes, rng: random.Random) -> bytes:
     """A mutated file. A compressed one may be whole around mutated text: any change to itself is noticed."""
     if good.startswith(b"\x1f\x8b") and rng.random() < 0.7:
         return gzip.compress(mutated(gzip.decompress(good), rng), 1)
+    if b"\0" in good[:4] and rng.random() < 0.9:
+        encoding = "utf-16" if good.startswith(b"\xff\xfe") else "utf-16-le"
+        return mutated(good.decode(encoding).encode(), rng).decode("utf-8", "replace").encode(encoding)
     return mutated(good, rng, binary=good[:4] in BINARY)
 
 

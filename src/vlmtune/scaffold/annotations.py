@@ -156,4 +156,5 @@ def _is_captions(file: Path) -> bool:
         return True
     names = [match["image"] for match in matches]
     columns = len(lines[0].split(matches[0]["separator"]))
-    return (matches[0]["separator"] == "|" or len(set(names)) < len(names)) and columns <= 3
+    has_no_header = _LINE.match(lines[0]) is not None and columns == 2
+    return has_no_header or ((matches[0]["separator"] == "|" or len(set(names)) < len(names)) and columns <= 3)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlmtune.data import Folder
+from vlmtune.data import Folder, is_base64
 from vlmtune.scaffold.columns import Column
 from vlmtune.scaffold.questions import Option, Undecided
 
@@ -96,7 +96,7 @@ def _is_complete(column: Column, root: Path) -> bool:
     texts = _texts(column)
     places = (root, root.parent, root.parent.parent)
     is_there = any((place / text).is_file() for text in texts[:5] for place in places)
-    return not texts or is_there or any(text.startswith(("data:", "http")) for text in texts[:5])
+    return not texts or is_there or any(text.startswith("data:") or is_base64(text) for text in texts[:5])
 
 
 def _templates(
@@ -115,7 +115,9 @@ def _templates(
                 examples.setdefault(template, path)
     best = max(counts.values(), default=0)
     if values and best >= MOST * len(values):
-        for template in sorted(template for template, count in counts.items() if count == best):
+        fit = [template for template, count in counts.items() if count == best]
+        fields = max(template.count("{") for template in fit)  # {split}/{file} rather than train/{file}
+        for template in sorted(template for template in fit if template.count("{") == fields):
             yield FoundImages(column, template, examples[template])
 
 
@@ -138,35 +140,32 @@ def _matches(
     for path in (*by_stem.get(written.stem, ()), *(by_stem.get(written.name, ()) if written.suffix else ())):
         image = PurePosixPath(path)
         if path == text or path.endswith(f"/{text}"):
-            yield _with_folders(path[: -len(text)], record) + "{file}", path
+            yield from _in_folders(path[: -len(text)], "{file}", record, path)
         elif image.name == written.name:
-            yield _with_folders(path[: -len(image.name)], record) + "{file:name}", path
+            yield from _in_folders(path[: -len(image.name)], "{file:name}", record, path)
         elif path.removesuffix(image.suffix).endswith(text):
             before = path[: len(path) - len(image.suffix) - len(text)]
-            yield _with_folders(before, record) + "{file}" + image.suffix, path
+            yield from _in_folders(before, "{file}" + image.suffix, record, path)
         elif image.stem in (written.stem, written.name):
             field = "{file:stem}" if image.stem == written.stem and written.suffix else "{file:name}"
-            yield _with_folders(path[: -len(image.name)], record) + field + image.suffix, path
+            yield from _in_folders(path[: -len(image.name)], field + image.suffix, record, path)
     if text.isascii() and text.isdigit() and len(text) < 19 and text not in by_stem:
         for path in numbers.get(int(text), ()):
             image = PurePosixPath(path)
             match = _NUMBER.fullmatch(image.stem)
             assert match is not None
-            before = _with_folders(path[: -len(image.name)], record) + _escaped(match["before"])
             width = len(match["digits"])
-            yield before + (f"{{file:0{width}d}}" if width > 1 else "{file}") + image.suffix, path
+            field = (f"{{file:0{width}d}}" if width > 1 else "{file}") + image.suffix
+            yield from _in_folders(path[: -len(image.name)] + match["before"], field, record, path)
 
 
-def _with_folders(before: str, record: Mapping[str, Any]) -> str:
-    """The beginning of a path, with folders that are the value of another column as its field: `{split}/`."""
+def _in_folders(before: str, field: str, record: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """(template, path) for the beginning of a path; also with the folders that another column names: `{split}/`."""
+    yield _escaped(before) + field, path
     folder, slash, rest = before.rpartition("/")
-    names = {str(value): column for column, value in list(record.items())[::-1] if isinstance(value, str)}
-    columns = [names.get(part) for part in folder.split("/")]
-    parts = [
-        f"{{{column}}}" if column is not None and column.isidentifier() else _escaped(part)
-        for part, column in zip(folder.split("/"), columns, strict=True)
-    ]
-    return "/".join(parts) + slash + _escaped(rest)
+    names = {str(value): column for column, value in record.items() if isinstance(value, str) and column.isidentifier()}
+    parts = [f"{{{names[part]}}}" if part in names else _escaped(part) for part in folder.split("/")]
+    yield "/".join(parts) + slash + _escaped(rest) + field, path
 
 
 def _escaped(text: str) -> str:

@@ -1,16 +1,34 @@
-"""Infers the unit and the corners of boxes from the images that they must lie in."""
+"""Infers columns of boxes with labels, and the unit and the corners of boxes from the images that they must lie in."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from vlmtune.boxes import Box, Corners, Unit, is_box, unit_scale, xyxy
+from vlmtune.boxes import Box, Corners, Unit, read_boxes, unit_scale, xyxy
 from vlmtune.data import Records, image_file, structured
 from vlmtune.images import size_of
+from vlmtune.scaffold.columns import Column
 from vlmtune.scaffold.draft import Draft
 from vlmtune.scaffold.questions import Option, Undecided
 
 MANY = 20
 """Number of boxes from which their extent says something about the unit."""
+
+MOST_ROWS, MOST_CLASSES = 20_000, 80
+"""Rows whose labels are read, and classes that a prompt names."""
+
+CLASSES = {
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "class_name",
+    "category",
+    "categories",
+    "category_name",
+    "name",
+    "object",
+}
+"""Names of columns with the class of a box."""
 
 FAR, NEAR = 0.85, 0.7
 """Of many boxes the farthest one reaches this fraction of the image in the right unit, and stays below that one in a
@@ -26,6 +44,51 @@ CORNERS: Mapping[Corners, str] = {"xyxy": "two corners", "xywh": "the upper left
 Reading = tuple[Unit, Corners]
 Sized = tuple[Box, tuple[int, int]]
 """A box and the size of its image."""
+
+
+def infer_detection(draft: Draft, columns: Sequence[Column]) -> bool:
+    """Infer the columns of boxes with labels, where no phrase says what to locate."""
+    labels = next((column for column in columns if column.kind == "texts" and column.base in CLASSES), None)
+    for column in columns:
+        with_labels = labels.values if labels is not None and column.kind == "box" else [None] * len(column.values)
+        if column.kind in ("box", "object", "other") and _are_labelled(column.values, with_labels):
+            draft.infer("dataset", "boxes", column.name, f"boxes with labels: {column.preview}")
+            if column.kind == "box" and labels is not None:
+                draft.infer("dataset", "box_labels", labels.name, f"the label of each box: {labels.preview}")
+            draft.infer("task", "name", "grounding", "there are boxes with labels")
+            return True
+    return False
+
+
+def _are_labelled(values: Sequence[Any], labels: Sequence[Any]) -> bool:
+    """Whether values are boxes, each with a label."""
+    try:
+        boxes = [one for value, own in zip(values, labels, strict=True) for one in read_boxes(value, own)]
+    except ValueError:
+        return False
+    return bool(boxes) and all(one.label for one in boxes)
+
+
+def infer_classes(draft: Draft, records: Records) -> None:
+    """Infer a prompt that names the classes to detect, where rows have labelled boxes and no phrase."""
+    column, own = draft.dataset.get("boxes"), draft.dataset.get("box_labels")
+    if not isinstance(column, str) or "question" in draft.dataset:
+        return
+    wanted = [column, *([own] if own else [])]
+    read, found = records.read if records.select is None else records.select(wanted), set[str]()
+    for index in range(min(records.count, MOST_ROWS)):
+        record = read(index)
+        try:
+            boxes = read_boxes(structured(record.get(column)), structured(record.get(own)) if own else None)
+        except ValueError:  # `data check` lists bad rows
+            continue
+        found |= {one.label for one in boxes if one.label}
+    names = sorted(found)
+    listed = (
+        " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if 0 < len(names) <= MOST_CLASSES else "object"
+    )
+    prompt = f"Detect every {listed}. Report their bounding boxes and labels in JSON format."
+    draft.infer("task", "prompt", prompt, f"names the {len(names)} classes")
 
 
 def infer_boxes(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -> None:
@@ -64,24 +127,22 @@ def _sized(draft: Draft, records: Records, first: Sequence[Mapping[str, Any]]) -
     """The boxes of the first rows with the sizes of their images; bad values are left to `data check`."""
     column = draft.dataset.get("image", "image")
     for index, record in enumerate(first):
-        value = _value(record, draft.dataset["boxes"])
+        boxes = _boxes(record, draft.dataset["boxes"])
         image = record.get(column if isinstance(column, str) else column[0])
-        if value and image is not None:
+        if boxes and image is not None:
             at = f"{records.where}, row {index}"
             size = size_of(records.open_image(image_file(draft.dataset.get("image_path"), image, record, at), at))
-            for box in [value] if is_box(value) else value:
-                if is_box(box):
-                    yield box, size
+            yield from ((box, size) for box in boxes)
 
 
-def _value(record: Mapping[str, Any], columns: str | list[str]) -> Any:
-    """The boxes of a record: a column, or a box from four columns, None where these hold no numbers."""
-    if isinstance(columns, str):
-        return structured(record.get(columns))
+def _boxes(record: Mapping[str, Any], columns: str | list[str]) -> list[Box]:
+    """The boxes of a record: those of a column, or one from four columns; none where these hold no numbers."""
     try:
-        return [float(record[column]) for column in columns]
+        if isinstance(columns, str):
+            return [one.box for one in read_boxes(structured(record.get(columns)))]
+        return [[float(record[column]) for column in columns]]
     except (KeyError, TypeError, ValueError):
-        return None
+        return []
 
 
 def _fits(box: Box, size: tuple[int, int], unit: Unit, corners: Corners) -> bool:

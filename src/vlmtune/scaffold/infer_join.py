@@ -36,7 +36,7 @@ def _keys(draft: Draft) -> list[str]:
     image = dataset.get("image", "image")
     if not isinstance(image, str) or "images" in dataset or "messages" in dataset:
         return []
-    if task == "grounding" or (task in ("vqa", "docvqa", "chartqa") and "question" in dataset):
-        return [image, dataset["question"]]
+    if task in ("grounding", "vqa", "docvqa", "chartqa"):
+        return [image, dataset["question"]] if "question" in dataset else []
     is_caption = task == "captioning" and "question" not in dataset
     return [image] if is_caption and len(dataset.get("references", [])) == 1 else []

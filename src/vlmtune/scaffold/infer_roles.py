@@ -14,11 +14,12 @@ from vlmtune.data import IMAGE_ENDINGS, Records
 from vlmtune.errors import DataError
 from vlmtune.scaffold.columns import Column, listed
 from vlmtune.scaffold.draft import Draft
-from vlmtune.scaffold.infer_boxes import infer_boxes
+from vlmtune.scaffold.infer_boxes import CLASSES, infer_boxes, infer_classes, infer_detection
 from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.split_names import role_of
 
 QUESTIONS = {"question", "questions", "query", "prompt", "instruction", "problem", "input"}
+CONTEXT = {"history", "system", "tools", "context", "hint", "choices", "options"}
 PHRASES = {"phrase", "expression", "referring", "sentence", "caption", "text", "label", *QUESTIONS}
 ANSWERS = {
     "answer",
@@ -45,7 +46,6 @@ BOX_COLUMNS: Mapping[Corners, tuple[tuple[str, ...], ...]] = {
 """Usual names of four columns with a number of a box each; a prefix such as `bbox_` may stand before them."""
 
 BOX_PREFIXES = ("", "bbox_", "box_", "bb_")
-CLASSES = {"label", "labels", "class", "classes", "class_name", "category", "category_name", "name", "object"}
 LABELS = {"label", "labels", "class", "category", "species", "target"}
 CAPTIONS = {"caption", "captions", "description", "descriptions", "sentence", "sentences", "text", "raw", "alt_text"}
 TRANSCRIPTS = {"transcription", "transcript", "ocr", "line_text", "ground_truth", "gt"}
@@ -65,6 +65,9 @@ OCR_HINTS = ("ocr", "iam", "handwrit", "transcri", "receipt", "lines")
 MAX_LABELS = 200
 MAX_LISTED = 12
 """Columns that a message lists."""
+
+MAX_ASKED = 5
+"""Columns of which a question lists the readings."""
 
 LONG_ANSWER = 6
 """Median words from which answers are sentences rather than short answers."""
@@ -150,10 +153,10 @@ def _nothing_fits(draft: Draft, columns: Sequence[Column]) -> DataError:
             "--set 'dataset.references=[COLUMN]' (and dataset.question, boxes or messages) --set task.name=NAME; "
             f"tasks: {', '.join(registry.available('tasks'))}"
         )
-    options = [option for column in content[:MAX_LISTED] for option in _readings(column)]
+    options = [option for column in content[:MAX_ASKED] for option in _readings(column)]
     if questions:
-        options = [_as_answer(questions[0], column) for column in answers[:MAX_LISTED]]
-    elif len(fields := _fields(draft, columns)) > 1:
+        options = [_as_answer(questions[0], column) for column in answers[:MAX_ASKED]]
+    elif 1 < len(fields := _fields(draft, columns)) <= MAX_LISTED:
         names = ", ".join(fields)
         options.append(Option(f"an object with {names}", (f"dataset.record=[{names}]", "task.name=extraction")))
     return Undecided(
@@ -263,12 +266,14 @@ def _infer_grounding(draft: Draft, columns: list[Column], _: str) -> bool:
     box = next((column for column in columns if column.kind == "box"), None)
     corners, four = _four_columns(columns)
     content = [column for column in columns if column.name not in (*IDENTIFIERS, *four)]
-    if "references" in draft.dataset or (box is None and not four):
+    if "references" in draft.dataset:
         return False
+    if box is None and not four:
+        return infer_detection(draft, columns)
     phrase = _named(content, CLASSES, "text") if four else None
     phrase = phrase or _named(content, PHRASES, "text") or _first_text(draft, content)
     if phrase is None:
-        return False
+        return infer_detection(draft, columns)
     draft.infer("dataset", "question", phrase.name, f"the phrase to locate: {phrase.preview}")
     if box is not None:
         draft.infer("dataset", "boxes", box.name, f"four numbers, or lists of them: {box.preview}")
@@ -312,7 +317,9 @@ def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
     if not has_question or (answer is None and "references" not in draft.dataset):
         return False
     if question is not None and question.name not in used:
-        draft.infer("dataset", "question", question.name, f"by its name: {question.preview}")
+        more = [column.name for column in others if column.base in CONTEXT and column.kind != "empty"]
+        unread = f"! {', '.join(more)} not read, which may belong to the question; " if more else ""
+        draft.infer("dataset", "question", question.name, f"{unread}by its name: {question.preview}")
     if answer is not None:
         what = "lists of accepted answers" if answer.kind in ("texts", "answers") else "the answer"
         draft.infer("dataset", "references", [answer.name], f"{what}: {answer.preview}")
@@ -450,6 +457,7 @@ def infer_task_settings(draft: Draft, records: Records, first: Sequence[Mapping[
         _infer_labels(draft, records, is_complete)
     if draft.task["name"] == "grounding" and "messages" not in draft.dataset:
         infer_boxes(draft, records, first)
+        infer_classes(draft, records)
 
 
 def _infer_labels(draft: Draft, records: Records, is_complete: bool) -> None:

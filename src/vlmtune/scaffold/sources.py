@@ -41,6 +41,7 @@ PEEKED_NAMES = 50
 """Names of images in a file that are looked up."""
 
 MAX_LISTED = 5
+_IMAGE = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})(?:[\"',;\t|]|$)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w-]{3,}")
 """What may be the name of an image without its ending."""
 
@@ -77,6 +78,8 @@ def _file(path: Path, given: Mapping[str, Any]) -> SourceSettings:
         return _annotations(folder, [path], found, given)
     if suffix not in sources:
         raise ConfigError(f"{path}: a file of rows must end in {', '.join(sources)}; for images, pass their folder")
+    if suffix in SEPARATORS and any(map(_IMAGE.search, head(path).partition("\n")[:1])):
+        raise ConfigError(f"{path}: its first line names an image, so it has no header; add one, such as image,label,…")
     block = {"source": sources[suffix], "path": str(folder)}
     if suffix in SEPARATORS and (separator := _separator(path)) is not None:
         block["separator"] = separator

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from vlmtune import registry
 from vlmtune.config import Config, load
-from vlmtune.data import ANNOTATION_BOXES, ROLES, Limits, Record, Records, names_text, open_role, structured
+from vlmtune.data import ANNOTATION_BOXES, ROLES, Folder, Limits, Record, Records, names_text, open_role, structured
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb
@@ -90,6 +90,7 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
     if not source.remote and source.block["source"] != "annotations":
         infer_join(draft, records)
     source = _with_split_column(source, draft, columns, records)
+    source = _without_unlabelled(source, draft, blocks["dataset"])
     infer_task_settings(draft, records, first, is_complete=not source.remote)
     content = _render(text, source, draft, columns, given)
     limit = REMOTE_ROWS if source.remote else None
@@ -133,7 +134,8 @@ def _images_by_name(
         return source, None
     if are_complete(columns, Path(source.block["path"])):
         return source, None
-    for path in (Path(source.block["path"]), *([] if "path" in given else [Path(source.block["path"]).parent])):
+    folder = Path(source.block["path"])
+    for path in (folder, *([folder.parent] if "path" not in given and not Folder(folder).images else [])):
         if (found := find_image_path(columns, first, path)) is not None:
             return with_root(source, path), found
     return source, None
@@ -161,6 +163,27 @@ def _ask_for_roots(source: SourceSettings, columns: Sequence[Column], draft: Dra
             f"images lie outside of {path}, in {folder}.",
             [Option("read images from there as well", (f"dataset.image_roots=[{folder}]",))],
         )
+
+
+def _without_unlabelled(source: SourceSettings, draft: Draft, given: Mapping[str, Any]) -> SourceSettings:
+    """The settings without files that lack the answers, as the test files of competitions do."""
+    if source.block["source"] not in ("jsonl", "table") or "split_column" in draft.dataset or "splits" in given:
+        return source
+    boxes = draft.dataset.get("boxes", [])
+    answers = [*draft.dataset.get("references", []), *([boxes] if isinstance(boxes, str) else boxes)]
+    splits, train = dict(source.splits), source.splits["train"]
+    lacking = [
+        split
+        for split in dict.fromkeys(splits.values())
+        if split != train
+        and answers
+        and set(answers).isdisjoint(_records(replace(source, splits={"train": split}), given).read(0))
+    ]
+    if not lacking:
+        return source
+    splits = {role: train if split in lacking else split for role, split in splits.items()}
+    text = f"! {names_text(lacking)} not used, which has no column {answers[0]}: dataset.shares divides {train}"
+    return replace(source, splits=splits, warning=text)
 
 
 def _records(source: SourceSettings, given: Mapping[str, Any]) -> Records:
@@ -205,6 +228,8 @@ def _with_split_column(source: SourceSettings, draft: Draft, columns: list[Colum
         return source
     read = records.read if records.select is None else records.select([column.name])
     values = list(dict.fromkeys(str(read(index).get(column.name)) for index in range(records.count)))
+    if len(values) == 1:
+        return source
     splits, warning = assign_splits(values, {}, lambda _, names: ("|".join(names), ""))
     unknown = [value for value in values if role_of(value) is None]
     reason = f"the official split of each row: {names_text(values)}"

@@ -29,7 +29,7 @@ def read(file: Path, folder: Folder) -> Iterator[Row]:
             raise DataError(f"{where}: two images have this id; repair the file")
         seen.add(image_id)
         try:
-            row = Row(where=where, id=image_id, image=folder.image(text_of(image, "file_name", where)))
+            row = Row(where=where, id=image_id, image=folder.image(text_of(image, "file_name", where), near=name))
             yield Row(**{**row, **_annotated(of_image.get(image_id, []), kinds, categories, where)})
         except DataError as error:
             yield Row(where=where, problem=str(error))

@@ -122,15 +122,17 @@ class Folder:
                     raise DataError(f"{file}: {image} is also in the list of {other}; repair the lists")
         return splits
 
-    def image(self, name: str, fallback_stem: str | None = None) -> str:
+    def image(self, name: str, fallback_stem: str | None = None, near: str = "") -> str:
         """Path of the image that an annotation names, which may begin in another folder.
 
-        Of several images of that name the one with most folders in common counts; if none does, the name is returned
-        as it is written.
+        Of several images of that name the one with most folders in common counts, else the one beside the annotation,
+        else the one in a folder that the annotation's name mentions (train2017 of instances_train2017.json); if none
+        does, the name is returned as it is written.
 
         Args:
             name: as it is written.
             fallback_stem: stem of the image's name where no image has that name.
+            near: path of the file with the annotation.
         """
         if not self.find_images or "://" in name:
             return name
@@ -140,7 +142,7 @@ class Folder:
         found = self._by_name.get(path.name) or self._by_name.get(UPLOADED.sub("", path.name, count=1))
         if not found and fallback_stem is not None:
             found = self.by_stem.get(fallback_stem)
-        return _closest(path, found or []) or name
+        return _closest(path, found or []) or _nearest(PurePosixPath(near), found or []) or name
 
     def image_with_number(self, number: int, hint: str) -> str | None:
         """Path of the image whose name ends with a number, as COCO's do; `hint` is part of its name or folder.
@@ -195,6 +197,13 @@ def _closest(path: PurePosixPath, found: Sequence[str]) -> str | None:
     scores = [common(each) for each in found]
     best = [each for each, score in zip(found, scores, strict=True) if score == max(scores)]
     return best[0] if len(best) == 1 else None
+
+
+def _nearest(file: PurePosixPath, found: Sequence[str]) -> str | None:
+    """Of some paths the only one in the folder of a file, or in one that the file's name mentions."""
+    beside = [each for each in found if PurePosixPath(each).parent == file.parent]
+    named = [each for each in found if any(part in file.stem for part in PurePosixPath(each).parent.parts)]
+    return next((only[0] for only in (beside, named) if len(only) == 1), None)
 
 
 def read_json(file: Path) -> Any:

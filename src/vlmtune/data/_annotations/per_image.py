@@ -143,7 +143,7 @@ def read_voc(part: Path, folder: Folder) -> Iterator[Row]:
 def _voc_row(root: Element, path: str, folder: Folder) -> Row:
     stem = PurePosixPath(path).stem
     name = (root.findtext("filename") or "").strip() or stem
-    row = Row(where=path, id=stem, image=folder.image(name, fallback_stem=stem), boxes=[], labels=[])
+    row = Row(where=path, id=stem, image=folder.image(name, stem, near=path), boxes=[], labels=[])
     for number, item in enumerate(root.iter("object")):
         where = f"{folder.root / path}, object {number}"
         corners = [item.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
