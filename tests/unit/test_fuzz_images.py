@@ -66,10 +66,8 @@ KINDS: dict[str, bytes] = {
     "avif lying": encoded(SMALL, "AVIF", exif=exif(6)),
     "heic": encoded(SMALL, "HEIF"),
 }
-DOCUMENTS = {
-    "pdf": encoded(SMALL.copy(), "PDF", save_all=True, append_images=[make_image(40, 24)] * 2),
-    "tiff": KINDS["tiff frames"],
-}
+PDF = encoded(SMALL.copy(), "PDF", save_all=True, append_images=[make_image(40, 24)] * 2)
+DOCUMENTS = {"pdf": PDF, "tiff": KINDS["tiff frames"]}
 
 
 def broken(good: bytes) -> Callable[[random.Random], None]:
