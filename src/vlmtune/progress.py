@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vlmtune.files import building_path
+from vlmtune.terminal import echo, printable, redacted
 
 Facts = Mapping[str, float | int | str]
 """Numbers that belong to an event, such as the loss, by name."""
@@ -95,7 +96,7 @@ class Plain:
 
     def note(self, text: str) -> None:
         """One line."""
-        print(text, file=sys.stderr, flush=True)
+        echo(text, err=True)
 
     def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Print a line if one is due."""
@@ -104,7 +105,7 @@ class Plain:
         due = name != step or done == total or done - shown >= PLAIN_SHARE * total or now - when >= PLAIN_SECONDS
         if due and not (name == step and done == shown):
             self._shown = (step, done, now)
-            print(f"{step}: {done}/{total}{_facts(facts)}", file=sys.stderr, flush=True)
+            echo(f"{step}: {done}/{total}{_facts(facts)}", err=True)
 
     def end(self, step: str) -> None:
         """Nothing: the last line is already printed."""
@@ -115,11 +116,11 @@ class Jsonl:
 
     def note(self, text: str) -> None:
         """{"note": …}"""
-        print(json.dumps({"note": text}), file=sys.stderr, flush=True)
+        echo(json.dumps({"note": text}), err=True)
 
     def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """{"step": …, "done": …, "total": …, …}"""
-        print(json.dumps({"step": step, "done": done, "total": total, **facts}), file=sys.stderr, flush=True)
+        echo(json.dumps({"step": step, "done": done, "total": total, **facts}), err=True)
 
     def end(self, step: str) -> None:
         """Nothing: the last event is already printed."""
@@ -140,7 +141,7 @@ class Rich:
 
     def note(self, text: str) -> None:
         """One line above the bars."""
-        self._bars.console.print(text, highlight=False, markup=False)
+        self._bars.console.print(redacted(printable(text)), highlight=False, markup=False)
 
     def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Move the bar."""

@@ -14,15 +14,12 @@ EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 BROAD = {"src/vlmtune/pipeline/tracking.py": 1}
 """Where any exception may be caught, and how often: trackers are third-party code."""
 
-SPEAKERS = ("src/vlmtune/cli/", "src/vlmtune/progress.py", "main.py")
-"""Files that may print."""
-
 READERS = {
     "src/vlmtune/fault_injection.py": {"VLMTUNE_FAULT"},
     "src/vlmtune/hub.py": {"HF_HUB_OFFLINE", "HF_ENDPOINT"},
     "src/vlmtune/engines/_http.py": {"VLLM_API_KEY"},
     "src/vlmtune/doctor.py": {"HF_TOKEN", "WANDB_API_KEY", "NETRC"},
-    "src/vlmtune/cli/app.py": set(),
+    "src/vlmtune/terminal.py": set(),
     "src/vlmtune/distributed.py": {"WORLD_SIZE", "LOCAL_RANK"},
     "main.py": {"USE_MOCK"},
 }
@@ -77,14 +74,14 @@ def test_errors_are_caught_by_name() -> None:
     assert broad == BROAD
 
 
-def test_only_the_command_line_and_progress_print() -> None:
+def test_everything_printed_goes_through_one_function() -> None:
     calls = {
         name_of(file)
         for file in SOURCES
         for node in nodes(file)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    assert [name for name in calls if not name.startswith(SPEAKERS)] == []
+    assert calls == {"main.py", "src/vlmtune/terminal.py"}
 
 
 def test_every_environment_variable_is_read_in_one_place() -> None:

@@ -14,7 +14,7 @@ from commands import ROOT
 from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
-    "boxes errors fault_injection prefetch text_units types",
+    "boxes errors fault_injection prefetch terminal text_units types",
     "distributed families files images metrics registry signals",
     "predictions progress run_layout tasks tracking",
     "hub run_folder",

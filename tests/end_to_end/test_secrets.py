@@ -99,7 +99,7 @@ def test_a_server_that_says_the_key_back(give: Give, tmp_path: Path) -> None:
         return echo if number % 2 else answer
 
     with fake_server.serving(script) as stub:
-        ended = give("predict", "c.yaml", *server(f"base_url={stub.base_url}"))
+        ended = give("predict", "c.yaml", *server(f"base_url={stub.base_url}"), "--accept-failures")
         assert ended.returncode == 0, ended.stderr
         assert stub.seen[0][1]["Authorization"] == f"Bearer {SECRETS[NAMED]}", "the key itself was asked with"
         stub.script = fake_server.always(refuse)

@@ -1,10 +1,8 @@
 """The command table, and how a command exits: one message, one exit code, a saved traceback if it is a bug.
 
-Messages and tracebacks are redacted first, because an exception of any library may quote a secret of the environment.
+Tracebacks are redacted as messages are, because an exception of any library may quote a secret of the environment.
 """
 
-import os
-import re
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -15,6 +13,7 @@ import typer
 from vlmtune.cli import compare, data, export, inspect, run
 from vlmtune.cli.runs import runs_app
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
+from vlmtune.terminal import echo, redacted
 
 SUMMARY = "Fine-tune a vision-language model on your own data, and measure whether it helped."
 
@@ -47,7 +46,7 @@ def _version(requested: bool) -> None:
     if requested:
         from importlib.metadata import version
 
-        print(f"vlmtune {version('vlmtune')}")
+        echo(f"vlmtune {version('vlmtune')}")
         raise typer.Exit
 
 
@@ -59,7 +58,7 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        echo(context.get_help())
 
 
 def main() -> NoReturn:
@@ -92,7 +91,7 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
 
 
 def _exit(message: str, code: Exit) -> NoReturn:
-    print(f"error: {redacted(message)}", file=sys.stderr)
+    echo(f"error: {message}", err=True)
     sys.exit(code)
 
 
@@ -102,20 +101,5 @@ def _save_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
     with tempfile.NamedTemporaryFile("w", prefix="vlmtune-bug-", suffix=".txt", delete=False) as file:
         file.write(redacted("".join(traceback.format_exception(kind, error, trace))))
-    print(f"error: a bug in vlmtune, please report it: {kind.__name__}: {redacted(str(error))}", file=sys.stderr)
-    print(f"the traceback is in {file.name}", file=sys.stderr)
-
-
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-"""Names of environment variables that hold secrets."""
-
-MIN_SECRET_LENGTH = 8
-"""Shorter values are flags and placeholders, which occur in ordinary words."""
-
-
-def redacted(text: str) -> str:
-    """The text with every secret of the environment replaced by the name of its variable in brackets."""
-    secrets = {v: name for name, v in os.environ.items() if _SECRET_NAME.search(name) and len(v) >= MIN_SECRET_LENGTH}
-    for value in sorted(secrets, key=len, reverse=True):
-        text = text.replace(value, f"[{secrets[value]}]")
-    return text
+    echo(f"error: a bug in vlmtune, please report it: {kind.__name__}: {error}", err=True)
+    echo(f"the traceback is in {file.name}", err=True)

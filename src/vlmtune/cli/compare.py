@@ -1,7 +1,6 @@
 """Commands that need only prediction files: compare, score."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +19,7 @@ from vlmtune.cli.options import (
     print_score,
 )
 from vlmtune.errors import ConfigError, GateFailed
+from vlmtune.terminal import echo
 
 if TYPE_CHECKING:
     from vlmtune.compare_files import Reading
@@ -91,7 +91,7 @@ def compare(
         write_comparison(comparison, report, [file for side in sides for file in side])
     if regressions is not None:
         count = write_regressions(comparison, regressions)
-        print(f"{regressions}: {count} rows got worse in {comparison.result['primary']}", file=sys.stderr)
+        echo(f"{regressions}: {count} rows got worse in {comparison.result['primary']}", err=True)
     print_comparison(comparison, as_json)
     if failed:
         raise GateFailed("--fail-on: " + "; ".join(failed))

@@ -18,6 +18,7 @@ from vlmtune.cli.options import (
     print_next_command,
 )
 from vlmtune.errors import ConfigError, DataError
+from vlmtune.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,8 +52,8 @@ def check(
             session.stop,
         )
         result = check.write(folder)
-    print(json.dumps(result, ensure_ascii=False) if as_json else render(result))
-    print(f"page: {folder / DATA_CHECK_PAGE}", file=sys.stderr)
+    echo(json.dumps(result, ensure_ascii=False) if as_json else render(result))
+    echo(f"page: {folder / DATA_CHECK_PAGE}", err=True)
     if result["status"] == "errors":
         count = f"{result['errors']:,} {'error' if result['errors'] == 1 else 'errors'}"
         raise DataError(f"{count}; all are listed in {folder / DATA_CHECK}. {_remedy(result)}")
@@ -101,9 +102,9 @@ def show(
     shown = viewer.describe(role, row, step)
     if output is not None:
         write_page(shown, rows[row] if step is None else viewer.example(row, 0, step), output)
-        print(f"page: {output}", file=sys.stderr)
+        echo(f"page: {output}", err=True)
     color = sys.stdout.isatty() if color is None else color
-    print(json.dumps(shown, ensure_ascii=False) if as_json else render(shown, color))
+    echo(json.dumps(shown, ensure_ascii=False) if as_json else render(shown, color), styled=color)
 
 
 def stats(
@@ -120,7 +121,7 @@ def stats(
 
     loaded = load_config(config, sets, offline)
     summary = describe(loaded, _task(loaded), find_checkpoint(loaded.model), open_progress(progress))
-    print(json.dumps(summary, ensure_ascii=False) if as_json else render(summary))
+    echo(json.dumps(summary, ensure_ascii=False) if as_json else render(summary))
 
 
 def _task(config: "Config") -> "Task":
@@ -176,8 +177,8 @@ def label_errors(
     page = output or session.files.root / LABEL_ERRORS
     write_atomic(page, render(ranked, len(rows), 1 + max(entry["epoch"] for entry in log)))
     for card in ranked:
-        print(json.dumps(card.to_json(), ensure_ascii=False))
-    print(f"page: {page}", file=sys.stderr)
+        echo(json.dumps(card.to_json(), ensure_ascii=False))
+    echo(f"page: {page}", err=True)
 
 
 def uncertain(
@@ -196,10 +197,10 @@ def uncertain(
     rows = uncertain_rows(read_answered_file(file, task), count)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output is None:
-        print(text, end="")
+        echo(text, end="")
     else:
         write_atomic(output, text)
-        print(f"{output}: {len(rows)} rows")
+        echo(f"{output}: {len(rows)} rows")
 
 
 def init(
@@ -231,15 +232,15 @@ def init(
                 raise
             chosen += _ask(undecided)
     for warning in scaffold.warnings:
-        print(f"! {warning}", file=sys.stderr)
-    print(f"{scaffold.file}: {scaffold.task}\nnext: vlmtune data check {scaffold.file}")
+        echo(f"! {warning}", err=True)
+    echo(f"{scaffold.file}: {scaffold.task}\nnext: vlmtune data check {scaffold.file}")
 
 
 def _ask(undecided: "Undecided") -> "Sequence[str]":
     """The settings of the option that the user chooses."""
-    print(undecided.question, file=sys.stderr)
+    echo(undecided.question, err=True)
     for number, option in enumerate(undecided.options, 1):
-        print(f"  {number}  {option.meaning}  ({option.arguments})", file=sys.stderr)
+        echo(f"  {number}  {option.meaning}  ({option.arguments})", err=True)
     chosen = 0
     while not 1 <= chosen <= len(undecided.options):
         chosen = typer.prompt(f"Which (1 to {len(undecided.options)})", type=int, err=True)

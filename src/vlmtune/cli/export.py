@@ -9,6 +9,7 @@ import typer
 from vlmtune.cli.options import AsJson, ConfigArg, Offline, ProgressStyle, Sets, load_config
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.progress import open_progress
+from vlmtune.terminal import echo
 from vlmtune.types import Outcome, Prediction
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ def answer_image(config: "Config", image: Path, adapter: Path | None, question: 
     sides = {"base": answers.base} | ({"tuned": answers.tuned} if answers.tuned is not None else {})
     if as_json:
         plain = {name: _plain(outcome) for name, outcome in sides.items()}
-        print(json.dumps({"schema_version": 1, "image": str(image), **plain}, ensure_ascii=False))
+        echo(json.dumps({"schema_version": 1, "image": str(image), **plain}, ensure_ascii=False))
     else:
         for name, outcome in sides.items():
             text = outcome.text if isinstance(outcome, Prediction) else f"(no answer: {outcome.reason})"
-            print(f"{name:<6} {text}")
+            echo(f"{name:<6} {text}")
     for outcome in sides.values():
         if not isinstance(outcome, Prediction):  # an error, so that scripts notice
             raise DataError(outcome.reason)
@@ -55,7 +56,7 @@ def check_parity(config: "Config", count: int, adapter: Path | None, as_json: bo
 
     session = Session(config)
     result = parity.check_parity(session, count, adapter)
-    print(json.dumps(result.to_json()) if as_json else parity.render(result, session.encoder.renderer.text))
+    echo(json.dumps(result.to_json()) if as_json else parity.render(result, session.encoder.renderer.text))
     if not result.agrees:
         raise IntegrityError("the two engines give different answers")
 
@@ -77,7 +78,7 @@ def export(
     if not merge:
         raise ConfigError("an adapter needs no export: its folder is already in PEFT's format")
     folder = write(Session(load_config(config, sets, offline), open_progress(progress)), output, adapter)
-    print(json.dumps({"schema_version": 1, "checkpoint": str(folder)}) if as_json else f"checkpoint: {folder}")
+    echo(json.dumps({"schema_version": 1, "checkpoint": str(folder)}) if as_json else f"checkpoint: {folder}")
 
 
 HUB_PREFIX = "hf:"
@@ -115,10 +116,10 @@ def push(
             raise ConfigError(f"{into} exists; choose another folder with --into")
         files = assemble(session, request, into)
         listing = "\n".join(f"{file}  {file.stat().st_size:,} bytes" for file in files)
-        print(json.dumps({"schema_version": 1, "files": [str(file) for file in files]}) if as_json else listing)
+        echo(json.dumps({"schema_version": 1, "files": [str(file) for file in files]}) if as_json else listing)
         return
     address = upload(session, request, public)
-    print(json.dumps({"schema_version": 1, "address": address}) if as_json else address)
+    echo(json.dumps({"schema_version": 1, "address": address}) if as_json else address)
 
 
 def serve(
@@ -132,5 +133,5 @@ def serve(
     from vlmtune.pipeline.serve import run_server
 
     with run_server(load_config(config, sets, offline), open_progress("auto"), adapter, port) as running:
-        print(f"{running.base_url}  model {running.model}\n{running.curl}", flush=True)
+        echo(f"{running.base_url}  model {running.model}\n{running.curl}")
         running.wait()

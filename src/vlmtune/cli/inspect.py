@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vlmtune.cli.options import AsJson, ConfigArg, Offline, ProgressStyle, Sets, load_config
+from vlmtune.terminal import echo
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -13,7 +14,7 @@ def doctor(as_json: AsJson = False) -> None:
     from vlmtune.doctor import examine, render
 
     environment = examine()
-    print(json.dumps(environment, indent=2) if as_json else render(environment))
+    echo(json.dumps(environment, indent=2) if as_json else render(environment))
 
 
 def plan(
@@ -38,7 +39,7 @@ def plan(
 
     loaded = load_config(config, sets, offline)
     plan = make_plan(loaded, open_progress(progress), gpu, price, EFFICIENCY if efficiency is None else efficiency)
-    print(json.dumps(plan, indent=2) if as_json else render(plan))
+    echo(json.dumps(plan, indent=2) if as_json else render(plan))
 
 
 def check(config: ConfigArg, sets: Sets = None) -> None:
@@ -47,7 +48,7 @@ def check(config: ConfigArg, sets: Sets = None) -> None:
 
     loaded = load_config(config, sets)
     refuse_evaluated_training_rows(loaded.dataset, loaded.evaluation.split)
-    print(f"{config}: no errors (data and model were not checked)")
+    echo(f"{config}: no errors (data and model were not checked)")
 
 
 def show(config: ConfigArg, sets: Sets = None, as_json: AsJson = False) -> None:
@@ -56,11 +57,11 @@ def show(config: ConfigArg, sets: Sets = None, as_json: AsJson = False) -> None:
     from vlmtune.config import show as render
 
     loaded = load(config, sets or ())
-    print(json.dumps(config_json(loaded.config), indent=2) if as_json else render(loaded))
+    echo(json.dumps(config_json(loaded.config), indent=2) if as_json else render(loaded))
 
 
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from vlmtune.config import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    echo(json.dumps(json_schema(), indent=2))

@@ -2,12 +2,12 @@
 
 import json
 import shlex
-import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vlmtune.progress import Style
+from vlmtune.terminal import echo
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
@@ -61,32 +61,32 @@ def print_comparison(comparison: "Comparison", as_json: bool = False) -> None:
     from vlmtune.report import text
 
     result = comparison.result
-    print(json.dumps(result, ensure_ascii=False) if as_json else text.render(result))
+    echo(json.dumps(result, ensure_ascii=False) if as_json else text.render(result))
 
 
 def print_score(score: "Score | None", as_json: bool = False) -> None:
     """Print a score on stdout; None stands for a dataset without labels."""
     if as_json:
         plain = score.to_json() if score is not None else {"schema_version": 1, "metrics": {}}
-        print(json.dumps(plain, ensure_ascii=False))
+        echo(json.dumps(plain, ensure_ascii=False))
         return
     if score is None:
-        print("answered; the dataset has no labels to score against")
+        echo("answered; the dataset has no labels to score against")
         return
     if score.primary_reason:
-        print(f"primary metric: {score.primary_reason}")
+        echo(f"primary metric: {score.primary_reason}")
     for warning in score.warnings:
-        print(f"! {warning}")
+        echo(f"! {warning}")
     for name, value in score.metrics.items():
         ends = score.intervals.get(name)
         interval = f"  (95% CI {ends[0]:.4f} to {ends[1]:.4f}, Wilson)" if ends else ""
-        print(f"{name:<18} {'-' if value is None else format(value, '.4f')}{interval}")
-    print("rows: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in score.rows.items()))
+        echo(f"{name:<18} {'-' if value is None else format(value, '.4f')}{interval}")
+    echo("rows: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in score.rows.items()))
     for note in score.notes:
-        print(f"note: {note}", file=sys.stderr)
+        echo(f"note: {note}", err=True)
 
 
 def print_next_command(command: str, config: str, sets: list[str] | None, extra: str = "") -> None:
     """Suggest the next command on stderr, with the same --set options."""
     words = ["vlmtune", command, config, *(word for pair in sets or () for word in ("--set", pair))]
-    print(f"next: {shlex.join(words)} {extra}".rstrip(), file=sys.stderr)
+    echo(f"next: {shlex.join(words)} {extra}".rstrip(), err=True)

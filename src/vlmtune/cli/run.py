@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from vlmtune.cli.options import (
 )
 from vlmtune.errors import ConfigError
 from vlmtune.progress import Style
+from vlmtune.terminal import echo
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
@@ -89,13 +89,13 @@ def predict(
     with open_session(loaded, progress, accept_failures=accept_failures) as session:
         file = predict.predict(session, adapter, split, chosen_shard)
         if chosen_shard is not None:
-            print(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
+            echo(json.dumps({"schema_version": 1, "shard": str(file)}) if as_json else f"shard: {file}")
             return
         print_score(predict.score(session, file), as_json)
     if session.config.dataset.labelled:
         print_next_command("train" if adapter is None else "run", config, sets)
     else:
-        print(f"next: vlmtune data uncertain {shlex.quote(str(file))}", file=sys.stderr)
+        echo(f"next: vlmtune data uncertain {shlex.quote(str(file))}", err=True)
 
 
 def merge(
@@ -149,7 +149,7 @@ def train(
         if not session.processes.is_main:
             return
     plain = {"schema_version": 1, "adapter": adapters[0], "adapters": adapters}
-    print(json.dumps(plain) if as_json else "\n".join(f"adapter: {adapter}" for adapter in adapters))
+    echo(json.dumps(plain) if as_json else "\n".join(f"adapter: {adapter}" for adapter in adapters))
     print_next_command("predict", config, sets, f"--adapter {adapters[0]}")
 
 
@@ -161,4 +161,4 @@ def _run(config: "Config", as_json: bool, progress: Style, accept_failures: bool
     with open_session(config, progress, accept_failures=accept_failures) as session:
         comparison = run.run(session)
     print_comparison(comparison, as_json)
-    print(f"next: open {RunFiles.of(config.output).report}", file=sys.stderr)
+    echo(f"next: open {RunFiles.of(config.output).report}", err=True)

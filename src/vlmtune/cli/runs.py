@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmtune.cli.options import AsJson
+from vlmtune.terminal import echo
 
 runs_app = typer.Typer(
     help="Inspect, repair and clean up run folders.",
@@ -29,9 +30,9 @@ def list_runs(
     listed, now = [inspect_run(path) for path in find_runs(folder)], time.time()
     if as_json:
         runs = [summary.to_json(run, now) for run in listed]
-        print(json.dumps({"schema_version": 1, "runs": runs}, ensure_ascii=False))
+        echo(json.dumps({"schema_version": 1, "runs": runs}, ensure_ascii=False))
     else:
-        print(summary.table(listed, now) if listed else f"{folder}: no run folder found")
+        echo(summary.table(listed, now) if listed else f"{folder}: no run folder found")
 
 
 @runs_app.command()
@@ -49,7 +50,7 @@ def show(
     if follow:
         _follow(run, as_json)
     details = summary.details(inspect_run(run), time.time())
-    print(json.dumps(details, ensure_ascii=False) if as_json else summary.describe(details))
+    echo(json.dumps(details, ensure_ascii=False) if as_json else summary.describe(details))
 
 
 def _follow(run: Path, as_json: bool) -> None:
@@ -91,9 +92,9 @@ def recover(
 
     damage = repair.find_damage(run) if dry_run else repair.repair(run, open_progress("none"))
     if as_json:
-        print(json.dumps(repair.to_json(run, damage, not dry_run), ensure_ascii=False))
+        echo(json.dumps(repair.to_json(run, damage, not dry_run), ensure_ascii=False))
     else:
-        print(repair.describe(damage, not dry_run) if damage else f"{run}: nothing is damaged")
+        echo(repair.describe(damage, not dry_run) if damage else f"{run}: nothing is damaged")
 
 
 @runs_app.command()
@@ -112,6 +113,6 @@ def gc(
     for run in runs:
         deletable += garbage.collect(run, open_progress("none")) if yes else garbage.find_garbage(run)
     if as_json:
-        print(json.dumps(garbage.to_json(runs, deletable, yes), ensure_ascii=False))
+        echo(json.dumps(garbage.to_json(runs, deletable, yes), ensure_ascii=False))
     else:
-        print(garbage.describe(deletable, yes) if deletable else "nothing to delete")
+        echo(garbage.describe(deletable, yes) if deletable else "nothing to delete")

@@ -24,6 +24,7 @@ from vlmtune.processing.chat_template import images_of
 from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.report import templates
 from vlmtune.tasks import Task
+from vlmtune.terminal import printable
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.types import Conversation, Example, ImageRef, Message
 
@@ -202,15 +203,10 @@ def _span_text(span: Mapping[str, Any], images: Iterator[Mapping[str, Any]], col
         _, rows, columns = image["grid"]
         text = f"<image {rows}x{columns} = {image['tokens']} tokens>"
         return f"{DIM}{text}{RESET}" if colour else text
-    text = _printable(span["text"])
+    text = printable(span["text"])
     if span["kind"] == "supervised":
         return f"{SUPERVISED}{text}{RESET}" if colour else f"[[{text}]]"
     return f"{DIM}{text}{RESET}" if colour else text
-
-
-def _printable(text: str) -> str:
-    """Text with control characters escaped, which could otherwise steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
 
 
 def _short(text: str, most: int = 40) -> str:

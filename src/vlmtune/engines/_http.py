@@ -21,12 +21,10 @@ import httpx2
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.registry import SECRET_REFERENCE
+from vlmtune.terminal import MIN_SECRET_LENGTH, hide
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """An answer with its log-probabilities is a thousandth of it."""
-
-MIN_KEY_BYTES = 8
-"""A shorter key is a placeholder such as EMPTY, which may occur in any answer, and is not redacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +142,9 @@ def _read(reply: httpx2.Response, deadline: float) -> bytes:
 
 
 def _redacted(key: str | None, body: bytes) -> bytes:
-    if key is None or len(key) < MIN_KEY_BYTES:
+    if key is None or len(key) < MIN_SECRET_LENGTH:
         return body
-    return body.replace(key.encode(), b"[the key]").replace(json.dumps(key)[1:-1].encode(), b"[the key]")
+    return hide(key, "the key", body.decode("latin-1")).encode("latin-1")
 
 
 def _seconds(text: str | None) -> float | None:

@@ -1,0 +1,60 @@
+"""What a command prints: control characters escaped, secrets replaced by the names of their variables.
+
+A row's id, an image's path or a server's message may hold codes that move the cursor, rewrite what was printed above or
+fill the clipboard, and an exception of any library may quote a key. Everything printed goes through `echo`.
+"""
+
+import functools
+import os
+import re
+import sys
+
+MIN_SECRET_LENGTH = 8
+"""Shorter values are flags and placeholders such as EMPTY, which occur in ordinary words."""
+
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+"""Names of environment variables that hold secrets."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, marks that reverse the direction of writing, line separators, half pairs."""
+
+
+_BUT_STYLE = re.compile(r"(?!\x1b\[[0-9;]{0,9}m)" + _CONTROL.pattern)
+"""The same without the codes that only choose a color or weight of letters."""
+
+
+def echo(text: str, *, err: bool = False, end: str = "\n", styled: bool = False) -> None:
+    """Print a text, on stderr if `err`; one that is `styled` may choose colors."""
+    safe = redacted(printable(text, styled))
+    print(safe, file=sys.stderr if err else sys.stdout, end=end, flush=err)
+
+
+def printable(text: str, styled: bool = False) -> str:
+    r"""The text with control characters as in JSON: an escape character becomes \u001b.
+
+    JSON stays JSON with the same value. A text that is `styled` keeps the codes of colors.
+    """
+    return (_BUT_STYLE if styled else _CONTROL).sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def redacted(text: str) -> str:
+    """The text with every secret of the environment replaced by the name of its variable in brackets."""
+    secrets = {v: name for name, v in os.environ.items() if _SECRET_NAME.search(name) and len(v) >= MIN_SECRET_LENGTH}
+    for value in sorted(secrets, key=len, reverse=True):
+        text = hide(value, secrets[value], text)
+    return text
+
+
+def hide(secret: str, name: str, text: str) -> str:
+    r"""The text with a secret replaced by a name in brackets, also where some of its characters are escaped as \u0073.
+
+    >>> hide("sk-1", "KEY", r"Bearer sk-1 \u0073k-1")
+    'Bearer [KEY] [KEY]'
+    """
+    return _spellings(secret).sub(lambda _: f"[{name}]", text)
+
+
+@functools.lru_cache(64)
+def _spellings(secret: str) -> re.Pattern[str]:
+    """A pattern of the secret with characters as in JSON, after any number of backslashes: JSON may stand in JSON."""
+    return re.compile("".join(rf"(?:\\*{re.escape(char)}|\\+u(?i:{ord(char):04x}))" for char in secret))
