@@ -1,6 +1,8 @@
 """A tracker that raises or hangs at every call does not stop a run."""
 
+import functools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,10 @@ SMALL = [
 ]  # fmt: skip
 
 
+def look_first_in(folder: str) -> None:
+    sys.path.insert(0, folder)
+
+
 @pytest.mark.parametrize(
     ("how", "opening", "said"),
     [
@@ -46,7 +52,7 @@ def test_a_wandb_that_raises_or_sleeps_at_every_call_stops_no_run(
 ) -> None:
     """The run ends as usual, and the local curve is complete."""
     (tmp_path / "wandb.py").write_text(FAKE.format(how=how, opening=opening), encoding="utf-8")
-    ended = warm_vlmtune("run", *SMALL, cwd=tmp_path)  # the command line looks for modules where it is started
+    ended = warm_vlmtune("run", *SMALL, cwd=tmp_path, before=functools.partial(look_first_in, str(tmp_path)))
     assert ended.returncode == 0, ended.stderr
     assert said in ended.stderr
     assert (tmp_path / "hurt").is_file()
