@@ -14,10 +14,11 @@ from pathlib import Path
 from vlmtune import registry
 from vlmtune.files import append_lines, cut_torn_line, whole_lines
 from vlmtune.progress import Progress, Silent
+from vlmtune.run_layout import thumbnail_path
 from vlmtune.scoring import JudgeConfig
 from vlmtune.scoring.judge import IDENTICAL, Judgement, Pair, Preference
 from vlmtune.signals import StopRequest
-from vlmtune.types import Failure, Message, Outcome, Request
+from vlmtune.types import Failure, ImageRef, Message, Outcome, Request
 
 ENDING = """\
 Explain your decision in at most three sentences. Then end with exactly one line:
@@ -59,15 +60,21 @@ class ServerJudge:
     Args:
         config: server, model and rubric.
         cache: file of the verdicts so far; need not exist.
+        thumbnails: folder of the images' thumbnails, for `evaluation.judge.image`.
         progress: shows how many verdicts are there.
         stop: checked between replies.
     """
 
     def __init__(
-        self, config: JudgeConfig, cache: Path, progress: Progress | None = None, stop: StopRequest | None = None
+        self,
+        config: JudgeConfig,
+        cache: Path,
+        progress: Progress | None = None,
+        stop: StopRequest | None = None,
+        thumbnails: Path = Path(),
     ) -> None:
         self.config = config
-        self._cache = cache
+        self._cache, self._thumbnails = cache, thumbnails
         self._progress, self._stop = progress or Progress(Silent()), stop or StopRequest()
 
     def __call__(self, pairs: Sequence[Pair]) -> list[Judgement]:
@@ -83,18 +90,32 @@ class ServerJudge:
             None if pair.a == pair.b else [prompt(self.config.rubric, pair, b_first) for b_first in (False, True)]
             for pair in pairs
         ]
-        keys = [None if both is None else [self._key(text) for text in both] for both in prompts]
-        texts = {
-            key: text
-            for both, hashes in zip(prompts, keys, strict=True)
-            for text, key in zip(both or (), hashes or (), strict=True)
-        }
+        images = [pair.image if self.config.image else None for pair in pairs]
+        keys = [
+            None if both is None else [self._key(text, image) for text in both]
+            for both, image in zip(prompts, images, strict=True)
+        ]
+        messages: dict[str, tuple[str | ImageRef, ...]] = {}
+        failures: dict[str, tuple[str, bool]] = {}
+        for both, hashes, image in zip(prompts, keys, images, strict=True):
+            shown = self._shown(image) if self.config.image else ()
+            for text, key in zip(both or (), hashes or (), strict=True):
+                if shown is None:
+                    failures[key] = "there is no thumbnail of its image", False
+                else:
+                    messages[key] = (*shown, text)
         verdicts = self._saved()
-        failures = self._ask({key: text for key, text in texts.items() if key not in verdicts}, verdicts)
+        failures |= self._ask({key: parts for key, parts in messages.items() if key not in verdicts}, verdicts)
         return [_judgement(hashes, verdicts, failures) for hashes in keys]
 
-    def _key(self, text: str) -> str:
-        parts = [self.config.base_url, self.config.model, self.config.temperature, text]
+    def _shown(self, image: str | None) -> tuple[ImageRef, ...] | None:
+        """The thumbnail of an image; None where there is none."""
+        # A prediction file may name anything as its image.
+        file = thumbnail_path(self._thumbnails, image) if image is not None and image.isalnum() else None
+        return (ImageRef(str(file), file.read_bytes),) if file is not None and file.is_file() else None
+
+    def _key(self, text: str, image: str | None) -> str:
+        parts = [self.config.base_url, self.config.model, self.config.temperature, text, *([image] if image else [])]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _saved(self) -> dict[str, str]:
@@ -109,7 +130,9 @@ class ServerJudge:
                 continue
         return saved
 
-    def _ask(self, texts: Mapping[str, str], verdicts: dict[str, str]) -> dict[str, tuple[str, bool]]:
+    def _ask(
+        self, texts: Mapping[str, tuple[str | ImageRef, ...]], verdicts: dict[str, str]
+    ) -> dict[str, tuple[str, bool]]:
         """Ask for all verdicts, add them to `verdicts` and the file; returns (reason, refused) of those that failed."""
         failures: dict[str, tuple[str, bool]] = {}
         if not texts:
@@ -131,7 +154,7 @@ class ServerJudge:
             config.model,
             "evaluation.judge.model",
         )
-        requests = (Request(key, (Message("user", (text,)),)) for key, text in texts.items())
+        requests = (Request(key, (Message("user", parts),)) for key, parts in texts.items())
         outcomes = client.answer(requests)
         with self._progress.step("judge", len(texts)) as step:
             for outcome in outcomes:

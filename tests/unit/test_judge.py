@@ -14,6 +14,7 @@ import pytest
 from builders import QUICK
 from commands import vlmtune_in_process
 from fake_server import Body, Script, Step, Stub, always, asked, completion, status
+from PIL import Image
 from sklearn.metrics import cohen_kappa_score
 
 from vlmtune.config import load
@@ -24,6 +25,7 @@ from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
 from vlmtune.report import ReportConfig, html, markdown, text
+from vlmtune.run_layout import thumbnail_path
 from vlmtune.scoring import JudgeConfig, StatisticsConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.judge import Judgement, Pair
@@ -271,6 +273,7 @@ def cut_off(exchange: Any) -> None:
         (status(400, "flagged by the content policy"), "content policy", True),
         (status(503, "overloaded"), "overloaded", False),
         (fake_server.dropped, "closed the connection", False),
+        (fake_server.hang, "gave no answer in 1 s", False),
         (lambda exchange: exchange.reply(200, {"choices": 3}), "not a chat completion", False),
     ],
 )  # fmt: skip
@@ -385,6 +388,29 @@ def test_the_prompt_has_everything_in_both_orders() -> None:
         assert part in plain
     assert "<answer_1>\none\n</answer_1>\n\n<answer_2>\ntwo\n</answer_2>" in plain
     assert swapped == plain.replace("one\n", "\0").replace("two\n", "one\n").replace("\0", "two\n")
+
+
+def test_the_judge_is_shown_the_thumbnail_where_the_config_asks_for_it(tmp_path: Path) -> None:
+    """A row without one is a named failure, and the image is part of what a verdict is kept for."""
+    hashes = [f"{n:016x}" * 4 for n in range(30)]
+    a, b = (
+        replace(one, lines=[replace(line, image=image) for line, image in zip(one.lines, hashes, strict=True)])
+        for one in (side("a", [0.0] * 30), side("b", [1.0] * 30))
+    )
+    folder = tmp_path / "thumbnails"
+    for image in hashes[1:]:
+        file = thumbnail_path(folder, image)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "red").save(file)
+    with fake_server.serving(judging()) as stub:
+        asker = ServerJudge(config(stub, image=True), tmp_path / "verdicts.jsonl", thumbnails=folder)
+        found = compare(a, b, captioning.TASK, captioning.Config(), QUICK, judge=asker)
+        assert len(stub.seen) == 2 * 29
+        assert all(len(fake_server.pictures(body)) == 1 for _, _, body in stub.seen)
+        assert result(found)["failures"] == [{"id": "row 0", "reason": "there is no thumbnail of its image"}]
+        assert result(judge(stub, a, b, tmp_path))["rows"] == 30
+        assert len(stub.seen) == 2 * 29 + 2 * 30, "without the image it is another question"
+        assert not any(fake_server.pictures(body) for _, _, body in stub.seen[58:])
 
 
 def written(folder: Path, name: str, values: Sequence[float]) -> str:

@@ -67,6 +67,10 @@ class JudgeConfig(BaseConfig):
     """What makes an answer better. The question, the references, both answers and the form of the verdict are added to
     it."""
 
+    image: bool = False
+    """Also show the thumbnail of the row's image, at most 256 pixels wide and high, to a judge that sees images; say so
+    in the rubric. Text in the image is rarely legible at that size."""
+
     human_labels: str = "human_preference"
     """Key with the preference of a person, A, B or tie: a metadata column (of `dataset.meta`) or another key of a
     prediction file. Rows that have one show how far the judge agrees with people."""

@@ -53,6 +53,8 @@ class Pair:
     b: str
     references: tuple[str, ...]
     question: str | None = None
+    image: str | None = None
+    """SHA-256 of the image's pixels, which names its thumbnail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def judged(judge: Judge, evidence: Evidence, settings: StatisticsConfig, labelle
 
 
 def _pair(a: Line, b: Line) -> Pair:
-    return Pair(a.prediction or "", b.prediction or "", a.references, question_of(a))
+    return Pair(a.prediction or "", b.prediction or "", a.references, question_of(a), b.image or a.image)
 
 
 def _both(judgement: Judgement) -> tuple[Preference, Preference]:
