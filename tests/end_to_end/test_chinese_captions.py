@@ -65,3 +65,4 @@ def test_a_run_in_chinese_is_scored_and_reported_by_character(tmp_path: Path) ->
     assert "characters, median" in page
     assert "words, median" not in page
     assert "白色的背景上有一个红色的圆形。" in page
+    assert '<li dir="auto" lang="zh">白色' in page, "not drawn with Japanese letter forms"

@@ -97,6 +97,13 @@ function outcome(row, metric) {
   return element("span", `pill ${tone(better)}`, better > 0 ? "B better" : better < 0 ? "B worse" : "tie");
 }
 
+/* Texts of the data, not of this page: without their language, browsers draw Chinese with Japanese letter forms. */
+function ownLanguage(line) {
+  line.dir = "auto";
+  if (DATA.language) line.lang = DATA.language;
+  return line;
+}
+
 function thumbnail(row) {
   const cell = element("div", "image");
   if (row.h === undefined) return cell;
@@ -153,8 +160,7 @@ function answer(side, text, pieces, flags) {
   else if (text.trim() === "") content.append(element("p", "none", "(empty)"));
   else {
     const line = element("p", "", ...pieces.map(([piece, same]) => (same ? piece : element(side === "a" ? "del" : "ins", "", piece))));
-    line.dir = "auto";
-    content.append(scrollable(line, text.length));
+    content.append(scrollable(ownLanguage(line), text.length));
   }
   for (const flag of flags.filter((name) => name !== "failed")) content.append(element("span", "flag", DATA.flags[flag] || flag), " ");
   return element("div", `answer ${side}`, element("b", "tag", side.toUpperCase()), content);
@@ -188,18 +194,14 @@ function expected(row) {
   const list = element("ul", "expected");
   list.setAttribute("aria-label", "References");
   for (const text of row.r) {
-    const line = element("li", "", text);
-    line.dir = "auto";
-    list.append(line);
+    list.append(ownLanguage(element("li", "", text)));
   }
   return scrollable(list, row.r.join(" ").length);
 }
 
 function question(row) {
   if (row.q === undefined) return "";
-  const line = element("p", "question", row.q);
-  line.dir = "auto";
-  return line;
+  return ownLanguage(element("p", "question", row.q));
 }
 
 /* A row as a card; `link` is the address of this row. */

@@ -15,6 +15,7 @@ from typing import Any
 from vlmtune.report import ReportConfig, charts, provenance, rows, templates, text
 from vlmtune.report.rows import MetricColumn
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
+from vlmtune.text_units import language
 
 _IMAGE_BYTES = 12_000_000
 _ROW_BYTES = 10_000_000
@@ -97,7 +98,8 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
     columns, examples = rows.columns(comparison), comparison["examples"]
     images = embed_images(rows.images_shown(comparison, config.examples), thumbnails)
     contradictions = comparison["contradictions"]
-    embedded = embed_rows(examples, columns, images)
+    spoken = _language(examples)
+    embedded = embed_rows(examples, columns, images, spoken)
     primary = columns[0] if columns else None
     first = rows.by_change(examples, primary)[: rows.FIRST_CARDS]
     return {
@@ -114,7 +116,14 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
         "question": rows.question,
         "flag_labels": FLAG_LABELS,
         "data": Markup(embedded.data),
+        "own_language": Markup(f' lang="{spoken}"' if spoken else ""),
     }
+
+
+def _language(examples: Sequence[ExampleResult]) -> str | None:
+    """The language of the references, where letters are drawn differently by language."""
+    found = language(text for example in examples for text in example["references"])
+    return found if found in ("zh", "ja", "ko") else None
 
 
 def _card(example: ExampleResult) -> dict[str, Any]:
@@ -171,7 +180,10 @@ def embed_images(hashes: Sequence[str], thumbnails: Mapping[str, bytes]) -> dict
 
 
 def embed_rows(
-    examples: Sequence[ExampleResult], columns: Sequence[MetricColumn], images: Mapping[str, str]
+    examples: Sequence[ExampleResult],
+    columns: Sequence[MetricColumn],
+    images: Mapping[str, str],
+    spoken: str | None = None,
 ) -> EmbeddedRows:
     """All rows, with shortened texts if need be; if they still do not fit, without those that changed least."""
     numbers = {image: n for n, image in enumerate(images)}
@@ -194,6 +206,7 @@ def embed_rows(
     parts = {
         "metrics": _json(metrics),
         "flags": _json(FLAG_LABELS),
+        "language": _json(spoken),
         "rows": f"[{','.join(packed[n] for n in kept)}]",
         "images": _json([*images.values()]),
     }
