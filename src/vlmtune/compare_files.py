@@ -79,6 +79,9 @@ the metric, another one of the task is the primary one."""
 SAME_SCORE = 1e-4
 """Difference up to which two scores are the same; other programs round theirs."""
 
+LETTERS = "ABCDEFGHIJ"
+"""Options of a multiple-choice question."""
+
 SHORT_ANSWER = 3
 """Mean number of words up to which references are short answers rather than captions."""
 
@@ -193,7 +196,7 @@ def judge_of(
     """The judge of a config, which keeps its verdicts in a run folder; None without one."""
     if evaluation.judge is None:
         return None
-    return ServerJudge(evaluation.judge, verdicts_path(folder), progress, stop)
+    return ServerJudge(evaluation.judge, verdicts_path(folder), progress, stop, folder / THUMBNAILS)
 
 
 def _open(
@@ -207,7 +210,8 @@ def _open(
     references = _references(opened, reading)
     guessed, reason = _guessed_task(opened, references) if task is None else (None, "")
     chosen, config = _task(guessed or task, [read.file for read in opened])
-    notes = (f"task {guessed}, after {reason}; --task names another one",) if guessed else ()
+    name = guessed["name"] if isinstance(guessed, Mapping) else guessed
+    notes = (f"task {name}, after {reason}; --task names another one",) if guessed else ()
     benchmark = _benchmark(opened)
     if guessed and benchmark is not None:
         chosen = _with_first(chosen, benchmark[1])
@@ -256,7 +260,7 @@ def _with_first(task: Task, name: str) -> Task:
     return replace(task, suited=lambda truths: sorted(task.default_metrics(truths), key=lambda one: one.name != name))
 
 
-def _guessed_task(opened: Sequence[_Read], references: References) -> tuple[str | None, str]:
+def _guessed_task(opened: Sequence[_Read], references: References) -> tuple[TaskChoice, str]:
     """The task of files that another program wrote, and what it was guessed from; None leaves it to the manifests."""
     benchmark = _benchmark(opened)
     if benchmark is not None:
@@ -265,9 +269,24 @@ def _guessed_task(opened: Sequence[_Read], references: References) -> tuple[str 
         return None, ""
     texts = [text for read in opened for line in read.file.lines for text in line.references]
     texts = texts or [text for truth in references.values() for text in truth["references"]]
+    options = _options(texts, opened)
+    if options:
+        return {"name": "classification", "labels": options}, "the references, which are option letters"
     if texts and fmean(map(_words, texts)) <= SHORT_ANSWER:
         return "vqa", "the references, which are short answers"
     return None, ""
+
+
+def _options(texts: Sequence[str], opened: Sequence[_Read]) -> list[str]:
+    """The options of multiple-choice questions whose answers are letters; empty for other questions.
+
+    VLMEvalKit's files have a key for each option.
+    """
+    letters = set(texts)
+    if len(letters) < 2 or not letters <= set(LETTERS):
+        return []
+    letters |= {name for read in opened for name in read.source.names if name in LETTERS}
+    return list(LETTERS[: LETTERS.index(max(letters)) + 1])
 
 
 def _words(text: str) -> int:

@@ -411,3 +411,73 @@ def test_a_file_of_references_needs_ids(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_bytes(jsonl([{"gt": "x"}]))
     with pytest.raises(DataError, match="no key is known to hold the ids; name it with --id KEY"):
         read_references(tmp_path / "r.jsonl")
+
+
+def test_multiple_choice_is_read_by_its_letters(tmp_path: Path) -> None:
+    """VLMEvalKit's MMBench: what it calls a hit is the option that an answer names (`can_infer_option`)."""
+    said = ["B", "The answer is B.", "(B) a fox", "**B**", "Option B", "B: fox", "A", "C or B", "A fox"]
+    rows = [
+        {"index": n, "question": "?", "A": "hare", "B": "fox", "C": "owl", "answer": "BAC"[n // 9], "prediction": text}
+        for n, text in enumerate(said * 3)
+    ]
+    (tmp_path / "m_MMBench.tsv").write_bytes(tsv(rows))
+    found = score_file(tmp_path / "m_MMBench.tsv")
+    assert found.metrics["accuracy"] == pytest.approx((6 + 1) / 27)
+    assert found.rows["unparsed"] == 6
+    assert any("task classification, after the references, which are option letters" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [{"generated_text": "red"}],
+        {"output": {"choices": [{"message": {"role": "assistant", "content": "red", "refusal": None}}]}, "gt": "red"},
+        {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "red"}], "gt": "red"},
+        {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "red"}], "gt": "red"},
+        {"output": {"text": "red"}, "reference": {"text": "red"}},
+        {"编号": 1, "预测": "red", "标准答案": "red"},
+        {"예측": "red", "정답": "red"},
+    ],
+    ids=lambda row: json.dumps(row, ensure_ascii=False)[:30],
+)
+def test_rows_of_other_shapes(tmp_path: Path, row: Any) -> None:
+    (tmp_path / "r.jsonl").write_bytes(jsonl([row, row]))
+    lines = read_any(tmp_path / "r.jsonl").lines
+    assert [line.prediction for line in lines] == ["red", "red"]
+    assert all(line.references == (() if isinstance(row, list) else ("red",)) for line in lines)
+
+
+def test_objects_on_several_lines_each(tmp_path: Path) -> None:
+    text = "\n".join(json.dumps({"id": n, "prediction": "a", "reference": "a"}, indent=2) for n in range(3))
+    (tmp_path / "jq.json").write_text(text, encoding="utf-8")
+    assert [line.id for line in read_any(tmp_path / "jq.json").lines] == ["0", "1", "2"]
+
+
+def test_columns_of_objects_meet_by_their_ids(tmp_path: Path) -> None:
+    """The two arguments of SQuAD's metric in `evaluate`, which pairs them by id."""
+    predictions = [{"id": str(n), "prediction_text": f"a{n}"} for n in range(20)]
+    references = [{"id": str(n), "answers": {"text": [f"a{n}", "x"], "answer_start": [0, 1]}} for n in range(20)]
+    document = {"predictions": predictions, "references": references[::-1]}
+    (tmp_path / "squad.json").write_text(json.dumps(document), encoding="utf-8")
+    assert score_file(tmp_path / "squad.json").metrics["exact_match"] == 1
+
+
+def test_a_record_in_the_spelling_of_python_and_boxes_under_their_own_name(tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_bytes(jsonl([{"pred": {"a": 1}, "gt": "{'a': 1}"}] * 3))
+    assert score_file(tmp_path / "e.jsonl", "extraction").metrics["record_match"] == 1
+    (tmp_path / "g.jsonl").write_bytes(jsonl([{"pred": "[10, 20, 30, 40]", "gt_boxes": [[10, 20, 30, 40]]}] * 3))
+    assert score_file(tmp_path / "g.jsonl", "grounding").metrics["mean_iou"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("m_TextVQA_VAL.tsv", "textvqa_accuracy"), ("m_Own_VAL.tsv", "vqa_accuracy")]
+)
+def test_ten_answers_a_row_are_scored_as_the_benchmark_does(tmp_path: Path, name: str, metric: str) -> None:
+    rows = [
+        {"index": n, "question": "?", "answer": str(["Red"] * 10), "prediction": "red" if n % 4 else "blue"}
+        for n in range(20)
+    ]
+    (tmp_path / name).write_bytes(tsv(rows))
+    found = score_file(tmp_path / name)
+    assert next(iter(found.metrics)) == metric
+    assert found.metrics["textvqa_accuracy"] == pytest.approx(15 / 20)

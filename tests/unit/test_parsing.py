@@ -1,10 +1,15 @@
 """What models put around an answer is removed; what merely looks like it stays. JSON is read in other spellings."""
 
+import json
+import re
 import time
+from typing import Any
 
 import pytest
+from commands import ROOT
 
-from vlmtune.tasks import Task, captioning, docvqa, extraction, parse_answer
+from vlmtune.boxes import labelled
+from vlmtune.tasks import Task, captioning, classification, docvqa, extraction, grounding, parse_answer
 from vlmtune.types import Unparsed
 
 
@@ -128,3 +133,37 @@ def test_long_junk_is_read_in_no_time(junk: str) -> None:
     for task in (docvqa.TASK, extraction.TASK):
         read(task, junk * (20_000 // len(junk)))
     assert time.process_time() - begin < 5
+
+
+SECTIONS: dict[str, tuple[Task, Any]] = {
+    "Wrappings": (docvqa.TASK, docvqa.Config()),
+    "Labels": (
+        classification.TASK,
+        classification.Config(labels=["fracture", "no fracture", "fox", "hare", "猫", "狗"]),
+    ),
+    "JSON": (extraction.TASK, extraction.Config()),
+    "Boxes": (grounding.TASK, grounding.Config()),
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_examples_of_the_documentation_are_true(section: str) -> None:
+    page = (ROOT / "docs" / "answers.md").read_text(encoding="utf-8")
+    table = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(.+)` \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) >= 7
+    for written, shown in rows:
+        answer = parse_answer(*SECTIONS[section], written.replace("\\|", "|"), {})
+        assert _shown(section, answer) == shown.strip("`"), written
+
+
+def _shown(section: str, answer: Any) -> str:
+    if isinstance(answer, Unparsed):
+        return f"unparsed: {answer.reason}"
+    if section == "JSON":
+        return json.dumps(answer, ensure_ascii=False)
+    if section == "Boxes":
+        boxes = [labelled(box) for box in answer]
+        shown = [[*(f"{number:g}" for number in box.box), *([box.label] if box.label else [])] for box in boxes]
+        return " ".join(shown[0]) if shown else "no box"
+    return str(answer)

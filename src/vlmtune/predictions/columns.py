@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vlmtune.errors import DataError
-from vlmtune.predictions.names import IDS, MAYBE_ANSWERS, REFERENCES, is_answer, plain_name
+from vlmtune.predictions.names import (
+    IDS,
+    MAYBE_ANSWERS,
+    MAYBE_REFERENCES,
+    REFERENCES,
+    TALKS,
+    is_answer,
+    plain_name,
+)
 from vlmtune.predictions.tables import Table
 from vlmtune.registry import did_you_mean
 
@@ -159,7 +167,8 @@ def _known_tool(table: Table) -> Layout | None:
 def _answer_key(table: Table, named: Mapping[str, str]) -> str:
     keys = [key for key in table.keys if key not in named.values()]
     certain = [key for key in keys if is_answer(key)]
-    candidates = certain or [key for key in keys if plain_name(key) in MAYBE_ANSWERS]
+    candidates = certain or [key for key in keys if plain_name(key) in TALKS and _is_answered(table, key)]
+    candidates = candidates or [key for key in keys if plain_name(key) in MAYBE_ANSWERS]
     if candidates and all(_equal(table, candidates[0], key) for key in candidates[1:]):
         return candidates[0]
     if candidates:
@@ -171,9 +180,18 @@ def _answer_key(table: Table, named: Mapping[str, str]) -> str:
     )
 
 
+def _is_answered(table: Table, key: str) -> bool:
+    """Whether every conversation ends with a message of the model."""
+    talks = [row.values.get(key) for row in table.rows]
+    last = [talk[-1] if isinstance(talk, list) and talk else None for talk in talks]
+    spoken = [message.get("role", message.get("from")) if isinstance(message, Mapping) else None for message in last]
+    return all(speaker in ("assistant", "gpt", "model") for speaker in spoken)
+
+
 def _reference_key(table: Table, answer: str | None, named: set[str]) -> str | None:
     keys = [key for key in table.keys if key != answer and key not in named]
     found = [key for key in keys if plain_name(key) in REFERENCES]
+    found = found or [key for key in keys if plain_name(key) in MAYBE_REFERENCES]
     own = next((key for key in ("references", "reference") if key in found), None)
     if own is not None or len(found) <= 1:
         return own or next(iter(found), None)

@@ -99,13 +99,36 @@ def _decoded(data: bytes, file: Path) -> str:
 def _json_rows(text: str, file: Path) -> Iterator[Row]:
     # Not splitlines(): a caption may contain U+2028, which does not end a line of JSON.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if len(lines) > 1 and lines[0][1].lstrip().startswith("{") and lines[0][1].rstrip().endswith("}"):
+    if len(lines) > 1 and _is_whole(lines[0][1]):
         for number, line in lines:
             yield _json_row(_parsed(line, f"{file}:{number}"), f"{file}:{number}")
+        return
+    several = _concatenated(text) if lines[0][1].lstrip().startswith("{") else []
+    if len(several) > 1:
+        yield from (_json_row(record, f"{file}, row {number}") for number, record in enumerate(several, start=1))
         return
     document = _parsed(text, f"{file}:{lines[0][0]}")
     for where, record in _document_rows(document, file, lines[0][0]):
         yield _json_row(record, where)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line is an object, or a list of one as pipelines of transformers return them."""
+    line = line.strip()
+    return (line.startswith("{") and line.endswith("}")) or (line.startswith("[{") and line.endswith("}]"))
+
+
+def _concatenated(text: str) -> list[Any]:
+    """Objects written one after another on several lines each, as jq does; none if there is anything else."""
+    decoder, records, position = json.JSONDecoder(), [], 0
+    while position < len(text):
+        try:
+            record, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            return []
+        records.append(record)
+        position += len(text[position:]) - len(text[position:].lstrip())
+    return records
 
 
 def _parsed(text: str, at: str) -> Any:
@@ -160,12 +183,27 @@ def _document_without_answers(document: Mapping[str, Any], file: Path, line: int
 
 
 def _of_columns(columns: Mapping[str, list[Any]], file: Path) -> Iterator[tuple[str, Any]]:
+    columns = _aligned(columns)
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         counts = ", ".join(f"{key!r} has {len(column)}" for key, column in columns.items())
         raise DataError(f"{file}: the columns differ in length: {counts} values")
     for number in range(lengths.pop() if lengths else 0):
         yield f"{file}, row {number + 1}", {key: column[number] for key, column in columns.items()}
+
+
+def _aligned(columns: Mapping[str, list[Any]]) -> Mapping[str, list[Any]]:
+    """Columns of objects with ids in the order of the first, as SQuAD's metric pairs predictions and references."""
+    ids = {
+        key: [item["id"] for item in column if isinstance(item, dict) and "id" in item]
+        for key, column in columns.items()
+    }
+    known = [key for key, column in columns.items() if column and len(set(map(str, ids[key]))) == len(column)]
+    if len(known) < 2 or len({frozenset(map(str, ids[key])) for key in known}) > 1:
+        return columns
+    order = {str(name): number for number, name in enumerate(ids[known[0]])}
+    sorted_columns = {key: sorted(columns[key], key=lambda item: order[str(item["id"])]) for key in known}
+    return {**columns, **sorted_columns}
 
 
 def _are_objects(values: list[Any]) -> bool:

@@ -14,7 +14,7 @@ from vlmtune.errors import DataError
 WRAPPERS = ("generated_text", "prediction_text", "content", "text")
 """Keys of objects that only wrap an answer, as pipelines of transformers, SQuAD's metric and chat messages do."""
 
-BESIDE_A_TEXT = {*WRAPPERS, "role", "type", "id", "no_answer_probability"}
+BESIDE_A_TEXT = {*WRAPPERS, "role", "type", "id", "no_answer_probability", "refusal", "tool_calls", "source"}
 """Keys that such an object may have."""
 
 
@@ -44,6 +44,13 @@ def answer_text(value: Any, key: str, at: str) -> str | None:
     if isinstance(value, str | int | float | Decimal | datetime.date):
         return str(value)
     if isinstance(value, Mapping):
+        choices = value.get("choices")
+        if (
+            isinstance(choices, list) and choices and isinstance(choices[0], Mapping)
+        ):  # the body of a chat server's reply
+            return answer_text(choices[0].get("message", choices[0].get("text")), key, at)
+        if set(value) == {"from", "value"}:
+            return answer_text(value["value"], key, at)
         wrapped = next((name for name in WRAPPERS if name in value and set(value) <= BESIDE_A_TEXT), None)
         return json.dumps(value, ensure_ascii=False) if wrapped is None else answer_text(value[wrapped], key, at)
     if not isinstance(value, list):
@@ -52,7 +59,7 @@ def answer_text(value: Any, key: str, at: str) -> str | None:
 
 
 def _text_of_list(values: list[Any], key: str, at: str) -> str | None:
-    if len(values) == 1 or all(isinstance(item, Mapping) and "role" in item for item in values):
+    if len(values) == 1 or all(isinstance(item, Mapping) and ("role" in item or "from" in item) for item in values):
         return answer_text(values[-1], key, at)
     if all(isinstance(item, Mapping) and "type" in item for item in values):
         return "".join(str(item.get("text") or "") for item in values)
@@ -80,6 +87,8 @@ def reference_texts(value: Any, lists_as_text: bool = False) -> list[str]:
         value = value["text"]
     if isinstance(value, Mapping) and isinstance(value.get("answers"), Mapping | list):
         return reference_texts(value["answers"])
+    if isinstance(value, Mapping) and set(value) <= BESIDE_A_TEXT:
+        value = next((value[name] for name in WRAPPERS if name in value), value)
     if not isinstance(value, list):
         return [_text(value)]
     return [_text(item["answer"] if isinstance(item, Mapping) and "answer" in item else item) for item in value]

@@ -4,6 +4,7 @@ Classification compares with `label`, grounding with `boxes`, extraction with `r
 them as references at most, from which the task makes them as it does from a dataset.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from vlmtune.errors import DataError
 from vlmtune.metrics import Metric
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
-from vlmtune.tasks import Task
+from vlmtune.tasks import Task, json_value
 from vlmtune.types import Example, ImageRef, Unparsed
 
 ROWS_NAMED = 3
@@ -108,6 +109,8 @@ def _completed(line: Line, at: str, task: Task, config: BaseConfig) -> Line:
     given = dict(line.truth)
     if task.boxes and given.get("boxes") is None:
         given["boxes"] = _boxes(line.references, at, task, config)
+    if any(metric.truth == "record" for metric in task.metrics):
+        given["references"] = list(map(_as_json, line.references))
     size = given.get("image_size") or [given.get("width"), given.get("height")]
     images = (_sized(at, size),) if isinstance(size, list) and all(isinstance(side, int) for side in size) else ()
     question = given.get("question")
@@ -123,6 +126,12 @@ def _boxes(references: Sequence[str], at: str, task: Task, config: BaseConfig) -
     if isinstance(boxes, Unparsed):
         raise DataError(f"{at}: the reference {text!r:.80} holds no box; write [x1, y1, x2, y2]")
     return boxes
+
+
+def _as_json(text: str) -> str:
+    """An object that was written in Python's spelling as JSON; any other text as it is."""
+    read = json_value(text) if text.strip()[:1] == "{" else text
+    return json.dumps(read, ensure_ascii=False) if isinstance(read, dict) else text
 
 
 def _each(references: Sequence[str], task: Task, config: BaseConfig) -> Any:

@@ -139,7 +139,7 @@ _MOST_ATTEMPTS = 50
 """Brackets at which reading JSON is tried, so that an answer of nothing but brackets is not read for minutes."""
 
 _STRING_OR_SLIP = re.compile(
-    r'"(?:[^"\\]|\\.)*"|(?P<comment>//[^\n]*|/\*.*?\*/|(?<=[,{\[\s])\#[^\n]*)|(?P<comma>,(?=\s*[\]}]))|(?P<wide>[：，｛｝［］])',
+    r'"(?:[^"\\]|\\.)*"|(?://[^\n]*|/\*.*?\*/|(?<=[,{\[\s])\#[^\n]*)|,(?=\s*[\]}])|[：，｛｝［］]',
     re.DOTALL,
 )
 _NARROW = {"：": ":", "，": ",", "｛": "{", "｝": "}", "［": "[", "］": "]"}
@@ -181,10 +181,13 @@ def _mended(text: str, start: int) -> tuple[Any, int]:
     part = text[start:end]
     if '"' not in part:
         part = part.translate({ord("“"): '"', ord("”"): '"'})
-    plain = _STRING_OR_SLIP.sub(
-        lambda slip: _NARROW[slip["wide"]] if slip["wide"] else "" if slip[0][0] != '"' else slip[0], part
-    )
-    return json.JSONDecoder(strict=False).decode(plain), end
+    for _ in range(2):  # a comment may stand between the last comma and the bracket
+        part = _STRING_OR_SLIP.sub(_without_slip, part)
+    return json.JSONDecoder(strict=False).decode(part), end
+
+
+def _without_slip(slip: re.Match[str]) -> str:
+    return slip[0] if slip[0].startswith('"') else _NARROW.get(slip[0], "")
 
 
 def _cut_off(text: str, start: int) -> tuple[Any, int]:
