@@ -76,7 +76,7 @@ def side(name: str, values: Sequence[float], **more: Any) -> PredictionFile:
 
 def config(stub: Stub | str, **more: Any) -> JudgeConfig:
     url = stub if isinstance(stub, str) else stub.base_url
-    return JudgeConfig(base_url=url, model="judge-1", timeout_s=1, **{"max_retries": 1, "concurrency": 4, **more})
+    return JudgeConfig(base_url=url, model="judge-1", **{"max_retries": 1, "concurrency": 4, "timeout_s": 10, **more})
 
 
 def judge(stub: Stub | str, a: PredictionFile, b: PredictionFile, folder: Path, **more: Any) -> Comparison:
@@ -282,7 +282,8 @@ def test_a_row_without_a_verdict_is_named_and_asked_again(
 ) -> None:
     a, b = side("a", BETTER[0]), side("b", BETTER[1])
     with fake_server.serving(only_row(3, step, judging())) as stub:
-        found = result(comparison := judge(stub, a, b, tmp_path))
+        limit = 1.0 if step is fake_server.hang else 10.0
+        found = result(comparison := judge(stub, a, b, tmp_path, timeout_s=limit))
         assert (found["rows"], found["b_better"]) == (39, 23)
         assert (found["refused"], found["failed"]) == ((1, 0) if refused else (0, 1))
         (failure,) = found["failures"]

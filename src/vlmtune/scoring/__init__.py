@@ -3,8 +3,7 @@
 `score.score` scores one file, `comparison.compare` compares two or more. `pairing` selects the rows that are evidence,
 `metric_comparison` computes scores, intervals and p-values (`estimation` chooses among the methods of `intervals` and
 `statistics`), `diagnostics` adds controls and slices, `judge` the preference of a language model, `verdict` puts the
-conclusion into words, `examples` lists the rows, and `gates` implements `--fail-on`. `results` defines the types of all
-results.
+conclusion into words, `examples` lists the rows, and `gates` implements `--fail-on`. `results` has their types.
 """
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -68,8 +67,7 @@ class JudgeConfig(BaseConfig):
     it."""
 
     image: bool = False
-    """Also show the thumbnail of the row's image, at most 256 pixels wide and high, to a judge that sees images; say so
-    in the rubric. Text in the image is rarely legible at that size."""
+    """Also show the image's thumbnail, of at most 256 pixels, to a judge that sees images; say so in the rubric."""
 
     human_labels: str = "human_preference"
     """Key with the preference of a person, A, B or tie: a metadata column (of `dataset.meta`) or another key of a

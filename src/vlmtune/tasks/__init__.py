@@ -13,19 +13,9 @@ from vlmtune.boxes import NORM1000, Box, is_scale, labelled, rescale
 from vlmtune.errors import DataError
 from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
-from vlmtune.tasks._parsing import json_value, unwrap
+from vlmtune.tasks._parsing import json_value as json_value
+from vlmtune.tasks._parsing import unwrap
 from vlmtune.types import Conversation, Example, Unparsed
-
-__all__ = [
-    "BOX_SCALE",
-    "Task",
-    "TaskConfig",
-    "for_model",
-    "given_truth",
-    "json_value",
-    "parse_answer",
-    "unwrap_references",
-]
 
 BOX_SCALE = "box_scale"
 """Key of a row's truth: `Example.box_scale`."""
