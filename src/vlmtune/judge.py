@@ -25,6 +25,9 @@ Explain your decision in at most three sentences. Then end with exactly one line
 "Verdict: 1" if answer 1 is better, "Verdict: 2" if answer 2 is better, or "Verdict: tie"."""
 
 _VERDICT = re.compile(r"verdict\W{1,6}(?:answer\W{1,3})?(1|2|tie)\b", re.IGNORECASE)
+_REFUSAL = re.compile(r"content_filter|the server \w+ 4\d\d\b(?!.* tries$)", re.DOTALL)
+"""In the reason of a failure: the answer was withheld, or the request rejected and not repeated."""
+
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 _PLACES: Mapping[str, tuple[Preference, Preference]] = {"1": ("a", "b"), "2": ("b", "a"), "tie": ("tie", "tie")}
@@ -173,7 +176,7 @@ class ServerJudge:
         """(verdict, the reply, whether the judge refused); without a verdict, the reason in place of the reply."""
         if isinstance(outcome, Failure):
             # A rejected request and a withheld answer are refusals; anything else is no reply.
-            refused = outcome.stage == "prompt" or "content_filter" in outcome.reason
+            refused = outcome.stage == "prompt" or _REFUSAL.search(outcome.reason) is not None
             return None, outcome.reason, refused
         if outcome.finish_reason == "length":
             limit = f"cut off at {self.config.max_tokens} tokens; raise evaluation.judge.max_tokens"
