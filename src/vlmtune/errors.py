@@ -6,6 +6,7 @@
     │   └── UnknownPlugin         no plugin of that name (registry.py)
     ├── DataError              3  the dataset cannot be used as described
     │   ├── ImageError            an image cannot be decoded
+    │   ├── EmptyField            a field of a row is empty or missing
     │   └── ExampleTooLong        an example exceeds training.max_tokens
     ├── EnvironmentProblem     4  this machine lacks something
     ├── RemoteError            5  a remote engine kept failing
@@ -69,6 +70,14 @@ class ImageError(DataError):
         super().__init__(f"{where}: {reason}")
         self.reason = reason
         self.where = where
+
+
+class EmptyField(DataError):
+    """A field of a row is empty or missing. `field` is the column, so that they can be counted."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ExampleTooLong(DataError):

@@ -10,7 +10,17 @@ from builders import encoded, make_image
 from commands import vlmtune_in_process
 
 from vlmtune.config import load
-from vlmtune.data import DatasetConfig, Rows, Shares, Splits, have_common_rows, imagefolder, jsonl, open_role
+from vlmtune.data import (
+    DatasetConfig,
+    Rows,
+    Shares,
+    Splits,
+    have_common_rows,
+    imagefolder,
+    jsonl,
+    open_role,
+    overlapping_roles,
+)
 from vlmtune.errors import ConfigError, DataError
 
 ONE = Splits(train="all.jsonl", validation="all.jsonl", test="all.jsonl")
@@ -155,6 +165,9 @@ SAME = {
     "another spelling, with shares": ("all.jsonl", "x/../all.jsonl", "{seed: 1}", True),
     "a pattern": ("all*.jsonl", "all.jsonl", "null", True),
     "a link": ("all.jsonl", "link.jsonl", "null", True),
+    "a copy": ("all.jsonl", "copy.jsonl", "null", True),
+    "a copy, with shares": ("all.jsonl", "copy.jsonl", "{seed: 1}", True),
+    "a copy among others": ("all.jsonl", "co*.jsonl", "null", True),
     "divided": ("all.jsonl", "all.jsonl", "{seed: 1}", False),
     "another file": ("all.jsonl", "other.jsonl", "null", False),
 }
@@ -166,8 +179,9 @@ def test_training_on_the_evaluated_rows_is_refused_from_the_config(name: str, co
     train, test, shares, refused = SAME[name]
     (tmp_path / "x").mkdir()
     (tmp_path / "all.jsonl").write_text("not a row\n")
-    (tmp_path / "other.jsonl").write_text("not a row\n")
+    (tmp_path / "other.jsonl").write_text("one row\n")
     (tmp_path / "link.jsonl").symlink_to("all.jsonl")
+    (tmp_path / "copy.jsonl").write_text("not a row\n")
     (tmp_path / "c.yaml").write_text(
         "model: {name: tiny}\ntask: {name: captioning}\ndataset: {source: jsonl, path: ., image: null, "
         f"references: [c], splits: {{train: {train}, validation: {test}, test: {test}}}, shares: {shares}}}\n"
@@ -183,10 +197,68 @@ def test_training_on_the_evaluated_rows_is_refused_from_the_config(name: str, co
 
 @pytest.mark.parametrize(
     ("one", "other", "common"),
-    [("train", "train[:50%]", True), ("train[:50%]", "train[50%:]", False), ("train", "test", False)],
+    [
+        ("train", "train[:50%]", True),
+        ("train[:50%]", "train[50%:]", False),
+        ("train", "test", False),
+        ("train[:60%]", "train[ 40% : ]", True),
+        ("train[:-10%]", "train[-20%:]", True),
+        ("train[:-10%]", "train[-10%:]", False),
+        ("train[:100]", "train[50:150]", True),
+        ("train[:100]", "train[100:]", False),
+        ("train[:100]", "train[50%:]", False),
+        ("train+validation", "validation", True),
+        ("train+validation", "test", False),
+    ],
 )
 def test_a_split_of_the_hub_contains_its_slices(one: str, other: str, common: bool) -> None:
     assert have_common_rows(DatasetConfig(source="hub"), one, other) is common
     folders = imagefolder.Config(path="nowhere")
     assert have_common_rows(folders, ".", "train")
     assert not have_common_rows(folders, "train", "train2")
+
+
+def test_a_copied_folder_has_the_same_rows(tmp_path: Path) -> None:
+    """Files of the same names and sizes are not copies yet: pictures without compression have those."""
+    for split, seed in (("train", 0), ("test", 0), ("other", 50)):
+        for n in range(3):
+            file = tmp_path / split / f"class{n % 2}" / f"{n}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(make_image(16, 16, seed + n), "BMP"))
+    config = imagefolder.Config(path=str(tmp_path))
+    assert have_common_rows(config, "train", "test")
+    assert not have_common_rows(config, "train", "other")
+
+
+def test_additional_rows_of_another_spelling_are_found(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").write_text("rows\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "again.jsonl").write_text("rows\n")
+    main = jsonl.Config(path=str(tmp_path), splits=Splits(train="all.jsonl", validation="v.jsonl", test="t.jsonl"))
+    for path, test in ((f"{tmp_path}/more/..", "all.jsonl"), (f"{tmp_path}/more", "again.jsonl")):
+        other = jsonl.Config(path=path, splits=Splits(train="x.jsonl", validation="y.jsonl", test=test))
+        assert overlapping_roles(main, other, "test") == {"train"}
+        assert overlapping_roles(main, other, "validation") == set()
+
+
+@pytest.mark.parametrize("count", [3, 10, 30, 49])
+def test_a_small_split_is_divided_exactly(count: int, parts: Callable[..., dict[str, Rows]]) -> None:
+    lines = [{"n": n, "c": "yes" if n % 2 else "no"} for n in range(count)]
+    made = parts(lines, image=None)
+    sizes = {role: len(rows) for role, rows in made.items()}
+    tenth = max(1, round(count / 10))
+    assert sizes == {"train": count - 2 * tenth, "validation": tenth, "test": tenth}
+    assert sorted(int(name) for rows in made.values() for name in ids(rows)) == list(range(count))
+    for rows in made.values():
+        yes = sum(row.truth["references"] == ["yes"] for row in rows)
+        assert abs(yes - len(rows) / 2) <= 1
+    other = parts(lines, image=None, shares=Shares(seed=7))
+    assert {role: len(rows) for role, rows in other.items()} == sizes
+    assert count == 3 or ids(other["test"]) != ids(made["test"])
+
+
+def test_groups_of_a_small_split_stay_whole(parts: Callable[..., dict[str, Rows]]) -> None:
+    made = parts([{"n": n, "image": f"shared{n // 4}.png", "c": f"{n}"} for n in range(40)])
+    assert {role: len(rows) for role, rows in made.items()} == {"train": 32, "validation": 4, "test": 4}
+    for rows in made.values():
+        assert len({int(name) // 4 for name in ids(rows)}) == len(rows) / 4

@@ -15,8 +15,10 @@ from vlmtune.data._image_paths import image_file
 from vlmtune.data._image_refs import DESCRIPTIONS, PAGED, REMOTE, is_base64
 from vlmtune.data._image_refs import ENDINGS as IMAGE_ENDINGS
 from vlmtune.data._json import ENDINGS as JSON_ENDINGS
+from vlmtune.data._overlap import have_common_rows, overlapping_roles
 from vlmtune.data._records import Record, Records, names_text
-from vlmtune.data._splits import Subset, have_common_rows, open_role, overlapping_roles
+from vlmtune.data._splits import SMALL as SMALL_SPLIT
+from vlmtune.data._splits import Subset, open_role
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
 from vlmtune.data._text import ending, head
 from vlmtune.data._values import python_list, structured
@@ -31,6 +33,7 @@ __all__ = [
     "REMOTE",
     "ROLES",
     "SEPARATORS",
+    "SMALL_SPLIT",
     "TABLE_ENDINGS",
     "DatasetConfig",
     "Folder",

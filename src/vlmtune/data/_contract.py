@@ -56,7 +56,7 @@ class Shares(BaseConfig):
     """Share of the test role."""
 
     seed: int = 0
-    """Seed of the division."""
+    """Seed of the division; another one divides the rows otherwise."""
 
 
 class DatasetConfig(BaseConfig):
@@ -137,7 +137,8 @@ class DatasetConfig(BaseConfig):
 
     shares: Shares | None = None
     """Divides a split that several roles name, so that no row has two roles; rows with a common image or group stay
-    together. Null gives each role all rows of its split."""
+    together. Fewer than 50 rows are divided exactly, with the same mix of answers in every role. Null gives each role
+    all rows of its split."""
 
     limit: Limits = Limits()
     """Maximum number of rows of each role."""
@@ -172,6 +173,9 @@ class Rows(Protocol):
 
     def id(self, index: int) -> str:
         """Id of row `index`, without reading it."""
+
+    def where(self, index: int) -> str:
+        """File and line of row `index`, as far as the source knows them."""
 
     def group_key(self, index: int) -> str:
         """Equal for rows that must stay in the same split: those of one group, else those that share an image."""

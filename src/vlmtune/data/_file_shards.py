@@ -105,9 +105,14 @@ class FileShards(Generic[R]):
                     "the same columns and classes; repair them, or set dataset.splits to a narrower pattern"
                 )
 
-    def _locate(self, index: int) -> str:
+    def find(self, index: int) -> tuple[Path, R, int]:
+        """The file of a row, its rows, and the index of the row among them."""
         shard, row = self._find(index)
-        return f"{self.shards[shard][0]}, row {row}"
+        return *self.shards[shard], row
+
+    def _locate(self, index: int) -> str:
+        file, _, row = self.find(index)
+        return f"{file}, row {row}"
 
     def _find(self, index: int) -> tuple[int, int]:
         shard = bisect_right(self._ends, index)

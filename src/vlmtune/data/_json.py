@@ -62,6 +62,10 @@ class JsonRows:
         self._sizes.append(span.size)
         self._lines.append(span.line)
 
+    def line(self, index: int) -> int:
+        """The line on which a row starts, counted from 1."""
+        return self._lines[index]
+
     def read(self, index: int) -> dict[str, Any]:
         """One row.
 

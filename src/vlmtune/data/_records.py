@@ -48,6 +48,7 @@ class Records:
         class_names: names of the classes, for columns that come with a list of them.
         locate: names a record by index in messages; None for `where` and the index.
         pages: the image values of the pages, where a value is a document; given also its location for messages.
+        place: file and line of a record by index; None where there are no lines.
     """
 
     where: str
@@ -59,3 +60,4 @@ class Records:
     class_names: Mapping[str, list[str]] = field(default_factory=dict)
     locate: Callable[[int], str] | None = None
     pages: Callable[[Any, str], list[Any]] = _one_page
+    place: Callable[[int], str] | None = None

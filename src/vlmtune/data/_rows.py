@@ -20,7 +20,7 @@ from vlmtune.data._image_refs import file_fingerprint
 from vlmtune.data._joined import JoinedRecords
 from vlmtune.data._messages import image_values, read_messages, read_question, refuse_videos
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
-from vlmtune.errors import DataError
+from vlmtune.errors import DataError, EmptyField
 from vlmtune.types import Example, ImageRef
 
 DIGEST_BYTES = 32
@@ -107,7 +107,7 @@ class MappedRows:
             raise DataError(f"{records.where}: no rows; check dataset.splits and dataset.limit")
         self._records = JoinedRecords(records, config, _names(config)).records() if config.join else records
         self._config = config
-        self._bad: dict[int, str] = {}
+        self._bad: dict[int, DataError] = {}
         present = self._schema()
         self._config = config = _with_image_columns(config, present)
         for key, column in _columns(config):
@@ -128,7 +128,7 @@ class MappedRows:
         if not 0 <= index < len(self):
             raise IndexError(index)
         if index in self._bad:
-            raise DataError(self._bad[index])
+            raise self._bad[index].with_traceback(None)
         return self._example(index)
 
     def id(self, index: int) -> str:
@@ -201,6 +201,10 @@ class MappedRows:
             return example
         return replace(example, target=example.truth["references"][target])
 
+    def where(self, index: int) -> str:
+        """File and line of a row, as far as the source knows them."""
+        return self._records.place(index) if self._records.place is not None else self._at(index)
+
     def _at(self, index: int) -> str:
         locate = self._records.locate
         return locate(index) if locate is not None else f"{self._records.where}, row {index}"
@@ -212,7 +216,8 @@ class MappedRows:
             DataError: the row has no such column; lists those it has.
         """
         if name not in record:
-            raise DataError(f"{self._at(index)}: no column {name!r}; the row has: {names_text(record, name)}")
+            message = f"{self._at(index)}: no column {name!r}; the row has: {names_text(record, name)}"
+            raise EmptyField(message, name)
         return record[name]
 
     def _occurs(self, column: str) -> bool:
@@ -243,7 +248,7 @@ class MappedRows:
         """
         if self._config.max_bad_fraction == 0:
             raise error
-        self._bad[index] = str(error)
+        self._bad[index] = error
         return f"row {index}"
 
     def _select(self, columns: list[str]) -> ReadRecord:
@@ -357,6 +362,8 @@ class MappedRows:
         found = []
         for column in _image_columns(self._config):
             value, where = self._column(record, column, index), f"{self._at(index)}, column {column!r}"
+            if value is None or value == "":
+                raise EmptyField(f"{where} is empty; repair or remove the row", column)
             if isinstance(value, list | tuple):
                 found += [(item, f"{where}, image {n}") for n, item in enumerate(value)]
             else:

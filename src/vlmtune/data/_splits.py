@@ -1,12 +1,10 @@
 """Opening the rows of a role: a split of the source, or the role's share of one."""
 
-import glob
 import hashlib
+import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +13,9 @@ from vlmtune.data._contract import ROLES, DatasetConfig, Rows, Shares, SplitRole
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError
 from vlmtune.types import Example
+
+SMALL = 50
+"""Rows below which a split is divided exactly: by the hash of each row alone, a role of them may get none."""
 
 OLD_NAMES = {new: old for old, new in registry.RENAMED_ROLES.items()}
 
@@ -50,6 +51,10 @@ class Subset:
     def id(self, index: int) -> str:
         """Id of a row, without reading it."""
         return self._rows.id(self._indices[index])
+
+    def where(self, index: int) -> str:
+        """File and line of a row."""
+        return self._rows.where(self._indices[index])
 
     def group_key(self, index: int) -> str:
         """Equal for rows that must stay in the same split."""
@@ -128,60 +133,8 @@ def _refuse_unnamed(config: DatasetConfig, values: Sequence[str | None]) -> None
             )
 
 
-def overlapping_roles(one: DatasetConfig, other: DatasetConfig, role: SplitRole) -> set[SplitRole]:
-    """Roles of dataset block `one` that may contain rows of `role` in block `other`.
-
-    These are the roles of the same split of the same source, under any name. Where both blocks divide it by the same
-    shares, only the role of the same name.
-    """
-    keys = ("source", "path", "name", "revision")
-    first, second = (block.model_dump(include=set(keys)) for block in (one, other))
-    if first != second:
-        return set()
-    split = getattr(other.splits, role)
-    if (one.split_column, one.all_rows) != (other.split_column, other.all_rows):  # whatever the rows say
-        whole = one.model_copy(update={"split_column": None, "all_rows": None})
-        names = {known: one.all_rows or getattr(one.splits, known) for known in ROLES}
-        return {known for known in ROLES if have_common_rows(whole, names[known], other.all_rows or split)}
-    same_shares = one.shares is not None and one.shares == other.shares and one.splits == other.splits
-
-    def overlaps(known: SplitRole) -> bool:
-        name = getattr(one.splits, known)
-        # Shares divide a split only among roles that spell its name alike.
-        return have_common_rows(one, name, split) and (known == role or not (same_shares and name == split))
-
-    return {known for known in ROLES if overlaps(known)}
-
-
-def have_common_rows(config: DatasetConfig, one: str, other: str) -> bool:
-    """Whether two splits of a source have common rows, as far as their names tell: no row is read.
-
-    A file may be named in several ways, and by patterns; a folder contains those below it. A split of a Hub dataset
-    contains its slices (`train[:50%]`). With a `split_column` they are values, or several of them.
-    """
-    if one == other:
-        return True
-    if config.split_column is not None:
-        return bool(set(one.split("|")) & set(other.split("|")))
-    path = getattr(config, "path", None)
-    if not isinstance(path, str) or config.source == "hub":
-        whole = {name for name in (one, other) if "[" not in name}
-        return bool(whole) and one.partition("[")[0] == other.partition("[")[0]
-    folder = Path(path).expanduser()
-    first, second = (_matching_files(folder, name) for name in (one, other))
-    parents = [{parent for file in files for parent in file.parents} for files in (first, second)]
-    return bool(first & second or first & parents[1] or second & parents[0])
-
-
-def _matching_files(folder: Path, name: str) -> set[Path]:
-    """The files or folders that a split names, without links; the name itself where there are none."""
-    is_pattern = glob.has_magic(name) and not Path(name).is_absolute() and name != "."
-    matching = list(folder.glob(name)) if is_pattern else []
-    return {Path(os.path.realpath(match)) for match in matching or [folder / name]}
-
-
 def _share(rows: Rows, shares: Shares, roles: Sequence[SplitRole], role: SplitRole, limit: int | None) -> Rows:
-    """One role's share of a split. A row's role depends on the hash of its group key alone.
+    """One role's share of a split. A row's role depends on the hash of its group key alone, if there are many rows.
 
     Rows added later therefore move no other row, unless one links groups that had nothing in common before, or, for
     rows with several images and no group, adds images to a group.
@@ -192,14 +145,77 @@ def _share(rows: Rows, shares: Shares, roles: Sequence[SplitRole], role: SplitRo
         total += getattr(shares, other)
         ends[other] = (start, total)
     low, high = (end / total for end in ends[role])
-    indices = [n for n in range(len(rows)) if low <= _unit_hash(rows.group_key(n), shares.seed) < high][:limit]
+    if len(rows) < SMALL:
+        indices = _exact_share(rows, shares, roles, role)[:limit]
+    else:
+        indices = [n for n in range(len(rows)) if low <= _unit_hash(rows.group_key(n), shares.seed) < high][:limit]
     if not indices:
-        raise DataError(f"{len(rows)} rows are too few to divide among {', '.join(roles)}: none is left for {role}")
+        groups = len({rows.group_key(n) for n in range(len(rows))})
+        linked = f"; images or groups in common make them {groups} rows in effect" if groups < len(rows) else ""
+        raise DataError(
+            f"{len(rows)} rows are too few to divide among {', '.join(roles)}: none is left for {role}{linked}"
+        )
     # Stored fingerprints are hashes of this, under the names that roles had when the first of them were written.
     weights = {OLD_NAMES.get(key, key): value for key, value in shares.model_dump().items()}
     old_roles = [OLD_NAMES.get(other, other) for other in roles]
     rule = {"shares": weights, "roles": old_roles, "role": OLD_NAMES.get(role, role), "limit": limit}
-    return Subset(rows, indices, rule)
+    return Subset(rows, indices, rule | ({"exact": True} if len(rows) < SMALL else {}))
+
+
+def _exact_share(rows: Rows, shares: Shares, roles: Sequence[SplitRole], role: SplitRole) -> list[int]:
+    """One role's share of a small split: as many rows as the shares say, with about the mix of answers of the whole.
+
+    Groups stay whole, so with groups of several rows the numbers are the nearest possible. A new row may move others.
+    """
+    left = _in_mixed_order(rows, shares.seed)
+    counts = _whole_shares([getattr(shares, other) for other in roles], len(rows))
+    chosen: list[list[int]] = []
+    for other, count in zip(roles[:0:-1], counts[:0:-1], strict=True):
+        chosen = []
+        while left and (not chosen or 2 * sum(map(len, chosen)) + len(left[-1]) <= 2 * count):
+            chosen.append(left.pop())
+        if other == role:
+            break
+    return sorted(itertools.chain.from_iterable(left if role == roles[0] else chosen))
+
+
+def _in_mixed_order(rows: Rows, seed: int) -> list[list[int]]:
+    """Groups of rows in an order of which every part has about the same mix of answers, random otherwise."""
+    groups: dict[str, list[int]] = {}
+    for index in range(len(rows)):
+        groups.setdefault(rows.group_key(index), []).append(index)
+    alike: dict[str, list[str]] = {}
+    for key in sorted(groups, key=lambda key: _unit_hash(key, seed)):
+        alike.setdefault(_answers(rows, groups[key][0]), []).append(key)
+    places = {key: (n + 0.5) / len(keys) for keys in alike.values() for n, key in enumerate(keys)}
+    return [groups[key] for key in sorted(groups, key=lambda key: (places[key], _unit_hash(key, seed)))]
+
+
+def _answers(rows: Rows, index: int) -> str:
+    """The answers of a row as one text; "" for a row that cannot be read."""
+    try:
+        truth = rows[index].truth
+    except DataError:
+        return ""
+    return json.dumps([truth.get("references"), truth.get("box_labels")], default=str)
+
+
+def _whole_shares(shares: Sequence[float], count: int) -> list[int]:
+    """Whole numbers in proportion to the shares, by largest remainders; none is 0 if there are enough.
+
+    >>> _whole_shares([0.8, 0.1, 0.1], 30), _whole_shares([0.8, 0.1, 0.1], 4)
+    ([24, 3, 3], [2, 1, 1])
+    """
+    exact = [share / sum(shares) * count for share in shares]
+    whole = [int(each + 1e-9) for each in exact]
+    order = sorted(range(len(shares)), key=lambda n: (whole[n] - exact[n], n))
+    for n in order[: count - sum(whole)]:
+        whole[n] += 1
+    for n, each in enumerate(whole):
+        if each == 0 and max(whole) > 1:
+            whole[whole.index(max(whole))] -= 1
+            whole[n] = 1
+    return whole
 
 
 def _unit_hash(text: str, seed: int) -> float:

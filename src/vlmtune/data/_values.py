@@ -9,15 +9,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmtune.errors import DataError
+from vlmtune.errors import DataError, EmptyField
 
 
 def text(value: Any, column: str, at: str) -> str:
     """A non-empty string of valid characters.
 
     Raises:
+        EmptyField: it is null or empty.
         DataError: the value is anything else.
     """
+    if value is None:
+        raise EmptyField(f"{at}: column {column!r} must hold text (got NoneType); repair or remove the row", column)
     if not isinstance(value, str):
         raise DataError(f"{at}: column {column!r} must hold text (got {type(value).__name__})")
     if "\0" in value:
@@ -25,7 +28,7 @@ def text(value: Any, column: str, at: str) -> str:
     if _has_lone_surrogate(value):
         raise DataError(f"{at}: column {column!r} contains half a surrogate pair, not a character; repair the row")
     if not value.strip():
-        raise DataError(f"{at}: column {column!r} is empty; repair or remove the row")
+        raise EmptyField(f"{at}: column {column!r} is empty; repair or remove the row", column)
     return value
 
 
@@ -137,7 +140,7 @@ def name(value: Any, key: str, column: str, at: str) -> str:
     """
     subject = f"{at}: dataset.{key} names column {column!r}, which"
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{subject} is {'null' if value is None else value} here; give every row a {key}")
+        raise EmptyField(f"{subject} is {'null' if value is None else value} here; give every row a {key}", column)
     if not isinstance(value, str | int | float | datetime.date):
         raise DataError(f"{subject} holds no text or number here (got {type(value).__name__})")
     if not str(value).strip() or _has_lone_surrogate(str(value)):

@@ -45,4 +45,11 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     rows = FileShards(find_files(folder, split, candidates), JsonRows, limit)
     images = folder_images(config, folder)
     where, locate = rows.names(folder / split)
-    return Records(where, len(rows), rows.read, images.open, images.file, locate=locate, pages=images.pages)
+
+    def place(index: int) -> str:
+        file, shard, row = rows.find(index)
+        return f"{file}:{shard.line(row)}"
+
+    return Records(
+        where, len(rows), rows.read, images.open, images.file, locate=locate, pages=images.pages, place=place
+    )

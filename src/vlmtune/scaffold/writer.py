@@ -12,7 +12,18 @@ from pydantic import ValidationError
 
 from vlmtune import registry
 from vlmtune.config import Config, load
-from vlmtune.data import ANNOTATION_BOXES, ROLES, Folder, Limits, Record, Records, names_text, open_role, structured
+from vlmtune.data import (
+    ANNOTATION_BOXES,
+    ROLES,
+    SMALL_SPLIT,
+    Folder,
+    Limits,
+    Record,
+    Records,
+    names_text,
+    open_role,
+    structured,
+)
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb
@@ -91,6 +102,9 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
         infer_join(draft, records)
     source = _with_split_column(source, draft, columns, records)
     source = _without_unlabelled(source, draft, blocks["dataset"])
+    if records.count < SMALL_SPLIT and len(set(source.splits.values())) < len(ROLES):
+        reason = f"exact for the {records.count} rows; another seed divides them otherwise"
+        draft.infer("dataset", "shares", {**SHARES, "seed": 0}, reason)
     infer_task_settings(draft, records, first, is_complete=not source.remote)
     content = _render(text, source, draft, columns, given)
     limit = REMOTE_ROWS if source.remote else None

@@ -77,6 +77,11 @@ class MixedRows:
         name, rows, row = self._find(index)
         return _full_id(name, rows.id(row))
 
+    def where(self, index: int) -> str:
+        """File and line of a row, as far as its source knows them."""
+        _, rows, row = self._find(index)
+        return rows.where(row)
+
     def group_key(self, index: int) -> str:
         """Equal for rows of one dataset that belong together."""
         name, rows, row = self._find(index)
