@@ -91,10 +91,18 @@ def judged(a: Sequence[Line], b: Sequence[Line], evaluation: EvaluationConfig = 
 
 def planting() -> Any:
     """The module of the data benchmark that writes datasets with planted faults."""
-    spec = importlib.util.spec_from_file_location("planting", ROOT / "benchmarks" / "data" / "planting.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["planting"] = module
-    spec.loader.exec_module(module)
-    return module
+    return data_benchmark("planting")
+
+
+def data_benchmark(name: str) -> Any:
+    """A module of the data benchmark; `run` imports the others by their names."""
+    unique = "run_data_benchmark" if name == "run" else name
+    if unique not in sys.modules:
+        for other in ("planting", "alike") if name == "run" else ("planting",) if name == "alike" else ():
+            data_benchmark(other)
+        spec = importlib.util.spec_from_file_location(unique, ROOT / "benchmarks" / "data" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[unique] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[unique])
+    return sys.modules[unique]

@@ -23,17 +23,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import alike
+import numpy as np
 import planting
 from PIL import Image, UnidentifiedImageError
 
 from vlmtune import registry, run_layout
 from vlmtune.config import Config, load
-from vlmtune.dataset_check import runner
+from vlmtune.dataset_check import image_index, near_duplicates, runner
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
+from vlmtune.types import ImageRef
 
 HERE = Path(__file__).parent
+ALIKE = 500
+"""Different images of each kind in the sets of images that are alike."""
+
 CONFIG = """\
 schema_version: 1
 model: {{name: tiny}}
@@ -130,18 +136,47 @@ def measure(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     again_cpu, again_wall, _ = timed(lambda: check(config))
     kinds = compared(planted, found)
     labels, boxes = planting.plant_labels_and_boxes(folder / "truths", 70)
-    ignored = ("duplicate", "leak", "validation-overlap")  # all of these rows have the same image
+    ignored = ("duplicate", "contradiction", "leak", "validation-overlap")  # all of these rows have the same image
     for name, expected in (("labels", labels), ("boxes", boxes)):
         result = check(config_of(folder / "truths", *LABELS_AND_BOXES[name]))
         kinds += compared(expected, result, ignored)
     return {
         "count": count,
+        "alike": [quality(images) for images in alike.alike_sets(ALIKE)],
         "files": len(files),
         "cores": len(os.sched_getaffinity(0)),
         "kinds": kinds,
         "pairs": pairs,
         "again_cpu_s": again_cpu,
         "again_wall_s": again_wall,
+    }
+
+
+def quality(images: alike.AlikeSet) -> dict[str, Any]:
+    """Precision and recall of the pairs in a set of images, by the hash alone and after the comparison."""
+    facts = [image_index.describe(ImageRef(f"{n}", lambda data=data: data), b"") for n, data in enumerate(images.files)]
+    thumbnails = np.stack([np.frombuffer(one.thumbnail, np.uint8) for one in facts])
+    areas = np.array([one.width * one.height for one in facts])
+    hashes = np.array([one.dhash for one in facts], np.uint64)
+    these = near_duplicates.ImageHashes(hashes, np.arange(len(facts)), areas, lambda some: thumbnails[some])
+    close = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= near_duplicates.MAX_BITS
+    by_hash = np.array([next(iter(np.flatnonzero(row[:n])), -1) for n, row in enumerate(close)])
+    found = near_duplicates.find_matches(these, these)
+    shows = np.array([n if original is None else original for n, original in enumerate(images.originals)])
+    copies = np.array([original is not None for original in images.originals])
+
+    def right(partner: Any) -> Any:
+        return (partner >= 0) & (shows[partner] == shows)
+
+    return {
+        "name": images.name,
+        "images": len(facts),
+        "copies": int(copies.sum()),
+        "hash_precision": right(by_hash).sum() / max(1, (by_hash >= 0).sum()),
+        "hash_recall": right(by_hash)[copies].mean(),
+        "precision": right(found.partner).sum() / max(1, (found.partner >= 0).sum()),
+        "recall": right(found.partner)[copies].mean(),
+        "skipped": found.skipped,
     }
 
 
@@ -156,6 +191,11 @@ def page(results: dict[str, Any]) -> str:
     files, pairs = results["files"], results["pairs"]
     table = "\n".join(
         f"| {each['kind']} | {each['planted']} | {each['found']} | {each['else']} |" for each in results["kinds"]
+    )
+    alike_table = "\n".join(
+        f"| {each['name']} | {each['images']:,} | {each['copies']} | {each['hash_precision']:.3f} | "
+        f"{each['hash_recall']:.3f} | {each['precision']:.3f} | {each['recall']:.3f} |"
+        for each in results["alike"]
     )
     rows = []
     for unit, name in (("cpu", "CPU ms per image"), ("wall", "wall ms per image")):
@@ -186,6 +226,16 @@ smallest and largest.
 
 A second check without changes takes {results["again_wall_s"]:.1f} s ({results["again_cpu_s"]:.1f} CPU seconds). As some
 images are broken, it reads all rows again in case they were repaired, but decodes no image that it decoded before.
+
+## Copies among images that are alike
+
+Sets of images in which every image shows something else, followed by copies of one in {alike.COPIED} (scaled, strongly
+compressed, brightened). A pair is right if one image is a copy of the other or both are of a third. The hash alone
+takes any earlier image within {near_duplicates.MAX_BITS} bits; `data check` also compares the pixels.
+
+| images | number | copies | precision, hash alone | recall | precision | recall |
+|---|---|---|---|---|---|---|
+{alike_table}
 
 Command: `OMP_NUM_THREADS=1 python benchmarks/data/run.py --count {results["count"]} --rounds {len(pairs)}`;
 {results["machine"]}.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmtune.dataset_check.near_duplicates import CHROMA_SIDE, SIDE, THUMBNAIL_BYTES
 from vlmtune.errors import ImageError
 from vlmtune.files import append_lines, cut_torn_line, translate_os_errors, whole_lines
 from vlmtune.images import Header, examine, in_memory, pixel_hash
@@ -25,14 +26,17 @@ from vlmtune.types import ImageRef
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 2
+VERSION = 3
 """Version of the lines; images with a line of another version are decoded again."""
-
-SIDE = 16
-"""Width and height of a thumbnail in pixels."""
 
 TINY = 32
 """An image with a shorter side below this many pixels is tiny: about one token of most models."""
+
+ROTATED = "EXIF-rotated"
+"""Property of an image that its EXIF orientation turns upright."""
+
+BRIGHTER = 1
+"""Grey levels by which a mean must exceed the next one for its bit of the dHash; less is noise in even areas."""
 
 NARROW = 10
 """An image is narrow if its longer side is more than this many times its shorter side."""
@@ -42,7 +46,8 @@ NARROW = 10
 class ImageFacts:
     """One image content: `digest` of its bytes, and either an `error` or its upright size, properties and hashes.
 
-    `pixels` identifies the decoded pixels, `dhash` has 64 bits, `thumbnail` is SIDE x SIDE grey values.
+    `pixels` identifies the decoded pixels, `dhash` has 64 bits, `thumbnail` THUMBNAIL_BYTES: SIDE x SIDE grey values,
+    then Cb and Cr in CHROMA_SIDE x CHROMA_SIDE parts of the image.
     """
 
     digest: bytes
@@ -184,9 +189,14 @@ class ImageIndex:
         """DHashes [n]."""
         return np.array(self._dhashes, np.uint64)[numbers]
 
+    def areas(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Pixels of each image [n]."""
+        sides = np.array(self._sides, np.int64).reshape(-1, 2)[numbers]
+        return sides[:, 0] * sides[:, 1]
+
     def thumbnails(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Thumbnails [n, SIDE * SIDE], read from the file."""
-        thumbnails = np.zeros((len(numbers), SIDE * SIDE), np.uint8)
+        """Thumbnails [n, THUMBNAIL_BYTES], read from the file."""
+        thumbnails = np.zeros((len(numbers), THUMBNAIL_BYTES), np.uint8)
         with translate_os_errors(self._file), self._file.open("rb") as stream:
             for row, number in enumerate(numbers):
                 stream.seek(self._offsets[number])
@@ -202,32 +212,42 @@ def describe(ref: ImageRef, digest: bytes) -> ImageFacts:
         image, header = examine(ref)
     except ImageError as error:
         return ImageFacts(digest, error.reason)
-    grey = image.convert("L")
+    dhash, small = fingerprint(image)
     return ImageFacts(
         digest,
         None,
         *image.size,
         _properties(header, *image.size),
         bytes.fromhex(pixel_hash(image))[:16],
-        _dhash(grey),
-        grey.resize((SIDE, SIDE), _BOX).tobytes(),
+        dhash,
+        small,
     )
 
 
-_BOX = 4
-"""PIL's Resampling.BOX: area means, which change least with size and compression."""
+_BOX, _BILINEAR = 4, 2
+"""PIL's Resampling: means over areas, also overlapping ones, which change least with size and compression."""
 
 
-def _dhash(grey: "Image") -> int:
-    """dHash: for 8 rows of 9 area means, whether each mean is brighter than the next one in its row; 64 bits."""
+def fingerprint(image: "Image") -> tuple[int, bytes]:
+    """The dHash and the thumbnail of an RGB image.
+
+    The dHash says for 8 rows of 9 means, whether each mean is clearly brighter than the next one in its row; 64 bits.
+    """
+    from PIL import ImageFilter
+
+    grey, *chroma = image.resize((SIDE, SIDE), _BILINEAR, reducing_gap=2.0).convert("YCbCr").split()
+    grey = grey.filter(ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1)))  # forgives shifts by parts of a cell
     means = np.asarray(grey.resize((9, 8), _BOX), np.int16)
-    return int.from_bytes(np.packbits(means[:, :-1] > means[:, 1:]).tobytes())
+    brighter = means[:, :-1] > means[:, 1:] + BRIGHTER
+    colours = (part.resize((CHROMA_SIDE, CHROMA_SIDE), _BOX) for part in chroma)
+    thumbnail = b"".join(part.tobytes() for part in (grey, *colours))
+    return int.from_bytes(np.packbits(brighter).tobytes()), thumbnail
 
 
 def _properties(header: Header, width: int, height: int) -> tuple[str, ...]:
     """Format and mode, then anything unusual."""
     unusual = {
-        "EXIF-rotated": header.rotated,
+        ROTATED: header.rotated,
         "animated": header.animated,
         "transparent": header.alpha,
         "16 bit": header.sixteen_bit,

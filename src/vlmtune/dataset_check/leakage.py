@@ -2,6 +2,7 @@
 
 import itertools
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,20 +18,29 @@ Locate = Callable[[int, int], RowLocation]
 
 
 class ImageOccurrences:
-    """Which rows contain which images: 8 bytes a row and 10 an image."""
+    """Which rows contain which images: 16 bytes a row and 10 an image."""
 
     def __init__(self) -> None:
         self.images = array("I")
         self.rows = array("I")
         self._positions = array("H")
-        self._prompt_hashes = bytearray()
+        self._hashes = bytearray()
 
-    def add(self, row: int, prompt_hash: bytes, positions: Sequence[int], images: Sequence[int]) -> None:
-        """Add the next row: the hash of its prompt, the positions of its readable images in it, and their numbers."""
-        self._prompt_hashes += prompt_hash or bytes(8)
+    def add(self, row: int, hashes: bytes, positions: Sequence[int], images: Sequence[int]) -> None:
+        """Add the next row: hashes of its prompt and of its answers, 8 bytes each, the positions of its readable images
+        in it, and their numbers.
+        """
+        self._hashes += hashes
         self._positions.extend(positions)
         self.images.extend(images)
         self.rows.extend([row] * len(images))
+
+    def number(self, row: int, position: int) -> int | None:
+        """The number of the image at a position of a row; None if it cannot be read."""
+        for at in range(bisect_left(self.rows, row), bisect_right(self.rows, row)):
+            if self._positions[at] == position:
+                return self.images[at]
+        return None
 
     def columns(self) -> tuple[Indices, Indices, Indices]:
         """(row, position in the row, image number) of every occurrence, [n] each."""
@@ -45,17 +55,16 @@ class ImageOccurrences:
         rows, positions, images = self.columns()
         good = ~np.isin(images, index.broken)
         rows, positions, images = rows[good], positions[good], images[good]
-        hashes = np.empty(0, np.uint64)
-        if self._prompt_hashes:
-            hashes = np.array(np.frombuffer(self._prompt_hashes, np.uint64))[rows]
-        return RoleImages(rows, positions, images, index.pixel_hashes(images), hashes, locate)
+        hashes = np.array(np.frombuffer(self._hashes, np.uint64)).reshape(-1, 2)[rows]
+        return RoleImages(rows, positions, images, index.pixel_hashes(images), hashes[:, 0], hashes[:, 1], locate)
 
 
 @dataclass(frozen=True, slots=True)
 class RoleImages:
     """All decodable images of one role in row order; arrays of [n].
 
-    `pixels` identifies the decoded pixels, `prompt_hashes` the prompt of the row (0 if it has none).
+    `pixels` identifies the decoded pixels, `prompt_hashes` the prompt of the row (0 if it has none), `answer_hashes`
+    the answers that are right for it.
     """
 
     rows: Indices
@@ -63,6 +72,7 @@ class RoleImages:
     images: Indices
     pixels: NDArray[np.void]
     prompt_hashes: NDArray[np.uint64]
+    answer_hashes: NDArray[np.uint64]
     _locate: Locate
 
     def location(self, at: int) -> RowLocation:
@@ -75,8 +85,13 @@ class RoleImages:
         return np.flatnonzero(np.diff(self.rows, prepend=-1))
 
 
-def duplicates(role: RoleImages) -> Iterator[Finding]:
-    """Rows with the images and prompt of an earlier row."""
+def duplicates(role: RoleImages, contradiction: Callable[[int, int], str | None]) -> Iterator[Finding]:
+    """Rows with the images and prompt of an earlier row.
+
+    Args:
+        role: all images of a role.
+        contradiction: in words, how the answers of two rows exclude each other; None if they do not.
+    """
     seen: dict[bytes, int] = {}
     for start, end in itertools.pairwise([*role.row_starts.tolist(), len(role.rows)]):
         if not role.prompt_hashes[start]:
@@ -85,7 +100,10 @@ def duplicates(role: RoleImages) -> Iterator[Finding]:
         first = seen.setdefault(key, start)
         if first != start:
             at, other = role.location(start), role.location(first)
-            yield Finding("duplicate", at.role, f"asks the same about the same image as {other.id}", at, other)
+            differ = role.answer_hashes[start] != role.answer_hashes[first]
+            message = contradiction(at.row, other.row) if differ else None
+            kind = "duplicate" if message is None else "contradiction"
+            yield Finding(kind, at.role, message or f"asks the same about the same image as {other.id}", at, other)
 
 
 def leaks(train: RoleImages, evaluated: RoleImages) -> Iterator[Finding]:
@@ -153,4 +171,5 @@ def _distinct(
         first = first[~np.isin(pixels, excluded)]
     first = np.sort(first)
     images = role.images[first]
-    return first, ImageHashes(index.dhashes(images), role.rows[first], lambda some: index.thumbnails(images[some]))
+    hashes = index.dhashes(images), role.rows[first], index.areas(images)
+    return first, ImageHashes(*hashes, lambda some: index.thumbnails(images[some]))
