@@ -1,7 +1,7 @@
 """Checks of one row: its text, images, labels, boxes and tokens. Problems become findings instead of exceptions."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -9,10 +9,14 @@ from vlmtune.boxes import Box, Corners, read_boxes, unit_scale, xyxy
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole, open_role
 from vlmtune.dataset_check.findings import Finding, RowLocation
-from vlmtune.dataset_check.image_index import ImageFacts, ImageIndex
-from vlmtune.errors import DataError, ExampleTooLong, ImageError
+from vlmtune.dataset_check.image_index import ROTATED, ImageFacts, ImageIndex
+from vlmtune.dataset_check.texts import collection, encoding_problems, placeholder, prompt_texts, texts_of
+from vlmtune.errors import DataError, EmptyField, ExampleTooLong, ImageError
+from vlmtune.processing.answer_lengths import expected_answers
 from vlmtune.processing.encoder import Encoded, Encoder
-from vlmtune.tasks import Task
+from vlmtune.scoring.contradictions import accepted
+from vlmtune.tasks import Task, for_model
+from vlmtune.text_units import count_short
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.types import Conversation, Example, ImageRef, Message
 
@@ -22,11 +26,26 @@ Problem = tuple[str, str]
 Size = tuple[int, int]
 T = TypeVar("T")
 
-CONTEXT = 20
-"""Characters shown on both sides of a problem in a text."""
-
+BEYOND = ("box", "edge")
 EDGE_TOLERANCE = 0.01
 """Fraction of a side by which a box may extend beyond the image with a warning only: annotation tools round."""
+
+
+def target_problems(config: Config, task: Task, example: Example, answers: Sequence[str]) -> Iterator[Problem]:
+    """Placeholders in the texts of a row, and answers that are lists or objects where the task expects plain text.
+
+    Args:
+        config: of the run.
+        task: its task.
+        example: the row.
+        answers: what is compared with answers or taught.
+    """
+    if (mark := placeholder(texts_of(example))) is not None:
+        yield "placeholder", f"{mark} is not replaced by anything"
+    writes_text = not task.boxes and "fields" not in type(config.task).model_fields and example.messages is None
+    for text in dict.fromkeys(answers) if writes_text and "." not in config.task.name else ():
+        if (kind := collection(text)) is not None:
+            yield "collection", f"{text!r:.80} is a text that holds {'an' if kind == 'object' else 'a'} {kind}"
 
 
 def label_problems(config: Config, example: Example) -> Iterator[Problem]:
@@ -39,8 +58,17 @@ def label_problems(config: Config, example: Example) -> Iterator[Problem]:
             yield "label", f"{reference!r} is not one of the {len(labels)} labels"
 
 
-def box_problems(config: Config, example: Example, sizes: Mapping[str, Size]) -> Iterator[Problem]:
-    """Boxes that are empty, have their corners in the wrong order, or extend beyond the first image."""
+def box_problems(
+    config: Config, example: Example, sizes: Mapping[str, Size], rotated: Collection[str] = ()
+) -> Iterator[Problem]:
+    """Boxes that are empty, have their corners in the wrong order, or extend beyond the first image.
+
+    Args:
+        config: of the run.
+        example: the row.
+        sizes: upright width and height of its images.
+        rotated: those of them that an EXIF orientation turns upright.
+    """
     task = config.task.model_dump()
     try:
         boxes = read_boxes(example.truth.get("boxes"))
@@ -52,7 +80,10 @@ def box_problems(config: Config, example: Example, sizes: Mapping[str, Size]) ->
         return
     width, height = unit_scale(task["unit"], sizes[example.images[0].where] if example.images else None)
     for one in boxes:
-        yield from _box_problem(one.box, task["corners"], width, height)
+        for kind, message in _box_problem(one.box, task["corners"], width, height):
+            is_turned = kind in BEYOND and task["unit"] == "pixels" and example.images[0].where in rotated
+            fits = is_turned and not any(_box_problem(one.box, task["corners"], height, width))
+            yield kind, f"{message}, but fits the image as it is stored, without its EXIF rotation" if fits else message
 
 
 def _box_problem(box: Box, corners: Corners, width: float, height: float) -> Iterator[Problem]:
@@ -71,33 +102,6 @@ def _box_problem(box: Box, corners: Corners, width: float, height: float) -> Ite
             yield "box", f"{shown} extends {beyond:.0%} of a side beyond {image}"
         elif beyond > 0:
             yield "edge", f"{shown} extends beyond {image}"
-
-
-def encoding_problems(example: Example) -> list[str]:
-    """Texts with replacement characters, or whose UTF-8 was decoded as Windows-1252."""
-    parts = [part for message in example.messages or () for part in message.content if isinstance(part, str)]
-    texts = [*example.truth["references"], *([example.question] if example.question else []), *parts]
-    if example.target is not None:
-        texts.append(example.target)
-    problems = []
-    for text in dict.fromkeys(texts):
-        if "\ufffd" in text:
-            start = text.index("\ufffd")
-            problems.append(f"a character was lost: {text[max(0, start - CONTEXT) : start + CONTEXT]!r}")
-        elif not text.isascii() and (correct := _repaired(text)) is not None:
-            start = next(n for n, (wrong, right) in enumerate(zip(text, correct, strict=False)) if wrong != right)
-            near = slice(max(0, start - CONTEXT), start + CONTEXT)
-            problems.append(f"{text[near]!r} was read in a wrong encoding; it should be {correct[near]!r}")
-    return problems
-
-
-def _repaired(text: str) -> str | None:
-    """The text whose UTF-8 was decoded as Windows-1252 ("cafÃ©" -> "café"); None if it was not."""
-    try:
-        correct = text.encode("cp1252").decode("utf-8")
-    except UnicodeError:
-        return None
-    return correct if correct != text else None
 
 
 def all_rows(config: Config, role: SplitRole) -> Rows:
@@ -122,7 +126,10 @@ class Length:
 class CheckedRow:
     """The result for one row.
 
-    `images` are its readable images, `positions` their positions in the row, `prompt_hash` a hash of the prompt's text.
+    `images` are its readable images, `positions` their positions in the row. `prompt_hash` is a hash of the prompt's
+    text, `accepted` are the answers that are right, `short` counts the references of a few words. `targets` are the
+    texts to train on, `answers` the tokens of each expected answer. `prompt_mark` is a placeholder in the prompt of the
+    task, `empty` the columns of references that hold none.
     """
 
     row: int
@@ -130,6 +137,13 @@ class CheckedRow:
     images: list[ImageFacts | int] = field(default_factory=list)
     lengths: list[Length] = field(default_factory=list)
     prompt_hash: bytes = b""
+    accepted: frozenset[str] = frozenset()
+    targets: list[str] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    references: int = 0
+    short: int = 0
+    prompt_mark: str = ""
+    empty: str = ""
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -155,8 +169,8 @@ class RowChecker:
         checked = CheckedRow(row)
         location = RowLocation(self.role, row, self.rows.id(row))
 
-        def report(kind: str, message: str, where: str = "") -> None:
-            checked.findings.append(Finding(kind, self.role, message, location, where=where))
+        def report(kind: str, message: str, where: str = "", empty: str = "") -> None:
+            checked.findings.append(Finding(kind, self.role, message, location, where=where, field=empty))
 
         try:
             # The examples of a row differ only in their target, so one of them serves for the prompt as well.
@@ -165,20 +179,38 @@ class RowChecker:
             example = examples[0] if examples else self.rows[row]
         except DataError as error:
             where, colon, message = str(error).partition(": ")  # a source names the location first
-            report("row", message if colon else where, where if colon else "")
+            empty = error.field if isinstance(error, EmptyField) else ""
+            report("row", message if colon else where, where if colon else "", empty)
             return checked
-        for message in encoding_problems(example):
+        for message in encoding_problems(texts_of(example)):
             report("encoding", message)
-        sizes = self._check_images(example, checked, location)
+        if not example.truth["references"] and self.config.dataset.references:
+            checked.empty = ", ".join(self.config.dataset.references)
+        checked.accepted = accepted_answers(example)
+        checked.references = len(example.truth["references"])
+        checked.short = sum(count_short([text]) is not None for text in example.truth["references"])
+        rotated: set[str] = set()
+        sizes = self._check_images(example, checked, location, rotated)
         if len(sizes) < len(example.images):
             return checked  # the other checks need all images
-        for kind, message in [*label_problems(self.config, example), *box_problems(self.config, example, sizes)]:
+        targets = [one.target for one in examples if one.target is not None]
+        answers = [*example.truth["references"], *targets]
+        for kind, message in [
+            *target_problems(self.config, self.task, example, answers),
+            *label_problems(self.config, example),
+            *box_problems(self.config, example, sizes, rotated),
+        ]:
             report(kind, message)
         self._encode(checked, report, example, examples, sizes)
         return checked
 
-    def _check_images(self, example: Example, checked: CheckedRow, location: RowLocation) -> dict[str, Size]:
-        """Sizes of the images that can be decoded, by `ImageRef.where`; the others become findings."""
+    def _check_images(
+        self, example: Example, checked: CheckedRow, location: RowLocation, rotated: set[str]
+    ) -> dict[str, Size]:
+        """Sizes of the images that can be decoded, by `ImageRef.where`; the others become findings.
+
+        Adds those that an EXIF orientation turns to `rotated`.
+        """
         sizes: dict[str, Size] = {}
         for position, ref in enumerate(example.images):
             try:
@@ -192,7 +224,12 @@ class RowChecker:
                 at = replace(location, image=position)
                 checked.findings.append(Finding("image", self.role, error.reason, at, where=error.where))
                 continue
-            sizes[ref.where] = facts.size if isinstance(facts, ImageFacts) else self.index.size(facts)
+            if isinstance(facts, ImageFacts):
+                sizes[ref.where], properties = facts.size, facts.properties
+            else:
+                sizes[ref.where], properties = self.index.size(facts), self.index.properties(facts)
+            if ROTATED in properties:
+                rotated.add(ref.where)
         return sizes
 
     def _encode(
@@ -224,8 +261,16 @@ class RowChecker:
         prompt = attempt(lambda: self.task.prompt(self.config.task, sized))
         if prompt is not None:
             checked.prompt_hash = _prompt_hash(prompt)
-        if self.answered and prompt is not None:
-            attempt(lambda: self.task.truth(self.config.task, sized))
+            # The texts of a row were looked at already; what is left is the task's.
+            if "placeholder" not in known:
+                checked.prompt_mark = placeholder(prompt_texts(prompt)) or ""
+        if (
+            prompt is not None
+            and self.answered
+            and attempt(lambda: self.task.truth(self.config.task, sized)) is not None
+        ):
+            answers = expected_answers(for_model(self.task, self.encoder.with_box_scale), self.config.task, sized)
+            checked.answers = [self.encoder.answer_length(text) for text in answers]
             encoded = attempt(lambda: self.encoder.prompt(prompt))
             if encoded is not None and not self.trained:
                 checked.lengths.append(self._length(encoded))
@@ -233,6 +278,7 @@ class RowChecker:
             encoded = attempt(lambda one=one: training.encode_example(_with_sizes(one, sizes)))  # type: ignore[misc]
             if encoded is not None:
                 checked.lengths.append(self._length(encoded))
+                checked.targets.append(training.target(_with_sizes(one, sizes)))
 
     def _length(self, encoded: Encoded) -> Length:
         return Length(len(encoded), self.encoder.image_tokens(encoded), encoded.rendered.supervised)
@@ -248,6 +294,15 @@ def _with_sizes(example: Example, sizes: Mapping[str, Size]) -> Example:
     if messages is not None:
         messages = tuple(Message(one.role, tuple(map(sized, one.content))) for one in messages)
     return replace(example, images=tuple(map(sized, example.images)), messages=messages)
+
+
+def accepted_answers(example: Example) -> frozenset[str]:
+    """The answers that are right for a row."""
+    truth = example.truth
+    boxes, labels = truth.get("boxes"), truth.get("box_labels")
+    if boxes is None:
+        return accepted({}, truth["references"])
+    return accepted({"boxes": boxes if labels is None else [boxes, labels]}, truth["references"])
 
 
 def _prompt_hash(conversation: Conversation) -> bytes:

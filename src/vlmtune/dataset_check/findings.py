@@ -1,6 +1,6 @@
 """Findings of a check: their kinds, each with a severity and advice, and the rows they are about."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,11 +31,37 @@ KINDS: Mapping[str, Kind] = {
         "Invalid boxes",
         "Correct the box. If all boxes of a split are invalid, check task.unit and task.corners.",
     ),
+    "constant": Kind(
+        "error",
+        "Targets that are equal in every row",
+        "Check dataset.references and dataset.target: a model would learn to write this text whatever it sees.",
+    ),
+    "collection": Kind(
+        "error",
+        "Targets that are a list or an object as text",
+        "They would be taught with brackets and quotes. Write each answer as text, or set task.name=extraction for "
+        "objects; rows with messages may answer in any format.",
+    ),
+    "placeholder": Kind(
+        "error",
+        "Placeholders in texts",
+        "Other programs fill them from further columns; here they would be asked or taught as they are. Fill them in.",
+    ),
     "example": Kind("error", "Rows without a valid prompt or target", "Repair the row, or remove it."),
     "too-long": Kind(
         "error",
         "Rows that are too long",
         "Raise training.max_tokens, lower model.max_pixels, or shorten the text: nothing is ever truncated.",
+    ),
+    "contradiction": Kind(
+        "warning",
+        "Different answers to the same question about the same image",
+        "No model can be right about both: keep the right one.",
+    ),
+    "cut-off": Kind(
+        "warning",
+        "References longer than inference.max_new_tokens",
+        "Raise inference.max_new_tokens before the run: an answer that is cut off is scored as it is.",
     ),
     "near-leak": Kind(
         "warning",
@@ -71,16 +97,24 @@ class RowLocation:
     id: str
     image: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"role": self.role, "row": self.row, "id": self.id, "image": self.image}
+    def to_json(self, where: str, size: Sequence[int] | None) -> dict[str, Any]:
+        """Plain values, with the place of the image."""
+        plain = {"role": self.role, "row": self.row, "id": self.id, "image": self.image}
+        return {**plain, "where": printable(where), "size": size}
+
+
+Place = tuple[str, Sequence[int] | None]
+"""File, line, column and path of an image or row, and the width and height in pixels; None if they are unknown."""
+
+NOWHERE: Place = ("", None)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A problem in a row, or in a whole split if `location` is None.
 
-    `where` is the file, line or column, if `message` does not name it; `other` is the second row of a pair.
+    `where` is the file, line or column, if it is not that of the location; `other` is the second row of a pair; `field`
+    is the column that is empty or missing.
     """
 
     kind: str
@@ -89,15 +123,20 @@ class Finding:
     location: RowLocation | None = None
     other: RowLocation | None = None
     where: str = ""
+    field: str = ""
 
     @property
     def severity(self) -> Severity:
         """Whether the row cannot be used ("error")."""
         return KINDS[self.kind].severity
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as in `data_check.json`."""
-        at = self.location
+    def to_json(self, place: Callable[[RowLocation], Place]) -> dict[str, Any]:
+        """Plain values, as in `data_check.json`.
+
+        Args:
+            place: where the image of a location is.
+        """
+        at, (where, size) = self.location, place(self.location) if self.location else NOWHERE
         return {
             "kind": self.kind,
             "severity": self.severity,
@@ -106,8 +145,10 @@ class Finding:
             "id": at.id if at else None,
             "image": at.image if at else None,
             "message": printable(self.message),
-            "where": printable(self.where),
-            "other": self.other.to_json() if self.other else None,
+            "where": printable(self.where or where),
+            "size": size,
+            "field": self.field or None,
+            "other": self.other.to_json(*place(self.other)) if self.other else None,
             "advice": KINDS[self.kind].advice,
         }
 
@@ -117,13 +158,13 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def bad_rows(findings: Iterable[Finding], role: str) -> dict[int, str]:
-    """Rows of a role that cannot be used, with the first reason of each, by index."""
-    return first_reasons((finding.to_json() for finding in findings if finding.severity == "error"), role)
+def bad_rows(findings: Iterable[Finding]) -> set[int]:
+    """Rows that cannot be used, by index."""
+    return {one.location.row for one in findings if one.severity == "error" and one.location is not None}
 
 
 def first_reasons(findings: Iterable[Mapping[str, Any]], role: str) -> dict[int, str]:
-    """As `bad_rows`, from findings as plain values."""
+    """Rows of a role that cannot be used, with the first reason of each, from findings as plain values."""
     bad: dict[int, str] = {}
     for finding in findings:
         if finding["role"] == role and finding["severity"] == "error" and finding["row"] is not None:

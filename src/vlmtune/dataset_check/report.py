@@ -24,7 +24,7 @@ THUMBNAIL_SIDE = 200
 MAX_ILLUSTRATED = 12
 """Findings per kind with thumbnails."""
 
-WITHOUT_IMAGES = ("row", "image", "example", "too-long", "encoding")
+WITHOUT_IMAGES = ("row", "image", "example", "too-long", "encoding", "collection", "placeholder")
 """Kinds that are not about the image, or whose image cannot be decoded."""
 
 ImageKey = tuple[str, int, int]
@@ -74,9 +74,11 @@ def _split_charts(split: Mapping[str, Any]) -> dict[str, Any]:
     properties = [
         [label, f"{count:,}", f"{count / split['images']:.1%}"] for label, count in split["properties"].items()
     ]
+    empty = [[field, f"{count:,}"] for field, count in split["empty_fields"].items()]
     sides = {side: split[side] for side in ("width", "height") if split[side] is not None}
     return {
         "name": name,
+        "empty": [["field", "rows without it"], *empty] if empty else None,
         "tokens": histogram(f"tokens-{name}", f"Tokens of {name} rows", tokens["histogram"]) if tokens else None,
         "properties": [["images", "number", "fraction"], *properties] if properties else None,
         "sides": [["pixels", "smallest", "median", "95 %", "largest"]]
@@ -145,7 +147,10 @@ def _card(finding: Mapping[str, Any], images: Mapping[ImageKey, str]) -> dict[st
     """A finding with its image, or with both images of a pair."""
     locations = [finding, *([finding["other"]] if finding["other"] is not None else [])]
     thumbs = [(one, images.get((one["role"], one["row"], one["image"]))) for one in locations]
-    return {"message": finding["message"], "images": [(one, data) for one, data in thumbs if data is not None]}
+    images_shown = [(one, data) for one, data in thumbs if data is not None]
+    # Two similar images speak for themselves; two answers do not.
+    speaks = finding["other"] is None or finding["kind"] == "contradiction"
+    return {"message": finding["message"] if speaks else "", "images": images_shown}
 
 
 def illustrated(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

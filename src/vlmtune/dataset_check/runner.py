@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vlmtune.config import Config
 from vlmtune.dataset_check.examples import RowChecker
-from vlmtune.dataset_check.findings import KINDS, Finding, bad_rows, first_reasons
+from vlmtune.dataset_check.findings import KINDS, Finding, Place, RowLocation, bad_rows, first_reasons
 from vlmtune.dataset_check.image_index import ImageIndex
 from vlmtune.dataset_check.leakage import (
     RoleImages,
@@ -27,23 +27,34 @@ from vlmtune.dataset_check.leakage import (
 )
 from vlmtune.dataset_check.quarantine import CHECK, Quarantine, settings_key
 from vlmtune.dataset_check.report import render, thumbnails
-from vlmtune.dataset_check.splits import CheckedSplit, splits_of
+from vlmtune.dataset_check.splits import MAX_SHOWN, CheckedSplit, splits_of
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.modeling.loading import Checkpoint
 from vlmtune.prefetch import Prefetch
+from vlmtune.processing.answer_lengths import cut_off
 from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 BATCH_ROWS = 64
 """Rows whose images are stored at once; so many are checked again after a crash."""
 
 MAX_LISTED = 5000
 """Warnings listed per kind and role; further ones are only counted. Errors are all listed."""
+
+MIN_TARGETS = 5
+"""Targets from which it is no chance that all are equal."""
+
+UNUSUAL = ("tiny", "narrow", "animated")
+FEW = 10
+"""Unusual images of a split that are listed, even if most of its images are like them."""
+
+LINE = 3.0
+"""Median ratio of the sides from which the images of a split are lines of text."""
 
 BINS = 24
 
@@ -108,7 +119,7 @@ class DatasetCheck:
         index = ImageIndex(self.index_file)
         for split in opened:
             self._check_rows(split, index)
-            split.findings += _property_warnings(split, index)
+            split.findings += [*whole_split(split), *_property_warnings(split, index)]
         skipped = _compare_images(opened, index)
         return summarize(self.config, splits, index, key, skipped), opened
 
@@ -126,6 +137,7 @@ class DatasetCheck:
                     split.config.dataset.max_bad_fraction,
                     split.evaluated,
                     split.trained,
+                    split.config.inference.max_new_tokens,
                 )
                 for split in splits
             ],
@@ -162,7 +174,7 @@ def _compare_images(splits: Sequence[CheckedSplit], index: ImageIndex) -> int:
             distinct.append(split)
     skipped = 0
     for split in distinct:
-        split.findings += duplicates(images[split.name])
+        split.findings += duplicates(images[split.name], split.contradiction)
         findings, count = near_duplicates(images[split.name], index)
         split.findings += findings
         skipped += count
@@ -199,13 +211,40 @@ def _compare_with_train(
     return skipped
 
 
+def whole_split(split: CheckedSplit) -> Iterator[Finding]:
+    """What only all rows together show: equal targets, a placeholder in the task's prompt, references cut off."""
+    is_train = split.trained and split.role == "train"
+    if is_train and len(split.targets) == 1 and (count := split.targets.total()) >= MIN_TARGETS:
+        (target,) = split.targets
+        yield Finding("constant", split.name, f"all {count:,} targets are {target!r:.{MAX_SHOWN}}")
+    if split.prompt_mark:
+        yield Finding(
+            "placeholder", split.name, f"{split.prompt_mark} in the prompt of the task is not replaced by anything"
+        )
+    limit = split.config.inference.max_new_tokens
+    if split.evaluated and (message := cut_off(split.answers, limit)) is not None:
+        yield Finding("cut-off", split.name, message)
+
+
 def _property_warnings(split: CheckedSplit, index: ImageIndex) -> Iterator[Finding]:
-    """Warnings about unusual images."""
-    for row, position, image in zip(*(column.tolist() for column in split.occurrences.columns()), strict=True):
-        for name in index.properties(image):
-            if name in ("tiny", "narrow", "animated"):
-                width, height = index.size(image)
-                yield Finding(name, split.name, f"{width}x{height} pixels", split.locate(row, position))
+    """Warnings about unusual images; what most images of a split have in common is one finding."""
+    rows, positions, images = (column.tolist() for column in split.occurrences.columns())
+    unusual = {name: [n for n, image in enumerate(images) if name in index.properties(image)] for name in UNUSUAL}
+    if _shows_lines(split, [index.size(image) for image in images]):
+        unusual["narrow"] = []
+    for name, found in unusual.items():
+        if len(found) > max(FEW, len(images) / 2):
+            yield Finding(name, split.name, f"{len(found):,} of {len(images):,} images")
+            continue
+        for n in found:
+            width, height = index.size(images[n])
+            yield Finding(name, split.name, f"{width}x{height} pixels", split.locate(rows[n], positions[n]))
+
+
+def _shows_lines(split: CheckedSplit, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether a split is made of lines of text, which are narrow by nature."""
+    ratios = [max(size) / min(size) for size in sizes if min(size)]
+    return split.config.task.name == "ocr" or (bool(ratios) and float(np.median(ratios)) > LINE)
 
 
 def summarize(
@@ -220,6 +259,11 @@ def summarize(
         key: hash of everything the result depends on.
         skipped: number of images that were not compared with all similar ones.
     """
+    by_name = {split.name: split for split in splits}
+
+    def place(location: RowLocation) -> Place:
+        return by_name[location.role].place(location, index)
+
     summaries = [_split_summary(split, index) for split in splits]
     findings = [finding for split in splits for finding in _in_order(split.findings)]
     counts = Counter((finding.kind, finding.role) for finding in findings)
@@ -245,7 +289,7 @@ def summarize(
         ],
         "splits": summaries,
         "not_fully_compared": skipped,
-        "findings": [finding.to_json() for finding in _listed(findings)],
+        "findings": [finding.to_json(place) for finding in _listed(findings)],
     }
 
 
@@ -288,7 +332,7 @@ def _split_summary(split: CheckedSplit, index: ImageIndex) -> dict[str, Any]:
     unreadable = failed - sum(index.error(number) is not None for number in split.occurrences.images)
     properties.update({"not decoded": failed} if failed else {})
     sides = np.array([index.size(number) for number in decodable], np.int64).reshape(-1, 2)
-    bad = bad_rows(split.findings, split.name)
+    bad = bad_rows(split.findings)
     return {
         "role": split.name,
         "split": split.split,
@@ -298,6 +342,7 @@ def _split_summary(split: CheckedSplit, index: ImageIndex) -> dict[str, Any]:
         "fingerprint": split.fingerprint,
         "images": len(split.occurrences.images) + unreadable,
         "distinct_images": len(numbers),
+        "empty_fields": dict(sorted(split.empty.items())),
         "properties": dict(sorted(properties.items(), key=lambda item: (-item[1], item[0]))),
         "width": distribution(sides[:, 0]),
         "height": distribution(sides[:, 1]),

@@ -44,9 +44,19 @@ def _splits(result: Mapping[str, Any]) -> Iterator[str]:
         name = split["split"] if len(split["split"]) <= 20 else "…" + split["split"][-19:]
         yield f"{split['role']:<10} {name:<20} {split['rows']:>9,} {split['bad']:>7,} {split['images']:>9,} {lengths}"
     for split in result["splits"]:
+        if split["empty_fields"]:
+            listed = ", ".join(f"{field} in {_counted(count, 'row')}" for field, count in split["empty_fields"].items())
+            yield f"{split['role']}: empty or missing: {listed}"
         if split["properties"]:
             listed = ", ".join(f"{count:,} {name}" for name, count in split["properties"].items())
             yield f"{split['role']}: {listed}"
+
+
+def _places(finding: Mapping[str, Any]) -> str:
+    """Where a finding is, with the size of its image; both places of a pair."""
+    both = [one for one in (finding, finding["other"]) if one is not None and one["where"]]
+    texts = [one["where"] + (f", {one['size'][0]}x{one['size'][1]}" if one["size"] else "") for one in both]
+    return f" [{' | '.join(texts)}]" if texts else ""
 
 
 def _findings(result: Mapping[str, Any]) -> Iterator[str]:
@@ -59,8 +69,7 @@ def _findings(result: Mapping[str, Any]) -> Iterator[str]:
         shown = [finding for finding in result["findings"] if finding["kind"] == kind][:MAX_SHOWN]
         for finding in shown:
             row = f" row {finding['row']} ({finding['id']})" if finding["row"] is not None else ""
-            file = f" [{finding['where']}]" if finding["where"] else ""
-            yield f"  {finding['role']}{row}: {finding['message']}{file}"
+            yield f"  {finding['role']}{row}: {finding['message']}{_places(finding)}"
         if (more := sum(count["count"] for count in counts) - len(shown)) > 0:
             yield f"  and {more:,} more"
         yield f"  {about.advice}"

@@ -9,6 +9,7 @@ from vlmtune.errors import ConfigError
 from vlmtune.pipeline import predict, train
 from vlmtune.pipeline.session import Session
 from vlmtune.pipeline.tracking import track_comparison
+from vlmtune.processing.answer_lengths import count_answers, cut_off
 from vlmtune.run_folder import read_manifest
 from vlmtune.scoring.comparison import Comparison, with_additional_sets
 from vlmtune.scoring.comparison import compare as compare_sides
@@ -69,11 +70,22 @@ def _write(session: Session, comparison: Comparison) -> Comparison:
     return comparison
 
 
+def _note_answers_cut_off(session: Session) -> None:
+    """Say before anything is answered if references are longer than answers may be."""
+    for each in (session, *session.additional):
+        role, limit = each.config.evaluation.split, each.config.inference.max_new_tokens
+        tokens = count_answers(each.rows(role), each.task, each.config.task, each.encoder)
+        if (message := cut_off(tokens, limit)) is not None:
+            session.progress.note(f"{each.evaluation_set or role}: {message}")
+
+
 def run(session: Session) -> Comparison:
     """Run baseline, training, evaluation and comparison. Rows unfit for training raise before any model is loaded."""
     refuse_evaluated_training_rows(session.config.dataset, session.config.evaluation.split)
     finished = all(seeded.files.adapter.exists() for seeded in session.seeds)
     lengths = None if finished else train.check_rows(session)
+    if not finished:
+        _note_answers_cut_off(session)
     predict.predict(session)
     for adapter in train.train(session, lengths):
         predict.predict(session, adapter)

@@ -20,8 +20,10 @@ from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
+from vlmtune.processing.answer_lengths import count_answers, cut_off
 from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress
+from vlmtune.tasks import for_model
 from vlmtune.training.activation_checkpointing import fewest_layers
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.mixture import mix
@@ -135,7 +137,7 @@ def make_plan(
         "trained_weights": trained_weights(shapes, training.lora),
         "precision": training.precision,
         "quantization": config.model.quantization,
-        "notes": ["the additional computation and memory of DoRA are not counted"] if training.lora.use_dora else [],
+        "notes": _notes(config, checkpoint, rows[0]),
         "epochs": training.epochs * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
@@ -145,6 +147,15 @@ def make_plan(
         "price_per_hour": price,
         "gpus": [_gpu(name, config, shapes, epoch, efficiency, price) for name in gpus],
     }
+
+
+def _notes(config: Config, checkpoint: Checkpoint, rows: Rows) -> list[str]:
+    """What the plan does not count, and answers that inference would cut off."""
+    notes = ["the additional computation and memory of DoRA are not counted"] if config.training.lora.use_dora else []
+    encoder = Encoder(checkpoint, config.model, ImageHeaders)
+    task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale)
+    message = cut_off(count_answers(rows, task, config.task, encoder), config.inference.max_new_tokens)
+    return notes if message is None else [*notes, message]
 
 
 def _epoch(epoch: Epoch) -> dict[str, Any]:

@@ -122,6 +122,10 @@ class Renderer:
         """Generated ids as text, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def length(self, text: str) -> int:
+        """Number of tokens of a text."""
+        return len(self._encode(text))
+
     def _token_id(self, token: str) -> int:
         number = self._tokenizer.token_to_id(token)
         if number is None:

@@ -176,6 +176,10 @@ class Encoder:
         _check_length(len(encoded), self.max_positions, MODEL_LIMIT)
         return encoded
 
+    def answer_length(self, text: str) -> int:
+        """Number of tokens a model generates to answer with a text, including the one that ends its turn."""
+        return self.renderer.length(text) + 1
+
     def prompt_length(self, conversation: Conversation) -> int:
         """Number of tokens of `prompt`, without decoding images; raises the errors that their headers reveal."""
         counts = [self.image_processor.tokens(self.images.grid(ref)) for ref in images_of(conversation)]

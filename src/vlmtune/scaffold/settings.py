@@ -18,7 +18,7 @@ from vlmtune.data import open_role
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import DataError
 from vlmtune.images import size_of
-from vlmtune.modeling.loading import TINY
+from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint
 from vlmtune.training.config import TrainingConfig
 from vlmtune.types import Example
 
@@ -102,13 +102,19 @@ def token_counter(model: str) -> tuple[Callable[[str], int], str]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(file))
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids), "as the model counts"
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    if model == TINY:  # a stand-in: the config must fit it, and the model that takes its place
+        return lambda text: max(count(text), estimate_tokens(text)), "as counted or estimated, whichever is more"
+    return count, "as the model counts"
 
 
 def _tokenizer_file(model: str) -> Path | None:
-    """The tokenizer of a model; None unless it is on this machine. The tiny model's would count the wrong tokens."""
+    """The tokenizer of a model; None unless it is on this machine."""
     if model == TINY:
-        return None
+        return find_checkpoint(ModelConfig(name=TINY)).folder / "tokenizer.json"
     if Path(model).is_dir():
         file = Path(model, "tokenizer.json")
         return file if file.is_file() else None

@@ -1,7 +1,7 @@
 """Rows that ask the same about the same image and expect different answers: no model can be right on all of them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vlmtune.predictions import Line, image_of, question_of
@@ -24,21 +24,23 @@ def contradictions(lines: Sequence[Line], task: Task) -> list[Contradiction]:
         if image is not None:
             alike.setdefault((image, question_of(line)), []).append(line)
     groups = [group for group in alike.values() if len(group) > 1]
-    return [_contradiction(group) for group in groups if _disagree([_accepted(line) for line in group])]
+    return [
+        _contradiction(group) for group in groups if disagree([accepted(one.truth, one.references) for one in group])
+    ]
 
 
-def _disagree(accepted: Sequence[frozenset[str]]) -> bool:
+def disagree(answers: Sequence[frozenset[str]]) -> bool:
     """Whether two rows have no accepted answer in common."""
-    distinct = set(accepted) - {frozenset()}
+    distinct = set(answers) - {frozenset()}
     return any(not one & other for one in distinct for other in distinct)
 
 
-def _accepted(line: Line) -> frozenset[str]:
+def accepted(truth: Mapping[str, Any], references: Sequence[str]) -> frozenset[str]:
     """The answers that are right in a row, regardless of case and white space."""
     for key in ("record", "boxes"):
-        if key in line.truth:
-            return frozenset([json.dumps(line.truth[key], sort_keys=True)])
-    return frozenset(" ".join(text.casefold().split()) for text in line.references)
+        if key in truth:
+            return frozenset([json.dumps(truth[key], sort_keys=True)])
+    return frozenset(" ".join(text.casefold().split()) for text in references)
 
 
 def _contradiction(group: Sequence[Line]) -> Contradiction:
