@@ -4,6 +4,7 @@ benchmarks/official_scores runs the same on 20,000 answers a task.
 """
 
 import importlib.util
+import json
 import shutil
 import sys
 from types import ModuleType
@@ -55,3 +56,11 @@ def test_what_is_compared_with_equals_the_scripts_themselves() -> None:
         assert official.exact_match(case["pred"], case["refs"]) == case["strip_lower"], case
     assert "vlmtune" not in official.__dict__
     assert "from vlmtune" not in (FOLDER / "official.py").read_text(encoding="utf-8")
+
+
+def test_twenty_thousand_answers_a_task_were_compared() -> None:
+    results = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+    assert set(results["tasks"]) == set(run.TASKS)
+    for metrics in results["tasks"].values():
+        assert {kept["differing"] for kept in metrics.values()} == {0}
+        assert {kept["files"] * run.A_FILE for kept in metrics.values()} == {20_000}
