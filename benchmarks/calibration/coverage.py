@@ -6,6 +6,7 @@ In a cell without a true difference, a status of improved or worse is a false ve
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,12 @@ ZIPF = 1 / np.arange(1, len(WORDS) + 1)
 
 @dataclass(frozen=True)
 class Cell:
-    """A kind of difference.
-
-    `truth` is the true difference; None takes the mean over the trials, where it depends on the number of rows.
-    """
+    """A kind of difference; `truth` is the true difference."""
 
     name: str
     metric: Metric
     draw: Draw
-    truth: float | None = 0.0
+    truth: float = 0.0
 
     @property
     def null(self) -> bool:
@@ -79,11 +77,6 @@ def skewed(rng: Generator, groups: int) -> Drawn:
     return _scores(np.full((groups, 1), np.exp(0.5)), np.exp(rng.standard_normal((groups, 1))))
 
 
-def heavy(rng: Generator, groups: int) -> Drawn:
-    """Differences of two lognormal scores: heavy tails on both sides."""
-    return _scores(np.exp(rng.standard_normal((groups, 1))), np.exp(rng.standard_normal((groups, 1))))
-
-
 def flips(share: float, change: float = 0.0, size: int = 1) -> Draw:
     """0/1 scores: a share of the rows differs, B is right on `change` more of all rows than A."""
 
@@ -98,18 +91,15 @@ def flips(share: float, change: float = 0.0, size: int = 1) -> Draw:
     return draw
 
 
-def partial(change: float) -> Draw:
+def partial(rng: Generator, groups: int) -> Drawn:
     """Scores of 0, 1 or between; six rows of ten are tied."""
 
-    def draw(rng: Generator, groups: int) -> Drawn:
-        def side(right: float) -> Rows:
-            u = rng.random((groups, 1))
-            return np.where(u < 0.7 - right, 0.0, np.where(u < 0.7, 1.0, rng.beta(2, 2, (groups, 1))))
+    def side() -> Rows:
+        u = rng.random((groups, 1))
+        return np.where(u < 0.25, 0.0, np.where(u < 0.7, 1.0, rng.beta(2, 2, (groups, 1))))
 
-        a = side(0.45)
-        return _scores(a, np.where(rng.random((groups, 1)) < 0.6, a, side(0.45 + change)))
-
-    return draw
+    a = side()
+    return _scores(a, np.where(rng.random((groups, 1)) < 0.6, a, side()))
 
 
 def clustered(rng: Generator, groups: int) -> Drawn:
@@ -151,17 +141,18 @@ def corpus_bleu(kept: tuple[float, float], pool_rows: int = 10_000) -> tuple[Dra
     return draw, truth
 
 
-def cider(kept: tuple[float, float], pool_rows: int = 10_000) -> Draw:
+def cider(pool_rows: int = 10_000) -> Draw:
     """Rows drawn from a large pool and measured together, since document frequencies come from the evaluated rows."""
-    before, after, references = _captions(kept, pool_rows, np.random.default_rng(2027))
+    before, after, references = _captions((0.6, 0.6), pool_rows, np.random.default_rng(2027))
 
     def draw(rng: Generator, groups: int) -> Drawn:
-        rows, swap = _from_pool(rng, pool_rows, groups, exchange=kept[0] == kept[1])
-        answers = [
-            [(before, after)[swapped ^ side][n] for n, swapped in zip(rows, swap, strict=True)] for side in (0, 1)
-        ]
-        truths = [references[n] for n in rows]
-        return *(cider_d.measure(side, truths) for side in answers), [str(n) for n in range(groups)]
+        rows, swap = _from_pool(rng, pool_rows, groups, exchange=True)
+        truths, sides = [references[n] for n in rows], (before, after)
+        a = [sides[exchanged][n] for n, exchanged in zip(rows, swap, strict=True)]
+        b = [sides[1 - exchanged][n] for n, exchanged in zip(rows, swap, strict=True)]
+        # Together, which is faster: twice the references have the same inverse document frequencies.
+        both = cider_d.measure([*a, *b], [*truths, *truths])
+        return both[:groups], both[groups:], [str(n) for n in range(groups)]
 
     return draw
 
@@ -177,38 +168,38 @@ def _from_pool(rng: Generator, pool_rows: int, rows: int, exchange: bool) -> tup
 def cells() -> list[Cell]:
     """Every kind of difference."""
     null, _ = corpus_bleu((0.6, 0.6))
-    change, truth = corpus_bleu((0.55, 0.65))
     rare, rare_truth = corpus_bleu((0.3, 0.9))
     return [
         Cell("normal", MEAN, normal),
         Cell("skewed", MEAN, skewed),
-        Cell("heavy tails", MEAN, heavy),
         Cell("0/1, 1 % differ", RIGHT, flips(0.01)),
         Cell("0/1, 5 % differ", RIGHT, flips(0.05)),
         Cell("0/1, 20 % differ", RIGHT, flips(0.2)),
         Cell("0/1, 1 % differ, +1 point", RIGHT, flips(0.01, 0.01), 0.01),
         Cell("0/1, 5 % differ, +3 points", RIGHT, flips(0.05, 0.03), 0.03),
-        Cell("0/1, 20 % differ, +10 points", RIGHT, flips(0.2, 0.1), 0.1),
         Cell("0/1, 5 % differ, 5 rows a group", RIGHT, flips(0.05, size=5)),
         Cell("0/1, 20 % differ, 5 rows a group", RIGHT, flips(0.2, size=5)),
         Cell("0/1, 5 % differ, 5 rows a group, +3 points", RIGHT, flips(0.05, 0.03, size=5), 0.03),
-        Cell("0 to 1, 60 % tied", F1, partial(0.0)),
-        Cell("0 to 1, 60 % tied, +7 points", F1, partial(0.175), 0.4 * 0.175),
+        Cell("0 to 1, 60 % tied", F1, partial),
         Cell("5 rows a group", MEAN, clustered),
         Cell("uneven groups", MEAN, uneven),
         Cell("corpus BLEU", bleu, null),
-        Cell(f"corpus BLEU, {truth:+.2f}", bleu, change, truth),
         Cell(f"corpus BLEU from near 0, {rare_truth:+.2f}", bleu, rare, rare_truth),
-        Cell("CIDEr-D", cider_d, cider((0.6, 0.6))),
-        Cell("CIDEr-D, better", cider_d, cider((0.55, 0.65)), None),
+        Cell("CIDEr-D", cider_d, cider()),
     ]
 
 
-def percentile(a: Stats, b: Stats, metric: Metric, groups: Sequence[str], seed: int) -> tuple[float, float]:
+@lru_cache(maxsize=len(GROUPS))
+def _draws(groups: int) -> Rows:
+    """How often each resample draws each group [R, G]; the same in every trial, which saves half of the time."""
+    return Resamples(groups, RESAMPLES, 0).bootstrap([np.eye(groups)])[0]
+
+
+def percentile(a: Stats, b: Stats, metric: Metric, groups: Sequence[str]) -> tuple[float, float]:
     """The percentile interval of the paired bootstrap, which vlmtune used before."""
-    sides = [by_group(side, groups) for side in (a, b)]
-    before, after = Resamples(len(sides[0]), RESAMPLES, seed).bootstrap(sides)
-    low, high = np.quantile(metric.summarise(after) - metric.summarise(before), [0.025, 0.975])
+    before, after = (by_group(side, groups) for side in (a, b))
+    draws = _draws(len(before))
+    low, high = np.quantile(metric.summarise(draws @ after) - metric.summarise(draws @ before), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -217,32 +208,34 @@ def measure(cell: Cell, groups: int, trials: int) -> dict[str, Any]:
 
     A bound counts as an interval from minus it to it, and no interval as one that holds everything: it claims nothing.
     """
-    now, then, deltas, statuses, needed = [], [], [], [], []
+    now, then, statuses, needed = [], [], [], []
     for trial in range(trials):
         rng = np.random.default_rng([*cell.name.encode(), groups, trial, 2026])
         a, b, names = cell.draw(rng, groups)
         settings = StatisticsConfig(resamples=RESAMPLES, seed=trial)
-        found = compare_metric(SufficientStatistics(cell.metric, (a,), (b,)), names, settings, test=True)
-        missing, scores = found.estimate.missing, found.difference()
-        deltas.append(scores["delta"])
+        sides = SufficientStatistics(cell.metric, (a,), (b,))
+        found = compare_metric(sides, names, settings)
+        status = found.status(True, settings.confidence)
+        if status in ("improved", "worse"):  # the test can only take a verdict away
+            status = compare_metric(sides, names, settings, test=True).status(True, settings.confidence)
+        missing = found.estimate.missing
         bound = missing.bound if missing and missing.bound is not None else np.inf
-        now.append(scores["ci"] or (-bound, bound))
-        statuses.append(found.status(True, settings.confidence))
+        now.append(found.difference()["ci"] or (-bound, bound))
+        statuses.append(status)
         if missing and missing.bound is None:
             needed.append(missing.rows_needed)
-        then.append(percentile(a, b, cell.metric, names, trial))
-    truth = float(np.mean(deltas)) if cell.truth is None else cell.truth
+        then.append(percentile(a, b, cell.metric, names))
     ends_now, ends_then = np.array(now), np.array(then)
     given, widths = np.isfinite(ends_now[:, 0]), np.ptp(ends_then, axis=1)
     return {
         "cell": cell.name,
         "groups": groups,
         "trials": trials,
-        "truth": truth,
+        "truth": cell.truth,
         "null": cell.null,
-        "covered_before": _covered(ends_then, truth),
-        "covered": _covered(ends_now, truth),
-        "covered_where_given": _covered(ends_now[given], truth) if given.any() else None,
+        "covered_before": _covered(ends_then, cell.truth),
+        "covered": _covered(ends_now, cell.truth),
+        "covered_where_given": _covered(ends_now[given], cell.truth) if given.any() else None,
         "no_interval": float((~given).mean()),
         "inconclusive": statuses.count("inconclusive") / trials,
         "rows_needed_said": sum(count is not None for count in needed) / len(needed) if needed else None,

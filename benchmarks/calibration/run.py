@@ -184,7 +184,8 @@ def comparisons_page(part: dict[str, Any]) -> list[str]:
 
 
 def _made(part: dict[str, Any]) -> str:
-    return f"Command: `{part['command']}`; {part['cpu_s']:.0f} CPU-s; {part['machine']}."
+    note = f" {part['note']}" if "note" in part else ""
+    return f"Command: `{part['command']}`; {part['cpu_s']:.0f} CPU-s; {part['machine']}.{note}"
 
 
 PARTS = {"intervals": (measure_intervals, intervals_page), "comparisons": (measure_comparisons, comparisons_page)}
