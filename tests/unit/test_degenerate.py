@@ -59,6 +59,14 @@ def test_a_side_that_is_cut_off_or_unreadable_proves_nothing() -> None:
     assert reason in cut.verdict
     assert text.render(cut.result).count("cut off at the length limit") == 1
     assert judged([*every(good[1:], finish_reason="length"), good[0]], good).status != "inconclusive"
+    both = judged(every(good, finish_reason="length"), every(good, finish_reason="length"))
+    assert both.verdict.startswith("Inconclusive: every answer of both sides was cut off at the length limit;")
+    known = [*every(good[:10], finish_reason="length"), *good[10:]]
+    assert "33% of the answers of base were cut off" in " ".join(judged(known, good).result["warnings"])
+    seeds = tuple(PredictionFile(name, lines) for name, lines in (("s1", good), ("s2", every(good, prediction=""))))
+    found = compare(PredictionFile("base", good), seeds, captioning.TASK, captioning.Config(), QUICK)
+    assert found.verdict.startswith("Inconclusive: every answer of 1 of the 2 files of ")
+    assert found.verdict.count("is empty") == 1
     boxes = {"references": [], "boxes": [[100, 100, 400, 400]]}
     prose = [Line(f"{n}", "it is on the left", boxes) for n in range(30)]
     written = [replace(line, prediction='{"bbox_2d": [100, 100, 400, 400]}') for line in prose]

@@ -230,11 +230,11 @@ def test_equal_answers_in_a_metric_without_a_scale_bound_nothing() -> None:
 
 def test_few_or_uneven_groups_and_long_tails_say_how_many_rows_it_takes() -> None:
     few = compared(MEAN, np.zeros(19), RNG.random(19)).estimate.missing
-    skewed = compared(MEAN, np.zeros(49), np.exp(1.5 * RNG.standard_normal(49))).estimate.missing
+    skewed = compared(MEAN, np.zeros(59), np.exp(1.5 * RNG.standard_normal(59))).estimate.missing
     assert few is not None
     assert skewed is not None
     assert (few.status, few.rows_needed) == ("inconclusive", 20)
-    assert (skewed.status, skewed.rows_needed) == ("inconclusive", 50)
+    assert (skewed.status, skewed.rows_needed) == ("inconclusive", 60)
     assert "strongly skewed" in skewed.reason
     values = RNG.random((2, 120))
     sides = [(np.stack([side, np.ones(120)], axis=1),) for side in values]
@@ -289,6 +289,14 @@ def test_seeds_that_hardly_differ_are_no_proof() -> None:
     assert found.status(True, 0.95) == "no_difference"
     assert seeds(same, same).estimate.missing.reason.startswith("no row differs; differences up to 7.1 points")
     assert seeds(1 - same, same, other).estimate.interval is not None
+    # Equally right in every row and seed is not certain, either.
+    zero, all_right = np.zeros(50), np.ones(50)
+    stats = [np.stack([side, np.ones(50)], axis=1) for side in (zero, all_right)]
+    sure = SufficientStatistics(F1, (stats[0],), (stats[1],) * 3)
+    interval = compare_metric(sure, [f"{n}" for n in range(50)], QUICK).estimate.interval
+    assert interval is not None
+    assert 0.85 < interval.low < 0.96
+    assert interval.high == 1
 
 
 def test_a_difference_that_is_the_same_in_every_row_is_not_certain() -> None:

@@ -165,8 +165,8 @@ def compare_prompt_baselines(
         metric = metric_results([primary], evidence, context)[0] if len(evidence.answered) else None
         names: Sides[str] = {"a": file.name, "b": name_of(b)}
         why_not = [
-            *verdict.reasons_inconclusive(evidence, metric),
             *degenerate_sides(evidence.answered, context, names),
+            *verdict.reasons_inconclusive(evidence, metric),
         ]
         unscored: UnscoredPromptBaseline = {
             "prompt_baseline": file.name,
@@ -275,8 +275,8 @@ def _conclude(
     a, b, evidence, rows = match.a, match.b, match.evidence, match.evidence.answered
     names: Sides[str] = {"a": name_of(a), "b": name_of(b)}
     why_not = [
-        *verdict.reasons_inconclusive(evidence, match.results[0] if match.results else None),
         *degenerate_sides(rows, context, names),
+        *verdict.reasons_inconclusive(evidence, match.results[0] if match.results else None),
     ]
     best = best_prompt_baseline(baselines, match.results[0]) if match.results else None
     slices, notes = _slices(match, context, evaluation)

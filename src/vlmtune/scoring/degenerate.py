@@ -1,9 +1,9 @@
 """Sides about which nothing can be concluded, whatever they score: every answer cut off, empty or unreadable.
 
-That no score differs is another reason, which `estimation.no_evidence` finds in the scores.
+That no score differs is another reason, which `estimation` finds in the scores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from vlmtune.predictions import Line
 from vlmtune.scoring.metric_comparison import ScoringContext
@@ -22,19 +22,24 @@ def degenerate_sides(rows: Rows, context: ScoringContext, names: Sides[str]) -> 
     """
     if not len(rows):
         return []
-    sides = ((names["a"], rows.a), (names["b"], rows.b))
-    return [
-        reason
-        for name, files in sides
-        for reason in _same_fate(name, [line for lines in files for line in lines], context)
-    ]
+    fates = [[_fate(lines, context) for lines in side] for side in (rows.a, rows.b)]
+    every = {fate for side in fates for fate in side}
+    if len(every) == 1:
+        return [fate.format("both sides") for fate in every if fate]
+    reasons = []
+    for side, name in zip(fates, (names["a"], names["b"]), strict=True):
+        for fate in dict.fromkeys(filter(None, side)):
+            files = f"{side.count(fate)} of the {len(side)} files of {name}"
+            reasons.append(fate.format(name if side.count(fate) == len(side) else files))
+    return reasons
 
 
-def _same_fate(name: str, lines: Sequence[Line], context: ScoringContext) -> Iterator[str]:
-    """What happened to every answer of a side."""
+def _fate(lines: Sequence[Line], context: ScoringContext) -> str | None:
+    """What happened to every answer of a file, {} being whose they are; None where they had different fates."""
     if all(line.finish_reason == "length" for line in lines):
-        yield f"every answer of {name} was cut off at the length limit; raise inference.max_new_tokens"
+        return "every answer of {} was cut off at the length limit; raise inference.max_new_tokens"
     if all(not (line.prediction or "").strip() for line in lines):
-        yield f"every answer of {name} is empty"
-    elif all(answer is None for answer in read_answers(lines, context.task, context.config)):
-        yield f"no answer of {name} can be read by the task"
+        return "every answer of {} is empty"
+    if all(answer is None for answer in read_answers(lines, context.task, context.config)):
+        return "no answer of {} can be read by the task"
+    return None

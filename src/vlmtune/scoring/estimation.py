@@ -8,7 +8,7 @@ Letters: N rows, G groups, K statistics, R resamples.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,9 +30,9 @@ from vlmtune.scoring.intervals import (
     tango_interval,
 )
 from vlmtune.scoring.results import IntervalMethod, Status
-from vlmtune.scoring.statistics import FEWEST_GROUPS, IntervalEstimate, Resamples
+from vlmtune.scoring.statistics import FEWEST_GROUPS, IntervalEstimate, Resamples, estimate_seed_difference
 
-FEWEST_SKEWED = 50
+FEWEST_SKEWED = 60
 """With fewer groups, no interval of strongly skewed differences keeps its level."""
 
 MANY_TIES = 0.1
@@ -123,38 +123,46 @@ class Design:
 
 @dataclass(frozen=True)
 class PairedStatistics:
-    """One metric's statistics of both sides, each a single file: per row [N, K], and summed per group [G, K]."""
+    """One metric's statistics per file of both sides: per row [N, K], and summed per group [G, K]."""
 
     metric: Metric
-    a: Stats
-    b: Stats
-    grouped: tuple[Stats, Stats]
+    a: tuple[Stats, ...]
+    b: tuple[Stats, ...]
+    grouped: tuple[tuple[Stats, ...], tuple[Stats, ...]]
     design: Design
 
-    def difference(self, a: Stats, b: Stats) -> Values:
-        """B - A of summed statistics [..., K]."""
-        difference: Values = self.metric.summarise(b) - self.metric.summarise(a)
+    @property
+    def single(self) -> bool:
+        """Whether each side is one file."""
+        return len(self.a) == len(self.b) == 1
+
+    def difference(self, a: Sequence[Stats], b: Sequence[Stats]) -> Values:
+        """B - A of summed statistics [..., K], each the mean over its files."""
+        before, after = (np.mean([self.metric.summarise(stats) for stats in side], axis=0) for side in (a, b))
+        difference: Values = after - before
         return difference
 
     @cached_property
     def row_scores(self) -> tuple[Values, Values]:
-        """Scores of each row alone [N]."""
-        return np.asarray(self.metric.summarise(self.a)), np.asarray(self.metric.summarise(self.b))
+        """Scores of each row alone [N], the means over the files of each side."""
+        before, after = (np.mean([self.metric.summarise(stats) for stats in side], axis=0) for side in (self.a, self.b))
+        return before, after
 
     @cached_property
     def tied(self) -> NDArray[np.bool_]:
-        """Rows that score the same on both sides [N], also as a part of a corpus."""
-        before, after = self.row_scores
-        tied: NDArray[np.bool_] = before == after if self.metric.binary else (self.a == self.b).all(axis=1)
+        """Rows that score the same in all files [N], also as a part of a corpus."""
+        files = np.stack((*self.a, *self.b))
+        if self.metric.binary:
+            files = np.asarray(self.metric.summarise(files))[..., None]
+        tied: NDArray[np.bool_] = (files == files[0]).all(axis=(0, 2))
         return tied
 
     @cached_property
     def values(self) -> Values:
         """Jackknife values [G] of the difference."""
-        a, b = self.grouped
-        total_a, total_b = a.sum(axis=0), b.sum(axis=0)
-        left_out = self.difference(total_a - a, total_b - b)
-        return jackknife_values(float(self.difference(total_a, total_b)), left_out)
+        totals = [[stats.sum(axis=0) for stats in side] for side in self.grouped]
+        without = [[stats.sum(axis=0) - stats for stats in side] for side in self.grouped]
+        return jackknife_values(float(self.difference(*totals)), self.difference(*without))
 
     @cached_property
     def differing(self) -> int:
@@ -187,7 +195,7 @@ class PairedStatistics:
     @cached_property
     def method(self) -> IntervalMethod:
         """The method that keeps its level on such differences."""
-        if self.metric.binary and self.design.independent:
+        if self.metric.binary and self.design.independent and self.single:
             return "tango"
         if self.constant or (self.bounded and (self.metric.binary or self.tied.mean() >= MANY_TIES)):
             return "pseudo_groups_t"
@@ -207,14 +215,14 @@ class PairedStatistics:
 def estimate_differences(
     metrics: Sequence[PairedStatistics], resamples: Resamples, confidence: float
 ) -> list[DifferenceEstimate]:
-    """The difference B - A in every metric, on the same rows and resamples."""
+    """The difference B - A in every metric, on the same rows and resamples, of one file a side."""
     missing = [_missing(one, confidence) for one in metrics]
     skewed = [
         one
         for one, reason in zip(metrics, missing, strict=True)
         if reason is None and one.method == "jackknife_t_and_bootstrap_t"
     ]
-    columns = [part for one in skewed for part in (*one.grouped, moment_columns(one.values))]
+    columns = [part for one in skewed for part in (one.grouped[0][0], one.grouped[1][0], moment_columns(one.values))]
     sums = iter(resamples.bootstrap(columns) if columns else [])
     estimates = []
     for one, reason in zip(metrics, missing, strict=True):
@@ -223,7 +231,7 @@ def estimate_differences(
             continue
         interval = _interval(one, confidence)
         if one.method == "jackknife_t_and_bootstrap_t":
-            resampled = one.difference(next(sums), next(sums))
+            resampled = one.difference([next(sums)], [next(sums)])
             interval = interval.union(studentised_interval(one.values, resampled, next(sums), confidence))
         estimates.append(_within_scale(one, interval))
     return estimates
@@ -252,8 +260,8 @@ def _within_scale(one: PairedStatistics, interval: IntervalEstimate) -> Differen
 def _missing(one: PairedStatistics, confidence: float) -> NoInterval | None:
     """Why there is no interval; None if there is one."""
     design, reason = one.design, None
-    needed = fewest_discordant(confidence) if one.method != "pseudo_groups_t" or one.constant else 1
-    if nothing := no_evidence(one.metric, (one.a, one.b), design, one.differing, needed, confidence):
+    needed = 1 if one.method == "pseudo_groups_t" and not one.constant else fewest_discordant(confidence)
+    if nothing := _no_evidence(one, needed, confidence):
         return nothing
     if one.constant and not one.within_scale:
         reason = f"every {design.noun} changes by the same amount"
@@ -266,24 +274,41 @@ def _missing(one: PairedStatistics, confidence: float) -> NoInterval | None:
     return NoInterval(reason, "inconclusive") if reason else None
 
 
-def no_evidence(
-    metric: Metric, files: Sequence[Stats], design: Design, differing: int, needed: int, confidence: float
-) -> NoInterval | None:
+def estimate_seed_differences(
+    metrics: Sequence[PairedStatistics], resamples: Resamples, confidence: float
+) -> list[DifferenceEstimate]:
+    """The difference B - A in every metric, on the same rows and resamples, each side the mean over its seeds."""
+    sums = iter(resamples.bootstrap([stats for one in metrics for side in one.grouped for stats in side]))
+    estimates = []
+    for one in metrics:
+        drawn = [np.stack([one.metric.summarise(next(sums)) for _ in side]) for side in one.grouped]
+        if missing := _no_evidence(one, fewest_discordant(confidence), confidence):
+            estimates.append(DifferenceEstimate(None, None, missing))
+            continue
+        scores = [[float(one.metric.summarise(stats.sum(axis=0))) for stats in side] for side in one.grouped]
+        groups, discrete = one.design.groups, one.method == "pseudo_groups_t" and one.within_scale
+        step = one.pseudo_step if discrete else 0.0
+        # What two groups at `step` and -`step` would add to the variance of the mean over the rows.
+        unseen = 2 * step**2 / ((groups + 1) * (groups + 2))
+        interval = estimate_seed_difference((scores[0], scores[1]), (drawn[0], drawn[1]), groups, confidence, unseen)
+        if interval.standard_error > 0:
+            estimates.append(replace(_within_scale(one, interval), method="seeds_t"))
+        else:
+            reason = f"every {one.design.noun} changes by the same amount in every seed"
+            estimates.append(DifferenceEstimate(None, None, NoInterval(reason, "inconclusive")))
+    return estimates
+
+
+def _no_evidence(one: PairedStatistics, needed: int, confidence: float) -> NoInterval | None:
     """Why these rows cannot show a change, whatever the method; None if they can.
 
-    Args:
-        metric: scores the rows.
-        files: statistics [N, K] of all files of both sides.
-        design: which rows depend on each other.
-        differing: groups with a row that does not score the same in all files.
-        needed: such groups that an interval takes.
-        confidence: level of the intervals.
+    `needed` is how many groups have to differ for an interval.
     """
-    if not design.enough:
-        return design.too_small()
-    if constant := _constant_score(metric, files):
+    if not one.design.enough:
+        return one.design.too_small()
+    if constant := _constant_score(one.metric, (*one.a, *one.b)):
         return NoInterval(constant, "inconclusive")
-    return _few_differ(metric, design, differing, confidence) if differing < needed else None
+    return _few_differ(one, confidence) if one.differing < needed else None
 
 
 def _constant_score(metric: Metric, files: Sequence[Stats]) -> str | None:
@@ -302,17 +327,18 @@ def _constant_score(metric: Metric, files: Sequence[Stats]) -> str | None:
     return f"{found} in {metric.name}, which therefore cannot show a change"
 
 
-def _few_differ(metric: Metric, design: Design, differing: int, confidence: float) -> NoInterval:
+def _few_differ(one: PairedStatistics, confidence: float) -> NoInterval:
     """What can be said if too few groups differ.
 
     For bounded metrics it is how large a difference can be at most. For others nothing bounds it, not even where a few
     groups differ; where none does, it is how many of all groups may.
     """
-    noun, fewest = design.noun, fewest_discordant(confidence)
+    metric, design, differing, fewest = one.metric, one.design, one.differing, fewest_discordant(confidence)
+    noun = design.noun
     reason = ("no", "only one")[differing] if differing < 2 else f"only {differing}"
     reason += f" {noun} differs" if differing < 2 else f" {noun}s differ"
     share, bound = largest_share(differing, int(design.effective), confidence), None
-    if metric.binary or metric.bounded:
+    if one.bounded:
         bound = share * metric.scale
         reason += f"; differences up to {100 * share:.1f} points are not excluded"
     elif differing == 0:

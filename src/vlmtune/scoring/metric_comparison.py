@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from vlmtune.metrics import Metric, Stats
 from vlmtune.registry import BaseConfig
 from vlmtune.scoring import StatisticsConfig
-from vlmtune.scoring.estimation import Design, DifferenceEstimate, PairedStatistics, estimate_differences, no_evidence
-from vlmtune.scoring.intervals import fewest_discordant
+from vlmtune.scoring.estimation import (
+    Design,
+    DifferenceEstimate,
+    PairedStatistics,
+    estimate_differences,
+    estimate_seed_differences,
+)
 from vlmtune.scoring.pairing import Evidence, Lines
 from vlmtune.scoring.results import Difference, Interval, McNemar, MetricResult, Sides, Status
 from vlmtune.scoring.score import measure, signature, summary
@@ -22,7 +27,6 @@ from vlmtune.scoring.statistics import (
     Resamples,
     by_group,
     detectable_difference,
-    estimate_seed_difference,
     holm,
     mcnemar,
     randomization_p,
@@ -113,14 +117,12 @@ def compare_metrics(
     scores = [[tuple(summary(one.metric, stats) for stats in side) for side in (one.a, one.b)] for one in grouped]
     resamples = Resamples(design.groups, settings.resamples, settings.seed)
     single = all(one.single for one in statistics)
-    if single:
-        pairs = [
-            PairedStatistics(one.metric, one.a[0], one.b[0], (sums.a[0], sums.b[0]), design)
-            for one, sums in zip(statistics, grouped, strict=True)
-        ]
-        estimates = estimate_differences(pairs, resamples, settings.confidence)
-    else:
-        estimates = _estimate_seed_differences(statistics, grouped, scores, resamples, design, settings.confidence)
+    pairs = [
+        PairedStatistics(one.metric, one.a, one.b, (sums.a, sums.b), design)
+        for one, sums in zip(statistics, grouped, strict=True)
+    ]
+    estimate = estimate_differences if single else estimate_seed_differences
+    estimates = estimate(pairs, resamples, settings.confidence)
     exact = [_mcnemar(one, design) if single else None for one in statistics]
     chances: list[float | None] = [None] * len(statistics)
     if test and single and design.enough:
@@ -133,29 +135,6 @@ def compare_metrics(
         MetricComparison(a, b, estimate, p, counts)
         for (a, b), estimate, p, counts in zip(scores, estimates, chances, exact, strict=True)
     ]
-
-
-def _estimate_seed_differences(
-    statistics: Sequence[SufficientStatistics],
-    grouped: Sequence[SufficientStatistics],
-    scores: Sequence[Sequence[tuple[float, ...]]],
-    resamples: Resamples,
-    design: Design,
-    confidence: float,
-) -> list[DifferenceEstimate]:
-    sums = iter(resamples.bootstrap([stats for one in grouped for stats in (*one.a, *one.b)]))
-    estimates = []
-    for rows, one, (a, b) in zip(statistics, grouped, scores, strict=True):
-        drawn_a, drawn_b = (np.stack([one.metric.summarise(next(sums)) for _ in side]) for side in (a, b))
-        files = (*rows.a, *rows.b)
-        differing = len(np.unique(design.of_row[(np.stack(files) != files[0]).any(axis=(0, 2))]))
-        missing = no_evidence(one.metric, files, design, differing, fewest_discordant(confidence), confidence)
-        if missing is None:
-            interval = estimate_seed_difference((a, b), (drawn_a, drawn_b), design.groups, confidence)
-            estimates.append(DifferenceEstimate(interval, "seeds_t", None))
-        else:
-            estimates.append(DifferenceEstimate(None, None, missing))
-    return estimates
 
 
 def _randomized(grouped: Sequence[SufficientStatistics], resamples: Resamples) -> list[Stats]:

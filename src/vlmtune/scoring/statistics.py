@@ -185,6 +185,7 @@ def estimate_seed_difference(
     resampled: tuple[Resampled, Resampled],
     groups: int,
     confidence: float,
+    unseen: float = 0.0,
 ) -> IntervalEstimate:
     """Interval of mean(B) - mean(A), each over its seeds. There is no p-value: swapping sides would mix up seeds.
 
@@ -200,9 +201,10 @@ def estimate_seed_difference(
         resampled: per side, the scores [K, R] on the same resampled rows.
         groups: G, for the degrees of freedom of V.
         confidence: level of the two-sided interval.
+        unseen: variance added to V, for changes that the rows at hand do not show.
     """
     delta = float(np.mean(scores[1]) - np.mean(scores[0]))
-    row_variance = float((resampled[1].mean(axis=0) - resampled[0].mean(axis=0)).var(ddof=1))
+    row_variance = float((resampled[1].mean(axis=0) - resampled[0].mean(axis=0)).var(ddof=1)) + unseen
     sides = [_seed_variance(observed, drawn) for observed, drawn in zip(scores, resampled, strict=True)]
     sampling = sum(noise for _, noise, _ in sides)
     spread = sum(variance for variance, _, _ in sides)
