@@ -124,6 +124,21 @@ def test_placeholders_of_other_programs_are_refused(mark: str) -> None:
         init(rows("swift/train.jsonl", lambda n: {"messages": messages}))
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ("dataset.limit.train=-3", "^bad.yaml.*dataset.limit.train must be greater than 0"),
+        ("training.epochs=0", "^bad.yaml.*training.epochs must be greater than 0"),
+        ("dataset.imag=x", "unknown key 'dataset.imag'; did you mean 'image'"),
+    ],
+)
+def test_what_is_set_wrong_is_said_without_inner_paths(sets: str, said: str) -> None:
+    folder = rows("bad/train.jsonl", lambda n: {"caption": f"A fox {n}"})
+    with pytest.raises(ConfigError, match=said) as error:
+        write(folder, Path("bad.yaml"), parse_overrides(["model.name=tiny", sets]))
+    assert "tmp" not in str(error.value)
+
+
 def test_image_marks_before_a_question_are_no_text() -> None:
     config = init(rows("marks/train.jsonl", lambda n: {"query": "<image>\nWhat is it?", "response": f"A {n}."}))
     assert open_role(config.dataset, "train")[0].question == "What is it?"

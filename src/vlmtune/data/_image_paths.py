@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from vlmtune.data._records import names_text
 from vlmtune.errors import DataError
@@ -35,7 +36,10 @@ def template_fields(template: str) -> list[str]:
 
 
 def _checked(template: str) -> str:
-    fields = template_fields(template)
+    try:
+        fields = template_fields(template)
+    except ValueError as error:
+        raise PydanticCustomError("image_path", "{reason}", {"reason": str(error)}) from None
     return template if fields else f"{template.rstrip('/')}/{{{FILE}}}"
 
 

@@ -7,7 +7,8 @@ are always text: "007" stays "007". CSV may be gzipped.
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from vlmtune.data import DatasetConfig, Splits
 from vlmtune.data._file_shards import FileShards, find_files
@@ -17,6 +18,15 @@ from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ENDINGS, open_table
 from vlmtune.data._text import ending
 from vlmtune.errors import DataError
+
+
+def _one_character(text: str) -> str:
+    if len(text) != 1:
+        raise PydanticCustomError("separator", "must be one character, such as ; (got {got})", {"got": repr(text[:20])})
+    return text
+
+
+Separator = Annotated[str, AfterValidator(_one_character)]
 
 
 class Config(DatasetConfig):
@@ -32,7 +42,7 @@ class Config(DatasetConfig):
     """File with the rows of each role, in the format of its ending: .csv, .tsv (also .csv.gz), .xlsx, .parquet, .arrow
     or .feather. A pattern (`train-*.parquet`) takes all matching files, sorted by name."""
 
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Separator | None = None
     """Separator of the values in a CSV file; null means the one of a first line `sep=;`, else a comma for .csv and a
     tab for .tsv."""
 

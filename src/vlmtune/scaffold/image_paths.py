@@ -12,6 +12,7 @@ from vlmtune.data import Folder, is_base64
 from vlmtune.scaffold.columns import Column
 from vlmtune.scaffold.questions import Option, Undecided
 
+MAX_OPTIONS = 6
 MOST = 0.8
 """Fraction of the first rows whose images must be found in the same way."""
 
@@ -62,7 +63,7 @@ def find_image_path(columns: Sequence[Column], records: Sequence[Mapping[str, An
         if found:
             options = [
                 Option(f"as {each.example}", (f"dataset.image={each.column}", f"dataset.image_path={each.template}"))
-                for each in found
+                for each in found[:MAX_OPTIONS]
             ]
             raise Undecided("the images of the rows can be found in several ways.", options)
     return None

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,6 +42,9 @@ PEEKED_NAMES = 50
 """Names of images in a file that are looked up."""
 
 MAX_LISTED = 5
+MAX_BESIDE = 30
+"""Entries of a folder above the rows, up to which images are looked for in it."""
+
 _IMAGE = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})(?:[\"',;\t|]|$)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w-]{3,}")
 """What may be the name of an image without its ending."""
@@ -149,7 +153,7 @@ def _folders(folder: Path) -> list[Path]:
 def _annotations(folder: Path, files: Sequence[Path], found: str, given: Mapping[str, Any]) -> SourceSettings:
     """Annotation files of one format. Images are looked up below the folder, or the one above the annotations."""
     root = folder
-    if not _images_below(folder) and _images_below(folder.parent):
+    if not _images_below(folder) and is_small(folder.parent) and _images_below(folder.parent):
         root = folder.parent
 
     def choose(role: str, names: list[str]) -> tuple[str, str]:
@@ -161,6 +165,11 @@ def _annotations(folder: Path, files: Sequence[Path], found: str, given: Mapping
     splits, warning = assign_splits([file.relative_to(root).as_posix() for file in files], given, choose)
     block = {"source": "annotations", "path": str(root), "format": found}
     return SourceSettings(block, f"{files[0].name} is in the format {found}", splits, warning)
+
+
+def is_small(folder: Path) -> bool:
+    """Whether a folder may be that of one dataset, rather than of many other things."""
+    return folder.is_dir() and len(list(islice(folder.iterdir(), MAX_BESIDE + 1))) <= MAX_BESIDE
 
 
 def _images_below(folder: Path) -> bool:

@@ -34,7 +34,7 @@ from vlmtune.scaffold.infer_join import infer_join
 from vlmtune.scaffold.infer_roles import infer_roles, infer_task_settings, split_column
 from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.settings import infer_settings
-from vlmtune.scaffold.sources import find_source, with_image_root, with_root
+from vlmtune.scaffold.sources import find_source, is_small, with_image_root, with_root
 from vlmtune.scaffold.split_names import assign_splits, role_of
 
 INSPECTED_ROWS = 50
@@ -80,6 +80,8 @@ def write(text: str, file: Path, given: Mapping[str, Any]) -> Scaffold:
     blocks = {name: _block(given, name) for name in ("dataset", "task")}
     source = find_source(text, blocks["dataset"])
     records = _records(source, blocks["dataset"])
+    if records.count == 0:
+        raise DataError(f"{records.where}: no rows; the file is empty")
     first = _first_rows(records)
     if (boxed := _with_labels(source, first, blocks)) is not source:
         source = boxed
@@ -149,7 +151,8 @@ def _images_by_name(
     if are_complete(columns, Path(source.block["path"])):
         return source, None
     folder = Path(source.block["path"])
-    for path in (folder, *([folder.parent] if "path" not in given and not Folder(folder).images else [])):
+    may_be_above = "path" not in given and not Folder(folder).images and is_small(folder.parent)
+    for path in (folder, *([folder.parent] if may_be_above else [])):
         if (found := find_image_path(columns, first, path)) is not None:
             return with_root(source, path), found
     return source, None
@@ -326,7 +329,11 @@ def _try_out(content: str, file: Path, limit: int | None) -> Config:
         limits = {role: limit if limit and role == "train" else 1 for role in ROLES}
         # Dividing a remote split by shares would download all of it.
         overrides = {"max_bad_fraction": 1} if limit is None else {"stream": True, "shares": None}
-        config = load(str(draft), [{"dataset": {"limit": limits, **overrides}}]).config
+        try:
+            load(str(draft))
+            config = load(str(draft), [{"dataset": {"limit": limits, **overrides}}]).config
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(draft), str(file))) from None
     task = registry.load("tasks", config.task.name).TASK
     distinct = {getattr(config.dataset.splits, role): role for role in reversed(ROLES)}
     for role in ROLES if limit is None else distinct.values():
