@@ -15,11 +15,14 @@ from writers import (
     classes,
     classes_with_files,
     coco,
+    coco_splits,
+    competition,
     cvat,
     data_urls,
     encoded,
     excel,
     first_box,
+    headless,
     karpathy,
     label_studio,
     llava,
@@ -346,4 +349,32 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("PDF and TIFF pages", pages, {**CAPTIONING, "dataset.image": "document"}),
     Layout("HEIC and AVIF", phones, CAPTIONING),
     Layout("images elsewhere", elsewhere, CAPTIONING, ("dataset.image_roots=[{place}/elsewhere]",)),
+    Layout(
+        "objects with boxes and labels",
+        lines(
+            lambda _, d: {"objects": [{"bbox": list(b), "label": c} for b, c in zip(d.boxes, d.colors, strict=True)]}
+        ),
+        {
+            "task.name": "grounding",
+            "dataset.boxes": "objects",
+            "dataset.question": None,
+            "task.prompt": "Detect every black, blue, brown, green, orange, purple, red and teal. Report their "
+            "bounding boxes and labels in JSON format.",
+        },
+    ),
+    Layout(
+        "a table without a header",
+        headless,
+        {"task.name": "classification", "task.labels": ["few", "many"], "dataset.format": "captions"},
+    ),
+    Layout(
+        "a test file without answers",
+        competition,
+        {**CAPTIONING, "dataset.splits.test": "train.csv", "dataset.image_path": "train/{file}.jpg"},
+    ),
+    Layout(
+        "COCO boxes of two splits with equal names",
+        coco_splits,
+        {**BOXED, "dataset.splits.validation": "annotations/instances_val2017.json"},
+    ),
 )

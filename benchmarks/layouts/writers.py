@@ -424,3 +424,44 @@ def first_box(each: Drawn) -> list[int]:
     """Corner and size of the first shape."""
     x, y, right, bottom = each.boxes[0]
     return [x, y, right - x, bottom - y]
+
+
+def headless(folder: Path) -> None:
+    """Lines of an image and a label."""
+    drawn = pictures(folder / "imgs")
+    labels = ["few" if len(each.colors) < 4 else "many" for each in drawn]
+    (folder / "labels.csv").write_text("".join(f"{n:03}.jpg,{label}\n" for n, label in enumerate(labels)))
+
+
+def competition(folder: Path) -> None:
+    """A train table with answers and a test table without, each with a folder of images."""
+    drawn = pictures(folder / "train")
+    for n in range(10):
+        (folder / "test").mkdir(exist_ok=True)
+        draw(n + 2 * COUNT).image.save(folder / "test" / f"t{n:03}.jpg")
+    table(folder / "train.csv", ["id", "caption"], [[f"{n:03}", each.caption] for n, each in enumerate(drawn)])
+    table(folder / "test.csv", ["id"], [[f"t{n:03}"] for n in range(10)])
+
+
+def coco_splits(folder: Path) -> None:
+    """COCO's boxes of two splits, whose images have the same names."""
+    (folder / "annotations").mkdir(parents=True)
+    for split, first, count in (("train", 0, 50), ("val", 200, 20)):
+        (folder / f"{split}2017").mkdir()
+        images, annotations = [], []
+        for n in range(count):
+            each = draw(first + n)
+            each.image.save(folder / f"{split}2017" / f"{n:012}.jpg")
+            images.append({"id": n, "file_name": f"{n:012}.jpg"})
+            for color, (x, y, right, bottom) in zip(each.colors, each.boxes, strict=True):
+                box = [x, y, right - x, bottom - y]
+                annotations.append({"image_id": n, "category_id": COLORS.index(color), "bbox": box})
+        whole = {"images": images, "annotations": annotations, "categories": []}
+        whole["categories"] = [{"id": n, "name": color} for n, color in enumerate(COLORS)]
+        (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(whole))
+
+
+def objects(_: int, each: Drawn) -> dict[str, Any]:
+    """The shapes of a picture, each with its box and label."""
+    pairs = zip(each.boxes, each.colors, strict=True)
+    return {"objects": [{"bbox": list(box), "label": color} for box, color in pairs]}

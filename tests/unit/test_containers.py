@@ -223,6 +223,12 @@ def test_members_of_a_tar_with_one_key_are_a_row(tmp_path: Path) -> None:
     assert targets(several.open(config, "train-*.tar", 3)) == ["One.", "Two.", "Three."]
 
 
+def test_a_gzipped_tar_is_read(tmp_path: Path) -> None:
+    packed = tar(tmp_path / "t.tar", {"0.jpg": PICTURE, "0.txt": b"One."}).read_bytes()
+    (tmp_path / "t.tar.gz").write_bytes(gzip.compress(packed))
+    assert targets(opened(tmp_path / "t.tar.gz")) == ["One."]
+
+
 def test_a_tar_is_not_unpacked_and_its_links_are_not_followed(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "t.tar"
     with tarfile.open(file, "w") as archive:

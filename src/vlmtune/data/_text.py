@@ -3,7 +3,7 @@
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -53,8 +53,7 @@ def as_utf8(file: Path) -> Path:
     is_plain = not data.startswith(GZIP) and _encoding(data) == "utf-8-sig"
     if is_plain and not (b"\r" in data and b"\n" not in data):
         return file
-    key = ["text", str(file.resolve()), file_fingerprint(str(file)), file.stat().st_mtime_ns]
-    return _download.build_once(cache_file("rows", key, ".txt"), lambda building: _convert(file, building))
+    return _cached("text", file, _convert)
 
 
 def read_text(file: Path) -> str:
@@ -100,20 +99,47 @@ def _damage_named(file: Path) -> Iterator[None]:
         raise DataError(f"{file}: the gzip file is damaged or cut off ({error}); copy it again") from None
 
 
+def unzipped(file: Path) -> Path:
+    """The file, or its unpacked copy in the cache if it is gzipped.
+
+    Raises:
+        DataError: it is a damaged gzip file.
+        EnvironmentProblem: it cannot be read, or the cache's disk is full.
+    """
+    with open_readable(file) as stream:
+        if stream.read(len(GZIP)) != GZIP:
+            return file
+    return _cached("unzipped", file, _unzip)
+
+
+def _cached(kind: str, file: Path, build: Callable[[Path, Path], None]) -> Path:
+    key = [kind, str(file.resolve()), file_fingerprint(str(file)), file.stat().st_mtime_ns]
+    return _download.build_once(cache_file("rows", key, ".txt"), lambda building: build(file, building))
+
+
+def _unzip(file: Path, building: Path) -> None:
+    with _unzipped(file) as stream, building.open("wb") as out, _damage_named(file):
+        while chunk := stream.read(CHUNK):
+            out.write(chunk)
+            _refuse_bomb(file, out.tell())
+
+
+def _refuse_bomb(file: Path, size: int) -> None:
+    if size > max(LARGEST, EXPANSION * file.stat().st_size):
+        raise DataError(f"{file}: expands to more than {EXPANSION} times its size; unpack it if you trust it")
+
+
 def _convert(file: Path, building: Path) -> None:
     with _unzipped(file) as stream, _damage_named(file):
         encoding = _encoding(stream.read(PEEKED))
-    largest, written, lines = max(LARGEST, EXPANSION * file.stat().st_size), 0, 1
+    written, lines = 0, 1
     with _unzipped(file) as stream, building.open("w", encoding="utf-8", newline="\n") as out, _damage_named(file):
         text = io.TextIOWrapper(stream, encoding, newline=None)
         try:
             while chunk := text.read(CHUNK):
                 out.write(chunk)
                 written, lines = written + len(chunk), lines + chunk.count("\n")
-                if written > largest:
-                    raise DataError(
-                        f"{file}: expands to more than {EXPANSION} times its size; unpack it if you trust it"
-                    )
+                _refuse_bomb(file, written)
         except UnicodeDecodeError:
             raise not_text(file, lines, encoding[:6].replace("-sig", "").rstrip("-").upper()) from None
         finally:

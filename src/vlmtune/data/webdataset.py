@@ -16,6 +16,7 @@ from vlmtune.data._file_shards import FileShards, find_files
 from vlmtune.data._image_refs import ENDINGS, folder_images, open_readable
 from vlmtune.data._records import ReadRecord, Record, Records
 from vlmtune.data._rows import MappedRows, StringArray
+from vlmtune.data._text import ending, unzipped
 from vlmtune.errors import DataError
 
 KEY = "key"
@@ -49,7 +50,7 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The records of a split, before columns are mapped to roles."""
     folder = Path(config.path).expanduser()
-    files = find_files(folder, split, [file.name for file in folder.glob(f"*{TAR}")])
+    files = find_files(folder, split, [file.name for file in folder.glob("*") if ending(file) == TAR])
     rows = FileShards(files, TarRows, limit)
     images = folder_images(config, folder)
 
@@ -64,11 +65,10 @@ class TarRows:
     """The rows of one tar file: for each member its column, offset and size."""
 
     def __init__(self, file: Path, limit: int | None = None) -> None:
-        self._file, self._keys, self._columns = file, StringArray(), dict[str, int]()
+        self._file, self._tar = file, unzipped(file)
+        self._keys, self._columns = StringArray(), dict[str, int]()
         self._ends, self._names = array("q"), array("q")
         self._starts, self._sizes = array("q"), array("q")
-        with open_readable(file):
-            pass
         for key, column, start, size in self._members():
             if not len(self._keys) or self._keys[-1] != key:
                 if len(self._keys) == limit:
@@ -94,7 +94,7 @@ class TarRows:
     def _members(self) -> Iterator[tuple[str, str, int, int]]:
         """(key, column, offset, size) of every file that is not hidden, in the order of the tar."""
         try:
-            with tarfile.open(self._file, "r:") as archive:
+            with tarfile.open(self._tar, "r:") as archive:
                 for member in archive:
                     path = PurePosixPath(member.name)
                     stem, dot, ending = path.name.partition(".")
@@ -108,7 +108,7 @@ class TarRows:
     def _read(self, index: int, columns: set[str] | None) -> Record:
         record: dict[str, Any] = {KEY: self._keys[index]}
         names, at = list(self._columns), f"{self._file}, row {index}"
-        with open_readable(self._file) as stream:
+        with open_readable(self._tar) as stream:
             for n in range(self._ends[index - 1] if index else 0, self._ends[index]):
                 name = names[self._names[n]]
                 is_image = not name.startswith(".")
