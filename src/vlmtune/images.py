@@ -265,8 +265,8 @@ def _errors_named(where: str) -> Iterator[None]:
         raise ImageError(f"not an image of a known format ({', '.join(FORMATS).lower()})", where) from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), where) from None
-    # TypeError: PIL's TIFF reader, when a tag that must be an integer is declared as another type.
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, TypeError) as error:
+    # TypeError: PIL's TIFF reader, when a tag that must be an integer is declared as another type. RuntimeError: AVIF.
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError, TypeError, RuntimeError) as error:
         raise ImageError(f"cannot be decoded: {error}", where) from None
 
 

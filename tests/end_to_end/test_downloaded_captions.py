@@ -66,4 +66,4 @@ def test_init_and_run_use_all_five_captions(layout: Callable[[Path], None], tmp_
     lines = [json.loads(line) for line in next(outputs.glob("base*.jsonl")).read_text().splitlines()]
     assert result["primary"] == "bleu"
     assert all(len(line["references"]) == 5 for line in lines)
-    assert len(lines) == (14 if layout is karpathy else result["rows"])
+    assert len(lines) == (14 if layout is karpathy else result["rows"]["paired"])

@@ -156,9 +156,9 @@ BINARY = (b"PAR1", b"ARRO", b"\xff\xff\xff\xff", b"PK\3\4", b"d/r0")
 
 def damaged(good: bytes, rng: random.Random) -> bytes:
     """A mutated file. A compressed one may be whole around mutated text: any change to itself is noticed."""
-    if good.startswith(b"\x1f\x8b") and rng.random() < 0.7:
-        return gzip.compress(mutated(gzip.decompress(good), rng), 1)
-    if b"\0" in good[:4] and rng.random() < 0.9:
+    if good.startswith(b"\x1f\x8b"):
+        return gzip.compress(mutated(gzip.decompress(good), rng), 1) if rng.random() < 0.7 else mutated(good, rng)
+    if good[:4] not in BINARY and b"\0" in good[:4] and rng.random() < 0.9:
         encoding = "utf-16" if good.startswith(b"\xff\xfe") else "utf-16-le"
         return mutated(good.decode(encoding).encode(), rng).decode("utf-8", "replace").encode(encoding)
     return mutated(good, rng, binary=good[:4] in BINARY)
