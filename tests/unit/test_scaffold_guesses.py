@@ -110,6 +110,13 @@ def test_an_official_split_column_is_used(names: tuple[str, ...]) -> None:
     assert sum(len(open_role(config.dataset, role)) for role in ROLES) == MANY
 
 
+def test_splits_named_in_capitals_are_known_and_the_test_rows_left_alone() -> None:
+    names = ("Training", "PublicTest", "PrivateTest")
+    config = init(rows("fer/rows.jsonl", lambda n: {"caption": f"{names[n % 3]} {n}", "Usage": names[n % 3]}))
+    assert (config.dataset.split_column, config.dataset.splits.test) == ("Usage", "PublicTest|PrivateTest")
+    assert all(str(row.target).startswith("Training") for row in open_role(config.dataset, "train"))
+
+
 def test_folders_named_like_splits_are_not_labels() -> None:
     for split in ("train", "val"):
         images(f"bare/images/{split}")

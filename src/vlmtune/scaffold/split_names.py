@@ -17,8 +17,9 @@ ROLE_NAMES = {
 
 
 def role_of(name: str) -> str | None:
-    """The role that the name of a split mentions first."""
-    for word in re.split(r"[^a-z]+", name.lower()):
+    """The role that the name of a split mentions first; PublicTest mentions test."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    for word in re.split(r"[^a-z]+", spaced):
         for role, words in ROLE_NAMES.items():
             if word in words:
                 return role
