@@ -136,6 +136,7 @@ def page_count(data: bytes, where: str) -> int:
             return len(document)
     if not data.startswith((b"II*\0", b"MM\0*")):
         return 1
+    _silence_pillow()
     with _errors_named(where), Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
         return int(getattr(image, "n_frames", 1))
 
