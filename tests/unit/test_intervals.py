@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,6 +227,21 @@ def test_equal_answers_in_a_metric_without_a_scale_bound_nothing() -> None:
     few = compared(MEAN, some, np.where(np.arange(40) < 2, some + 0.1, some)).estimate.missing
     assert few is not None
     assert (few.status, few.rows_needed) == ("inconclusive", 100), "nothing is known about how much the others may move"
+
+
+def test_a_skewed_change_far_from_zero_has_a_sign_and_no_size() -> None:
+    """As captions that had no word in common with their references, and now have most."""
+    skewed = np.array([0.62] * 10 + [0.66] * 10 + [0.7] * 10 + [0.92] * 10)
+    for sign, status in ((1, "improved"), (-1, "worse")):
+        found = compared(MEAN, np.ones(40), 1 + sign * skewed)
+        assert found.estimate.interval is None
+        assert found.status(True, 0.95) == status
+        assert found.estimate.missing is not None
+        assert found.estimate.missing.reason.startswith("the change is 39 times its standard error")
+    assert replace(found, p=0.2).status(True, 0.95) == "inconclusive", "the test has to agree"
+    near = compared(MEAN, np.ones(40), 1 + skewed - 0.65).estimate.missing
+    assert near is not None
+    assert near.status == "inconclusive"
 
 
 def test_few_or_uneven_groups_and_long_tails_say_how_many_rows_it_takes() -> None:

@@ -35,6 +35,11 @@ from vlmtune.scoring.statistics import FEWEST_GROUPS, IntervalEstimate, Resample
 FEWEST_SKEWED = 60
 """With fewer groups, no interval of strongly skewed differences keeps its level."""
 
+FAR = 12.0
+"""Standard errors from 0 beyond which the sign of a strongly skewed change is not in doubt on few groups. Without a
+difference, 20 to 59 groups of ten skewed distributions are as far away in 0 to 1.4 % of the cases; of a lognormal with
+sigma 2, in up to 3.5 %."""
+
 MANY_TIES = 0.1
 """Share of tied rows from which a bounded metric is taken as discrete."""
 
@@ -175,6 +180,11 @@ class PairedStatistics:
         return bool(np.ptp(self.values) <= 1e-9 * max(1.0, abs(float(self.values.mean()))))
 
     @property
+    def errors_from_zero(self) -> float:
+        """The change in units of its standard error."""
+        return float(self.values.mean() / (self.values.std(ddof=1) / math.sqrt(self.design.effective)))
+
+    @property
     def df(self) -> float:
         """Degrees of freedom of the jackknife."""
         return self.design.effective - 1
@@ -266,12 +276,25 @@ def _missing(one: PairedStatistics, confidence: float) -> NoInterval | None:
     if one.constant and not one.within_scale:
         reason = f"every {design.noun} changes by the same amount"
     elif one.method == "jackknife_t_and_bootstrap_t" and design.effective < FEWEST_SKEWED:
+        return _skewed(one)
+    return NoInterval(reason, "inconclusive") if reason else None
+
+
+def _skewed(one: PairedStatistics) -> NoInterval:
+    """What can be said about a strongly skewed change on few groups: its sign, if it is far from 0."""
+    noun, errors = one.design.noun, one.errors_from_zero
+    if abs(errors) < FAR:
         reason = (
-            f"the change is strongly skewed: a few {design.noun}s decide it, and {design.effective:.0f} {design.noun}s "
-            f"are too few for that; an interval needs {FEWEST_SKEWED}"
+            f"the change is strongly skewed: a few {noun}s decide it, and {one.design.effective:.0f} {noun}s are too "
+            f"few for that; an interval needs {FEWEST_SKEWED}"
         )
         return NoInterval(reason, "inconclusive", rows_needed=FEWEST_SKEWED)
-    return NoInterval(reason, "inconclusive") if reason else None
+    status: Status = "improved" if (errors > 0) == one.metric.higher_is_better else "worse"
+    reason = (
+        f"the change is {abs(errors):.0f} times its standard error; how large it is among other {noun}s cannot be "
+        f"told, because it is strongly skewed: an interval needs {FEWEST_SKEWED} {noun}s"
+    )
+    return NoInterval(reason, status, rows_needed=FEWEST_SKEWED)
 
 
 def estimate_seed_differences(

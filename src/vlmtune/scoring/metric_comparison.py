@@ -85,8 +85,11 @@ class MetricComparison:
 
     def status(self, higher_is_better: bool, confidence: float) -> Status:
         """What interval and test show."""
-        missing = self.estimate.missing
-        return missing.status if missing else status_of(self.difference(), higher_is_better, self.p, 1 - confidence)
+        missing, level = self.estimate.missing, 1 - confidence
+        if missing is None:
+            return status_of(self.difference(), higher_is_better, self.p, level)
+        denied = missing.status in ("improved", "worse") and self.p is not None and self.p >= level
+        return "inconclusive" if denied else missing.status
 
     def difference(self) -> Difference:
         """Means over the files of a side, and the interval."""

@@ -111,9 +111,10 @@ def _against_a(result: ComparisonResult, b: Side) -> str:
     length = result["controls"]["length"]
     explained = " Answer length alone explains it." if status == "improved" and length and length["explains"] else ""
     p = "" if metric["p"] is None else f", {_p_value(metric['p'])}"
+    unsized = f" {metric['no_interval'][0].upper()}{metric['no_interval'][1:]}." if metric["no_interval"] else ""
     return (
         f"{word}: {metric['name']} {score_a} → {score_b}, change {change_of(metric, level, p)} on {count}."
-        f"{explained}{end}"
+        f"{unsized}{explained}{end}"
     )
 
 
@@ -159,7 +160,7 @@ def enumeration(texts: Sequence[str]) -> str:
 def change_of(difference: Difference, level: str, p: str = "") -> str:
     """A change with its interval, if it has one, and `p` behind that."""
     if difference["ci"] is None:
-        return f"{difference['delta']:+.4f}"
+        return f"{difference['delta']:+.4f}" + (f" ({p.removeprefix(', ')})" if p else "")
     low, high = difference["ci"]
     return f"{difference['delta']:+.4f} ({level} CI {low:+.4f} to {high:+.4f}{p})"
 
