@@ -14,7 +14,7 @@ import pytest
 from builders import make_image
 
 from vlmtune import registry
-from vlmtune.data import Rows
+from vlmtune.data import Rows, _spilled
 from vlmtune.processing.chat_template import Renderer
 from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent
@@ -24,7 +24,7 @@ from vlmtune.training.config import TrainingConfig
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.sampler import sample_batches
 
-MOST_BYTES = 200
+MOST_BYTES, MOST_BYTES_SPILLED = 200, 45
 EPOCHS = 3
 FEW = 200
 
@@ -74,6 +74,17 @@ def test_rows_and_their_samples(
     taken = bytes_a_row(keep)
     print(f"{source}, {column}, {named}: {taken:.0f} bytes a row with {EPOCHS} epochs planned")
     assert taken <= MOST_BYTES
+
+
+@pytest.mark.parametrize("source", ["jsonl", "table"])
+def test_rows_themselves_lie_on_disk(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the first megabyte of each buffer, which here is 4 KiB: ids, contents and image files take no memory."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(_spilled, "SPILL_BYTES", 4096)
+    make_image(40, 40).save(tmp_path / "shared.png")
+    taken = bytes_a_row(lambda count: opened(tmp_path, source, count, "pic", True))
+    print(f"{source}: {taken:.0f} bytes a row")
+    assert taken <= MOST_BYTES_SPILLED
 
 
 def test_lengths_of_examples(encoder: Encoder, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def build_once(file: Path, build: Callable[[Path], None]) -> Path:
     """
     if file.is_file():
         return file
-    with _disk_errors_named(file), _locked(file):
+    with disk_errors_named(file), _locked(file):
         if not file.is_file():
             building = building_path(file)
             build(building)
@@ -62,7 +62,7 @@ def write_cache(file: Path, data: bytes) -> None:
     Raises:
         EnvironmentProblem: as `build_once`.
     """
-    with _disk_errors_named(file):
+    with disk_errors_named(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as building:
             building.write(data)
@@ -72,7 +72,12 @@ def write_cache(file: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _disk_errors_named(file: Path) -> Iterator[None]:
+def disk_errors_named(file: Path) -> Iterator[None]:
+    """Turn errors of writing to the cache into one that says what to do.
+
+    Raises:
+        EnvironmentProblem: the disk is full, or the folder cannot be written.
+    """
     try:
         yield
     except OSError as error:

@@ -1,17 +1,16 @@
 """Rows of a source: columns mapped to roles, ids, a fingerprint, and training targets.
 
-Per-row data (ids, hashes, groups) is held in a few flat buffers instead of Python objects, so that millions of
-rows fit into memory.
+What is kept of each row (ids, hashes, groups) lies in flat buffers that continue on disk, so that memory hardly grows
+with their number.
 """
 
 import functools
 import hashlib
 import json
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 from vlmtune.data import _values
 from vlmtune.data._contract import DatasetConfig
@@ -20,73 +19,12 @@ from vlmtune.data._image_refs import file_fingerprint
 from vlmtune.data._joined import JoinedRecords
 from vlmtune.data._messages import image_values, read_messages, read_question, refuse_videos
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
+from vlmtune.data._spilled import ContentIndex, StringArray, repeated
 from vlmtune.errors import DataError, EmptyField
 from vlmtune.types import Example, ImageRef
 
-DIGEST_BYTES = 32
-
-
-class StringArray(Sequence[str]):
-    """Many short strings in one buffer: each costs its UTF-8 bytes and eight more."""
-
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._bytes, self._ends = bytearray(), array("q")
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        """Add a string at the end."""
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        start = self._ends[number - 1] if number else 0
-        return self._bytes[start : self._ends[number]].decode("utf-8", "surrogatepass")
-
-
-class ContentIndex:
-    """For every row the hash of its content, the image files it names, and its value of the id column."""
-
-    def __init__(self) -> None:
-        self._digests, self._files, self.ids = bytearray(), StringArray(), StringArray()
-        self._folders: list[str] = []
-        self._folder_numbers: dict[str, int] = {}
-
-    def add(self, digest: str, files: Sequence[str], row_id: str | None) -> None:
-        """Add the next row; `digest` is a SHA-256 in hex, "" for a row that cannot be read."""
-        self._digests += bytes.fromhex(digest) if digest else bytes(DIGEST_BYTES)
-        self._files.append("\0".join(map(self._shorten, files)))  # no file name contains a NUL
-        self.ids.append(row_id or "")
-
-    def digest(self, index: int) -> str:
-        """The content hash of a row in hex, "" for a row that cannot be read."""
-        digest = self._digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]
-        return digest.hex() if any(digest) else ""
-
-    def files(self, index: int) -> list[str]:
-        """The image files that a row names."""
-        paths = self._files[index]
-        split = (short.partition("/") for short in paths.split("\0")) if paths else ()
-        return [self._folders[int(number)] + name for number, _, name in split]
-
-    def _shorten(self, file: str) -> str:
-        """The path with its folder replaced by a number: "/data/images/7.jpg" -> "0/7.jpg"."""
-        start = file.rfind("/") + 1
-        number = self._folder_numbers.setdefault(file[:start], len(self._folders))
-        if number == len(self._folders):
-            self._folders.append(file[:start])
-        return f"{number}/{file[start:]}"
-
+REMEMBERED_FILES = 4096
+"""Files whose fingerprints are kept while those of all rows are computed."""
 
 SCHEMA_ROWS = 32
 """Number of first rows in which a configured column must occur, where bad rows are allowed."""
@@ -116,7 +54,7 @@ class MappedRows:
                     f"{records.where}: dataset.{key} names column {column!r}; there are: {names_text(present, column)}"
                 )
         self._target_counts = array("i", [0]) * self._records.count  # 0: not counted yet
-        self._ids = StringArray(self._content_ids() if config.id is None else self._column_ids(config.id))
+        self._ids = StringArray(self._content_ids()) if config.id is None else self._column_ids(config.id)
 
     def __len__(self) -> int:
         return self._records.count
@@ -176,7 +114,8 @@ class MappedRows:
     @property
     def fingerprint(self) -> str:
         """Hash of the ids, texts, images and image files of all rows; a missing file counts as such."""
-        fingerprint_of, digest, contents = functools.cache(file_fingerprint), hashlib.sha256(), self._contents
+        fingerprint_of = functools.lru_cache(REMEMBERED_FILES)(file_fingerprint)
+        digest, contents = hashlib.sha256(), self._contents
         for index, row_id in enumerate(self._ids):
             files = [fingerprint_of(file) for file in contents.files(index)]
             digest.update(json.dumps([row_id, contents.digest(index), files]).encode())
@@ -254,18 +193,17 @@ class MappedRows:
     def _select(self, columns: list[str]) -> ReadRecord:
         return self._records.select(columns) if self._records.select is not None else self._records.read
 
-    def _column_ids(self, column: str) -> list[str]:
+    def _column_ids(self, column: str) -> StringArray:
         if self._records.select is None:
-            ids = list(self._contents.ids)
+            ids = self._contents.ids
         else:
             read = self._select([column])
-            ids = [self._column_id_or_bad(read, column, index) for index in range(len(self))]
-        first: dict[str, int] = {}
-        for index, row_id in enumerate(ids):
-            if first.setdefault(row_id, index) != index:
-                message = f"{self._at(index)}: id {row_id!r} is also that of {self._at(first[row_id])}; ids must differ"
-                ids[index] = self._mark_bad(index, DataError(message))
-        return ids
+            ids = StringArray(self._column_id_or_bad(read, column, index) for index in range(len(self)))
+        replaced: dict[int, str] = {}
+        for index, first in repeated(ids).items():
+            message = f"{self._at(index)}: id {ids[index]!r} is also that of {self._at(first)}; ids must differ"
+            replaced[index] = self._mark_bad(index, DataError(message))
+        return StringArray(replaced.get(index, row) for index, row in enumerate(ids)) if replaced else ids
 
     def _column_id_or_bad(self, read: ReadRecord, column: str, index: int) -> str:
         try:
@@ -276,15 +214,13 @@ class MappedRows:
     def _column_id(self, record: Record, column: str, index: int) -> str:
         return _values.name(self._column(record, column, index), "id", column, self._at(index))
 
-    def _content_ids(self) -> list[str]:
+    def _content_ids(self) -> Iterator[str]:
         """Content hashes as ids; rows with equal content get the suffixes "-2", "-3", …"""
-        seen: Counter[str] = Counter()
-        ids = []
+        contents = self._contents
+        numbers = contents.numbers()
         for index in range(len(self)):
-            row_id = self._contents.digest(index)[:16] or self._contents.ids[index]
-            seen[row_id] += 1
-            ids.append(row_id if seen[row_id] == 1 else f"{row_id}-{seen[row_id]}")
-        return ids
+            row_id = contents.digest(index)[:16] or contents.ids[index]
+            yield f"{row_id}-{numbers[index]}" if index in numbers else row_id
 
     @functools.cached_property
     def _contents(self) -> ContentIndex:

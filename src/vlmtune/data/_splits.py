@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -30,7 +31,8 @@ class Subset:
     """
 
     def __init__(self, rows: Rows, indices: Sequence[int], rule: Any) -> None:
-        self._rows, self._indices, self._rule = rows, indices, rule
+        self._rows, self._rule = rows, rule
+        self._indices = indices if isinstance(indices, range) else array("q", indices)
 
     @property
     def fingerprint(self) -> str:

@@ -32,6 +32,7 @@ ARROW = (".arrow", ".feather")
 EXCEL = ".xlsx"
 ENDINGS = (*SEPARATORS, ".parquet", *ARROW, EXCEL)
 BATCH_ROWS = 64
+JOINED_BYTES = 1 << 20
 
 
 class ArrowRows:
@@ -145,6 +146,21 @@ def write_arrow(file: Path, schema: "pa.Schema", batches: "Iterable[pa.RecordBat
             writer.write_batch(batch)
 
 
+def _joined(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
+    """The batches, small ones joined up to `JOINED_BYTES`: each costs memory as long as the rows are used."""
+    import pyarrow as pa
+
+    pending, size = [], 0
+    for batch in batches:
+        pending.append(batch)
+        size += batch.nbytes
+        if size >= JOINED_BYTES:
+            yield pa.concat_batches(pending)
+            pending, size = [], 0
+    if pending:
+        yield pa.concat_batches(pending)
+
+
 def decode_dictionaries(
     schema: "pa.Schema", batches: "Iterator[pa.RecordBatch]", where: str
 ) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
@@ -229,7 +245,7 @@ def _convert(file: Path, separator: str | None, sheet: str | None, building: Pat
                 schema, batches = _read_batches(pa.memory_map(where))
             else:
                 reader: Any = pq.ParquetFile(file)
-                schema, batches = reader.schema_arrow, reader.iter_batches(BATCH_ROWS)
+                schema, batches = reader.schema_arrow, _joined(reader.iter_batches(BATCH_ROWS))
             schema, batches = decode_dictionaries(schema, validate_batches(batches, where), where)
     check_unique(schema.names, where)
     write_arrow(building, schema, batches)

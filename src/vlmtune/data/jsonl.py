@@ -4,15 +4,13 @@ Images are paths relative to `path`, or base64 (a `data:` URL or bare). Every sp
 or several by a pattern. Memory holds byte offsets only: a row is read on access. Files may be gzipped or in UTF-16.
 """
 
-from pathlib import Path
-
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._file_shards import FileShards, find_files
+from vlmtune.data._file_shards import FileShards
 from vlmtune.data._image_refs import folder_images
 from vlmtune.data._json import ENDINGS, JsonRows
 from vlmtune.data._records import Records
+from vlmtune.data._remote_files import Folder
 from vlmtune.data._rows import MappedRows
-from vlmtune.data._text import ending
 
 
 class Config(DatasetConfig):
@@ -22,7 +20,8 @@ class Config(DatasetConfig):
     """The source."""
 
     path: str
-    """Folder of the files; image paths are relative to it and must stay inside it."""
+    """Folder of the files; image paths are relative to it and must stay inside it. May be a folder of an object store
+    (`s3://bucket/folder`, `gs://`, `hf://`), whose rows then hold their images."""
 
     splits: Splits = Splits(train="train.jsonl", validation="validation.jsonl", test="test.jsonl")
     """File with the rows of each role: one JSON object per line, one array of objects or arrays, or one object that
@@ -40,11 +39,11 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The records of a split, before columns are mapped to roles."""
-    folder = Path(config.path).expanduser()
-    candidates = [file.name for file in folder.glob("*") if ending(file) in ENDINGS]
-    rows = FileShards(find_files(folder, split, candidates), JsonRows, limit)
-    images = folder_images(config, folder)
-    where, locate = rows.names(folder / split)
+    folder = Folder(config.path)
+    files = folder.find(split, ENDINGS)
+    rows = FileShards(files, lambda file, remaining: JsonRows(folder.fetch(file), remaining), limit)
+    images = folder_images(config, folder.local)
+    where, locate = rows.names(folder.local / split)
 
     def place(index: int) -> str:
         file, shard, row = rows.find(index)

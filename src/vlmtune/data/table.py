@@ -11,11 +11,12 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._file_shards import FileShards, find_files
+from vlmtune.data._file_shards import FileShards
 from vlmtune.data._image_refs import folder_images
 from vlmtune.data._records import ReadRecord, Records
+from vlmtune.data._remote_files import Folder
 from vlmtune.data._rows import MappedRows
-from vlmtune.data._tables import ENDINGS, open_table
+from vlmtune.data._tables import ENDINGS, ArrowRows, open_table
 from vlmtune.data._text import ending
 from vlmtune.errors import DataError
 
@@ -36,7 +37,8 @@ class Config(DatasetConfig):
     """The source."""
 
     path: str
-    """Folder of the files; image paths are relative to it and must stay inside it."""
+    """Folder of the files; image paths are relative to it and must stay inside it. May be a folder of an object store
+    (`s3://bucket/folder`, `gs://`, `hf://`), whose rows then hold their images."""
 
     splits: Splits = Splits(train="train.csv", validation="validation.csv", test="test.csv")
     """File with the rows of each role, in the format of its ending: .csv, .tsv (also .csv.gz), .xlsx, .parquet, .arrow
@@ -63,20 +65,23 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The records of a split, before columns are mapped to roles."""
-    folder = Path(config.path).expanduser()
-    tables = [file.name for file in folder.glob("*") if ending(file) in ENDINGS]
-    files = find_files(folder, split, tables)
+    folder = Folder(config.path)
+    files = folder.find(split, ENDINGS)
     for file in files:
         if ending(file) not in ENDINGS:
             raise DataError(f"{file}: a table must end in {', '.join(ENDINGS)}; set dataset.splits")
-    rows = FileShards(files, lambda file, left: open_table(file, config.separator, left, config.sheet), limit)
+
+    def opened(file: Path, remaining: int | None) -> ArrowRows:
+        return open_table(folder.fetch(file), config.separator, remaining, config.sheet)
+
+    rows = FileShards(files, opened, limit)
     shards = [shard for _, shard in rows.shards]
     classes = shards[0].labels.names
     rows.check_columns([{name: shard.labels.names.get(name, []) for name in shard.columns} for shard in shards])
-    images = folder_images(config, folder)
+    images = folder_images(config, folder.local)
 
     def select(columns: list[str]) -> ReadRecord:
         return rows.join([shard.select(columns) for shard in shards])
 
-    where, locate = rows.names(folder / split)
+    where, locate = rows.names(folder.local / split)
     return Records(where, len(rows), rows.read, images.open, images.file, select, classes, locate, images.pages)

@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlmtune.data import DatasetConfig, Splits
-from vlmtune.data._file_shards import FileShards, find_files
+from vlmtune.data._file_shards import FileShards
 from vlmtune.data._image_refs import ENDINGS, folder_images, open_readable
 from vlmtune.data._records import ReadRecord, Record, Records
-from vlmtune.data._rows import MappedRows, StringArray
-from vlmtune.data._text import ending, unzipped
+from vlmtune.data._remote_files import Folder
+from vlmtune.data._rows import MappedRows
+from vlmtune.data._spilled import StringArray
+from vlmtune.data._text import unzipped
 from vlmtune.errors import DataError
 
 KEY = "key"
@@ -31,7 +33,7 @@ class Config(DatasetConfig):
     """The source."""
 
     path: str
-    """Folder of the files."""
+    """Folder of the files; may be one of an object store (`s3://bucket/folder`, `gs://`, `hf://`)."""
 
     splits: Splits = Splits(train="train-*.tar", validation="validation-*.tar", test="test-*.tar")
     """Tar file with the rows of each role, or a pattern for several, sorted by name."""
@@ -49,15 +51,15 @@ def open(config: Config, split: str, limit: int | None = None) -> MappedRows:
 
 def records(config: Config, split: str, limit: int | None = None) -> Records:
     """The records of a split, before columns are mapped to roles."""
-    folder = Path(config.path).expanduser()
-    files = find_files(folder, split, [file.name for file in folder.glob("*") if ending(file) == TAR])
-    rows = FileShards(files, TarRows, limit)
-    images = folder_images(config, folder)
+    folder = Folder(config.path)
+    files = folder.find(split, [TAR])
+    rows = FileShards(files, lambda file, remaining: TarRows(folder.fetch(file), remaining), limit)
+    images = folder_images(config, folder.local)
 
     def select(columns: list[str]) -> ReadRecord:
         return rows.join([shard.select(columns) for _, shard in rows.shards])
 
-    where, locate = rows.names(folder / split)
+    where, locate = rows.names(folder.local / split)
     return Records(where, len(rows), rows.read, images.open, images.file, select, locate=locate)
 
 
