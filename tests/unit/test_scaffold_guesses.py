@@ -124,6 +124,30 @@ def test_folders_named_like_splits_are_not_labels() -> None:
         init("bare")
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "role"),
+    [
+        ("is_test", (False, True), "test"),
+        ("in_test_set", (0, 1), "test"),
+        ("istest", ("no", "yes"), "test"),
+        ("is_train", (False, True), "train"),
+        ("holdout", ("0", "1"), "test"),
+        ("is_val", (False, True), "validation"),
+    ],
+)
+def test_a_column_that_says_whether_a_row_is_in_a_split_is_used(column: str, values: Any, role: str) -> None:
+    """Also where the first rows, which alone are inspected, are all in one."""
+    folder = rows("data/rows.jsonl", lambda n: {"caption": f"thing {n} on a table", column: values[n >= 52]})
+    dataset = init(folder).dataset
+    assert dataset.split_column == column
+    assert getattr(dataset.splits, role) == str(values[True])
+    assert getattr(dataset.splits, "test" if role == "train" else "train") == str(values[False])
+    ids = {role: {row.id for row in open_role(dataset, role)} for role in ROLES}
+    assert sum(map(len, ids.values())) == len(set.union(*ids.values())) == MANY
+    outside = {"test": ["train", "validation"], "train": ["test"], "validation": ["train"]}[role]
+    assert sum(len(ids[other]) for other in outside) == 52
+
+
 @pytest.mark.parametrize("mark", ["<bbox>", "<ref-object>"])
 def test_placeholders_of_other_programs_are_refused(mark: str) -> None:
     messages = [{"role": "user", "content": "<image>Find it"}, {"role": "assistant", "content": mark}]

@@ -16,7 +16,7 @@ from vlmtune.scaffold.columns import Column, listed
 from vlmtune.scaffold.draft import Draft
 from vlmtune.scaffold.infer_boxes import CLASSES, infer_boxes, infer_classes, infer_detection
 from vlmtune.scaffold.questions import Option, Undecided
-from vlmtune.scaffold.split_names import role_of
+from vlmtune.scaffold.split_names import ROLE_NAMES, role_of
 
 QUESTIONS = {"question", "questions", "query", "prompt", "instruction", "problem", "input"}
 CONTEXT = {"history", "system", "tools", "context", "hint", "choices", "options"}
@@ -108,6 +108,19 @@ def split_column(columns: Iterable[Column]) -> Column | None:
     """The column with the official split of each row: all its values are names of splits."""
     named = [column for column in columns if column.base in SPLIT_COLUMNS and column.kind == "text"]
     return next((column for column in named if all(role_of(str(value)) for value in column.values)), None)
+
+
+FLAGS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+def split_flag(columns: Iterable[Column]) -> tuple[Column, str] | None:
+    """A column such as `is_test` that says of each row whether it is in a split, and the role of that split."""
+    for column in columns:
+        name = re.sub(r"^(is|in)(?=_|train|test|val)_?|_?(set|split|flag)$", "", column.name.lower())
+        role = next((role for role, words in ROLE_NAMES.items() if name in words), None)
+        if role and column.kind in ("number", "text") and all(str(value).lower() in FLAGS for value in column.values):
+            return column, role
+    return None
 
 
 def _listed(columns: Sequence[Column]) -> str:

@@ -31,7 +31,7 @@ from vlmtune.scaffold.columns import Column, infer_columns
 from vlmtune.scaffold.draft import Draft, SourceSettings
 from vlmtune.scaffold.image_paths import FoundImages, are_complete, find_image_path, outside_folder
 from vlmtune.scaffold.infer_join import infer_join
-from vlmtune.scaffold.infer_roles import infer_roles, infer_task_settings, split_column
+from vlmtune.scaffold.infer_roles import FLAGS, infer_roles, infer_task_settings, split_column, split_flag
 from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.settings import infer_settings
 from vlmtune.scaffold.sources import find_source, is_small, with_image_root, with_root
@@ -240,22 +240,41 @@ def _load(blocks: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 
 def _with_split_column(source: SourceSettings, draft: Draft, columns: list[Column], records: Records) -> SourceSettings:
     """The settings with the official split of each row, if a column has it and all rows are in one place."""
-    column = split_column(columns)
+    flag = split_flag(columns)
+    column = split_column(columns) or (flag[0] if flag else None)
     if column is None or source.remote or len(set(source.splits.values())) > 1 or "splits" in draft.dataset:
         return source
     read = records.read if records.select is None else records.select([column.name])
     values = list(dict.fromkeys(str(read(index).get(column.name)) for index in range(records.count)))
     if len(values) == 1:
         return source
-    splits, warning = assign_splits(values, {}, lambda _, names: ("|".join(names), ""))
-    unknown = [value for value in values if role_of(value) is None]
-    reason = f"the official split of each row: {names_text(values)}"
-    reason += "; restval belongs to train, as usual for Karpathy's splits" if "restval" in values else ""
-    if unknown:
-        reason = f"! {reason}; {names_text(unknown)} names no split, and is trained on"
+    if flag and column is flag[0]:
+        splits, reason = _splits_of_flag(values, flag[1])
+        warning = ""
+    else:
+        splits, warning = assign_splits(values, {}, lambda _, names: ("|".join(names), ""))
+        reason = _official(values)
     draft.infer("dataset", "split_column", column.name, reason)
     draft.infer("dataset", "all_rows", source.splits["train"], "where the rows of all splits are")
     return replace(source, splits=splits, warning=warning)
+
+
+def _official(values: Sequence[str]) -> str:
+    """What the values of a column with official splits say."""
+    unknown = [value for value in values if role_of(value) is None]
+    reason = f"the official split of each row: {names_text(values)}"
+    reason += "; restval belongs to train, as usual for Karpathy's splits" if "restval" in values else ""
+    return f"! {reason}; {names_text(unknown)} names no split, and is trained on" if unknown else reason
+
+
+def _splits_of_flag(values: Sequence[str], role: str) -> tuple[dict[str, str], str]:
+    """The splits of a column that says whether a row is in the split of `role`, and what it says."""
+    inside, outside = (
+        "|".join(value for value in values if FLAGS.get(value.lower()) == part) for part in (True, False)
+    )
+    given = {role: inside, "test" if role == "train" else "train": outside}
+    splits, _ = assign_splits([], {"splits": given}, lambda _, names: (names[0], ""))
+    return splits, f"says of each row whether it is in the {role} split"
 
 
 def _refuse_images_alone(source: SourceSettings, columns: Sequence[Column], blocks: Mapping[str, Any]) -> None:
