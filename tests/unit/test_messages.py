@@ -196,7 +196,7 @@ ARRAYS = {
     "trailing comma": (b'[{"caption": "a"},\n]', "t.json:1: an array of rows may contain only JSON objects"),
     "no comma": (b'[{"caption": "a"}\n\n{"caption": "b"}]', "t.json:1: an array of rows may contain only JSON objects"),
     "a number": (b'[{"caption": "a"},\n3]', "t.json:1: an array of rows may contain only JSON objects"),
-    "an array": (b'[[{"caption": "a"}]]', "t.json:1: an array of rows may contain only JSON objects"),
+    "an array": (b'[[{"caption": "a"}]]', "t.json: dataset.references names column 'caption'; there are: column_0"),
     "more behind": (b'[{"caption": "a"}]\n{"caption": "b"}', "t.json:1: text after the end"),
     "broken row": (b'[{"caption": "a"},\n\n {"caption": b}]', "t.json:3: not JSON"),
     "latin-1": ('[\n{"caption": "café"}]'.encode("latin-1"), "t.json:2: not UTF-8"),

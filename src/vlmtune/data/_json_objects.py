@@ -35,6 +35,8 @@ _MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
 def as_lines(file: Path, text: Path) -> Path:
     """`text`, or where its rows are one per line if it is one object that holds rows.
 
+    The only line of a .jsonl file is a row.
+
     Args:
         file: for messages.
         text: its text in UTF-8.
@@ -43,6 +45,8 @@ def as_lines(file: Path, text: Path) -> Path:
         DataError: the object is too large to be parsed.
         EnvironmentProblem: the cache's disk is full.
     """
+    if {".jsonl", ".ndjson"} & {ending.lower() for ending in file.suffixes}:
+        return text
     with open_readable(text) as stream:
         line = stream.readline(LARGEST).strip()
         while not line and (more := stream.readline(LARGEST)):
