@@ -174,6 +174,11 @@ def test_the_plan_counts_what_is_drawn(write: Callable[[str], str], encoder: Enc
         ("metrics: [exact_match]", "split: train", "datasets[0].split is the split 'train', which the adapter"),
         ("training:", "evaluation: {split: train}\ntraining:", "evaluation.split is the split 'train'"),
         (
+            "references: [answer]",
+            "references: [answer], splits: {train: test}",
+            "c.yaml:1:1: evaluation.split is the split 'test', which",
+        ),
+        (
             "training:",
             "evaluation: {additional: [{name: Questions, task: {name: captioning}, "
             "dataset: {source: scenes, references: [caption_0]}}]}\ntraining:",

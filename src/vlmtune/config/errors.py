@@ -148,6 +148,9 @@ class _Explainer:
             message = f"key {dotted(path)!r} is missing" + (f": {meaning}" if meaning else "")
             return Problem(self._key(path[:-1]), message)
         if code == "vlmtune":
+            if not context["keys"]:
+                # A block that was left out has no place in the tree, but its default may be what is wrong.
+                return self._at(path, f"{dotted(path or detail['loc'])} {context['message']}")
             return self._contradiction(path, context["message"], context["keys"])
         if code == "secret":  # neither the line nor the argument may be shown
             at = self._node(path).at
@@ -169,8 +172,6 @@ class _Explainer:
 
     def _contradiction(self, path: KeyPath, message: str, keys: list[str]) -> Problem:
         """A contradiction between keys is located at the first one that was written, and names where the others are."""
-        if not keys:
-            return self._at(path, f"{dotted(path)} {message}")
         paths = [(*path, *key.split(".")) for key in keys]
         written = [(dotted(each), self._root.find(each)) for each in paths]
         first = next((n for n, (_, node) in enumerate(written) if node is not None), 0)
