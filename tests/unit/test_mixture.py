@@ -176,7 +176,7 @@ def test_the_plan_counts_what_is_drawn(write: Callable[[str], str], encoder: Enc
         (
             "references: [answer]",
             "references: [answer], splits: {train: test}",
-            "c.yaml:1:1: evaluation.split is the split 'test', which",
+            "c.yaml:10:5: datasets[0].split is the split 'test', which",
         ),
         (
             "training:",

@@ -149,14 +149,18 @@ class _Explainer:
             return Problem(self._key(path[:-1]), message)
         if code == "vlmtune":
             if not context["keys"]:
-                # A block that was left out has no place in the tree, but its default may be what is wrong.
-                return self._at(path, f"{dotted(path or detail['loc'])} {context['message']}")
+                return self._at(path, f"{dotted(self._full(path, detail['loc']))} {context['message']}")
             return self._contradiction(path, context["message"], context["keys"])
         if code == "secret":  # neither the line nor the argument may be shown
             at = self._node(path).at
             source = at.source if at.line is not None else at.source.partition("=")[0]
             return Problem(replace(at, text="", source=source), f"{dotted(path)} {detail['msg']}")
         return self._at(path, f"{dotted(path)}{self._value(path, detail)}")
+
+    def _full(self, path: KeyPath, loc: KeyPath) -> KeyPath:
+        """The path of a value whose default is wrong: what was left out has no place in the tree."""
+        rest = loc[len(path) :]
+        return loc if rest and loc[: len(path)] == path and rest[0] in self._fields(path) else path
 
     def _value(self, path: KeyPath, detail: ErrorDetails) -> str:
         """What is wrong with a single value; follows its name."""
