@@ -18,17 +18,14 @@ from vlmtune.run_layout import thumbnail_path
 from vlmtune.scoring import JudgeConfig
 from vlmtune.scoring.judge import IDENTICAL, Judgement, Pair, Preference
 from vlmtune.signals import StopRequest
-from vlmtune.types import Failure, ImageRef, Message, Outcome, Request
+from vlmtune.tasks import without_thinking
+from vlmtune.types import Failure, ImageRef, Message, Outcome, Request, Unparsed
 
 ENDING = """\
 Explain your decision in at most three sentences. Then end with exactly one line:
 "Verdict: 1" if answer 1 is better, "Verdict: 2" if answer 2 is better, or "Verdict: tie"."""
 
 _VERDICT = re.compile(r"verdict\W{1,6}(?:answer\W{1,3})?(1|2|tie)\b", re.IGNORECASE)
-_REFUSAL = re.compile(r"content_filter|the server \w+ 4\d\d\b(?!.* tries$)", re.DOTALL)
-"""In the reason of a failure: the answer was withheld, or the request rejected and not repeated."""
-
-_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 _PLACES: Mapping[str, tuple[Preference, Preference]] = {"1": ("a", "b"), "2": ("b", "a"), "tie": ("tie", "tie")}
 """What a verdict means with A in front, and with B in front."""
@@ -49,7 +46,9 @@ def read_verdict(reply: str) -> str | None:
 
     What a model thinks before it answers does not count.
     """
-    text = _THOUGHTS.sub("", reply)
+    text = without_thinking(reply)
+    if isinstance(text, Unparsed):
+        return None
     bare = text.strip().strip("*.\"'").lower()
     if bare in _PLACES:
         return bare
@@ -113,8 +112,7 @@ class ServerJudge:
 
     def _shown(self, image: str | None) -> tuple[ImageRef, ...] | None:
         """The thumbnail of an image; None where there is none."""
-        # A prediction file may name anything as its image.
-        file = thumbnail_path(self._thumbnails, image) if image is not None and image.isalnum() else None
+        file = thumbnail_path(self._thumbnails, image) if image is not None else None
         return (ImageRef(str(file), file.read_bytes),) if file is not None and file.is_file() else None
 
     def _key(self, text: str, image: str | None) -> str:
@@ -175,9 +173,7 @@ class ServerJudge:
     def _read(self, outcome: Outcome) -> tuple[str | None, str, bool]:
         """(verdict, the reply, whether the judge refused); without a verdict, the reason in place of the reply."""
         if isinstance(outcome, Failure):
-            # A rejected request and a withheld answer are refusals; anything else is no reply.
-            refused = outcome.stage == "prompt" or _REFUSAL.search(outcome.reason) is not None
-            return None, outcome.reason, refused
+            return None, outcome.reason, outcome.refused or outcome.stage == "prompt"
         if outcome.finish_reason == "length":
             limit = f"cut off at {self.config.max_tokens} tokens; raise evaluation.judge.max_tokens"
             return None, f"the judge's reply was {limit}", True

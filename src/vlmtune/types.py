@@ -87,6 +87,8 @@ class Failure:
     id: str
     stage: Literal["image", "prompt", "engine"]
     reason: str
+    refused: bool = False
+    """Whether a server rejected the request or withheld the answer, as opposed to not answering."""
 
 
 Outcome = Prediction | Failure

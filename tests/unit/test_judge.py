@@ -373,6 +373,7 @@ def test_human_labels_show_how_far_it_can_be_trusted(tmp_path: Path) -> None:
         ("At first Verdict: 1, but no.\nVerdict: 2", "2"),
         ("<think>Verdict: 1</think>\nVerdict: 2", "2"),
         ("<think>Verdict: 1", None),
+        ("[THINK]Verdict: 1[/THINK]\nVerdict: 2", "2"),
         ("Verdict: 12", None),
         ("Answer 1 is better", None),
         ("Verdict: neither", None),

@@ -269,9 +269,8 @@ class Client:
         if not isinstance(answer, Answer):
             return answer
         if answer.finish_reason not in ("stop", "length"):
-            return Failure(
-                request.id, "engine", f"the server ended the answer for another reason: {answer.finish_reason}"
-            )
+            reason = f"the server ended the answer for another reason: {answer.finish_reason}"
+            return Failure(request.id, "engine", reason, refused=answer.finish_reason == "content_filter")
         text = answer.text
         if self._encoder is not None and answer.ids is not None:
             stops = self._encoder.stop_ids
@@ -364,7 +363,7 @@ class Client:
                 f"{url} {status}, asked for model {self._server.model!r}. Check {self._server.block}.base_url (usually "
                 f"ending in /v1) and the served name; `curl {url.rstrip('/')}/models` lists the models"
             )
-        return _Refused(Failure(request.id, "engine", f"the server {status}"), status)
+        return _Refused(Failure(request.id, "engine", f"the server {status}", refused=True), status)
 
     def _pause(self, request: Request, attempt: int, reply: http.Reply | http.NoReply) -> float:
         """Seconds before the next attempt; jittered, so that requests that failed together do not return together."""

@@ -93,6 +93,7 @@ class Judge(Protocol):
 
 
 def _unpaired(answers: Sequence[Any], truths: Sequence[Any]) -> Stats:
+    """Every other metric measures one side; this one is built from judgements, so nothing calls it."""
     raise NotImplementedError("a judge compares two answers; one side alone has no score")
 
 

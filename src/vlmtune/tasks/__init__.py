@@ -15,6 +15,7 @@ from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
 from vlmtune.tasks._parsing import json_value as json_value
 from vlmtune.tasks._parsing import unwrap
+from vlmtune.tasks._parsing import without_thinking as without_thinking
 from vlmtune.types import Conversation, Example, Unparsed
 
 BOX_SCALE = "box_scale"
@@ -92,7 +93,6 @@ def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -
     """The answer in a model's text; boxes are from 0 to 1000, whatever scale the model wrote them on.
 
     Thinking, answer tags and the like are removed first, the same for all tasks (`_parsing.unwrap`).
-
     `truth` is the row's, as `task.truth` gave it or as a prediction file holds it.
 
     Raises:

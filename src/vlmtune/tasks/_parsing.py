@@ -31,7 +31,7 @@ _END_TOKENS = re.compile(
 _WHOLE_FENCE = re.compile(r"\s*```[a-zA-Z]*\n(.*?)\n?```\s*", re.DOTALL)
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\\{}]|[{}]")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
-_FENCE = re.compile(r"```[a-zA-Z]*\n?(.*?)(?:```|$)", re.DOTALL)
+FENCE = re.compile(r"```[a-zA-Z]*\n?(.*?)(?:```|$)", re.DOTALL)
 
 
 def unwrap(text: str, prose: bool = False) -> str | Unparsed:
@@ -46,7 +46,7 @@ def unwrap(text: str, prose: bool = False) -> str | Unparsed:
         text: as generated.
         prose: whether `\boxed{…}` is part of the answer.
     """
-    found = _without_thinking(_END_TOKENS.sub("", text) if "<" in text else text)
+    found = without_thinking(_END_TOKENS.sub("", text) if "<" in text else text)
     if isinstance(found, Unparsed):
         return found
     for inner in (_in_answer_tags, _in_fence, (lambda _: None) if prose else _in_box):
@@ -55,7 +55,8 @@ def unwrap(text: str, prose: bool = False) -> str | Unparsed:
     return found if found is text else found.strip()
 
 
-def _without_thinking(text: str) -> str | Unparsed:
+def without_thinking(text: str) -> str | Unparsed:
+    """What a model writes after its thinking, or before it if nothing follows."""
     closing = _last(_THINK_CLOSES, text)
     if closing is None:
         return Unparsed("the thinking was cut off") if _THINK_OPENS.match(text.lstrip()) else text
@@ -114,7 +115,7 @@ def json_value(text: str) -> Any | Unparsed:
     Of a value that the length limit cut off, the complete objects and lists are kept: `[{"a": 1}, {"a": 2}, {"a` is
     read as `[{"a": 1}, {"a": 2}]`.
     """
-    fenced = _FENCE.search(text)
+    fenced = FENCE.search(text)
     body = fenced[1] if fenced else text
     try:
         found = next(json_values(body), None)
