@@ -1,8 +1,7 @@
 """Labels are found in the sentences that untrained models write, and never in ones that deny them."""
 
-import time
-
 import pytest
+from growth import LINEAR, growth
 
 from vlmtune.tasks import classification
 from vlmtune.types import Unparsed
@@ -157,8 +156,5 @@ def test_the_reason_says_what_was_wrong() -> None:
 
 
 @pytest.mark.parametrize("junk", ["[fox] ", "n't ", "\n", '"', "A or ", "answer: ", "a", "不", "no question "])
-def test_long_junk_is_read_in_no_time(junk: str) -> None:
-    begin = time.process_time()
-    for labels in (ANIMALS, LETTERS, YES_NO):
-        find(junk * (20_000 // len(junk)), labels)
-    assert time.process_time() - begin < 3
+def test_long_junk_takes_as_long_as_it_is(junk: str) -> None:
+    assert growth(lambda text: [find(text, labels) for labels in (ANIMALS, LETTERS, YES_NO)], junk) < LINEAR

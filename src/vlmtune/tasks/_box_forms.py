@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmtune.boxes import NORM1000, LabelledBox, Scale
-from vlmtune.tasks._parsing import json_values
+from vlmtune.tasks._parsing import FENCE, json_values
 from vlmtune.types import Unparsed
 
 NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
@@ -58,8 +58,9 @@ _WRAPPERS = (
 )
 """Keys around boxes that do not name what is in them."""
 
+_REF = r"(?:<\|object_ref_start\|>|<\|ref\|>|<ref>|<p>|<phrase>)"
 _TAG = re.compile(
-    r"(?:<\|object_ref_start\|>|<\|ref\|>|<ref>|<p>|<phrase>)(?P<label>.*?)"
+    rf"{_REF}(?P<label>(?:(?!{_REF}).)*?)"
     r"(?:<\|object_ref_end\|>|<\|/ref\|>|</ref>|</p>|</phrase>)"
     r"|(?:<\|box_start\|>|<\|det\|>|<box>|<bbox>)(?P<box>.*?)(?:<\|box_end\|>|<\|/det\|>|</box>|</bbox>|$)"
     r"|\{<(?P<percent>\d+><\d+><\d+><\d+)>\}"
@@ -67,7 +68,6 @@ _TAG = re.compile(
     re.DOTALL,
 )
 _LOCATIONS = re.compile(r"(?:<loc_?\d+>){4}")
-_FENCE = re.compile(r"```[a-zA-Z]*\n?(.*?)(?:```|$)", re.DOTALL)
 _POINT = rf"[\[(]\s*({NUMBER})\s*,?\s*({NUMBER})\s*[\])]"
 _QUADRUPLE = re.compile(rf"(?<![\[({{<])[\[({{<]+\s*(?P<four>{NUMBER}%?(?:{_SEPARATOR}{NUMBER}%?){{3}})\s*[\])}}>]")
 _KEY_BEFORE = re.compile(r"(\w+)\\?[\"']?\s*[:=]\s*$")
@@ -121,7 +121,7 @@ def find_boxes(text: str) -> list[LabelledBox] | Unparsed:
 
 
 def _says_nothing(text: str) -> bool:
-    stripped = _FENCE.sub(r"\1", text).strip().rstrip(".。!！")
+    stripped = FENCE.sub(r"\1", text).strip().rstrip(".。!！")
     try:
         return _is_empty(json.loads(stripped))
     except ValueError:
@@ -221,7 +221,7 @@ def _located(text: str) -> list[LabelledBox]:
 
 
 def _in_json(text: str, order: Order) -> list[LabelledBox]:
-    fenced = "\n".join(_FENCE.findall(text))
+    fenced = "\n".join(FENCE.findall(text))
     for part in (fenced, text):
         found = []
         for value, start in json_values(part):
