@@ -294,11 +294,11 @@ def _is_ours(file: Path) -> bool:
 
 
 def _comparable(origin: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts as JSON holds them; without the hash of the weights if the origin was written before there was one."""
+    """The parts as JSON holds them, without those that the origin is too old to have."""
     plain: dict[str, Any] = json.loads(json.dumps(parts))
-    model = origin.get("model")
-    if isinstance(model, dict) and "weights" not in model and isinstance(plain.get("model"), dict):
-        plain["model"].pop("weights", None)
+    for block, _, key in (name.partition(".") for name in ADDED_LATER):
+        if key not in (origin.get(block) or {}):
+            plain.get(block, {}).pop(key, None)
     return plain
 
 
@@ -309,10 +309,15 @@ def _foreign(file: Path) -> IntegrityError:
     )
 
 
+ADDED_LATER = {"model.weights"}
+"""Parts of a provenance that older ones lack: what was not recorded does not differ."""
+
+
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Differences of two JSON values, one line each: dotted path, old and new value."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = list(dict.fromkeys([*old, *new]))
+        unknown = {name.removeprefix(f"{path}.") for name in ADDED_LATER if path} - (old.keys() & new.keys())
+        keys = [key for key in dict.fromkeys([*old, *new]) if key not in unknown]
         return [line for k in keys for line in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
     if json.dumps(old) == json.dumps(new):
         return []

@@ -69,6 +69,22 @@ def test_other_config_is_refused_with_the_difference(folder: RunFolder) -> None:
     assert artifact.read_text() == "result"
 
 
+def test_results_of_before_the_weights_were_hashed_are_still_finished(folder: RunFolder) -> None:
+    artifact, old = folder.root / "a.jsonl", {"name": "m", "commit": None}
+    folder.write(artifact, "{}\n")
+    folder.publish(artifact, Provenance({"model": old}), {})
+    assert folder.finished(artifact, Provenance({"model": {**old, "weights": "1"}})) is not None
+    assert differences({"model": old}, {"model": {**old, "weights": "1"}}) == []
+    assert differences(old, {**old, "weights": "1"}, "model") == []
+    with pytest.raises(IntegrityError, match="model.name"):
+        folder.finished(artifact, Provenance({"model": {**old, "name": "n", "weights": "1"}}))
+    other = folder.root / "b.jsonl"
+    folder.write(other, "{}\n")
+    folder.publish(other, Provenance({"model": {**old, "weights": "1"}}), {})
+    with pytest.raises(IntegrityError, match="model.weights"):
+        folder.finished(other, Provenance({"model": {**old, "weights": "2"}}))
+
+
 def test_controls_under_old_names_of_keys_are_still_read(tmp_path: Path) -> None:
     delta = {"max_logit_difference": 0.5}
     write_json(tmp_path / "a.controls.json", {"schema_version": 1, "image": None, "effect": delta})
