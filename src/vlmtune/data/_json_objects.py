@@ -17,6 +17,7 @@ from typing import Any
 
 from vlmtune.data import _download
 from vlmtune.data._image_refs import ENDINGS, IMAGE_COLUMNS, file_fingerprint, is_base64, open_readable
+from vlmtune.data._text import head
 from vlmtune.errors import DataError
 from vlmtune.hub import cache_file
 
@@ -45,14 +46,8 @@ def as_lines(file: Path, text: Path) -> Path:
         DataError: the object is too large to be parsed.
         EnvironmentProblem: the cache's disk is full.
     """
-    if {".jsonl", ".ndjson"} & {ending.lower() for ending in file.suffixes}:
-        return text
-    with open_readable(text) as stream:
-        line = stream.readline(LARGEST).strip()
-        while not line and (more := stream.readline(LARGEST)):
-            line = more.strip()
-        several = line.endswith(b"}") and any(other.strip() for other in stream)
-    if not line.removeprefix(b"\xef\xbb\xbf").startswith(b"{") or several:
+    is_lines = bool({".jsonl", ".ndjson"} & {ending.lower() for ending in file.suffixes})
+    if is_lines or not _may_be_one_object(text):
         return text
     key = ["object", str(text.resolve()), file_fingerprint(str(text)), text.stat().st_mtime_ns]
     cached = cache_file("rows", key, ".jsonl")
@@ -69,6 +64,18 @@ def as_lines(file: Path, text: Path) -> Path:
     if rows is None:
         return text
     return _download.build_once(cached, lambda building: _write(building, rows))
+
+
+def _may_be_one_object(text: Path) -> bool:
+    """Whether a text begins as an object does, and does not have one on its first line and more behind it."""
+    if head(text).lstrip()[:1] not in ("{", ""):  # an array on one line is not read to see that
+        return False
+    with open_readable(text) as stream:
+        line = stream.readline(LARGEST).strip()
+        while not line and (more := stream.readline(LARGEST)):
+            line = more.strip()
+        several = line.endswith(b"}") and any(other.strip() for other in stream)
+    return line.removeprefix(b"\xef\xbb\xbf").startswith(b"{") and not several
 
 
 def _write(building: Path, rows: Iterable[Mapping[str, Any]]) -> None:
