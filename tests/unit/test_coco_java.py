@@ -14,7 +14,9 @@ from vlmtune.predictions import Line
 from vlmtune.scoring.score import choose_metrics, score
 from vlmtune.tasks import captioning
 
-JAVA = pytest.mark.skipif(shutil.which("java") is None, reason="METEOR is a Java program")
+JAVA = pytest.mark.skipif(
+    shutil.which("java") is None, reason="METEOR is a Java program: apt-get install default-jre-headless"
+)
 WORDS = "a man woman dog dogs is are running runs walks on the grass street , red big horse riding rides .".split()
 
 

@@ -60,8 +60,6 @@ def test_copies_are_told_from_images_that_are_only_alike(name: str) -> None:
     """Digits, flags, icons, lines of text and receipts: the hash of most is that of another."""
     alike = data_benchmark("alike")
     images = list(alike.written_digits(60)) if name not in alike.DRAWN else alike.different(alike.DRAWN[name], 60, 3)
-    if not images:
-        pytest.skip("scikit-learn is not installed")
     found = data_benchmark("run").quality(alike.with_copies(name, images))
     assert found["copies"] == 12
     assert found["recall"] >= 0.9

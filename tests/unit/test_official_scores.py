@@ -27,7 +27,10 @@ def module(name: str) -> ModuleType:
 
 official = module("official")
 run = module("run")
-java = pytest.mark.skipif(shutil.which("java") is None, reason="the official tokenizer of captions needs Java")
+java = pytest.mark.skipif(
+    shutil.which("java") is None,
+    reason="the official tokenizer of captions is a Java program: apt-get install default-jre-headless",
+)
 
 
 @pytest.mark.parametrize("task", [pytest.param(task, marks=java if task == "captioning" else ()) for task in run.TASKS])

@@ -236,8 +236,8 @@ def open_session(
         config: of the run.
         progress: how it is displayed.
         mock: whether results are marked as made by the tiny stand-in.
-        accept_failures: whether answers are published although the engine failed on some rows.
         distributed: whether torchrun may start the step in several processes.
+        accept_failures: whether answers are published although the engine failed on some rows.
 
     Raises:
         FolderLocked: a live process works in the folder.
