@@ -1,12 +1,14 @@
 """BLEU and chrF equal their official implementations, and their statistics add up to the corpus score."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_vectors import VECTORS, score
 from sacrebleu.metrics import BLEU, CHRF
 
-from vlmtune.metrics import Metric, bleu, chrf, sacrebleu
+from vlmtune.metrics import Metric, _symbols, bleu, bleu_4, captions, chrf, cider_d, ngrams, rouge_l, sacrebleu
 
 WORDS = st.lists(st.sampled_from(["a", "red", "Red", "ball", "is", "on", "grass", ",", ".", "two"]), max_size=12)
 TEXT = WORDS.map(" ".join)
@@ -59,3 +61,22 @@ def test_an_unparsed_answer_counts_as_an_empty_one() -> None:
     assert score(bleu, ["a red ball on the grass", None], references) == score(
         bleu, ["a red ball on the grass", ""], references
     )
+
+
+@pytest.mark.parametrize("metric", [bleu, sacrebleu, chrf, bleu_4, cider_d, rouge_l], ids=lambda metric: metric.name)
+def test_rows_count_the_same_in_blocks_of_any_size(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(0)
+
+    def caption() -> str:
+        return " ".join(
+            rng.choice(["a", "red", "dog", "ball", "on", "grass", "é", ""]) for _ in range(rng.randint(0, 9))
+        )
+
+    answers = [None, *(caption() for _ in range(60))]
+    references = [[caption() for _ in range(rng.randint(1, 4))] for _ in answers]
+    whole = metric.measure(answers, references)
+    for symbols in (1, 7, 100):
+        monkeypatch.setattr(_symbols, "BLOCK", symbols)
+        for module in (captions, ngrams):
+            module._compared.cache_clear()
+        assert (metric.measure(answers, references) == whole).all()

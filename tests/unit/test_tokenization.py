@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_vectors import MORE
 from nltk.tokenize import TreebankWordTokenizer
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from vlmtune.metrics._tokenization import words
+from vlmtune.metrics._tokenization import sacrebleu_words, words
 
 PUNCTUATION = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 _PIECES = """
@@ -70,10 +71,23 @@ def test_a_letter_before_the_end_is_a_word_before_a_name_an_initial() -> None:
 def test_long_runs_take_no_time() -> None:
     """Nothing is quadratic: a model that repeats itself does not stop the score."""
     for piece in (".", "-", "+", "a", "a.", "a-", "'", "<a ", "a@", "n't", "!", "1,", "&", "A&", "\u0301"):
-        words.__wrapped__(piece * 20_000)
+        words(piece * 20_000)
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_any_text_has_tokens_without_white_space(text: str) -> None:
     assert all(token and token.split() == [token] for token in words(text))
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.text(st.sampled_from("aBc '.,-é!1&\n"), max_size=12))
+def test_texts_that_need_no_rules_are_split_as_by_sacrebleu(text: str) -> None:
+    assert list(sacrebleu_words("13a", text)) == Tokenizer13a()(text.rstrip()).split()
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("a A dogs cannot Gonna mr st etc don".split()), max_size=6), st.booleans())
+def test_a_text_of_nothing_but_words_needs_no_rules(chosen: list[str], period: bool) -> None:
+    text = " ".join(chosen) + " ." * period
+    assert words(text) == words(f"{text} !!")[:-1]

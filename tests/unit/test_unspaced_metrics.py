@@ -6,7 +6,7 @@ import pytest
 from languages import EN, JA, KO, TH, ZH
 
 from vlmtune.metrics import Metric
-from vlmtune.metrics._tokenization import caption_words
+from vlmtune.metrics._tokenization import caption_tokenizer
 from vlmtune.metrics.captions import bleu_1, bleu_2, bleu_3, bleu_4, cider_d, keyword_recall, rouge_l
 from vlmtune.metrics.ngrams import bleu, chrf, sacrebleu
 from vlmtune.predictions import Line
@@ -58,8 +58,9 @@ def test_coco_metrics_equal_the_official_ones_on_the_same_tokens() -> None:
     cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
     rouge = pytest.importorskip("pycocoevalcap.rouge.rouge").Rouge()
     answers, references = NEAR["zh"], [[ZH[0], "一只狗在跑"], [ZH[1]]]
-    tokens = {n: [" ".join(caption_words("zh", text)) for text in row] for n, row in enumerate(references)}
-    answered = {n: [" ".join(caption_words("zh", text))] for n, text in enumerate(answers)}
+    split = caption_tokenizer(references)
+    tokens = {n: [" ".join(split(text)) for text in row] for n, row in enumerate(references)}
+    answered = {n: [" ".join(split(text))] for n, text in enumerate(answers)}
     assert answered[0] == ["一 只 黑 色 的 狗 在 草 地 上 奔 跑"]
     assert "。" not in tokens[0][0]
     expected, _ = bleu_scorer.compute_score(tokens, answered, verbose=0)
@@ -87,7 +88,7 @@ def test_one_row_of_another_language_does_not_change_the_others() -> None:
     """The tokenizer is that of the set: an English row among Chinese ones is split at its words."""
     references = [[text] for text in [*ZH, "a red ball on grass"]]
     answers = [*ZH, "a red ball in water"]
-    assert caption_words("zh", "A red ball, on grass 🐶!") == ("a", "red", "ball", "on", "grass")
+    assert caption_tokenizer(references)("A red ball, on grass 🐶!") == ("a", "red", "ball", "on", "grass")
     assert 0.5 < score(bleu_1, answers, references) < 1
 
 

@@ -7,15 +7,17 @@ together, E entries (one per text and distinct n-gram in it).
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.metrics import Stats
+from vlmtune.metrics._symbols import Ints, Symbols, Texts
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_LAST = 32
+"""Bits of an n-gram's last symbol in its key; the number of its first n - 1 symbols stands above them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Order:
     """All n-grams of one length. `text` of `answers` is a row, `text` of `references` one of the Q references.
 
     For each entry of `references`, `shared` says whether its row's answer has the same n-gram, and `at` is the index of
-    that entry in `answers` (meaningless where not shared).
+    that entry in `answers` (meaningless where not shared). `frequency` [distinct] is the document frequency of each
+    n-gram; 0 for all where it was not asked for.
 
     The answer "a a b" with the reference "a c" gives, for n-grams of one symbol: answers (text 0, n-grams a b, counts
     2 1), references (text 0, n-grams a c, counts 1 1), shared [True, False], at [0, ...].
@@ -40,90 +43,130 @@ class Order:
 
     answers: Counts
     references: Counts
-    distinct: int
     at: Ints
     shared: NDArray[np.bool_]
+    frequency: Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """Symbols [S] of the N answers, then of the Q references; `row_index` [Q], ascending, is each reference's row."""
+class NGrams:
+    """The n-grams of one length in symbols [S]: where each starts, and its key. None crosses the end of a text.
 
-    symbols: Ints
-    lengths: Ints
-    row_index: Ints
+    `left` [S] is how many symbols a text has from each of its symbols on.
+    """
 
-    @property
-    def rows(self) -> int:
-        """N."""
-        return len(self.lengths) - len(self.row_index)
+    numbers: NDArray[np.int32]
+    left: Ints
+    length: int
+    start: Ints
+    key: Ints
 
-    @property
-    def answer_lengths(self) -> Ints:
-        """Symbols of each answer [N]."""
-        return self.lengths[: self.rows]
+    @classmethod
+    def single(cls, numbers: NDArray[np.int32], lengths: Ints) -> "NGrams":
+        """Those of one symbol."""
+        at = np.arange(len(numbers))
+        return cls(numbers, np.repeat(np.cumsum(lengths), lengths) - at, 1, at, numbers.astype(np.int64))
 
-    @property
-    def reference_lengths(self) -> Ints:
-        """Symbols of each reference [Q]."""
-        return self.lengths[self.rows :]
+    def longer(self, prefix: Ints, kept: NDArray[np.bool_] | None = None) -> "NGrams":
+        """Those of one symbol more.
 
-    def orders(self, longest: int) -> Iterator[Order]:
-        """n-grams of 1, 2, … `longest` symbols; none crosses the end of a text.
-
-        An n-gram is numbered by its first n - 1 symbols, which the previous order numbered already, and its last one.
+        Args:
+            prefix: the number of each n-gram of this length.
+            kept: which of them are continued; None continues all.
         """
-        text = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        left = np.cumsum(self.lengths)[text] - np.arange(len(text))
-        kinds, single = np.unique(self.symbols, return_inverse=True)
-        start, ngram, distinct = np.arange(len(text)), single, len(kinds)
+        whole = self.left[self.start] > self.length
+        if kept is not None:
+            whole &= kept
+        start = self.start[whole]
+        key = (prefix[whole] << _LAST) | self.numbers[start + self.length]
+        return NGrams(self.numbers, self.left, self.length + 1, start, key)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFrequencies:
+    """In how many rows a reference has an n-gram, of 1, 2, … symbols: sorted keys [D] and their counts [D] per length.
+
+    The key of an n-gram is the index of its first n - 1 symbols among the keys of that length, and its last symbol.
+    Those that only one row has, which are most, are left out: they weigh as much as unknown ones.
+    """
+
+    keys: tuple[Ints, ...]
+    counts: tuple[NDArray[np.int32], ...]
+
+    @classmethod
+    def of(cls, references: Symbols, row_index: Ints, longest: int) -> "DocumentFrequencies":
+        """Of Q references; those with the same `row_index` [Q] are one document."""
+        rows, keys, counts = int(row_index[-1]) + 1 if len(row_index) else 1, [], []
+        row = np.repeat(row_index.astype(np.int32), references.lengths)
+        ngrams = NGrams.single(references.numbers, references.lengths)
         for length in range(1, longest + 1):
-            if length > 1:
-                whole = left[start] >= length
-                start, ngram = start[whole], ngram[whole]
-                longer, ngram = np.unique(ngram * len(kinds) + single[start + length - 1], return_inverse=True)
-                distinct = len(longer)
-            yield self._counted(text[start], ngram, max(distinct, 1))
+            distinct, ngram = np.unique(ngrams.key, return_inverse=True)
+            pairs = np.sort(ngram * rows + row[ngrams.start])
+            first = pairs[np.diff(pairs, prepend=-1) != 0]
+            count = np.bincount(first // rows, minlength=len(distinct))
+            several = count > 1
+            keys.append(distinct[several])
+            counts.append(count[several].astype(np.int32))
+            if length < longest:
+                kept = several[ngram]
+                ngrams = ngrams.longer((np.cumsum(several) - 1)[ngram], kept)
+        return cls(tuple(keys), tuple(counts))
 
-    def _counted(self, text: Ints, ngram: Ints, distinct: int) -> Order:
-        key, count = np.unique(text * distinct + ngram, return_counts=True)
-        first = int(np.searchsorted(key, self.rows * distinct))
-        texts, ngrams = np.divmod(key, distinct)
-        references = Counts(texts[first:] - self.rows, ngrams[first:], count[first:])
-        wanted = self.row_index[references.text] * distinct + references.ngram
-        at = np.searchsorted(key[:first], wanted)
-        shared = np.append(key[:first], -1)[at] == wanted
-        return Order(Counts(texts[:first], ngrams[:first], count[:first]), references, distinct, at, shared)
+    def find(self, length: int, keys: Ints) -> tuple[Ints, Ints]:
+        """Index and document frequency of sorted, distinct keys [K]; unknown ones get indices of their own, and 0."""
+        known, counts = self.keys[length - 1], self.counts[length - 1]
+        at = np.searchsorted(known, keys)
+        found = at < len(known)
+        found[found] = known[at[found]] == keys[found]
+        frequency = np.zeros(len(keys), np.int64)
+        frequency[found] = counts[at[found]]
+        return np.where(found, at, len(known) + np.arange(len(keys))), frequency
 
 
-def number_symbols(answers: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Texts:
-    """Number the symbols of N answers and of each row's references.
+def orders(texts: Texts, longest: int, documents: DocumentFrequencies | None = None) -> Iterator[Order]:
+    """n-grams of 1, 2, … `longest` symbols.
 
     Args:
-        answers: N texts: tuples of words, or strings, whose symbols are characters.
-        references: one or more texts of the same kind for each row.
+        texts: a block of rows.
+        longest: symbols of the longest n-grams.
+        documents: gives `frequency`; counted over all references, of which those of the block are a part.
     """
-    each = [len(texts) for _, texts in zip(answers, references, strict=True)]
-    everything = [*answers, *chain.from_iterable(references)]
-    numbers: dict[str, int] = {}
-    symbols = (numbers.setdefault(symbol, len(numbers)) for symbol in chain.from_iterable(everything))
-    row_index = np.repeat(np.arange(len(answers)), np.array(each, dtype=np.int64))
-    lengths = np.fromiter(map(len, everything), np.int64, len(everything))
-    return Texts(np.fromiter(symbols, np.int64, int(lengths.sum())), lengths, row_index)
+    lengths = np.concatenate([texts.answers.lengths, texts.references.lengths])
+    text = np.repeat(np.arange(len(lengths)), lengths)
+    ngrams = NGrams.single(np.concatenate([texts.answers.numbers, texts.references.numbers]), lengths)
+    for length in range(1, longest + 1):
+        distinct, ngram = np.unique(ngrams.key, return_inverse=True)
+        index, frequency = np.arange(len(distinct)), np.zeros_like(distinct)
+        if documents is not None:
+            index, frequency = documents.find(length, distinct)
+        yield _counted(texts, text[ngrams.start], ngram, max(len(distinct), 1), frequency)
+        if length < longest:
+            ngrams = ngrams.longer(index[ngram])
 
 
-def clipped_matches(texts: Texts, orders: Sequence[Order]) -> Floats:
+def _counted(texts: Texts, text: Ints, ngram: Ints, distinct: int, frequency: Ints) -> Order:
+    key, count = np.unique(text * distinct + ngram, return_counts=True)
+    first = int(np.searchsorted(key, texts.rows * distinct))
+    owner, ngrams = np.divmod(key, distinct)
+    references = Counts(owner[first:] - texts.rows, ngrams[first:], count[first:])
+    wanted = texts.row_index[references.text] * distinct + references.ngram
+    at = np.searchsorted(key[:first], wanted)
+    shared = np.append(key[:first], -1)[at] == wanted
+    return Order(Counts(owner[:first], ngrams[:first], count[:first]), references, at, shared, frequency)
+
+
+def clipped_matches(texts: Texts, found: Sequence[Order]) -> Floats:
     """BLEU's clipped matches and possible matches, for n-grams of 1 … K symbols [N, 2K].
 
     First, per order, the n-grams of each answer that a reference has, each at most as often as in the reference that
     has it most often; then all n-grams of each answer. "the the the" against "the cat" has 1 match of 3 at order 1.
     """
     columns = []
-    for order in orders:
+    for order in found:
         most = np.zeros(len(order.answers.text), np.int64)
         np.maximum.at(most, order.at[order.shared], order.references.count[order.shared])
         columns.append(np.bincount(order.answers.text, np.minimum(most, order.answers.count), texts.rows))
-    columns += [np.maximum(texts.answer_lengths - shorter, 0).astype(np.float64) for shorter in range(len(orders))]
+    columns += [np.maximum(texts.answers.lengths - shorter, 0).astype(np.float64) for shorter in range(len(found))]
     return np.stack(columns, axis=1)
 
 
@@ -136,8 +179,8 @@ def first_of_row(row_index: Ints, *keys: NDArray[np.generic]) -> Ints:
 
 def closest_length(texts: Texts) -> Ints:
     """Length of each row's reference nearest in length to the answer [N]; of two equally near, the shorter."""
-    lengths = texts.reference_lengths
-    difference = np.abs(lengths - texts.answer_lengths[texts.row_index])
+    lengths = texts.references.lengths
+    difference = np.abs(lengths - texts.answers.lengths[texts.row_index])
     return lengths[first_of_row(texts.row_index, difference, lengths)]
 
 

@@ -23,12 +23,13 @@ import importlib.util
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 
 from vlmtune.text_units import language
 
 Words = tuple[str, ...]
+Tokenizer = Callable[[str], Words]
 References = Sequence[Sequence[str]]
 
 COCO = "ptb-coco-2"
@@ -113,9 +114,15 @@ _TOKEN = re.compile(
 )
 
 
-@lru_cache(maxsize=2**17)
+_LETTERS = re.compile(r"[A-Za-z ]*")
+"""A text that is nothing but words, whose tokens need no rules; a period is behind most captions."""
+
+
 def words(text: str) -> Words:
     """Tokens of a caption, lower-cased, without punctuation; possibly none."""
+    if _LETTERS.fullmatch(text.removesuffix(" .")):
+        parts = (_FUSED.get(word, (word,)) for word in text.removesuffix(" .").lower().split())
+        return tuple(chain.from_iterable(parts))
     text = " ".join(text.split())
     if not text.isascii():
         text = " ".join(_UNSEEN.sub(" ", text.translate(_PLAIN)).split())
@@ -155,9 +162,14 @@ def sacrebleu_name(references: References) -> str:
     return str(_loaded(references_tokenizer(references)).signature())  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=2**17)
+_RULES_OF_13A = re.compile(r"[0-9\n!-&(-+/:-@\[-`{-~]")
+"""Characters that 13a has rules for, which are slow. Without any, it only separates commas and periods."""
+
+
 def sacrebleu_words(tokenizer: str, text: str) -> Words:
     """Tokens of a text as sacrebleu splits it with one of its tokenizers."""
+    if tokenizer == "13a" and not _RULES_OF_13A.search(text):
+        return tuple(text.replace(",", " , ").replace(".", " . ").split())
     return tuple(_loaded(tokenizer)(text.rstrip()).split())
 
 
@@ -167,12 +179,22 @@ def caption_name(references: References) -> str:
     return COCO if name == "13a" else f"{name}, no punctuation"
 
 
-def caption_words(tokenizer: str, text: str) -> Words:
+def caption_tokenizer(references: References) -> Tokenizer:
     """Tokens of a caption, lower-cased, without punctuation: COCO's, or another tokenizer's for text without spaces."""
-    return words(text) if tokenizer == "13a" else _spoken(tokenizer, text)
+    name = references_tokenizer(references)
+    return words if name == "13a" else _named(_spoken, name)
 
 
-@lru_cache(maxsize=2**17)
+def sacrebleu_tokenizer(references: References) -> Tokenizer:
+    """Tokens of a text as sacrebleu splits it, with its tokenizer for the language of the references."""
+    return _named(sacrebleu_words, references_tokenizer(references))
+
+
+@lru_cache(maxsize=2 * len(_SACREBLEU))
+def _named(split: Callable[[str, str], Words], name: str) -> Tokenizer:
+    return partial(split, name)
+
+
 def _spoken(tokenizer: str, text: str) -> Words:
     """Tokens with a letter, a digit or a mark in them: in Thai, vowels and tones are marks."""
     tokens = sacrebleu_words(tokenizer, text.lower())

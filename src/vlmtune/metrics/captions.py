@@ -7,23 +7,23 @@ Truth: `references`, one or more texts; `keyword_recall` alone compares with `ke
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import (
+    DocumentFrequencies,
     Floats,
-    Ints,
     Order,
-    Texts,
     clipped_matches,
     closest_length,
-    number_symbols,
+    orders,
     per_row,
     ratio,
 )
-from vlmtune.metrics._tokenization import Words, caption_name, caption_words, references_tokenizer
+from vlmtune.metrics._symbols import Texts, as_strings, words
+from vlmtune.metrics._tokenization import caption_name, caption_tokenizer
 from vlmtune.text_units import DENSE
 
 ORDERS = 4
@@ -48,37 +48,39 @@ References = Sequence[Sequence[str]]
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
     """BLEU's statistics [N, 9] (matches and n-grams of orders 1-4, closest reference length), CIDEr-D per row [N]."""
-    words = partial(caption_words, references_tokenizer(references))
-    texts = number_symbols([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
-    orders = list(texts.orders(ORDERS))
-    stats = np.column_stack([clipped_matches(texts, orders), closest_length(texts)])
-    stats.setflags(write=False)
-    return stats, _cider_d(texts, orders)
+    texts, documents = words(answers, references, caption_tokenizer(references)), _documents(references)
+    stats, values = [np.zeros((0, 2 * ORDERS + 1))], [np.zeros(0)]
+    for block in texts.blocks():
+        found = list(orders(block, ORDERS, documents))
+        stats.append(np.column_stack([clipped_matches(block, found), closest_length(block)]))
+        values.append(_cider_d(block, found, texts.rows))
+    compared = np.concatenate(stats)
+    compared.setflags(write=False)
+    return compared, np.concatenate(values)
 
 
-def _cider_d(texts: Texts, orders: Sequence[Order]) -> Floats:
+@lru_cache(maxsize=1)
+def _documents(references: tuple[tuple[str, ...], ...]) -> DocumentFrequencies:
+    texts = words([""] * len(references), references, caption_tokenizer(references))
+    return DocumentFrequencies.of(texts.references, texts.row_index, ORDERS)
+
+
+def _cider_d(texts: Texts, found: Sequence[Order], documents: int) -> Floats:
     """10 x the mean, over orders and references, of clipped cosines of tf-idf vectors, weighted by length [N]."""
     row_index, similarity = texts.row_index, np.zeros(len(texts.row_index))
-    for order in orders:
+    for order in found:
         answers, references, shared = order.answers, order.references, order.shared
-        idf = np.log(max(texts.rows, 1)) - np.log(np.maximum(_document_frequency(order, row_index), 1))
+        idf = np.log(documents) - np.log(np.maximum(order.frequency, 1))
         answer, reference = answers.count * idf[answers.ngram], references.count * idf[references.ngram]
         common = np.minimum(answer[order.at[shared]], reference[shared]) * reference[shared]
         dot = np.bincount(references.text[shared], common, len(row_index))
         norm = np.sqrt(np.bincount(answers.text, answer**2, texts.rows))[row_index]
         norm = norm * np.sqrt(np.bincount(references.text, reference**2, len(row_index)))
         similarity += dot / np.where(norm > 0, norm, 1)
-    difference = texts.answer_lengths[row_index] - texts.reference_lengths
+    difference = texts.answers.lengths[row_index] - texts.references.lengths
     similarity *= np.exp(-(difference**2) / (2 * SIGMA**2))
     counts = np.bincount(row_index, minlength=texts.rows)
-    return 10 / len(orders) * np.bincount(row_index, similarity, texts.rows) / counts
-
-
-def _document_frequency(order: Order, row_index: Ints) -> Ints:
-    """CIDEr's document frequency [distinct]: in how many rows a reference has the n-gram."""
-    references = order.references
-    pairs = np.unique(row_index[references.text] * order.distinct + references.ngram)
-    return np.bincount(pairs % order.distinct, minlength=order.distinct)
+    return 10 / len(found) * np.bincount(row_index, similarity, texts.rows) / counts
 
 
 def _measure_bleu(answers: Answers, references: References) -> Stats:
@@ -120,23 +122,28 @@ cider_d = Metric(
 and are the same for every resample. A single row scores 0: its n-grams are in every row there is."""
 
 
-def _rouge_l(answer: Words, references: Sequence[Words]) -> float:
+_NO_WORDS = "\U0010ffff"
+"""The official script splits at single spaces, so a text without words is one empty word."""
+
+
+def _rouge_l(answer: str, references: Sequence[str]) -> float:
+    """Of texts with a character for each word."""
     from rapidfuzz.distance import LCSseq
 
-    # The official script splits at single spaces, so a text without words is one empty word.
-    answer, texts = answer or ("",), [reference or ("",) for reference in references]
-    common = [LCSseq.similarity(answer, text) for text in texts]
+    common = [LCSseq.similarity(answer, text) for text in references]
     precision = max(common) / len(answer)
-    recall = max(length / len(text) for length, text in zip(common, texts, strict=True))
+    recall = max(length / len(text) for length, text in zip(common, references, strict=True))
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if max(common) else 0.0
 
 
 def _measure_rouge_l(answers: Answers, references: References) -> Stats:
-    words = partial(caption_words, references_tokenizer(references))
-    return per_row(
-        0.0 if answer is None else _rouge_l(words(answer), [*map(words, row)])
-        for answer, row in zip(answers, references, strict=True)
-    )
+    kept = tuple(map(tuple, references))
+    texts, values = words(answers, kept, caption_tokenizer(kept)), []
+    for block in texts.blocks():
+        said, true = ([text or _NO_WORDS for text in some] for some in as_strings(block))
+        ends = np.searchsorted(block.row_index, np.arange(block.rows + 1)).tolist()
+        values += [_rouge_l(text, true[ends[n] : ends[n + 1]]) for n, text in enumerate(said)]
+    return per_row(0.0 if answer is None else value for answer, value in zip(answers, values, strict=True))
 
 
 rouge_l = Metric(

@@ -7,13 +7,14 @@ on other tokens, is in `captions`. Truth: `references`, one or more texts.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ngram_counts import Order, Texts, clipped_matches, closest_length, first_of_row, number_symbols
-from vlmtune.metrics._tokenization import references_tokenizer, sacrebleu_name, sacrebleu_words
+from vlmtune.metrics._ngram_counts import Order, clipped_matches, closest_length, first_of_row, orders
+from vlmtune.metrics._symbols import Texts, characters, row_ranges, words
+from vlmtune.metrics._tokenization import sacrebleu_name, sacrebleu_tokenizer
 
 ORDERS = 4
 CHARACTERS = 6
@@ -23,10 +24,12 @@ CHARACTERS = 6
 @lru_cache(maxsize=2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
     """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
-    words = partial(sacrebleu_words, references_tokenizer(references))
-    texts = number_symbols([words(answer or "") for answer in answers], [[*map(words, row)] for row in references])
-    shortest = texts.reference_lengths[first_of_row(texts.row_index, texts.reference_lengths)]
-    return np.column_stack([clipped_matches(texts, list(texts.orders(ORDERS))), closest_length(texts), shortest])
+    texts = words(answers, references, sacrebleu_tokenizer(references))
+    lengths = texts.references.lengths
+    shortest = lengths[first_of_row(texts.row_index, lengths)]
+    matches = [clipped_matches(block, list(orders(block, ORDERS))) for block in texts.blocks()]
+    empty = np.zeros((0, 2 * ORDERS))
+    return np.column_stack([np.concatenate([empty, *matches]), closest_length(texts), shortest])
 
 
 def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:
@@ -66,18 +69,23 @@ def _measure_chrf(answers: Sequence[str | None], references: Sequence[Sequence[s
 
     An order that the reference is too short for counts no n-grams of the answer either (sacrebleu's "effective order").
     """
-    texts = number_symbols(
-        ["".join((answer or "").split()) for answer in answers],
-        [["".join(text.split()) for text in row] for row in references],
-    )
-    stats = np.concatenate([_chrf_columns(texts, order, n) for n, order in enumerate(texts.orders(CHARACTERS))], axis=1)
+    said = ["".join((answer or "").split()) for answer in answers]
+    true = [["".join(text.split()) for text in row] for row in references]
+    sizes = np.array([len(text) + sum(map(len, row)) for text, row in zip(said, true, strict=True)], dtype=np.int64)
+    blocks = (characters(said[first:last], true[first:last]) for first, last in row_ranges(sizes))
+    return np.concatenate([np.zeros((0, 3 * CHARACTERS)), *map(_chrf_block, blocks)])
+
+
+def _chrf_block(texts: Texts) -> Stats:
+    found = orders(texts, CHARACTERS)
+    stats = np.concatenate([_chrf_columns(texts, order, n) for n, order in enumerate(found)], axis=1)
     return stats[first_of_row(texts.row_index, -_chrf(stats))]
 
 
 def _chrf_columns(texts: Texts, order: Order, shorter: int) -> Stats:
     """n-grams of answer, reference and both, for each reference [Q, 3]."""
-    of_reference = np.maximum(texts.reference_lengths - shorter, 0)
-    of_answer = np.maximum(texts.answer_lengths[texts.row_index] - shorter, 0)
+    of_reference = np.maximum(texts.references.lengths - shorter, 0)
+    of_answer = np.maximum(texts.answers.lengths[texts.row_index] - shorter, 0)
     kept = order.shared
     common = np.minimum(order.answers.count[order.at[kept]], order.references.count[kept])
     both = np.bincount(order.references.text[kept], common, len(texts.row_index))

@@ -28,6 +28,9 @@ _END_TOKENS = re.compile(
 )
 """Tokens that end a turn, which some programs leave in the text."""
 
+_ANY_MARK = re.compile(r"[<\[◁`\\]")
+"""What every mark begins with: most answers have none of these characters."""
+
 _WHOLE_FENCE = re.compile(r"\s*```[a-zA-Z]*\n(.*?)\n?```\s*", re.DOTALL)
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[\\{}]|[{}]")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
@@ -46,6 +49,8 @@ def unwrap(text: str, prose: bool = False) -> str | Unparsed:
         text: as generated.
         prose: whether `\boxed{…}` is part of the answer.
     """
+    if not _ANY_MARK.search(text):
+        return text
     found = without_thinking(_END_TOKENS.sub("", text) if "<" in text else text)
     if isinstance(found, Unparsed):
         return found
