@@ -19,7 +19,7 @@ from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.diagnostics import confidence, confidence_curve, uncertain_rows
 from vlmtune.scoring.metric_comparison import ScoringContext
 from vlmtune.scoring.pairing import PredictionFile
-from vlmtune.scoring.score import measure, summary
+from vlmtune.scoring.score import measure, reread, summary
 from vlmtune.tasks import captioning
 
 TERMS = ScoringContext(captioning.TASK, captioning.Config(), QUICK.statistics)
@@ -37,7 +37,7 @@ def graded(count: int, right: bool = True) -> list[Line]:
         is_good = n % 2 == 0
         told = (0.9 if is_good else 0.5) - n / 1e4
         made.append(sure((good if is_good else bad)[n], told if right else rng.random() or 0.1))
-    return made
+    return reread(made, TERMS.task, TERMS.config)
 
 
 def test_the_curve_is_the_score_of_the_most_confident_rows() -> None:
@@ -45,7 +45,7 @@ def test_the_curve_is_the_score_of_the_most_confident_rows() -> None:
     found = confidence_curve(some, [f"{n}" for n in range(60)], bleu, TERMS)
     assert found is not None
     order = sorted(range(60), key=lambda n: (-(confidence(some[n]) or 0), n))
-    stats = measure(bleu, some, TERMS.task, TERMS.config)
+    stats = measure(bleu, some)
     for point in found["points"]:
         kept = order[: round(point["coverage"] * 60)]
         assert point["score"] == pytest.approx(summary(bleu, stats[kept]), abs=1e-12)
@@ -97,7 +97,7 @@ def test_without_probabilities_there_is_no_curve() -> None:
     assert both.result["confidence"]["a"] is None
     shown = both.to_json()
     assert "the more confident half of B's answers" in text.render(shown)
-    assert "confident answers are better" in html_page.render(shown, {}, ReportConfig())
+    assert "confident answers are better" in html_page.render(shown, {}, ReportConfig()).text
     assert "more confident" not in text.render(judged(plain, plain).to_json())
     figure = charts.score_by_confidence(shown)
     assert figure is not None

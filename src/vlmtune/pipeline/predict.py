@@ -18,7 +18,7 @@ from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, controls_path
-from vlmtune.scoring.score import Score, choose_metrics
+from vlmtune.scoring.score import Score, choose_metrics, reread
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.scoring.self_check import primary_first
 from vlmtune.types import Example, ImageRef, Outcome, Request
@@ -160,7 +160,8 @@ def _check_rows(session: Session, examples: list[Example]) -> None:
     for row in examples:
         session.task.prompt(session.config.task, row)
     if session.config.dataset.labelled:
-        evaluation, lines = session.config.evaluation, truth_lines(session, examples)
+        evaluation = session.config.evaluation
+        lines = reread(truth_lines(session, examples), session.task, session.config.task)
         metrics = choose_metrics(session.task, evaluation.metrics, lines)
         choice = primary_first(metrics, session.task, session.config.task, lines, evaluation.primary)
         for message in (*([f"primary metric: {choice.reason}"] if choice.reason else []), *choice.warnings):

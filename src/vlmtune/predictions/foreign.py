@@ -3,6 +3,7 @@
 Every other key of a row is kept, so that rows can be told apart by it: its name stays, and an image becomes its hash.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -218,7 +219,9 @@ def _references(record: Mapping[str, Any], layout: Layout, flat: bool) -> list[s
     if layout.tool in (LM_EVAL, LMMS_EVAL) and layout.answer is not None and is_choice(record.get(layout.answer)):
         value = choice_text(value, record)
     texts = reference_texts(value, flat or layout.lists_as_text)
-    return [text.rstrip("\n") for text in texts] if layout.strip_reference else texts
+    if layout.strip_reference:
+        texts = [text.rstrip("\n") for text in texts]
+    return [*map(sys.intern, texts)]  # the other file's rows have the same references
 
 
 def _id(record: Mapping[str, Any], layout: Layout, at: str) -> str | None:

@@ -5,6 +5,7 @@ keys, and `schemas/prediction.schema.json` is generated from it. `NAME.controls.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,4 +213,4 @@ def _references(record: Mapping[str, Any], at: str) -> list[str]:
     texts: Sequence[Any] = [references] if isinstance(references, str) else references
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{at}: 'references' must be a text or a list of texts")
-    return texts
+    return [*map(sys.intern, texts)]  # the other file's rows have the same references

@@ -16,10 +16,15 @@ from vlmtune.registry import BaseConfig
 from vlmtune.scoring import EvaluationConfig, diagnostics, gates, verdict
 from vlmtune.scoring.contradictions import contradictions
 from vlmtune.scoring.degenerate import degenerate_sides
-from vlmtune.scoring.examples import example_results
+from vlmtune.scoring.examples import ExampleResults, is_answered
 from vlmtune.scoring.judge import Judge, Judged, add_to_examples, judged
 from vlmtune.scoring.judge import warnings as judge_warnings
-from vlmtune.scoring.metric_comparison import ScoringContext, adjust_p_values, metric_results
+from vlmtune.scoring.metric_comparison import (
+    ScoringContext,
+    SufficientStatistics,
+    adjust_p_values,
+    metric_results,
+)
 from vlmtune.scoring.pairing import Evidence, Lines, PredictionFile, Rows, Side, gather, name_of
 from vlmtune.scoring.results import (
     AdditionalResult,
@@ -53,6 +58,7 @@ class Comparison:
 
     result: ComparisonResult
     examples: Sequence[ExampleResult] = field(repr=False)
+    """Made anew whenever one is read, so that those of many rows take no memory."""
 
     @property
     def status(self) -> Status:
@@ -96,6 +102,7 @@ class _Match:
     b: Side
     choice: MetricChoice
     evidence: Evidence
+    statistics: list[SufficientStatistics]
     results: list[MetricResult]
     judged: Judged | None = None
 
@@ -141,10 +148,19 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
     baselines = compare_prompt_baselines(prompt_baselines, main.b, main.metrics[0], context)
     result = _conclude(main, context, evaluation, baselines)
     result["others"] = [_conclude(match, context, evaluation, []) for match in matches[1:]]
-    rows = main.evidence.asked
-    pairs = list(zip(rows.a[0], rows.b[0], strict=True))
-    examples = example_results(pairs, main.metrics, task, task_config)
+    examples = _examples(main)
     return Comparison(result, add_to_examples(examples, main.judged.rows) if main.judged else examples)
+
+
+def _examples(match: _Match) -> ExampleResults:
+    """Every paired row; of several seeds, the first of each side."""
+    rows = match.evidence.asked
+    pairs = list(zip(rows.a[0], rows.b[0], strict=True))
+    statistics = match.statistics
+    if any(not one.single for one in statistics):
+        a, b = zip(*(pair for pair in pairs if is_answered(pair)), strict=True)
+        statistics = [SufficientStatistics.of(metric, [a], [b]) for metric in match.metrics]
+    return ExampleResults(pairs, match.metrics, statistics)
 
 
 def _with_judge(match: _Match, judge: Judge, evaluation: EvaluationConfig, labelled: bool) -> _Match:
@@ -162,10 +178,11 @@ def compare_prompt_baselines(
     results: PromptBaselines = []
     for file in files:
         evidence = gather((file,), b, {primary.truth})
-        metric = metric_results([primary], evidence, context)[0] if len(evidence.answered) else None
+        statistics = _statistics([primary], evidence)
+        metric = metric_results(statistics, evidence, context.statistics)[0] if statistics else None
         names: Sides[str] = {"a": file.name, "b": name_of(b)}
         why_not = [
-            *degenerate_sides(evidence.answered, context, names),
+            *degenerate_sides(evidence.answered, names),
             *verdict.reasons_inconclusive(evidence, metric),
         ]
         unscored: UnscoredPromptBaseline = {
@@ -264,8 +281,15 @@ def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConf
             f"{name_of(a)} and {name_of(b)} have no row in common: neither an id nor the references of a row agree"
             + reasons
         )
-    results = metric_results(choice.metrics, evidence, context) if len(evidence.answered) else []
-    return _Match(a, b, choice, evidence, results)
+    statistics = _statistics(choice.metrics, evidence)
+    results = metric_results(statistics, evidence, context.statistics) if statistics else []
+    return _Match(a, b, choice, evidence, statistics, results)
+
+
+def _statistics(metrics: Sequence[Metric], evidence: Evidence) -> list[SufficientStatistics]:
+    """Of the rows that are answered on both sides; empty without any."""
+    rows = evidence.answered
+    return [SufficientStatistics.of(metric, rows.a, rows.b) for metric in metrics] if len(rows) else []
 
 
 def _conclude(
@@ -275,7 +299,7 @@ def _conclude(
     a, b, evidence, rows = match.a, match.b, match.evidence, match.evidence.answered
     names: Sides[str] = {"a": name_of(a), "b": name_of(b)}
     why_not = [
-        *degenerate_sides(rows, context, names),
+        *degenerate_sides(rows, names),
         *verdict.reasons_inconclusive(evidence, match.results[0] if match.results else None),
     ]
     best = best_prompt_baseline(baselines, match.results[0]) if match.results else None
@@ -316,7 +340,7 @@ def _conclude(
         f"{file.name}: {text}"
         for side, files in ((a, rows.a), (b, rows.b))
         for file, lines in zip(side, files, strict=True)
-        for text in caveats(match.metrics, lines, context.task, context.config)
+        for text in caveats(match.metrics, lines)
     ]
     result["warnings"] = [*about_metrics, *verdict.warnings(a, b, evidence, result), *match.choice.warnings, *notes]
     result["warnings"] += judge_warnings(match.judged.result) if match.judged else []
@@ -329,8 +353,7 @@ def _slices(
     rows = match.evidence.answered
     if not evaluation.slices or not len(rows):
         return [], []
-    statistics = context.measure(match.metrics[0], rows.a, rows.b)
-    return diagnostics.slice_results(evaluation.slices, statistics, rows, context)
+    return diagnostics.slice_results(evaluation.slices, match.statistics[0], rows, context)
 
 
 def _lengths(rows: Rows) -> ResponseLengths:

@@ -7,7 +7,6 @@ descriptive; only whether slices got worse is tested, jointly for all of them.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -51,10 +50,7 @@ def length_control(rows: Rows, metric: Metric, context: ScoringContext) -> Lengt
     truncated = [truncate_to_lengths(texts, [line.prediction or "" for line in after]) for after in rows.b]
     if all(shorter == texts for shorter in truncated):
         return None
-    shortened = [
-        tuple(replace(line, prediction=text) for line, text in zip(before, cut, strict=True)) for cut in truncated
-    ]
-    statistics = context.measure(metric, shortened, rows.b)
+    statistics = SufficientStatistics.of(metric, [context.reread(before, cut) for cut in truncated], rows.b)
     compared = compare_metric(statistics, rows.groups, context.statistics)
     status, remaining = compared.status(metric.higher_is_better, context.statistics.confidence), compared.difference()
     if status == "inconclusive":
@@ -112,10 +108,9 @@ def image_control(
         return None
     original = [tuple(files[k][n] for n in both) for k in ran]
     shuffled = [
-        tuple(replace(line, prediction=answers[k][line.id]) for line in lines)
-        for k, lines in zip(ran, original, strict=True)
+        context.reread(lines, [answers[k][line.id] for line in lines]) for k, lines in zip(ran, original, strict=True)
     ]
-    statistics = context.measure(metric, shuffled, original)
+    statistics = SufficientStatistics.of(metric, shuffled, original)
     compared = compare_metric(statistics, [groups[n] for n in both], context.statistics)
     status, drop = compared.status(metric.higher_is_better, context.statistics.confidence), compared.difference()
     return {
@@ -166,7 +161,7 @@ def slice_results(
             part = statistics.keep(numbers)
             if statistics.metric.linearised:
                 kept = rows.keep(numbers)
-                part = context.measure(statistics.metric, kept.a, kept.b)
+                part = SufficientStatistics.of(statistics.metric, kept.a, kept.b)
             compared = compare_metric(part, groups, context.statistics, test=True)
             results.append({
                 "column": column,
@@ -246,7 +241,7 @@ def confidence_curve(
     known = np.array([value for value in each if value is not None])
     if not len(lines) or len(known) < len(lines) or metric.linearised:
         return None
-    stats = measure(metric, lines, context.task, context.config)
+    stats = measure(metric, lines)
     order = np.argsort(-known, kind="stable")
     sums = np.cumsum(_ties_averaged(stats[order], known[order]), axis=0)
     scores = np.asarray(metric.summarise(sums), dtype=np.float64)

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 
 from vlmtune.boxes import LabelledBox, labelled, read_boxes
 from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
-from vlmtune.registry import BaseConfig
+from vlmtune.scoring.metric_comparison import SufficientStatistics
 from vlmtune.scoring.results import ExampleBoxes, ExampleResult, Sides
-from vlmtune.scoring.score import measure, read_answers, repeats_itself
-from vlmtune.tasks import Task
+from vlmtune.scoring.score import repeats_itself
 
 Row = tuple[Line, Line]
 DIGITS = 6
@@ -32,24 +31,43 @@ class _RowScores:
     alone: Sides[Stats | None]
 
 
-def example_results(
-    rows: Sequence[Row], metrics: Sequence[Metric], task: Task, config: BaseConfig
-) -> list[ExampleResult]:
-    """One result per paired row, in order; failed rows have no scores.
+def is_answered(row: Row) -> bool:
+    """Whether both sides have an answer."""
+    return all(line.prediction is not None for line in row)
+
+
+class ExampleResults(Sequence[ExampleResult]):
+    """One result per paired row, in order, made when it is read; failed rows have no scores.
 
     Args:
         rows: both sides' lines.
         metrics: the primary one first.
-        task: reads answers.
-        config: the task's.
+        statistics: those of the answered rows in each metric; empty without any.
     """
-    answered = [n for n, (a, b) in enumerate(rows) if a.prediction is not None and b.prediction is not None]
-    sides = [[rows[n][side] for n in answered] for side in (0, 1)]
-    scores = [_row_scores(metric, sides, task, config) for metric in metrics] if answered else []
-    numbers = {n: number for number, n in enumerate(answered)}
-    boxes = _boxes(rows, task, config)
-    truths = {metric.truth for metric in metrics}
-    return [_example(a, b, scores, numbers.get(n), boxes.get(n), truths) for n, (a, b) in enumerate(rows)]
+
+    def __init__(
+        self, rows: Sequence[Row], metrics: Sequence[Metric], statistics: Sequence[SufficientStatistics]
+    ) -> None:
+        self._rows = rows
+        self._scores = [_row_scores(one) for one in statistics]
+        answered = [n for n, row in enumerate(rows) if is_answered(row)]
+        self._numbers = {n: number for number, n in enumerate(answered)}
+        self._truths = {metric.truth for metric in metrics}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ExampleResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ExampleResult]: ...
+    def __getitem__(self, index: int | slice) -> ExampleResult | list[ExampleResult]:
+        """The result of a row, or of several."""
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        n = range(len(self))[index]
+        a, b = self._rows[n]
+        return _example(a, b, self._scores, self._numbers.get(n), _boxes(a, b), self._truths)
 
 
 def flags(line: Line) -> list[str]:
@@ -108,8 +126,9 @@ def _example(
     return example
 
 
-def _row_scores(metric: Metric, sides: Sequence[Sequence[Line]], task: Task, config: BaseConfig) -> _RowScores:
-    a, b = (measure(metric, lines, task, config) for lines in sides)
+def _row_scores(statistics: SufficientStatistics) -> _RowScores:
+    """Of the first file of each side."""
+    metric, a, b = statistics.metric, statistics.a[0], statistics.b[0]
     total = a.sum(axis=0)
     gains = np.asarray(metric.summarise(total - a + b) - metric.summarise(total))
     if metric.truth == _WHOLE_SET or metric.linearised:
@@ -126,16 +145,13 @@ def _rounded(value: float) -> float | None:
     return round(value, DIGITS) + 0.0 if math.isfinite(value) else None
 
 
-def _boxes(rows: Sequence[Row], task: Task, config: BaseConfig) -> dict[int, ExampleBoxes]:
-    """True and answered boxes by row number, of the rows that have some."""
-    having = {n: true for n, (a, _) in enumerate(rows) if (true := _finite(_true_boxes(a))) is not None}
-    answers = [read_answers([rows[n][side] for n in having], task, config) for side in (0, 1)]
-    drawn = {}
-    for (n, true), *both in zip(having.items(), *answers, strict=True):
-        a, b = (_finite([labelled(box) for box in answer or []]) or [] for answer in both)
-        if true or a or b:
-            drawn[n] = _example_boxes(true, a, b)
-    return drawn
+def _boxes(a: Line, b: Line) -> ExampleBoxes | None:
+    """True and answered boxes, if the row has some that can be drawn."""
+    true = _finite(_true_boxes(a))
+    if true is None:
+        return None
+    found = [_finite([labelled(box) for box in line.answer or []]) or [] for line in (a, b)]
+    return _example_boxes(true, *found) if true or any(found) else None
 
 
 def _example_boxes(true: list[LabelledBox], a: list[LabelledBox], b: list[LabelledBox]) -> ExampleBoxes:

@@ -4,13 +4,14 @@ Letters: N rows, G groups, K statistics, R resamples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.metrics import Metric, Stats
+from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
 from vlmtune.scoring import StatisticsConfig
 from vlmtune.scoring.estimation import (
@@ -22,7 +23,7 @@ from vlmtune.scoring.estimation import (
 )
 from vlmtune.scoring.pairing import Evidence, Lines
 from vlmtune.scoring.results import Difference, Interval, McNemar, MetricResult, Sides, Status
-from vlmtune.scoring.score import measure, signature, summary
+from vlmtune.scoring.score import measure, reread, signature, summary
 from vlmtune.scoring.statistics import (
     Resamples,
     by_group,
@@ -43,6 +44,11 @@ class SufficientStatistics:
     metric: Metric
     a: tuple[Stats, ...]
     b: tuple[Stats, ...]
+
+    @classmethod
+    def of(cls, metric: Metric, a: Sequence[Lines], b: Sequence[Lines]) -> "SufficientStatistics":
+        """The statistics of both sides' files; a line without a prediction counts as the worst answer."""
+        return cls(metric, *(tuple(measure(metric, lines) for lines in files) for files in (a, b)))
 
     def keep(self, rows: Sequence[int]) -> "SufficientStatistics":
         """A subset of the rows. What depends on the whole set (CIDEr's document frequencies) is kept."""
@@ -67,10 +73,10 @@ class ScoringContext:
     config: BaseConfig
     statistics: StatisticsConfig
 
-    def measure(self, metric: Metric, a: Sequence[Lines], b: Sequence[Lines]) -> SufficientStatistics:
-        """The statistics of both sides' files; a line without a prediction counts as the worst answer."""
-        sides = ([measure(metric, lines, self.task, self.config) for lines in files] for files in (a, b))
-        return SufficientStatistics(metric, *map(tuple, sides))
+    def reread(self, lines: Sequence[Line], predictions: Sequence[str]) -> Lines:
+        """The lines with other predictions, read by the task."""
+        changed = [replace(line, prediction=text) for line, text in zip(lines, predictions, strict=True)]
+        return tuple(reread(changed, self.task, self.config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +169,21 @@ def _mcnemar(one: SufficientStatistics, design: Design) -> McNemar | None:
     return {"only_a": only_a, "only_b": only_b, "p": mcnemar(only_a, only_b)}
 
 
-def metric_results(metrics: Sequence[Metric], evidence: Evidence, context: ScoringContext) -> list[MetricResult]:
-    """One result per metric, in the given order; `adjust_p_values` fills in `p_adjusted`."""
-    rows, settings = evidence.answered, context.statistics
-    statistics = [context.measure(metric, rows.a, rows.b) for metric in metrics]
-    failures: list[Difference | None] = [None] * len(metrics)
+def metric_results(
+    statistics: Sequence[SufficientStatistics], evidence: Evidence, settings: StatisticsConfig
+) -> list[MetricResult]:
+    """One result per metric, in the given order; `adjust_p_values` fills in `p_adjusted`.
+
+    Args:
+        statistics: per metric, of the answered rows.
+        evidence: the rows.
+        settings: number of resamples, seed and level.
+    """
+    rows = evidence.answered
+    failures: list[Difference | None] = [None] * len(statistics)
     if len(evidence.asked) > len(rows):
         asked = evidence.asked
-        with_failed = [context.measure(metric, asked.a, asked.b) for metric in metrics]
+        with_failed = [SufficientStatistics.of(one.metric, asked.a, asked.b) for one in statistics]
         failures = [one.difference() for one in compare_metrics(with_failed, asked.groups, settings)]
     compared = compare_metrics(statistics, rows.groups, settings, test=True)
     results: list[MetricResult] = []

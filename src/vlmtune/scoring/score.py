@@ -77,15 +77,15 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         DataError: no rows, or no row that a metric could be computed from.
         ConfigError: the task has no metric of a given name.
     """
+    lines = reread(lines, task, config)
     choice = primary_first(choose_metrics(task, names, lines), task, config, lines)
     metrics = choice.metrics
-    lines = reread(lines, task, config)
     answered = [line for line in lines if line.prediction is not None]
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
     intervals: dict[str, tuple[float, float]] = {}
     clusters = [line.cluster for line in answered if line.cluster is not None]
     for metric in metrics if answered else []:
-        stats = measure(metric, answered, task, config)
+        stats = measure(metric, answered)
         values[metric.name] = summary(metric, stats)
         if metric.binary and len(set(clusters)) == len(clusters):
             hits = int(np.count_nonzero(np.asarray(metric.summarise(stats)) > 0.5))
@@ -105,7 +105,7 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         },
         lengths=None if task.boxes else _lengths(lines, answered),
         shares=response_shares(lines),
-        notes=caveats(metrics, lines, task, config),
+        notes=caveats(metrics, lines),
     )
 
 
@@ -166,24 +166,26 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
     return list(chosen.values())
 
 
-def measure(metric: Metric, lines: Sequence[Line], task: Task, config: BaseConfig) -> Stats:
-    """Sufficient statistics [N, K]; a line without a prediction counts as the worst answer."""
-    return metric.measure(read_answers(lines, task, config), read_truths(metric, lines, task))
+def measure(metric: Metric, lines: Sequence[Line]) -> Stats:
+    """Sufficient statistics [N, K] of lines of `reread`; one without a prediction counts as the worst answer."""
+    return metric.measure(*_compared(metric, lines))
 
 
-def caveats(metrics: Sequence[Metric], lines: Sequence[Line], task: Task, config: BaseConfig) -> list[str]:
+def _compared(metric: Metric, lines: Sequence[Line]) -> tuple[list[Any], list[Any]]:
+    """What the task read from each prediction, None where it could not; and what the metric compares that with."""
+    return [line.answer for line in lines], [line.truth[metric.truth] for line in lines]
+
+
+def caveats(metrics: Sequence[Metric], lines: Sequence[Line]) -> list[str]:
     """What the metrics say about these answers that a reader of the scores has to know, each with the metric's name."""
     answered = [line for line in lines if line.prediction is not None]
-    found = (
-        (metric, metric.caveat(read_answers(answered, task, config), read_truths(metric, answered, task)))
-        for metric in metrics
-        if metric.caveat is not None
-    )
+    found = ((metric, metric.caveat(*_compared(metric, answered))) for metric in metrics if metric.caveat is not None)
     return [f"{metric.name}: {text}" for metric, text in found if text is not None]
 
 
 def reread(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Line]:
-    """The lines with `answer` and `unparsed` as the task reads the predictions, whatever the file says about them.
+    """The lines with `answer` and `unparsed` as the task reads the predictions, whatever the file says about them, and
+    with references that are unwrapped as answers are.
 
     A file may come from another tool, or from a version that read answers differently.
     """
@@ -192,20 +194,12 @@ def reread(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Line]:
 
 def _reread(line: Line, task: Task, config: BaseConfig) -> Line:
     answer = None if line.prediction is None else parse_answer(task, config, line.prediction, line.truth)
+    texts = line.truth["references"]
+    unwrapped = unwrap_references(task, texts)
+    truth = line.truth if unwrapped == texts else {**line.truth, "references": unwrapped}
     if isinstance(answer, Unparsed):
-        return replace(line, answer=None, unparsed=answer.reason)
-    return replace(line, answer=answer, unparsed=None)
-
-
-def read_truths(metric: Metric, lines: Sequence[Line], task: Task) -> list[Any]:
-    """What the metric compares the answers with; references are unwrapped as answers are."""
-    truths = [line.truth[metric.truth] for line in lines]
-    return [unwrap_references(task, texts) for texts in truths] if metric.truth == "references" else truths
-
-
-def read_answers(lines: Sequence[Line], task: Task, config: BaseConfig) -> list[Any]:
-    """What the task reads from each prediction; None where there is none or it cannot be read."""
-    return [line.answer for line in reread(lines, task, config)]
+        return replace(line, answer=None, unparsed=answer.reason, truth=truth)
+    return replace(line, answer=answer, unparsed=None, truth=truth)
 
 
 def signature(metric: Metric, lines: Sequence[Line]) -> str:

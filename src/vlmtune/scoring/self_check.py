@@ -8,6 +8,7 @@ Such a metric is named with its rows, and never becomes the primary one by defau
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -128,45 +129,61 @@ def self_check(metrics: Sequence[Metric], task: Task, config: BaseConfig, lines:
         config: the task's.
         lines: rows with truths.
     """
-    found = (_check(metric, task, config, lines) for metric in metrics if metric.self_check)
+    answers = _RightAnswers(task, config, lines)
+    found = (_check(metric, answers, lines) for metric in metrics if metric.self_check)
     return [check for check in found if check is not None]
 
 
-def _check(metric: Metric, task: Task, config: BaseConfig, lines: Sequence[Line]) -> SelfCheck | None:
+def _check(metric: Metric, right: "_RightAnswers", lines: Sequence[Line]) -> SelfCheck | None:
     truths = [line.truth[metric.truth] for line in lines]
     sign, end = (1, metric.scale) if metric.higher_is_better else (-1, 0.0)
     aims = np.array([metric.attainable(truth) for truth in truths]) if metric.attainable else np.full(len(lines), end)
     best: Stats | None = None
+    score = end
     missed = np.ones(len(lines), dtype=bool)
-    for answers in _right_answers(metric, task, config, lines):
+    for answers in right.of(metric.truth):
         stats = metric.measure(answers, truths)
         if best is not None:
             better = sign * np.asarray(metric.summarise(stats)) > sign * np.asarray(metric.summarise(best))
             stats = np.where(better[:, None], stats, best)
         best = stats
         missed = sign * (np.asarray(metric.summarise(best)) - aims) < -_TOLERANCE * metric.scale
-        if not missed.any():
+        score = float(metric.summarise(best.sum(axis=0)))
+        # BLEU of all rows can reach its best although a short row alone has no 4-grams.
+        if not missed.any() or (metric.attainable is None and abs(score - end) <= _TOLERANCE * metric.scale):
             return None
     if best is None:
-        return None
-    score = float(metric.summarise(best.sum(axis=0)))
-    # BLEU of all rows can reach its best although a short row alone has no 4-grams.
-    if metric.attainable is None and abs(score - end) <= _TOLERANCE * metric.scale:
         return None
     return SelfCheck(metric, score, tuple(_name(n, lines[n]) for n in np.flatnonzero(missed).tolist()), len(lines))
 
 
-def _right_answers(metric: Metric, task: Task, config: BaseConfig, lines: Sequence[Line]) -> Iterator[Sequence[Any]]:
-    """Right answers to all rows as the task reads them: one for every row at a time, until all references were used."""
-    if metric.truth == "boxes":
-        yield [line.truth["boxes"] for line in lines]
-        return
-    texts = [_right_texts(metric.truth, line) for line in lines]
-    if all(texts):
-        for number in range(max(map(len, texts))):
-            written = (some[min(number, len(some) - 1)] for some in texts)
-            read = (parse_answer(task, config, text, line.truth) for text, line in zip(written, lines, strict=True))
-            yield [None if isinstance(answer, Unparsed) else answer for answer in read]
+class _RightAnswers:
+    """Right answers to all rows as the task reads them; those that metrics share are read once."""
+
+    def __init__(self, task: Task, config: BaseConfig, lines: Sequence[Line]) -> None:
+        self._task, self._config, self._lines = task, config, lines
+        self._texts: dict[str, list[Sequence[str]]] = {}
+        self._read: dict[tuple[str, int], list[Any]] = {}
+
+    def of(self, truth: str) -> Iterator[Sequence[Any]]:
+        """One answer for every row at a time, until all references were used.
+
+        Args:
+            truth: what the metric compares with.
+        """
+        if truth == "boxes":
+            yield [line.truth["boxes"] for line in self._lines]
+            return
+        texts = self._texts.setdefault(truth, [_right_texts(truth, line) for line in self._lines])
+        if all(texts):
+            for number in range(max(map(len, texts))):
+                if (truth, number) not in self._read:
+                    self._read[truth, number] = [*map(self._answer, texts, repeat(number), self._lines)]
+                yield self._read[truth, number]
+
+    def _answer(self, texts: Sequence[str], number: int, line: Line) -> Any:
+        answer = parse_answer(self._task, self._config, texts[min(number, len(texts) - 1)], line.truth)
+        return None if isinstance(answer, Unparsed) else answer
 
 
 def _right_texts(truth: str, line: Line) -> Sequence[str]:

@@ -35,6 +35,9 @@ noise is missed. benchmarks/calibration has the rates at this value.
 _COUNTS_AT_ONCE = 2_000_000
 """Resampled group counts that are in memory together, 8 bytes each."""
 
+_GROUPS_AT_ONCE = 4_000
+"""Groups of a block of counts that are in the processor's cache together."""
+
 Resampled = NDArray[np.float64]
 
 
@@ -87,27 +90,41 @@ class Resamples:
 
         With G = 3, a draw of the groups 0, 2, 2 has the counts [1, 0, 2]; counts @ side adds up row 0 and twice row 2.
         """
-        sums = [[counts @ side for side in sides] for counts in self._counts()]
-        return [np.concatenate(side) for side in zip(*sums, strict=True)]
+        columns = np.hstack(sides)
+        sums = np.concatenate([_sums(counts, columns) for counts in self._counts()])
+        return np.split(sums, np.cumsum([side.shape[1] for side in sides])[:-1], axis=1)
 
     def randomize(self, a: Stats, b: Stats) -> tuple[Stats, Stats]:
         """Sums [R, K] of both sides [G, K] after the two sides of each group were swapped with probability 1/2."""
         rng = np.random.default_rng([self._seed, 1])
-        moved = np.concatenate([rng.integers(0, 2, (size, self._groups)) @ (b - a) for size in self._sizes()])
+        difference = b - a
+        # Metrics share statistics, and many do not differ: each distinct column is added up once.
+        columns, of_column = np.unique(difference, axis=1, return_inverse=True)
+        moved = np.concatenate([_sums(rng.integers(0, 2, (size, self._groups)), columns) for size in self._sizes()])
+        moved = moved[:, of_column]
         return a.sum(axis=0) + moved, b.sum(axis=0) - moved
 
-    def _counts(self) -> Iterator[NDArray[np.float64]]:
+    def _counts(self) -> Iterator[NDArray[np.int64]]:
         """How often each group is drawn, [some resamples, G] at a time."""
         rng = np.random.default_rng([self._seed, 0])
         for size in self._sizes():
             drawn = rng.integers(0, self._groups, (size, self._groups), dtype=np.int32)
             drawn += np.arange(size, dtype=np.int32)[:, None] * self._groups
-            yield np.bincount(drawn.ravel(), minlength=size * self._groups).reshape(size, -1).astype(np.float64)
+            yield np.bincount(drawn.ravel(), minlength=size * self._groups).reshape(size, -1)
 
     def _sizes(self) -> list[int]:
         most = max(1, _COUNTS_AT_ONCE // self._groups)
         whole, rest = divmod(self._resamples, most)
         return [most] * whole + ([rest] if rest else [])
+
+
+def _sums(counts: NDArray[np.int64], columns: Stats) -> Stats:
+    """`counts` [R, G] @ `columns` [G, K], a part of the groups at a time, as floats fill the memory otherwise."""
+    total = np.zeros((len(counts), columns.shape[1]))
+    for start in range(0, columns.shape[0], _GROUPS_AT_ONCE):
+        part = slice(start, start + _GROUPS_AT_ONCE)
+        total += counts[:, part].astype(np.float64) @ columns[part]
+    return total
 
 
 def randomization_p(randomized: Stats, observed: float) -> float:
