@@ -118,7 +118,7 @@ def main() -> None:
     compared = time.process_time() - start
     pictures = {image: photo(n) for n, image in enumerate(images_shown(plain, ReportConfig().examples))}
     start = time.process_time()
-    html = page.render(plain, pictures, ReportConfig())
+    html = page.render(plain, pictures, ReportConfig()).text
     rendered = time.process_time() - start
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "report.html"

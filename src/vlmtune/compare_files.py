@@ -29,14 +29,14 @@ from vlmtune.predictions import (
 )
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, did_you_mean
-from vlmtune.report import ReportConfig, html, markdown
+from vlmtune.report import ReportConfig, html, markdown, table
 from vlmtune.report.rows import images_shown
 from vlmtune.run_folder import hash_adapter, is_adapter, read_controls, read_manifest
 from vlmtune.run_layout import THUMBNAILS, thumbnail_path, verdicts_path
 from vlmtune.scoring import EvaluationConfig
 from vlmtune.scoring.comparison import Comparison, compare
 from vlmtune.scoring.pairing import PredictionFile
-from vlmtune.scoring.results import ScoredRows, TrainingSummary
+from vlmtune.scoring.results import ComparisonFile, ScoredRows, TrainingSummary
 from vlmtune.scoring.row_keys import is_score
 from vlmtune.scoring.score import Score, reread, score
 from vlmtune.scoring.truths import References, complete, has_truth, join_references, rows_named
@@ -412,6 +412,8 @@ def write_comparison(
 ) -> None:
     """Write a comparison as JSON, as an HTML page or as Markdown, by the file's ending.
 
+    A page that has not all rows in full has a table of them beside it, `NAME_rows.csv`.
+
     Args:
         comparison: what to write.
         file: ends in .json, .html or .md.
@@ -425,11 +427,22 @@ def write_comparison(
     if file.suffix == ".json":
         write_json(file, plain)
     elif file.suffix in (".html", ".htm"):
-        write_atomic(file, html.render(plain, thumbnails(images_shown(plain, shown.examples), sources), shown))
+        _write_page(plain, file, thumbnails(images_shown(plain, shown.examples), sources), shown)
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
     else:
         raise ConfigError(f"{file}: a report ends in .html, .json or .md")
+
+
+def _write_page(plain: ComparisonFile, file: Path, images: Mapping[str, bytes], config: ReportConfig) -> None:
+    """The page, and beside it a table of all rows where it does not have them in full."""
+    rows = table.path_beside(file)
+    page = html.render(plain, images, config, rows.name)
+    if page.complete:
+        rows.unlink(missing_ok=True)
+    else:
+        write_atomic(rows, table.render(plain))
+    write_atomic(file, page.text)
 
 
 def write_regressions(comparison: Comparison, file: Path) -> int:

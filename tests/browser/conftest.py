@@ -35,7 +35,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def show(plain: Mapping[str, Any], width: int = 1200, hash_: str = "", **options: Any) -> Page:
         file = tmp_path / "report.html"
-        file.write_text(html.render(plain, THUMBNAILS, ReportConfig()), encoding="utf-8")
+        file.write_text(html.render(plain, THUMBNAILS, ReportConfig()).text, encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
         contexts.append(context)
         shown = context.new_page()

@@ -74,7 +74,7 @@ def uninterrupted(file: Path) -> dict[str, Any]:
 def drawn(plain: dict[str, Any], file: Path) -> str:
     """The page that a comparison makes with the pictures beside it."""
     shown = ReportConfig()
-    return html.render(plain, thumbnails(images_shown(plain, shown.examples), [file]), shown)
+    return html.render(plain, thumbnails(images_shown(plain, shown.examples), [file]), shown, "report_rows.csv").text
 
 
 def state(folder: Path) -> dict[str, str]:

@@ -214,7 +214,7 @@ def test_every_report_shows_the_sets() -> None:
     better, worse = better_and_worse()
     plain = with_additional_sets(better, {"safety": worse}).to_json()
     entry = worse.result["metrics"][0]
-    for shown in (text.render(plain), markdown.render(plain), html.render(plain, {}, ReportConfig())):
+    for shown in (text.render(plain), markdown.render(plain), html.render(plain, {}, ReportConfig()).text):
         assert "safety" in shown
         assert f"{entry['b']:.4f}" in shown
 

@@ -450,7 +450,7 @@ def test_every_report_has_it(tmp_path: Path) -> None:
         comparison = judge(stub, side("a", BETTER[0]), side("b", BETTER[1]), tmp_path)
         plain = comparison.to_json()
     line = text.judge_lines(comparison.result)[0].partition(": ")[2]
-    assert line in html.render(plain, {}, ReportConfig())
+    assert line in html.render(plain, {}, ReportConfig()).text
     assert "judge-1 prefers B on" in markdown.render(plain)
 
 

@@ -308,7 +308,7 @@ def test_the_table_stands_in_every_report() -> None:
     plain = beside(lines(80, 0.4), poor=lines(80, 0.7, seed=2), rival=lines(80, 0.4, seed=3)).to_json()
     header, *rows = text.prompt_baseline_rows(plain)
     assert [(cells[0], cells[-1]) for cells in rows] == [("base", ""), ("poor", ""), ("rival", "best")]
-    shown = unescape(html.render(plain, {}, ReportConfig()))
+    shown = unescape(html.render(plain, {}, ReportConfig()).text)
     said, marked = text.render(plain), markdown.render(plain)
     for entry, cells in zip(plain["prompt_baselines"], rows[1:], strict=True):
         change = f"{entry['delta']:+.4f}"

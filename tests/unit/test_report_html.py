@@ -1,23 +1,27 @@
 """The page and the text say what the comparison says; the same input gives the same bytes; text of rows stays text."""
 
 import base64
+import csv
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import judged, lines
 from pages import HOSTILE, THUMBNAILS, boxed, captions, endings, failing, hostile, labelled
 
+from vlmtune.compare_files import write_comparison
 from vlmtune.report import ReportConfig, html, markdown, rows, text
 
 STATES = {"captions": captions, "labels": labelled, "boxes": boxed, "hostile": hostile}
 
 
 def rendered(plain: dict[str, Any], config: ReportConfig | None = None) -> str:
-    return html.render(plain, THUMBNAILS, config or ReportConfig())
+    return html.render(plain, THUMBNAILS, config or ReportConfig()).text
 
 
 def embedded(shown: str) -> dict[str, Any]:
@@ -142,7 +146,7 @@ def test_too_much_text_is_shortened_and_says_so(monkeypatch: pytest.MonkeyPatch)
     shown = rendered(plain)
     texts = [row["a"] for row in embedded(shown)["rows"]]
     assert (len(texts), max(map(len, texts)) < 5_100) == (len(plain["examples"]), True)
-    assert "more characters in the JSON]" in texts[len(HOSTILE) - 1]
+    assert "more characters]" in texts[len(HOSTILE) - 1]
     assert "Texts longer than 5000 characters" in shown
 
 
@@ -184,3 +188,23 @@ def test_the_commands_name_the_files_and_metrics() -> None:
         "vlmtune compare base.jsonl tuned.jsonl other.jsonl --task classification --slice light -o report.html" in shown
     )
     assert "vlmtune score tuned.jsonl --task classification --metrics accuracy,macro_f1" in shown
+
+
+def test_what_a_page_leaves_out_is_in_the_table_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of all rows, in full; without the page that needs it, there is none."""
+    monkeypatch.setattr(html, "MOST_ROWS", 10)
+    before = [replace(line, prediction=f"=1+{n}, and more") for n, line in enumerate(lines(30, 0.5))]
+    comparison = judged(before, lines(30, 0.2))
+    write_comparison(comparison, tmp_path / "page.html", [])
+    shown = (tmp_path / "page.html").read_text("utf-8")
+    assert len(embedded(shown)["rows"]) == 10
+    assert "page_rows.csv has the other 20" in shown
+    with (tmp_path / "page_rows.csv").open(encoding="utf-8-sig", newline="") as file:
+        table = list(csv.DictReader(file))
+    examples = comparison.to_json()["examples"]
+    assert [row["id"] for row in table] == [example["id"] for example in examples]
+    assert [row["A"] for row in table] == [f"'=1+{n}, and more" for n in range(30)]
+    assert [float(row["bleu change"]) for row in table] == [example["deltas"]["bleu"] for example in examples]
+    monkeypatch.setattr(html, "MOST_ROWS", 30)
+    write_comparison(comparison, tmp_path / "page.html", [])
+    assert not (tmp_path / "page_rows.csv").exists()

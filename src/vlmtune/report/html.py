@@ -2,13 +2,15 @@
 
 The page is a pure function of the comparison and the thumbnails: the same input gives the same bytes. Data can never
 become markup: the template escapes it, the script sets it as text, and the Content Security Policy allows only the
-page's own script and style. `embed_rows` packs all rows as JSON for the script, within a size limit.
+page's own script and style. `embed_rows` packs rows as JSON for the script, within limits; `table` has the
+others.
 """
 
 import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from vlmtune.text_units import language
 _IMAGE_BYTES = 12_000_000
 _ROW_BYTES = 10_000_000
 """Most bytes of images and of rows; a whole page stays under 25 MB."""
+
+MOST_ROWS = 5_000
+"""Most rows of a page, which a browser opens and filters at once."""
 
 _LIMITS = (100_000, 20_000, 5_000, 2_000, 1_000, 500, 200)
 """Limits on the characters of a text; the first one with which all rows fit is used."""
@@ -35,25 +40,39 @@ STATUS_COLOURS = {"improved": "good", "worse": "bad", "no_difference": "even", "
 FLAG_LABELS = {"cut_off": "cut off", "unparsed": "unparseable", "repeating": "repetitive"}
 
 
-def render(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> str:
-    """The page as HTML.
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page as HTML, and whether it has all rows in full."""
+
+    text: str
+    complete: bool
+
+
+def render(
+    comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig, table: str = "compare.json"
+) -> Page:
+    """The page.
 
     Args:
         comparison: as `Comparison.to_json` gives it, with its examples.
         thumbnails: WebP images by the hash of the original; `rows.images_shown` says which are used.
         config: what is shown.
+        table: the file that has all rows in full, named where the page has not.
     """
-    return templates.render(
+    gallery = _gallery(comparison, thumbnails, config)
+    text_of_page = templates.render(
         "page.html.jinja",
         [],
         scripts=[FOLDER / name for name in SCRIPTS],
         filters={"fixed": text.fixed, "signed": text.signed, "interval": text.interval},
         comparison=comparison,
         colour=STATUS_COLOURS[comparison["status"]],
+        table=table,
         **_numbers(comparison),
-        **_gallery(comparison, thumbnails, config),
+        **gallery,
         **_provenance(comparison),
     )
+    return Page(text_of_page, not gallery["left_out"] and gallery["limit"] is None)
 
 
 def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
@@ -92,7 +111,7 @@ def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
 
 
 def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
-    """All rows as data for the script, and the first cards as HTML for readers without JavaScript."""
+    """Rows as data for the script, and the first cards as HTML for readers without JavaScript."""
     from markupsafe import Markup
 
     columns, examples = rows.columns(comparison), comparison["examples"]
@@ -185,33 +204,29 @@ def embed_rows(
     images: Mapping[str, str],
     spoken: str | None = None,
 ) -> EmbeddedRows:
-    """All rows, with shortened texts if need be; if they still do not fit, without those that changed least."""
+    """The `MOST_ROWS` rows that changed most, with shortened texts if need be; of those as many as fit."""
     numbers = {image: n for n, image in enumerate(images)}
-    compact = [_compact(n, example, columns, numbers) for n, example in enumerate(examples)]
-    packed, limit, kept = [_json(row) for row in compact], None, list(range(len(compact)))
+    kept = rows.by_change(examples, columns[0] if columns else None)[:MOST_ROWS]
+    compact = [_compact(n, examples[n], columns, numbers) for n in kept]
+    packed, limit = [_json(row) for row in compact], None
     for shorter in _LIMITS:
         if _size(packed) <= _ROW_BYTES:
             break
         limit = shorter
         packed = [_json(_shortened(row, limit)) for row in compact]
-    if _size(packed) > _ROW_BYTES:
-        room, fitting = _ROW_BYTES, set()
-        for n in rows.by_change(examples, columns[0] if columns else None):
-            room -= len(packed[n].encode()) + 1
-            if room < 0:
-                break
-            fitting.add(n)
-        kept = sorted(fitting)
+    ends = accumulate(len(row.encode()) + 1 for row in packed)
+    fitting = sum(end <= _ROW_BYTES for end in ends)
+    in_order = [row for _, row in sorted(zip(kept[:fitting], packed, strict=False))]
     metrics = [{"name": c.name, "sign": 1 if c.higher_is_better else -1, "digits": c.digits} for c in columns]
     parts = {
         "metrics": _json(metrics),
         "flags": _json(FLAG_LABELS),
         "language": _json(spoken),
-        "rows": f"[{','.join(packed[n] for n in kept)}]",
+        "rows": f"[{','.join(in_order)}]",
         "images": _json([*images.values()]),
     }
     data = "{" + ",".join(f'"{key}":{value}' for key, value in parts.items()) + "}"
-    return EmbeddedRows(data, limit, len(compact) - len(kept))
+    return EmbeddedRows(data, limit, len(examples) - fitting)
 
 
 def _compact(
@@ -247,7 +262,7 @@ def _shortened(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
             return [cut(item) for item in value]
         if not isinstance(value, str) or len(value) <= limit:
             return value
-        return f"{value[:limit]}… [{len(value) - limit:,} more characters in the JSON]"
+        return f"{value[:limit]}… [{len(value) - limit:,} more characters]"
 
     return {key: cut(value) if key in ("a", "b", "r", "m", "q", "references") else value for key, value in row.items()}
 

@@ -1,0 +1,41 @@
+"""All rows of a comparison as CSV, for a page that shows only some of them; the columns are those of its CSV button."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlmtune.report.rows import columns, expected, label
+from vlmtune.scoring.results import ComparisonFile, ExampleResult
+
+
+def path_beside(page: Path) -> Path:
+    """The table's file: `report_rows.csv` beside `report.html`."""
+    return page.with_name(f"{page.stem}_rows.csv")
+
+
+def render(comparison: ComparisonFile) -> str:
+    """The table, with a byte-order mark by which spreadsheets recognize UTF-8."""
+    names = [column.name for column in columns(comparison)]
+    written = io.StringIO("\ufeff", newline="")
+    written.seek(0, io.SEEK_END)
+    rows = csv.writer(written)
+    scores = [f"{name} {what}" for name in names for what in ("A", "B", "change")]
+    rows.writerow(["id", "A", "B", "references", "flags A", "flags B", *scores])
+    for number, example in enumerate(comparison["examples"]):
+        texts = [label(example, number), example["a"], example["b"], " | ".join(expected(example))]
+        flags = [" ".join(example["flags"][side]) for side in ("a", "b")]
+        rows.writerow([*map(_cell, [*texts, *flags]), *_numbers(example, names)])
+    return written.getvalue()
+
+
+def _numbers(example: ExampleResult, names: list[str]) -> Iterator[float | None]:
+    scores, deltas = example["scores"], example["deltas"]
+    for name in names:
+        yield from (None, None) if scores is None else (scores["a"][name], scores["b"][name])
+        yield None if deltas is None else deltas[name]
+
+
+def _cell(text: str | None) -> str | None:
+    """Text that looks like a formula gets an apostrophe, so that no spreadsheet evaluates it."""
+    return f"'{text}" if text is not None and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
