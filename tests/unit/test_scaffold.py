@@ -425,3 +425,11 @@ def test_too_few_rows_to_divide_are_an_error() -> None:
     with pytest.raises(DataError, match="1 rows are too few to divide among train, validation, test"):
         init(lines("photos", {"caption": "A fox."}))
     assert not Path("init.yaml").exists()
+
+
+def test_an_address_names_a_dataset_of_the_hub_or_is_refused() -> None:
+    for address in ("https://example.org/data.zip", "http://huggingface.co/datasets/org/name"):
+        with pytest.raises(ConfigError, match="only datasets of the Hub are fetched; download it"):
+            write(address, Path("init.yaml"), parse_overrides([]))
+    with pytest.raises(Exception, match="org/missing"):
+        write("https://huggingface.co/datasets/org/missing/", Path("init.yaml"), parse_overrides([]))

@@ -63,10 +63,14 @@ def model(block: ModelConfig) -> ModelConfig:
 
 
 def dataset(block: DatasetConfig) -> DatasetConfig:
-    """A target taken from the references needs references; shares need a split with several roles."""
+    """A target taken from the references needs references, choices a question; shares a split with several roles."""
     if block.target in ("each", "sample") and not block.references:
         message = f"{{0}} {block.target!r} trains on references, but {{1}} names no column"
         raise_invalid("dataset", [invalid(message, "target", "references")])
+    if block.choices is not None and (block.question is None or not block.references):
+        message = "{0} stand behind a question, and the reference is one of them, but {1} names no column"
+        missing = "question" if block.question is None else "references"
+        raise_invalid("dataset", [invalid(message, "choices", missing)])
     if (block.split_column is None) != (block.all_rows is None):
         message = "{0} and {1} belong together: the column, and where the rows of all splits are"
         raise_invalid("dataset", [invalid(message, "split_column", "all_rows")])

@@ -12,7 +12,7 @@ from vlmtune.data._contract import ROLES, DatasetConfig, Limits, Rows, Shares, S
 from vlmtune.data._csv import SEPARATORS, separator_hint
 from vlmtune.data._download import errors_named
 from vlmtune.data._image_paths import image_file
-from vlmtune.data._image_refs import DESCRIPTIONS, PAGED, REMOTE, is_base64
+from vlmtune.data._image_refs import DESCRIPTIONS, PAGED, PATH_KEYS, REMOTE, is_base64
 from vlmtune.data._image_refs import ENDINGS as IMAGE_ENDINGS
 from vlmtune.data._json import ENDINGS as JSON_ENDINGS
 from vlmtune.data._overlap import have_common_rows, overlapping_roles
@@ -30,6 +30,7 @@ __all__ = [
     "IMAGE_ENDINGS",
     "JSON_ENDINGS",
     "PAGED",
+    "PATH_KEYS",
     "REMOTE",
     "ROLES",
     "SEPARATORS",

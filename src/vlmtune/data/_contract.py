@@ -90,6 +90,14 @@ class DatasetConfig(BaseConfig):
     question: str | None = None
     """Column with the question, for tasks that ask one."""
 
+    choices: str | list[str] | None = None
+    """Column with the choices of a multiple-choice question, as a list or an object; or a column for each, of which the
+    last may be empty. They stand behind the question, each with a letter, and the reference becomes the letter of the
+    right one: its number, letter or text is read."""
+
+    choices_from: Literal[0, 1] = 0
+    """What a number counts the choices from."""
+
     keywords: str | None = None
     """Column with the list of words a good answer must contain; "|" separates alternatives."""
 
@@ -156,6 +164,11 @@ class DatasetConfig(BaseConfig):
     def box_columns(self) -> list[str]:
         """The columns that `boxes` names: none, one or four."""
         return [self.boxes] if isinstance(self.boxes, str) else list(self.boxes or [])
+
+    @property
+    def choice_columns(self) -> list[str]:
+        """The columns that `choices` names."""
+        return [self.choices] if isinstance(self.choices, str) else list(self.choices or [])
 
 
 class Rows(Protocol):

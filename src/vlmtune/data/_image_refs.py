@@ -43,6 +43,9 @@ PAGED = (".pdf", ".tif", ".tiff")
 _PAGE = re.compile(r"(?P<file>.+\.(?:pdf|tiff?))#page=(?P<page>\d{1,6})", re.IGNORECASE | re.DOTALL)
 """A page of a document, as in an address: `report.pdf#page=3`."""
 
+PATH_KEYS = ("path", "file_name", "filename", "file", "url", "image_path")
+"""Keys of an object that hold the path of an image, beside its size and the like."""
+
 IMAGE_COLUMNS = {"image", "image_name", "image_id", "image_path", "img", "file", "file_name", "filename", "path"}
 """Usual names of columns with images, by which a header is known."""
 
@@ -133,12 +136,12 @@ class ImageValues:
         """
         if isinstance(value, bytes | bytearray | memoryview):
             return self._from_bytes(bytes(value), where)
-        if isinstance(value, dict) and {"bytes", "path"} & set(value):
+        if isinstance(value, dict) and {"bytes", *PATH_KEYS} & set(value):
             if value.get("bytes"):
                 return self._from_bytes(value["bytes"], where)
-            if not value.get("path"):
+            if (path := _path_in(value)) is None:
                 raise DataError(f"{where}: no image in this row; repair or remove it")
-            return self._from_path(value["path"], where)
+            return self._from_path(path, where)
         if isinstance(value, str) and value.startswith(REMOTE):
             return self._from_path(value, where)
         if not self.texts:
@@ -168,7 +171,7 @@ class ImageValues:
     def file(self, value: Any) -> str | None:
         """The file that a value names; None if the value holds the image itself or names no readable file."""
         if isinstance(value, dict):
-            value = None if value.get("bytes") else value.get("path")
+            value = None if value.get("bytes") else _path_in(value)
         elif isinstance(value, str) and (not self.texts or value.startswith("data:") or is_base64(value)):
             return None
         if not isinstance(value, str) or not value or "://" in value or "::" in value:
@@ -213,6 +216,11 @@ class ImageValues:
             return ""
         folder = os.path.realpath(Path(self.roots[0], path).parent)
         return f". To allow the folder it is in, set dataset.image_roots=[{folder}]" if Path(folder).is_dir() else ""
+
+
+def _path_in(value: dict[str, Any]) -> Any:
+    """The path in an object that describes an image; None without one."""
+    return next((value[key] for key in PATH_KEYS if value.get(key)), None)
 
 
 def _read_regular(file: str) -> bytes:

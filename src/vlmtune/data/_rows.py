@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from vlmtune.data import _values
+from vlmtune.data._choices import Choices, with_choices
 from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._image_paths import FILE, fill, template_fields
 from vlmtune.data._image_refs import file_fingerprint
@@ -248,7 +249,8 @@ class MappedRows:
     def _count_references(self, index: int) -> int:
         config = self._config
         if config.references or config.record:
-            count = len(self._references(self._select([*config.references, *config.record])(index), index))
+            columns = [*config.references, *config.record, *config.choice_columns]
+            count = len(self._references(self._select(columns)(index), index))
         else:
             count = len(self[index].truth["references"])
         if count == 0:
@@ -260,13 +262,25 @@ class MappedRows:
 
     def _references(self, record: Record, index: int) -> list[str]:
         references: list[str] = []
+        choices = self._choices(record, index)
         for column in self._config.references:
             items = _values.answers(self._column(record, column, index))
-            references += [_values.answer(item, column, self._at(index)) for item in items]
+            references += [self._answer(item, column, index, choices) for item in items]
         if self._config.record:
             fields = {column: self._column(record, column, index) for column in self._config.record}
             references.append(_values.answer(fields, ", ".join(fields), self._at(index)))
         return references
+
+    def _answer(self, value: Any, column: str, index: int, choices: Choices | None) -> str:
+        """A reference or target: the letter of one of the choices, if there are any."""
+        if choices is not None and value is not None:
+            return choices.letter(value, column)
+        return _values.answer(value, column, self._at(index))
+
+    def _choices(self, record: Record, index: int) -> Choices | None:
+        columns = self._config.choice_columns
+        values = {column: self._column(record, column, index) for column in columns}
+        return Choices(values, self._config.choices_from, self._at(index)) if columns else None
 
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """A row's images as stored, each with its location for messages."""
@@ -361,10 +375,12 @@ class MappedRows:
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
-            target = _values.answer(value(config.target), config.target, at)
+            target = self._answer(value(config.target), config.target, index, self._choices(record, index))
         question = None
         if config.question is not None:
             question = read_question(value(config.question), config.question, at, len(images))
+            if (choices := self._choices(record, index)) is not None:
+                question = with_choices(question, choices.texts)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:
             truth["keywords"] = _values.texts(_values.structured(value(config.keywords)), config.keywords, at)
@@ -424,9 +440,10 @@ def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     columns += [("record", column) for column in config.record]
     if config.target not in (None, "each", "sample"):
         columns.append(("target", str(config.target)))
-    for key in ("question", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"):
-        if key == "boxes":
-            columns += [(key, column) for column in config.box_columns]
+    for key in ("question", "choices", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"):
+        if key in ("boxes", "choices"):
+            several = config.box_columns if key == "boxes" else config.choice_columns
+            columns += [(key, column) for column in several]
         elif (column := getattr(config, key)) is not None:
             columns.append((key, column))
     return columns + [("meta", column) for column in config.meta]

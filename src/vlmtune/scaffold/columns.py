@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.boxes import are_boxes, is_box
-from vlmtune.data import IMAGE_ENDINGS, PAGED, REMOTE, is_base64, python_list, structured
+from vlmtune.data import IMAGE_ENDINGS, PAGED, PATH_KEYS, REMOTE, is_base64, python_list, structured
 
 Kind = Literal[
     "image", "images", "text", "texts", "answers", "conversation", "box", "object", "number", "other", "empty"
@@ -135,7 +135,8 @@ def _is_image(value: Any) -> bool:
     if isinstance(value, bytes):
         return value.startswith(MAGIC) or value[4:12] in HEIF
     if isinstance(value, dict):
-        return set(value) == {"bytes", "path"}
+        held = [value[key] for key in ("bytes", *PATH_KEYS) if value.get(key)]
+        return set(value) == {"bytes", "path"} or (bool(held) and _is_image(held[0]))
     if not isinstance(value, str):
         return False
     ending = Path(value.partition("?")[0] if value.startswith(REMOTE) else value.partition("#page=")[0]).suffix.lower()

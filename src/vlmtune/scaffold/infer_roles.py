@@ -15,6 +15,7 @@ from vlmtune.errors import DataError
 from vlmtune.scaffold.columns import Column, listed
 from vlmtune.scaffold.draft import Draft
 from vlmtune.scaffold.infer_boxes import CLASSES, infer_boxes, infer_classes, infer_detection
+from vlmtune.scaffold.infer_choices import find_choices, infer_choices
 from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.split_names import ROLE_NAMES, role_of
 
@@ -24,6 +25,7 @@ PHRASES = {"phrase", "expression", "referring", "sentence", "caption", "text", "
 ANSWERS = {
     "answer",
     "answers",
+    "answerkey",
     "reference",
     "references",
     "label",
@@ -330,9 +332,14 @@ def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
     if not has_question or (answer is None and "references" not in draft.dataset):
         return False
     if question is not None and question.name not in used:
-        more = [column.name for column in others if column.base in CONTEXT and column.kind != "empty"]
+        chosen = {*find_choices(others)} if answer is not None else set()
+        more = [c.name for c in others if c.base in CONTEXT and c.kind != "empty" and c.name not in chosen]
         unread = f"! {', '.join(more)} not read, which may belong to the question; " if more else ""
         draft.infer("dataset", "question", question.name, f"{unread}by its name: {question.preview}")
+    if answer is not None and infer_choices(draft, others, answer):
+        return True
+    if draft.task.get("name") == "classification":
+        return False
     if answer is not None:
         what = "lists of accepted answers" if answer.kind in ("texts", "answers") else "the answer"
         draft.infer("dataset", "references", [answer.name], f"{what}: {answer.preview}")
@@ -446,7 +453,7 @@ def _is_decided(draft: Draft) -> bool:
 _RULES: tuple[tuple[set[str], Callable[[Draft, list[Column], str], bool]], ...] = (
     (set(), _infer_conversation),
     ({"grounding"}, _infer_grounding),
-    ({"vqa", "docvqa", "chartqa"}, _infer_question),
+    ({"vqa", "docvqa", "chartqa", "classification"}, _infer_question),
     ({"extraction"}, _infer_extraction),
     ({"classification", "ocr", "captioning"}, _infer_single_text),
 )

@@ -15,6 +15,7 @@ from vlmtune.data import (
     DESCRIPTIONS,
     IMAGE_ENDINGS,
     JSON_ENDINGS,
+    REMOTE,
     SEPARATORS,
     TABLE_ENDINGS,
     Folder,
@@ -50,6 +51,7 @@ _WORD = re.compile(r"\w[\w-]{3,}")
 """What may be the name of an image without its ending."""
 
 _ROWS = (*JSON_ENDINGS, *TABLE_ENDINGS)
+_HUB_ADDRESS = "https://huggingface.co/datasets/"
 _HUB_NAME = re.compile(r"[\w-]+|[\w.-]+/[\w.-]+")
 
 
@@ -65,11 +67,14 @@ def find_source(text: str, given: dict[str, Any]) -> SourceSettings:
         Undecided: several files or formats could be meant.
         EnvironmentProblem, DataError: the Hub cannot be reached, or has no such dataset.
     """
+    text = text.removeprefix(_HUB_ADDRESS).rstrip("/") if text.startswith(_HUB_ADDRESS) else text
     path = Path(text).expanduser()
     if path.is_file():
         return _file(path, given)
     if path.is_dir():
         return _folder(path, given)
+    if text.startswith(REMOTE):
+        raise ConfigError(f"{text}: only datasets of the Hub are fetched; download it, and name the file or folder")
     if not _HUB_NAME.fullmatch(text):
         raise ConfigError(f"{text}: no such file or folder, and not the name of a Hub dataset, such as org/name")
     return _hub(text, given)
