@@ -158,3 +158,27 @@ def test_the_reason_says_what_was_wrong() -> None:
 @pytest.mark.parametrize("junk", ["[fox] ", "n't ", "\n", '"', "A or ", "answer: ", "a", "不", "no question "])
 def test_long_junk_takes_as_long_as_it_is(junk: str) -> None:
     assert growth(lambda text: [find(text, labels) for labels in (ANIMALS, LETTERS, YES_NO)], junk) < LINEAR
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("这是一只熊猫", None),
+        ("猫头鹰", None),
+        ("热狗", None),
+        ("斑马", None),
+        ("鸟巢", None),
+        ("熊猫和狗", "狗"),
+        ("一只黑猫在睡觉", "猫"),
+        ("小狗坐着", "狗"),
+        ("图中是一匹马。", "马"),
+        ("這是一隻狗", "狗"),
+        ("没有猫", None),
+        ("图中是一位男性", "男"),
+        ("红色的球", "红"),
+        ("粉红色", None),
+        ("三个", "三"),
+    ],
+)
+def test_a_chinese_label_of_one_character_is_not_a_part_of_another_word(text: str, label: str | None) -> None:
+    assert find(text, ["猫", "狗", "马", "鸟", "男", "红", "三"]) == label
