@@ -21,13 +21,20 @@ def train(config: Config) -> list[Path]:
         return train_step.train(session)
 
 
-def predict(config: Config, adapter: Path | None = None) -> Path:
-    """Answer the evaluation rows of a config, with or without an adapter; returns the prediction file."""
-    with open_session(config, "none") as session:
+def predict(config: Config, adapter: Path | None = None, *, accept_failures: bool = False) -> Path:
+    """Answer the evaluation rows of a config, with or without an adapter; returns the prediction file.
+
+    With `accept_failures` the file is published even if a server failed on some rows; without, that is a RemoteError,
+    and the same call asks for these rows again.
+    """
+    with open_session(config, "none", accept_failures=accept_failures) as session:
         return predict_step.predict(session, adapter)
 
 
-def run(config: Config) -> Comparison:
-    """Run baseline, training, evaluation and comparison of a config; skips finished steps."""
-    with open_session(config, "none") as session:
+def run(config: Config, *, accept_failures: bool = False) -> Comparison:
+    """Run baseline, training, evaluation and comparison of a config; skips finished steps.
+
+    `accept_failures` is that of `predict`.
+    """
+    with open_session(config, "none", accept_failures=accept_failures) as session:
         return run_step.run(session)

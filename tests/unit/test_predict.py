@@ -9,7 +9,9 @@ import pytest
 from commands import Ended, vlmtune_in_process
 from fake_server import CONFIG, Body, Script, Step, always, answer, as_another, status
 
+import vlmtune
 from vlmtune.engines import _client as client
+from vlmtune.errors import RemoteError
 
 FILE = "out/baseline_predictions.jsonl"
 
@@ -77,6 +79,20 @@ def test_failures_are_published_where_they_are_accepted(tmp_path: Path) -> None:
     assert (accepted.returncode, again.returncode) == (0, 0), accepted.stderr
     failures = [json.loads(line)["failure"] for line in (tmp_path / FILE).read_text("utf-8").splitlines()]
     assert [failure["stage"] for failure in failures if failure] == ["engine"]
+
+
+def test_the_python_interface_publishes_them_where_they_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(CONFIG.replace("test: 40", "test: 12"), "utf-8")
+    with fake_server.serving(failing(status(500), {2})) as stub:
+        given = [f"inference.base_url={stub.base_url}", "inference.engine=openai", "inference.max_retries=0"]
+        with pytest.raises(RemoteError, match="run the same command again"):
+            vlmtune.predict(vlmtune.load_config("c.yaml", given))
+        stub.seen.clear()
+        file = vlmtune.predict(vlmtune.load_config("c.yaml", [*given, "output.dir=other"]), accept_failures=True)
+    assert [json.loads(line)["failure"] is None for line in file.read_text("utf-8").splitlines()].count(False) == 1
 
 
 def test_another_model_is_no_failure_of_a_row(tmp_path: Path) -> None:
