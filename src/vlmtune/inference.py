@@ -206,7 +206,8 @@ def _with_images(example: Example, images: tuple[ImageRef, ...]) -> Example:
     remaining = iter(replaced)
 
     def with_new_images(old: Message) -> Message:
-        return Message(old.role, tuple(next(remaining) if isinstance(part, ImageRef) else part for part in old.content))
+        content = tuple(next(remaining) if isinstance(part, ImageRef) else part for part in old.content)
+        return replace(old, content=content)
 
     messages = tuple(map(with_new_images, example.messages)) if example.messages is not None else None
     return replace(example, images=tuple(replaced), messages=messages)

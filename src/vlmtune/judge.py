@@ -18,7 +18,7 @@ from vlmtune.run_layout import thumbnail_path
 from vlmtune.scoring import JudgeConfig
 from vlmtune.scoring.judge import IDENTICAL, Judgement, Pair, Preference
 from vlmtune.signals import StopRequest
-from vlmtune.tasks import without_thinking
+from vlmtune.thoughts import without_thinking
 from vlmtune.types import Failure, ImageRef, Message, Outcome, Request, Unparsed
 
 ENDING = """\

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,18 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of a conversation: texts and images in the order in which the model sees them."""
+    """A message of a conversation: texts and images in the order in which the model sees them.
+
+    `trained` is false for an assistant's message that is only context. `reasoning` is what an assistant thinks before
+    it answers. `more` holds keys that only chat templates read: `tool_calls` and `tool_call_id` of a message, and in
+    the first one the `tools` that the model may call.
+    """
 
     role: Role
     content: tuple[str | ImageRef, ...]
+    trained: bool = True
+    reasoning: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 Conversation = tuple[Message, ...]
@@ -39,11 +47,11 @@ class Example:
     """One row of a dataset after reading.
 
     `messages` is the row's own conversation, if it has one; otherwise the task writes it. `target` is the text to train
-    on, None in a split without targets. `truth` holds what metrics compare an answer with, by name: "references"
-    always, "keywords" and "boxes" if the data has them. Rows with the same `cluster` are not independent; None if the
-    data names no group, then rows with the same first image belong together. `box_scale` is what x and y count to in
-    boxes that the model writes about the first image; None means 1000 for both. `dataset` is the name of the dataset of
-    a mixture that the row is from, None for the main one.
+    on, None in a split without targets, and `reasoning` what is thought before it. `truth` holds what metrics compare
+    an answer with, by name: "references" always, "keywords" and "boxes" if the data has them. Rows with the same
+    `cluster` are not independent; None if the data names no group, then rows with the same first image belong together.
+    `box_scale` is what x and y count to in boxes that the model writes about the first image; None means 1000 for both.
+    `dataset` is the name of the dataset of a mixture that the row is from, None for the main one.
     """
 
     id: str
@@ -56,11 +64,12 @@ class Example:
     meta: Mapping[str, Any] = field(default_factory=dict)
     box_scale: tuple[float, float] | None = None
     dataset: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine answers: a conversation that ends with a user message."""
+    """What an engine answers: a conversation that ends with a message of a user or tool."""
 
     id: str
     conversation: Conversation

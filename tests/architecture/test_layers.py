@@ -15,7 +15,7 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
     "boxes errors fault_injection prefetch terminal text_units types",
-    "distributed families files images metrics registry signals",
+    "distributed families files images metrics registry signals thoughts",
     "predictions progress run_layout tasks tracking",
     "hub run_folder",
     "data modeling",

@@ -66,8 +66,8 @@ LLAVA = [
 def test_llava_in_one_array(indent: int | None, tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("\ufeff \n" + json.dumps(LLAVA, indent=indent), encoding="utf-8")
     rows = opened(tmp_path, "train.json", id="id")
-    assert shown(rows, 0) == [("user", [1, "What is it?"])]
-    assert shown(rows, 1) == [("user", ["Where?", 2]), ("assistant", ["Here."]), ("user", ["Sure?"])]
+    assert shown(rows, 0) == [("user", [1, "\nWhat is it?"])]
+    assert shown(rows, 1) == [("user", ["Where?\n", 2]), ("assistant", ["Here."]), ("user", ["Sure?"])]
     assert shown(rows, 2) == [("user", ["Say hello."])]
     assert [(example.id, example.target) for example in rows] == [("1", "A ball."), ("2", "Yes."), ("3", "Hello.")]
     assert len(opened(tmp_path, "train.json", limit=2)) == 2
@@ -75,7 +75,7 @@ def test_llava_in_one_array(indent: int | None, tmp_path: Path) -> None:
 
 def test_the_row_that_has_images_may_come_late(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", LLAVA[2], LLAVA[0])
-    assert shown(opened(tmp_path, "t.jsonl"), 1) == [("user", [1, "What is it?"])]
+    assert shown(opened(tmp_path, "t.jsonl"), 1) == [("user", [1, "\nWhat is it?"])]
     with pytest.raises(DataError, match="dataset.images names column 'photo'; there are: id, conversations"):
         opened(tmp_path, "t.jsonl", images="photo")
 
@@ -90,7 +90,7 @@ def test_llama_factory_and_mixed_speakers(tmp_path: Path, write_jsonl: Write) ->
     write_jsonl("t.jsonl", {"messages": talk, "images": ["chat0.png", "chat1.png", "chat2.png"]})
     assert shown(opened(tmp_path, "t.jsonl", messages="messages", images="images")) == [
         ("system", ["Be brief."]),
-        ("user", ["Compare", 0, "with", 1, ": which?"]),
+        ("user", ["Compare ", 0, " with ", 1, ": which?"]),
         ("assistant", ["The first."]),
         ("user", [2]),
     ]
@@ -99,13 +99,13 @@ def test_llama_factory_and_mixed_speakers(tmp_path: Path, write_jsonl: Write) ->
 def test_parts_and_marks_both_take_images_in_order(tmp_path: Path, write_jsonl: Write) -> None:
     parts = [{"type": "image"}, {"type": "text", "text": "and <image> too"}]
     write_jsonl("t.jsonl", {"m": [{"role": "user", "content": parts}], "image": ["chat2.png", "chat0.png"]})
-    assert shown(opened(tmp_path, "t.jsonl", messages="m")) == [("user", [2, "and", 0, "too"])]
+    assert shown(opened(tmp_path, "t.jsonl", messages="m")) == [("user", [2, "and ", 0, " too"])]
 
 
-def test_text_that_touches_no_mark_stays_as_it_is(tmp_path: Path, write_jsonl: Write) -> None:
+def test_white_space_belongs_to_the_text(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl("t.jsonl", {"conversations": [human("  two\n\nlines \n<image>\n"), gpt(" x ")], "image": "chat0.png"})
     rows = opened(tmp_path, "t.jsonl")
-    assert shown(rows) == [("user", ["  two\n\nlines", 0])]
+    assert shown(rows) == [("user", ["  two\n\nlines \n", 0, "\n"])]
     assert rows[0].target == " x "
 
 
@@ -128,7 +128,7 @@ BAD: dict[str, tuple[list[Any], Any, str]] = {
         "message 1: an assistant message cannot hold an",
     ),
     "unknown speaker": (
-        [{"from": "tool", "value": "x"}],
+        [{"from": "robot", "value": "x"}],
         None,
         "message 0: needs role .* or from .system, human, user",
     ),
@@ -187,7 +187,7 @@ def test_conversations_from_tables(name: str, tmp_path: Path) -> None:
         text = json.dumps([human("<image>\nWhat?"), gpt("A.")]).replace('"', '""')
         (tmp_path / name).write_text(f'conversations,image\n"{text}",chat1.png\n', encoding="utf-8")
     config = table.Config(path=str(tmp_path), messages="conversations", images="image")
-    assert shown(table.open(config, name)) == [("user", [1, "What?"])]
+    assert shown(table.open(config, name)) == [("user", [1, "\nWhat?"])]
 
 
 ARRAYS = {

@@ -116,7 +116,18 @@ class DatasetConfig(BaseConfig):
     """Column with a conversation (messages of role and content, or from and value); replaces the task's prompt."""
 
     images: str | None = None
-    """Column with the image or images of a conversation, in the order of their placeholders; rows may lack it."""
+    """Column with the image or images of a row, in a conversation in the order of their placeholders; rows may lack it,
+    and are then text only."""
+
+    system: str | None = "system"
+    """Column with the system prompt of a row with messages; rows may lack it. Null does not read it."""
+
+    tools: str | None = "tools"
+    """Column with the definitions of the tools that a conversation may call; rows may lack it. Null does not read
+    it."""
+
+    ignored_keys: list[str] = []
+    """Keys of messages and of their parts that mean nothing. Any other key that vlmtune does not read is an error."""
 
     remote_images: list[Host] = []
     """Hosts from which images may be downloaded: `images.example.org`, `*.example.org`. Empty allows none."""

@@ -1,134 +1,197 @@
 """Chat rows: messages with role and content, and the images that fill their placeholders in order.
 
-A message is {role, content}, as in OpenAI's format, or {from, value}, as in ShareGPT's and LLaVA's. A placeholder is an
-image part of the content, or `<image>` in its text, as in LLaVA and LLaMA-Factory.
+A message is {role, content}, as in OpenAI's format, or {from, value}, as in ShareGPT's and LLaVA's (`_turns`). A
+placeholder is an image part of the content, or `<image>` in its text, as in LLaVA and LLaMA-Factory; the white space
+around it belongs to the text.
 """
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from vlmtune.data import _values
+from vlmtune.data import _turns, _values
 from vlmtune.errors import DataError
-from vlmtune.types import Conversation, ImageRef, Message, Role
-
-ROLES = ("system", "user", "assistant")
-SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-"""Roles by their names under `from`."""
+from vlmtune.types import Conversation, ImageRef, Message
 
 PLACEHOLDER = "<image>"
-_PLACEHOLDERS = re.compile(r"\s*<image>\s*")
-"""A placeholder with the white space around it, which belongs to the format and not to the text."""
-
-IMAGE_KINDS = ("image", "image_url", "input_image")
-"""Types of content parts that are an image: of Hugging Face's and Qwen's messages, and of OpenAI's two interfaces."""
-
-TEXT_KINDS = ("text", "input_text", "output_text")
-IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "value")
-"""Keys of an image part that may hold the image itself."""
+OBJECT_MARKS = ("<ref-object>", "<bbox>")
+"""Marks in ms-swift's texts that stand for the row's `objects`."""
 
 _OUTER = re.compile(r"\A(?:\s*<image>\s*)+|(?:\s*<image>\s*)+\Z")
 """Placeholders before and after a text."""
 
-VIDEO_KEYS = ("video", "videos", "video_url")
-"""Keys under which rows, messages and content parts hold a video."""
+ALLOWED_BEFORE = {"user": None, "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+"""Roles that the message before one of a role must have; users may speak several times in a row."""
 
 
-def read_messages(value: Any, images: Sequence[ImageRef], at: str) -> tuple[Conversation, str | None]:
+@dataclass(frozen=True, slots=True)
+class RowContext:
+    """What a row says about its conversation outside of the messages.
+
+    `system` is its system prompt, `tools` are the definitions of those that the model may call, `ignored` are keys of
+    turns and parts that are left out (`dataset.ignored_keys`).
+    """
+
+    system: str | None = None
+    tools: Sequence[Any] = ()
+    ignored: Set[str] = field(default_factory=frozenset)
+
+
+def row_context(
+    record: Mapping[str, Any], ignored: Sequence[str], columns: Mapping[str, str | None], at: str
+) -> RowContext:
+    """The context of a row: its `system`, `tools` and `objects`, as far as it has them.
+
+    Args:
+        record: the row.
+        ignored: `dataset.ignored_keys`.
+        columns: the columns of `system` and `tools`, None where they are not read.
+        at: where the row is.
+
+    Raises:
+        DataError: one of them is of another kind.
+    """
+    _turns.refuse_videos(record, at)
+    values = {key: _values.structured(record.get(column)) if column else None for key, column in columns.items()}
+    system, tools = values["system"], values["tools"] or ()
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"{at}: column {columns['system']!r} must hold the system prompt (got {type(system).__name__})")
+    if not isinstance(tools, list | tuple) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(f"{at}: column {columns['tools']!r} must hold a list of tools (got {type(tools).__name__})")
+    return RowContext(system or None, tools, frozenset(ignored))
+
+
+def read_messages(
+    value: Any, images: Sequence[ImageRef], at: str, context: RowContext | None = None
+) -> tuple[Conversation, Message | None]:
     """Read one conversation.
 
     Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Without placeholders the
-    images go before the text of the first user message.
+    images go before the text of the first user message. What follows the last answer that is trained on has no effect
+    on it, and is left out.
 
     Returns:
-        The messages up to the last user message, and the assistant's answer to it (None without one).
+        The messages up to the last user or tool message, and the assistant's answer to it (None without one).
 
     Raises:
-        DataError: an unknown role or content part, roles in an invalid order, different numbers of images and
+        DataError: an unknown role, key or content part, roles in an invalid order, different numbers of images and
             placeholders, an image in an assistant message (the models answer in text), or a video anywhere.
     """
+    context = context or RowContext()
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{at}: messages must be a list of messages, each with role and content, or from and value")
-    unused = iter(images)
-    messages = [_message(raw, unused, f"{at}, message {number}") for number, raw in enumerate(value)]
-    left = tuple(unused)
+    unused = iter(enumerate(images))
+    messages: list[Message] = []
+    for number, raw in enumerate(value):
+        name, message = _message(raw, unused, context.ignored, f"{at}, message {number}")
+        calls = message.more.get("tool_calls")
+        if name in _turns.CALLS and messages and messages[-1].role == "assistant":  # ms-swift: what it says, then calls
+            last = messages[-1]
+            messages[-1] = replace(last, more={"tool_calls": [*last.more.get("tool_calls", []), *(calls or [])]})
+        else:
+            messages.append(message)
+    _check_order(messages, at)
+    left = tuple(image for _, image in unused)
     if left and len(left) == len(images):
         first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
         if first is not None:
-            messages[first] = Message("user", (*left, *messages[first].content))
+            messages[first] = replace(messages[first], content=(*left, *messages[first].content))
             left = ()
     if left:
         raise DataError(f"{at}: {len(images)} images, but only {len(images) - len(left)} placeholders in messages")
-    _check_order(messages, at)
-    if messages[-1].role == "user":
-        return tuple(messages), None
-    answer = "".join(part for part in messages[-1].content if isinstance(part, str))
-    if not answer.strip():
-        raise DataError(f"{at}: the last assistant message is empty; repair or remove the row")
-    return tuple(messages[:-1]), answer
+    return _split_answer(_with_context(messages, context, at), at)
 
 
-def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
-    """Refuse a row, message or content part with a video: if it were ignored, the answer would lack its input.
+def _message(raw: Any, unused: Iterator[tuple[int, ImageRef]], ignored: Set[str], at: str) -> tuple[str, Message]:
+    """A message, and the name of its speaker."""
+    name, role, content = _turns.role_and_content(raw, ignored, at)
 
-    Raises:
-        DataError: there is one.
-    """
-    kind = holder.get("type")
-    if any(holder.get(key) for key in VIDEO_KEYS) or (isinstance(kind, str) and "video" in kind):
-        raise DataError(f"{at}: videos are not supported yet; use some of its frames as images, or remove the row")
-
-
-def _message(raw: Any, unused: Iterator[ImageRef], at: str) -> Message:
-    role, content = _role_and_content(raw, at)
-    refuse_videos(raw, at)
-    if not isinstance(content, str | list | tuple):
-        raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
-
-    def next_image(placeholder: str) -> ImageRef:
+    def next_image(placeholder: str, index: int | None = None) -> ImageRef:
         if role == "assistant":
             raise DataError(f"{at}: an assistant message cannot hold an image; move {placeholder} to a user message")
-        image = next(unused, None)
+        number, image = next(unused, (None, None))
         if image is None:
             raise DataError(f"{at}: {placeholder} stands for an image, but the row has no further images")
+        if index not in (None, number):
+            raise DataError(f"{at}: index {index} of {placeholder} is not that of the next image, {number}; sort them")
         return image
 
+    more = _turns.tool_keys(raw, role, at)
+    if name in _turns.CALLS:
+        content, more = None, {"tool_calls": _turns.calls_in_text(content, at)}
     parts: list[str | ImageRef] = []
-    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-        if isinstance(part, dict):
-            refuse_videos(part, at)
-        kind = part.get("type") if isinstance(part, dict) else None
-        if (text := _part_text(part)) is not None:
-            first, *others = _PLACEHOLDERS.split(text) if PLACEHOLDER in text else [text]
-            parts += [first] if first or not others else []
-            for other in others:
-                parts += [next_image(PLACEHOLDER), *([other] if other else [])]
-        elif kind in IMAGE_KINDS:
-            parts.append(next_image("an image part"))
-        else:
-            raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
-    return Message(role, tuple(parts))
+    for part in _turns.read_parts(content, ignored, at, next_image):
+        if not isinstance(part, str):
+            parts.append(part)
+            continue
+        first, *others = part.split(PLACEHOLDER)
+        parts += [first] if first or not others else []
+        for other in others:
+            parts += [next_image(PLACEHOLDER), *([other] if other else [])]
+    trained = _turns.is_trained(raw, role, at)
+    return name, Message(role, tuple(parts), trained, _turns.thought(raw, role, at), more)
 
 
-def _role_and_content(raw: Any, at: str) -> tuple[Role, Any]:
-    """Role and content of a message in either format; tables fill the keys of the other format with null."""
-    keys = raw if isinstance(raw, dict) else {}
-    openai_roles = {role: role for role in ROLES}
-    for role_key, content_key, roles in (("role", "content", openai_roles), ("from", "value", SHAREGPT_ROLES)):
-        role = keys.get(role_key)
-        if isinstance(role, str) and role in roles and content_key in keys:
-            return cast("Role", roles[role]), keys[content_key]
-    raise DataError(
-        f"{at}: needs role ({', '.join(ROLES)}) and content, or from ({', '.join(SHAREGPT_ROLES)}) and value"
-    )
+def _with_context(messages: Sequence[Message], context: RowContext, at: str) -> list[Message]:
+    """The messages after the row's system prompt, with its tools in the first one."""
+    found = list(messages)
+    if context.system is not None:
+        if found[0].role != "system":
+            found.insert(0, Message("system", (context.system,)))
+        elif "".join(map(str, found[0].content)) != context.system:
+            raise DataError(f"{at}: the row's system prompt is not that of its first message; keep one of them")
+    if context.tools:
+        found[0] = replace(found[0], more={**found[0].more, "tools": list(context.tools)})
+    return found
 
 
 def _check_order(messages: Sequence[Message], at: str) -> None:
     roles = [message.role for message in messages if message.role != "system"]
     if any(message.role == "system" for message in messages[1:]):
         raise DataError(f"{at}: only the first message may be a system message")
-    if not roles or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(roles)):
-        raise DataError(f"{at}: user and assistant must alternate, user first (got {', '.join(roles) or 'none'})")
+    if not roles or roles[0] != "user":
+        raise DataError(f"{at}: the first to speak must be the user (got {', '.join(roles) or 'nobody'})")
+    for before, role in itertools.pairwise(roles):
+        allowed = ALLOWED_BEFORE[role]
+        if allowed is not None and before not in allowed:
+            raise DataError(
+                f"{at}: {role} must follow {' or '.join(allowed)} (got {', '.join(roles)}); users may speak several "
+                "times in a row, assistants answer once"
+            )
+
+
+def _split_answer(messages: list[Message], at: str) -> tuple[Conversation, Message | None]:
+    if messages[-1].role != "assistant":
+        return tuple(messages), None
+    last = max((n for n, message in enumerate(messages) if message.role == "assistant" and message.trained), default=-1)
+    if last < 0:
+        raise DataError(f"{at}: every assistant message has weight 0, so there is nothing to learn; remove the row")
+    answer = messages[last]
+    if "tool_calls" in answer.more:
+        raise DataError(
+            f"{at}: tool_calls in the last answer; answers are compared as text: end the row with an answer in "
+            "words, or give the calls weight 0"
+        )
+    if not "".join(map(str, answer.content)).strip():
+        raise DataError(f"{at}: the last assistant message is empty; repair or remove the row")
+    return tuple(messages[:last]), answer
+
+
+def refuse_object_marks(messages: Conversation, answer: Message | None, at: str) -> None:
+    """Refuse marks that stand for the `objects` of a row, which are not written in their places.
+
+    Raises:
+        DataError: there is one.
+    """
+    for message in (*messages, *([answer] if answer is not None else [])):
+        mark = next((mark for mark in OBJECT_MARKS for part in message.content if mark in str(part)), None)
+        if mark is not None:
+            raise DataError(
+                f"{at}: {mark} stands for one of the row's 'objects', which are not filled in; write names and boxes "
+                "into the texts, as the model is to write them"
+            )
 
 
 def image_values(messages: Any, others: Sequence[Any]) -> list[Any]:
@@ -140,40 +203,13 @@ def image_values(messages: Any, others: Sequence[Any]) -> list[Any]:
             well counts once.
     """
     left, values = list(others), []
-    for part in _placeholders(messages):
-        own = _own_image(part)
+    for part in _turns.placeholders(messages, PLACEHOLDER):
+        own = _turns.own_image(part)
         if own is None or (left and left[0] == own):
             own = left.pop(0) if left else None
         if own is not None:
             values.append(own)
     return values + left
-
-
-def _placeholders(messages: Any) -> Iterator[Any]:
-    """The image parts of all messages, and None for a placeholder in a text."""
-    for message in messages if isinstance(messages, list | tuple) else []:
-        content = (message.get("content") or message.get("value")) if isinstance(message, dict) else None
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for part in parts if isinstance(parts, list | tuple) else []:
-            if isinstance(part, dict) and part.get("type") in IMAGE_KINDS:
-                yield part
-            elif (text := _part_text(part)) is not None:
-                yield from [None] * text.count(PLACEHOLDER)
-
-
-def _part_text(part: Any) -> str | None:
-    """The text of a text part, None for any other part."""
-    if not isinstance(part, dict) or part.get("type") not in TEXT_KINDS:
-        return None
-    text = part.get("text", part.get("value"))
-    return text if isinstance(text, str) else None
-
-
-def _own_image(part: Any) -> Any:
-    """The image that a part itself holds or names, None if it is a mere placeholder."""
-    value = next((part[key] for key in IMAGE_KEYS if part.get(key)), None) if isinstance(part, dict) else None
-    value = value.get("url") if isinstance(value, dict) and "url" in value else value
-    return value.removeprefix("file://") if isinstance(value, str) else value
 
 
 def read_question(value: Any, column: str, at: str, images: int) -> str:

@@ -18,7 +18,7 @@ from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._image_paths import FILE, fill, template_fields
 from vlmtune.data._image_refs import file_fingerprint
 from vlmtune.data._joined import JoinedRecords
-from vlmtune.data._messages import image_values, read_messages, read_question, refuse_videos
+from vlmtune.data._messages import image_values, read_messages, read_question, refuse_object_marks, row_context
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.data._spilled import ContentIndex, StringArray, repeated
 from vlmtune.errors import DataError, EmptyField
@@ -50,7 +50,9 @@ class MappedRows:
         present = self._schema()
         self._config = config = _with_image_columns(config, present)
         for key, column in _columns(config):
-            if column not in present and not (key == "images" and self._occurs(column)):
+            if column not in present and not (
+                key == "images" and (self._holds_images(present) or self._occurs(column))
+            ):
                 raise DataError(
                     f"{records.where}: dataset.{key} names column {column!r}; there are: {names_text(present, column)}"
                 )
@@ -160,6 +162,11 @@ class MappedRows:
             raise EmptyField(message, name)
         return record[name]
 
+    def _holds_images(self, record: Record) -> bool:
+        """Whether the parts of a record's messages hold their images themselves."""
+        messages = self._config.messages
+        return messages is not None and bool(image_values(_values.structured(record.get(messages)), []))
+
     def _occurs(self, column: str) -> bool:
         """Whether any row has an optional column."""
         return any(column in self._record(index) for index in range(len(self)))
@@ -240,6 +247,9 @@ class MappedRows:
             _values.hashable(record.get(column) if key == "images" else self._column(record, column, index))
             for key, column in _columns(self._config)
         ]
+        values += [
+            [column, _values.hashable(record[column])] for column in _context(self._config) if record.get(column)
+        ]
         files = (self._records.image_file(value) for value, _ in self._image_values(record, index))
         # Ids in existing prediction files were hashed with an empty string in front.
         digest = hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest()
@@ -313,7 +323,11 @@ class MappedRows:
         for column in _image_columns(self._config):
             value, where = self._column(record, column, index), f"{self._at(index)}, column {column!r}"
             if value is None or value == "":
-                raise EmptyField(f"{where} is empty; repair or remove the row", column)
+                raise EmptyField(
+                    f"{where} is empty; repair or remove the row. If it is text only, name the column in "
+                    "dataset.images instead, which rows may leave empty",
+                    column,
+                )
             if isinstance(value, list | tuple):
                 found += [(item, f"{where}, image {n}") for n, item in enumerate(value)]
             else:
@@ -367,15 +381,21 @@ class MappedRows:
             for image, where in self._image_values(record, index)
             for page in self._records.pages(image, where)
         )
-        references, conversation, target = self._references(record, index), None, None
+        references, conversation, target, reasoning = self._references(record, index), None, None, None
         if config.messages is not None:
-            refuse_videos(record, at)
-            conversation, target = read_messages(_values.structured(value(config.messages)), images, at)
+            context = row_context(record, config.ignored_keys, {"system": config.system, "tools": config.tools}, at)
+            messages = _values.structured(value(config.messages))
+            conversation, answer = read_messages(messages, images, at, context)
+            if record.get("objects"):
+                refuse_object_marks(conversation, answer, at)
+            if answer is not None:
+                target, reasoning = "".join(map(str, answer.content)), answer.reasoning
             references = references or ([target] if target is not None else [])
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
             target = self._answer(value(config.target), config.target, index, self._choices(record, index))
+            reasoning = None
         question = None
         if config.question is not None:
             question = read_question(value(config.question), config.question, at, len(images))
@@ -394,6 +414,7 @@ class MappedRows:
             question=question,
             messages=conversation,
             meta={column: _values.plain(value(column), column, at) for column in config.meta},
+            reasoning=reasoning,
         )
 
 
@@ -424,6 +445,11 @@ def _with_image_columns(config: DatasetConfig, present: Record) -> DatasetConfig
     if config.messages is not None and config.messages in present:
         needs_none = bool(image_values(_values.structured(present[config.messages]), []))
     return config.model_copy(update={"image": None}) if needs_none else config
+
+
+def _context(config: DatasetConfig) -> list[str]:
+    """Columns that rows with messages may have beside them."""
+    return [column for column in (config.system, config.tools) if column] if config.messages is not None else []
 
 
 def _names(config: DatasetConfig) -> list[str]:

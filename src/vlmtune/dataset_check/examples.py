@@ -18,7 +18,7 @@ from vlmtune.scoring.contradictions import accepted
 from vlmtune.tasks import Task, for_model
 from vlmtune.text_units import count_short
 from vlmtune.training.dataset import TrainingExamples
-from vlmtune.types import Conversation, Example, ImageRef, Message
+from vlmtune.types import Conversation, Example, ImageRef
 
 Problem = tuple[str, str]
 """(kind of finding, message)."""
@@ -292,7 +292,7 @@ def _with_sizes(example: Example, sizes: Mapping[str, Size]) -> Example:
 
     messages = example.messages
     if messages is not None:
-        messages = tuple(Message(one.role, tuple(map(sized, one.content))) for one in messages)
+        messages = tuple(replace(one, content=tuple(map(sized, one.content))) for one in messages)
     return replace(example, images=tuple(map(sized, example.images)), messages=messages)
 
 

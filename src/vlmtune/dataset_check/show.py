@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vlmtune.config import Config
 from vlmtune.data import Rows, SplitRole
-from vlmtune.errors import ConfigError
+from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic
 from vlmtune.images import decode_rgb, size_of
 from vlmtune.modeling.loading import Checkpoint
@@ -25,7 +25,7 @@ from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.report import templates
 from vlmtune.tasks import Task
 from vlmtune.terminal import printable
-from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.dataset import TrainingExamples, with_row
 from vlmtune.types import Conversation, Example, ImageRef, Message
 
 if TYPE_CHECKING:
@@ -70,16 +70,13 @@ class ExampleViewer:
         """
         if not 0 <= row < len(self.rows):
             raise ConfigError(f"--row counts from 0 to {len(self.rows) - 1} in the {role} rows (got {row})")
-        training, encoder = self.training, self.training.encoder
+        encoder = self.training.encoder
         example = self.rows[row] if role == "test" else self.example(row, 0, step)
         prompt = self.task.prompt(self.config.task, example)
-        encoded: list[dict[str, Any]] = []
-        if role == "test":
-            encoded.append({"target": None, **self._tokens(encoder, encoder.prompt(prompt))})
-        else:
-            for n in range(self.rows.target_count(row)):
-                one = self.example(row, n, step)
-                encoded.append({"target": training.target(one), **self._tokens(encoder, training.encode_example(one))})
+        try:
+            encoded = list(self._encoded(role, row, prompt, step))
+        except DataError as error:
+            raise with_row(error, self.rows.where(row)) from None
         return {
             "schema_version": SCHEMA_VERSION,
             "role": role,
@@ -90,6 +87,16 @@ class ExampleViewer:
             "images": list(self._images(encoder, prompt)),
             "encoded": encoded,
         }
+
+    def _encoded(self, role: SplitRole, row: int, prompt: Conversation, step: int | None) -> Iterator[dict[str, Any]]:
+        """The tokens of the prompt of a test row, or of each training example of another."""
+        training, encoder = self.training, self.training.encoder
+        if role == "test":
+            yield {"target": None, **self._tokens(encoder, encoder.prompt(prompt))}
+            return
+        for n in range(self.rows.target_count(row)):
+            one = self.example(row, n, step)
+            yield {"target": training.target(one), **self._tokens(encoder, training.encode_example(one))}
 
     def _images(self, encoder: Encoder, conversation: Conversation) -> Iterator[dict[str, Any]]:
         patch = encoder.image_processor.limits.patch

@@ -308,6 +308,8 @@ class Client:
             full = f"{len(encoded)} tokens leave no room for an answer: inference.context is {context}"
             return Failure(request.id, "prompt", full)
         body = {"model": self._server.model, "messages": chat, **decoding}
+        tools = next((turn.more["tools"] for turn in request.conversation if "tools" in turn.more), None)
+        body |= {} if tools is None else {"tools": tools, "tool_choice": "none"}
         if self._encoder is not None:
             body |= {"return_token_ids": True, "stop_token_ids": self._encoder.stop_ids}
         reason, unreachable = "", False

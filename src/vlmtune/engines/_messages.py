@@ -6,6 +6,7 @@ orientation and transparency. Remote URLs are never passed on.
 
 import base64
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vlmtune.errors import IntegrityError
 from vlmtune.images import decode_rgb
-from vlmtune.types import Conversation, ImageRef
+from vlmtune.types import Conversation, ImageRef, Message
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,7 +105,24 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
             image = _reassembled(next(resized), encoder.image_processor)
         return {"type": "image_url", "image_url": {"url": _data_url(image)}}
 
-    return [{"role": turn.role, "content": [part(content) for content in turn.content]} for turn in conversation]
+    return [
+        {"role": turn.role, "content": [part(content) for content in turn.content], **_more(turn)}
+        for turn in conversation
+    ]
+
+
+def _more(turn: Message) -> dict[str, Any]:
+    """A turn's thought and the keys about tools, with arguments as text, as OpenAI spells them."""
+    more = {key: value for key, value in turn.more.items() if key not in ("tools", "tool_calls")}
+    if turn.reasoning is not None:
+        more["reasoning_content"] = turn.reasoning
+    if calls := turn.more.get("tool_calls"):
+        functions = [{**call["function"], "arguments": json.dumps(call["function"]["arguments"])} for call in calls]
+        more["tool_calls"] = [
+            {"id": f"call_{n}", **call, "function": function}
+            for n, (call, function) in enumerate(zip(calls, functions, strict=True))
+        ]
+    return more
 
 
 def read_answer(body: bytes, name: str, model_key: str) -> Answer | str:

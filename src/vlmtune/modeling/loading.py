@@ -92,6 +92,13 @@ class ModelConfig(BaseConfig):
     max_pixels: PositiveInt | None = None
     """Largest image area; larger images are shrunk. It limits an image's tokens. Null uses the checkpoint's own."""
 
+    chat_template: str | None = None
+    """File of a chat template (Jinja) to use instead of the checkpoint's own, for training and answers alike."""
+
+    special_tokens: list[str] = []
+    """Special tokens of the tokenizer that rows may contain and answers keep, such as `<|box_start|>`. Any other one in
+    a text is an error."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` uses a GPU if there is one."""
 

@@ -7,7 +7,7 @@ the train rows. Everything is a function of the config and the rows, so every ru
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -148,7 +148,7 @@ def _append(conversation: Conversation, sentence: str) -> Conversation:
     *before, last = conversation
     *content, end = last.content
     addition = (f"{end} {sentence}",) if isinstance(end, str) else (end, sentence)
-    return (*before, Message(last.role, (*content, *addition)))
+    return (*before, replace(last, content=(*content, *addition)))
 
 
 def _split_system(conversation: Conversation) -> tuple[Conversation, Conversation]:

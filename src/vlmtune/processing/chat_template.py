@@ -10,21 +10,24 @@ A conversation of a question and an answer becomes two pieces:
     Two.<|im_end|>                                                     supervised
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlmtune.errors import DataError, IntegrityError
+from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.families import Family
-from vlmtune.files import read_json
+from vlmtune.processing._templates import ChatTemplate
+from vlmtune.processing._thinking import thinking_style
+from vlmtune.thoughts import empty_thought, is_thought_mark, split_thought
 from vlmtune.types import Conversation, ImageRef, Message
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from tokenizers import Tokenizer
+
+ThinkingMode = Literal["keep", "empty", "off"]
+"""`training.thinking`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +56,90 @@ class Renderer:
 
     Args:
         tokenizer: the checkpoint's fast tokenizer.
-        template: text of its chat template (Jinja).
+        template: its chat template, or the text of one.
         family: names the image and end-of-turn tokens.
+        special_tokens: special tokens of the tokenizer that texts may contain, and that answers keep.
+        thinking: what becomes of thoughts. `keep`: prompts let the model think, thoughts in the messages are
+            supervised, and an empty one is not. `empty`: an empty thought is supervised. `off`: prompts end behind an
+            empty thought.
+
+    Raises:
+        ConfigError: one of `special_tokens` is none, or has a meaning of its own; or the checkpoint cannot think.
+        IntegrityError: the template is broken, or the tokenizer is of another family.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", template: str, family: Family) -> None:
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        template: ChatTemplate | str,
+        family: Family,
+        special_tokens: Sequence[str] = (),
+        thinking: ThinkingMode = "keep",
+    ) -> None:
         self._tokenizer = tokenizer
-        self._template = _compile(template)
+        self._template = ChatTemplate(template) if isinstance(template, str) else template
+        self._style, self._thinking = thinking_style(self._template), thinking
+        if thinking == "off" and self._style.opening and not self._style.switch:
+            self._template = self._template.extended(_CLOSES_THOUGHT.format(closing=repr(self._style.closing)))
+        if thinking == "empty" and not self._style.thinks:
+            raise ConfigError("training.thinking is 'empty', but the chat template of this model writes no thoughts")
         self._end_of_turn = family.end_of_turn
-        self.template_text = template
         self.image_id = self._token_id(family.image_token)
         self.end_id = self._token_id(family.end_of_turn)
-        self._special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+        special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+        _check_special(special_tokens, special, family)
+        self._forbidden = tuple(token for token in special if token not in special_tokens)
+        kept = [token for token in special if token in special_tokens or is_thought_mark(token)]
+        self._hidden = {self._token_id(token) for token in special if token not in kept} if kept else None
 
     @classmethod
-    def load(cls, folder: Path, family: Family) -> "Renderer":
-        """From a checkpoint's folder.
+    def load(
+        cls,
+        folder: Path,
+        family: Family,
+        chat_template: str | None = None,
+        special_tokens: Sequence[str] = (),
+        thinking: ThinkingMode = "keep",
+    ) -> "Renderer":
+        """From a checkpoint's folder, with the template of another file if one is given.
 
         Raises:
-            IntegrityError: it has no fast tokenizer or no chat template, or its tokenizer is of another family.
+            IntegrityError: it has no fast tokenizer or no chat template, the template is broken, or its tokenizer is
+                of another family.
+            ConfigError: as the constructor.
         """
         from tokenizers import Tokenizer
 
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise IntegrityError(f"{folder}: no tokenizer.json; vlmtune needs a checkpoint with a fast tokenizer")
-        return cls(Tokenizer.from_file(str(file)), _template_text(folder), family)
+        template = ChatTemplate.of_checkpoint(folder, chat_template)
+        return cls(Tokenizer.from_file(str(file)), template, family, special_tokens, thinking)
+
+    @property
+    def template_text(self) -> str:
+        """The template in effect."""
+        return self._template.text
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the template writes thoughts."""
+        return self._style.thinks
+
+    @property
+    def may_think(self) -> bool:
+        """Whether prompts let the model think before it answers."""
+        return self._style.thinks and self._thinking != "off"
+
+    @property
+    def opened_thought(self) -> str:
+        """The thought that prompts begin for the model, such as `<think>` and a line break; empty without one."""
+        return self._style.opening if self._thinking != "off" else ""
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """Variables that change how the template renders prompts."""
+        return {"enable_thinking": self._thinking != "off"} if self._style.switch else {}
 
     def prompt(self, conversation: Conversation, image_tokens: Sequence[int]) -> Rendered:
         """The prompt, up to where the assistant's answer begins.
@@ -100,7 +161,7 @@ class Renderer:
         Raises:
             DataError: as in `prompt`; or the template rewrites earlier messages, which then cannot be trained on.
         """
-        supervised = [n for n, message in enumerate(conversation) if message.role == "assistant"]
+        supervised = [n for n, message in enumerate(conversation) if message.role == "assistant" and message.trained]
         if trained_turns == "last":
             supervised = supervised[-1:]
         pieces: list[tuple[str, bool]] = []
@@ -108,19 +169,30 @@ class Renderer:
         for n in supervised:
             before = self._text(conversation[:n], add_generation_prompt=True)
             after = self._text(conversation[: n + 1], add_generation_prompt=False)
-            if not before.startswith(done) or not after.startswith(before):
+            if not before.startswith(done):
                 raise DataError(
                     "the chat template rewrites earlier messages, so training examples would not begin with their "
                     "prompt; set training.trained_turns: last"
                 )
+            if not after.startswith(before):
+                raise DataError(
+                    "the chat template does not write an answer behind the prompt that asks for it: there it ends "
+                    f"{before[-40:]!r}, with the answer it goes on {_parting(before, after)!r}. Use another template "
+                    "(model.chat_template), or another training.thinking"
+                )
             end = after.index(self._end_of_turn, len(before)) + len(self._end_of_turn)
-            pieces += [(before[len(done) :], False), (after[len(before) : end], True)]
+            answer = after[len(before) : end]
+            # A thought that the row does not have is context: the model must not learn to think nothing.
+            empty = 0 if self._thinking == "empty" or self._thought(conversation[n])[0] else empty_thought(answer)
+            pieces += [(before[len(done) :], False), (answer[:empty], False), (answer[empty:], True)]
             done = after[:end]
         return self._tokenize(pieces, image_tokens)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Generated ids as text, without special tokens."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        """Generated ids as text, without special tokens other than those that answers may contain."""
+        if self._hidden is None:
+            return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self._tokenizer.decode([n for n in ids if n not in self._hidden], skip_special_tokens=False)
 
     def length(self, text: str) -> int:
         """Number of tokens of a text."""
@@ -133,8 +205,60 @@ class Renderer:
         return number
 
     def _text(self, conversation: Conversation, add_generation_prompt: bool) -> str:
-        messages = [_plain_message(message, self._special) for message in conversation]
-        return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt)
+        messages = [self._plain(message) for message in conversation]
+        tools = next((message.more["tools"] for message in conversation if "tools" in message.more), None)
+        text = self._template.render(messages, add_generation_prompt, tools=tools, **self.template_variables)
+        for number, message in enumerate(conversation):
+            for needed in self._needed(message):
+                if needed not in text:
+                    raise DataError(
+                        f"the chat template drops {needed!r:.60} of message {number} ({message.role}), so the model "
+                        "would not see it; use another template (model.chat_template), or repair the row"
+                    )
+        return text
+
+    def _plain(self, message: Message) -> dict[str, Any]:
+        """A message as templates read it."""
+        reasoning, given = self._thought(message)
+        parts: list[dict[str, str]] = []
+        for part in given:
+            if isinstance(part, ImageRef):
+                parts.append({"type": "image"})
+                continue
+            forbidden = next((token for token in self._forbidden if token in part), None)
+            if forbidden is not None and not (message.role == "assistant" and is_thought_mark(forbidden)):
+                raise DataError(
+                    f"the text contains the model's special token {forbidden}; remove it from the row, or if the model "
+                    "is to read and write it, add it to model.special_tokens"
+                )
+            parts.append({"type": "text", "text": part})
+        more = {key: value for key, value in message.more.items() if key != "tools"}
+        if reasoning and self._style.by_key:
+            more["reasoning_content"] = reasoning
+        elif reasoning:
+            parts.insert(0, {"type": "text", "text": f"<think>\n{reasoning.strip()}\n</think>\n\n"})
+        return {"role": message.role, "content": parts, **more}
+
+    def _thought(self, message: Message) -> tuple[str | None, tuple[str | ImageRef, ...]]:
+        """The thought of a message, and its content without it.
+
+        A thought in the text is left there if the template knows none: then it is part of the answer.
+        """
+        first = message.content[0] if message.content and message.role == "assistant" else None
+        if message.reasoning is None and isinstance(first, str):
+            reasoning, answer = split_thought(first)
+            if reasoning is not None and (self._style.thinks or self._thinking == "off"):
+                return reasoning if self._thinking == "keep" else None, (answer, *message.content[1:])
+        return message.reasoning if self._thinking == "keep" else None, message.content
+
+    def _needed(self, message: Message) -> list[str]:
+        """Texts that must be in a rendered conversation."""
+        calls = [call["function"]["name"] for call in message.more.get("tool_calls", ())]
+        tools = [tool.get("function", tool).get("name") for tool in message.more.get("tools", ())]
+        # Templates may have rules for what assistants said before, as for their thoughts.
+        given = () if message.role == "assistant" else message.content
+        texts = [part.strip() for part in given if isinstance(part, str)]
+        return [text for text in (*texts, *calls, *tools) if text]
 
     def _tokenize(self, pieces: Sequence[tuple[str, bool]], image_tokens: Sequence[int]) -> Rendered:
         ids: list[int] = []
@@ -156,44 +280,25 @@ class Renderer:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _plain_message(message: Message, special: Sequence[str]) -> dict[str, Any]:
-    parts: list[dict[str, str]] = []
-    for part in message.content:
-        if isinstance(part, ImageRef):
-            parts.append({"type": "image"})
-            continue
-        forbidden = next((token for token in special if token in part), None)
-        if forbidden is not None:
-            raise DataError(f"the text contains the model's special token {forbidden}; remove it from the row")
-        parts.append({"type": "text", "text": part})
-    return {"role": message.role, "content": parts}
+_CLOSES_THOUGHT = "{{%- if add_generation_prompt -%}}{{{{- {closing} -}}}}{{%- endif -%}}"
+"""Ends the thought that prompts of a template begin, which knows no `enable_thinking`."""
 
 
-def _template_text(folder: Path) -> str:
-    plain = folder / "chat_template.jinja"
-    if plain.is_file():
-        return plain.read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        file = folder / name
-        template = read_json(file).get("chat_template") if file.is_file() else None
-        if isinstance(template, str):
-            return template
-    raise IntegrityError(f"{folder}: no chat template; use an instruction-tuned checkpoint")
+def _check_special(allowed: Sequence[str], special: Sequence[str], family: Family) -> None:
+    """Check that texts may contain these special tokens.
+
+    Raises:
+        ConfigError: one is no special token, or stands for an image or the end of a turn.
+    """
+    for token in allowed:
+        if token not in special:
+            known = ", ".join(special) or "none"
+            raise ConfigError(f"model.special_tokens: {token!r} is no special token of the tokenizer; it has: {known}")
+        if token in (family.image_token, family.end_of_turn) or "vision" in token or "_pad" in token or "im_" in token:
+            raise ConfigError(f"model.special_tokens: {token!r} structures the conversation and cannot be in a text")
 
 
-def _compile(template: str) -> "Template":
-    """A template in an environment like transformers': sandboxed, trimmed blocks, `tojson` and `raise_exception`."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    return environment.from_string(template)
+def _parting(before: str, after: str) -> str:
+    """How the second text goes on where the two part."""
+    at = next((n for n, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), len(after))
+    return after[max(0, at - 20) : at + 20]

@@ -16,7 +16,7 @@ from vlmtune.files import read_json
 from vlmtune.images import decode_rgb, in_memory, size_of
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.prefetch import KeyLocks
-from vlmtune.processing.chat_template import Rendered, Renderer, images_of
+from vlmtune.processing.chat_template import Rendered, Renderer, ThinkingMode, images_of
 from vlmtune.processing.image_processor import ImageProcessor, load_limits
 from vlmtune.types import Conversation, Example, ImageRef
 
@@ -136,6 +136,7 @@ class Encoder:
         checkpoint: provides tokenizer, chat template and image settings.
         model: the user's limits on image area.
         images: creates the image source; `ImageHeaders` where only lengths matter.
+        thinking: what becomes of thoughts (`Renderer`).
 
     Raises:
         IntegrityError: the checkpoint lacks a tokenizer, a chat template or image settings.
@@ -146,12 +147,18 @@ class Encoder:
         checkpoint: Checkpoint,
         model: ModelConfig,
         images: Callable[[ImageProcessor], ImageSource] = DecodedImages,
+        thinking: ThinkingMode = "keep",
     ) -> None:
         limits = load_limits(checkpoint.folder, model.min_pixels, model.max_pixels)
         self.checkpoint = checkpoint
         self.image_processor = ImageProcessor(checkpoint.family, limits)
         self.images = images(self.image_processor)
-        self.renderer = Renderer.load(checkpoint.folder, checkpoint.family)
+        self.renderer = Renderer.load(
+            checkpoint.folder, checkpoint.family, model.chat_template, model.special_tokens, thinking
+        )
+        self._text_facts: dict[str, Any] = {"special_tokens": model.special_tokens} if model.special_tokens else {}
+        if self.renderer.thinks:
+            self._text_facts["thinking"] = thinking
         settings = read_json(checkpoint.folder / "config.json")
         # Checkpoints of Qwen2.5-VL keep the language model's settings at the top.
         self.max_positions: int = settings.get("text_config", settings)["max_position_embeddings"]
@@ -219,6 +226,7 @@ class Encoder:
             "pixels": self.image_processor.facts(),
             "template": hashlib.sha256(self.renderer.template_text.encode()).hexdigest()[:16],
             "tokenizer": hashlib.sha256(tokenizer).hexdigest()[:16],
+            **self._text_facts,
         }
 
     def _load(self, conversation: Conversation) -> tuple[EncodedImage, ...]:

@@ -15,7 +15,6 @@ from vlmtune.metrics import Metric
 from vlmtune.registry import BaseConfig
 from vlmtune.tasks._parsing import json_value as json_value
 from vlmtune.tasks._parsing import unwrap
-from vlmtune.tasks._parsing import without_thinking as without_thinking
 from vlmtune.types import Conversation, Example, Unparsed
 
 BOX_SCALE = "box_scale"

@@ -6,15 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from vlmtune.thoughts import last_match, without_thinking
 from vlmtune.types import Unparsed
 
-_THINK = r"(?:\w+:)?(?:think|thinking|thought|reasoning|思考)"
-_THINK_OPENS = re.compile(
-    rf"<{_THINK}>|\[think\]|◁think▷|<\|begin_of_thought\|>|<unused94>|<\|channel\|>analysis<\|message\|>", re.IGNORECASE
-)
-_THINK_CLOSES = re.compile(
-    rf"</{_THINK}>|\[/think\]|◁/think▷|<\|end_of_thought\|>|<unused95>|<\|channel\|>final<\|message\|>", re.IGNORECASE
-)
 _ANSWER_OPENS = re.compile(r"<(?:final_)?answer>|<\|begin_of_(?:box|solution)\|>", re.IGNORECASE)
 _ANSWER_CLOSES = re.compile(r"</(?:final_)?answer>|<\|end_of_(?:box|solution)\|>", re.IGNORECASE)
 _LAST_TAG = re.compile(
@@ -60,24 +54,10 @@ def unwrap(text: str, prose: bool = False) -> str | Unparsed:
     return found if found is text else found.strip()
 
 
-def without_thinking(text: str) -> str | Unparsed:
-    """What a model writes after its thinking, or before it if nothing follows."""
-    closing = _last(_THINK_CLOSES, text)
-    if closing is None:
-        return Unparsed("the thinking was cut off") if _THINK_OPENS.match(text.lstrip()) else text
-    after = text[closing.end() :]
-    if _THINK_OPENS.match(after.lstrip()):
-        return Unparsed("the thinking was cut off")
-    opening = _THINK_OPENS.search(text)
-    before = text[: opening.start()] if opening and opening.start() < closing.start() else ""
-    answer = after if after.strip() else before
-    return answer if answer.strip() else Unparsed("no answer after the thinking")
-
-
 def _in_answer_tags(text: str) -> str | None:
-    closing = _last(_ANSWER_CLOSES, text)
+    closing = last_match(_ANSWER_CLOSES, text)
     if closing is not None:
-        opening = _last(_ANSWER_OPENS, text[: closing.start()])
+        opening = last_match(_ANSWER_OPENS, text[: closing.start()])
         return text[opening.end() : closing.start()] if opening else None
     begun = _ANSWER_OPENS.match(text.lstrip())
     if begun:
@@ -89,13 +69,6 @@ def _in_answer_tags(text: str) -> str | None:
 def _in_fence(text: str) -> str | None:
     whole = _WHOLE_FENCE.fullmatch(text) if text.lstrip().startswith("```") else None
     return whole[1] if whole and "```" not in whole[1] else None
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    found = None
-    for found in pattern.finditer(text):  # noqa: B007 - only the last one is wanted
-        pass
-    return found
 
 
 def _in_box(text: str) -> str | None:

@@ -16,7 +16,7 @@ from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb, size_of
 from vlmtune.tasks import Task
 from vlmtune.training.config import AugmentationConfig
-from vlmtune.types import Conversation, Example, ImageRef, Message
+from vlmtune.types import Conversation, Example, ImageRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -171,7 +171,7 @@ def augment(example: Example, task: Task, task_config: Any, settings: Augmentati
 
     messages = example.messages
     if messages is not None:
-        messages = tuple(Message(one.role, tuple(map(changed, one.content))) for one in messages)
+        messages = tuple(replace(one, content=tuple(map(changed, one.content))) for one in messages)
     return replace(example, images=tuple(map(changed, example.images)), messages=messages)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.data import Rows
-from vlmtune.errors import DataError
+from vlmtune.errors import DataError, ImageError
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress
@@ -82,11 +82,11 @@ class TrainingExamples:
             # Boxes that moved may need a few more tokens than those that were checked.
             return own.encode_example(own.augmented(example, sample.step), self.encoder.max_positions)
         except DataError as error:
-            raise type(error)(*_with_row(error, example.id)) from None
+            raise with_row(error, example.id) from None
 
     def encode_example(self, example: Example, max_tokens: int | None = None) -> Encoded:
         """As `encode`, for an example that carries its target; errors do not name the row."""
-        answer = Message("assistant", (self.target(example),))
+        answer = Message("assistant", (self.target(example),), reasoning=example.reasoning)
         conversation = (*self.task.prompt(self.task_config, example), answer)
         if self.settings.augmentation.flip:
             refuse_sides(conversation)
@@ -169,7 +169,8 @@ def check_examples(
     return lengths
 
 
-def _with_row(error: DataError, row: str) -> tuple[str, ...]:
-    """Constructor arguments of the same error with the row's id in front; an ImageError takes two."""
-    where = getattr(error, "where", None)
-    return (error.reason, f"{row} ({where})") if where is not None else (f"{row}: {error}",)  # type: ignore[attr-defined]
+def with_row(error: DataError, row: str) -> DataError:
+    """The same error with a row's id or place in front."""
+    if isinstance(error, ImageError):
+        return ImageError(error.reason, f"{row} ({error.where})")
+    return type(error)(f"{row}: {error}")

@@ -1,0 +1,244 @@
+"""The keys of a turn and of its parts. Whatever may change what is learnt is read or refused, never left out.
+
+Turns are read in the formats of OpenAI, ShareGPT, LLaVA, LLaMA-Factory and ms-swift.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any, cast
+
+from vlmtune.errors import DataError
+from vlmtune.types import ImageRef, Role
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "tool_response": "tool",
+    "tool_call": "assistant",
+}
+"""Roles by their names under `role`: of OpenAI's messages, and ms-swift's two for tools."""
+
+SHAREGPT_ROLES: dict[str, Role] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function_call": "assistant",
+}
+"""Roles by their names under `from`."""
+
+CALLS = ("tool_call", "function_call")
+"""Speakers whose content is a call of a tool, as a JSON object."""
+
+WEIGHTS = ("weight", "loss", "train")
+"""Keys that say whether an assistant's turn is trained on, as OpenAI, ms-swift and axolotl spell it."""
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of what an assistant thinks before it answers."""
+
+IMAGE_KINDS = ("image", "image_url", "input_image")
+"""Types of content parts that are an image: of Hugging Face's and Qwen's messages, and of OpenAI's two interfaces."""
+
+TEXT_KINDS = ("text", "input_text", "output_text")
+IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "value")
+"""Keys of an image part that may hold the image itself."""
+
+VIDEO_KEYS = ("video", "videos", "video_url")
+"""Keys under which rows, messages and content parts hold a video."""
+
+_TURN_KEYS = {"role", "content", "from", "value", *WEIGHTS, *THOUGHTS, "tool_calls", "tool_call_id"}
+_PART_KEYS = {"type", "text", "value", "index", "detail", *IMAGE_KEYS}
+"""`detail` is how much of an image OpenAI's servers look at; our models always see all of it."""
+
+
+def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
+    """Refuse a row, message or content part with a video: if it were ignored, the answer would lack its input.
+
+    Raises:
+        DataError: there is one.
+    """
+    kind = holder.get("type")
+    if any(holder.get(key) for key in VIDEO_KEYS) or (isinstance(kind, str) and "video" in kind):
+        raise DataError(f"{at}: videos are not supported yet; use some of its frames as images, or remove the row")
+
+
+def refuse_unknown(holder: Mapping[str, Any], known: Set[str], ignored: Set[str], at: str) -> None:
+    """Refuse a key that nothing here reads; tables fill the keys that other rows have with nothing.
+
+    Raises:
+        DataError: names it.
+    """
+    for key, value in holder.items():
+        if key not in known and key not in ignored and value not in (None, "", [], {}):
+            raise DataError(
+                f"{at}: the key {key!r} ({value!r:.60}) is not read, and may change what is learnt; remove it, or add "
+                "it to dataset.ignored_keys"
+            )
+
+
+def role_and_content(raw: Any, ignored: Set[str], at: str) -> tuple[str, Role, Any]:
+    """The speaker's name, role and content of a turn in either format.
+
+    Raises:
+        DataError: it has neither, or a key that is not read.
+    """
+    keys = raw if isinstance(raw, dict) else {}
+    for role_key, content_key, roles in (("role", "content", ROLES), ("from", "value", SHAREGPT_ROLES)):
+        name = keys.get(role_key)
+        if isinstance(name, str) and name in roles and (content_key in keys or keys.get("tool_calls")):
+            refuse_videos(raw, at)
+            known = _TURN_KEYS | ({"name"} if roles[name] == "tool" else set())
+            refuse_unknown(raw, known, ignored, at)
+            return name, roles[name], keys.get(content_key)
+    raise DataError(
+        f"{at}: needs role ({', '.join(ROLES)}) and content, or from ({', '.join(SHAREGPT_ROLES)}) and value"
+    )
+
+
+def is_trained(raw: Mapping[str, Any], role: Role, at: str) -> bool:
+    """Whether a turn is trained on: an assistant's, unless its weight is 0.
+
+    Raises:
+        DataError: a weight between, or on a turn of another role.
+    """
+    for key in WEIGHTS:
+        value = raw.get(key)
+        if value is None:
+            continue
+        if value not in (0, 1):
+            raise DataError(f"{at}: {key} must be 0 or 1 (got {value!r}): a turn is trained on, or it is not")
+        if role != "assistant" and value:
+            raise DataError(f"{at}: {key} is {value!r}, but only the assistant's turns can be trained on; remove it")
+        return bool(value)
+    return True
+
+
+def thought(raw: Mapping[str, Any], role: Role, at: str) -> str | None:
+    """What an assistant thinks before it answers, None without it.
+
+    Raises:
+        DataError: it is no text, or another role's.
+    """
+    key = next((key for key in THOUGHTS if raw.get(key) not in (None, "")), None)
+    if key is None:
+        return None
+    if role != "assistant" or not isinstance(raw[key], str):
+        raise DataError(f"{at}: {key} must be text in an assistant's turn")
+    return cast("str", raw[key])
+
+
+def tool_keys(raw: Mapping[str, Any], role: Role, at: str) -> dict[str, Any]:
+    """The keys about tools that a chat template reads, with the arguments of calls as objects.
+
+    Raises:
+        DataError: a call without a name or with arguments that are no object, or of another role.
+    """
+    calls = raw.get("tool_calls") or ()
+    more = {key: raw[key] for key in ("tool_call_id", "name") if role == "tool" and raw.get(key)}
+    if not calls:
+        return more
+    if role != "assistant" or not isinstance(calls, list | tuple):
+        raise DataError(f"{at}: tool_calls must be a list of calls in an assistant's turn")
+    return more | {"tool_calls": [_call(call, at) for call in calls]}
+
+
+def calls_in_text(content: Any, at: str) -> list[dict[str, Any]]:
+    """The calls in the content of a `function_call` or `tool_call` turn: one JSON object or a list of them.
+
+    Raises:
+        DataError: it is neither.
+    """
+    value = _json(content)
+    return [_call(call, at) for call in (value if isinstance(value, list) else [value])]
+
+
+def _call(call: Any, at: str) -> dict[str, Any]:
+    """A call as chat templates read it: arguments are an object, as vLLM passes them on."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if isinstance(function, dict) and isinstance(function.get("name"), str):
+        arguments = _json(function.get("arguments") or {})
+        if isinstance(arguments, dict):
+            own = {"id": call["id"]} if call.get("id") else {}
+            return {**own, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    raise DataError(f"{at}: a tool call must be {{name: …, arguments: {{…}}}} (got {call!r:.80})")
+
+
+def _json(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+
+
+def read_parts(
+    content: Any, ignored: Set[str], at: str, next_image: Callable[[str, int | None], ImageRef]
+) -> Iterator[str | ImageRef]:
+    """Texts and images of a turn's content, in order; a text may still hold placeholders.
+
+    Args:
+        content: a text, or a list of parts.
+        ignored: `dataset.ignored_keys`.
+        at: where it is, for messages.
+        next_image: gives the row's next image, of a part that may name its index.
+
+    Raises:
+        DataError: a part is neither, or has a key that is not read.
+    """
+    if content is None:
+        return
+    if not isinstance(content, str | list | tuple):
+        raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
+    for part in [content] if isinstance(content, str) else content:
+        if isinstance(part, dict):
+            refuse_videos(part, at)
+            refuse_unknown(part, _PART_KEYS, ignored, f"{at}, a part")
+            if isinstance(part.get("image_url"), dict):
+                refuse_unknown(part["image_url"], {"url", "detail"}, ignored, f"{at}, image_url")
+        if (text := part_text(part)) is not None:
+            yield text
+        elif isinstance(part, dict) and is_image(part):
+            yield next_image("an image part", part.get("index"))
+        else:
+            raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
+
+
+def part_text(part: Any) -> str | None:
+    """The text of a text part, with or without its type; None for any other part."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or (part.get("type") or "text") not in TEXT_KINDS or is_image(part):
+        return None
+    text = part.get("text", part.get("value"))
+    return text if isinstance(text, str) else None
+
+
+def is_image(part: Any) -> bool:
+    """Whether a part is an image; Qwen's lists of parts leave out the type."""
+    if not isinstance(part, dict):
+        return False
+    kind = part.get("type")
+    return kind in IMAGE_KINDS or (not kind and not isinstance(part.get("text"), str) and own_image(part) is not None)
+
+
+def own_image(part: Any) -> Any:
+    """The image that a part itself holds or names, None if it is a mere placeholder."""
+    value = next((part[key] for key in IMAGE_KEYS if part.get(key)), None) if isinstance(part, dict) else None
+    value = value.get("url") if isinstance(value, dict) and "url" in value else value
+    return value.removeprefix("file://") if isinstance(value, str) else value
+
+
+def placeholders(messages: Any, mark: str) -> Iterator[Any]:
+    """The image parts of all messages, and None for every mark in a text; what is wrong with them is found later."""
+    for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else []:
+        content = (message.get("content") or message.get("value")) if isinstance(message, dict) else None
+        for part in [content] if isinstance(content, str) else content if isinstance(content, list | tuple) else []:
+            if is_image(part):
+                yield part
+            elif (text := part_text(part)) is not None:
+                yield from [None] * text.count(mark)

@@ -1,0 +1,147 @@
+"""Chat templates as transformers renders them, without importing it: the same environment, variables and functions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from vlmtune.errors import DataError, IntegrityError
+from vlmtune.files import read_json
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TEMPLATE_FILE = "chat_template.jinja"
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Variables of templates that a tokenizer's settings define."""
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        text: of the template (Jinja).
+        where: its file, for messages.
+        variables: further variables, such as `bos_token`.
+
+    Raises:
+        IntegrityError: it is no valid template; names the line.
+    """
+
+    def __init__(self, text: str, where: str = "chat template", variables: Mapping[str, Any] | None = None) -> None:
+        self.text, self._where, self._variables = text, where, variables or {}
+        self._template = _compile(text, where)
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path, custom: str | None = None) -> "ChatTemplate":
+        """The template in a checkpoint's folder, or the one in another file.
+
+        Raises:
+            IntegrityError: there is none, or it is broken.
+        """
+        file = folder / "tokenizer_config.json"
+        settings = read_json(file) if file.is_file() else {}
+        tokens = {name: settings[name] for name in SPECIAL_TOKENS if settings.get(name)}
+        variables = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+        path = Path(custom) if custom is not None else folder / TEMPLATE_FILE
+        if path.is_file():
+            try:
+                return cls(path.read_text(encoding="utf-8"), str(path), variables)
+            except UnicodeError:
+                raise IntegrityError(f"{path}: not UTF-8; save the chat template as UTF-8") from None
+        if custom is not None:
+            raise IntegrityError(f"model.chat_template: {custom}: no such file")
+        for name in ("chat_template.json", "tokenizer_config.json"):
+            file = folder / name
+            template = read_json(file).get("chat_template") if file.is_file() else None
+            if isinstance(template, list):  # several by name
+                named = {one["name"]: one["template"] for one in template}
+                template = named.get("default")
+            if isinstance(template, str):
+                return cls(template, str(file), variables)
+        raise IntegrityError(
+            f"{folder}: no chat template; use an instruction-tuned checkpoint, or name a file in model.chat_template"
+        )
+
+    def extended(self, text: str) -> "ChatTemplate":
+        """The template with more text behind it."""
+        return ChatTemplate(self.text + text, self._where, self._variables)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any) -> str:
+        """The text of a conversation.
+
+        Raises:
+            DataError: the template refuses the conversation (`raise_exception`).
+            IntegrityError: the template fails; names the line.
+        """
+        from jinja2.exceptions import TemplateError
+
+        given = {"tools": None, "documents": None, **self._variables, **variables}
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
+        except _Refusal as error:
+            raise DataError(f"the chat template refuses the conversation: {error}") from None
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            line = _line(error.__traceback__)
+            raise IntegrityError(
+                f"{self._where}{line}: the chat template fails: {error or type(error).__name__}. Repair it, or set "
+                "model.chat_template to another one"
+            ) from None
+
+
+class _Refusal(Exception):
+    """Raised by `raise_exception` in a template."""
+
+
+def _line(traceback: TracebackType | None) -> str:
+    """Line of the innermost frame in the template, to which Jinja maps its code, after a colon."""
+    found = ""
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == "<template>":
+            found = f":{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
+
+
+def _compile(text: str, where: str) -> "Template":
+    from jinja2 import nodes
+    from jinja2.exceptions import TemplateSyntaxError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}…{% endgeneration %}` marks what an assistant writes; the loss mask does not need it."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+    def raise_exception(message: str) -> None:
+        raise _Refusal(message)
+
+    def strftime_now(form: str) -> str:
+        return datetime.now().strftime(form)
+
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    try:
+        return environment.from_string(text)
+    except TemplateSyntaxError as error:
+        raise IntegrityError(f"{where}:{error.lineno}: not a valid chat template: {error.message}") from None
