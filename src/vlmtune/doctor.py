@@ -36,7 +36,8 @@ def examine() -> dict[str, Any]:
         "executable": sys.executable,
         "packages": {name: _version(name) for name in REQUIRED},
         "optional": {name: _version(name) for name in OPTIONAL},
-        "torch": _torch(),
+        "torch": (torch := _torch()),
+        "attention": attention_kernels("cuda") if torch["gpus"] else {},
         **_driver(),
         "vllm": has_vllm(),
         "disk_free_gb": _free_gb(Path.cwd()),
@@ -65,6 +66,7 @@ def render(environment: dict[str, Any]) -> str:
         )
     elif not environment["driver_problem"]:
         lines.append("  gpu           none: `vlmtune demo` and USE_MOCK=True run on the CPU; an 8B model needs a GPU")
+    lines += [_kernel(name, problems) for name, problems in environment["attention"].items()]
     lines.append(f"  memory        {environment['memory_gb']} GB")
     need = f"an 8B model needs about {MODEL_GB} GB"
     lines += [
@@ -77,6 +79,30 @@ def render(environment: dict[str, Any]) -> str:
         lines.append(f"  {name:<13} {version or 'not installed, optional: ' + OPTIONAL[name]}")
     lines.append(f"  vllm          {_vllm(environment)}")
     return "\n".join(lines)
+
+
+def attention_kernels(device: str) -> dict[str, dict[str, str | None]]:
+    """For every attention kernel and head size, why the kernel cannot be used in bf16; None where it can."""
+    import torch
+
+    from vlmtune.modeling import varlen
+
+    return {
+        kernel: {
+            str(size): varlen.problem(kernel, size, torch.bfloat16, torch.device(device), causal="language" in part)
+            for size, part in varlen.HEAD_SIZES.items()
+        }
+        for kernel in varlen.MODULES
+    }
+
+
+def _kernel(name: str, problems: dict[str, str | None]) -> str:
+    """One line; attention is slower where torch's own kernel does not work, and flash-attn is optional."""
+    works = [size for size, problem in problems.items() if problem is None]
+    why = {problem: size for size, problem in problems.items() if problem is not None}
+    said = [f"works for heads of {', '.join(works)}"] if works else []
+    said += [f"not for {size}: {problem}" if works else problem for problem, size in why.items()]
+    return f"{'!' if why and name == 'varlen' else ' '} {name:<13} attention in one call: {'; '.join(said)}"
 
 
 def _vllm(environment: dict[str, Any]) -> str:

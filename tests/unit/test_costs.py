@@ -3,6 +3,7 @@
 import json
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from vlmtune.data import scenes
 from vlmtune.distributed import SINGLE_PROCESS
 from vlmtune.errors import ConfigError
+from vlmtune.modeling import varlen
 from vlmtune.modeling.loading import load_model
 from vlmtune.planning.costs import NF4_BYTES, Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
@@ -74,6 +76,23 @@ def test_weights_are_those_of_the_architecture(size: str) -> None:
 def test_activations_of_the_8b_are_those_known(dropout: float, megabytes: float) -> None:
     layer = activation_bytes(shapes_like("8b"), Setup("bf16", LoraConfig(dropout=dropout)))
     assert 36 * layer / 1e6 == pytest.approx(megabytes, rel=0.01)
+
+
+def test_key_value_heads_that_torch_repeats_are_counted() -> None:
+    """At 8B, 32 heads instead of 8 for keys and values: (2 x 4096 - 2 x 1024) numbers of 2 bytes, in half precision."""
+    plain, repeated = (Setup("bf16", LoraConfig(), repeated_keys=each) for each in (False, True))
+    shapes = shapes_like("8b")
+    assert activation_bytes(shapes, repeated) - activation_bytes(shapes, plain) == 12_288
+    whole = replace(repeated, precision="fp32")
+    assert activation_bytes(shapes, whole) == activation_bytes(shapes, replace(plain, precision="fp32"))
+
+
+@pytest.mark.parametrize(
+    ("version", "repeats"), [("2.11.0+cu130", True), ("2.12.0", False), ("2.15.0+cu132", False), ("3.0", False)]
+)
+def test_old_torch_repeats_them(version: str, repeats: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(varlen.metadata, "version", lambda name: version)
+    assert varlen.repeats_keys() is repeats
 
 
 def test_weights_in_four_bits_are_those_of_the_layers_alone() -> None:

@@ -102,6 +102,20 @@ def test_the_one_command_for_vllm(capability: float | None, driver: str | None, 
     assert said in line
 
 
+def test_attention_kernels_that_do_not_work_say_why() -> None:
+    """Torch's own kernel has none for a CPU, and says so when it is tried."""
+    tried = doctor.attention_kernels("cpu")
+    assert [set(sizes) for sizes in tried.values()] == [{"72", "128", "256"}] * 2
+    assert all(tried["varlen"].values())
+    lines = render(examine() | {"attention": tried}).splitlines()
+    (line,) = [line for line in lines if line.startswith("! varlen ")]
+    assert "attention in one call: " in line
+    partly = {"varlen": {"128": None, "72": "differs by 0.3", "256": None}, "flash": {"128": None}}
+    shown = render(examine() | {"attention": partly})
+    assert "! varlen        attention in one call: works for heads of 128, 256; not for 72: differs by 0.3" in shown
+    assert "  flash         attention in one call: works for heads of 128" in shown
+
+
 def test_a_tool_that_cannot_be_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*words: Any, **more: Any) -> None:
         raise PermissionError(13, "Permission denied")

@@ -2,17 +2,21 @@
 
 The patch embedding is a convolution whose windows do not overlap, so it is computed as one matrix product (fp32 on a
 CPU: 74 instead of 521 ms for 3,072 patches). Attention runs once for all images of equal size, or windows of equal
-length, instead of once for each; on a GPU in half precision, a single call computes all of them.
+length, instead of once for each; on a GPU in half precision, a single call computes all of them if its kernel works.
+The bounds of the parts are read once per forward pass, not in every block: on a GPU, reading them waits for it.
 """
 
-import inspect
-from importlib.util import find_spec
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.families import Family
+from vlmtune.modeling import varlen
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     import torch
     from torch import nn
 
@@ -68,19 +72,15 @@ def grouped_attention(  # noqa: PLR0913 - the signature is what transformers cal
     """
     import torch
 
-    bounds = cu_seq_lens_q.tolist()
-    half_precision = query.dtype in (torch.float16, torch.bfloat16)
-    if query.is_cuda and half_precision and find_spec("torch.nn.attention.varlen") is not None:
-        return _varlen(query, key, value, bounds, scaling)[None], None
-    starts: dict[int, list[int]] = {}
-    for start, end in pairwise(bounds):
-        starts.setdefault(end - start, []).append(start)
+    parts = _parts_of(cu_seq_lens_q)
+    if uses_varlen(query.device, query.dtype, query.shape[-1]):
+        tensors = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
+        bounds = (cu_seq_lens_q, cu_seq_lens_q)
+        return varlen.attend("varlen", tensors, bounds, (parts.longest,) * 2, scaling, causal=False)[None], None
     attend = torch.nn.functional.scaled_dot_product_attention
     heads, width = query.shape[1], query.shape[3]
     out = torch.empty_like(query[0].transpose(0, 1))
-    for length, firsts in starts.items():
-        first = torch.tensor(firsts, device=query.device)
-        index = (first[:, None] + torch.arange(length, device=query.device)).reshape(-1)
+    for length, index in parts.indices(query.device).items():
         # [heads, parts * length, width] -> [parts, heads, length, width]
         q, k, v = (x[0, :, index].reshape(heads, -1, length, width).transpose(0, 1) for x in (query, key, value))
         attended = attend(q, k, v, scale=scaling)
@@ -88,17 +88,52 @@ def grouped_attention(  # noqa: PLR0913 - the signature is what transformers cal
     return out[None], None
 
 
-def _varlen(
-    query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", bounds: list[int], scaling: float | None
-) -> "torch.Tensor":
-    """All parts in one call of torch's variable-length attention, without a causal mask; [S, heads, head_dim]."""
+def uses_varlen(device: "torch.device", dtype: "torch.dtype", head_size: int) -> bool:
+    """Whether a single call computes all parts."""
     import torch
-    from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(end - start for start, end in pairwise(bounds))
-    offsets = torch.tensor(bounds, dtype=torch.int32, device=query.device)
-    options = {"scale": scaling} if "scale" in inspect.signature(varlen_attn).parameters else {}
-    call: Any = varlen_attn
-    queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
-    out: torch.Tensor = call(queries, keys, values, offsets, offsets, longest, longest, **options)
-    return out
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+        return False
+    return varlen.problem("varlen", head_size, dtype, device, causal=False) is None
+
+
+@dataclass(slots=True)
+class _Parts:
+    """Bounds of the parts of a sequence, from 0 to its length."""
+
+    bounds: tuple[int, ...]
+    _indices: "dict[int, torch.Tensor] | None" = None
+
+    @property
+    def longest(self) -> int:
+        return max(end - start for start, end in pairwise(self.bounds))
+
+    def indices(self, device: "torch.device") -> "dict[int, torch.Tensor]":
+        """For each length, the indices of all parts of that length."""
+        import torch
+
+        if self._indices is None:
+            starts: dict[int, list[int]] = {}
+            for start, end in pairwise(self.bounds):
+                starts.setdefault(end - start, []).append(start)
+            self._indices = {
+                length: (torch.tensor(firsts, device=device)[:, None] + torch.arange(length, device=device)).reshape(-1)
+                for length, firsts in starts.items()
+            }
+        return self._indices
+
+
+@lru_cache(maxsize=1)
+def _known_parts() -> "MutableMapping[torch.Tensor, _Parts]":
+    """The parts of every tensor of bounds that is still in use."""
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    return WeakTensorKeyDictionary()
+
+
+def _parts_of(bounds: "torch.Tensor") -> _Parts:
+    """The parts that a tensor of bounds describes; all blocks of a forward pass share the tensor."""
+    known = _known_parts()
+    if bounds not in known:
+        known[bounds] = _Parts(tuple(bounds.tolist()))
+    return known[bounds]

@@ -134,13 +134,15 @@ class Setup:
     """What activation memory depends on in addition to shapes and sequences.
 
     On a CPU, dropout keeps its mask in the precision of its input instead of one byte per number, and attention, which
-    runs segment by segment, copies its result once.
+    runs segment by segment, copies its result once. `repeated_keys`: the GPU's kernel needs as many key-value heads as
+    query heads, so both are kept repeated (torch before 2.12).
     """
 
     precision: str
     lora: LoraConfig
     quantization: Quantization | None = None
     on_cpu: bool = False
+    repeated_keys: bool = False
 
     @property
     def width(self) -> int:
@@ -152,7 +154,8 @@ def activation_bytes(shapes: Shapes, setup: Setup) -> int:
     """Bytes per token that one layer of the language model keeps for the backward pass."""
     decoder, width, lora = shapes.decoder, setup.width, setup.lora
     norms = NORM_BYTES * (2 * decoder.hidden + decoder.queries + decoder.keys)
-    attention = width * (2 * decoder.queries + 2 * decoder.keys) + 4 * decoder.heads
+    repeated = setup.repeated_keys and setup.precision != "fp32"
+    attention = width * (2 * decoder.queries + 2 * (decoder.queries if repeated else decoder.keys)) + 4 * decoder.heads
     attention += setup.on_cpu * width * decoder.queries
     gates = 3 * width * decoder.inner
     return norms + attention + gates + _adapter_activations(shapes, lora, width, setup.on_cpu)

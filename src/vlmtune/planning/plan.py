@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from vlmtune.errors import ConfigError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
+from vlmtune.modeling.varlen import repeats_keys
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
@@ -64,12 +65,16 @@ def shapes_of(checkpoint: Checkpoint) -> Shapes:
 
 def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False) -> Estimate:
     """FLOPs and memory of one epoch with a number of checkpointed layers."""
-    lora = config.training.lora
-    setup = Setup(config.training.precision, lora, config.model.quantization, on_cpu)
-    return Estimate(
-        sum(term.flops for term in flops(shapes, lora, epoch.work, checkpoint_layers)),
-        memory(shapes, setup, epoch.distinct, checkpoint_layers).peak,
-    )
+    terms = flops(shapes, config.training.lora, epoch.work, checkpoint_layers)
+    needed = memory(shapes, replace(_setup(config), on_cpu=on_cpu), epoch.distinct, checkpoint_layers)
+    return Estimate(sum(term.flops for term in terms), needed.peak)
+
+
+def _setup(config: Config) -> Setup:
+    """What memory depends on, with the torch that is installed here."""
+    training = config.training
+    repeated = training.attention in ("auto", "varlen") and repeats_keys()
+    return Setup(training.precision, training.lora, config.model.quantization, repeated_keys=repeated)
 
 
 def compare_with_measured(
@@ -123,8 +128,7 @@ def make_plan(
     shapes = shapes_of(checkpoint)
     rows = [open_role(block, "train") for block in (config.dataset, *(one.dataset for one in config.datasets))]
     epoch = survey(config, checkpoint, rows, progress)
-    training = config.training
-    setup = Setup(training.precision, training.lora, config.model.quantization)
+    training, setup = config.training, _setup(config)
     requested = 0 if training.checkpoint_layers == "auto" else training.checkpoint_layers
     if requested > shapes.decoder.layers:
         raise ConfigError(
@@ -196,10 +200,11 @@ def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str
                 "over_base": [
                     {**asdict(needed), "peak": needed.peak}
                     for count in range(shapes.decoder.layers + 1)
-                    for needed in [memory(shapes, Setup(precision, setup.lora, quantization), sequences, count)]
+                    for needed in [memory(shapes, each, sequences, count)]
                 ],
             }
             for precision, quantization in shown
+            for each in [replace(setup, precision=precision, quantization=quantization)]
         ],
     }
 
@@ -208,8 +213,7 @@ def _gpu(
     name: str, config: Config, shapes: Shapes, epoch: Epoch, efficiency: float, price: float | None
 ) -> dict[str, Any]:
     """One GPU: how many layers are checkpointed, time, money, and what to change if it is too small."""
-    training, gpu = config.training, GPUS[name]
-    setup = Setup(training.precision, training.lora, config.model.quantization)
+    training, gpu, setup = config.training, GPUS[name], _setup(config)
     needed = _needed(shapes, setup, epoch.distinct, training.checkpoint_layers, gpu.room)
     terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"])
     seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
@@ -244,7 +248,7 @@ def _needed(shapes: Shapes, setup: Setup, sequences: Iterable[Work], requested: 
 
 def _changes(config: Config, shapes: Shapes, setup: Setup, epoch: Epoch, room: int) -> list[dict[str, Any]]:
     """Settings that need less memory, alone and combined, least intrusive first, each with its peak memory."""
-    small = Setup("bf16", setup.lora, "nf4")
+    small = replace(setup, precision="bf16", quantization="nf4")
     # Examples are never split, so pack_tokens=1 gives every example a sequence of its own.
     auto, short = "training.checkpoint_layers=auto", "training.pack_tokens=1"
     tries = [([auto], setup, epoch.distinct)] if config.training.checkpoint_layers != "auto" else []

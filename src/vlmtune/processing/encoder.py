@@ -274,7 +274,7 @@ def collate(
         "attention_mask": mask,
         "mm_token_type_ids": ((ids == encoder.renderer.image_id) & (mask == 1)).int(),
     }
-    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    tensors = {name: to_device(tensor, device) for name, tensor in tensors.items()}
     tensors |= image_tensors([image for item in batch for image in item.images], encoder, device, dtype)
     return tensors
 
@@ -287,8 +287,17 @@ def image_tensors(
 
     if not images:
         return {}
-    patches = torch.cat([image.patches for image in images if image.patches is not None]).to(device)
+    patches = to_device(torch.cat([image.patches for image in images if image.patches is not None]), device)
     return {
         "pixel_values": encoder.image_processor.normalised(patches, dtype),
-        "image_grid_thw": torch.tensor([image.grid for image in images], device=device),
+        "image_grid_thw": to_device(torch.tensor([image.grid for image in images]), device),
     }
+
+
+def to_device(tensor: "torch.Tensor", device: "str | torch.device") -> "torch.Tensor":
+    """A CPU tensor on a device. A GPU copies it in its own time, and the caller does not wait; a CPU has it already."""
+    import torch
+
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -6,34 +6,38 @@ half precision, a single call of a variable-length kernel, torch's or flash-attn
 there is one call per segment.
 """
 
-import inspect
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.families import Family
+from vlmtune.modeling import varlen
+from vlmtune.modeling.varlen import VarlenKernel
+from vlmtune.modeling.vision_tower import uses_varlen
+from vlmtune.processing.encoder import to_device
 from vlmtune.training.packing import Segment
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    Bounds = tuple[torch.Tensor, torch.Tensor]
+    from vlmtune.modeling.varlen import Bounds
 
 PACKED_ATTENTION = "vlmtune_packed"
 """The name under which transformers knows this attention."""
 
-Kernel = Literal["varlen", "flash", "loop"]
-MODULES = {"varlen": "torch.nn.attention.varlen", "flash": "flash_attn"}
-"""Modules of the kernels for a GPU in half precision, in order of preference."""
+Kernel = VarlenKernel | Literal["loop"]
+REMEDIES: dict[VarlenKernel, str] = {
+    "varlen": "it needs torch 2.10 or newer: pip install -U torch",
+    "flash": "it needs the package flash-attn, built for this torch: pip install flash-attn --no-build-isolation",
+}
 
 
-def pick_kernel(requested: str, device: str, dtype: "torch.dtype") -> Kernel:
-    """The kernel to use: the requested one, or with `auto` the first that runs here.
+def pick_kernel(requested: str, device: str, dtype: "torch.dtype", head_size: int) -> Kernel:
+    """The kernel to use: the requested one, or with `auto` the first that works here for heads of this size.
 
     Raises:
         EnvironmentProblem: the requested kernel cannot run here.
@@ -48,18 +52,18 @@ def pick_kernel(requested: str, device: str, dtype: "torch.dtype") -> Kernel:
             f"training.attention={requested} needs a GPU and half precision (here: {device}, "
             f"{str(dtype).split('.')[-1]}); use --set training.attention=auto"
         )
-    usable = [name for name, module in MODULES.items() if requested in ("auto", name) and _can_import(module)]
-    if not usable and requested == "flash":
-        raise EnvironmentProblem(
-            "training.attention=flash needs the package flash-attn, built for this torch: pip install flash-attn "
-            "--no-build-isolation; or use --set training.attention=auto"
-        )
-    if not usable and requested == "varlen":
-        raise EnvironmentProblem(
-            f"training.attention=varlen needs torch 2.10 or newer (here: {torch.__version__}): pip install -U torch; "
-            "or use --set training.attention=auto"
-        )
-    return usable[0] if usable else "loop"  # type: ignore[return-value]  # the keys of MODULES
+    for kernel in varlen.MODULES:
+        if requested not in ("auto", kernel):
+            continue
+        problem = varlen.problem(kernel, head_size, dtype, torch.device(device), causal=True)
+        if problem is None:
+            return kernel
+        if requested == kernel:
+            raise EnvironmentProblem(
+                f"training.attention={kernel} does not work here ({problem}); {REMEDIES[kernel]}; or use --set "
+                "training.attention=auto"
+            )
+    return "loop"
 
 
 def enable_packed_attention(model: "nn.Module", family: Family, requested: str = "auto") -> Kernel:
@@ -73,18 +77,33 @@ def enable_packed_attention(model: "nn.Module", family: Family, requested: str =
     from transformers import AttentionInterface
 
     language: Any = model.get_submodule(family.language_model)
-    kernel = pick_kernel(requested, language.device.type, language.dtype)
+    kernel = pick_kernel(requested, language.device.type, language.dtype, head_size(language.config))
     AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, kernel=kernel))
     language.config._attn_implementation = PACKED_ATTENTION  # noqa: SLF001 - the public setter rejects unknown names
     return kernel
 
 
-def _can_import(module: str) -> bool:
-    try:
-        import_module(module)
-    except ImportError:  # not installed, or built for another torch
-        return False
-    return True
+def kernel_facts(model: "nn.Module", family: Family, kernel: Kernel) -> dict[str, Any]:
+    """Which kernels compute attention, and why preferred ones do not; for the manifest."""
+    import torch
+
+    language: Any = model.get_submodule(family.language_model)
+    tower: Any = model.get_submodule(family.vision_tower)
+    size, device, dtype = head_size(language.config), language.device, language.dtype
+    one_call = uses_varlen(device, dtype, tower.blocks[0].attn.head_dim)
+    refused: dict[str, str] = {}
+    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+        for other in itertools.takewhile(lambda each: each != kernel, varlen.MODULES):
+            refused[other] = (
+                varlen.problem(other, size, dtype, torch.device(device.type), causal=True) or "not requested"
+            )
+    return {"attention": kernel, "vision_attention": "varlen" if one_call else "grouped", "refused_kernels": refused}
+
+
+def head_size(config: Any) -> int:
+    """Width of an attention head, from the language model's config."""
+    given: int | None = getattr(config, "head_dim", None)
+    return given or config.hidden_size // config.num_attention_heads
 
 
 @contextmanager
@@ -129,10 +148,10 @@ def packed_attention(  # noqa: PLR0913 - the signature is what transformers call
         return _loop(query, key, value, segments, scaling), None
     index, bounds, longest = _varlen_layout(tuple(segments), query.device)
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))
-    # A shared prefix is gathered once per branch; autograd adds the gradients of the copies up.
-    gathered = (queries, keys[index], values[index])
-    attend = _flash if kernel == "flash" else _varlen
-    return attend(gathered, bounds, longest, scaling)[None], None
+    if index is not None:
+        # A shared prefix is gathered once per branch; autograd adds the gradients of the copies up.
+        keys, values = keys[index], values[index]
+    return varlen.attend(kernel, (queries, keys, values), bounds, longest, scaling, causal=True)[None], None
 
 
 def _loop(
@@ -164,43 +183,15 @@ def _loop(
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
-def _varlen(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], scaling: float | None) -> "torch.Tensor":
-    """Torch's variable-length attention, whose arguments differ between versions.
-
-    A segment with a prefix has fewer queries than keys. Both kernels align the causal mask at the end: the last query
-    sees the last key.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    queries, keys, values = gathered
-    parameters = inspect.signature(varlen_attn).parameters
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in parameters else {"is_causal": True}
-    if "scale" in parameters:
-        options["scale"] = scaling
-    if "enable_gqa" in parameters:
-        options["enable_gqa"] = True
-    else:
-        repeats = queries.shape[1] // keys.shape[1]
-        keys, values = (x.repeat_interleave(repeats, dim=1) for x in (keys, values))
-    call: Any = varlen_attn
-    out: torch.Tensor = call(queries, keys, values, *bounds, *longest, **options)
-    return out
-
-
-def _flash(gathered: "Tensors", bounds: "Bounds", longest: tuple[int, int], scaling: float | None) -> "torch.Tensor":
-    """flash-attn (2.1 or newer), which repeats the key-value heads itself."""
-    call: Any = import_module("flash_attn").flash_attn_varlen_func
-    out: torch.Tensor = call(*gathered, *bounds, *longest, softmax_scale=scaling, causal=True)
-    return out
-
-
 @lru_cache(maxsize=4)
 def _varlen_layout(
     segments: tuple[Segment, ...], device: "torch.device"
-) -> "tuple[torch.Tensor, Bounds, tuple[int, int]]":
+) -> "tuple[torch.Tensor | None, Bounds, tuple[int, int]]":
     """Indices of the keys that each segment sees, bounds of queries and of keys, and the longest of each.
 
-    Cached, because all layers of a sequence need the same. For the prefix P1 P2 P3 and its branches A1 A2 and B1 B2:
+    Without prefixes, the keys are those of the queries: nothing is gathered, and both have the same bounds, one tensor
+    (some kernels need to know that). Cached, because all layers of a sequence need the same. For the prefix P1 P2 P3
+    and its branches A1 A2 and B1 B2:
 
         segments       P1 P2 P3 | A1 A2          | B1 B2
         index           0  1  2 | 0  1  2  3  4  | 0  1  2  5  6
@@ -209,8 +200,11 @@ def _varlen_layout(
     """
     import torch
 
+    lengths = [s.end - s.start for s in segments]
+    queries = to_device(torch.tensor([0, *lengths]).cumsum(0).int(), device)
+    if not any(s.prefix_end > s.prefix_start for s in segments):
+        return None, (queries, queries), (max(lengths), max(lengths))
     seen = [[*range(s.prefix_start, s.prefix_end), *range(s.start, s.end)] for s in segments]
-    index = torch.tensor([key for keys in seen for key in keys], device=device)
-    lengths = [s.end - s.start for s in segments], [len(keys) for keys in seen]
-    queries, keys = (torch.tensor([0, *each]).cumsum(0).int().to(device) for each in lengths)
-    return index, (queries, keys), (max(lengths[0]), max(lengths[1]))
+    index = to_device(torch.tensor([key for keys in seen for key in keys]), device)
+    keys = to_device(torch.tensor([0, *map(len, seen)]).cumsum(0).int(), device)
+    return index, (queries, keys), (max(lengths), max(map(len, seen)))

@@ -159,7 +159,7 @@ class TrainingConfig(BaseConfig):
     attention: Literal["auto", "varlen", "flash", "loop"] = "auto"
     """Kernel for attention in packed sequences; the results are the same. `varlen` calls torch once per sequence (GPU,
     bf16), `flash` the package flash-attn (GPU, bf16), `loop` calls torch once per segment (anywhere). `auto` uses the
-    first of them that is available."""
+    first of them that works with this GPU and model, which is tried."""
 
     continue_from: str | None = None
     """Folder of an adapter to continue training; its rank, alpha, layers and kind must match `lora`. Null starts a new
