@@ -132,7 +132,7 @@ def test_a_checkpoint_of_a_training_is_safetensors_and_json(encoder: Encoder, tm
     optimizer = torch.optim.AdamW(weights)
     sum(weight.sum() for weight in weights).backward()  # type: ignore[union-attr]
     optimizer.step()
-    checkpoints.save(tmp_path, 1, model, optimizer)
+    checkpoints.write(tmp_path, checkpoints.snapshot(1, model, optimizer))
     newest = checkpoints.newest(tmp_path)
     assert newest is not None
     assert {file.name for file in newest.iterdir()} == {"weights.safetensors", "moments.safetensors", "complete.json"}

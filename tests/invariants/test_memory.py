@@ -27,7 +27,7 @@ from vlmtune.training.activation_checkpointing import (
     longest_sequence,
 )
 from vlmtune.training.attention import enable_packed_attention
-from vlmtune.training.config import LoraConfig
+from vlmtune.training.config import LoraConfig, TrainingConfig
 from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, trainable
 from vlmtune.training.packing import Layout, pack
@@ -160,7 +160,7 @@ def test_a_gpu_is_filled_and_not_more(
 
         def halve_pack_tokens(self, some: Sequence[Any]) -> None:
             if packed[-1] < 800:
-                raise EnvironmentProblem(forward_backward.EXAMPLE_TOO_LARGE)
+                raise EnvironmentProblem(forward_backward.too_large(encoder, TrainingConfig()))
             packed.append(packed[-1] // 2)
 
     memory: Any = ActivationCheckpointing(card, encoder.checkpoint.family, Rows(), "auto", Path())  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_the_longest_row_is_tried_once_before_anything_is_learnt(
     job = make_job(batch_size=7, checkpoint_layers=1, save_every_steps=2)
     facts = trainer.train(job, QUIET, StopRequest())
     assert facts["checkpoint_layers"] == 1
-    assert tried[1] == max(tried[1:]), "after the check for leaks, before the first step"
+    assert tried[0] == max(tried), "before the check for leaks, which needs to know what fits"
     assert (job.work / LAYERS_FILE).read_text().strip() == "1"
     before = len(tried)
     trainer.train(job, QUIET, StopRequest())
@@ -212,6 +212,23 @@ def test_the_longest_row_is_tried_once_before_anything_is_learnt(
 
     monkeypatch.setattr(forward_backward, "token_losses", small_card)
     impossible = make_job("impossible")
-    with pytest.raises(EnvironmentProblem, match="training.checkpoint_layers=auto, --set model.quantization=nf4"):
+    with pytest.raises(EnvironmentProblem, match="one example alone does not fit .* --set model.quantization=nf4"):
         trainer.train(impossible, QUIET, StopRequest())
     assert not (impossible.work / "samples.jsonl").read_text(), "no step was taken"
+
+
+def test_what_does_not_fit_names_only_what_can_still_be_changed(encoder: Encoder) -> None:
+    def said(layers: int | str, quantization: str | None, rank: int) -> str:
+        checkpoint = SimpleNamespace(quantization=quantization)
+        limited: Any = SimpleNamespace(checkpoint=checkpoint, image_processor=encoder.image_processor)
+        settings = TrainingConfig.model_validate({"checkpoint_layers": layers, "lora": {"rank": rank}})
+        return forward_backward.too_large(limited, settings)
+
+    pixels = min(forward_backward.SMALL_PIXELS, encoder.image_processor.limits.max_pixels // 2)
+    for layers, quantization, rank in ((3, None, 16), ("auto", None, 4), ("auto", "nf4", 8), ("auto", "nf4", 2)):
+        message = said(layers, quantization, rank)
+        assert f"--set model.max_pixels={pixels}" in message
+        assert ("checkpoint_layers=auto" in message) == (layers != "auto")
+        assert ("quantization=nf4" in message) == (quantization is None)
+        assert (f"lora.rank={rank // 2}" in message) == (rank > 4)
+        assert "vlmtune plan" in message

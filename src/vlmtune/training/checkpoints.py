@@ -2,15 +2,18 @@
 
 A checkpoint is a folder like `step-000050` with weights, optimizer moments and the step, in safetensors and JSON only.
 It is complete once its `complete.json` holds the hashes of the other files. It is written under a temporary name and
-renamed last, so a crash at any moment leaves the newest complete one intact.
+renamed last, so a crash at any moment leaves the newest complete one intact. Training waits for a copy of the state
+only; a thread hashes and writes it while training goes on.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from vlmtune import fault_injection
@@ -29,55 +32,108 @@ VALIDATION_LOSS = "validation_loss"
 """Key of the loss on the validation rows in the training curve."""
 
 
-def save(folder: Path, step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
-    """Write the checkpoint after `step` optimizer steps and delete all but the newest `KEPT`.
-
-    Raises:
-        EnvironmentProblem: the disk is full; older checkpoints are untouched.
-    """
-    weights = trainable(model)
-    with translate_os_errors(folder, 3 * sum(value.nbytes for value in weights.values())):
-        with replace_folder(checkpoint_path(folder, step)) as building:
-            _write(building, step, weights, optimizer)
-        fault_injection.hit("checkpoint.published")
-    for old in checkpoint_paths(folder)[:-KEPT]:
-        shutil.rmtree(old)
-
-
-def _write(
-    building: Path, step: int, weights: "dict[str, torch.nn.Parameter]", optimizer: "torch.optim.Optimizer"
-) -> None:
-    import torch
-    from safetensors.torch import save as to_bytes
-
-    write_bytes(
-        building / "weights.safetensors", to_bytes({name: value.detach().cpu() for name, value in weights.items()})
-    )
-    fault_injection.hit("checkpoint.weights")
-    states = {name: optimizer.state[value] for name, value in weights.items()}
-    moments = {f"{kind}.{name}": state[kind].cpu() for name, state in states.items() for kind in MOMENTS}
-    write_bytes(building / "moments.safetensors", to_bytes(moments))
-    fault_injection.hit("checkpoint.moments")
-    steps = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
-    hashes = {file.name: _hash(file) for file in sorted(building.iterdir())}
-    complete = {"step": step, "optimizer_steps": max(steps), "files": hashes}
-    write_atomic(building / COMPLETE, json.dumps(complete, indent=2))
-    fault_injection.hit("checkpoint.complete")
-
-
-def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint; None if there is none."""
-    return next((c for c in reversed(checkpoint_paths(folder)) if _complete(c)), None)
-
-
 @dataclass(frozen=True, slots=True)
 class State:
-    """The contents of a checkpoint."""
+    """The contents of a checkpoint: copies on the CPU."""
 
     step: int
     optimizer_steps: int
     weights: "dict[str, torch.Tensor]"
     moments: "dict[str, torch.Tensor]"
+
+
+def snapshot(step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> State:
+    """A copy of the state after `step` optimizer steps."""
+    import torch
+
+    weights = trainable(model)
+    states = {name: optimizer.state[value] for name, value in weights.items()}
+    steps = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
+    return State(
+        step=step,
+        optimizer_steps=max(steps),
+        weights={name: value.detach().to("cpu", copy=True) for name, value in weights.items()},
+        moments={
+            f"{kind}.{name}": state[kind].to("cpu", copy=True) for name, state in states.items() for kind in MOMENTS
+        },
+    )
+
+
+def write(folder: Path, state: State) -> None:
+    """Write a checkpoint and delete all but the newest `KEPT`.
+
+    Raises:
+        EnvironmentProblem: the disk is full; older checkpoints are untouched.
+    """
+    hashes = {}
+    with translate_os_errors(folder, 3 * sum(value.nbytes for value in state.weights.values())):
+        with replace_folder(checkpoint_path(folder, state.step)) as building:
+            hashes["weights.safetensors"] = _write(building / "weights.safetensors", state.weights)
+            fault_injection.hit("checkpoint.weights")
+            hashes["moments.safetensors"] = _write(building / "moments.safetensors", state.moments)
+            fault_injection.hit("checkpoint.moments")
+            complete = {
+                "step": state.step,
+                "optimizer_steps": state.optimizer_steps,
+                "files": dict(sorted(hashes.items())),
+            }
+            write_atomic(building / COMPLETE, json.dumps(complete, indent=2))
+            fault_injection.hit("checkpoint.complete")
+        fault_injection.hit("checkpoint.published")
+    for old in checkpoint_paths(folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def _write(file: Path, tensors: "dict[str, torch.Tensor]") -> str:
+    """Write a file of tensors; returns its hash."""
+    from safetensors.torch import save as to_bytes
+
+    data = to_bytes(tensors)
+    write_bytes(file, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+class Writer:
+    """Writes checkpoints into a folder in a thread of its own, one after the other; to be used in a `with` block.
+
+    At most one is being written, so at most one copy of the state is in memory. What fails in the thread is raised by
+    the next `save` or `wait`, and at the end of the block unless that ends with another error.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(1, "vlmtune-checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        if error is None:
+            self.wait()
+
+    def save(self, step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
+        """Copy the state after `step` optimizer steps and begin to write it, when the one before is written.
+
+        Raises:
+            EnvironmentProblem: the one before could not be written: the disk is full; older checkpoints are untouched.
+        """
+        self.wait()
+        self._pending = self._thread.submit(write, self._folder, snapshot(step, model, optimizer))
+
+    def wait(self) -> None:
+        """Return when everything is on disk; errors as in `save`."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint; None if there is none."""
+    return next((c for c in reversed(checkpoint_paths(folder)) if _complete(c)), None)
 
 
 def read(checkpoint: Path) -> State:
@@ -94,7 +150,8 @@ def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer"
     import torch
 
     for name, parameter in trainable(model).items():
-        parameter.data.copy_(state.weights[name])
+        with torch.no_grad():
+            parameter.copy_(state.weights[name])
         optimizer.state[parameter] = {
             "step": torch.tensor(float(state.optimizer_steps)),
             **{kind: state.moments[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS},

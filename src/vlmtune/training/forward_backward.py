@@ -12,19 +12,33 @@ from vlmtune.distributed import ProcessGroup
 from vlmtune.errors import EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import write_json
-from vlmtune.processing.encoder import Encoded, Encoder, image_tensors
+from vlmtune.processing.encoder import Encoded, Encoder, image_tensors, to_device
 from vlmtune.training.config import TrainingConfig
 from vlmtune.training.packing import Layout, PackedSequence, pack
 
 if TYPE_CHECKING:
     import torch
 
-EXAMPLE_TOO_LARGE = (
-    "one example alone does not fit into this GPU's memory. Try one of: --set model.max_pixels=401408, "
-    "--set training.checkpoint_layers=auto, --set model.quantization=nf4"
-)
+SMALL_PIXELS = 401_408
+"""An image area that is suggested where memory does not suffice: 392 tokens of Qwen3-VL."""
 PACK_TOKENS_FILE = "pack_tokens.json"
 """In the work folder: the reduced `pack_tokens`, for a resumed run."""
+
+
+def too_large(encoder: Encoder, settings: TrainingConfig) -> str:
+    """Message for an example that does not fit into memory alone: what could still be changed in these settings."""
+    pixels = min(SMALL_PIXELS, encoder.image_processor.limits.max_pixels // 2)
+    tries = [f"--set model.max_pixels={pixels}"]
+    if settings.checkpoint_layers != "auto":
+        tries.append("--set training.checkpoint_layers=auto")
+    if encoder.checkpoint.quantization is None:
+        tries.append("--set model.quantization=nf4")
+    if settings.lora.rank > 4:
+        tries.append(f"--set training.lora.rank={settings.lora.rank // 2}")
+    return (
+        f"one example alone does not fit into this GPU's memory. Try one of: {', '.join(tries)}, a smaller model, or a "
+        "larger GPU: `vlmtune plan CONFIG` lists what each needs"
+    )
 
 
 def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device: str) -> "torch.Tensor":
@@ -43,15 +57,18 @@ def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device:
     positions = torch.from_numpy(sequence.positions)
     # The model takes [4, 1, S]: the plain text position, which it uses for masks only, then the three rotary ones.
     positions = torch.cat([torch.arange(len(sequence))[None], positions])[:, None]
+    ids, predictors, targets = (
+        to_device(torch.tensor(numbers), device) for numbers in (sequence.ids, sequence.predictors, sequence.targets)
+    )
     hidden = model.base_model(
-        input_ids=torch.tensor([sequence.ids], device=device),
-        position_ids=positions.to(device),
+        input_ids=ids[None],
+        position_ids=to_device(positions, device),
         use_cache=False,
         segments=sequence.segments,
         **image_tensors(sequence.images, encoder, device, model.dtype),
     ).last_hidden_state[0]
-    logits = model.get_output_embeddings()(hidden[list(sequence.predictors)]).float()
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(sequence.targets, device=device), reduction="none")
+    logits = model.get_output_embeddings()(hidden[predictors]).float()
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
 
 class ForwardBackward:
@@ -125,13 +142,17 @@ class ForwardBackward:
     def _backward(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
         import torch
 
-        summed = torch.zeros(len(examples), dtype=torch.float64)
         rank, world_size = self._processes.rank, self._processes.world_size
-        for index, sequence in enumerate(self.pack(examples)):
+        sequences, taken = self.pack(examples), []
+        for index, sequence in enumerate(sequences):
             torch.manual_seed(_seed(self._settings.seed, step, index * world_size + rank))
             losses = self.token_losses(sequence)
             (losses.sum() / supervised).backward()
-            summed.index_add_(0, torch.tensor(sequence.example_indices), losses.detach().double().cpu())
+            taken.append(losses.detach())
+        summed = torch.zeros(len(examples), dtype=torch.float64)
+        if taken:  # fetched together: fetching the losses of each sequence would wait for the GPU as often
+            owners = torch.tensor([owner for sequence in sequences for owner in sequence.example_indices])
+            summed.index_add_(0, owners, torch.cat(taken).cpu().double())
         return summed
 
     def halve_pack_tokens(self, examples: Sequence[Encoded]) -> None:
@@ -142,7 +163,7 @@ class ForwardBackward:
         """
         sequences = self.pack(examples)
         if len(sequences) == len(examples):
-            raise EnvironmentProblem(EXAMPLE_TOO_LARGE)
+            raise EnvironmentProblem(too_large(self._encoder, self._settings))
         self.pack_tokens = max(map(len, sequences)) // 2
         if self._processes.is_main:
             write_json(self._work / PACK_TOKENS_FILE, self.pack_tokens)

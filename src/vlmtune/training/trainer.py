@@ -24,15 +24,15 @@ from vlmtune.progress import Progress
 from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints
 from vlmtune.training.activation_checkpointing import ActivationCheckpointing
-from vlmtune.training.attention import enable_packed_attention, plain_attention
+from vlmtune.training.attention import enable_packed_attention, kernel_facts, plain_attention
 from vlmtune.training.checkpoints import VALIDATION_LOSS, BestAdapter, Evaluator
 from vlmtune.training.config import TrainingConfig, learning_rate
 from vlmtune.training.dataset import ExampleLengths, TrainingExamples, check_examples
 from vlmtune.training.forward_backward import (
-    EXAMPLE_TOO_LARGE,
     PACK_TOKENS_FILE,
     ForwardBackward,
     check_packing_leakage,
+    too_large,
 )
 from vlmtune.training.log import TrainingLog
 from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
@@ -97,7 +97,7 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     try:
         trainer.run(progress, stop)
     except torch.OutOfMemoryError:
-        raise EnvironmentProblem(EXAMPLE_TOO_LARGE) from None
+        raise EnvironmentProblem(too_large(job.encoder, settings)) from None
     if job.processes.is_main:
         trainer.write_adapter()
     tokens, supervised = trainer.tokens_per_epoch()
@@ -107,7 +107,7 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
         "supervised_tokens_per_epoch": supervised,
         "trainable_parameters": sum(p.numel() for p in trainable(model).values()),
         "device": device,
-        "attention": kernel,
+        **kernel_facts(base, family, kernel),
         **trainer.checkpointing.facts(),
         "pack_tokens": trainer.forward_backward.pack_tokens,
         "peak_bytes_over_model": torch.cuda.max_memory_allocated() - loaded_bytes if device == "cuda" else None,
@@ -144,6 +144,7 @@ class Trainer:
         higher = job.evaluator is not None and job.evaluator.higher_is_better and settings.best_metric != "loss"
         key = None if settings.best_metric is None else f"validation_{settings.best_metric}"
         self._best = BestAdapter(job.work, key, higher, settings.early_stopping)
+        self._writer = checkpoints.Writer(job.work)
         self._evaluations: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
         self._samples = 0
@@ -152,8 +153,12 @@ class Trainer:
     def run(self, progress: Progress, stop: StopRequest) -> None:
         """Take all remaining steps."""
         self._resume(progress)
-        self._check_packing()
         self._try_longest_sequence()
+        self._check_packing()
+        with self._writer:
+            self._take_steps(progress, stop)
+
+    def _take_steps(self, progress: Progress, stop: StopRequest) -> None:
         remaining = (self._shard(self._batches[step]) for step in range(self.step, len(self._batches)))
         with (
             Prefetch(self._job.train.encode, remaining, self._job.settings.workers) as batches,
@@ -186,8 +191,9 @@ class Trainer:
                 self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
             if stopping or step % settings.save_every_steps == 0 or self._is_evaluated(step):
                 self._log.flush()
-                checkpoints.save(self._job.work, step, self._model, self._optimizer)
+                self._writer.save(step, self._model, self._optimizer)
         if stopping:
+            self._writer.wait()
             stop.raise_if_requested(f"step {step} of {len(self._batches)} is saved")
 
     def _is_evaluated(self, step: int) -> bool:
@@ -197,6 +203,8 @@ class Trainer:
 
     def _evaluate(self, stop: StopRequest) -> None:
         """Compute the loss on the validation rows, and the task's metric if requested; keep the best adapter so far."""
+        # Whatever an evaluation deletes or decides, the checkpoint that a killed run continues from is on disk before.
+        self._writer.wait()
         values = {VALIDATION_LOSS: self.validation_loss(stop)}
         evaluator, job = self._job.evaluator, self._job
         if evaluator is not None:
@@ -336,10 +344,15 @@ class Trainer:
             stop.received = Signals.SIGTERM
 
     def _check_packing(self) -> None:
-        """Test for packing leakage on the first two examples of the first batch and its last one."""
-        first = self._batches[0]
+        """Test for packing leakage on this process's first two examples of the first batch and its last one.
+
+        They are part of a batch whose longest sequence is known to fit with the layers that are now checkpointed.
+        """
+        first = self._shard(self._batches[0])
+        if not first:
+            return  # fewer examples than processes
         examples = [self._job.train.encode(sample) for sample in dict.fromkeys([*first[:2], first[-1]])]
-        sequence = self.forward_backward.pack(examples)[0]
+        sequence = max(self.forward_backward.pack(examples), key=lambda each: len(each.segments))
         self._model.eval()
         family = self._job.encoder.checkpoint.family
         check_packing_leakage(self._base, family, sequence, self.forward_backward.token_losses)
