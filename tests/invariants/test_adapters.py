@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from vlmtune.engines import hf
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
-from vlmtune.modeling import loading
+from vlmtune.modeling import loading, lora_layers
 from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
 from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.progress import Progress, Silent
@@ -74,6 +74,7 @@ def as_peft_has_it(model: Any) -> Any:
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             layer.cast_input_dtype_enabled = True
+            layer.__dict__.pop("forward", None)
             for matrix in (*layer.lora_A.values(), *layer.lora_B.values()):
                 matrix.__dict__.pop("forward", None)
     return model
@@ -113,6 +114,60 @@ def test_in_half_precision_adapters_keep_less_and_learn_in_fp32(encoder: Encoder
         return apart / sum(grad.square().sum().item() for grad in exact.values())
 
     assert error(narrow) < 1.1 * error(wide), "what bf16 costs is the model's, not the adapter's"
+
+
+def test_scale_and_sum_in_the_matrix_product_change_no_gradient(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fp32, where both can be compared exactly; with dropout, which must fall on the same places."""
+    settings = LoraConfig(dropout=0.1, parts=EVERYWHERE.parts, target_modules=EVERYWHERE.target_modules)
+    found = []
+    for widest in (0, 4):
+        monkeypatch.setattr(lora_layers, "FUSED_BYTES", widest)
+        model = adapted(encoder, settings).train()
+        torch.manual_seed(7)
+        found.append(gradients_of(model, encoder))
+    plain, fused = found
+    assert plain.keys() == fused.keys()
+    assert any(not torch.equal(fused[name], grad) for name, grad in plain.items()), "it was another computation"
+    for name, grad in plain.items():
+        assert (fused[name] - grad).norm() <= 1e-5 * grad.norm(), name
+
+
+def test_weights_are_cast_again_when_they_have_changed(encoder: Encoder) -> None:
+    model = adapted(encoder, LoraConfig(dropout=0.0), precision="bf16")
+    matrices = [m for layer in model.modules() if isinstance(layer, LoraLayer) for m in layer.lora_B.values()]
+
+    def casts() -> list[torch.Tensor]:
+        gradients_of(model, encoder)
+        model.zero_grad()
+        return [matrix.cast_weight for matrix in matrices]
+
+    first, again = casts(), casts()
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    optimizer = torch.optim.AdamW(trainable(model).values(), lr=0.1)
+    gradients_of(model, encoder)
+    optimizer.step()
+    for change in (lambda: None, lambda: torch.nn.init.normal_(matrices[0].weight)):
+        change()
+        now = casts()
+        assert all(torch.equal(cast, m.weight.detach().bfloat16()) for cast, m in zip(now, matrices, strict=True))
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert torch.equal(casts()[0], matrices[0].weight.detach().bfloat16())
+
+
+def test_an_adapter_that_is_off_changes_nothing_in_half_precision(encoder: Encoder) -> None:
+    model = adapted(encoder, LoraConfig(dropout=0.0), precision="bf16").eval()
+    row, base = row_of(encoder), load_model(encoder.checkpoint, "cpu", "bf16")
+    enable_packed_attention(base, encoder.checkpoint.family)
+    with torch.no_grad():
+        plain = token_losses(base, row, encoder, "cpu")
+        on = token_losses(model.base_model.model, row, encoder, "cpu")
+        with model.disable_adapter():
+            off = token_losses(model.base_model.model, row, encoder, "cpu")
+    assert torch.equal(off, plain)
+    assert not torch.allclose(on, plain)
 
 
 @pytest.mark.parametrize(

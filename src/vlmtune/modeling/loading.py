@@ -5,11 +5,6 @@ image sizes does not pay for them.
 
 In a model loaded in 4 bits (NF4, as in QLoRA), only the linear layers of the language model are quantized. The vision
 tower, the merger, the embeddings and the head keep their precision, and nothing is cast to fp32.
-
-Adapters have fp32 weights but compute in the precision of their model. PEFT would cast a half-precision model's
-activations to fp32 in front of every adapter and keep them for the backward pass: at 8B, 11.9 MB per token instead of
-9.3. Here, the small weights are cast instead, in training and inference alike; their gradients are fp32. For an fp32
-model, the results are bit-identical.
 """
 
 import hashlib
@@ -27,6 +22,7 @@ from vlmtune import registry
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
+from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.modeling.weights_hash import hash_weights
 from vlmtune.registry import BaseConfig
@@ -35,7 +31,6 @@ from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from torch import nn
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 TINY = "tiny"
@@ -249,8 +244,8 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             dtype=dtype,
             use_safetensors=True,  # a pickle may contain code
             attn_implementation="sdpa",
-            # Loads directly onto the GPU; quantized weights would otherwise choose a device themselves.
-            device_map={"": device} if device != "cpu" or quantized else None,
+            # Loads directly onto this process's GPU; quantized weights would otherwise choose a device themselves.
+            device_map={"": torch.cuda.current_device()} if device == "cuda" else {"": device} if quantized else None,
             output_loading_info=True,
             **quantized,
         )
@@ -341,27 +336,3 @@ def refuse_not_finite(folder: Path) -> None:
 
 def _base_of(folder: Path) -> str:
     return read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "not recorded"
-
-
-def compute_in_base_precision(model: "nn.Module") -> None:
-    """Make every adapter of a PEFT model compute in its input's precision. DoRA layers keep PEFT's own forward."""
-    from types import MethodType
-
-    import torch
-    from peft.tuners.lora import LoraLayer
-
-    for layer in model.modules():
-        if not isinstance(layer, LoraLayer) or layer.lora_variant:
-            continue
-        matrices = [*layer.lora_A.values(), *layer.lora_B.values()]
-        if all(isinstance(matrix, torch.nn.Linear) for matrix in matrices):
-            layer.cast_input_dtype_enabled = False
-            for matrix in matrices:
-                matrix.forward = MethodType(_linear_in_input_dtype, matrix)
-
-
-def _linear_in_input_dtype(matrix: Any, x: "torch.Tensor") -> "torch.Tensor":
-    import torch
-
-    bias = None if matrix.bias is None else matrix.bias.to(x.dtype)
-    return torch.nn.functional.linear(x, matrix.weight.to(x.dtype), bias)

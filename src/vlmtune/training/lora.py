@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family, PartName
 from vlmtune.files import read_json, translate_os_errors, write_bytes
-from vlmtune.modeling.loading import compute_in_base_precision
+from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.registry import did_you_mean
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import LoraConfig, TrainingConfig
@@ -165,11 +165,13 @@ def check_first_gradients(model: "PeftModel") -> None:
     Raises:
         IntegrityError: names the layers.
     """
-    dead = [
-        name
-        for name, parameter in trainable(model).items()
-        if "lora_B" in name and (parameter.grad is None or not parameter.grad.any())
-    ]
+    import torch
+
+    gradients = {name: weight.grad for name, weight in trainable(model).items() if "lora_B" in name}
+    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    # One transfer for all: asking each of them would wait for the GPU as often.
+    alive = torch.stack([gradient.any() for gradient in present.values()]).tolist() if present else []
+    dead = sorted(gradients.keys() - {name for name, any_ in zip(present, alive, strict=True) if any_})
     if dead:
         raise IntegrityError(
             f"{len(dead)} adapter layers got no gradient at the first step, first {dead[0]}: they would never learn. "
