@@ -1,0 +1,61 @@
+"""The stages that measure on a GPU: one that fails, hangs or prints nonsense loses nothing but itself."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "benchmarks" / "training" / "stages.py"
+STAND_IN = """
+import json, sys, time
+if sys.argv[1] == "hang": print("began", file=sys.stderr, flush=True); time.sleep(600)
+if sys.argv[1] == "fail": sys.exit("no memory left")
+print("a warning")
+print("nonsense" if sys.argv[1] == "nonsense" else json.dumps({"words": sys.argv[1:]}))
+"""
+
+
+@pytest.fixture
+def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """With a process that does what it is told in the place of the one that measures."""
+    spec = importlib.util.spec_from_file_location("gpu_stages", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu_stages", module)
+    spec.loader.exec_module(module)
+    (tmp_path / "gpu.py").write_text(STAND_IN)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    return module
+
+
+def test_one_stage_that_fails_loses_nothing_else(stages: Any, tmp_path: Path) -> None:
+    output = tmp_path / "lines.jsonl"
+    chosen = [stages.Stage(word, 60, f"{word} --model 8b") for word in ("fail", "nonsense", "measure")]
+    assert stages.measure([*chosen, stages.Stage("hang", 5, "hang"), chosen[2]], output, tiny=True) == 3
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["fail", "nonsense", "measure", "hang", "measure"]
+    assert "no memory left" in lines[0]["failed"]
+    assert "nonsense" in lines[1]["failed"]
+    assert lines[2]["result"] == {"words": ["measure", "--model", "tiny"]}
+    assert "not finished within its limit; it said: " in lines[3]["failed"]
+    assert lines[4]["result"]
+
+
+def test_no_stage_begins_when_the_time_is_up(stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "WHOLE_S", 0.0)
+    output = tmp_path / "lines.jsonl"
+    assert stages.measure([stages.Stage("measure", 60, "measure")], output, tiny=False) == 1
+    assert json.loads(output.read_text()) == {"stage": "measure", "failed": "no time was left"}
+
+
+def test_the_stages_fit_into_eight_minutes_if_all_take_their_usual_time(stages: Any) -> None:
+    names = [stage.name for stage in stages.STAGES]
+    assert names[0] == "probe"
+    assert len(set(names)) == len(names)
+    assert stages.WHOLE_S <= 480
+    listed = (SOURCE.parent / "gpu_wheels.txt").read_text()
+    assert all(package in listed for package in ("pydantic", "rapidfuzz", "ruamel.yaml", "bitsandbytes"))
