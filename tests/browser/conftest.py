@@ -39,7 +39,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Open]:
         context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
         contexts.append(context)
         shown = context.new_page()
-        shown.set_default_timeout(15_000)
+        shown.set_default_timeout(60_000)  # a busy machine is no fault of the page
         shown.on("console", lambda message: complaints.append(message.text))
         shown.on("pageerror", lambda error: complaints.append(str(error)))
         shown.on("request", lambda request: None if request.url.startswith(LOCAL) else complaints.append(request.url))
