@@ -9,7 +9,7 @@ from a real disagreement.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,12 @@ class GeneratedTokens:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    def add(self, token: int, logprob: float, stops: Set[int]) -> bool:
+        """Add the next token; whether it ends the answer."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        return token in stops
+
 
 Choose = Callable[["torch.Tensor"], "torch.Tensor"]
 """Log-probabilities [B, vocabulary] to the next tokens [B]."""
@@ -54,7 +60,7 @@ def decode(
         encoder: what encoded them.
         device: where the model is.
         max_new_tokens: per answer.
-        choose: picks the next tokens.
+        choose: picks the next tokens. Log-probabilities are reported without the penalties of a `Penalised` one.
     """
     import torch
     from transformers import DynamicCache
@@ -69,18 +75,17 @@ def decode(
     answers = [GeneratedTokens() for _ in batch]
     active = list(range(len(batch)))  # row of the cache -> index in the batch
     finished: set[int] = set()
+    seen = _Seen(choose, tensors["input_ids"], mask) if isinstance(choose, Penalised) else None
     tensors["position_ids"] = torch.cat([(mask.cumsum(1) - 1).clamp(min=0)[None], positions])
     for step in range(max_new_tokens):
         hidden = body(**tensors, **{cache_name: cache}, use_cache=True).last_hidden_state[:, -1]
-        logprobs = model.get_output_embeddings()(hidden).float().log_softmax(-1)
-        tokens = choose(logprobs)
+        logits = model.get_output_embeddings()(hidden).float()
+        logprobs = logits.log_softmax(-1)
+        tokens = choose(logprobs if seen is None else seen.penalised(logits))
         chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
         for index, token, logprob in zip(active, tokens.tolist(), chosen, strict=True):
-            if index not in finished:
-                answers[index].ids.append(token)
-                answers[index].logprobs.append(logprob)
-                if token in stops:
-                    finished.add(index)
+            if index not in finished and answers[index].add(token, logprob, stops):
+                finished.add(index)
         unfinished = [row for row, index in enumerate(active) if index not in finished]
         if step == max_new_tokens - 1 or not unfinished:
             break
@@ -89,6 +94,10 @@ def decode(
             cache.batch_select_indices(kept)
             active = [active[row] for row in unfinished]
             tokens, mask, next_position = tokens[kept], mask[kept], next_position[kept]
+            if seen is not None:
+                seen.select(kept)
+        if seen is not None:
+            seen.add(tokens)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         tensors = {"input_ids": tokens[:, None], "position_ids": next_position[None, :, None].expand(3, -1, -1)}
         if padded:  # attention is faster without a mask; a four-dimensional mask is used unchanged
@@ -116,14 +125,67 @@ def greedy(logprobs: "torch.Tensor") -> "torch.Tensor":
     return logprobs.argmax(-1)
 
 
-def sampling(temperature: float, top_p: float, seed: int) -> Choose:
-    """Nucleus sampling at a temperature: from the likeliest tokens whose probabilities reach `top_p`."""
+@dataclass(frozen=True, slots=True)
+class Penalised:
+    """Picks tokens after changing the logits of those that were there before, as transformers and vLLM define it.
+
+    `repetition` divides positive logits and multiplies negative ones, of tokens of prompt and answer; `presence` is
+    subtracted from those of the answer.
+    """
+
+    choose: Choose
+    repetition: float = 1.0
+    presence: float = 0.0
+
+    def __call__(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """The next tokens [B] for changed logits [B, vocabulary]."""
+        return self.choose(logits)
+
+
+class _Seen:
+    """Which tokens prompts and answers of a batch contain."""
+
+    def __init__(self, penalties: Penalised, ids: "torch.Tensor", mask: "torch.Tensor") -> None:
+        self._penalties, self._ids, self._mask = penalties, ids, mask
+        self._answers = ids[:, :0]
+
+    def penalised(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """The logits [B, vocabulary] with the penalties."""
+        import torch
+
+        given = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, self._answers, value=True)
+        changed = torch.where(given, logits - self._penalties.presence, logits)
+        counts = torch.zeros_like(logits).scatter_add_(1, self._ids, self._mask.to(logits.dtype))
+        repeated = torch.where(changed < 0, changed * self._penalties.repetition, changed / self._penalties.repetition)
+        return torch.where(given | (counts > 0), repeated, changed)
+
+    def add(self, tokens: "torch.Tensor") -> None:
+        """Count the next tokens [B] of the answers."""
+        import torch
+
+        self._answers = torch.cat([self._answers, tokens[:, None]], 1)
+
+    def select(self, kept: "torch.Tensor") -> None:
+        """Keep only these rows of the batch."""
+        self._ids, self._mask, self._answers = self._ids[kept], self._mask[kept], self._answers[kept]
+
+
+def sampling(temperature: float, top_p: float, seed: int, top_k: int = 0, min_p: float = 0.0) -> Choose:
+    """Sampling at a temperature, from the likeliest tokens only.
+
+    In this order, as in transformers: the `top_k` likeliest (0 takes all), of them those whose probabilities reach
+    `top_p`, of them those with at least `min_p` of the highest probability.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
 
     def choose(logprobs: torch.Tensor) -> torch.Tensor:
         probabilities, order = (logprobs / temperature).softmax(-1).sort(-1, descending=True)
+        if top_k:
+            probabilities[:, top_k:] = 0
+            probabilities /= probabilities.sum(-1, keepdim=True)
+        probabilities[probabilities < min_p * probabilities[:, :1]] = 0
         probabilities[probabilities.cumsum(-1) - probabilities >= top_p] = 0
         drawn = torch.multinomial(probabilities.cpu(), 1, generator=generator)
         return order.gather(1, drawn.to(order.device))[:, 0]

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlmtune.engines import Engine
+from vlmtune.engines import NEW_TOKENS, THINKING_TOKENS, Engine, InferenceConfig
 from vlmtune.errors import ImageError, VlmtuneError
 from vlmtune.files import append_lines, cut_torn_line, write_atomic
 from vlmtune.images import decode_rgb, pixel_hash, thumbnail
 from vlmtune.predictions import LOGPROB_DIGITS, Line, read
+from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig
 from vlmtune.run_layout import thumbnail_path
@@ -140,6 +141,50 @@ class Predictor:
         if not file.is_file():
             write_atomic(file, thumbnail(image))
         return digest
+
+
+FEW_FOR_A_THOUGHT = 512
+"""`max_new_tokens` below which thoughts are likely to be cut off."""
+
+FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Settings that a checkpoint's generation_config.json may have."""
+
+ADDED_SETTINGS = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "settings", "json_object")
+"""Settings that manifests hold only where they are not at their defaults, as those of earlier versions lack them."""
+
+
+def resolved(config: InferenceConfig, encoder: Encoder) -> InferenceConfig:
+    """The settings with what a checkpoint decides: the longest answer, and how it is sampled."""
+    update: dict[str, Any] = {}
+    if config.max_new_tokens is None:
+        update["max_new_tokens"] = THINKING_TOKENS if encoder.renderer.may_think else NEW_TOKENS
+    if config.settings == "checkpoint":
+        own = encoder.generation_config
+        # transformers samples from 50 tokens unless told otherwise.
+        found = {"temperature": 1.0, "top_k": 50, **own} if own.get("do_sample") else {**own, "temperature": 0.0}
+        update |= {
+            key: found[key]
+            for key in FROM_CHECKPOINT
+            if found.get(key) is not None and key not in config.model_fields_set
+        }
+    return config.model_copy(update=update)
+
+
+def thinking_warning(config: InferenceConfig, encoder: Encoder) -> str | None:
+    """What to know about the length of answers of a model that thinks; None for any other."""
+    if not encoder.renderer.may_think:
+        return None
+    if config.max_new_tokens is None:
+        return (
+            f"the model thinks before it answers: inference.max_new_tokens is {THINKING_TOKENS:,} by default, and "
+            "answers take as much longer; an answer whose thought does not end is scored as wrong"
+        )
+    if config.max_new_tokens >= FEW_FOR_A_THOUGHT:
+        return None
+    return (
+        f"inference.max_new_tokens is {config.max_new_tokens}, which is little for a model that thinks before it "
+        f"answers: an answer whose thought does not end is scored as wrong. Set it to null for {THINKING_TOKENS:,}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

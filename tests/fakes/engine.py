@@ -44,7 +44,7 @@ class FakeEngine:
                 continue
             texts = [part for turn in request.conversation for part in turn.content if isinstance(part, str)]
             digest = hashlib.sha256("\0".join([self._salt, request.id, *texts]).encode()).digest()
-            words = [WORDS[byte % len(WORDS)] for byte in digest[: min(8, self._config.max_new_tokens)]]
+            words = [WORDS[byte % len(WORDS)] for byte in digest[: min(8, self._config.answer_limit)]]
             yield Prediction(request.id, " ".join(words), "stop", len(words) + 1)
 
     @contextmanager

@@ -37,6 +37,7 @@ from vlmtune.progress import Progress
 from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import Task
+from vlmtune.training.thinking import open_encoder
 
 SCHEMA_VERSION = 4
 
@@ -82,7 +83,8 @@ class DatasetCheck:
     @functools.cached_property
     def encoder(self) -> Encoder:
         """Encodes the rows without their pixels."""
-        return Encoder(self.checkpoint, self.config.model, ImageHeaders)
+        config = self.config
+        return open_encoder(self.checkpoint, config.model, config.training, config.dataset, ImageHeaders)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Check the dataset; write result, page and quarantine to a run folder. Returns the result."""
@@ -137,7 +139,7 @@ class DatasetCheck:
                     split.config.dataset.max_bad_fraction,
                     split.evaluated,
                     split.trained,
-                    split.config.inference.max_new_tokens,
+                    split.config.inference.answer_limit,
                 )
                 for split in splits
             ],
@@ -221,7 +223,7 @@ def whole_split(split: CheckedSplit) -> Iterator[Finding]:
         yield Finding(
             "placeholder", split.name, f"{split.prompt_mark} in the prompt of the task is not replaced by anything"
         )
-    limit = split.config.inference.max_new_tokens
+    limit = split.config.inference.answer_limit
     if split.evaluated and (message := cut_off(split.answers, limit)) is not None:
         yield Finding("cut-off", split.name, message)
 

@@ -26,6 +26,7 @@ from vlmtune.report import templates
 from vlmtune.tasks import Task
 from vlmtune.terminal import printable
 from vlmtune.training.dataset import TrainingExamples, with_row
+from vlmtune.training.thinking import open_encoder
 from vlmtune.types import Conversation, Example, ImageRef, Message
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class ExampleViewer:
     @functools.cached_property
     def training(self) -> TrainingExamples:
         """The rows as training examples, without pixels."""
-        encoder = Encoder(self.checkpoint, self.config.model, ImageHeaders)
+        config = self.config
+        encoder = open_encoder(self.checkpoint, config.model, config.training, config.dataset, ImageHeaders)
         return TrainingExamples(self.rows, self.task, self.config.task, encoder, self.config.training)
 
     def example(self, row: int, target: int = 0, step: int | None = None) -> Example:
@@ -82,6 +84,7 @@ class ExampleViewer:
             "role": role,
             "row": row,
             "id": example.id,
+            "thinking": encoder.facts().get("thinking"),
             "references": example.truth["references"],
             "conversation": [_plain(message) for message in prompt],
             "images": list(self._images(encoder, prompt)),
@@ -189,6 +192,8 @@ def render(shown: Mapping[str, Any], colour: bool) -> str:
             f"image {image['where']}: {width}x{height}, resized to {new_width}x{new_height}, "
             f"{rows}x{columns} patches = {image['tokens']} tokens"
         )
+    if shown["thinking"] is not None:
+        lines.append(f"training.thinking: {shown['thinking']}")
     lines += [f"reference: {text}" for text in shown["references"]]
     for number, encoded in enumerate(shown["encoded"]):
         count = f" {number + 1} of {len(shown['encoded'])}" if len(shown["encoded"]) > 1 else ""

@@ -22,6 +22,7 @@ from vlmtune.processing.encoder import Encoded, Encoder, ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.tasks import Task
 from vlmtune.training.dataset import TrainingExamples
+from vlmtune.training.thinking import open_encoder
 
 SCHEMA_VERSION = 2
 
@@ -77,7 +78,7 @@ def describe(config: Config, task: Task, checkpoint: Checkpoint, progress: Progr
     Raises:
         DataError: a split cannot be opened.
     """
-    encoder = Encoder(checkpoint, config.model, ImageHeaders)
+    encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
     roles = []
     for split in splits_of(config, task):
         role, rows = split.name, all_rows(split.config, split.role)

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vlmtune.engines._http import SERVER_KEY, server_key
 from vlmtune.engines._vllm_server import has_vllm, install_command
@@ -25,8 +25,9 @@ class InferenceConfig(BaseConfig):
     engine: str = "hf"
     """What generates answers: a module in `vlmtune/engines`, or the dotted name of a custom one."""
 
-    max_new_tokens: PositiveInt = 64
-    """Longest answer in tokens; an answer of this length counts as truncated."""
+    max_new_tokens: PositiveInt | None = None
+    """Longest answer in tokens, thoughts included; an answer of this length counts as truncated. Null is 64, and 2,048
+    for a model that thinks before it answers."""
 
     temperature: NonNegativeFloat = 0.0
     """0 decodes greedily, which is what a comparison needs; above 0 samples."""
@@ -34,11 +35,38 @@ class InferenceConfig(BaseConfig):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling; only with a temperature above 0."""
 
+    top_k: NonNegativeInt = 0
+    """Sample from this many of the likeliest tokens; 0 from all. Only with a temperature above 0."""
+
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    """Sample only tokens with at least this fraction of the likeliest one's probability; only with a temperature
+    above 0."""
+
+    repetition_penalty: PositiveFloat = 1.0
+    """Divides the positive logits of tokens that prompt or answer contain, and multiplies the negative ones; 1 changes
+    nothing."""
+
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    """Subtracted from the logits of tokens that the answer contains."""
+
+    settings: Literal["config", "checkpoint"] = "config"
+    """`checkpoint` takes temperature, top_p, top_k, min_p and the repetition penalty from the checkpoint's
+    generation_config.json, except for those that are set here; `config` decodes greedily unless set otherwise."""
+
     seed: int = 42
     """Seed of sampling; greedy decoding uses none."""
 
     precision: Literal["bf16", "fp16", "fp32"] | None = None
     """Precision of the model during inference; null uses `training.precision`."""
+
+    @property
+    def answer_limit(self) -> int:
+        """Most tokens of an answer."""
+        return self.max_new_tokens or NEW_TOKENS
+
+
+NEW_TOKENS, THINKING_TOKENS = 64, 2048
+"""Defaults of `max_new_tokens`: of models that answer at once, and of those that think before."""
 
 
 class Engine(Protocol):

@@ -22,6 +22,7 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.engines import _http as http
 from vlmtune.engines._messages import Answer, messages, read_answer
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError, RemoteError, VlmtuneError
+from vlmtune.thoughts import split_thought
 from vlmtune.types import Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
@@ -146,6 +147,10 @@ class ClientConfig(InferenceConfig):
     watchdog_s: PositiveFloat = 600
     """Seconds without a single answer after which the run ends; the answers so far are kept."""
 
+    json_object: bool = False
+    """Guided decoding: answers are JSON objects, whatever the model would write (`response_format`, as vLLM and OpenAI
+    have it). For the task extraction; base and tuned model alike."""
+
     logprobs: bool = True
     """Whether to ask for the log-probabilities of the answer's tokens; not every server provides them."""
 
@@ -197,6 +202,7 @@ class Client:
         self._config = config
         self._server = server
         self._encoder = encoder if server.own_checkpoint else None
+        self._opened_thought = encoder.renderer.opened_thought if encoder is not None else ""
         self._stopped = threading.Event()
 
     def answer(self, requests: Iterable[Request]) -> Outcomes:
@@ -275,6 +281,7 @@ class Client:
         if self._encoder is not None and answer.ids is not None:
             stops = self._encoder.stop_ids
             text = self._encoder.renderer.text([token for token in answer.ids if token not in stops])
+        text = self._with_thought(text, answer)
         # Some servers omit the end of turn; then it is unknown which tokens the values belong to.
         complete = answer.logprobs is not None and len(answer.logprobs) == answer.tokens
         return Prediction(
@@ -285,13 +292,30 @@ class Client:
             answer.logprobs if complete else None,
         )
 
+    def _with_thought(self, text: str, answer: Answer) -> str:
+        """The text with the thought that the server keeps apart, or the beginning of it that is in the prompt.
+
+        What prompts begin is certain only for a server with our checkpoint. With another one, an answer that was cut
+        off without the end of a thought is taken for one.
+        """
+        if answer.reasoning is not None:
+            ending = f"\n</think>\n\n{text}" if text else ""
+            return f"<think>\n{answer.reasoning}{ending}"
+        cut_off = answer.finish_reason == "length" and split_thought(text)[0] is None
+        return self._opened_thought + text if self._encoder is not None or cut_off else text
+
     def _decoding(self, request: Request) -> dict[str, Any]:
         """The decoding parameters of a request's body."""
         config = self._config
-        decoding: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_new_tokens}
+        decoding: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.answer_limit}
         if config.temperature > 0:
             seed = hashlib.sha256(f"{config.seed}/{request.id}".encode()).digest()
             decoding |= {"top_p": config.top_p, "seed": int.from_bytes(seed[:4], "big") >> 1}
+        # Not every server knows these: they are sent only where they change something.
+        neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0}
+        decoding |= {key: value for key, none in neutral.items() if (value := getattr(config, key)) != none}
+        if config.json_object:
+            decoding["response_format"] = {"type": "json_object"}
         return decoding | ({"logprobs": True} if config.logprobs else {})
 
     def _send(self, request: Request, decoding: Mapping[str, Any]) -> Answer | Failure | _Unanswered | _Refused:
@@ -312,6 +336,8 @@ class Client:
         body |= {} if tools is None else {"tools": tools, "tool_choice": "none"}
         if self._encoder is not None:
             body |= {"return_token_ids": True, "stop_token_ids": self._encoder.stop_ids}
+            if variables := self._encoder.renderer.template_variables:
+                body["chat_template_kwargs"] = variables
         reason, unreachable = "", False
         attempts = self._config.max_retries + 1
         for attempt in range(attempts):

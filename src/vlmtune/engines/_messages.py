@@ -30,7 +30,7 @@ class Answer:
 
     `tokens` counts the generated tokens, the end of turn included. `ids`, `prompt_ids` (image tokens expanded) and
     `logprobs` [tokens] are None if the server does not provide them. `likeliest` maps the text of the likeliest first
-    tokens to their log-probabilities.
+    tokens to their log-probabilities. `reasoning` is the thought before it, where the server keeps it apart.
     """
 
     text: str
@@ -40,6 +40,7 @@ class Answer:
     prompt_ids: tuple[int, ...] | None
     logprobs: tuple[float, ...] | None
     likeliest: Mapping[str, float]
+    reasoning: str | None = None
 
 
 LogProb = Annotated[float, Field(allow_inf_nan=False, le=1e-3)]
@@ -61,6 +62,8 @@ class _Logprobs(BaseModel):
 
 class _Message(BaseModel):
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class _Choice(BaseModel):
@@ -152,11 +155,13 @@ def read_answer(body: bytes, name: str, model_key: str) -> Answer | str:
     if not completion.choices:
         return "the server sent no answer (no choices)"
     choice = completion.choices[0]
-    if choice.message.content is None:
+    reasoning = choice.message.reasoning_content or choice.message.reasoning
+    if choice.message.content is None and not reasoning:
         return f"the server sent no text (finish_reason {choice.finish_reason})"
     tokens = (choice.logprobs.content if choice.logprobs else None) or []
     return Answer(
-        text=choice.message.content,
+        text=choice.message.content or "",
+        reasoning=reasoning or None,
         finish_reason=choice.finish_reason or "not given",
         tokens=completion.usage.completion_tokens,
         ids=None if choice.token_ids is None else tuple(choice.token_ids),

@@ -4,6 +4,7 @@ vLLM pins its own torch and transformers. It is therefore installed in a separat
 reached over HTTP.
 """
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -140,6 +141,8 @@ def command(
     if checkpoint.commit is not None:
         command_line += ["--revision", checkpoint.commit, "--tokenizer-revision", checkpoint.commit]
     command_line += ["--served-model-name", checkpoint.name, "--dtype", DTYPES[precision]]
+    if (template := template_file(encoder)) is not None:
+        command_line += ["--chat-template", str(template)]
     # Otherwise sampling and penalties of the checkpoint's generation_config would apply.
     command_line += ["--generation-config", "vllm", "--limit-mm-per-prompt", json.dumps({"video": 0})]
     size = {"shortest_edge": sizes.min_pixels, "longest_edge": sizes.max_pixels}
@@ -152,6 +155,17 @@ def command(
         # Without this option, the vision part of an adapter is silently dropped.
         command_line += ["--enable-tower-connector-lora"] if adapter.vision else []
     return [*command_line, *extra]
+
+
+def template_file(encoder: "Encoder") -> Path | None:
+    """A file with the chat template in effect, deleted when this process ends; None if it is the checkpoint's own."""
+    if not encoder.renderer.custom:
+        return None
+    handle, name = tempfile.mkstemp(prefix="vlmtune-template-", suffix=".jinja")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(encoder.renderer.template_text)
+    atexit.register(Path(name).unlink, missing_ok=True)
+    return Path(name)
 
 
 class Server:

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError
-from vlmtune.generation import GeneratedTokens, decode, greedy, sampling
+from vlmtune.generation import Choose, GeneratedTokens, Penalised, decode, greedy, sampling
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Encoder, collate
@@ -121,7 +121,7 @@ class HfEngine:
         for length, request in ordered:
             if room == 0:
                 batches.append([])
-                room = max(1, min(limit, self._batch_tokens // (length + self._config.max_new_tokens)))
+                room = max(1, min(limit, self._batch_tokens // (length + self._config.answer_limit)))
             batches[-1].append(request)
             room -= 1
         return batches
@@ -232,11 +232,14 @@ class HfEngine:
 
         config, base = self._config, self._model.base_model.model if self._adapted else self._model
         seed = _seed(config.seed, batch[0][0].id)
-        choose = sampling(config.temperature, config.top_p, seed) if config.temperature > 0 else greedy
+        choose: Choose = greedy
+        if config.temperature > 0:
+            choose = sampling(config.temperature, config.top_p, seed, config.top_k, config.min_p)
+        if (config.repetition_penalty, config.presence_penalty) != (1, 0):
+            choose = Penalised(choose, config.repetition_penalty, config.presence_penalty)
+        encoded = [item for _, item in batch]
         with torch.inference_mode():
-            answers = decode(
-                base, [encoded for _, encoded in batch], self._encoder, self._device, config.max_new_tokens, choose
-            )
+            answers = decode(base, encoded, self._encoder, self._device, config.answer_limit, choose)
         return [self._prediction(request, answer) for (request, _), answer in zip(batch, answers, strict=True)]
 
     def _prediction(self, request: Request, answer: GeneratedTokens) -> Prediction:
@@ -248,7 +251,8 @@ class HfEngine:
         stopped = answer.ids[-1] in self._encoder.stop_ids
         return Prediction(
             id=request.id,
-            text=self._encoder.renderer.text(answer.ids[:-1] if stopped else answer.ids),
+            text=self._encoder.renderer.opened_thought
+            + self._encoder.renderer.text(answer.ids[:-1] if stopped else answer.ids),
             finish_reason="stop" if stopped else "length",
             tokens=len(answer.ids),
             logprobs=tuple(answer.logprobs),

@@ -19,7 +19,7 @@ from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.engines import Engine
 from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
-from vlmtune.files import building_path, lock_file, lock_folder, read_json, translate_os_errors, write_json
+from vlmtune.files import building_path, lock_file, lock_folder, read_json, translate_os_errors, write_bytes, write_json
 from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.pipeline.session import Session
@@ -86,7 +86,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     hf: Any = registry.load("engines", "hf")
     engine = hf.attached(model, hf.Config(), encoder, device, precision)
     adapter_delta = engine.adapter_delta([Request(row.id, one) for row, one in zip(rows, prompts, strict=True)])
-    answers = _answers(model.get_base_model(), encoder, prompts, device, config.inference.max_new_tokens)
+    answers = _answers(model.get_base_model(), encoder, prompts, device, session.inference.answer_limit)
     with translate_os_errors(building):
         # Everything but the base model's weights, in whatever format; the merged weights replace them.
         ignored = shutil.ignore_patterns(*WEIGHTS)
@@ -94,6 +94,7 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
         merged: Any = model.merge_and_unload()
         merged.save_pretrained(building)
         _write_limits(building, encoder)
+        write_bytes(building / "chat_template.jinja", encoder.renderer.template_text.encode())
     del model, merged
     engine.close()
     session.progress.note("loading the merged checkpoint in a fresh process")

@@ -11,16 +11,17 @@ from vlmtune.data import Rows, SplitRole
 from vlmtune.engines import Engine
 from vlmtune.errors import DataError, ImageError, RemoteError
 from vlmtune.files import write_json
-from vlmtune.inference import Predictor, Shard, shuffle_images, truth_or_error
+from vlmtune.inference import ADDED_SETTINGS, Predictor, Shard, shuffle_images, truth_or_error
 from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.prompt_baselines import BuildPrompt, PromptBaseline, prompt_baselines
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, controls_path
-from vlmtune.scoring.score import Score, choose_metrics, reread
+from vlmtune.scoring.score import Score, choose_metrics, reread, unfinished_thoughts
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.scoring.self_check import primary_first
+from vlmtune.thoughts import UNFINISHED_THOUGHT
 from vlmtune.types import Example, ImageRef, Outcome, Request
 
 PROBE_REQUESTS = 4
@@ -110,7 +111,10 @@ def prediction_target(
     if baseline is not None:
         artifact = files.prompt_baseline(baseline.name)
     rows = session.rows(role or config.evaluation.split)
-    inference = config.inference.model_dump(mode="json", exclude=NO_EFFECT_ON_ANSWERS)
+    inference = session.inference.model_dump(mode="json", exclude=NO_EFFECT_ON_ANSWERS)
+    for key in ADDED_SETTINGS:
+        if key in inference and inference[key] == type(session.inference).model_fields[key].default:
+            del inference[key]
     provenance = session.provenance(
         adapter=None if adapter is None else session.verify_adapter(adapter),
         dataset=rows_facts(rows),
@@ -236,11 +240,16 @@ def _answer(
 
 
 def _report_failures(session: Session, artifact: Path, lines: Sequence[Line]) -> None:
-    """Say which rows have no answer; an image that cannot be read never has one, a server's failure may pass.
+    """Say which rows have no answer, or only a thought.
+
+    An image that cannot be read never gets an answer; a server's failure may pass.
 
     Raises:
         RemoteError: the engine failed on some rows, and the session does not accept that.
     """
+    unfinished = sum(line.unparsed == UNFINISHED_THOUGHT for line in lines)
+    if unfinished:
+        session.progress.note(unfinished_thoughts(unfinished, len(lines)))
     failed = [(line, line.failure) for line in lines if line.failure]
     for line, failure in failed[:MAX_REPORTED]:
         session.progress.note(f"row {line.id} was not answered: {failure['reason']}")

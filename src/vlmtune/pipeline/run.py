@@ -73,7 +73,7 @@ def _write(session: Session, comparison: Comparison) -> Comparison:
 def _note_answers_cut_off(session: Session) -> None:
     """Say before anything is answered if references are longer than answers may be."""
     for each in (session, *session.additional):
-        role, limit = each.config.evaluation.split, each.config.inference.max_new_tokens
+        role, limit = each.config.evaluation.split, each.inference.answer_limit
         tokens = count_answers(each.rows(role), each.task, each.config.task, each.encoder)
         if (message := cut_off(tokens, limit)) is not None:
             session.progress.note(f"{each.evaluation_set or role}: {message}")

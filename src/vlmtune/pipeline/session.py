@@ -13,10 +13,11 @@ from vlmtune.config import Config, EvaluationSetConfig
 from vlmtune.data import Rows, SplitRole, open_role, overlapping_roles
 from vlmtune.dataset_check.quarantine import Quarantine, Remaining
 from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, launched_world_size
-from vlmtune.engines import Engine
+from vlmtune.engines import Engine, InferenceConfig
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
+from vlmtune.inference import resolved, thinking_warning
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent, Style, open_progress
@@ -26,6 +27,7 @@ from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task, for_model
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.mixture import TrainingSet, mix
+from vlmtune.training.thinking import open_encoder, thinking_note
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,17 @@ class Session:
         """Tokenizer, chat template and image processor of the checkpoint."""
         if self.parent is not None:
             return self.parent.encoder
-        return Encoder(find_checkpoint(self.config.model), self.config.model)
+        config = self.config
+        encoder = open_encoder(find_checkpoint(config.model), config.model, config.training, config.dataset)
+        for note in (thinking_note(encoder, config.training), thinking_warning(config.inference, encoder)):
+            if note is not None:
+                self.progress.note(note)
+        return encoder
+
+    @functools.cached_property
+    def inference(self) -> InferenceConfig:
+        """How answers are generated, with what the checkpoint decides."""
+        return resolved(self.config.inference, self.encoder)
 
     def rows(self, role: SplitRole) -> Rows:
         """The rows of a split role, without those that cannot be used and may be left out.
@@ -125,7 +137,7 @@ class Session:
         """
         config = self.config
         engine: Engine = registry.load("engines", config.inference.engine).open_engine(
-            config.inference, config.model, self.encoder, self.precision, adapter
+            self.inference, config.model, self.encoder, self.precision, adapter
         )
         return engine
 

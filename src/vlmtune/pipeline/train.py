@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmtune import registry
 from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows
+from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
 from vlmtune.files import whole_lines, write_bytes
 from vlmtune.inference import Predictor
@@ -21,6 +22,7 @@ from vlmtune.run_folder import Provenance
 from vlmtune.run_layout import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
+from vlmtune.training.config import TrainingConfig
 from vlmtune.training.dataset import ExampleLengths, check_examples
 
 if TYPE_CHECKING:
@@ -38,8 +40,9 @@ NO_EFFECT_ON_ADAPTER = {
 }
 """Keys of `training` that change logging, memory and speed, but not the adapter."""
 
-DECODING = ("max_new_tokens", "temperature", "top_p", "seed")
-"""Keys of `inference` that shape an answer with any engine."""
+ADDED_SETTINGS = ("thinking",)
+"""Keys of `training` that manifests hold only where they are not at their defaults, as those of earlier versions lack
+them."""
 
 
 def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]:
@@ -135,6 +138,9 @@ def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed
     settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - selects)
     if not training.augmentation.active:
         del settings["augmentation"]  # as in the manifests of earlier versions
+    for key in ADDED_SETTINGS:
+        if settings[key] == TrainingConfig.model_fields[key].default:
+            del settings[key]
     if training.continue_from is not None:
         settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it is
     dataset: dict[str, Any] = {"train": rows_facts(train_rows), "validation": rows_facts(validation_rows)}
@@ -176,7 +182,7 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
     metric = choose_metrics(session.task, [name], truth_lines(session, examples))[0]
     predictor = Predictor(session.task, config.task, work / THUMBNAILS, session.progress, session.stop)
     hf = registry.load("engines", "hf")
-    decoding = hf.Config(**{key: getattr(config.inference, key) for key in DECODING})
+    decoding = hf.Config(**session.inference.model_dump(include=set(InferenceConfig.model_fields) - {"engine"}))
 
     def score(model: Any, step: int) -> float | None:
         engine = hf.attached(model, decoding, session.encoder, pick_device(config.model), config.training.precision)

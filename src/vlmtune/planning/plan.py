@@ -16,18 +16,20 @@ from vlmtune.data import Rows, open_role
 from vlmtune.errors import ConfigError
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
+from vlmtune.inference import resolved
 from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
 from vlmtune.modeling.varlen import repeats_keys
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
 from vlmtune.processing.answer_lengths import count_answers, cut_off
-from vlmtune.processing.encoder import Encoder, ImageHeaders
+from vlmtune.processing.encoder import ImageHeaders
 from vlmtune.progress import Progress
 from vlmtune.tasks import for_model
 from vlmtune.training.activation_checkpointing import fewest_layers
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.mixture import mix
+from vlmtune.training.thinking import open_encoder
 
 EFFICIENCY = 0.35
 """Assumed fraction of a datasheet's bf16 rate; published training runs on images reach 0.30 to 0.40."""
@@ -49,7 +51,7 @@ def survey(config: Config, checkpoint: Checkpoint, rows: Sequence[Rows], progres
     Raises:
         DataError: a row cannot be trained on; names it.
     """
-    encoder = Encoder(checkpoint, config.model, ImageHeaders)
+    encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
     main, *others = (
         TrainingExamples(part, registry.load("tasks", task.name).TASK, task, encoder, config.training)
         for part, task in zip(rows, (config.task, *(one.task for one in config.datasets)), strict=True)
@@ -156,9 +158,9 @@ def make_plan(
 def _notes(config: Config, checkpoint: Checkpoint, rows: Rows) -> list[str]:
     """What the plan does not count, and answers that inference would cut off."""
     notes = ["the additional computation and memory of DoRA are not counted"] if config.training.lora.use_dora else []
-    encoder = Encoder(checkpoint, config.model, ImageHeaders)
+    encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
     task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale)
-    message = cut_off(count_answers(rows, task, config.task, encoder), config.inference.max_new_tokens)
+    message = cut_off(count_answers(rows, task, config.task, encoder), resolved(config.inference, encoder).answer_limit)
     return notes if message is None else [*notes, message]
 
 

@@ -25,13 +25,20 @@ class ChatTemplate:
         text: of the template (Jinja).
         where: its file, for messages.
         variables: further variables, such as `bos_token`.
+        custom: whether it is another one than the checkpoint has.
 
     Raises:
         IntegrityError: it is no valid template; names the line.
     """
 
-    def __init__(self, text: str, where: str = "chat template", variables: Mapping[str, Any] | None = None) -> None:
-        self.text, self._where, self._variables = text, where, variables or {}
+    def __init__(
+        self,
+        text: str,
+        where: str = "chat template",
+        variables: Mapping[str, Any] | None = None,
+        custom: bool = False,
+    ) -> None:
+        self.text, self._where, self._variables, self.custom = text, where, variables or {}, custom
         self._template = _compile(text, where)
 
     @classmethod
@@ -48,7 +55,7 @@ class ChatTemplate:
         path = Path(custom) if custom is not None else folder / TEMPLATE_FILE
         if path.is_file():
             try:
-                return cls(path.read_text(encoding="utf-8"), str(path), variables)
+                return cls(path.read_text(encoding="utf-8"), str(path), variables, custom is not None)
             except UnicodeError:
                 raise IntegrityError(f"{path}: not UTF-8; save the chat template as UTF-8") from None
         if custom is not None:
@@ -67,7 +74,7 @@ class ChatTemplate:
 
     def extended(self, text: str) -> "ChatTemplate":
         """The template with more text behind it."""
-        return ChatTemplate(self.text + text, self._where, self._variables)
+        return ChatTemplate(self.text + text, self._where, self._variables, custom=True)
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any) -> str:
         """The text of a conversation.

@@ -122,6 +122,11 @@ class Renderer:
         return self._template.text
 
     @property
+    def custom(self) -> bool:
+        """Whether the template in effect is another one than the checkpoint has."""
+        return self._template.custom
+
+    @property
     def thinks(self) -> bool:
         """Whether the template writes thoughts."""
         return self._style.thinks

@@ -164,10 +164,16 @@ class Encoder:
         self.max_positions: int = settings.get("text_config", settings)["max_position_embeddings"]
 
     @property
+    def generation_config(self) -> dict[str, Any]:
+        """The checkpoint's own settings of generation."""
+        file = self.checkpoint.folder / "generation_config.json"
+        settings: dict[str, Any] = read_json(file) if file.is_file() else {}
+        return settings
+
+    @property
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer: the end of turn, and those in the checkpoint's generation_config."""
-        file = self.checkpoint.folder / "generation_config.json"
-        eos = read_json(file).get("eos_token_id") if file.is_file() else None
+        eos = self.generation_config.get("eos_token_id")
         more = eos if isinstance(eos, list) else [eos] if eos is not None else []
         return list(dict.fromkeys([self.renderer.end_id, *more]))
 

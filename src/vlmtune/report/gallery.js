@@ -154,8 +154,11 @@ function boxLegend(sides) {
   return element("p", "legend", ...kinds.map((kind) => element("span", `key-${kind}`, text(kind))));
 }
 
-function answer(side, text, pieces, flags) {
+function answer(side, text, pieces, flags, thought) {
   const content = element("div", "content");
+  if (thought) {
+    content.append(element("details", "thought", element("summary", "", "thought"), ownLanguage(element("p", "", thought))));
+  }
   if (text === null) content.append(element("p", "none", "no answer"));
   else if (text.trim() === "") content.append(element("p", "none", "(empty)"));
   else {
@@ -215,8 +218,8 @@ function card(row, metric, link) {
     "texts",
     element("h3", "", name, " ", outcome(row, metric)),
     question(row),
-    answer("a", row.a, pieces[0], flags[0]),
-    answer("b", row.b, pieces[1], flags[1]),
+    answer("a", row.a, pieces[0], flags[0], row.t && row.t[0]),
+    answer("b", row.b, pieces[1], flags[1], row.t && row.t[1]),
     ...(row.e || []).map(([side, reason]) => element("p", "failure", `${side} failed, ${reason}`)),
     expected(row),
     ...(row.m || []).flatMap((text) => [element("span", "metadata", text), " "])

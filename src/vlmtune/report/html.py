@@ -130,6 +130,7 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
         "limit": embedded.limit,
         "left_out": embedded.left_out,
         "expected": rows.expected,
+        "parted": rows.parted,
         "failures": rows.failures,
         "metadata": rows.metadata,
         "question": rows.question,
@@ -235,9 +236,11 @@ def _compact(
     """A row under one-letter keys; absent values are left out.
 
     i: id; a, b: answers; r: expected texts; s: scores of A and B by metric; d: changes by metric; f: flags; h: image
-    number; e: failures; x: boxes; m: metadata; q: question.
+    number; e: failures; x: boxes; m: metadata; q: question; t: thoughts.
     """
-    row: dict[str, Any] = {"i": rows.label(example, number), "a": example["a"], "b": example["b"]}
+    sides = (example["a"], example["b"])
+    thoughts, answers = zip(*((None, None) if text is None else rows.parted(text) for text in sides), strict=True)
+    row: dict[str, Any] = {"i": rows.label(example, number), "a": answers[0], "b": answers[1]}
     row["r"] = rows.expected(example)
     if (scores := example["scores"]) is not None:
         row["s"] = [[scores[side][column.name] for column in columns] for side in ("a", "b")]
@@ -245,6 +248,7 @@ def _compact(
         row["d"] = [deltas[column.name] for column in columns]
     optional = {
         "f": [example["flags"]["a"], example["flags"]["b"]] if any(example["flags"].values()) else None,
+        "t": list(thoughts) if any(thoughts) else None,
         "h": images.get(example["image"] or ""),
         "e": rows.failures(example),
         "x": example.get("boxes"),
@@ -264,7 +268,9 @@ def _shortened(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
             return value
         return f"{value[:limit]}… [{len(value) - limit:,} more characters]"
 
-    return {key: cut(value) if key in ("a", "b", "r", "m", "q", "references") else value for key, value in row.items()}
+    return {
+        key: cut(value) if key in ("a", "b", "r", "m", "q", "t", "references") else value for key, value in row.items()
+    }
 
 
 def _size(packed: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlmtune.report.text import precision
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
+from vlmtune.thoughts import open_thought, split_thought
 
 CONTRADICTIONS = 10
 """Groups of contradictory rows on the page."""
@@ -93,6 +94,14 @@ def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
     contradictory = [group["image"] for group in comparison["contradictions"][:CONTRADICTIONS]]
     images = [*contradictory, *(examples[n]["image"] for n in numbers)]
     return list(dict.fromkeys(image for image in images if image is not None))
+
+
+def parted(text: str) -> tuple[str | None, str]:
+    """The thought of an answer, None without one, and the rest; of a thought that did not end nothing is left."""
+    thought, answer = split_thought(text)
+    if thought is None and open_thought(text) == text.lstrip() != "":
+        return text, ""
+    return thought or None, answer
 
 
 def label(example: ExampleResult, number: int) -> str:

@@ -82,7 +82,7 @@ def infer_settings(config: Config, given: Mapping[str, Any], local: bool) -> tup
         infer("model", "max_pixels", area, f"shrinks images, which have up to {size}; more shows more and costs more")
     if measured.answers:
         most = int(np.percentile(measured.answers, 99, method="higher"))
-        tokens = max(InferenceConfig().max_new_tokens, _rounded(most * 1.1 + 8, 16))
+        tokens = max(InferenceConfig().answer_limit, _rounded(most * 1.1 + 8, 16))
         infer("inference", "max_new_tokens", tokens, f"99 % of the references have at most {most} tokens, {how}")
     longest = _longest(measured, area if area is not None else config.model.max_pixels)
     needed = longest * 1.1 + SPARE_TOKENS

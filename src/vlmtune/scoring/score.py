@@ -4,7 +4,7 @@ Response statistics are the lengths of the answers and the shares that were cut 
 themselves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
@@ -21,6 +21,7 @@ from vlmtune.scoring.statistics import wilson
 from vlmtune.scoring.truths import has_metric_truth
 from vlmtune.tasks import Task, parse_answer, unwrap_references
 from vlmtune.text_units import unit_of, units
+from vlmtune.thoughts import UNFINISHED_THOUGHT
 from vlmtune.types import Unparsed
 
 LONGEST_LOOP = 16
@@ -93,7 +94,7 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
     return Score(
         metrics=values,
         primary_reason=choice.reason,
-        warnings=choice.warnings,
+        warnings=(*choice.warnings, *_thought_warnings(answered)),
         intervals=intervals,
         signatures={metric.name: signature(metric, lines) for metric in metrics},
         rows={
@@ -106,6 +107,20 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         lengths=None if task.boxes else _lengths(lines, answered),
         shares=response_shares(lines),
         notes=caveats(metrics, lines),
+    )
+
+
+def _thought_warnings(answered: Sequence[Line]) -> Iterator[str]:
+    count = sum(line.unparsed == UNFINISHED_THOUGHT for line in answered)
+    if count:
+        yield unfinished_thoughts(count, len(answered))
+
+
+def unfinished_thoughts(count: int, answers: int) -> str:
+    """A sentence about answers whose thought did not end."""
+    return (
+        f"{count} of {answers} answers are thoughts that did not end, and count as wrong; raise "
+        "inference.max_new_tokens"
     )
 
 

@@ -10,6 +10,8 @@ from itertools import combinations
 from vlmtune.run_folder import differences
 from vlmtune.scoring.pairing import Evidence, PredictionFile, Side, name_of
 from vlmtune.scoring.results import ComparisonResult, Difference, Interval, MetricResult, PromptBaselineResult, Status
+from vlmtune.scoring.score import unfinished_thoughts
+from vlmtune.thoughts import UNFINISHED_THOUGHT
 
 MOST_FAILED = 0.05
 """Share of failed rows on either side above which nothing is concluded."""
@@ -337,6 +339,10 @@ def _row_warnings(a: Side, b: Side, result: ComparisonResult) -> Iterator[str]:
         every = all(line.finish_reason == "length" for file in side for line in file.lines)
         if cut is not None and cut > MOST_FAILED and not every:
             yield f"{cut:.0%} of the answers of {name_of(side)} were cut off at the length limit"
+    for side in (a, b):
+        answers = [line for file in side for line in file.lines if line.prediction is not None]
+        if unfinished := sum(line.unparsed == UNFINISHED_THOUGHT for line in answers):
+            yield f"{name_of(side)}: {unfinished_thoughts(unfinished, len(answers))}"
 
 
 def _interval(ci: Interval | None) -> str:

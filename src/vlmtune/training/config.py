@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vlmtune.families import PartName
+from vlmtune.processing.chat_template import ThinkingMode
 from vlmtune.registry import BaseConfig
 
 
@@ -122,6 +123,13 @@ class TrainingConfig(BaseConfig):
 
     trained_turns: Literal["all", "last"] = "all"
     """In rows with several assistant turns: train on all of them, or only on the last."""
+
+    thinking: ThinkingMode | None = None
+    """What becomes of thoughts in models whose chat template writes them, in training and in answers alike. `keep`: the
+    model thinks before it answers; thoughts in the rows (`reasoning_content`, or `<think>` in the text) are trained on,
+    and the empty thought of a row without one is not. `empty`: the model is trained to think nothing; thoughts in the
+    rows are left out. `off`: prompts end behind an empty thought, so that the model answers at once; thoughts in the
+    rows are left out. Null is `keep` if a train row has a thought, else `off`, and is said aloud."""
 
     max_tokens: PositiveInt = 4096
     """Longest example in tokens, image tokens included. A longer one is an error: nothing is ever truncated."""

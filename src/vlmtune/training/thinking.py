@@ -1,0 +1,73 @@
+"""Opens the encoder of a config, with `training.thinking` chosen by the data where the config leaves it open."""
+
+from collections.abc import Callable, Iterator
+
+from vlmtune.data import DatasetConfig, open_role
+from vlmtune.errors import DataError
+from vlmtune.modeling.loading import Checkpoint, ModelConfig
+from vlmtune.processing.encoder import DecodedImages, Encoder, ImageSource
+from vlmtune.processing.image_processor import ImageProcessor
+from vlmtune.thoughts import split_thought
+from vlmtune.training.config import TrainingConfig
+from vlmtune.types import Example
+
+
+def open_encoder(
+    checkpoint: Checkpoint,
+    model: ModelConfig,
+    training: TrainingConfig,
+    dataset: DatasetConfig,
+    images: Callable[[ImageProcessor], ImageSource] = DecodedImages,
+) -> Encoder:
+    """The encoder of a config.
+
+    Args:
+        checkpoint: of `model`.
+        model: its limits, template and special tokens.
+        training: says what becomes of thoughts, or leaves it to the train rows.
+        dataset: has the train rows. Without any, the model thinks as its template has it.
+        images: creates the image source.
+
+    Raises:
+        IntegrityError: the checkpoint lacks a part, or its chat template is broken.
+        ConfigError: the template cannot do what `training.thinking` says.
+    """
+    encoder = Encoder(checkpoint, model, images, training.thinking or "keep")
+    if training.thinking is not None or not encoder.renderer.thinks or _any_thought(dataset):
+        return encoder
+    return Encoder(checkpoint, model, images, "off")
+
+
+def thinking_note(encoder: Encoder, training: TrainingConfig) -> str | None:
+    """What became of thoughts, where the data decided; None for a model that writes none."""
+    if training.thinking is not None or not encoder.renderer.thinks:
+        return None
+    if encoder.renderer.may_think:
+        return "the model thinks, and so do train rows: training.thinking is keep; their thoughts are trained on"
+    return (
+        "the model can think, but no train row has a thought: training.thinking is off, so prompts end behind an empty "
+        "thought and both models answer at once. Set it to keep to let them think"
+    )
+
+
+def _any_thought(dataset: DatasetConfig) -> bool:
+    try:
+        rows = open_role(dataset.model_copy(update={"max_bad_fraction": 1.0}), "train")
+    except DataError:
+        return True
+    for index in range(len(rows)):
+        try:
+            example = rows[index]
+        except DataError:
+            continue
+        if example.reasoning or any(split_thought(text)[0] for text in _answers(example)):
+            return True
+    return False
+
+
+def _answers(example: Example) -> Iterator[str]:
+    yield from (example.target or "", *example.truth["references"])
+    for message in example.messages or ():
+        if message.role == "assistant" and message.trained:
+            yield from (f"<think>{message.reasoning}</think>",) if message.reasoning else ()
+            yield from (part for part in message.content if isinstance(part, str))
