@@ -166,6 +166,22 @@ def test_the_tower_reads_its_bounds_once_a_forward_pass(count: Callable[..., lis
     assert torch.equal(first[0][0], first[26][0])
 
 
+def test_features_enter_where_transformers_puts_them(encoder: Encoder, count: Callable[..., list[Any]]) -> None:
+    language: Any = load_model(encoder.checkpoint, "cpu", "fp32").get_submodule(
+        encoder.checkpoint.family.language_model
+    )
+    torch.manual_seed(0)
+    mask = torch.rand(2, 9) > 0.5
+    places, found = count("nonzero"), []
+    for process in (language._deepstack_process, lambda *given: type(language)._deepstack_process(language, *given)):
+        hidden = torch.linspace(-1, 1, 2 * 9 * 4).reshape(2, 9, 4).requires_grad_()
+        features = torch.linspace(3, 7, int(mask.sum()) * 4).reshape(-1, 4).requires_grad_()
+        out = process(process(hidden, mask, features), mask, 2 * features)
+        found.append([out, *torch.autograd.grad(out.square().sum(), (hidden, features))])
+    assert len(places) == 1
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
 def test_the_first_gradients_are_read_at_once(encoder: Encoder, count: Callable[..., list[Any]]) -> None:
     model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), encoder.checkpoint.family, 0)
     weights = trainable(model)

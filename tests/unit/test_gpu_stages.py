@@ -35,7 +35,7 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_one_stage_that_fails_loses_nothing_else(stages: Any, tmp_path: Path) -> None:
     output = tmp_path / "lines.jsonl"
     chosen = [stages.Stage(word, 60, f"{word} --model 8b") for word in ("fail", "nonsense", "measure")]
-    assert stages.measure([*chosen, stages.Stage("hang", 5, "hang"), chosen[2]], output, tiny=True) == 3
+    assert stages.measure([*chosen, stages.Stage("hang", 0.5, "hang"), chosen[2]], output, tiny=True) == 3
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["fail", "nonsense", "measure", "hang", "measure"]
     assert "no memory left" in lines[0]["failed"]

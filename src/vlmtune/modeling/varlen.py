@@ -99,7 +99,8 @@ def problem(
         with torch.inference_mode(mode=False), torch.enable_grad():
             worst = max(_distance(kernel, head_size, dtype, device, causal, case) for case in cases)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        first = next(iter(str(error).splitlines()), "no message")
+        return f"{type(error).__name__}: {first.split('. ')[0]:.200}"
     if not worst <= TOLERANCE:
         return f"differs from scaled_dot_product_attention by {worst:.2g} at head size {head_size}"
     return None

@@ -1,9 +1,10 @@
-"""Two optimizations of the vision tower that change neither results nor the names of weights.
+"""Optimizations of the vision tower that change neither results nor the names of weights.
 
 The patch embedding is a convolution whose windows do not overlap, so it is computed as one matrix product (fp32 on a
 CPU: 74 instead of 521 ms for 3,072 patches). Attention runs once for all images of equal size, or windows of equal
 length, instead of once for each; on a GPU in half precision, a single call computes all of them if its kernel works.
-The bounds of the parts are read once per forward pass, not in every block: on a GPU, reading them waits for it.
+What depends on data, the bounds of the parts and the places of image tokens, is read once per forward pass, not in
+every block: on a GPU, reading waits for it.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from vlmtune.families import Family
 from vlmtune.modeling import varlen
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
     import torch
     from torch import nn
@@ -25,7 +26,7 @@ GROUPED_ATTENTION = "vlmtune_flash_grids"
 
 
 def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
-    """Replace the patch embedding and the attention of a loaded model's vision tower."""
+    """Replace the patch embedding and the attention of a loaded model's vision tower, and where its features enter."""
     from types import MethodType
 
     from transformers import AttentionInterface
@@ -34,6 +35,23 @@ def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
     tower.patch_embed.forward = MethodType(_linear_patches, tower.patch_embed)
     AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
     tower.config._attn_implementation = GROUPED_ATTENTION  # noqa: SLF001 - the public setter knows transformers' own names only
+
+    language: Any = model.get_submodule(family.language_model)
+    if hasattr(language, "_deepstack_process"):
+        language._deepstack_process = MethodType(_add_features, language)  # noqa: SLF001 - has no public name
+
+
+def _add_features(
+    language: Any, hidden_states: "torch.Tensor", visual_pos_masks: "torch.Tensor", visual_embeds: "torch.Tensor"
+) -> "torch.Tensor":
+    """Hidden states [B, S, hidden] plus features [image tokens, hidden] where the mask [B, S] is set.
+
+    transformers selects and assigns by the mask, which waits for the GPU five times per layer, backward pass included.
+    """
+    places = _once(visual_pos_masks, lambda mask: mask.flatten().nonzero()[:, 0]).to(hidden_states.device)
+    features = visual_embeds.to(hidden_states.device, hidden_states.dtype)
+    added: torch.Tensor = hidden_states.flatten(0, 1).index_add(0, places, features)
+    return added.view_as(hidden_states)
 
 
 def _linear_patches(embed: Any, patches: "torch.Tensor") -> "torch.Tensor":
@@ -72,7 +90,7 @@ def grouped_attention(  # noqa: PLR0913 - the signature is what transformers cal
     """
     import torch
 
-    parts = _parts_of(cu_seq_lens_q)
+    parts: _Parts = _once(cu_seq_lens_q, lambda bounds: _Parts(tuple(bounds.tolist())))
     if uses_varlen(query.device, query.dtype, query.shape[-1]):
         tensors = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
         bounds = (cu_seq_lens_q, cu_seq_lens_q)
@@ -124,16 +142,16 @@ class _Parts:
 
 
 @lru_cache(maxsize=1)
-def _known_parts() -> "MutableMapping[torch.Tensor, _Parts]":
-    """The parts of every tensor of bounds that is still in use."""
+def _known() -> "MutableMapping[torch.Tensor, Any]":
+    """What `_once` computed of every tensor that is still in use."""
     from torch.utils.weak import WeakTensorKeyDictionary
 
     return WeakTensorKeyDictionary()
 
 
-def _parts_of(bounds: "torch.Tensor") -> _Parts:
-    """The parts that a tensor of bounds describes; all blocks of a forward pass share the tensor."""
-    known = _known_parts()
-    if bounds not in known:
-        known[bounds] = _Parts(tuple(bounds.tolist()))
-    return known[bounds]
+def _once(tensor: "torch.Tensor", compute: "Callable[[torch.Tensor], Any]") -> Any:
+    """A value computed from a tensor, once: all blocks of a forward pass get the same tensor."""
+    known = _known()
+    if tensor not in known:
+        known[tensor] = compute(tensor)
+    return known[tensor]

@@ -5,6 +5,7 @@ uint8, patches take an eighth of the memory of its duplicated fp32 frames: for a
 """
 
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,20 @@ class ImageProcessor:
         """
         import torch
 
-        def scaled(values: tuple[float, ...]) -> torch.Tensor:
-            return (torch.tensor(values, device=patches.device) * 255.0).reshape(1, 3, 1, 1)
-
-        values = patches.to(torch.float32).sub_(scaled(self.limits.mean)).div_(scaled(self.limits.std))
+        mean, std = (_scaled(values, patches.device) for values in (self.limits.mean, self.limits.std))
+        values = patches.to(torch.float32).sub_(mean).div_(std)
         frames = values.unsqueeze(2).expand(-1, -1, self.limits.frames, -1, -1)
         return frames.reshape(len(patches), -1).to(dtype)
 
     def facts(self) -> dict[str, Any]:
         """The settings in effect, for fingerprints and manifests."""
         return {"family": self._family.name, "backend": "torch bicubic antialias uint8", **asdict(self.limits)}
+
+
+@lru_cache(maxsize=8)
+def _scaled(values: tuple[float, ...], device: "torch.device") -> "torch.Tensor":
+    """Mean or standard deviation of the channels on a device, in 0..255; kept, since a copy waits for a GPU."""
+    import torch
+
+    with torch.inference_mode(mode=False):
+        return (torch.tensor(values, device=device) * 255.0).reshape(1, 3, 1, 1)
