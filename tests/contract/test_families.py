@@ -326,8 +326,11 @@ def test_one_call_for_all_images_computes_what_groups_of_them_do(monkeypatch: py
     monkeypatch.setattr(varlen, "varlen_attn", part_by_part)
     torch.manual_seed(0)
     tensors = [torch.randn(1, 3, 30, 8) for _ in range(3)]
-    bounds = [0, 8, 12, 20, 30]
-    grouped, _ = vision_tower.grouped_attention(
-        torch.nn.Module(), *tensors, None, cu_seq_lens_q=torch.tensor(bounds), scaling=0.3
-    )
-    assert torch.allclose(vision_tower._varlen(*tensors, bounds, 0.3)[None], grouped, atol=1e-6)
+    bounds = torch.tensor([0, 8, 12, 20, 30], dtype=torch.int32)
+
+    def attended() -> torch.Tensor:
+        return vision_tower.grouped_attention(torch.nn.Module(), *tensors, None, cu_seq_lens_q=bounds, scaling=0.3)[0]
+
+    grouped = attended()
+    monkeypatch.setattr(vision_tower, "uses_varlen", lambda *_: True)
+    assert torch.allclose(attended(), grouped, atol=1e-6)
