@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 # Files start in the order of tests/conftest.py, the slowest first.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo quick test soak check bench docs vllm-env
+.PHONY: help install demo quick test soak check bench sbom docs vllm-env
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -43,6 +43,10 @@ check: $(STAMP) ## lint, format, types
 bench: $(STAMP) $(VLLM_STAMP) ## run every benchmark and rewrite its results; installs TRL and vLLM to compare with
 	$(UV) sync --quiet --group bench
 	for file in benchmarks/*/run.py; do OMP_NUM_THREADS=1 $(PYTHON) "$$file" || exit 1; done
+
+sbom: $(STAMP) ## sbom.cdx.json: what is installed, with licences, as CycloneDX
+	$(UV) tool run --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py environment --pyproject pyproject.toml \
+	  --output-reproducible --output-file sbom.cdx.json $(PYTHON)
 
 docs: $(STAMP) ## regenerate docs/config.md and schemas/, and build the documentation site into site/
 	$(PYTHON) scripts/make_docs.py

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.json_values import mismatch, parse_json
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
@@ -116,33 +117,23 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, shape: type = dict) -> Any:
-    """The value in a JSON file: an object, or another `shape`.
+def read_json(path: Path, shape: Any = dict) -> Any:
+    """The value in a JSON file: an object, or of another type, such as a TypedDict that documents its fields.
 
     Raises:
-        IntegrityError: not JSON, or of another shape.
+        IntegrityError: not JSON, or of another type.
         EnvironmentProblem, ConfigError: it cannot be read, as in `translate_os_errors`.
     """
     advice = "restore it, or move it away together with what it describes, and run the same command again"
     with translate_os_errors(path):
         data = path.read_bytes()
     try:
-        value = json.loads(data, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(data)
+    except ValueError as error:
         raise IntegrityError(f"{path}: not JSON ({error}); {advice}") from None
-    if not isinstance(value, shape):
-        kinds = {dict: "an object", list: "a list", int: "a whole number"}
-        raise IntegrityError(f"{path}: holds {type(value).__name__} instead of {kinds[shape]}; {advice}")
+    if (wrong := mismatch(value, shape)) is not None:
+        raise IntegrityError(f"{path}: {wrong}; {advice}")
     return value
-
-
-def refuse_constant(name: str) -> None:
-    """For `json.loads`: NaN and Infinity, which Python reads, are not JSON.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(f"{name} is not JSON")
 
 
 def fsync_folder(folder: Path) -> None:

@@ -9,10 +9,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from vlmtune import registry
 from vlmtune.files import append_lines, cut_torn_line, whole_lines
+from vlmtune.json_values import mismatch, parse_json
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_layout import thumbnail_path
 from vlmtune.scoring import JudgeConfig
@@ -54,6 +58,13 @@ def read_verdict(reply: str) -> str | None:
         return bare
     found = _VERDICT.findall(text)
     return found[-1].lower() if found else None
+
+
+class _Verdict(TypedDict):
+    """A line of the file of verdicts."""
+
+    key: str
+    verdict: str
 
 
 class ServerJudge:
@@ -123,12 +134,10 @@ class ServerJudge:
         """Verdicts by key; lines that are not verdicts are asked again."""
         saved: dict[str, str] = {}
         for line in whole_lines(self._cache):
-            try:
-                record = json.loads(line)
-                if record["verdict"] in _PLACES:
+            with suppress(ValueError):
+                record = parse_json(line)
+                if mismatch(record, _Verdict) is None and record["verdict"] in _PLACES:
                     saved[record["key"]] = record["verdict"]
-            except (ValueError, TypeError, KeyError):
-                continue
         return saved
 
     def _ask(

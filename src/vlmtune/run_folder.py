@@ -12,15 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, Required, TextIO, cast
+
+from pydantic import FiniteFloat, PositiveInt
+from typing_extensions import TypedDict
 
 from vlmtune import fault_injection, files
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import fsync_folder, read_json, translate_os_errors, write_atomic, write_json
-from vlmtune.predictions import Controls
+from vlmtune.json_values import mismatch
+from vlmtune.predictions import AdapterDelta, Controls
 from vlmtune.progress import Progress
 from vlmtune.registry import under_current_names
 from vlmtune.run_layout import (
+    ADAPTER_CONFIG,
     ADAPTER_FILES,
     archive_path,
     controls_path,
@@ -33,6 +38,37 @@ from vlmtune.run_layout import (
 )
 
 MANIFEST_VERSION = 1
+
+
+class _Origin(TypedDict, total=False):
+    """Types of what is read from a manifest's `origin`; other parts are only compared and shown."""
+
+    model: dict[str, Any] | None
+    preprocessing: dict[str, Any] | None
+    task: dict[str, Any]
+    dataset: dict[str, Any]
+    inference: dict[str, Any] | None
+    training: dict[str, Any]
+    adapter: str | None
+    evaluation_set: str | None
+    prompt_baseline: dict[str, Any]
+    shard: dict[str, int]
+
+
+class _Manifest(TypedDict, total=False):
+    """Types of what is read from a manifest."""
+
+    artifact: str
+    mock: Required[bool]
+    origin: Required[_Origin]
+    versions: dict[str, str | None]
+    curve: list[dict[str, FiniteFloat | None]]
+    steps: int
+    chosen_step: int
+    trainable_parameters: int
+    stopped_early: bool
+    selection_ids: list[str]
+    resumed_at: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +299,28 @@ def read_manifest(artifact: Path) -> dict[str, Any] | None:
             f"{file}: a manifest of version {version!r}, this vlmtune reads version {MANIFEST_VERSION}; use the one "
             f"that wrote it, or move it away together with {artifact.name}"
         )
-    if not isinstance(manifest.get("origin"), dict) or not isinstance(manifest.get("mock"), bool):
-        raise IntegrityError(f"{file}: not a manifest of vlmtune; move it away together with {artifact.name}")
-    manifest.update(under_current_names(manifest))
+    if isinstance(manifest.get("origin"), dict):
+        manifest.update(under_current_names(manifest))
+    if (wrong := mismatch(manifest, _Manifest)) is not None:
+        raise IntegrityError(f"{file}: no manifest of vlmtune ({wrong}); move it away together with {artifact.name}")
     return manifest
+
+
+class _ShuffledAnswer(TypedDict):
+    id: str | None
+    prediction: str | None
+
+
+class _ShuffledAnswers(TypedDict):
+    lines: list[_ShuffledAnswer]
+
+
+class _Controls(TypedDict, total=False):
+    """Types of what is read from controls; `effect` is the old name of `adapter_delta`."""
+
+    image: _ShuffledAnswers | None
+    adapter_delta: AdapterDelta | None
+    effect: AdapterDelta | None
 
 
 def read_controls(artifact: Path) -> Controls | None:
@@ -276,7 +330,7 @@ def read_controls(artifact: Path) -> Controls | None:
         IntegrityError: the file cannot be read.
     """
     file = controls_path(artifact)
-    return cast(Controls, with_adapter_delta(read_json(file))) if file.is_file() else None
+    return cast(Controls, with_adapter_delta(read_json(file, _Controls))) if file.is_file() else None
 
 
 def with_adapter_delta(content: dict[str, Any]) -> dict[str, Any]:
@@ -332,6 +386,35 @@ def _short(value: Any) -> str:
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds the files that PEFT loads."""
     return all((folder / name).is_file() for name in ADAPTER_FILES)
+
+
+class _AdapterConfig(TypedDict, total=False):
+    """Types of what is read from PEFT's `adapter_config.json`."""
+
+    r: Required[PositiveInt]
+    rank_pattern: dict[str, PositiveInt] | None
+    lora_alpha: FiniteFloat
+    use_rslora: bool
+    use_dora: bool
+    bias: str
+    lora_bias: bool
+    modules_to_save: list[str] | None
+    base_model_name_or_path: str | None
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """PEFT's configuration of an adapter.
+
+    Raises:
+        IntegrityError: it is none of a LoRA.
+    """
+    config: dict[str, Any] = read_json(folder / ADAPTER_CONFIG, _AdapterConfig)
+    return config
+
+
+def largest_rank(config: Mapping[str, Any]) -> int:
+    """The largest rank of any layer of an adapter, from its configuration."""
+    return int(max([config["r"], *(config.get("rank_pattern") or {}).values()]))
 
 
 def hash_adapter(folder: Path) -> str:

@@ -15,6 +15,7 @@ Work in progress is in `.vlmtune/<artifact>-<hash of the provenance>` until the 
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 SAMPLES = "samples.jsonl"
 """Every training sample with its loss; in the work folder, then in the adapter's folder."""
+
+MEASURED = "measured.json"
+"""In an adapter's folder: times, memory and resumptions of the processes that trained it; all else in the folder is the
+same for equal provenance."""
 
 CURVE, RESUMED, BUILT_ADAPTER = "curve.jsonl", "resumed.jsonl", "adapter"
 """In a training's work folder: points of the curve, steps at which it was resumed, the adapter before publication."""
@@ -176,14 +181,25 @@ def folder_manifest_path(folder: Path) -> Path:
     return folder / _FOLDER_MANIFEST
 
 
-def manifested_file(manifest: Path) -> Path | None:
-    """The file that `<stem>.manifest.json` describes, by default `<stem>.jsonl`; None for a file of another name."""
-    if not manifest.name.endswith(_MANIFEST):
-        return None
-    stem = manifest.name.removesuffix(_MANIFEST)
-    siblings = sorted(file for file in manifest.parent.glob(f"{stem}.*") if file.stem == stem)
-    described = (file for file in siblings if not file.name.endswith((_MANIFEST, _CONTROLS, _METRICS)))
-    return next(described, manifest.with_name(f"{stem}.jsonl"))
+def manifested_files(folder: Path) -> list[Path]:
+    """Files and folders directly in a folder that a manifest may describe, there or not; sorted.
+
+    `<stem>.manifest.json` describes the file of that stem, by default `<stem>.jsonl`.
+    """
+    with os.scandir(folder) as entries:
+        names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    described: dict[str, str] = {}
+    for name in sorted(names, reverse=True):
+        if not name.endswith((_MANIFEST, _CONTROLS, _METRICS)):
+            described[name.rpartition(".")[0]] = name
+    stems = [name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST)]
+    files = {described.get(stem, f"{stem}.jsonl") for stem in stems}
+    return [folder / name for name in sorted(files | {name for name, is_folder in names.items() if is_folder})]
+
+
+def is_sidecar(file: Path) -> bool:
+    """Whether a file is a manifest or the controls of another one, by its name."""
+    return file.name.endswith((_MANIFEST, _CONTROLS))
 
 
 def lock_path(root: Path) -> Path:
@@ -292,7 +308,11 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 def checkpoint_paths(work: Path) -> list[Path]:
     """Checkpoints in a work folder, complete or not, oldest first."""
-    return _by_step(work.glob("step-*"))
+    return _by_step(_folders(work.glob("step-*")))
+
+
+def _folders(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.is_dir() and not path.is_symlink()]
 
 
 def _by_step(paths: Iterable[Path]) -> list[Path]:
@@ -308,7 +328,7 @@ def best_adapter_path(work: Path, step: int) -> Path:
 
 def best_adapter_paths(work: Path) -> list[Path]:
     """Folders of `best_adapter_path`; more than one until the earlier ones are pruned."""
-    return _by_step(work.glob("best-*"))
+    return _by_step(_folders(work.glob("best-*")))
 
 
 def validation_answers_path(work: Path, step: int) -> Path:

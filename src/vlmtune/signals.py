@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe point, instead of an exception anywhere."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to stop at the next safe point, instead of an exception anywhere."""
 
 import signal
 import threading
@@ -22,17 +22,19 @@ class StopRequest:
             saved: what has been saved, for the message.
 
         Raises:
-            Interrupted, Terminated: for SIGINT and SIGTERM.
+            Interrupted, Terminated: for SIGINT; for SIGTERM and SIGHUP.
         """
         if self.received is None:
             return
-        kind = Terminated if self.received == signal.SIGTERM else Interrupted
+        kind = Interrupted if self.received == signal.SIGINT else Terminated
         raise kind(f"stopped by {signal.Signals(self.received).name}; {saved}. Run the same command again to resume")
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Handle SIGINT and SIGTERM; a second Ctrl-C stops immediately.
+    """Handle SIGINT, SIGTERM and SIGHUP; a second Ctrl-C stops immediately.
+
+    SIGHUP stays ignored where it is, as `nohup` does.
 
     Python delivers signals to the main thread, and handlers can be set only there: in any other thread none is set, and
     the caller decides what a signal means.
@@ -47,7 +49,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.received = number
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [signal.SIGINT, signal.SIGTERM]
+    handled += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    before = {number: signal.signal(number, handle) for number in handled}
     try:
         yield request
     finally:

@@ -11,8 +11,14 @@ from sources import PACKAGE, texts
 
 FILE_LINES, FUNCTION_LINES, CONTRACT_LINES = 600, 60, 120
 EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
-BROAD = {"src/vlmtune/pipeline/tracking.py": 1}
-"""Where any exception may be caught, and how often: trackers are third-party code."""
+BROAD = {
+    "src/vlmtune/pipeline/tracking.py": 1,
+    "src/vlmtune/processing/_templates.py": 1,
+    "src/vlmtune/processing/chat_template.py": 1,
+    "src/vlmtune/modeling/loading.py": 2,
+}
+"""Where any exception may be caught, and how often: trackers and chat templates are code of others, and libraries raise
+anything on tokenizers, models and adapters that they do not expect."""
 
 READERS = {
     "src/vlmtune/fault_injection.py": {"VLMTUNE_FAULT"},

@@ -14,8 +14,8 @@ from commands import ROOT
 from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
-    "boxes errors fault_injection prefetch terminal text_units types",
-    "distributed families files images metrics registry signals thoughts",
+    "boxes errors fault_injection json_values prefetch terminal text_units types",
+    "containers distributed families files images metrics registry signals thoughts",
     "predictions progress run_layout tasks tracking",
     "hub run_folder",
     "data modeling",

@@ -10,16 +10,11 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import warm_vlmtune
 from process_signals import killed_after, timed
 from sources import PACKAGE
-
-from vlmtune.compare_files import thumbnails
-from vlmtune.report import ReportConfig, html
-from vlmtune.report.rows import images_shown
 
 SMALL = [
     "demo.yaml",
@@ -53,49 +48,18 @@ ASKED = [
     ("train", "checkpoint.published:full:2", 4),
 ]
 
-CLOCKS = (
-    "seconds_since_start_or_resume", "seconds_in_steps", "samples_in_steps", "seconds_waited_for_data", "resumed_at",
-)  # fmt: skip
-"""What an adapter's manifest says of the process that finished it; it begins anew when a run goes on."""
-
-
-def comparison(beside: Path) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(beside.with_name("compare.json").read_text(encoding="utf-8"))
-    return plain
-
-
-def uninterrupted(file: Path) -> dict[str, Any]:
-    """The comparison without the steps at which its training was resumed: they alone may tell two runs apart."""
-    plain = comparison(file)
-    plain["training"].pop("resumed_at", None)
-    return plain
-
-
-def drawn(plain: dict[str, Any], file: Path) -> str:
-    """The page that a comparison makes with the pictures beside it."""
-    shown = ReportConfig()
-    return html.render(plain, thumbnails(images_shown(plain, shown.examples), [file]), shown, "report_rows.csv").text
+MEASURED = "measured.json"
+"""What an adapter's folder says of the processes that trained it: the only file that may tell two runs apart."""
 
 
 def state(folder: Path) -> dict[str, str]:
-    """Every result with its hash: adapter, curve, samples, answers, controls, scores, thumbnails, comparison, page."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and ".vlmtune" not in file.parts:
-            data = file.read_bytes()
-            if file.name == "vlmtune.json":
-                manifest = json.loads(data)
-                assert manifest["curve"][-1].keys() == {"step", "validation_loss"}
-                for clock in CLOCKS:
-                    del manifest[clock]
-                data = json.dumps(manifest).encode()
-            if file.name == "compare.json":
-                data = json.dumps(uninterrupted(file)).encode()
-            if file.name == "report.html" and uninterrupted(file.with_name("compare.json")) != comparison(file):
-                assert data.decode() == drawn(comparison(file), file)
-                data = drawn(uninterrupted(file.with_name("compare.json")), file).encode()
-            found[str(file.relative_to(folder))] = hashlib.sha256(data).hexdigest()
-    return found
+    """Every result with its hash: adapter, samples, answers, manifests, controls, scores, comparison, page."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and ".vlmtune" not in file.parts)
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.name != MEASURED
+    }
 
 
 @pytest.fixture(scope="module")

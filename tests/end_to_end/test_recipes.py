@@ -185,8 +185,11 @@ def test_a_stopped_job_goes_on_from_its_step_and_ends_in_the_report(real: Desk) 
     ended = real.run(TRAIN)
     assert ended.returncode == 0, ended.stderr
     assert real.asked() == ["predict 0", "train 0", "train 0", "run 0"]
-    made = json.loads((real.folder / "out/lora/vlmtune.json").read_text(encoding="utf-8"))
-    assert (made["world_size"], made["steps"], len(made["resumed_at"])) == (2, 3, 1)
+    made, measured = (
+        json.loads((real.folder / "out/lora" / name).read_text(encoding="utf-8"))
+        for name in ("vlmtune.json", "measured.json")
+    )
+    assert (made["world_size"], made["steps"], len(measured["resumed_at"])) == (2, 3, 1)
     assert "baseline_predictions.jsonl is finished" in ended.stderr
     assert (real.folder / "out/report.html").is_file()
 

@@ -204,6 +204,23 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert ended(int(ran.stdout))
 
 
+def test_a_killed_supervisor_leaves_no_server_behind() -> None:
+    """Neither the server, which the system ends, nor what it started, which the parent ends."""
+    code = "import os, time; os.fork(); print(os.getpid(), flush=True); time.sleep(90)"
+    log = open_log()
+    server = Server([sys.executable, "-c", code], http.free_port(), None, log)
+    until = time.monotonic() + 60
+    while len(started := Path(log.name).read_text().split()) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(started) == 2
+    os.kill(server._process.pid, signal.SIGKILL)
+    server._process.wait()
+    with pytest.raises(RemoteError, match="ended unexpectedly"):
+        server.check_alive()
+    server.stop()
+    assert all(ended(int(process)) for process in started)
+
+
 def test_a_refused_adapter_is_an_error_with_the_way_out(adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(adapter, tmp_path / "refused")
     with stand_in() as server:

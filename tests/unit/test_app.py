@@ -1,5 +1,7 @@
 """How a command starts and how it ends."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +48,50 @@ def test_a_custom_module_is_found_in_the_current_folder(tmp_path: Path, monkeypa
     before = list(sys.path)
     assert registry.load("engines", "teams.engine").of_a_team.here
     assert sys.path == before
+
+
+def test_what_the_system_refuses_is_no_bug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another user's run folder, for example."""
+
+    def refused() -> None:
+        raise PermissionError(13, "Permission denied", "/home/somebody/run")
+
+    with pytest.raises(SystemExit) as end:
+        run_and_exit(refused)
+    assert end.value.code == Exit.ENVIRONMENT
+    assert "/home/somebody/run: Permission denied. Allow vlmtune to use it" in capsys.readouterr().err
+
+    def broken() -> None:
+        raise OSError("no file, and no reason")
+
+    with pytest.raises(OSError, match="no reason"):
+        run_and_exit(broken)
+
+
+def test_output_that_cannot_be_written_and_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """Four endings of one short command: a full disk, a closed pipe, no output at all, a deleted current folder."""
+    words = f"{sys.executable} -m vlmtune config schema"
+    gone = tmp_path / "gone"
+    script = f"""
+{words} > /dev/full; echo full $?
+{words} | true; echo pipe ${{PIPESTATUS[0]}}
+{words} >&-; echo closed $?
+mkdir {gone}; cd {gone}; rmdir {gone}; {words.replace("schema", "show demo")} > /dev/null; echo gone $?
+"""
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.stdout.split("\n")[:4] == ["full 4", "pipe 0", "closed 0", "gone 4"]
+    assert ended.stderr == (
+        "error: the output cannot be written: no space left\n"
+        "error: the current folder no longer exists; change to another one\n"
+    )
+
+
+def test_plain_ascii_and_no_home_are_enough(tmp_path: Path) -> None:
+    file = tmp_path / "ä.jsonl"
+    file.write_text('{"id": "é", "prediction": "ein Käfer", "references": ["ein Käfer"]}\n', encoding="utf-8")
+    bare = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("LC_")}
+    words = [sys.executable, "-m", "vlmtune", "score", file.name, "--metrics", "bleu"]
+    plain = {**bare, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    ended = subprocess.run(words, capture_output=True, cwd=tmp_path, env=plain, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert b"bleu" in ended.stdout

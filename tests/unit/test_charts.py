@@ -1,6 +1,5 @@
 """Drawings: well-formed, bounded, named, with tables whose numbers are those of the rows."""
 
-import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from typing import Any
@@ -121,27 +120,12 @@ def test_a_change_has_the_colour_of_its_verdict() -> None:
     assert colours("improved", 0.01, "inconclusive") == ["even"] * 3
 
 
-def test_the_curve_marks_resumptions_and_the_selected_step() -> None:
-    figure = charts.learning_curve({"curve": curve(60), "resumed_at": [20, 30], "chosen_step": 40})
+def test_the_curve_marks_the_selected_step() -> None:
+    figure = charts.learning_curve({"curve": curve(60), "chosen_step": 40})
     assert figure is not None
-    assert figure.svg.count(">resumed<") == 2
     assert figure.svg.count(">selected<") == 1
-    assert "Training was resumed after step 20, 30." in figure.svg
     assert figure.table[0] == ["step", "loss", "validation loss"]
     assert [row[1] for row in figure.table[1:4]] == [f"{point['loss']:.4f}" for point in curve(60)[:3]]
-
-
-def test_marks_that_stand_close_do_not_write_over_each_other() -> None:
-    figure = charts.learning_curve({"curve": curve(100), "resumed_at": [50, 51, 52, 90], "chosen_step": 100})
-    assert figure is not None
-    places = [
-        (float(x), float(y))
-        for x, y in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(?:resumed|selected)<', figure.svg)
-    ]
-    assert len(places) == 4
-    assert figure.svg.count('class="mark"') == 5
-    for n, (x, y) in enumerate(places):
-        assert all(y != row or abs(x - other) >= 58 for other, row in places[:n])
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.31, 0.02), (0, 4999), (1e-7, 3e-7), (5, 5)])

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from builders import judged, lines
+from growth import LINEAR, growth
+from training_leftovers import leave_checkpoint as checkpoint
 from typer.testing import CliRunner
 
 from vlmtune.cli.app import app
@@ -59,24 +61,11 @@ def train(root: Path, mock: bool = False, **facts: Any) -> Path:
     with made.lock():
         built = made.work(adapter, Provenance(TRAINED, mock)) / "adapter"
         built.mkdir()
-        write_json(built / "adapter_config.json", {})
+        write_json(built / "adapter_config.json", {"r": 8})
         save_file({"a": np.zeros(64, np.float32)}, built / "adapter_model.safetensors")
         curve = [{"step": 1, "loss": 4.0}, {"step": 5, "loss": 2.0}, {"step": 9, "loss": 1.0}]
         made.publish(adapter, Provenance(TRAINED, mock), {"curve": curve, "chosen_step": 9, **facts}, built)
     return adapter
-
-
-def checkpoint(work: Path, step: int, whole: bool = True) -> Path:
-    from vlmtune.training.checkpoints import _hash
-
-    made = work / f"step-{step:06d}"
-    made.mkdir(parents=True)
-    (made / "weights.safetensors").write_bytes(bytes(1000 + step))
-    digest = _hash(made / "weights.safetensors") if whole else "0" * 64
-    write_json(
-        made / "complete.json", {"step": step, "optimizer_steps": step, "files": {"weights.safetensors": digest}}
-    )
-    return made
 
 
 def stopped(root: Path, *steps: int) -> Path:
@@ -188,7 +177,7 @@ def test_a_mock_run_says_so(root: Path) -> None:
 
 def test_show_says_what_made_it_and_what_is_next(root: Path) -> None:
     answer(root, "baseline_predictions.jsonl", BASE)
-    train(root, resumed_at=[5])
+    write_json(train(root) / "measured.json", {"resumed_at": [5]})
     said = run("show", root)
     for words in (
         "model tiny (qwen3_vl, config 751dc9d8)",
@@ -534,3 +523,18 @@ def test_no_set_and_no_column_has_the_name_of_what_is_moved_aside(tmp_path: Path
         load(file)
     file.write_text(text.replace("NAME", f"{name}s"))
     load(file)
+
+
+def test_many_files_are_listed_in_linear_time(root: Path) -> None:
+    """Looking for the file of every manifest in the whole folder would be quadratic."""
+    one = answer(root, "a.jsonl", BASE)
+
+    def look(text: str) -> None:
+        for n in range(len(text)):
+            for made in (one, one.with_name("a.manifest.json")):
+                copy = made.with_name(made.name.replace("a", f"b{n}", 1))
+                if not copy.exists():
+                    os.link(made, copy)
+        assert len(inspect_run(root).artifacts) == len(text) + 1
+
+    assert growth(look, "x", 100) < LINEAR

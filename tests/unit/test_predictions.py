@@ -52,7 +52,7 @@ def test_classic_files_are_read(write_jsonl: WriteJsonl) -> None:
         ("{torn", r"p.jsonl:2: not JSON"),
         ("[1]", r"p.jsonl:2: a prediction line is a JSON object"),
         ('{"answer": "x"}', r"p.jsonl:2: .*key 'prediction'"),
-        ('{"prediction": 3}', r"p.jsonl:2: 'prediction' must be text or null \(got int\)"),
+        ('{"prediction": 3}', r"p.jsonl:2: prediction: should be a valid string"),
         ('{"prediction": "x", "references": [1]}', r"p.jsonl:2: 'references' must be"),
         ('{"prediction": "x\\ud800"}', r"p.jsonl:2: .*half a surrogate pair"),
         ('{"id": "a", "prediction": "x"}', r"p.jsonl:2: id 'a' is already used in line 1"),

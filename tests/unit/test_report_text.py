@@ -20,8 +20,8 @@ def test_a_training_in_one_line() -> None:
         {"step": 9, "loss": 1.0},
         {"step": 9, "validation_loss": 3.0},
     ]
-    plain = {"curve": points, "chosen_step": 5, "resumed_at": [3]}
-    assert text.training_summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 selected, resumed after step 3"
+    plain = {"curve": points, "chosen_step": 5}
+    assert text.training_summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 selected"
     assert text.training_summary(None) is None
     assert text.sparkline([1.0] * 3) == "▁▁▁"
     assert text.sparkline([]) == ""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import Notes, make_image, ref
@@ -180,12 +181,14 @@ def test_a_published_result_leaves_no_work_from_which_it_could_come_back(folder:
     make(folder, artifact, origin, "made anew")
 
 
-@pytest.mark.parametrize("other", [{"model": "8B"}, {"model": "tiny"}], ids=["other origin", "equal origin"])
+@pytest.mark.parametrize(
+    "other", [{"model": {"name": "8B"}}, {"model": {"name": "tiny"}}], ids=["other origin", "equal origin"]
+)
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_mock_and_real_results_are_kept_apart(
-    folder: RunFolder, notes: Notes, kind: str, other: dict[str, str]
+    folder: RunFolder, notes: Notes, kind: str, other: dict[str, Any]
 ) -> None:
-    mock = Provenance({"model": "tiny"}, mock=True)
+    mock = Provenance({"model": {"name": "tiny"}}, mock=True)
     if kind == "file":
         artifact = folder.root / "a.jsonl"
         make(folder, artifact, mock)
@@ -231,10 +234,10 @@ def test_the_metrics_of_a_classic_script_are_not_overwritten(folder: RunFolder) 
         ('{"schema_version": 1', r"a.manifest.json: not JSON \("),
         ("\udcff", "a.manifest.json: not JSON"),
         ("[" * 100_000, "a.manifest.json: not JSON"),
-        ("[]", "a.manifest.json: holds list instead of an object"),
+        ("[]", "a.manifest.json: should be a valid dictionary"),
         ('{"schema_version": 2, "origin": {}, "mock": false}', "a manifest of version 2, this vlmtune reads version 1"),
         ("{}", "a manifest of version None"),
-        ('{"schema_version": 1, "origin": [], "mock": false}', "not a manifest of vlmtune"),
+        ('{"schema_version": 1, "origin": [], "mock": false}', "no manifest of vlmtune"),
     ],
 )
 def test_an_unreadable_manifest_is_named(folder: RunFolder, text: str, said: str) -> None:

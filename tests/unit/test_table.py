@@ -1,6 +1,7 @@
 """Tables: what a value is, images in them, memory, the cache, and every way in which a file can be wrong."""
 
 import csv
+import gzip
 import json
 import multiprocessing
 import os
@@ -16,13 +17,16 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 from builders import encoded, make_image
+from growth import LINEAR, growth
 
-from vlmtune import registry
+from vlmtune import containers, registry
+from vlmtune.containers import first_repeated
 from vlmtune.data import _tables, table
 from vlmtune.data._rows import MappedRows
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.hub import cache_file
 from vlmtune.images import decode_rgb
+from vlmtune.predictions import Keys, read_any
 from vlmtune.tasks import grounding
 
 PNG = encoded(make_image(20, 10))
@@ -414,3 +418,29 @@ def test_a_table_that_may_not_be_read_is_named(tmp_path: Path, cache: Path) -> N
     (tmp_path / "locked.csv").chmod(0)
     with pytest.raises(EnvironmentProblem, match="locked.csv: Permission denied; check that it exists"):
         table.open(table.Config(path=str(tmp_path), image=None, references=["a"]), "locked.csv")
+
+
+def test_a_file_that_expands_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One value, stored once, in every row: 100 KB of Parquet are gigabytes of text."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 10_000]))
+    pyarrow.parquet.write_table(pa.table({"caption": column}), tmp_path / "t.parquet", compression="zstd")
+    monkeypatch.setattr(containers, "ALWAYS_ALLOWED", 1_000_000)
+    with pytest.raises(DataError, match=r"t.parquet: the file has [\d,]+ bytes, its content more than"):
+        opened(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t.parquet: the file has [\d,]+ bytes, its content more than"):
+        read_any(tmp_path / "t.parquet", Keys(prediction="caption"))
+    (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(b" " * 3_000_000))
+    with pytest.raises(DataError, match=r"p.jsonl.gz: the file has [\d,]+ bytes, its content more than"):
+        read_any(tmp_path / "p.jsonl.gz")
+
+
+def test_many_columns_are_read_in_linear_time(tmp_path: Path) -> None:
+    def read(text: str) -> None:
+        names = [f"c{n}" for n in range(len(text))]
+        file = tmp_path / f"{len(text)}.csv"
+        file.write_text(",".join(["caption", *names]) + "\n" + ",".join(["a", *names]) + "\n")
+        assert first_repeated([*names, "c3"]) == "c3"
+        assert len(opened(file)) == 1
+        assert len(read_any(file, Keys(prediction="caption")).lines) == 1
+
+    assert growth(read, "x", 2500) < LINEAR

@@ -3,8 +3,12 @@
 Tracebacks are redacted as messages are, because an exception of any library may quote a secret of the environment.
 """
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +17,7 @@ import typer
 from vlmtune.cli import compare, data, export, inspect, run
 from vlmtune.cli.runs import runs_app
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
+from vlmtune.files import DISK_FULL, translate_os_errors
 from vlmtune.terminal import echo, redacted
 
 SUMMARY = "Fine-tune a vision-language model on your own data, and measure whether it helped."
@@ -74,20 +79,67 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
     Any unexpected exception is a bug: it propagates, so that Python exits with 1 after the hook saved the traceback.
     """
     sys.excepthook = _save_traceback
+    _escape_unprintable()
     try:
         # typer turns Ctrl-C into a returned exit code.
         if command() == Interrupted.exit_code:
             raise KeyboardInterrupt
+        if sys.stdout is not None:  # it is None where it was closed before the start
+            sys.stdout.flush()
     except VlmtuneError as error:
         _exit(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _exit("stopped immediately", Interrupted.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as end:
+        # typer turns a closed pipe into an exit.
+        if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
+            raise
+        _discard_output()
         sys.exit(0)
+    except OSError as error:
+        _exit_for_system(error)
     except _UsageError as error:
         message = error.format_message().replace("Value error, ", "")  # of pydantic, in some versions of typer
         _exit(f"{message}{'' if message.endswith(('.', '?')) else '.'} See: vlmtune --help", Exit.USAGE)
     sys.exit(0)
+
+
+def _escape_unprintable() -> None:
+    """Print characters that the terminal's encoding does not have, as in plain ASCII, with a backslash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _exit_for_system(error: OSError) -> NoReturn:
+    """Exit for what the system refuses: a path, in another user's folder for example, a full disk, a folder that is
+    gone. Any other error of the system is a bug.
+    """
+    if error.filename is not None:
+        try:
+            with translate_os_errors(Path(os.fsdecode(error.filename))):
+                raise error
+        except VlmtuneError as named:
+            _exit(str(named), named.exit_code)
+    if error.errno in DISK_FULL:
+        _discard_output()
+        _exit("the output cannot be written: no space left", Exit.ENVIRONMENT)
+    if error.errno == errno.ENOENT and not _has_current_folder():
+        _exit("the current folder no longer exists; change to another one", Exit.ENVIRONMENT)
+    raise error
+
+
+def _has_current_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere: Python would try again as it ends, and fail with another exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit(message: str, code: Exit) -> NoReturn:

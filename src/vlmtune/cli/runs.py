@@ -107,11 +107,9 @@ def gc(
     from vlmtune.maintenance import garbage
     from vlmtune.progress import open_progress
 
-    for run in runs:  # check all of them before deleting anything
-        garbage.find_garbage(run)
-    deletable = []
-    for run in runs:
-        deletable += garbage.collect(run, open_progress("none")) if yes else garbage.find_garbage(run)
+    deletable = [item for run in runs for item in garbage.find_garbage(run)]
+    if yes:  # only after all of them were checked
+        deletable = [item for run in runs for item in garbage.collect(run, open_progress("none"))]
     if as_json:
         echo(json.dumps(garbage.to_json(runs, deletable, yes), ensure_ascii=False))
     else:

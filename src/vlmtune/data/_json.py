@@ -16,6 +16,7 @@ from vlmtune.data._image_refs import open_readable
 from vlmtune.data._json_objects import as_lines, column_names, named
 from vlmtune.data._text import as_utf8, not_text
 from vlmtune.errors import DataError
+from vlmtune.json_values import MAX_DEPTH, is_deep
 
 ENDINGS = (".jsonl", ".json", ".ndjson")
 
@@ -96,7 +97,8 @@ class JsonRows:
     def _value(self, index: int) -> Any:
         """A row as it is written, or why it is not JSON."""
         try:
-            return json.loads(self._bytes(index).decode("utf-8-sig" if self._starts[index] == 0 else "utf-8"))
+            value = json.loads(self._bytes(index).decode("utf-8-sig" if self._starts[index] == 0 else "utf-8"))
+            return RecursionError(f"nested deeper than {MAX_DEPTH} lists and objects") if is_deep(value) else value
         except (ValueError, RecursionError) as error:
             return error
 

@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmtune.containers import bounded, first_repeated
 from vlmtune.data import _download
 from vlmtune.data._arrow import arrow_errors_named
 from vlmtune.data._csv import SEPARATORS, read_csv
@@ -59,7 +60,7 @@ class ArrowRows:
         row = index - self._ends[number] + batch.num_rows
         try:
             record: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{self._where}, row {index}: cannot be read: {error}") from None
         return record
 
@@ -70,7 +71,7 @@ def check_unique(names: list[str], where: str) -> None:
     Raises:
         DataError: two do.
     """
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = first_repeated(names)
     if twice is not None:
         raise DataError(f"{where}: two columns are called {twice!r}; rename one")
 
@@ -80,7 +81,7 @@ def _features(schema: "pa.Schema") -> Mapping[str, Any]:
     metadata = (schema.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(metadata)["info"]["features"] if metadata else {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
@@ -247,6 +248,7 @@ def _convert(file: Path, separator: str | None, sheet: str | None, building: Pat
                 reader: Any = pq.ParquetFile(file)
                 schema, batches = reader.schema_arrow, _joined(reader.iter_batches(BATCH_ROWS))
             schema, batches = decode_dictionaries(schema, validate_batches(batches, where), where)
+            batches = bounded(batches, file.stat().st_size, where)
     check_unique(schema.names, where)
     write_arrow(building, schema, batches)
 

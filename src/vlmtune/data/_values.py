@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmtune.errors import DataError, EmptyField
+from vlmtune.json_values import is_deep
 
 
 def text(value: Any, column: str, at: str) -> str:
@@ -169,9 +170,10 @@ def structured(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
     except (ValueError, RecursionError):
         return value
+    return value if is_deep(parsed) else parsed
 
 
 def hashable(value: Any) -> Any:

@@ -20,6 +20,7 @@ from vlmtune.data._rows import MappedRows
 from vlmtune.data._spilled import StringArray
 from vlmtune.data._text import unzipped
 from vlmtune.errors import DataError
+from vlmtune.json_values import MAX_DEPTH, is_deep
 
 KEY = "key"
 COLUMNS = {"txt": "text", "cls": "label"}
@@ -139,6 +140,8 @@ def _texts(name: str, data: bytes, at: str) -> Mapping[str, Any]:
         return {COLUMNS.get(column, column): text.strip()}
     try:
         value = json.loads(text)
+        if is_deep(value):
+            raise RecursionError(f"nested deeper than {MAX_DEPTH} lists and objects")
     except (ValueError, RecursionError) as error:
         raise DataError(f"{at}, member {name}: not JSON: {error}") from None
     return value if isinstance(value, dict) else {column: value}

@@ -11,15 +11,18 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from vlmtune.dataset_check.near_duplicates import CHROMA_SIDE, SIDE, THUMBNAIL_BYTES
 from vlmtune.errors import ImageError
 from vlmtune.files import append_lines, cut_torn_line, translate_os_errors, whole_lines
 from vlmtune.images import Header, examine, in_memory, pixel_hash
+from vlmtune.json_values import mismatch, parse_json
 from vlmtune.prefetch import KeyLocks
 from vlmtune.types import ImageRef
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 VERSION = 3
 """Version of the lines; images with a line of another version are decoded again."""
+
+PIXELS_BYTES = 16
+"""Size of the hash of an image's pixels."""
 
 TINY = 32
 """An image with a shorter side below this many pixels is tiny: about one token of most models."""
@@ -75,21 +81,45 @@ class ImageFacts:
         )
 
 
+_Hex = Annotated[str, Field(pattern="^([0-9a-f]{2})+$")]
+
+
+class _Broken(TypedDict):
+    """A line about an image that cannot be decoded."""
+
+    v: Literal[3]
+    digest: _Hex
+    error: str
+
+
+class _Readable(TypedDict):
+    """A line about any other image."""
+
+    v: Literal[3]
+    digest: _Hex
+    size: Annotated[list[Annotated[int, Field(gt=0, lt=2**32)]], Field(min_length=2, max_length=2)]
+    properties: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=20)]
+    pixels: _Hex
+    dhash: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    thumbnail: str
+
+
 def _parse(line: bytes) -> ImageFacts | None:
     """The facts in a line; None if it is damaged or of another version."""
     try:
-        plain = json.loads(line)
-        digest = bytes.fromhex(plain["digest"])
-        if plain["v"] != VERSION:
+        plain = parse_json(line)
+        if mismatch(plain, _Broken) is None:
+            return ImageFacts(bytes.fromhex(plain["digest"]), plain["error"])
+        if mismatch(plain, _Readable) is not None:
             return None
-        if "error" in plain:
-            return ImageFacts(digest, plain["error"])
-        width, height = plain["size"]
-        pixels, thumbnail = bytes.fromhex(plain["pixels"]), base64.b64decode(plain["thumbnail"])
-        dhash, properties = int(plain["dhash"], 16), tuple(plain["properties"])
-        return ImageFacts(digest, None, width, height, properties, pixels, dhash, thumbnail)
-    except (ValueError, KeyError, TypeError):
+        pixels, thumbnail = bytes.fromhex(plain["pixels"]), base64.b64decode(plain["thumbnail"], validate=True)
+    except ValueError:
         return None
+    if len(pixels) != PIXELS_BYTES or len(thumbnail) != THUMBNAIL_BYTES:
+        return None
+    digest, dhash, properties = bytes.fromhex(plain["digest"]), int(plain["dhash"], 16), tuple(plain["properties"])
+    width, height = plain["size"]
+    return ImageFacts(digest, None, width, height, properties, pixels, dhash, thumbnail)
 
 
 class ImageIndex:
@@ -156,7 +186,7 @@ class ImageIndex:
         number = self._numbers[facts.digest] = len(self._offsets)
         self._offsets.append(offset)
         self._sides.extend((facts.width, facts.height))
-        self._pixels += facts.pixels or bytes(16)
+        self._pixels += facts.pixels or bytes(PIXELS_BYTES)
         self._dhashes.append(facts.dhash)
         if facts.properties not in self._distinct_sets:
             self._distinct_sets.append(facts.properties)

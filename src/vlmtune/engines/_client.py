@@ -275,7 +275,7 @@ class Client:
         if not isinstance(answer, Answer):
             return answer
         if answer.finish_reason not in ("stop", "length"):
-            reason = f"the server ended the answer for another reason: {answer.finish_reason}"
+            reason = f"the server ended the answer for another reason: {answer.finish_reason:.100}"
             return Failure(request.id, "engine", reason, refused=answer.finish_reason == "content_filter")
         text = answer.text
         if self._encoder is not None and answer.ids is not None:

@@ -11,8 +11,8 @@ import json
 import os
 import socket
 import ssl
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 import httpx2
 
 from vlmtune.errors import EnvironmentProblem
+from vlmtune.json_values import parse_json
 from vlmtune.registry import SECRET_REFERENCE
 from vlmtune.terminal import MIN_SECRET_LENGTH, hide
 
-MAX_REPLY_BYTES = 64 * 1024 * 1024
-"""An answer with its log-probabilities is a thousandth of it."""
+MAX_REPLY_BYTES = 16 * 1024 * 1024
+"""A long answer with its log-probabilities is a hundredth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class NoReply:
 
 
 def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | None = None) -> Reply | NoReply:
-    """POST `body` as JSON, or GET without one; reading the whole reply takes at most about `timeout_s` seconds.
+    """POST `body` as JSON, or GET without one; all of it together takes at most about `timeout_s` seconds.
 
     A key that the server echoes is redacted from the reply, so that it never reaches a file.
     """
@@ -54,18 +55,26 @@ def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | 
     headers |= {b"Authorization": f"Bearer {key}".encode("latin-1")} if key else {}
     content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
     # Proxies of the environment apply to remote servers only.
-    connection: Any = {"timeout": timeout_s, "verify": _tls_context(), "trust_env": not is_local(url)}
-    deadline = time.monotonic() + timeout_s
+    late = NoReply(f"gave no answer in {timeout_s:g} s")
+    limit = _TimeLimit(timeout_s)
     try:
-        with httpx2.stream("POST" if content else "GET", url, content=content, headers=headers, **connection) as reply:
-            data = _redacted(key, _read(reply, deadline))
-            return Reply(reply.status_code, data, _seconds(reply.headers.get("Retry-After")))
+        with (
+            httpx2.Client(verify=_tls_context(), trust_env=not is_local(url), timeout=timeout_s) as client,
+            limit.running(),
+            client.stream(
+                "POST" if content else "GET", url, content=content, headers=headers, extensions={"trace": limit.trace}
+            ) as reply,
+        ):
+            data = _redacted(key, _read(reply))
+            return late if limit.passed else Reply(reply.status_code, data, _seconds(reply.headers.get("Retry-After")))
     except httpx2.TimeoutException:
-        return NoReply(f"gave no answer in {timeout_s:g} s")
+        return late
     except (httpx2.ConnectError, httpx2.ProxyError, httpx2.InvalidURL, ImportError, ValueError) as error:
         # The last two mean that the environment names a proxy of an unsupported kind, such as SOCKS.
         return NoReply(f"cannot be reached ({error})", unreachable=True)
     except httpx2.TransportError as error:
+        if limit.passed:
+            return late
         return NoReply(f"closed the connection ({type(error).__name__})")
 
 
@@ -101,7 +110,7 @@ def is_json(body: bytes) -> bool:
     """Whether a body is complete JSON; a truncated one never is."""
     try:
         json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -109,7 +118,7 @@ def is_json(body: bytes) -> bool:
 def message(body: bytes) -> str:
     """The text of an error reply: OpenAI's {"error": {"message"}}, and the variants of other servers."""
     try:
-        value = json.loads(body)
+        value = parse_json(body)
     except ValueError:
         value = body.decode(errors="replace")
     for key in ("error", "message", "detail"):
@@ -124,18 +133,50 @@ def _tls_context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _read(reply: httpx2.Response, deadline: float) -> bytes:
+class _TimeLimit:
+    """Ends a request from outside after some seconds, wherever it is.
+
+    httpx2's own timeout restarts with every byte, so a server that trickles its headers or its body never reaches it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._socket: socket.socket | None = None
+        self.passed = False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """The time runs inside this block."""
+        self._timer.start()
+        try:
+            yield
+        finally:
+            self._timer.cancel()
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Called by the HTTP library at every event; takes the socket of a new connection, with TLS or without."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self.passed:
+                self._end()
+
+    def _end(self) -> None:
+        self.passed = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _read(reply: httpx2.Response) -> bytes:
     """The body; only its beginning if the connection broke, which the caller notices by its JSON.
 
-    httpx2 has no limit on the whole request: its timeout restarts with every byte, so a trickling server never reaches
-    it. An error counts as a reply whatever happens to its body.
+    An error counts as a reply whatever happens to its body.
     """
     body = bytearray()
     with contextlib.suppress(httpx2.RemoteProtocolError if reply.is_success else httpx2.TransportError):
         for chunk in reply.iter_raw():
             body += chunk
-            if time.monotonic() > deadline:
-                raise httpx2.ReadTimeout("too slow")
             if len(body) > MAX_REPLY_BYTES:
                 raise httpx2.ReadError("too long")
     return bytes(body)

@@ -47,6 +47,9 @@ LogProb = Annotated[float, Field(allow_inf_nan=False, le=1e-3)]
 """Of a probability of at most 1, up to rounding."""
 
 
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class _Likely(BaseModel):
     token: str
     logprob: LogProb
@@ -70,7 +73,7 @@ class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
-    token_ids: list[int] | None = None
+    token_ids: list[_TokenId] | None = None
 
 
 class _Usage(BaseModel):
@@ -83,7 +86,7 @@ class _Completion(BaseModel):
     model: str
     choices: list[_Choice]
     usage: _Usage
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: list[_TokenId] | None = None
 
 
 def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "Encoder | None") -> list[dict[str, Any]]:
@@ -147,9 +150,10 @@ def read_answer(body: bytes, name: str, model_key: str) -> Answer | str:
         without = "; --set inference.logprobs=false does without log-probabilities" if "logprob" in field else ""
         return f"the reply is not a chat completion: {field + ': ' if field else ''}{first['msg']}{without}"
     if completion.model != name:
+        answered = completion.model[:200]
         raise IntegrityError(
-            f"requested model {name!r}, but the server answered as {completion.model!r}. If that is the full name of "
-            f"the same model, set {model_key}: {completion.model}"
+            f"requested model {name!r}, but the server answered as {answered!r}. If that is the full name of "
+            f"the same model, set {model_key}: {answered}"
             + (" (for an adapter: served_adapter)" if model_key.endswith("served_model") else "")
         )
     if not completion.choices:
@@ -157,7 +161,7 @@ def read_answer(body: bytes, name: str, model_key: str) -> Answer | str:
     choice = completion.choices[0]
     reasoning = choice.message.reasoning_content or choice.message.reasoning
     if choice.message.content is None and not reasoning:
-        return f"the server sent no text (finish_reason {choice.finish_reason})"
+        return f"the server sent no text (finish_reason {choice.finish_reason!s:.100})"
     tokens = (choice.logprobs.content if choice.logprobs else None) or []
     return Answer(
         text=choice.message.content or "",

@@ -23,7 +23,8 @@ from typing import IO, TYPE_CHECKING
 from vlmtune.engines import _http as http
 from vlmtune.engines._http import SERVER_KEY, with_environment
 from vlmtune.errors import AdapterRefused, EnvironmentProblem, RemoteError
-from vlmtune.files import read_json
+from vlmtune.json_values import mismatch, parse_json
+from vlmtune.run_folder import largest_rank, read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def served(folder: Path) -> ServedAdapter:
     """
     from safetensors import safe_open
 
-    config = read_json(folder / ADAPTER_CONFIG)
-    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    config = read_adapter_config(folder)
+    rank = largest_rank(config)
     unsupported = {
         "DoRA": config.get("use_dora"),
         "modules_to_save (whole trained layers)": config.get("modules_to_save"),
@@ -225,9 +226,11 @@ class Server:
     def version(self) -> str | None:
         """Version of vLLM; None if the server does not report it."""
         reply = http.send(f"{self._root}/version", self._key, QUERY_TIMEOUT_S)
-        body = json.loads(reply.body) if isinstance(reply, http.Reply) and reply.status == 200 else {}
-        version: str | None = body.get("version")
-        return version
+        body = reply.body if isinstance(reply, http.Reply) and reply.status == 200 else b"null"
+        with contextlib.suppress(ValueError):
+            version = (value := parse_json(body)) and mismatch(value, dict[str, str]) is None and value.get("version")
+            return str(version)[:100] if version else None
+        return None
 
     @property
     def running(self) -> bool:
@@ -241,6 +244,7 @@ class Server:
             RemoteError: it has.
         """
         if not self.running:
+            self._kill_group()
             raise RemoteError(
                 "vLLM's server ended unexpectedly; the answers so far are saved: run the same command again"
                 f"{self.log_tail()}"
@@ -259,14 +263,17 @@ class Server:
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._kill_group()
+        self._process.wait()
         if self._log is not None:
             self._log.close()
+
+    def _kill_group(self) -> None:
+        """Kill what is left of the supervisor and of all that it started; a killed supervisor could not."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def open_log() -> IO[bytes]:

@@ -2,16 +2,47 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import FiniteFloat, PositiveFloat
+from typing_extensions import TypedDict
 
 from vlmtune.errors import IntegrityError
 from vlmtune.files import read_json, translate_os_errors
+from vlmtune.json_values import mismatch
 from vlmtune.run_folder import hash_adapter, is_adapter
+from vlmtune.run_layout import is_sidecar
 
 _VERDICT = 400
 """A comparison has its verdict in this many first bytes, so that other large JSON files are not parsed."""
 
-_SHAPE = {"schema_version": int, "status": str, "verdict": str, "metrics": list, "warnings": list, "settings": dict}
+
+class _Metric(TypedDict):
+    name: str
+    a: FiniteFloat
+    b: FiniteFloat
+    delta: FiniteFloat
+    scale: PositiveFloat
+
+
+class _Settings(TypedDict, total=False):
+    a: dict[str, Any]
+    b: dict[str, Any]
+
+
+class _Comparison(TypedDict):
+    """Types of what is read from a comparison."""
+
+    schema_version: int
+    status: str
+    verdict: str
+    metrics: list[_Metric]
+    warnings: list[str]
+    settings: _Settings
+    seeds: NotRequired[dict[str, Any] | None]
+    evaluation_set: NotRequired[str | None]
+
+
 _MOCK = "made with USE_MOCK"
 """Beginning of the warning in every comparison of mock answers."""
 
@@ -22,7 +53,7 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     Comparisons of the config's own rows come before those of additional evaluation sets, then shorter names first.
     """
     parsed, problems = [], []
-    for file in sorted(path for path in root.glob("*.json") if path.is_file()):
+    for file in sorted(path for path in root.glob("*.json") if not is_sidecar(path) and path.is_file()):
         with translate_os_errors(file), file.open("rb") as stream:
             head = stream.read(_VERDICT)
         if b'"verdict"' not in head:
@@ -41,11 +72,7 @@ def comparisons(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _is_comparison(plain: Mapping[str, Any]) -> bool:
     """Whether every field that is read from it exists and has the right type."""
-    shaped = all(isinstance(plain.get(key), kind) for key, kind in _SHAPE.items())
-    return shaped and all(
-        isinstance(entry, dict) and isinstance(entry.get("name"), str) and {"a", "b", "delta"} <= entry.keys()
-        for entry in plain["metrics"]
-    )
+    return mismatch(plain, _Comparison) is None
 
 
 def is_mock(file: Path) -> bool:

@@ -3,14 +3,17 @@
 A run folder holds the state folder `.vlmtune`, or an artifact with a manifest.
 """
 
-import json
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, NonNegativeFloat
+from typing_extensions import TypedDict
 
 from vlmtune.errors import ConfigError, FolderLocked, IntegrityError
 from vlmtune.files import building_path, is_locked, read_json, translate_os_errors, whole_lines
@@ -30,7 +33,7 @@ from vlmtune.run_layout import (
     folder_manifest_path,
     lock_path,
     manifest_path,
-    manifested_file,
+    manifested_files,
     status_path,
     work_folders,
     work_key,
@@ -61,16 +64,17 @@ class Artifact:
 
 def artifact_paths(root: Path) -> Iterator[Path]:
     """Artifacts that have a manifest, readable or not. The artifact itself may be missing."""
-    for path in sorted(root.iterdir()):
-        artifact = manifested_file(path) if path.is_file() else path
-        if artifact is None or path.name.startswith(".") or not manifest_path(artifact).is_file():
-            continue
-        if not is_foreign(manifest_path(artifact)) and not _is_damaged(artifact):
+    for artifact in manifested_files(root):
+        manifest = manifest_path(artifact)
+        if manifest.is_file() and not is_foreign(manifest) and not _is_damaged(artifact):
             yield artifact
 
 
 def is_foreign(manifest: Path) -> bool:
     """Whether another program wrote a file with the name of a manifest: it is valid JSON without our schema version."""
+    with translate_os_errors(manifest):
+        if b'"schema_version"' in manifest.read_bytes():
+            return False
     try:
         return "schema_version" not in read_json(manifest)
     except IntegrityError:
@@ -133,7 +137,19 @@ State = Literal["running", "stopped", "finished", "partial", "damaged"]
 """`running`: a process works here; `stopped`: it can be resumed; `finished`: it has a current comparison; `partial`:
 some steps are finished; `damaged`: a file cannot be read."""
 
-_STATUS = {"step": str, "done": int, "total": int, "facts": dict, "at": float | int, "command": list}
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class _Status(TypedDict):
+    """Types of the fields of a status file."""
+
+    step: str
+    done: _Count
+    total: _Count
+    facts: dict[str, float | int | str]
+    at: float
+    command: Annotated[list[str], Field(min_length=1)]
+    rate: NotRequired[NonNegativeFloat | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +280,7 @@ def inspect_run(root: Path) -> Run:
         compared, torn = comparison_status.comparisons(root)
         compared = [one for one in compared if not archive_kind(root / one["file"])]
         comparison = next((one for one in compared if one.get("evaluation_set") is None), None)
-        files = [entry for path in root.rglob("*") if (entry := _entry(path)) is not None]
+        files = list(_entries(str(root)))
     return Run(
         root=root,
         owner=owner(root),
@@ -280,13 +296,16 @@ def inspect_run(root: Path) -> Run:
     )
 
 
-def _entry(path: Path) -> tuple[int, float] | None:
-    """(size in bytes, mtime) of a file; None for anything else, and for a file deleted in the meantime."""
-    try:
-        entry = path.lstat()
-    except FileNotFoundError:
-        return None
-    return (entry.st_size, entry.st_mtime) if path.is_file() else None
+def _entries(folder: str) -> Iterator[tuple[int, float]]:
+    """(size in bytes, mtime) of every file in a folder and those below; not of one deleted in the meantime."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _entries(entry.path)
+                elif entry.is_file():
+                    status = entry.stat(follow_symlinks=False)
+                    yield status.st_size, status.st_mtime
 
 
 def owner(root: Path) -> Owner | None:
@@ -308,17 +327,10 @@ def owner(root: Path) -> Owner | None:
 def status(root: Path) -> dict[str, Any] | None:
     """The status of a run that is live or ended early; None if it ended normally or the file is malformed."""
     try:
-        fields = json.loads(status_path(root).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        fields: dict[str, Any] = read_json(status_path(root), _Status)
+    except (ConfigError, IntegrityError):
         return None
-    if not isinstance(fields, dict) or not all(isinstance(fields.get(key), kind) for key, kind in _STATUS.items()):
-        return None
-    known = {"rate": None, **fields}
-    return known if isinstance(known["rate"], float | int | None) and all(map(_is_text, known["command"])) else None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return {"rate": None, **fields}
 
 
 def work_in_progress(root: Path) -> list[Work]:

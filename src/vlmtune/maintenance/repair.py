@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlmtune.errors import DataError, IntegrityError
-from vlmtune.files import cut_torn_line, is_locked, read_json, translate_os_errors
+from vlmtune.files import cut_torn_line, is_locked, translate_os_errors
 from vlmtune.maintenance.inspect import Artifact, Run, artifact_paths, inspect_run, require_idle
 from vlmtune.predictions import read
 from vlmtune.progress import Progress
-from vlmtune.run_folder import RunFolder, read_manifest
+from vlmtune.run_folder import RunFolder, read_adapter_config, read_manifest
 from vlmtune.run_layout import (
     ADAPTER_FILES,
     archive_path,
@@ -182,7 +182,7 @@ def _adapter(artifact: Artifact) -> Iterator[Damage]:
         yield Damage(artifact.path, f"has no {missing[0]}", "archive")
         return
     try:
-        read_json(config)
+        read_adapter_config(artifact.path)
         with safe_open(weights, framework="numpy"):
             pass
     except (IntegrityError, SafetensorError) as error:

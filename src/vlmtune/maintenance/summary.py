@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from vlmtune.files import read_json
 from vlmtune.maintenance.inspect import Artifact, Run, Work
 from vlmtune.report import text
 from vlmtune.report.text import fixed, precision, signed
-from vlmtune.run_layout import checkpoint_step
+from vlmtune.run_layout import MEASURED, checkpoint_step
 from vlmtune.training import checkpoints
 
 
@@ -148,9 +151,24 @@ def _work(work: Work, resumable: bool) -> dict[str, Any]:
 
 def _training(run: Run) -> dict[str, Any] | None:
     """The first adapter's training: curve, selected step, resumptions."""
-    manifest = next((one.manifest for one in run.artifacts if one.kind == "adapter" and not one.archived), None)
-    keys = ("steps", "chosen_step", "resumed_at", "curve")
-    return {key: manifest[key] for key in keys if key in manifest} if manifest else None
+    adapter = next((one for one in run.artifacts if one.kind == "adapter" and not one.archived), None)
+    if adapter is None:
+        return None
+    keys = ("steps", "chosen_step", "curve")
+    return {key: adapter.manifest[key] for key in keys if key in adapter.manifest} | {
+        "resumed_at": _resumed_at(adapter)
+    }
+
+
+class _Measured(TypedDict, total=False):
+    resumed_at: list[int]
+
+
+def _resumed_at(adapter: Artifact) -> list[int]:
+    """Steps at which its training was resumed; earlier versions noted them in the manifest."""
+    file = adapter.path / MEASURED
+    measured = read_json(file, _Measured) if file.is_file() else adapter.manifest
+    return list(measured.get("resumed_at") or [])
 
 
 def describe(run: Mapping[str, Any]) -> str:
@@ -164,6 +182,8 @@ def describe(run: Mapping[str, Any]) -> str:
         lines.append(f"  {one['kind']:<11} {Path(one['path']).name}{archived}")
         lines += [f"    {line}" for line in _facts(one["manifest"])]
     trained = text.training_summary(run["training"])
+    if trained and run["training"]["resumed_at"]:
+        trained += f", resumed after step {', '.join(map(str, run['training']['resumed_at']))}"
     lines += [f"  curve       {trained}"] if trained else []
     for one in run["work"]:
         lines += _in_progress(one) if one["resumable"] else [_of_another(one)]

@@ -63,7 +63,7 @@ def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
     """The JSON objects in some lines; others are skipped, since checking the files is up to the run itself."""
     objects = []
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             objects.append(json.loads(line))
     return [one for one in objects if isinstance(one, dict)]
 

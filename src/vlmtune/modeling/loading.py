@@ -14,9 +14,10 @@ import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
+from typing_extensions import TypedDict
 
 from vlmtune import registry
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
@@ -26,6 +27,7 @@ from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.modeling.weights_hash import hash_weights
 from vlmtune.registry import BaseConfig
+from vlmtune.run_folder import largest_rank, read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
@@ -126,6 +128,28 @@ class Checkpoint:
         }
 
 
+_Size = Annotated[int, Field(gt=0, lt=10**8)]
+
+
+class _Sizes(TypedDict, total=False):
+    """Sizes in a `config.json`, within what a machine can hold; building a model of others takes forever."""
+
+    num_hidden_layers: Annotated[int, Field(gt=0, lt=10_000)]
+    depth: Annotated[int, Field(gt=0, lt=10_000)]
+    hidden_size: _Size
+    intermediate_size: _Size
+    vocab_size: _Size
+    max_position_embeddings: _Size
+
+
+class _ModelConfig(_Sizes, total=False):
+    """Types of what is read from a checkpoint's `config.json`."""
+
+    model_type: str | None
+    text_config: _Sizes
+    vision_config: _Sizes
+
+
 def find_checkpoint(config: ModelConfig) -> Checkpoint:
     """Find a checkpoint, and download its configuration and tokenizer if they are not local; no weights, no torch.
 
@@ -138,7 +162,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     file = folder / "config.json"
     if not file.is_file():
         raise IntegrityError(f"{folder}: no config.json; model.name must be a Hub name or a folder with a checkpoint")
-    settings = read_json(file)
+    settings = read_json(file, _ModelConfig)
     ignored = {"transformers_version", "dtype", "torch_dtype", "_name_or_path"}
     kept = json.dumps({k: v for k, v in settings.items() if k not in ignored}, sort_keys=True)
     return Checkpoint(
@@ -257,7 +281,9 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     except OSError as error:
         raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
     except (SafetensorError, RuntimeError) as error:
-        raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {str(error).splitlines()[0]}") from None
+        raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {_first_line(error)}") from None
+    except Exception as error:  # transformers raises anything on a configuration that it does not expect
+        raise IntegrityError(f"{checkpoint.name} cannot be loaded from its config.json: {_first_line(error)}") from None
     bad = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if bad:
         raise IntegrityError(
@@ -273,6 +299,11 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     model.eval()
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _first_line(error: Exception) -> str:
+    """The kind of an error of a library, and the beginning of its message."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.300}"
 
 
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
@@ -291,14 +322,17 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
         raise IntegrityError(f"{folder}: not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})")
     refuse_not_finite(folder)
+    rank = largest_rank(read_adapter_config(folder))
     with safe_open(file, "pt") as weights:
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    if not any(rank in shape for shape in given.values()):
+        raise IntegrityError(f"{folder}: {ADAPTER_CONFIG} has the rank {rank}, but no weight in {ADAPTER_WEIGHTS} has")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT only warns of mismatches, which are an error below
             adapted = PeftModel.from_pretrained(model, str(folder))
-    except (RuntimeError, ValueError) as error:
-        raise IntegrityError(f"{folder}: this adapter does not fit the model: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # PEFT raises anything on a configuration that it does not expect
+        raise IntegrityError(f"{folder}: this adapter does not fit the model: {_first_line(error)}") from None
     wanted = {
         name: tuple(value.shape)
         for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
@@ -335,4 +369,4 @@ def refuse_not_finite(folder: Path) -> None:
 
 
 def _base_of(folder: Path) -> str:
-    return read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "not recorded"
+    return read_adapter_config(folder).get("base_model_name_or_path") or "not recorded"

@@ -18,7 +18,7 @@ from vlmtune.hub import http_error
 from vlmtune.modeling.loading import TINY
 from vlmtune.pipeline.session import Session
 from vlmtune.report import model_card
-from vlmtune.run_folder import read_manifest
+from vlmtune.run_folder import read_adapter_config, read_manifest
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_FILES, folder_manifest_path
 from vlmtune.scoring.judge import warnings as judge_warnings
 from vlmtune.scoring.results import ComparisonResult
@@ -95,7 +95,7 @@ def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]
         folder.mkdir(parents=True, exist_ok=True)
         for file in ADAPTER_FILES:
             shutil.copy(adapter / file, folder / file)
-    adapter_config = {**read_json(folder / ADAPTER_CONFIG), "base_model_name_or_path": base}
+    adapter_config = {**read_adapter_config(folder), "base_model_name_or_path": base}
     write_json(folder / ADAPTER_CONFIG, adapter_config)
     manifest, comparison = _public_manifest(manifest, base), _public_comparison(comparison)
     write_json(folder_manifest_path(folder), manifest)
@@ -146,7 +146,7 @@ def _comparison(session: Session, adapter: Path, force: bool) -> ComparisonResul
     file = session.files.comparison
     if not file.is_file():
         raise ConfigError(f"{file} does not exist: an adapter is pushed with its comparison. Run: vlmtune run CONFIG")
-    comparison: ComparisonResult = read_json(file)
+    comparison: ComparisonResult = read_json(file, ComparisonResult)
     if comparison["settings"]["b"].get("adapter") != session.verify_adapter(adapter):
         raise IntegrityError(f"{file} is about another adapter than {adapter}; run the eval step again")
     if comparison["status"] not in GOOD_ENOUGH and not force:

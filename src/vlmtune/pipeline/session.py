@@ -15,14 +15,20 @@ from vlmtune.dataset_check.quarantine import Quarantine, Remaining
 from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, launched_world_size
 from vlmtune.engines import Engine, InferenceConfig
 from vlmtune.errors import ConfigError, IntegrityError
-from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inference import resolved, thinking_warning
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent, Style, open_progress
-from vlmtune.run_folder import Provenance, RunFolder, differences, hash_adapter, read_manifest
-from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_FILES, RunFiles, status_path
+from vlmtune.run_folder import (
+    Provenance,
+    RunFolder,
+    differences,
+    hash_adapter,
+    read_adapter_config,
+    read_manifest,
+)
+from vlmtune.run_layout import ADAPTER_FILES, RunFiles, status_path
 from vlmtune.signals import StopRequest, stop_on_signal
 from vlmtune.tasks import Task, for_model
 from vlmtune.training.dataset import TrainingExamples
@@ -205,7 +211,7 @@ class Session:
                 )
             for line in differences(trained.get("model"), here["model"], "model"):
                 self.progress.note(f"{adapter} fits, though {line}")
-        elif (base := read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")) != self.config.model.name:
+        elif (base := read_adapter_config(adapter).get("base_model_name_or_path")) != self.config.model.name:
             self.progress.note(f"{adapter} names its base model as {base!r}; this is {self.config.model.name!r}")
         return hash_adapter(adapter)
 

@@ -1,7 +1,6 @@
 """The train step: an adapter folder with its manifest and training logs."""
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
-from vlmtune.files import whole_lines, write_bytes
+from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
 from vlmtune.pipeline.predict import truth_lines
 from vlmtune.pipeline.session import Session, rows_facts, training_examples, training_set
@@ -19,7 +18,7 @@ from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import compare_with_measured
 from vlmtune.progress import Progress, Silent
 from vlmtune.run_folder import Provenance
-from vlmtune.run_layout import BUILT_ADAPTER, CURVE, SAMPLES, THUMBNAILS, validation_answers_path
+from vlmtune.run_layout import BUILT_ADAPTER, CURVE, MEASURED, SAMPLES, THUMBNAILS, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.training.config import TrainingConfig
@@ -43,6 +42,16 @@ NO_EFFECT_ON_ADAPTER = {
 ADDED_SETTINGS = ("thinking",)
 """Keys of `training` that manifests hold only where they are not at their defaults, as those of earlier versions lack
 them."""
+
+OF_THE_PROCESS = (
+    "seconds_since_start_or_resume",
+    "seconds_in_steps",
+    "samples_in_steps",
+    "seconds_waited_for_data",
+    "peak_bytes_of_longest_sequence",
+    "peak_bytes_over_model",
+)
+"""Facts about the process that finished a training; an equal training on another day has others."""
 
 
 def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]:
@@ -74,7 +83,7 @@ def check_rows(session: Session) -> ExampleLengths:
 
 
 def _train(session: Session, lengths: ExampleLengths | None) -> Path:
-    from vlmtune.training.log import resumed_at
+    from vlmtune.training.log import read_steps, resumed_at
     from vlmtune.training.trainer import TrainingJob, train
 
     config, artifact = session.config, session.files.adapter
@@ -113,12 +122,14 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
     if session.processes.is_main:
         if facts.get("device") == "cuda":
             _compare_with_plan(session, [train_rows, *mixed], facts)
-        curve = [json.loads(line) for line in whole_lines(work / CURVE)]
+        curve = read_steps(work / CURVE)
         # Copied, not moved: a run that resumes after a crash here finds its lines where they were.
         write_bytes(built / SAMPLES, (work / SAMPLES).read_bytes())
         ids = [validation_rows.id(row) for row in range(len(validation_rows))] if config.training.best_metric else []
-        logs = {"curve": curve, "resumed_at": resumed_at(work)}
-        session.folder.publish(artifact, provenance, {**facts, **logs, "selection_ids": ids}, built)
+        measured = {key: facts[key] for key in OF_THE_PROCESS} | {"resumed_at": resumed_at(work)}
+        write_json(built / MEASURED, measured)
+        made = {key: value for key, value in facts.items() if key not in OF_THE_PROCESS}
+        session.folder.publish(artifact, provenance, {**made, "curve": curve, "selection_ids": ids}, built)
         for tracker in trackers:
             tracker.finish(facts)
     return artifact

@@ -153,6 +153,7 @@ def _line(row: Row, layout: Layout, flat: bool, ignored: Sequence[str]) -> Line:
     references = _references(record, layout, flat)
     if layout.tool == VLMTUNE:
         converted = {**record, "prediction": reply.text, "references": references, "id": _id(record, layout, at)}
+        converted["image"] = None  # read below: it may be the image itself
         line = line_of({**converted, "failure": record.get("failure") or reply.failure}, at)
     else:
         rest = {key: plain(value) for key, value in record.items() if key not in layout.consumed()}

@@ -4,6 +4,7 @@ Lines of vlmtune have all that a score needs, so scoring never reads the dataset
 keys, and `schemas/prediction.schema.json` is generated from it. `NAME.controls.json` (`Controls`) is next to the file.
 """
 
+import codecs
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
 
+from pydantic import FiniteFloat, NonNegativeInt
 from typing_extensions import TypedDict
 
 from vlmtune.errors import DataError
-from vlmtune.files import refuse_constant
+from vlmtune.json_values import mismatch, parse_json
 
 LOGPROB_DIGITS = 4
 """Decimals of a log-probability in the file."""
@@ -139,6 +141,24 @@ NOT_TRUTH = ("id", "prediction", "failure", "logprob", "cluster", "meta", "refer
 """Keys of a record that are not truth; references are read separately, as classic scripts spell them in two ways."""
 
 
+_Name = str | int | float | None
+
+
+class _Checked(TypedDict, total=False):
+    """Types of the keys that a `Line` takes over; ids of classic scripts may be numbers."""
+
+    id: _Name
+    prediction: str | None
+    failure: FailureRecord | None
+    unparsed: str | None
+    finish_reason: str | None
+    tokens: NonNegativeInt | None
+    token_logprobs: list[FiniteFloat] | None
+    image: str | None
+    cluster: _Name
+    meta: dict[str, Any] | None
+
+
 def read(file: Path) -> list[Line]:
     """All lines of a prediction file, of vlmtune or of a classic script (`prediction`, `reference` or `references`).
 
@@ -173,11 +193,8 @@ def check_ids(lines: Sequence[tuple[str, Line]]) -> None:
 
 def _line(text: bytes, at: str) -> Line:
     try:
-        record = json.loads(text.decode("utf-8-sig"), parse_constant=refuse_constant)
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeError:
-        raise DataError(f"{at}: not UTF-8, or half a surrogate pair; save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
+        record = parse_json(text.removeprefix(codecs.BOM_UTF8))
+    except ValueError as error:
         raise DataError(f"{at}: not JSON: {error}") from None
     if not isinstance(record, dict) or "prediction" not in record:
         raise DataError(f"{at}: a prediction line is a JSON object with the key 'prediction'")
@@ -190,11 +207,11 @@ def line_of(record: Mapping[str, Any], at: str) -> Line:
     Raises:
         DataError: a value is of another type; names its place.
     """
+    if (wrong := mismatch(record, _Checked)) is not None:
+        raise DataError(f"{at}: {wrong}; the keys of a prediction line are in docs/prediction-files.md")
     prediction, failure = record["prediction"], record.get("failure")
     if prediction is None:
         failure = failure or {"stage": "engine", "reason": "no prediction recorded"}
-    elif not isinstance(prediction, str):
-        raise DataError(f"{at}: 'prediction' must be text or null (got {type(prediction).__name__})")
     row_id, cluster = record.get("id"), record.get("cluster")
     truth = {key: value for key, value in record.items() if key not in NOT_TRUTH}
     return Line(

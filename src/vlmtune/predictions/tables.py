@@ -19,11 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmtune.containers import bounded, first_repeated, most_bytes, too_large
 from vlmtune.errors import DataError, EnvironmentProblem
+from vlmtune.json_values import MAX_DEPTH, is_deep
 from vlmtune.predictions.names import is_answer, is_row
 
 CELL_BYTES = 1 << 30
 """Largest value of a CSV file."""
+
+BATCH_ROWS = 64
+"""Rows of Parquet that are expanded at once."""
 
 SEPARATORS = (",", "\t", ";", "|")
 
@@ -77,7 +82,11 @@ def read_table(file: Path) -> Table:
 
 def _unzipped(data: bytes, file: Path) -> bytes:
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            content = stream.read(most_bytes(len(data)) + 1)
+        if len(content) > most_bytes(len(data)):
+            raise too_large(str(file), len(data))
+        return content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: the gzip file is damaged or cut off ({error}); copy it again") from None
 
@@ -134,6 +143,8 @@ def _concatenated(text: str) -> list[Any]:
 def _parsed(text: str, at: str) -> Any:
     try:
         value = json.loads(text)
+        if is_deep(value):
+            raise RecursionError(f"nested deeper than {MAX_DEPTH} lists and objects")
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(f"{at}: half a surrogate pair, which is no character; write the file again as UTF-8") from None
@@ -222,7 +233,7 @@ def _csv_rows(text: str, file: Path) -> Iterator[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names = next(reader)
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = first_repeated(names)
         if twice is not None:
             raise DataError(f"{file}:1: two columns are called {twice!r}; rename one")
         line = reader.line_num + 1
@@ -242,21 +253,25 @@ def _csv_rows(text: str, file: Path) -> Iterator[Row]:
 def _parquet(data: bytes, file: Path) -> Table:
     import pyarrow.parquet as pq
 
-    return _arrow_table(lambda: pq.read_table(io.BytesIO(data)), file)
+    return _arrow_table(lambda: pq.ParquetFile(io.BytesIO(data)).iter_batches(BATCH_ROWS), len(data), file)
 
 
 def _arrow(data: bytes, file: Path) -> Table:
     import pyarrow as pa
 
-    return _arrow_table(lambda: pa.ipc.open_file(io.BytesIO(data)).read_all(), file)
+    def batches() -> Iterator[Any]:
+        reader = pa.ipc.open_file(io.BytesIO(data))
+        return (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+    return _arrow_table(batches, len(data), file)
 
 
-def _arrow_table(read: Callable[[], Any], file: Path) -> Table:
+def _arrow_table(batches: Callable[[], Iterator[Any]], size: int, file: Path) -> Table:
     import pyarrow as pa
 
     try:
-        records = read().to_pylist()
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        records = [record for batch in bounded(batches(), size, str(file)) for record in batch.to_pylist()]
+    except (RecursionError, pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{file}: cannot be read: {error!s:.300}; write the file again") from None
     return Table(file, [Row(f"{file}, row {number}", record) for number, record in enumerate(records, start=1)])
 
@@ -279,7 +294,7 @@ def _excel(data: bytes, file: Path) -> Table:
         raise DataError(f"{file}: not a readable Excel file ({error}); save it again, or as .csv") from None
     header = next(iter(cells), [])
     names = {number: str(name) for number, name in enumerate(header) if name is not None}
-    twice = next((name for name in names.values() if list(names.values()).count(name) > 1), None)
+    twice = first_repeated(list(names.values()))
     if twice is not None:
         raise DataError(f"{file}: two columns are called {twice!r}; rename one")
     rows = [

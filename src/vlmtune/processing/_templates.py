@@ -7,8 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from vlmtune.errors import DataError, IntegrityError
 from vlmtune.files import read_json
+from vlmtune.json_values import mismatch
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -16,6 +19,13 @@ if TYPE_CHECKING:
 TEMPLATE_FILE = "chat_template.jinja"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Variables of templates that a tokenizer's settings define."""
+
+
+class _Named(TypedDict):
+    """One of several templates."""
+
+    name: str
+    template: str
 
 
 class ChatTemplate:
@@ -63,9 +73,8 @@ class ChatTemplate:
         for name in ("chat_template.json", "tokenizer_config.json"):
             file = folder / name
             template = read_json(file).get("chat_template") if file.is_file() else None
-            if isinstance(template, list):  # several by name
-                named = {one["name"]: one["template"] for one in template}
-                template = named.get("default")
+            if mismatch(template, list[_Named]) is None:
+                template = {one["name"]: one["template"] for one in template}.get("default")
             if isinstance(template, str):
                 return cls(template, str(file), variables)
         raise IntegrityError(
@@ -83,14 +92,14 @@ class ChatTemplate:
             DataError: the template refuses the conversation (`raise_exception`).
             IntegrityError: the template fails; names the line.
         """
-        from jinja2.exceptions import TemplateError
-
         given = {"tools": None, "documents": None, **self._variables, **variables}
         try:
-            return self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
+            text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
+            text.encode()  # half a surrogate pair is no text
+            return text
         except _Refusal as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from None
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # a template is a program of others
             line = _line(error.__traceback__)
             raise IntegrityError(
                 f"{self._where}{line}: the chat template fails: {error or type(error).__name__}. Repair it, or set "
@@ -114,7 +123,7 @@ def _line(traceback: TracebackType | None) -> str:
 
 def _compile(text: str, where: str) -> "Template":
     from jinja2 import nodes
-    from jinja2.exceptions import TemplateSyntaxError
+    from jinja2.exceptions import TemplateError, TemplateSyntaxError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -152,3 +161,5 @@ def _compile(text: str, where: str) -> "Template":
         return environment.from_string(text)
     except TemplateSyntaxError as error:
         raise IntegrityError(f"{where}:{error.lineno}: not a valid chat template: {error.message}") from None
+    except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
+        raise IntegrityError(f"{where}: not a valid chat template: {error!s:.300}") from None

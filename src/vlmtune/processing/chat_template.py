@@ -114,7 +114,11 @@ class Renderer:
         if not file.is_file():
             raise IntegrityError(f"{folder}: no tokenizer.json; vlmtune needs a checkpoint with a fast tokenizer")
         template = ChatTemplate.of_checkpoint(folder, chat_template)
-        return cls(Tokenizer.from_file(str(file)), template, family, special_tokens, thinking)
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises nothing more specific
+            raise IntegrityError(f"{file}: not a tokenizer ({error!s:.300}); download the checkpoint again") from None
+        return cls(tokenizer, template, family, special_tokens, thinking)
 
     @property
     def template_text(self) -> str:
@@ -185,6 +189,8 @@ class Renderer:
                     f"{before[-40:]!r}, with the answer it goes on {_parting(before, after)!r}. Use another template "
                     "(model.chat_template), or another training.thinking"
                 )
+            if self._end_of_turn not in after[len(before) :]:
+                raise DataError(f"the chat template does not end an answer with {self._end_of_turn}")
             end = after.index(self._end_of_turn, len(before)) + len(self._end_of_turn)
             answer = after[len(before) : end]
             # A thought that the row does not have is context: the model must not learn to think nothing.

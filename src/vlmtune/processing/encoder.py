@@ -8,9 +8,12 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from vlmtune.errors import ExampleTooLong
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from vlmtune.errors import ExampleTooLong, IntegrityError
 from vlmtune.families import Grid
 from vlmtune.files import read_json
 from vlmtune.images import decode_rgb, in_memory, size_of
@@ -129,6 +132,15 @@ def _digest(content: bytes | memoryview, grid: Grid) -> bytes:
     return hashlib.blake2b(content, digest_size=16, key=repr(grid).encode()).digest()
 
 
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _GenerationConfig(TypedDict, total=False):
+    """Types of what is read from `generation_config.json`."""
+
+    eos_token_id: _TokenId | list[_TokenId] | None
+
+
 class Encoder:
     """Encodes conversations for one checkpoint.
 
@@ -161,13 +173,15 @@ class Encoder:
             self._text_facts["thinking"] = thinking
         settings = read_json(checkpoint.folder / "config.json")
         # Checkpoints of Qwen2.5-VL keep the language model's settings at the top.
-        self.max_positions: int = settings.get("text_config", settings)["max_position_embeddings"]
+        self.max_positions: int = settings.get("text_config", settings).get("max_position_embeddings", 0)
+        if not self.max_positions:
+            raise IntegrityError(f"{checkpoint.folder}: config.json names no max_position_embeddings")
 
     @property
     def generation_config(self) -> dict[str, Any]:
         """The checkpoint's own settings of generation."""
         file = self.checkpoint.folder / "generation_config.json"
-        settings: dict[str, Any] = read_json(file) if file.is_file() else {}
+        settings: dict[str, Any] = read_json(file, _GenerationConfig) if file.is_file() else {}
         return settings
 
     @property

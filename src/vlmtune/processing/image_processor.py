@@ -7,15 +7,44 @@ uint8, patches take an eighth of the memory of its duplicated fp32 frames: for a
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Required
+
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from vlmtune.errors import ImageError, IntegrityError
 from vlmtune.families import Family, Grid, ImageLimits
 from vlmtune.files import read_json
+from vlmtune.images import MAX_PIXELS
+from vlmtune.json_values import mismatch
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+
+_Side = Annotated[int, Field(gt=0, le=1024)]
+_Area = Annotated[int, Field(gt=0)] | None
+_Channels = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+_SmallestArea = Annotated[int, Field(gt=0, le=MAX_PIXELS)] | None
+
+
+class _Size(TypedDict, total=False):
+    shortest_edge: _SmallestArea
+    longest_edge: _Area
+
+
+class _Settings(TypedDict, total=False):
+    """Types of what is read from an image processor's settings."""
+
+    patch_size: Required[_Side]
+    merge_size: Required[_Side]
+    temporal_patch_size: Required[_Side]
+    image_mean: Required[_Channels]
+    image_std: Required[Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3)]]
+    size: _Size | None
+    min_pixels: _SmallestArea
+    max_pixels: _Area
 
 
 def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageLimits:
@@ -27,6 +56,8 @@ def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | N
         IntegrityError: neither file exists, or there are no sizes in it.
     """
     settings = _processor_settings(folder)
+    if (wrong := mismatch(settings, _Settings)) is not None:
+        raise IntegrityError(f"{folder}: the image processor's settings cannot be used: {wrong}")
     size = settings.get("size") or {}
     smallest = min_pixels or size.get("shortest_edge") or settings.get("min_pixels")
     largest = max_pixels or size.get("longest_edge") or settings.get("max_pixels")
@@ -51,7 +82,7 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
         if file.is_file():
             settings: dict[str, Any] = read_json(file)
             settings = settings.get("image_processor", settings)
-            if "patch_size" in settings:
+            if isinstance(settings, dict) and "patch_size" in settings:
                 return settings
     raise IntegrityError(f"{folder}: no processor_config.json or preprocessor_config.json with image settings")
 

@@ -255,10 +255,7 @@ def _by_fifths(scores: Sequence[tuple[float, float]], low: float, high: float) -
 
 
 def learning_curve(training: TrainingSummary | None) -> Figure | None:
-    """Loss over steps; None where the training of B is not known.
-
-    Marks the steps in `resumed_at` and the `chosen_step`.
-    """
+    """Loss over steps, with a mark at the `chosen_step`; None where the training of B is not known."""
     training = training or {}
     curve = training.get("curve") or []
     losses, validation = points(curve, "loss"), points(curve, "validation_loss")
@@ -272,7 +269,7 @@ def learning_curve(training: TrainingSummary | None) -> Figure | None:
     shapes = frame.y_axis()
     for tick in ticks(0, last, 6):
         shapes.append(text(frame.point(tick, low)[0], frame.bottom + 16, f"{tick:.0f}", "middle", "axis"))
-    shapes += _marks(training, frame)
+    shapes += _mark(training, frame)
     measured = [frame.point(*point) for point in validation]
     shapes += [polyline([frame.point(*point) for point in losses], "curve a"), polyline(measured, "curve b")]
     shapes += [circle(x, y, 3.5, "curve-b") for x, y in measured]
@@ -281,28 +278,17 @@ def learning_curve(training: TrainingSummary | None) -> Figure | None:
     desc = f"Loss per supervised token over {last} steps."
     if validation:
         desc += f" On the validation rows it ends at {validation[-1][1]:.4f}."
-    if training.get("resumed_at"):
-        desc += f" Training was resumed after step {', '.join(map(str, training['resumed_at']))}."
     return Figure("curve", "Learning curve", desc, "".join(shapes), frame.bottom + 46, _curve_table(curve))
 
 
-def _marks(training: TrainingSummary, frame: Frame) -> list[str]:
-    """Vertical lines at resumptions and at the selected checkpoint, labelled as far as labels do not overlap."""
-    marks = [(step, "resumed") for step in training.get("resumed_at") or []]
-    if training.get("chosen_step") is not None:
-        marks.append((training["chosen_step"], "selected"))
-    shapes = []
-    heights = [frame.top - 4, frame.top - 17]
-    ends = [-_LABEL] * len(heights)
-    for step, label in sorted(marks):
-        x, _ = frame.point(step, frame.y[0])
-        shapes.append(line(x, frame.top, x, frame.bottom, "mark"))
-        row = next((n for n, end in enumerate(ends) if x - end >= _LABEL), None)
-        if row is not None:
-            ends[row] = x
-            anchor = "middle" if x < frame.right - 30 else "end"
-            shapes.append(text(x, heights[row], label, anchor, "axis"))
-    return shapes
+def _mark(training: TrainingSummary, frame: Frame) -> list[str]:
+    """A labelled vertical line at the selected checkpoint."""
+    if training.get("chosen_step") is None:
+        return []
+    x, _ = frame.point(training["chosen_step"], frame.y[0])
+    anchor = "middle" if x < frame.right - 30 else "end"
+    mark = line(x, frame.top, x, frame.bottom, "mark")
+    return [mark, text(x, frame.top - 4, "selected", anchor, "axis")]
 
 
 def _legend(names: Sequence[tuple[str, str]], spacing: float, frame: Frame) -> list[str]:

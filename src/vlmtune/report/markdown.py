@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from vlmtune.report import rows, text
 from vlmtune.scoring.results import ComparisonFile, ComparisonResult, ExampleResult
+from vlmtune.terminal import printable
 
 EXAMPLES = 5
 """Rows listed of the largest gains, and of the largest losses."""
@@ -62,7 +63,7 @@ def table(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def escaped(content: str) -> str:
     """A text on one line, escaped so that Markdown shows it literally, without mentions or links."""
-    line = " ".join(content.split())
+    line = printable(" ".join(content.split()))
     line = re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", line.replace("&", "&amp;"))
     return line.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;").replace("://", "&#58;//")
 
@@ -72,7 +73,7 @@ def code(content: str) -> str:
 
     The fence is longer than any run of backticks inside: "a ` b" becomes "``a ` b``".
     """
-    line = " ".join(content.split())
+    line = printable(" ".join(content.split()))
     line = line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""

@@ -60,8 +60,6 @@ def training_summary(training: TrainingSummary | None) -> str | None:
     line = f"loss {losses[0]:.4g} {sparkline(losses)} {losses[-1]:.4g} over {curve[-1]['step']} steps"
     if training.get("chosen_step") is not None:
         line += f", step {training['chosen_step']} selected"
-    if training.get("resumed_at"):
-        line += f", resumed after step {', '.join(map(str, training['resumed_at']))}"
     return f"{line} ({training['seed_shown']})" if training.get("seed_shown") else line
 
 

@@ -361,8 +361,6 @@ class TrainingSummary(TypedDict, total=False):
     """Step whose checkpoint became the adapter."""
     stopped_early: bool
     """Whether it ended because validation no longer improved."""
-    resumed_at: list[int]
-    """Steps at which an interrupted training went on."""
     trainable_parameters: int
     """Number of parameters of the adapter."""
     curve: list[dict[str, Any]]

@@ -7,7 +7,9 @@ checkpointed layers affects memory and time only. Layers are checkpointed from t
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from vlmtune.errors import ConfigError
 from vlmtune.families import Family
@@ -99,9 +101,11 @@ class ActivationCheckpointing:
         Raises:
             EnvironmentProblem: one example alone does not fit.
         """
-        if self._layers_file.is_file() and self._requested in ("auto", chosen := read_json(self._layers_file, int)):
-            self.checkpoint(chosen)
-            return
+        if self._layers_file.is_file():
+            chosen = read_json(self._layers_file, Annotated[int, Field(ge=0, le=len(self._layers))])
+            if self._requested in ("auto", chosen):
+                self.checkpoint(chosen)
+                return
         if not any(tokens):
             return  # this process has no examples in any batch
         limit = self._forward_backward.pack_tokens

@@ -12,13 +12,25 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from vlmtune import fault_injection
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.files import read_json, replace_folder, translate_os_errors, write_atomic, write_bytes
-from vlmtune.run_layout import COMPLETE, best_adapter_path, best_adapter_paths, checkpoint_path, checkpoint_paths
+from vlmtune.run_layout import (
+    COMPLETE,
+    best_adapter_path,
+    best_adapter_paths,
+    checkpoint_path,
+    checkpoint_paths,
+    checkpoint_step,
+)
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
@@ -28,6 +40,7 @@ if TYPE_CHECKING:
 KEPT = 2
 """Checkpoints kept on disk."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
+TENSORS = ("weights.safetensors", "moments.safetensors")
 VALIDATION_LOSS = "validation_loss"
 """Key of the loss on the validation rows in the training curve."""
 
@@ -40,6 +53,22 @@ class State:
     optimizer_steps: int
     weights: "dict[str, torch.Tensor]"
     moments: "dict[str, torch.Tensor]"
+    versions: Mapping[str, str]
+    """Of the libraries that it was made with; empty where an earlier version of vlmtune wrote it."""
+
+
+class _Complete(TypedDict):
+    """Types of the fields of `complete.json`."""
+
+    step: Annotated[int, Field(gt=0)]
+    optimizer_steps: Annotated[int, Field(ge=0, lt=2**53)]
+    files: dict[str, str]
+    versions: NotRequired[dict[str, str]]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a training's result depends on."""
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
 def snapshot(step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> State:
@@ -56,6 +85,7 @@ def snapshot(step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") 
         moments={
             f"{kind}.{name}": state[kind].to("cpu", copy=True) for name, state in states.items() for kind in MOMENTS
         },
+        versions=library_versions(),
     )
 
 
@@ -68,13 +98,14 @@ def write(folder: Path, state: State) -> None:
     hashes = {}
     with translate_os_errors(folder, 3 * sum(value.nbytes for value in state.weights.values())):
         with replace_folder(checkpoint_path(folder, state.step)) as building:
-            hashes["weights.safetensors"] = _write(building / "weights.safetensors", state.weights)
+            hashes[TENSORS[0]] = _write(building / TENSORS[0], state.weights)
             fault_injection.hit("checkpoint.weights")
-            hashes["moments.safetensors"] = _write(building / "moments.safetensors", state.moments)
+            hashes[TENSORS[1]] = _write(building / TENSORS[1], state.moments)
             fault_injection.hit("checkpoint.moments")
             complete = {
                 "step": state.step,
                 "optimizer_steps": state.optimizer_steps,
+                "versions": dict(state.versions),
                 "files": dict(sorted(hashes.items())),
             }
             write_atomic(building / COMPLETE, json.dumps(complete, indent=2))
@@ -133,16 +164,37 @@ class Writer:
 
 def newest(folder: Path) -> Path | None:
     """The newest complete checkpoint; None if there is none."""
-    return next((c for c in reversed(checkpoint_paths(folder)) if _complete(c)), None)
+    return next((c for c in reversed(checkpoint_paths(folder)) if _complete(c) is not None), None)
 
 
-def read(checkpoint: Path) -> State:
-    """Read a checkpoint; its tensors are on the CPU."""
+def newest_state(folder: Path, model: "PeftModel", steps: int) -> State | None:
+    """The newest complete checkpoint that is one of this model and of a training of so many steps; None without one."""
+    shapes = {name: weight.shape for name, weight in trainable(model).items()}
+    wanted = shapes | {f"{kind}.{name}": shape for kind in MOMENTS for name, shape in shapes.items()}
+    for checkpoint in reversed(checkpoint_paths(folder)):
+        state = read(checkpoint)
+        if state is None or state.step > steps:
+            continue
+        tensors = state.weights | state.moments
+        finite = all(value.isfinite().all() for value in tensors.values())
+        if finite and {name: value.shape for name, value in tensors.items()} == wanted:
+            return state
+    return None
+
+
+def read(checkpoint: Path) -> State | None:
+    """Read a checkpoint; its tensors are on the CPU. None if it is not complete, or not one of vlmtune's."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    complete = read_json(checkpoint / COMPLETE)
-    weights, moments = load_file(checkpoint / "weights.safetensors"), load_file(checkpoint / "moments.safetensors")
-    return State(complete["step"], complete["optimizer_steps"], weights, moments)
+    complete = _complete(checkpoint)
+    if complete is None:
+        return None
+    try:
+        weights, moments = (load_file(checkpoint / name) for name in TENSORS)
+    except (SafetensorError, OSError):
+        return None
+    return State(complete["step"], complete["optimizer_steps"], weights, moments, complete.get("versions") or {})
 
 
 def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
@@ -158,12 +210,17 @@ def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer"
         }
 
 
-def _complete(checkpoint: Path) -> bool:
+def _complete(checkpoint: Path) -> _Complete | None:
+    """What `complete.json` says, if it says it about this folder as it is; it chooses no path."""
+    files = [checkpoint / name for name in (COMPLETE, *TENSORS)]
+    if not all(file.is_file() for file in files):
+        return None
     try:
-        files = json.loads((checkpoint / COMPLETE).read_text())["files"]
-        return all(_hash(checkpoint / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        complete: _Complete = read_json(files[0], _Complete)
+        hashes = {file.name: _hash(file) for file in files[1:]}
+    except (IntegrityError, EnvironmentProblem, ConfigError, OSError):
+        return None
+    return complete if complete["files"] == hashes and complete["step"] == checkpoint_step(checkpoint) else None
 
 
 def _hash(file: Path) -> str:
@@ -236,10 +293,10 @@ class BestAdapter:
             if old != self.folder:
                 shutil.rmtree(old)
 
-    def _improves(self, step: int, values: Mapping[str, float]) -> bool:
+    def _improves(self, step: int, values: Mapping[str, float | None]) -> bool:
         if self._key is None or self._key not in values:
             return False
-        value = self._sign * values[self._key]
+        value = float("-inf") if values[self._key] is None else self._sign * values[self._key]
         better = value > self._best
         self._without_improvement = 0 if better else self._without_improvement + 1
         if better:

@@ -1,11 +1,17 @@
 """Training logs: the training curve, the loss of every sample, and the steps at which the run was resumed."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict
+
+from vlmtune.errors import IntegrityError
 from vlmtune.files import append_lines, whole_lines, write_atomic
+from vlmtune.json_values import mismatch, parse_json
 from vlmtune.run_layout import CURVE, RESUMED, SAMPLES
 
 
@@ -26,9 +32,10 @@ class TrainingLog:
         self._buffer.append(json.dumps(facts))
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
-        """Record a point of the curve: in the local file first, then in the mirror."""
+        """Record a point of the curve: in the local file first, then in the mirror. What is no number is null there."""
         self.flush()
-        append_lines(self.curve, [json.dumps({"step": step, **values})])
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        append_lines(self.curve, [json.dumps({"step": step, **finite})])
         self._mirror(step, values)
 
     def flush(self) -> None:
@@ -38,17 +45,44 @@ class TrainingLog:
 
     def points(self) -> Iterator[dict[str, Any]]:
         """The curve so far."""
-        return map(json.loads, whole_lines(self.curve))
+        return iter(read_steps(self.curve))
 
     def resume(self, step: int) -> None:
         """Drop everything after a step and record that the run was resumed there; step 0 starts over."""
         for file in (self.curve, self.samples, self.resumed):
-            kept = [line for line in whole_lines(file) if json.loads(line)["step"] <= step]
-            write_atomic(file, b"".join(line + b"\n" for line in kept))
+            lines = zip(whole_lines(file), read_steps(file), strict=True)
+            write_atomic(file, b"".join(line + b"\n" for line, record in lines if record["step"] <= step))
         if step:
             append_lines(self.resumed, [json.dumps({"step": step})])
 
 
 def resumed_at(work: Path) -> list[int]:
     """Steps at which the run of a work folder was resumed, without duplicates, in order."""
-    return sorted({json.loads(line)["step"] for line in whole_lines(work / RESUMED)})
+    return sorted({record["step"] for record in read_steps(work / RESUMED)})
+
+
+class _Step(TypedDict):
+    """A line of a log: the step, and numbers, of samples also their ids."""
+
+    step: NonNegativeInt
+
+
+def read_steps(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log, each with its step.
+
+    Raises:
+        IntegrityError: a line is none; a crash only tears the last one, which is left out.
+    """
+    records = []
+    for number, line in enumerate(whole_lines(file), start=1):
+        try:
+            record = parse_json(line)
+            wrong = mismatch(record, _Step)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong is not None:
+            raise IntegrityError(
+                f"{file}:{number}: {wrong}; restore the file, or move {file.parent} away to start over"
+            )
+        records.append(record)
+    return records

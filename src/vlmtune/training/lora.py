@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import Family, PartName
 from vlmtune.files import read_json, translate_os_errors, write_bytes
+from vlmtune.modeling.loading import refuse_not_finite
 from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.registry import did_you_mean
+from vlmtune.run_folder import read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import LoraConfig, TrainingConfig
 
@@ -80,7 +82,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
         raise IntegrityError(
             f"training.continue_from: {folder} is not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})"
         )
-    theirs, ours = read_json(folder / ADAPTER_CONFIG), model.peft_config["default"]
+    theirs, ours = read_adapter_config(folder), model.peft_config["default"]
     for key, name in CONTINUED.items():
         given, configured = theirs.get(key, False), getattr(ours, key)
         if given != configured:
@@ -88,6 +90,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
                 f"training.continue_from: {folder} has {name} {given}, this configuration {configured}; set "
                 f"training.lora.{name} to the adapter's, or start a new one with training.continue_from=null"
             )
+    refuse_not_finite(folder)
     weights, wanted = load_file(file), get_peft_model_state_dict(model, save_embedding_layers=False)
     unmatched = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
     if unmatched:

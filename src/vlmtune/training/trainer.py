@@ -14,13 +14,16 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
+from pydantic import PositiveInt
+
 from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup
-from vlmtune.errors import Diverged, EnvironmentProblem
+from vlmtune.errors import Diverged, EnvironmentProblem, IntegrityError
 from vlmtune.files import read_json, write_json
 from vlmtune.modeling.loading import ModelConfig, load_model, pick_device
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress
+from vlmtune.run_folder import is_adapter
 from vlmtune.signals import StopRequest
 from vlmtune.training import checkpoints
 from vlmtune.training.activation_checkpointing import ActivationCheckpointing
@@ -227,6 +230,8 @@ class Trainer:
         """Write the adapter of the chosen step into the job's adapter folder."""
         if self._best.folder is None:
             self._save_adapter(self._job.adapter)
+        elif not is_adapter(self._best.folder):
+            raise IntegrityError(f"{self._best.folder} is not the adapter that it was; move {self._job.work} away")
         else:
             shutil.rmtree(self._job.adapter, ignore_errors=True)
             shutil.copytree(self._best.folder, self._job.adapter)
@@ -383,17 +388,20 @@ class Trainer:
             checkpoints.restore(state, self._model, self._optimizer)
             self.step = state.step
             progress.note(f"resuming after step {self.step} of {len(self._batches)}")
+            here = checkpoints.library_versions()
+            for name, there in state.versions.items():
+                if there != here.get(name):
+                    progress.note(f"the first steps ran with {name} {there}, the next ones run with {here.get(name)}")
         self._best.restore(points)
         self._evaluations = {point.pop("step"): point for point in points if VALIDATION_LOSS in point}
         self.forward_backward.pack_tokens = pack_tokens or self.forward_backward.pack_tokens
 
     def _read_state(self) -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
         """The newest checkpoint of an interrupted run, the curve up to it, and a reduced `pack_tokens`."""
-        newest = checkpoints.newest(self._job.work)
-        state = checkpoints.read(newest) if newest is not None else None
+        state = checkpoints.newest_state(self._job.work, self._model, len(self._batches))
         self._log.resume(state.step if state is not None else 0)
         shortened = self._job.work / PACK_TOKENS_FILE
-        return state, list(self._log.points()), read_json(shortened, int) if shortened.is_file() else None
+        return state, list(self._log.points()), read_json(shortened, PositiveInt) if shortened.is_file() else None
 
     def _raise_diverged(self, samples: Sequence[Sample], loss: float, norm: float) -> None:
         rows = [self._job.train.rows.id(sample.row) for sample in samples]

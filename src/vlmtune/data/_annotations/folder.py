@@ -14,6 +14,7 @@ from xml.parsers import expat
 from vlmtune.data._image_refs import ENDINGS, open_readable
 from vlmtune.data._text import read_text
 from vlmtune.errors import DataError
+from vlmtune.json_values import MAX_DEPTH, is_deep
 
 SPLITS = {"train": "train", "dev": "val", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LIST = re.compile(rf"(?:.*[\W_])?({'|'.join(SPLITS)})_?(?:images?|list|split)?\.txt", re.IGNORECASE)
@@ -214,7 +215,10 @@ def read_json(file: Path) -> Any:
         EnvironmentProblem: it cannot be read.
     """
     try:
-        return json.loads(read_text(file))
+        value = json.loads(read_text(file))
+        if is_deep(value):
+            raise RecursionError(f"nested deeper than {MAX_DEPTH} lists and objects")
+        return value
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: not JSON: {error.msg}; repair the file or download it again") from None
     except (RecursionError, ValueError) as error:
