@@ -54,12 +54,12 @@ def test_what_the_system_refuses_is_no_bug(tmp_path: Path, capsys: pytest.Captur
     """Another user's run folder, for example."""
 
     def refused() -> None:
-        raise PermissionError(13, "Permission denied", "/home/somebody/run")
+        raise PermissionError(13, "Permission denied", "/shared/of-others/run")
 
     with pytest.raises(SystemExit) as end:
         run_and_exit(refused)
     assert end.value.code == Exit.ENVIRONMENT
-    assert "/home/somebody/run: Permission denied. Allow vlmtune to use it" in capsys.readouterr().err
+    assert "/shared/of-others/run: Permission denied. Allow vlmtune to use it" in capsys.readouterr().err
 
     def broken() -> None:
         raise OSError("no file, and no reason")

@@ -72,7 +72,7 @@ class ChatTemplate:
             raise IntegrityError(f"model.chat_template: {custom}: no such file")
         for name in ("chat_template.json", "tokenizer_config.json"):
             file = folder / name
-            template = read_json(file).get("chat_template") if file.is_file() else None
+            template: Any = read_json(file).get("chat_template") if file.is_file() else None
             if mismatch(template, list[_Named]) is None:
                 template = {one["name"]: one["template"] for one in template}.get("default")
             if isinstance(template, str):

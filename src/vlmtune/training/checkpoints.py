@@ -296,7 +296,8 @@ class BestAdapter:
     def _improves(self, step: int, values: Mapping[str, float | None]) -> bool:
         if self._key is None or self._key not in values:
             return False
-        value = float("-inf") if values[self._key] is None else self._sign * values[self._key]
+        measured = values[self._key]  # None where it was no number
+        value = float("-inf") if measured is None else self._sign * measured
         better = value > self._best
         self._without_improvement = 0 if better else self._without_improvement + 1
         if better:
