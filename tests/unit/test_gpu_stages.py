@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import assistant, make_image, ref, user
 
 SOURCE = Path(__file__).parents[2] / "benchmarks" / "training" / "stages.py"
 STAND_IN = """
@@ -59,3 +61,53 @@ def test_the_stages_fit_into_eight_minutes_if_all_take_their_usual_time(stages: 
     assert stages.WHOLE_S <= 480
     listed = (SOURCE.parent / "gpu_wheels.txt").read_text()
     assert all(package in listed for package in ("pydantic", "rapidfuzz", "ruamel.yaml", "bitsandbytes"))
+
+
+def test_a_model_in_four_bits_is_made_matrix_by_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a model that bitsandbytes quantizes while it loads: the same layers, and an adapter on it learns."""
+    pytest.importorskip("bitsandbytes")
+    import torch
+
+    from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint, load_model
+    from vlmtune.processing.encoder import Encoder
+    from vlmtune.training.attention import enable_packed_attention
+    from vlmtune.training.config import LoraConfig
+    from vlmtune.training.lora import add_adapter, trainable
+
+    monkeypatch.syspath_prepend(SOURCE.parent)
+    gpu = importlib.import_module("gpu")
+    source = tmp_path / "model"
+    shutil.copytree(find_checkpoint(ModelConfig(name=TINY)).folder, source)
+    config = ModelConfig(name=str(source), quantization="nf4")
+    encoder = Encoder(find_checkpoint(config), config)
+    loaded = load_model(encoder.checkpoint, "cpu", "bf16")
+    for weights in source.glob("*.safetensors"):
+        weights.unlink()
+    made = gpu.random_model(source, "cpu", "bf16", True, encoder)
+
+    def layers(model: Any) -> dict[str, Any]:
+        found = {name: (type(part).__name__, str(part.weight.dtype)) for name, part in linears(model)}
+        assert not any(weight.is_meta for weight in [*model.parameters(), *model.buffers()])
+        return found
+
+    def linears(model: Any) -> list[tuple[str, Any]]:
+        return [(name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+
+    assert layers(made) == layers(loaded)
+    enable_packed_attention(made, encoder.checkpoint.family)
+    adapted = add_adapter(made, LoraConfig(), encoder.checkpoint.family, 0)
+    assert len(trainable(adapted)) == len(trainable(add_adapter(loaded, LoraConfig(), encoder.checkpoint.family, 0)))
+    losses = trained_on_one_example(made, encoder)
+    assert losses.isfinite().all()
+    losses.sum().backward()
+    assert all(w.grad is not None and w.grad.any() for n, w in trainable(adapted).items() if "lora_B" in n)
+
+
+def trained_on_one_example(model: Any, encoder: Any) -> Any:
+    from vlmtune.training.forward_backward import token_losses
+    from vlmtune.training.packing import Layout, pack
+
+    talk = (user(ref(make_image(96, 64), "one"), "Describe."), assistant("A red ball ."))
+    layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    (row,) = pack([encoder.training_example(talk, "all", 4096)], layout, 4096)
+    return token_losses(model, row, encoder, "cpu")
