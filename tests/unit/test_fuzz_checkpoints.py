@@ -77,6 +77,7 @@ def test_a_checkpoint_of_another_model_or_a_longer_training_is_passed_over(tmp_p
         save(tmp_path, step, model, optimizer)
     assert checkpoints.newest_state(tmp_path, model, 5).step == 4  # type: ignore[union-attr]
     assert checkpoints.newest_state(tmp_path, model, 3).step == 2  # type: ignore[union-attr]
+    assert checkpoints.newest_state(tmp_path, model, 3).versions == checkpoints.library_versions()  # type: ignore[union-attr]
     assert checkpoints.newest_state(tmp_path, cast(Any, torch.nn.Linear(3, 3)), 5) is None
     with torch.no_grad():
         model.bias[0] = float("nan")

@@ -161,6 +161,10 @@ BAD = {
     "boolean": ('{"caption": true}', "row 1: column 'caption' must hold text or numbers (got True); write"),
     "null": ('{"caption": null}', "row 1: column 'caption' must hold text (got NoneType)"),
     "surrogate": ('{"caption": "a\\ud800b"}', "contains half a surrogate pair"),
+    "nested": (
+        '{"caption": "a", "more": ' + "[" * 900 + "]" * 900 + "}",
+        "test.jsonl:2: not JSON: nested deeper than 100",
+    ),
     "nul": ('{"caption": "a\\u0000b"}', "contains a NUL character"),
 }
 
