@@ -43,8 +43,8 @@ from vlmtune.generation import decode, greedy  # noqa: E402
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model  # noqa: E402
 from vlmtune.modeling.vision_tower import optimize_vision_tower  # noqa: E402
 from vlmtune.planning.costs import flops  # noqa: E402
+from vlmtune.planning.gpus import GPUS  # noqa: E402
 from vlmtune.planning.lengths import total, work_of  # noqa: E402
-from vlmtune.planning.shapes import GPUS, read_shapes  # noqa: E402
 from vlmtune.prefetch import Prefetch  # noqa: E402
 from vlmtune.processing.encoder import Encoder, collate  # noqa: E402
 from vlmtune.progress import Progress, Silent  # noqa: E402
@@ -222,9 +222,12 @@ def train(given: argparse.Namespace, folder: Path, device: str) -> dict[str, Any
             trainer.step = 1
         _wait(device)
         took, idle = time.perf_counter() - began, encoded.waited_s - waited
-    shapes = read_shapes(json.loads((folder / "model" / "config.json").read_text()), given.model)
+    family = trainer._job.encoder.checkpoint.family
+    shapes = family.shapes(json.loads((folder / "model" / "config.json").read_text()))
     work = total(works)
-    terms = flops(shapes, trainer._job.settings.lora, work)  # what must be computed: recomputed layers do not count
+    terms = flops(
+        shapes, trainer._job.settings.lora.for_family(family), work
+    )  # what must be computed: recomputed layers do not count
     whole = sum(term.flops for term in terms)
     tower = sum(term.flops for term in terms if "tower" in term.name)
     card = torch.cuda.get_device_name() if device == "cuda" else "cpu"

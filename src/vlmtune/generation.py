@@ -71,7 +71,7 @@ def decode(
     padded = not bool(mask.all())
     body = model.base_model
     cache_name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
-    cache: Any = DynamicCache()
+    cache: Any = DynamicCache(config=model.config)  # the layers differ in what they keep
     answers = [GeneratedTokens() for _ in batch]
     active = list(range(len(batch)))  # row of the cache -> index in the batch
     finished: set[int] = set()
@@ -91,7 +91,7 @@ def decode(
             break
         if len(active) - len(unfinished) >= COMPACT_AT * len(active):
             kept = torch.tensor(unfinished, device=device)
-            cache.batch_select_indices(kept)
+            cache.reorder_cache(kept)  # unlike batch_select_indices, layers of every kind have it
             active = [active[row] for row in unfinished]
             tokens, mask, next_position = tokens[kept], mask[kept], next_position[kept]
             if seen is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from builders import assistant, make_image, ref, user
+from tiny_models import TINY_MODELS
 from torch.nn.attention import varlen
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -33,80 +34,6 @@ from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapt
 from vlmtune.training.packing import Layout, pack
 from vlmtune.types import Example, Outcomes, Prediction, Request
 
-TEMPLATE_WITH_DEFAULT_SYSTEM = """\
-{% for message in messages %}{% if loop.first and message.role != 'system' %}<|im_start|>system
-You are a helpful assistant.<|im_end|>
-{% endif %}<|im_start|>{{ message.role }}
-{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
-{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}\
-{% endfor %}{% endif %}<|im_end|>
-{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
-
-
-def make_qwen2_5_vl(folder: Path) -> None:
-    """A random Qwen2.5-VL of 0.2 M parameters with the embedded tokenizer and its family's own processor."""
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 2,
-        "out_hidden_size": 64,
-        "window_size": 56,
-        "fullatt_block_indexes": [1],
-        "initializer_range": 0.15,
-    }
-    _make(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor, vision)
-
-
-def make_qwen2_vl(folder: Path) -> None:
-    """The same of Qwen2-VL, whose vision tower calls its widths otherwise."""
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
-
-    vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 2, "hidden_size": 64, "initializer_range": 0.15}
-    _make(folder, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor, vision)
-
-
-def _make(folder: Path, config_class: Any, model_class: Any, processor_class: Any, vision: dict[str, Any]) -> None:
-    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-
-    tiny = AutoProcessor.from_pretrained(str(find_checkpoint(ModelConfig(name="tiny")).folder))
-    images = Qwen2VLImageProcessor(patch_size=14, merge_size=2, size={"shortest_edge": 784, "longest_edge": 50176})
-    processor_class(
-        image_processor=images,
-        tokenizer=tiny.tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=TEMPLATE_WITH_DEFAULT_SYSTEM,
-    ).save_pretrained(folder)
-    tokens = {name: tiny.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
-    starts = {name: tiny.tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
-    torch.manual_seed(0)
-    config = config_class(
-        text_config={
-            "vocab_size": len(tiny.tokenizer) + 1,
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-            "initializer_range": 0.15,
-        },
-        vision_config=vision,
-        image_token_id=tokens["image_pad"],
-        video_token_id=tokens["video_pad"],
-        vision_start_token_id=starts["vision_start"],
-        vision_end_token_id=starts["vision_end"],
-    )
-    model_class(config).save_pretrained(folder)
-    # The published checkpoints keep the language model's settings at the top.
-    settings = json.loads((folder / "config.json").read_text())
-    language = settings.pop("text_config")
-    (folder / "config.json").write_text(json.dumps({**language, **settings}))
-
 
 @pytest.fixture(scope="module", params=registry.available("families"))
 def family_encoder(
@@ -114,9 +41,8 @@ def family_encoder(
 ) -> tuple[ModelConfig, Encoder]:
     name = "tiny"
     if request.param != "qwen3_vl":
-        folder = tmp_path_factory.mktemp(request.param)
-        {"qwen2_vl": make_qwen2_vl, "qwen2_5_vl": make_qwen2_5_vl}[request.param](folder)
-        name = str(folder)
+        name = str(tmp_path_factory.mktemp(request.param))
+        TINY_MODELS[request.param](Path(name))
     config = ModelConfig(name=name, device="cpu")
     checkpoint = find_checkpoint(config)
     assert checkpoint.family.name == request.param, "found by the checkpoint's model_type"

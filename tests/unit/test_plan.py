@@ -14,9 +14,9 @@ from vlmtune import registry
 from vlmtune.config import Config, load
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.modeling.loading import find_checkpoint
+from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, first_epoch, work_of
 from vlmtune.planning.plan import estimate, make_plan, shapes_of, survey
-from vlmtune.planning.shapes import GPUS, find_gpu
 from vlmtune.planning.text import render
 from vlmtune.processing.encoder import EncodedImage, Encoder, ImageHeaders
 from vlmtune.progress import Progress, Silent
@@ -143,7 +143,7 @@ def test_every_figure_follows_from_those_beside_it(large: Make) -> None:
     assert gpu["name"] == "rtx5090"
     assert terms["head"]["forward"] == 2 * work["supervised"] * 4096 * 151_936
     assert terms["language model"]["forward"] == 2 * work["tokens"] * 36 * 192_937_984
-    assert terms["attention"]["forward"] == 4 * work["pairs"] * shapes["decoder"]["queries"] * 36
+    assert terms["attention"]["forward"] == 4 * work["pairs"] * shapes["decoder"]["kinds"][0]["queries"] * 36
     assert found["flops"]["total"] == sum(term["forward"] + term["backward"] for term in terms.values())
     assert gpu["checkpoint_layers"] == 0
     assert gpu["seconds_per_epoch"] == pytest.approx(found["flops"]["total"] / (209.5e12 * 0.5))

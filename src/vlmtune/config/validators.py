@@ -16,6 +16,7 @@ from vlmtune.config.nodes import KeyPath
 from vlmtune.data import DatasetConfig, SplitRole, overlapping_roles
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError
+from vlmtune.families import EXPERTS
 from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
 from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
@@ -108,6 +109,11 @@ def training(block: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
         wrong.append(invalid("{0} compares evaluations, but {1} is null", "best_metric", "evaluate_every_steps"))
     if len(set(block.seeds)) < len(block.seeds):
         wrong.append(invalid("contains a seed twice", loc=("seeds",), value=block.seeds))
+    if any(name.startswith(EXPERTS) for name in block.lora.target_modules or ()):
+        for key in ("dropout", "use_dora"):
+            if getattr(block.lora, key):
+                message = "{0} must be 0 or false for adapters on stacked experts, which {1} names"
+                wrong.append(invalid(message, f"lora.{key}", "lora.target_modules"))
     frozen = [part for part, rate in block.learning_rates if rate is not None and part not in block.lora.parts]
     for part in frozen:
         message = "{0} is set, but {1} leaves that part frozen"

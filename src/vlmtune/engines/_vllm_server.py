@@ -57,6 +57,7 @@ def served(folder: Path) -> ServedAdapter:
     unsupported = {
         "DoRA": config.get("use_dora"),
         "modules_to_save (whole trained layers)": config.get("modules_to_save"),
+        "adapters on stacked experts": config.get("target_parameters"),
         "trained biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
         f"rank {rank}, more than {LORA_RANKS[-1]}": rank > LORA_RANKS[-1],
     }

@@ -134,7 +134,9 @@ class HfEngine:
             return CPU_BATCH_TOKENS
         settings = self._model.config.get_text_config()
         width = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-        token_bytes = 2 * settings.num_hidden_layers * settings.num_key_value_heads * width * self._model.dtype.itemsize
+        kinds = getattr(settings, "layer_types", None) or [""] * settings.num_hidden_layers
+        layers = sum(kind != "linear_attention" for kind in kinds)  # linear attention keeps a state of fixed size
+        token_bytes = 2 * layers * settings.num_key_value_heads * width * self._model.dtype.itemsize
         free_bytes = torch.cuda.get_device_properties().total_memory - torch.cuda.memory_allocated()
         return max(1, int(free_bytes // 2 // token_bytes))
 

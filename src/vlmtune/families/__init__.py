@@ -4,20 +4,56 @@ Everything that differs between architectures is a field of `Family`. Code elsew
 a field here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.boxes import ModelBoxes
+from vlmtune.families._shapes import (
+    DELTA_CHUNK,
+    FROM_LAYER_INPUT,
+    Decoder,
+    DeltaRule,
+    Layer,
+    Linear,
+    PartName,
+    Shapes,
+    VisionTower,
+)
+
+__all__ = [
+    "ATTENTION",
+    "ATTENTION_AND_MLP",
+    "DELTA_CHUNK",
+    "EXPERTS",
+    "FROM_LAYER_INPUT",
+    "GATED_DELTA_NET",
+    "Decoder",
+    "DeltaRule",
+    "Family",
+    "Grid",
+    "ImageLimits",
+    "Layer",
+    "Linear",
+    "PartName",
+    "Shapes",
+    "VisionTower",
+]
 
 Grid = tuple[int, int, int]
 """Patches of one image: (time, rows, columns); time is 1 for a still image."""
 
-PartName = Literal["language_model", "merger", "vision_tower"]
-"""Parts of a model that can have adapters: decoder, merger of patches into tokens, blocks of the vision tower."""
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""Linear layers of softmax attention."""
+ATTENTION_AND_MLP = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+"""Linear layers of softmax attention and of a gated MLP."""
+EXPERTS = "experts."
+"""In front of the names of matrices that are stacked, one per expert."""
+GATED_DELTA_NET = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+"""Linear layers of a Gated DeltaNet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +81,9 @@ class Family:
     `resized(height, width, limits) -> (height, width)` is the processor's size rule. `positions(ids, image_token,
     grids, merge) -> [3, T]` counts rotary positions. `language_model` and `vision_tower` are module prefixes, `blocks`
     and `mergers` those of the vision tower's layers and of the modules that merge its patches into tokens.
-    `boxes` is how the family writes boxes in answers.
+    `boxes` is how the family writes boxes in answers. `shapes` reads the sizes of its matrices from config.json.
+    `lora_targets` are the linear layers that get an adapter unless a config names others. `linear_attention` is the
+    module, in those layers that have it in place of attention, of a Gated DeltaNet.
     """
 
     name: str
@@ -59,6 +97,9 @@ class Family:
     resized: Callable[[int, int, ImageLimits], tuple[int, int]]
     positions: Callable[[Sequence[int], int, Sequence[Grid], int], NDArray[np.int64]]
     boxes: ModelBoxes
+    shapes: Callable[[Mapping[str, Any]], Shapes]
+    lora_targets: tuple[str, ...] = ATTENTION_AND_MLP
+    linear_attention: str | None = None
 
     @property
     def parts(self) -> dict[PartName, tuple[str, ...]]:

@@ -6,6 +6,7 @@ are placed by module prefix.
 
 from vlmtune.families import Family
 from vlmtune.families._mrope import mrope_positions
+from vlmtune.families._qwen_shapes import qwen2_shapes
 from vlmtune.families._smart_resize import smart_resize
 
 FAMILY = Family(
@@ -20,4 +21,5 @@ FAMILY = Family(
     resized=smart_resize,
     positions=mrope_positions,
     boxes="resized_pixels",
+    shapes=qwen2_shapes,
 )

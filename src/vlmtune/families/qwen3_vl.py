@@ -2,6 +2,7 @@
 
 from vlmtune.families import Family
 from vlmtune.families._mrope import mrope_positions
+from vlmtune.families._qwen_shapes import qwen3_shapes
 from vlmtune.families._smart_resize import smart_resize
 
 FAMILY = Family(
@@ -16,4 +17,5 @@ FAMILY = Family(
     resized=smart_resize,
     positions=mrope_positions,
     boxes="norm1000",
+    shapes=qwen3_shapes,
 )

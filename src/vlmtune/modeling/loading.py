@@ -67,7 +67,7 @@ def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[family.vision_tower, "lm_head"],
+        llm_int8_skip_modules=[family.vision_tower, *family.mergers, "lm_head"],
     )
 
 
@@ -218,8 +218,10 @@ def _family(config: ModelConfig, model_type: str | None) -> Family:
         if family.model_type == model_type:
             return family
     raise ConfigError(
-        f"model {config.name!r} is of type {model_type!r}; vlmtune knows {', '.join(known)}. "
-        "A new family is one file of facts: see docs/extending.md"
+        f"model {config.name!r} is of type {model_type!r}; vlmtune knows {', '.join(known)}. Choose a model of one of "
+        "these families. Or describe its own in a Python file, which model.family names: its special tokens, the "
+        "names of its modules, how it resizes images, counts positions and writes boxes, and the sizes of its "
+        "matrices (docs/extending.md, A model family)"
     )
 
 

@@ -1,6 +1,5 @@
 """The train step: an adapter folder with its manifest and training logs."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,6 @@ from vlmtune import registry
 from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows
 from vlmtune.engines import InferenceConfig
-from vlmtune.errors import ConfigError
 from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
 from vlmtune.pipeline.predict import truth_lines
@@ -137,16 +135,16 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
 
 def _compare_with_plan(session: Session, rows: Sequence[Rows], facts: Mapping[str, Any]) -> None:
     """Report how accurate the plan was, where memory can be measured."""
-    with contextlib.suppress(ConfigError):  # an architecture that cannot be planned was trained all the same
-        session.progress.note(
-            compare_with_measured(session.config, session.encoder.checkpoint, rows, facts, Progress(Silent()))
-        )
+    session.progress.note(
+        compare_with_measured(session.config, session.encoder.checkpoint, rows, facts, Progress(Silent()))
+    )
 
 
 def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed: Sequence[Rows]) -> Provenance:
     training, target = session.config.training, session.config.dataset.target
     selects = {"evaluate_every_steps"} if training.best_metric is not None else set()
     settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - selects)
+    settings["lora"] = training.lora.for_family(session.encoder.checkpoint.family).model_dump(mode="json")
     if not training.augmentation.active:
         del settings["augmentation"]  # as in the manifests of earlier versions
     for key in ADDED_SETTINGS:

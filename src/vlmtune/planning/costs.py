@@ -5,12 +5,12 @@ to the input of every frozen matrix, but not with respect to the matrix. Additio
 together far below 1 %, are not counted. Bytes are those that PyTorch keeps for the backward pass, tensor by tensor.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
+from vlmtune.families import DELTA_CHUNK, FROM_LAYER_INPUT, DeltaRule, Layer, Linear, PartName, Shapes
 from vlmtune.modeling.loading import Quantization
 from vlmtune.planning.lengths import Work
-from vlmtune.planning.shapes import Linear, Shapes
 from vlmtune.training.config import LoraConfig
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -42,8 +42,8 @@ def flops(shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int =
     """FLOPs of one forward and backward pass, term by term.
 
     Attention counts the pairs that the segments' causal masks allow. Its backward pass recomputes the scores, as every
-    fused kernel does: 5 products instead of 2. q, k and v of the first layer need no gradient with respect to their
-    input, because the embeddings are frozen.
+    fused kernel does: 5 products instead of 2. The matrices that read the input of the first layer need no gradient
+    with respect to it, because the embeddings are frozen.
 
     Args:
         shapes: of the checkpoint.
@@ -52,19 +52,17 @@ def flops(shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int =
         checkpoint_layers: layers whose forward pass is computed twice.
     """
     decoder = shapes.decoder
-    tokens, layers = work.tokens, decoder.layers
-    frozen = 2 * tokens * decoder.layer_weights
+    kinds = [_layer_terms(kind, lora, work) for kind in decoder.kinds]
+    terms = [_summed([kinds[n][row] for n in decoder.order]) for row in range(len(kinds[0]))]
+    recomputed = sum(term.forward for n in decoder.order[:checkpoint_layers] for term in kinds[n])
     unneeded = 0
     if lora.parts == ["language_model"]:
-        unneeded = 2 * tokens * sum(linear.weights for linear in decoder.linears[:3])
-    adapters = 2 * tokens * layers * lora.rank * _widths(shapes, lora)
-    attention = 4 * work.pairs * decoder.queries * layers
-    recomputed = (frozen + adapters + attention) * checkpoint_layers // layers
+        first = decoder.kinds[decoder.order[0]].linears
+        unneeded = 2 * work.tokens * sum(linear.active for linear in first if linear.name in FROM_LAYER_INPUT)
+    terms[0] = replace(terms[0], backward=terms[0].backward - unneeded)
     head = 2 * work.supervised * decoder.hidden * decoder.vocabulary
-    terms = [
-        Term("language model", "2 x tokens x weights of its layers", frozen, frozen - unneeded),
-        Term("its adapters", "2 x tokens x layers x rank x (inputs + outputs)", adapters, 2 * adapters),
-        Term("attention", "4 x pairs x heads x head size x layers", attention, attention * 5 // 2),
+    terms = [term for term in terms if term.forward or term.name != "linear attention"]
+    terms += [
         Term("head", "2 x supervised tokens x hidden x vocabulary", head, head),
         _tower(shapes, lora, work),
     ]
@@ -73,30 +71,57 @@ def flops(shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int =
     return terms
 
 
-def _widths(shapes: Shapes, lora: LoraConfig) -> int:
-    """Inputs + outputs of the adapted matrices in one layer of the language model."""
-    return sum(linear.inputs + linear.outputs for linear in _adapted(shapes.decoder.linears, lora)) * (
-        "language_model" in lora.parts
-    )
+def _summed(terms: Sequence[Term]) -> Term:
+    """The same part of several layers."""
+    forward, backward = (sum(getattr(term, name) for term in terms) for name in ("forward", "backward"))
+    return replace(terms[0], forward=forward, backward=backward)
+
+
+def _layer_terms(layer: Layer, lora: LoraConfig, work: Work) -> list[Term]:
+    """One layer of the language model: its matrices, its adapters, attention, linear attention."""
+    frozen, attention = 2 * work.tokens * layer.active, 4 * work.pairs * layer.queries
+    forward, backward = (layer.delta.flops, layer.delta.backward_flops) if layer.delta else (0, 0)
+    convolution = layer.delta.convolution * work.tokens if layer.delta else 0
+    adapters = weight_gradients = 0
+    for linear in _adapted(layer.linears, lora) if "language_model" in lora.parts else ():
+        if linear.copies == 1:
+            adapters += 2 * work.tokens * lora.rank * (linear.inputs + linear.outputs)
+        else:  # B x A of every expert, once per sequence; its gradient is that of the whole matrix
+            adapters += 2 * work.sequences * lora.rank * linear.weights
+            weight_gradients += 2 * work.tokens * linear.active
+    return [
+        Term("language model", "2 x tokens x weights of its layers", frozen, frozen),
+        Term(
+            "its adapters", "2 x tokens x layers x rank x (inputs + outputs)", adapters, 2 * adapters + weight_gradients
+        ),
+        Term("attention", "4 x pairs x heads x head size x layers", attention, attention * 5 // 2),
+        Term(
+            "linear attention",
+            "tokens, in chunks of 64, x heads x (6 x key x value + 64 x (5 x key + 3 x value)), convolution",
+            forward * work.chunked + convolution,
+            backward * work.chunked + convolution,
+        ),
+    ]
 
 
 def _adapted(linears: Iterable[Linear], lora: LoraConfig) -> list[Linear]:
-    return [linear for linear in linears if linear.name in lora.target_modules]
+    return [linear for linear in linears if linear.name in (lora.target_modules or ())]
 
 
 def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
     """FLOPs of the vision tower: if it is frozen, there is no backward pass; else one down to the first adapter."""
     tower = shapes.tower
     patches, merged = work.patches, work.patches // tower.merged_patches
-    blocks, attention = 2 * patches * tower.block_weights, 4 * work.patch_pairs * tower.hidden * tower.depth
+    pairs = work.patch_pairs * (tower.depth - tower.windowed)
+    pairs += min(work.patch_pairs, patches * tower.window) * tower.windowed
+    blocks, attention = 2 * patches * tower.block_weights, 4 * pairs * tower.hidden
     mergers = 2 * merged * tower.merger_weights
     forward, backward = 2 * patches * tower.patch_values * tower.hidden + blocks + attention + mergers, 0
     for part, count in (("vision_tower", patches), ("merger", merged)):
         if part in lora.parts:
-            linears, times = shapes.adapted(part)
-            widths = sum(linear.inputs + linear.outputs for linear in _adapted(linears, lora))
-            forward += 2 * count * times * lora.rank * widths
-            backward += 4 * count * times * lora.rank * widths
+            widths = sum(times * (one.inputs + one.outputs) for one, times in _adapted_in(shapes, part, lora))
+            forward += 2 * count * lora.rank * widths
+            backward += 4 * count * lora.rank * widths
     if "vision_tower" in lora.parts:
         backward += blocks + attention * 5 // 2 + mergers
     elif "merger" in lora.parts:
@@ -105,22 +130,27 @@ def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
     return Term("vision tower", formula, forward, backward)
 
 
+def _adapted_in(shapes: Shapes, part: PartName, lora: LoraConfig) -> list[tuple[Linear, int]]:
+    """The adapted matrices of a part, and how often each is repeated."""
+    return [(one, times) for one, times in shapes.adapted(part) if one.name in (lora.target_modules or ())]
+
+
 def trained_weights(shapes: Shapes, lora: LoraConfig) -> int:
     """Weights of the adapter: rank x (inputs + outputs) of every adapted matrix, and DoRA's magnitude per output."""
     count = 0
     for part in lora.parts:
-        linears, times = shapes.adapted(part)
-        for linear in _adapted(linears, lora):
-            count += times * (lora.rank * (linear.inputs + linear.outputs) + lora.use_dora * linear.outputs)
+        for linear, times in _adapted_in(shapes, part, lora):
+            wide = linear.copies * lora.rank * (linear.inputs + linear.outputs)
+            count += times * (wide + lora.use_dora * linear.outputs)
     return count
 
 
 def base_bytes(shapes: Shapes, precision: str, quantization: Quantization | None) -> int:
-    """Bytes of the loaded model. NF4 keeps the matrices of the language model's layers in 4 bits, and nothing else."""
+    """Bytes of the loaded model. NF4 keeps the linear layers of the language model in 4 bits, and nothing else."""
     width = width_of(precision)
     if quantization is None:
         return width * shapes.parameters
-    small = shapes.decoder.layer_weights
+    small = shapes.decoder.quantizable
     return round(NF4_BYTES * small) + width * (shapes.parameters - small)
 
 
@@ -150,31 +180,50 @@ class Setup:
         return width_of(self.precision)
 
 
-def activation_bytes(shapes: Shapes, setup: Setup) -> int:
+def activation_bytes(shapes: Shapes, layer: Layer, setup: Setup) -> int:
     """Bytes per token that one layer of the language model keeps for the backward pass."""
-    decoder, width, lora = shapes.decoder, setup.width, setup.lora
-    norms = NORM_BYTES * (2 * decoder.hidden + decoder.queries + decoder.keys)
-    repeated = setup.repeated_keys and setup.precision != "fp32"
-    attention = width * (2 * decoder.queries + 2 * (decoder.queries if repeated else decoder.keys)) + 4 * decoder.heads
-    attention += setup.on_cpu * width * decoder.queries
-    gates = 3 * width * decoder.inner
-    return norms + attention + gates + _adapter_activations(shapes, lora, width, setup.on_cpu)
+    hidden, width = shapes.decoder.hidden, setup.width
+    norms = NORM_BYTES * 2 * hidden
+    if layer.delta is not None:
+        mixer = _delta_activations(layer.delta, width)
+    else:
+        norms += NORM_BYTES * (layer.queries + layer.keys)
+        repeated = setup.repeated_keys and setup.precision != "fp32"
+        mixer = width * (2 * layer.queries + 2 * (layer.queries if repeated else layer.keys)) + 4 * layer.heads
+        mixer += setup.on_cpu * width * layer.queries + layer.gated * 2 * width * layer.queries
+    return norms + mixer + 3 * width * layer.inner + _adapter_activations(layer, setup)
 
 
-def _adapter_activations(shapes: Shapes, lora: LoraConfig, width: int, on_cpu: bool) -> int:
+def _delta_activations(rule: DeltaRule, width: int) -> int:
+    """Bytes per token of a Gated DeltaNet as torch computes it: in fp32, chunk by chunk."""
+    query, key, value, scores = 3 * rule.key, 5 * rule.key, 3 * rule.value, 5 * DELTA_CHUNK
+    states = 2 * rule.key * rule.value // DELTA_CHUNK
+    values = rule.heads * rule.value
+    gated_norm = (2 * NORM_BYTES + 2 * width) * values
+    return 4 * rule.heads * (query + key + value + scores + states) + width * rule.channels + gated_norm
+
+
+def _adapter_activations(layer: Layer, setup: Setup) -> int:
     """Inputs of A and of B. Without dropout, matrices with the same input keep it once."""
+    lora, width = setup.lora, setup.width
     if "language_model" not in lora.parts:
         return 0
-    adapted = _adapted(shapes.decoder.linears, lora)
+    adapted = [linear for linear in _adapted(layer.linears, lora) if linear.copies == 1]
     kept = width * lora.rank * len(adapted)
     if lora.dropout:
-        mask = width if on_cpu else 1
+        mask = width if setup.on_cpu else 1
         return kept + sum((width + mask) * linear.inputs for linear in adapted)
-    source = {"q_proj": "norm", "k_proj": "norm", "v_proj": "norm", "gate_proj": "norm 2", "up_proj": "norm 2"}
+    source = dict.fromkeys(FROM_LAYER_INPUT, "norm") | {"gate_proj": "norm 2", "up_proj": "norm 2"}
     shared = {source.get(linear.name, linear.name): linear.inputs for linear in adapted}
-    # The attention kernel keeps its output anyway.
-    shared.pop("o_proj", None)
+    if not layer.gated:
+        shared.pop("o_proj", None)  # the attention kernel keeps its output anyway
     return kept + width * sum(shared.values())
+
+
+def _expert_copies(layer: Layer, setup: Setup) -> int:
+    """Bytes of the sums of expert weights and their adapters, which are kept for the backward pass."""
+    stacked = [one for one in _adapted(layer.linears, setup.lora) if one.copies > 1]
+    return setup.width * sum(one.weights for one in stacked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +256,20 @@ def memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work], checkpoint_l
 
 def _of_sequence(shapes: Shapes, setup: Setup, sequence: Work, checkpoint_layers: int) -> Memory:
     decoder, tower, width = shapes.decoder, shapes.tower, setup.width
-    layer, layer_input = activation_bytes(shapes, setup), width * decoder.hidden
-    last_norm = NORM_BYTES * decoder.hidden
-    whole = decoder.layers - checkpoint_layers
-    kept = sequence.tokens * (whole * layer + checkpoint_layers * layer_input + last_norm)
+    kinds = [
+        sequence.tokens * activation_bytes(shapes, kind, setup) + _expert_copies(kind, setup) for kind in decoder.kinds
+    ]
+    layer_input = sequence.tokens * width * decoder.hidden
+    last_norm = sequence.tokens * NORM_BYTES * decoder.hidden
+    kept = sum(kinds[n] for n in decoder.order[checkpoint_layers:]) + checkpoint_layers * layer_input + last_norm
     kept += _tower_kept(shapes, setup, sequence)
     # When the backward pass reaches a checkpointed layer, the layers after it are freed and this one is recomputed.
-    recomputed = sequence.tokens * (checkpoint_layers * layer_input + layer) if checkpoint_layers else 0
+    again = max((kinds[n] for n in decoder.order[:checkpoint_layers]), default=0)
+    recomputed = checkpoint_layers * layer_input + again
     features = width * (tower.mergers - 1) * tower.out // tower.merged_patches
     images = sequence.patches * (width * tower.patch_values + features)
-    unpacked = width * max(linear.weights for linear in decoder.linears) if setup.quantization is not None else 0
+    largest = max(one.inputs * one.outputs for kind in decoder.kinds for one in kind.linears)
+    unpacked = width * largest if setup.quantization is not None else 0
     narrowed = width if setup.precision != "fp32" else 0
     return Memory(
         sequence=sequence,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmtune.families import DELTA_CHUNK
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
 from vlmtune.progress import Progress
@@ -22,7 +23,8 @@ class Work:
     """Amount of computation in a sequence or an epoch.
 
     `pairs` counts the (query, key) pairs that the attention mask allows, `supervised` the tokens with a loss, and
-    `patch_pairs` the pairs of patches of the same image.
+    `patch_pairs` the pairs of patches of the same image. `chunked` is the number of tokens if every segment is rounded
+    up to whole chunks of linear attention.
     """
 
     tokens: int = 0
@@ -30,6 +32,8 @@ class Work:
     supervised: int = 0
     patches: int = 0
     patch_pairs: int = 0
+    sequences: int = 0
+    chunked: int = 0
 
     def __add__(self, other: "Work") -> "Work":
         return Work(
@@ -38,18 +42,22 @@ class Work:
             self.supervised + other.supervised,
             self.patches + other.patches,
             self.patch_pairs + other.patch_pairs,
+            self.sequences + other.sequences,
+            self.chunked + other.chunked,
         )
 
 
 def work_of(sequence: PackedSequence) -> Work:
     """The work of one packed sequence."""
-    pairs = 0
+    pairs = chunked = 0
     for segment in sequence.segments:
         length = segment.end - segment.start
         # Every token sees the whole prefix, and causally its own segment.
         pairs += length * (segment.prefix_end - segment.prefix_start) + length * (length + 1) // 2
+        chunked += -(-length // DELTA_CHUNK) * DELTA_CHUNK
     patches = [_patches(image) for image in sequence.images]
-    return Work(len(sequence), pairs, len(sequence.targets), sum(patches), sum(n * n for n in patches))
+    patch_pairs = sum(n * n for n in patches)
+    return Work(len(sequence), pairs, len(sequence.targets), sum(patches), patch_pairs, 1, chunked)
 
 
 def _patches(image: EncodedImage) -> int:

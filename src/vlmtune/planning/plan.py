@@ -14,14 +14,15 @@ from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.data import Rows, open_role
 from vlmtune.errors import ConfigError
+from vlmtune.families import Shapes
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inference import resolved
 from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
 from vlmtune.modeling.varlen import repeats_keys
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
+from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
-from vlmtune.planning.shapes import GPUS, Shapes, find_gpu, read_shapes
 from vlmtune.processing.answer_lengths import count_answers, cut_off
 from vlmtune.processing.encoder import ImageHeaders
 from vlmtune.progress import Progress
@@ -62,7 +63,13 @@ def survey(config: Config, checkpoint: Checkpoint, rows: Sequence[Rows], progres
 
 def shapes_of(checkpoint: Checkpoint) -> Shapes:
     """The matrices of a checkpoint."""
-    return read_shapes(read_json(checkpoint.folder / "config.json"), checkpoint.name)
+    return checkpoint.family.shapes(read_json(checkpoint.folder / "config.json"))
+
+
+def _with_layers(config: Config, checkpoint: Checkpoint) -> Config:
+    """The config with the family's own layers for `training.lora.target_modules`, where it names none."""
+    lora = config.training.lora.for_family(checkpoint.family)
+    return config.model_copy(update={"training": config.training.model_copy(update={"lora": lora})})
 
 
 def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False) -> Estimate:
@@ -82,11 +89,8 @@ def _setup(config: Config) -> Setup:
 def compare_with_measured(
     config: Config, checkpoint: Checkpoint, rows: Sequence[Rows], facts: Mapping[str, Any], progress: Progress
 ) -> str:
-    """One line that compares the plan with the measurements in `facts`, the adapter's manifest.
-
-    Raises:
-        ConfigError: an architecture that `plan` does not know.
-    """
+    """One line that compares the plan with the measurements in `facts`, the adapter's manifest."""
+    config = _with_layers(config, checkpoint)
     training = config.training.model_copy(update={"pack_tokens": facts["pack_tokens"]})
     config = config.model_copy(update={"training": training})
     epoch = survey(config, checkpoint, rows, progress)
@@ -127,7 +131,7 @@ def make_plan(
     if config.needs_hub:
         go_offline_if_unreachable(progress)
     checkpoint = find_checkpoint(config.model)
-    shapes = shapes_of(checkpoint)
+    config, shapes = _with_layers(config, checkpoint), shapes_of(checkpoint)
     rows = [open_role(block, "train") for block in (config.dataset, *(one.dataset for one in config.datasets))]
     epoch = survey(config, checkpoint, rows, progress)
     training, setup = config.training, _setup(config)
@@ -140,6 +144,7 @@ def make_plan(
         "schema_version": 1,
         "model": checkpoint.name,
         "parameters": shapes.parameters,
+        "active_parameters": shapes.active_parameters,
         "trained_weights": trained_weights(shapes, training.lora),
         "precision": training.precision,
         "quantization": config.model.quantization,
@@ -192,8 +197,10 @@ def _flops(config: Config, shapes: Shapes, work: Work, checkpoint_layers: int) -
 def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str, Any]:
     configured = (setup.precision, setup.quantization)
     shown = PRECISIONS if configured in PRECISIONS else (*PRECISIONS, configured)
+    decoder = shapes.decoder
+    kinds = [activation_bytes(shapes, kind, setup) for kind in decoder.kinds]
     return {
-        "activation_bytes_per_token_and_layer": activation_bytes(shapes, setup),
+        "activation_bytes_per_token_and_layer": sum(kinds[n] for n in decoder.order) // decoder.layers,
         "precisions": [
             {
                 "precision": precision,

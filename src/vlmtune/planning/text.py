@@ -15,7 +15,9 @@ def render(plan: dict[str, Any]) -> str:
 
 def _head(plan: dict[str, Any]) -> Iterator[str]:
     kind = plan["quantization"] or plan["precision"]
-    yield f"{plan['model']}: {plan['parameters']:,} weights in {kind}, {plan['trained_weights']:,} trained in fp32"
+    count, active = plan["parameters"], plan["active_parameters"]
+    used = f" ({active:,} per token)" if active != count else ""
+    yield f"{plan['model']}: {count:,} weights{used} in {kind}, {plan['trained_weights']:,} trained in fp32"
     yield from (f"  note: {note}" for note in plan["notes"])
 
 

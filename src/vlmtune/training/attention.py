@@ -18,6 +18,7 @@ from vlmtune.modeling import varlen
 from vlmtune.modeling.varlen import VarlenKernel
 from vlmtune.modeling.vision_tower import uses_varlen
 from vlmtune.processing.encoder import to_device
+from vlmtune.training.linear_attention import enable_packed_linear_attention
 from vlmtune.training.packing import Segment
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def enable_packed_attention(model: "nn.Module", family: Family, requested: str =
     From then on, every forward needs the keyword `segments`: those of its packed sequence, in order and without gaps.
 
     Raises:
-        EnvironmentProblem: the requested kernel cannot run here.
+        EnvironmentProblem: the requested kernel cannot run here, or linear attention layers cannot be packed.
     """
     from transformers import AttentionInterface
 
@@ -80,6 +81,7 @@ def enable_packed_attention(model: "nn.Module", family: Family, requested: str =
     kernel = pick_kernel(requested, language.device.type, language.dtype, head_size(language.config))
     AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, kernel=kernel))
     language.config._attn_implementation = PACKED_ATTENTION  # noqa: SLF001 - the public setter rejects unknown names
+    enable_packed_linear_attention(model, family)
     return kernel
 
 

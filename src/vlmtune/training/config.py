@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from vlmtune.families import PartName
+from vlmtune.families import Family, PartName
 from vlmtune.processing.chat_template import ThinkingMode
 from vlmtune.registry import BaseConfig
 
@@ -22,10 +22,12 @@ class LoraConfig(BaseConfig):
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input during training."""
 
-    target_modules: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
-    )
-    """Linear layers that get an adapter, by the last component of their name, in all of `parts`."""
+    target_modules: list[str] | None = Field(default=None, min_length=1)
+    """Linear layers that get an adapter, by the last component of their name, in all of `parts`. Null: those of the
+    language model that the family lists. In Qwen3-VL they are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and
+    down_proj; in Qwen3.5 also in_proj_qkv, in_proj_z, in_proj_b, in_proj_a and out_proj. The experts of a mixture are
+    experts.gate_up_proj and experts.down_proj; they need `dropout: 0`, take as much memory again as their weights,
+    and are never included by null."""
 
     parts: list[PartName] = Field(default=["language_model"], min_length=1)
     """Parts of the model that get an adapter; the others stay frozen. In Qwen3-VL the layers of `vision_tower` are
@@ -36,6 +38,11 @@ class LoraConfig(BaseConfig):
 
     use_dora: bool = False
     """Learn each weight's direction and magnitude separately (DoRA). Slower, and takes more memory."""
+
+    def for_family(self, family: Family) -> "LoraConfig":
+        """The same with the family's own layers where none are named."""
+        named = self.target_modules or list(family.lora_targets)
+        return self.model_copy(update={"target_modules": named})
 
     @property
     def scale(self) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError, IntegrityError
-from vlmtune.families import Family, PartName
+from vlmtune.families import EXPERTS, Family, PartName
 from vlmtune.files import read_json, translate_os_errors, write_bytes
 from vlmtune.modeling.loading import refuse_not_finite
 from vlmtune.modeling.lora_layers import compute_in_base_precision
@@ -46,11 +46,13 @@ def add_adapter(
     import torch
 
     torch.manual_seed(seed)
+    settings = settings.for_family(family)
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # accepts any number
         lora_dropout=settings.dropout,
         target_modules=_targets(model, settings, family),
+        target_parameters=_stacked(model, settings, family) or None,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         bias="none",
@@ -129,16 +131,33 @@ def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> 
     import torch
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    experts = sorted({EXPERTS + name.rpartition(".")[2] for name in _expert_weights(model, family)})
     chosen: dict[str, set[str]] = {part: set() for part in settings.parts}
     others: set[str] = set()
     for name in linear:
         chosen.get(family.part(name) or "", others).add(name.rpartition(".")[2])
-    _check_names(settings.target_modules, chosen)
-    if settings.parts == ["language_model"] and not others & set(settings.target_modules):
-        return sorted(settings.target_modules)
+    if "language_model" in chosen:
+        chosen["language_model"].update(experts)
+    _check_names(settings.target_modules or (), chosen)
+    names = [name for name in settings.target_modules or () if name not in experts]
+    if settings.parts == ["language_model"] and not others & set(names):
+        return sorted(names)
     # A name alone would also match layers of other kinds, like the patch convolution of Qwen3-VL ("proj").
     starts = sorted(re.escape(start) for part in set(settings.parts) for start in family.parts[part])
-    return rf"({'|'.join(starts)})\.(.*\.)?({'|'.join(map(re.escape, sorted(settings.target_modules)))})"
+    return rf"({'|'.join(starts)})\.(.*\.)?({'|'.join(map(re.escape, sorted(names)))})"
+
+
+def _expert_weights(model: "PreTrainedModel", family: Family) -> list[str]:
+    """Full names of the language model's weights that are stacked, one matrix per expert."""
+    named = model.named_parameters()
+    return [n for n, weight in named if weight.ndim == 3 and f".{EXPERTS}" in n and family.part(n) == "language_model"]
+
+
+def _stacked(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str]:
+    """PEFT's `target_parameters`: the chosen stacked weights, by the last three components of their names."""
+    names = tuple(f".{name}" for name in settings.target_modules or ())
+    chosen = [name for name in _expert_weights(model, family) if name.endswith(names)]
+    return sorted({".".join(name.split(".")[-3:]) for name in chosen})
 
 
 def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
@@ -211,6 +230,7 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     file = folder / ADAPTER_CONFIG
     written: dict[str, Any] = read_json(file)
     written |= {"base_model_name_or_path": base, "revision": revision}
-    if isinstance(written["target_modules"], list):
-        written["target_modules"] = sorted(written["target_modules"])
+    for key in ("target_modules", "target_parameters"):
+        if isinstance(written.get(key), list):
+            written[key] = sorted(written[key])
     write_bytes(file, (json.dumps(written, indent=2, sort_keys=True) + "\n").encode())

@@ -1,0 +1,22 @@
+"""Qwen3-VL with a mixture of experts in place of the MLP; the experts' adapters are opt-in, the router never learns."""
+
+from vlmtune.families import ATTENTION, Family
+from vlmtune.families._mrope import mrope_positions
+from vlmtune.families._qwen_shapes import qwen3_shapes
+from vlmtune.families._smart_resize import smart_resize
+
+FAMILY = Family(
+    name="qwen3_vl_moe",
+    model_type="qwen3_vl_moe",
+    image_token="<|image_pad|>",
+    end_of_turn="<|im_end|>",
+    language_model="model.language_model",
+    vision_tower="model.visual",
+    blocks="model.visual.blocks",
+    mergers=("model.visual.merger", "model.visual.deepstack_merger_list"),
+    resized=smart_resize,
+    positions=mrope_positions,
+    boxes="norm1000",
+    shapes=qwen3_shapes,
+    lora_targets=ATTENTION,
+)

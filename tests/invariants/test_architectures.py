@@ -1,0 +1,391 @@
+"""Architectures beyond Qwen3-VL on random checkpoints: packing, decoding, resuming, merging and planning are exact.
+
+What is expected comes from transformers' own forward and `generate`, one example at a time.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from builders import TINY, assistant, make_image, ref, user
+from tiny_models import TINY_MODELS
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageTextToText
+
+from vlmtune.engines import hf
+from vlmtune.errors import ConfigError, IntegrityError, Interrupted
+from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model
+from vlmtune.planning.costs import flops, trained_weights
+from vlmtune.planning.lengths import total, work_of
+from vlmtune.planning.plan import shapes_of
+from vlmtune.processing.encoder import Encoded, Encoder, collate
+from vlmtune.progress import Progress, Silent
+from vlmtune.signals import StopRequest
+from vlmtune.training import trainer
+from vlmtune.training.attention import enable_packed_attention
+from vlmtune.training.config import LoraConfig
+from vlmtune.training.forward_backward import check_packing_leakage, token_losses
+from vlmtune.training.linear_attention import CONVOLUTION, DELTA_RULE
+from vlmtune.training.lora import add_adapter, trainable
+from vlmtune.training.packing import Layout, PackedSequence, pack
+from vlmtune.types import Prediction, Request
+
+QUIET = Progress(Silent())
+LINEAR = ["qwen3_5", "qwen3_5_moe"]
+"""Families with linear attention."""
+A, B, C = (ref(make_image(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100), (96, 160)]))
+LONG = "What is on the grass near the house and the two trees , and which color has the small boat there ? " * 3
+TALKS = [
+    (user(A, LONG), assistant("A red ball .")),
+    (user(A, LONG), assistant("A red ball on the green grass, and two boats . " * 6)),
+    (user(A, LONG), assistant("Two")),
+    (user(B, "What is it?"), assistant("A car .")),
+    (user(C, "Describe."), assistant("A fish ."), user("How many?"), assistant("One fish .")),
+    (user("No picture at all."), assistant("Yes .")),
+    (user(B, "What is it?"), assistant("A boat near a tree .")),
+]
+"""Prefixes and answers of less and of more than the 64 tokens that linear attention computes at once."""
+
+Losses = list[torch.Tensor]
+Gradients = Mapping[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module", params=list(TINY_MODELS))
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    folder = tmp_path_factory.mktemp(request.param)
+    TINY_MODELS[request.param](folder)
+    config = ModelConfig(name=str(folder), device="cpu")
+    return Encoder(find_checkpoint(config), config)
+
+
+@pytest.fixture
+def family(encoder: Encoder) -> str:
+    return encoder.checkpoint.family.name
+
+
+@pytest.fixture(scope="module")
+def layout(encoder: Encoder) -> Layout:
+    return Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+
+
+@pytest.fixture(scope="module")
+def examples(encoder: Encoder) -> list[Encoded]:
+    return [encoder.training_example(talk, "all", 4096) for talk in TALKS]
+
+
+def everywhere(encoder: Encoder) -> LoraConfig:
+    """All layers of the language model that can have an adapter, stacked experts included."""
+    stacked = {one.name for one, _ in shapes_of(encoder.checkpoint).adapted("language_model") if one.copies > 1}
+    names = [*encoder.checkpoint.family.lora_targets, *sorted(stacked)]
+    return LoraConfig(dropout=0.0, rank=4, target_modules=names)
+
+
+def adapted(base: Any, encoder: Encoder) -> Any:
+    """With an adapter whose B is not zero, where half of all mistakes could not show."""
+    model = add_adapter(base, everywhere(encoder), encoder.checkpoint.family, 0)
+    torch.manual_seed(1)
+    for name, weight in trainable(model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    return model
+
+
+def plain_model(encoder: Encoder) -> Any:
+    """As transformers loads it."""
+    model = AutoModelForImageTextToText.from_pretrained(str(encoder.checkpoint.folder), dtype=torch.float32)
+    return model.requires_grad_(False).eval()
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    taken = {name: weight.grad.clone() for name, weight in trainable(model).items() if weight.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return taken
+
+
+@pytest.fixture(scope="module")
+def packing_model(encoder: Encoder) -> Any:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    enable_packed_attention(base, encoder.checkpoint.family)
+    return adapted(base, encoder)
+
+
+@pytest.fixture(scope="module")
+def separate(encoder: Encoder, examples: Sequence[Encoded]) -> tuple[Losses, Gradients]:
+    """Losses and gradients by transformers alone, one example at a time."""
+    model, losses = adapted(plain_model(encoder), encoder), []
+    for example in examples:
+        output = model(**collate([example], encoder, "right", "cpu", torch.float32), use_cache=False)
+        logits, targets = output.logits[0, :-1], torch.tensor(example.rendered.ids)[1:]
+        every = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        losses.append(every[torch.tensor(example.rendered.loss_mask)[1:]] + unbalanced(output, model))
+        losses[-1].sum().backward()
+    return [each.detach() for each in losses], gradients(model)
+
+
+def unbalanced(output: Any, model: Any) -> Any:
+    """What transformers adds to the loss of this example alone; 0 unless the checkpoint asks for it."""
+    extra = getattr(output, "aux_loss", None)
+    return 0 if extra is None else extra * model.config.get_text_config().router_aux_loss_coef
+
+
+def worst_errors(
+    model: Any, rows: Sequence[PackedSequence], encoder: Encoder, separate: tuple[Losses, Gradients]
+) -> tuple[float, float]:
+    """Largest relative error of an example's losses, and of a gradient."""
+    errors = []
+    for row in rows:
+        losses = token_losses(model.base_model.model, row, encoder, "cpu")
+        losses.sum().backward()
+        owners = torch.tensor(row.example_indices)
+        for owner in set(row.example_indices):
+            wanted = separate[0][owner]
+            errors.append(((losses.detach()[owners == owner] - wanted).norm() / wanted.norm()).item())
+    found = gradients(model)
+    assert found.keys() == separate[1].keys()
+    return max(errors), max(((found[n] - g).norm() / g.norm()).item() for n, g in separate[1].items())
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["packed", "shared prefix"])
+def test_packed_examples_equal_separate_ones(
+    share: bool,
+    encoder: Encoder,
+    layout: Layout,
+    examples: Sequence[Encoded],
+    packing_model: Any,
+    separate: tuple[Losses, Gradients],
+) -> None:
+    rows = pack(examples, layout, 4096, share)
+    assert len(rows) == 1
+    loss, gradient = worst_errors(packing_model, rows, encoder, separate)
+    assert max(loss, gradient) <= 1e-5
+
+
+@contextmanager
+def broken(model: Any, *functions: str) -> Iterator[None]:
+    """Inside, the Gated DeltaNets compute these functions over the whole row, as transformers does."""
+    mixer = next(m for m in model.modules() if type(m).__name__.endswith("GatedDeltaNet"))
+    module = sys.modules[type(mixer).__module__]
+    packed = {name: getattr(module, name) for name in functions}
+
+    def whole(original: Any) -> Callable[..., Any]:
+        def forgetting(*tensors: Any, segments: Any = None, **more: Any) -> Any:
+            return original(*tensors, **more)
+
+        return forgetting
+
+    try:
+        for name, function in packed.items():
+            setattr(module, name, whole(function.args[0]))
+        yield
+    finally:
+        for name, function in packed.items():
+            setattr(module, name, function)
+
+
+def only(families: Sequence[str], family: str) -> None:
+    if family not in families:
+        pytest.skip("has no such layers")
+
+
+@pytest.mark.parametrize(
+    "functions", [(CONVOLUTION,), (DELTA_RULE,), (CONVOLUTION, DELTA_RULE)], ids=["convolution", "state", "both"]
+)
+def test_naive_packing_is_wrong_by_orders_of_magnitude(
+    functions: tuple[str, ...],
+    family: str,
+    encoder: Encoder,
+    layout: Layout,
+    examples: Sequence[Encoded],
+    packing_model: Any,
+    separate: tuple[Losses, Gradients],
+) -> None:
+    """What docs/packing.md shows: the same layers, of which one part runs over the whole row."""
+    only(LINEAR, family)
+    rows = pack(examples, layout, 4096, share_prefixes=False)
+    right = worst_errors(packing_model, rows, encoder, separate)
+    with broken(packing_model, *functions):
+        naive = worst_errors(packing_model, rows, encoder, separate)
+    leaking = " and ".join(functions)
+    print(f"\n{family}, {leaking} leaking: loss {naive[0]:.2g} instead of {right[0]:.2g}, ", end="")
+    print(f"gradient {naive[1]:.2g} instead of {right[1]:.2g}")
+    assert min(naive) > 1e-2
+    assert min(naive) > 1000 * max(right)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_check_before_step_one_sees_a_leak_of_state_and_of_convolution(
+    precision: str, family: str, encoder: Encoder, layout: Layout, examples: Sequence[Encoded]
+) -> None:
+    only(LINEAR, family)
+    base = load_model(encoder.checkpoint, "cpu", precision)
+    enable_packed_attention(base, encoder.checkpoint.family)
+
+    def check(row: PackedSequence) -> None:
+        check_packing_leakage(
+            base, encoder.checkpoint.family, row, lambda each: token_losses(base, each, encoder, "cpu")
+        )
+
+    (plain,) = pack(examples[3:], layout, 4096, share_prefixes=False)
+    (shared,) = pack(examples, layout, 4096)
+    for row in (plain, shared):
+        check(row)
+        for function in (CONVOLUTION, DELTA_RULE):
+            with broken(base, function), pytest.raises(IntegrityError, match="packed sequences leak"):
+                check(row)
+
+
+def test_one_call_of_a_kernel_computes_what_calls_per_length_do(
+    family: str, encoder: Encoder, layout: Layout, examples: Sequence[Encoded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The route of flash-linear-attention, with the original in its place, called once per sequence of a row."""
+    only(LINEAR, family)
+    from vlmtune.training import linear_attention
+
+    mixer = next(m for m in load_model(encoder.checkpoint, "cpu", "fp32").modules() if hasattr(m, "in_proj_qkv"))
+    original = getattr(sys.modules[type(mixer).__module__], DELTA_RULE)
+    original = getattr(original, "args", [original])[0]
+    calls = []
+
+    def kernel(query: Any, key: Any, value: Any, g: Any, beta: Any, initial_state: Any, **more: Any) -> Any:
+        bounds = more.pop("cu_seqlens", None)
+        if bounds is None:
+            return original(query, key, value, g=g, beta=beta, initial_state=initial_state, **more)
+        assert len(query) == 1
+        calls.append(len(bounds) - 1)
+        done = []
+        for n, (start, end) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+            parts = [x[:, start:end] for x in (query, key, value, g, beta)]
+            state = None if initial_state is None else initial_state[n : n + 1]
+            done.append(original(*parts[:3], g=parts[3], beta=parts[4], initial_state=state, **more))
+        last = torch.cat([state for _, state in done]) if more["output_final_state"] else None
+        return torch.cat([out for out, _ in done], 1), last
+
+    (row,) = pack(examples, layout, 4096)
+    torch.manual_seed(0)
+    size = len(row)
+    q, k, v = (torch.randn(1, size, heads, 16, requires_grad=True) for heads in (2, 2, 4))
+    g, beta = -torch.rand(1, size, 4), torch.rand(1, size, 4)
+    layouts = linear_attention._delta_layout
+
+    def run() -> torch.Tensor:
+        out, last = linear_attention.packed_delta_rule(kernel, q, k, v, g, beta, row.segments)
+        assert last is None
+        return out
+
+    grouped = run()
+    monkeypatch.setattr(linear_attention, "_delta_layout", lambda segments, _, device: layouts(segments, True, device))
+    joined = run()
+    assert len(calls) == 2, "segments without a prefix, then those with one"
+    assert torch.allclose(grouped, joined, atol=1e-6)
+    weights = torch.randn_like(grouped)
+    for one, other in zip(
+        *(torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (grouped, joined)), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_answers_equal_those_of_generate(encoder: Encoder) -> None:
+    """Of a batch with padding, from which answers leave at different times."""
+    asked = [(user(A, "What?"),), (user(C, "What is this picture about?"),), (user("No picture."),), (user(B, LONG),)]
+    requests = [Request(str(n), conversation) for n, conversation in enumerate(asked)]
+    engine = hf.open_engine(hf.Config(batch_size=4, max_new_tokens=24), TINY, encoder, "fp32")
+    ours = {o.id: o.text for o in engine.answer(requests) if isinstance(o, Prediction)}
+    model = plain_model(encoder)
+    model.generation_config = type(model.generation_config)()
+    for request in requests:
+        given = collate([encoder.prompt(request.conversation)], encoder, "left", "cpu", torch.float32)
+        stops = encoder.stop_ids
+        ids = model.generate(**given, max_new_tokens=24, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
+        answer = ids[0, given["input_ids"].shape[1] :].tolist()
+        assert ours[request.id] == encoder.renderer.text([token for token in answer if token not in stops])
+    assert len(set(ours.values())) == len(asked)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(make_job: Callable[..., trainer.TrainingJob]) -> None:
+    class StopAfter(StopRequest):
+        def __init__(self, questions: int) -> None:
+            self._left = questions
+
+        @property
+        def received(self) -> int | None:  # type: ignore[override]
+            self._left -= 1
+            return 2 if self._left < 0 else None
+
+    straight, broken_off = (make_job(name, save_every_steps=2) for name in ("straight", "broken"))
+    trainer.train(straight, QUIET, StopRequest())
+    with pytest.raises(Interrupted, match=r"step \d+ of 5 is saved"):
+        trainer.train(broken_off, QUIET, StopAfter(6))
+    trainer.train(broken_off, QUIET, StopRequest())
+    for file in straight.adapter.iterdir():
+        assert file.read_bytes() == (broken_off.adapter / file.name).read_bytes(), file.name
+
+
+def test_the_router_never_learns(family: str, encoder: Encoder, packing_model: Any) -> None:
+    only(["qwen3_5_moe", "qwen3_vl_moe"], family)
+    routers = [name for name, _ in packing_model.named_parameters() if ".mlp.gate." in name]
+    assert routers
+    assert not set(routers) & set(trainable(packing_model))
+    assert any(".experts." in name for name in trainable(packing_model))
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    with pytest.raises(ConfigError, match="'gate' matches no linear layer"):
+        add_adapter(base, LoraConfig(target_modules=["gate"]), encoder.checkpoint.family, 0)
+
+
+def test_a_merged_model_is_the_adapter_s(encoder: Encoder) -> None:
+    model = adapted(load_model(encoder.checkpoint, "cpu", "fp32"), encoder).eval()
+    tensors = collate([encoder.prompt((user(A, "What?"),))], encoder, "left", "cpu", torch.float32)
+    with torch.no_grad():
+        with model.disable_adapter():
+            base = model(**tensors).logits
+        tuned = model(**tensors).logits
+        merged = model.merge_and_unload()(**tensors).logits
+    assert (merged - tuned).norm() <= 1e-5 * tuned.norm()
+    assert (base - tuned).norm() > 1e-2 * tuned.norm()
+
+
+def _solve_flops(matrix: Any, right: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """n equations with k right-hand sides: n * n * k, of which torch's counter knows nothing."""
+    *batch, size, columns = right
+    return int(torch.tensor(batch).prod()) * size * size * columns
+
+
+@pytest.mark.parametrize("checkpoint_layers", [0, 2])
+def test_planned_flops_are_those_counted(
+    checkpoint_layers: int, encoder: Encoder, layout: Layout, examples: Sequence[Encoded]
+) -> None:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    enable_packed_attention(base, encoder.checkpoint.family)
+    lora = everywhere(encoder)
+    model = add_adapter(base, lora, encoder.checkpoint.family, 0)
+    layers = base.get_submodule(encoder.checkpoint.family.language_model).layers
+    for layer in layers[:checkpoint_layers]:
+        layer.forward = checkpointed(layer.forward)
+    rows = pack(examples[1:5], layout, 512)
+    solve = {torch.ops.aten.linalg_solve_triangular: _solve_flops}
+    with FlopCounterMode(display=False, custom_mapping=solve) as counter:
+        for row in rows:
+            token_losses(base, row, encoder, "cpu").sum().backward()
+    shapes = shapes_of(encoder.checkpoint)
+    terms = flops(shapes, lora, total(map(work_of, rows)), checkpoint_layers)
+    assert sum(term.flops for term in terms) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert trained_weights(shapes, lora) == sum(weight.numel() for weight in trainable(model).values())
+
+
+def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    from torch.utils.checkpoint import checkpoint
+
+    return lambda *tensors, **more: checkpoint(forward, *tensors, use_reentrant=False, **more)
+
+
+def test_planned_parameters_are_those_of_the_model(encoder: Encoder) -> None:
+    shapes, model = shapes_of(encoder.checkpoint), plain_model(encoder)
+    family = encoder.checkpoint.family
+    assert shapes.tower.parameters == sum(p.numel() for p in model.get_submodule(family.vision_tower).parameters())
+    assert shapes.parameters == sum(p.numel() for p in model.parameters())
+    settings = json.loads((encoder.checkpoint.folder / "config.json").read_text())
+    experts = settings.get("text_config", settings).get("num_experts")
+    assert (shapes.active_parameters < shapes.parameters) == bool(experts)
