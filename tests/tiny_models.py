@@ -20,6 +20,8 @@ You are a helpful assistant.<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
+QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+
 
 def make_qwen2_5_vl(folder: Path) -> None:
     """A random Qwen2.5-VL of 0.2 M parameters with the embedded tokenizer and its family's own processor."""
@@ -97,6 +99,54 @@ def make_qwen3_5_moe(folder: Path) -> None:
     _make_qwen3(folder, Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, text)
 
 
+def make_internvl(folder: Path) -> None:
+    """InternVL over a Qwen3 of four layers, with tiles of 64 pixels and patches of 8."""
+    from transformers import (
+        AutoTokenizer,
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+        Qwen3Config,
+    )
+
+    names = {"start_image": "<img>", "end_image": "</img>", "context_image": "<IMG_CONTEXT>", "video": "<video>"}
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(find_checkpoint(ModelConfig(name="tiny")).folder),
+        extra_special_tokens={f"{name}_token": token for name, token in names.items()},
+    )
+    half = [0.5, 0.5, 0.5]
+    images = GotOcr2ImageProcessor(size={"height": 64, "width": 64}, max_patches=6, image_mean=half, image_std=half)
+    InternVLProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(),
+        image_seq_length=16,
+        chat_template=TEMPLATE_WITH_DEFAULT_SYSTEM.replace(
+            "<|vision_start|><|image_pad|><|vision_end|>", "<IMG_CONTEXT>\n"
+        ),
+    ).save_pretrained(folder)
+    vision = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "image_size": [64, 64],
+        "patch_size": [8, 8],
+        "initializer_range": 0.1,
+    }
+    torch.manual_seed(0)
+    config = InternVLConfig(
+        text_config=Qwen3Config(vocab_size=len(tokenizer) + 1, intermediate_size=96, **TEXT),  # type: ignore[arg-type]
+        vision_config=vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    InternVLForConditionalGeneration(config).save_pretrained(folder)
+
+
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 TEXT = {
     "hidden_size": 64,
@@ -169,6 +219,7 @@ def _save_processor(folder: Path, processor_class: Any, patch: int) -> tuple[int
 
 
 TINY_MODELS: dict[str, Callable[[Path], None]] = {
+    "internvl": make_internvl,
     "qwen2_vl": make_qwen2_vl,
     "qwen2_5_vl": make_qwen2_5_vl,
     "qwen3_5": make_qwen3_5,

@@ -76,7 +76,9 @@ def decode(
     active = list(range(len(batch)))  # row of the cache -> index in the batch
     finished: set[int] = set()
     seen = _Seen(choose, tensors["input_ids"], mask) if isinstance(choose, Penalised) else None
-    tensors["position_ids"] = torch.cat([(mask.cumsum(1) - 1).clamp(min=0)[None], positions])
+    is_plain = encoder.checkpoint.family.rotary_axes == 1
+    text = (mask.cumsum(1) - 1).clamp(min=0)
+    tensors["position_ids"] = text if is_plain else torch.cat([text[None], positions])
     for step in range(max_new_tokens):
         hidden = body(**tensors, **{cache_name: cache}, use_cache=True).last_hidden_state[:, -1]
         logits = model.get_output_embeddings()(hidden).float()
@@ -99,7 +101,8 @@ def decode(
         if seen is not None:
             seen.add(tokens)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        tensors = {"input_ids": tokens[:, None], "position_ids": next_position[None, :, None].expand(3, -1, -1)}
+        following = next_position[:, None] if is_plain else next_position[None, :, None].expand(3, -1, -1)
+        tensors = {"input_ids": tokens[:, None], "position_ids": following}
         if padded:  # attention is faster without a mask; a four-dimensional mask is used unchanged
             tensors["attention_mask"] = mask[:, None, None, :]
         next_position = next_position + 1

@@ -333,6 +333,9 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("training:\n  learning_rates: {vision_tower: 1e-5, language_model: 1e-4}",
          ["8:34: training.learning_rates.vision_tower is set, but training.lora.parts leaves that part frozen "
           "(training.lora.parts is the default)"]),
+        ("training:\n  lora: {target_modules: [experts.down_proj]}",
+         ["8:26: training.lora.dropout must be 0 or false for adapters on stacked experts, which "
+          "training.lora.target_modules names (training.lora.dropout is the default)"]),
         ("evaluation:\n  metrics: [bleu, sacreblue]\n  primary: blue",
          [f"8:19: evaluation.metrics[1] must be {METRICS} (got 'sacreblue'); did you mean 'sacrebleu'?",
           f"9:12: evaluation.primary must be {METRICS} (got 'blue'); did you mean 'bleu'?"]),

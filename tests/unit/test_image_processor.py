@@ -80,11 +80,11 @@ def test_both_spellings_of_sizes_are_read(tmp_path, name: str, content: str) -> 
     shape = '"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2'
     shape += ', "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]'
     (tmp_path / name).write_text(content % shape)
-    limits = load_limits(tmp_path)
+    limits = load_limits(tmp_path, FAMILY)
     assert (limits.patch, limits.min_pixels, limits.max_pixels) == (14, 3136, 12845056)
-    assert load_limits(tmp_path, max_pixels=50_000) == replace(limits, max_pixels=50_000)
+    assert load_limits(tmp_path, FAMILY, max_pixels=50_000) == replace(limits, max_pixels=50_000)
 
 
 def test_a_folder_without_image_settings_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(IntegrityError, match="no processor_config.json"):
-        load_limits(tmp_path)
+        load_limits(tmp_path, FAMILY)

@@ -163,10 +163,9 @@ def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
     checkpoint = find_checkpoint(config.model)
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
-    shapes = shapes_of(checkpoint)
-    made = estimate(config, shapes, survey(config, checkpoint, [rows], QUIET), 9)
+    made = estimate(config, checkpoint, survey(config, checkpoint, [rows], QUIET), 9)
     assert made.flops == found["gpus"][0]["flops_per_epoch"] == found["flops"]["total"]
-    assert made.peak_bytes + 2 * shapes.parameters == found["gpus"][0]["peak_bytes"]
+    assert made.peak_bytes + 2 * shapes_of(checkpoint).parameters == found["gpus"][0]["peak_bytes"]
 
 
 def test_a_gpu_that_is_too_small_is_told_what_to_change(large: Make) -> None:

@@ -115,8 +115,13 @@ def arguments(
     """The command line of a server for this config.
 
     Raises:
-        ConfigError: the model is quantized.
+        ConfigError: the model is quantized, or reads tiles.
     """
+    if encoder.image_processor.limits.tile is not None:
+        raise ConfigError(
+            f"vLLM cannot be given the pixels that {encoder.checkpoint.family.name} is trained with; use --set "
+            "inference.engine=hf"
+        )
     if model.quantization is not None:
         raise ConfigError(
             f"vLLM does not serve model.quantization={model.quantization} here; use --set inference.engine=hf, so that "

@@ -1,6 +1,6 @@
 """Qwen3.5 with a mixture of experts and one shared expert; adapters on experts are opt-in, the router never learns."""
 
-from vlmtune.families import ATTENTION_AND_MLP, GATED_DELTA_NET, Family
+from vlmtune.families import ATTENTION, GATED_DELTA_NET, Family
 from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._qwen_shapes import qwen3_shapes
 from vlmtune.families._smart_resize import smart_resize
@@ -18,6 +18,6 @@ FAMILY = Family(
     positions=mrope_positions,
     boxes="norm1000",
     shapes=qwen3_shapes,
-    lora_targets=(*ATTENTION_AND_MLP, *GATED_DELTA_NET),
+    lora_targets=(*ATTENTION, *GATED_DELTA_NET),
     linear_attention="linear_attn",
 )

@@ -26,12 +26,17 @@ GROUPED_ATTENTION = "vlmtune_flash_grids"
 
 
 def optimize_vision_tower(model: "nn.Module", family: Family) -> None:
-    """Replace the patch embedding and the attention of a loaded model's vision tower, and where its features enter."""
+    """Replace the patch embedding and the attention of a loaded model's vision tower, and where its features enter.
+
+    A tower that reads tiles is left as it is: they are of equal size, so transformers computes them at once.
+    """
     from types import MethodType
 
     from transformers import AttentionInterface
 
     tower: Any = model.get_submodule(family.vision_tower)
+    if not hasattr(tower, "patch_embed"):
+        return
     tower.patch_embed.forward = MethodType(_linear_patches, tower.patch_embed)
     AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
     tower.config._attn_implementation = GROUPED_ATTENTION  # noqa: SLF001 - the public setter knows transformers' own names only

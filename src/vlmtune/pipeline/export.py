@@ -139,12 +139,15 @@ def _answers(
 def _write_limits(folder: Path, encoder: Encoder) -> None:
     """Write the image sizes of training, so that any program that loads the folder resizes images in the same way."""
     limits = encoder.image_processor.limits
-    size = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
+    if limits.tile is None:
+        sizes: dict[str, Any] = {"size": {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}}
+    else:
+        sizes = {f"{end}_patches": getattr(limits, f"{end}_pixels") // limits.tile**2 for end in ("min", "max")}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             plain = read_json(folder / name)
             processor = plain.get("image_processor", plain)
-            processor["size"] = size
+            processor |= sizes
             for old in ("min_pixels", "max_pixels"):
                 processor.pop(old, None)
             write_json(folder / name, plain)

@@ -105,7 +105,8 @@ def _layer_terms(layer: Layer, lora: LoraConfig, work: Work) -> list[Term]:
 
 
 def _adapted(linears: Iterable[Linear], lora: LoraConfig) -> list[Linear]:
-    return [linear for linear in linears if linear.name in (lora.target_modules or ())]
+    assert lora.target_modules is not None, "of `LoraConfig.for_family`"
+    return [linear for linear in linears if linear.name in lora.target_modules]
 
 
 def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
@@ -132,7 +133,7 @@ def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
 
 def _adapted_in(shapes: Shapes, part: PartName, lora: LoraConfig) -> list[tuple[Linear, int]]:
     """The adapted matrices of a part, and how often each is repeated."""
-    return [(one, times) for one, times in shapes.adapted(part) if one.name in (lora.target_modules or ())]
+    return [(one, times) for linear, times in shapes.adapted(part) for one in _adapted([linear], lora)]
 
 
 def trained_weights(shapes: Shapes, lora: LoraConfig) -> int:

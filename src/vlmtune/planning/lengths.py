@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vlmtune.families import DELTA_CHUNK
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
+from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.packing import Layout, PackedSequence, pack
@@ -55,14 +55,10 @@ def work_of(sequence: PackedSequence) -> Work:
         # Every token sees the whole prefix, and causally its own segment.
         pairs += length * (segment.prefix_end - segment.prefix_start) + length * (length + 1) // 2
         chunked += -(-length // DELTA_CHUNK) * DELTA_CHUNK
-    patches = [_patches(image) for image in sequence.images]
-    patch_pairs = sum(n * n for n in patches)
-    return Work(len(sequence), pairs, len(sequence.targets), sum(patches), patch_pairs, 1, chunked)
-
-
-def _patches(image: EncodedImage) -> int:
-    time, rows, columns = image.grid
-    return time * rows * columns
+    # Patches see those of the same frame or tile.
+    frames = [(image.grid[0], image.grid[1] * image.grid[2]) for image in sequence.images]
+    patches, patch_pairs = (sum(count * size**power for count, size in frames) for power in (1, 2))
+    return Work(len(sequence), pairs, len(sequence.targets), patches, patch_pairs, 1, chunked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,11 @@ def _with_layers(config: Config, checkpoint: Checkpoint) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"lora": lora})})
 
 
-def estimate(config: Config, shapes: Shapes, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False) -> Estimate:
+def estimate(
+    config: Config, checkpoint: Checkpoint, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False
+) -> Estimate:
     """FLOPs and memory of one epoch with a number of checkpointed layers."""
+    config, shapes = _with_layers(config, checkpoint), shapes_of(checkpoint)
     terms = flops(shapes, config.training.lora, epoch.work, checkpoint_layers)
     needed = memory(shapes, replace(_setup(config), on_cpu=on_cpu), epoch.distinct, checkpoint_layers)
     return Estimate(sum(term.flops for term in terms), needed.peak)
@@ -90,12 +93,11 @@ def compare_with_measured(
     config: Config, checkpoint: Checkpoint, rows: Sequence[Rows], facts: Mapping[str, Any], progress: Progress
 ) -> str:
     """One line that compares the plan with the measurements in `facts`, the adapter's manifest."""
-    config = _with_layers(config, checkpoint)
     training = config.training.model_copy(update={"pack_tokens": facts["pack_tokens"]})
     config = config.model_copy(update={"training": training})
     epoch = survey(config, checkpoint, rows, progress)
     on_cpu = facts["device"] == "cpu"
-    planned = estimate(config, shapes_of(checkpoint), epoch, facts["checkpoint_layers"], on_cpu)
+    planned = estimate(config, checkpoint, epoch, facts["checkpoint_layers"], on_cpu)
     computed = planned.flops * facts["samples_in_steps"] / len(epoch.tokens)
     line = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
     if facts["seconds_in_steps"] > 0:

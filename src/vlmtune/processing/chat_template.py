@@ -86,6 +86,7 @@ class Renderer:
         self._end_of_turn = family.end_of_turn
         self.image_id = self._token_id(family.image_token)
         self.end_id = self._token_id(family.end_of_turn)
+        self._around_image = [self._token_id(token) for token in family.around_image or ()]
         special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
         _check_special(special_tokens, special, family)
         self._forbidden = tuple(token for token in special if token not in special_tokens)
@@ -279,9 +280,11 @@ class Renderer:
             for token in self._encode(text):
                 if token == self.image_id and not left:
                     raise DataError("the chat template has more image placeholders than the conversation has images")
-                count = left.pop(0) if token == self.image_id else 1
-                ids += [token] * count
-                mask += [supervised] * count
+                span = [token]
+                if token == self.image_id:
+                    span = [*self._around_image[:1], *[token] * left.pop(0), *self._around_image[1:]]
+                ids += span
+                mask += [supervised] * len(span)
         if left:
             raise DataError("the chat template drops an image of the conversation")
         return Rendered(tuple(ids), tuple(mask))

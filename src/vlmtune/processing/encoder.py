@@ -161,7 +161,7 @@ class Encoder:
         images: Callable[[ImageProcessor], ImageSource] = DecodedImages,
         thinking: ThinkingMode = "keep",
     ) -> None:
-        limits = load_limits(checkpoint.folder, model.min_pixels, model.max_pixels)
+        limits = load_limits(checkpoint.folder, checkpoint.family, model.min_pixels, model.max_pixels)
         self.checkpoint = checkpoint
         self.image_processor = ImageProcessor(checkpoint.family, limits)
         self.images = images(self.image_processor)
@@ -277,8 +277,7 @@ def collate(
         dtype: of the pixels.
 
     Returns:
-        input_ids, attention_mask, mm_token_type_ids [B, T]; if there are images, pixel_values [patches, values] and
-        image_grid_thw [images, 3].
+        input_ids and attention_mask [B, T]; for patches also mm_token_type_ids [B, T]; and those of `image_tensors`.
     """
     import torch
 
@@ -289,11 +288,9 @@ def collate(
         span = slice(longest - len(item), None) if side == "left" else slice(0, len(item))
         ids[row, span] = torch.tensor(item.rendered.ids)
         mask[row, span] = 1
-    tensors = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "mm_token_type_ids": ((ids == encoder.renderer.image_id) & (mask == 1)).int(),
-    }
+    tensors = {"input_ids": ids, "attention_mask": mask}
+    if encoder.image_processor.limits.tile is None:
+        tensors["mm_token_type_ids"] = ((ids == encoder.renderer.image_id) & (mask == 1)).int()
     tensors = {name: to_device(tensor, device) for name, tensor in tensors.items()}
     tensors |= image_tensors([image for item in batch for image in item.images], encoder, device, dtype)
     return tensors
@@ -302,16 +299,16 @@ def collate(
 def image_tensors(
     images: Sequence[EncodedImage], encoder: Encoder, device: str, dtype: "torch.dtype"
 ) -> "dict[str, torch.Tensor]":
-    """pixel_values [patches, values] and image_grid_thw [images, 3]; empty without images."""
+    """Empty without images; pixel_values [patches, values] and image_grid_thw [images, 3], or tiles without a grid."""
     import torch
 
     if not images:
         return {}
     patches = to_device(torch.cat([image.patches for image in images if image.patches is not None]), device)
-    return {
-        "pixel_values": encoder.image_processor.normalised(patches, dtype),
-        "image_grid_thw": to_device(torch.tensor([image.grid for image in images]), device),
-    }
+    pixels = {"pixel_values": encoder.image_processor.normalised(patches, dtype)}
+    if encoder.image_processor.limits.tile is not None:
+        return pixels
+    return pixels | {"image_grid_thw": to_device(torch.tensor([image.grid for image in images]), device)}
 
 
 def to_device(tensor: "torch.Tensor", device: "str | torch.device") -> "torch.Tensor":

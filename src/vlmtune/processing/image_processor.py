@@ -4,7 +4,7 @@ The results are bit-identical to those of the processor's torchvision backend, w
 uint8, patches take an eighth of the memory of its duplicated fp32 frames: for a 500x375 photo, 0.59 MB instead of 4.72.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Required
@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from vlmtune.errors import ImageError, IntegrityError
-from vlmtune.families import Family, Grid, ImageLimits
+from vlmtune.families import Family, Grid, ImageLimits, patch_limits
 from vlmtune.files import read_json
 from vlmtune.images import MAX_PIXELS
 from vlmtune.json_values import mismatch
@@ -47,7 +47,23 @@ class _Settings(TypedDict, total=False):
     max_pixels: _Area
 
 
-def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | None = None) -> ImageLimits:
+class _TileSize(TypedDict):
+    height: _Side
+
+
+class _TileSettings(TypedDict, total=False):
+    """The same for images that are cut into tiles."""
+
+    size: Required[_TileSize]
+    min_patches: Annotated[int, Field(gt=0, le=1024)]
+    max_patches: Annotated[int, Field(gt=0, le=1024)]
+    image_mean: Required[_Channels]
+    image_std: Required[Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=3)]]
+
+
+def load_limits(
+    folder: Path, family: Family, min_pixels: int | None = None, max_pixels: int | None = None
+) -> ImageLimits:
     """The image settings in a checkpoint's folder, with the user's own area limits if given.
 
     Reads `processor_config.json` (its "image_processor") or `preprocessor_config.json`, with sizes in either spelling.
@@ -56,24 +72,16 @@ def load_limits(folder: Path, min_pixels: int | None = None, max_pixels: int | N
         IntegrityError: neither file exists, or there are no sizes in it.
     """
     settings = _processor_settings(folder)
-    if (wrong := mismatch(settings, _Settings)) is not None:
+    if (wrong := mismatch(settings, _Settings if family.limits is patch_limits else _TileSettings)) is not None:
         raise IntegrityError(f"{folder}: the image processor's settings cannot be used: {wrong}")
-    size = settings.get("size") or {}
-    smallest = min_pixels or size.get("shortest_edge") or settings.get("min_pixels")
-    largest = max_pixels or size.get("longest_edge") or settings.get("max_pixels")
-    if not smallest or not largest:
+    config = folder / "config.json"
+    own = family.limits(settings, read_json(config) if config.is_file() else {})
+    limits = replace(own, min_pixels=min_pixels or own.min_pixels, max_pixels=max_pixels or own.max_pixels)
+    if not limits.min_pixels or not limits.max_pixels:
         raise IntegrityError(
             f"{folder}: the image processor's settings have no sizes; set model.min_pixels and model.max_pixels"
         )
-    return ImageLimits(
-        patch=settings["patch_size"],
-        merge=settings["merge_size"],
-        frames=settings["temporal_patch_size"],
-        min_pixels=smallest,
-        max_pixels=largest,
-        mean=tuple(settings["image_mean"]),
-        std=tuple(settings["image_std"]),
-    )
+    return limits
 
 
 def _processor_settings(folder: Path) -> dict[str, Any]:
@@ -82,7 +90,7 @@ def _processor_settings(folder: Path) -> dict[str, Any]:
         if file.is_file():
             settings: dict[str, Any] = read_json(file)
             settings = settings.get("image_processor", settings)
-            if isinstance(settings, dict) and "patch_size" in settings:
+            if isinstance(settings, dict) and "image_mean" in settings:
                 return settings
     raise IntegrityError(f"{folder}: no processor_config.json or preprocessor_config.json with image settings")
 
@@ -108,6 +116,9 @@ class ImageProcessor:
             rows, columns = self._family.resized(height, width, self.limits)
         except ValueError as error:
             raise ImageError(str(error), "image") from None
+        if (tile := self.limits.tile) is not None:
+            tiles, side = rows * columns // tile**2, tile // self.limits.patch
+            return tiles + (tiles > 1), side, side  # of several tiles, the last one is a thumbnail
         return 1, rows // self.limits.patch, columns // self.limits.patch
 
     def tokens(self, grid: Grid) -> int:
@@ -120,36 +131,60 @@ class ImageProcessor:
         With a grid of 4 x 4 and `merge` 2, the 16 patches in their output order are, by row and column of the image,
 
             0,0 0,1 1,0 1,1 | 0,2 0,3 1,2 1,3 | 2,0 2,1 3,0 3,1 | 2,2 2,3 3,2 3,3
+
+        Of a model that reads tiles, they are uint8 tiles [n, 3, tile, tile] instead.
         """
         import numpy as np
         import torch
 
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if self.limits.tile is not None:
+            return self._tiles(pixels, self.limits.tile)
         _, rows, columns = self.grid(image)
         size, merge = self.limits.patch, self.limits.merge
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if pixels.shape[1:] != (rows * size, columns * size):
-            # Directly on uint8: the kernel that the processor's torchvision backend calls.
-            pixels = torch.nn.functional.interpolate(
-                pixels[None], (rows * size, columns * size), mode="bicubic", align_corners=False, antialias=True
-            )[0]
+        pixels = _resized(pixels, rows * size, columns * size)
         blocks = pixels.reshape(3, rows // merge, merge, size, columns // merge, merge, size)
         return blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, size, size).contiguous()
+
+    def _tiles(self, pixels: "torch.Tensor", tile: int) -> "torch.Tensor":
+        """uint8 tiles [n, 3, tile, tile], row by row; behind several of them, the whole image as one more."""
+        import torch
+
+        _, height, width = pixels.shape
+        rows, columns = (side // tile for side in self._family.resized(height, width, self.limits))
+        canvas = _resized(pixels, rows * tile, columns * tile).reshape(3, rows, tile, columns, tile)
+        tiles = canvas.permute(1, 3, 0, 2, 4).reshape(-1, 3, tile, tile).contiguous()
+        return tiles if len(tiles) == 1 else torch.cat([tiles, _resized(pixels, tile, tile)[None]])
 
     def normalised(self, patches: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
         """The vision tower's input [n, 3 * frames * patch * patch], on the device of the patches.
 
-        A still image is repeated for all frames. Mean and std are scaled to 0..255 first, as the processor does.
+        A still image is repeated for all frames; tiles stay as they are. Mean and std are scaled to 0..255 first, as
+        the processor does.
         """
         import torch
 
         mean, std = (_scaled(values, patches.device) for values in (self.limits.mean, self.limits.std))
         values = patches.to(torch.float32).sub_(mean).div_(std)
+        if self.limits.tile is not None:
+            return values.to(dtype)
         frames = values.unsqueeze(2).expand(-1, -1, self.limits.frames, -1, -1)
         return frames.reshape(len(patches), -1).to(dtype)
 
     def facts(self) -> dict[str, Any]:
         """The settings in effect, for fingerprints and manifests."""
-        return {"family": self._family.name, "backend": "torch bicubic antialias uint8", **asdict(self.limits)}
+        limits = {name: value for name, value in asdict(self.limits).items() if value is not None}
+        return {"family": self._family.name, "backend": "torch bicubic antialias uint8", **limits}
+
+
+def _resized(pixels: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
+    """uint8 pixels [3, height, width], resized directly: the kernel that the processor's torchvision backend calls."""
+    import torch
+
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    options: Any = {"mode": "bicubic", "align_corners": False, "antialias": True}
+    return torch.nn.functional.interpolate(pixels[None], (height, width), **options)[0]
 
 
 @lru_cache(maxsize=8)

@@ -92,14 +92,16 @@ def kernel_facts(model: "nn.Module", family: Family, kernel: Kernel) -> dict[str
     language: Any = model.get_submodule(family.language_model)
     tower: Any = model.get_submodule(family.vision_tower)
     size, device, dtype = head_size(language.config), language.device, language.dtype
-    one_call = uses_varlen(device, dtype, tower.blocks[0].attn.head_dim)
+    vision = "sdpa"  # of tiles, which transformers computes at once
+    if hasattr(tower, "blocks"):
+        vision = "varlen" if uses_varlen(device, dtype, tower.blocks[0].attn.head_dim) else "grouped"
     refused: dict[str, str] = {}
     if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
         for other in itertools.takewhile(lambda each: each != kernel, varlen.MODULES):
             refused[other] = (
                 varlen.problem(other, size, dtype, torch.device(device.type), causal=True) or "not requested"
             )
-    return {"attention": kernel, "vision_attention": "varlen" if one_call else "grouped", "refused_kernels": refused}
+    return {"attention": kernel, "vision_attention": vision, "refused_kernels": refused}
 
 
 def head_size(config: Any) -> int:

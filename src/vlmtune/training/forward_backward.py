@@ -57,8 +57,10 @@ def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device:
     import torch
 
     positions = torch.from_numpy(sequence.positions)
-    # The model takes [4, 1, S]: the plain text position, which it uses for masks only, then the three rotary ones.
-    positions = torch.cat([torch.arange(len(sequence))[None], positions])[:, None]
+    if encoder.checkpoint.family.rotary_axes == 1:
+        positions = positions[:1]  # [1, S]
+    else:  # [4, 1, S]: the plain text position, which the model uses for masks only, then the three rotary ones
+        positions = torch.cat([torch.arange(len(sequence))[None], positions])[:, None]
     ids, predictors, targets = (
         to_device(torch.tensor(numbers), device) for numbers in (sequence.ids, sequence.predictors, sequence.targets)
     )
@@ -100,7 +102,8 @@ def _routing_losses(model: Any, sequence: PackedSequence, router_logits: "Sequen
         tokens = [*range(segment.prefix_start, segment.prefix_end), *range(segment.start, segment.end)]
         own = tuple(layer[tokens] for layer in router_logits)
         losses[example] = balancing(own, settings.num_experts, settings.num_experts_per_tok)
-    return settings.router_aux_loss_coef * torch.stack([losses[example] for example in sequence.example_indices])
+    coefficient: float = settings.router_aux_loss_coef
+    return coefficient * torch.stack([losses[example] for example in sequence.example_indices])
 
 
 class ForwardBackward:

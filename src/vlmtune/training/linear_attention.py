@@ -206,6 +206,6 @@ def _delta_layout(
         back[tokens.flatten()[real]] = torch.arange(row, row + tokens.numel())[real]
         row += tokens.numel()
         bounds = torch.tensor([0, *map(len, own)]).cumsum(0).to(device) if joined else None
-        given = tuple(n for m in members if (n := prefixes[m]) is not None) if is_branch else ()
+        given = tuple(one for m in members if (one := prefixes[m]) is not None) if is_branch else ()
         calls.append(_Call(tuple(members), tokens.to(device), bounds, given, any(n in members for n in prefixes)))
     return calls, back.to(device)

@@ -138,6 +138,11 @@ def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> 
         chosen.get(family.part(name) or "", others).add(name.rpartition(".")[2])
     if "language_model" in chosen:
         chosen["language_model"].update(experts)
+    if experts and (mlp := sorted({"gate_proj", "up_proj", "down_proj"} & set(settings.target_modules or ()))):
+        raise ConfigError(
+            f"training.lora.target_modules: PEFT takes {', '.join(mlp)} of a mixture of experts for the experts "
+            f"themselves; name those ({', '.join(experts)}), or leave them out"
+        )
     _check_names(settings.target_modules or (), chosen)
     names = [name for name in settings.target_modules or () if name not in experts]
     if settings.parts == ["language_model"] and not others & set(names):
