@@ -1,6 +1,7 @@
 """The verbs that look after run folders: what they say is so, and what they delete is what they said."""
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -527,14 +528,13 @@ def test_no_set_and_no_column_has_the_name_of_what_is_moved_aside(tmp_path: Path
 
 def test_many_files_are_listed_in_linear_time(root: Path) -> None:
     """Looking for the file of every manifest in the whole folder would be quadratic."""
-    one = answer(root, "a.jsonl", BASE)
 
     def look(text: str) -> None:
-        for n in range(len(text)):
-            for made in (one, one.with_name("a.manifest.json")):
-                copy = made.with_name(made.name.replace("a", f"b{n}", 1))
-                if not copy.exists():
-                    os.link(made, copy)
-        assert len(inspect_run(root).artifacts) == len(text) + 1
+        here = root.with_name(f"run{len(text)}")
+        if not here.exists():
+            one = answer(here, "a.jsonl", BASE)
+            for n, made in itertools.product(range(len(text)), (one, one.with_name("a.manifest.json"))):
+                os.link(made, made.with_name(made.name.replace("a", f"b{n}", 1)))
+        assert len(inspect_run(here).artifacts) == len(text) + 1
 
     assert growth(look, "x", 100) < LINEAR
