@@ -66,19 +66,15 @@ def decode(
     from transformers import DynamicCache
 
     tensors = collate(batch, encoder, "left", device, model.dtype)
-    positions, next_position = _positions(batch, encoder, tensors["input_ids"].shape[1], device)
+    tensors["position_ids"], next_position = _positions(batch, encoder, tensors["input_ids"].shape[1], device)
     mask, stops = tensors["attention_mask"].bool(), set(encoder.stop_ids)
-    padded = not bool(mask.all())
-    body = model.base_model
+    padded, body = not bool(mask.all()), model.base_model
     cache_name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
     cache: Any = DynamicCache(config=model.config)  # the layers differ in what they keep
     answers = [GeneratedTokens() for _ in batch]
     active = list(range(len(batch)))  # row of the cache -> index in the batch
     finished: set[int] = set()
     seen = _Seen(choose, tensors["input_ids"], mask) if isinstance(choose, Penalised) else None
-    is_plain = encoder.checkpoint.family.rotary_axes == 1
-    text = (mask.cumsum(1) - 1).clamp(min=0)
-    tensors["position_ids"] = text if is_plain else torch.cat([text[None], positions])
     for step in range(max_new_tokens):
         hidden = body(**tensors, **{cache_name: cache}, use_cache=True).last_hidden_state[:, -1]
         logits = model.get_output_embeddings()(hidden).float()
@@ -101,7 +97,8 @@ def decode(
         if seen is not None:
             seen.add(tokens)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        following = next_position[:, None] if is_plain else next_position[None, :, None].expand(3, -1, -1)
+        following = next_position[:, None]
+        following = following if tensors["position_ids"].ndim == 2 else following.expand(3, -1, -1)
         tensors = {"input_ids": tokens[:, None], "position_ids": following}
         if padded:  # attention is faster without a mask; a four-dimensional mask is used unchanged
             tensors["attention_mask"] = mask[:, None, None, :]
@@ -112,15 +109,21 @@ def decode(
 def _positions(
     batch: Sequence[Encoded], encoder: Encoder, length: int, device: str
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Rotary positions of the left-padded prompts [3, B, length], and the next position of each [B]."""
+    """The model's positions of the left-padded prompts, and the next position of each [B].
+
+    [B, length] for a model with one rotary axis; otherwise [4, B, length]: the index of a token in its prompt, which is
+    used for masks only, and three rotary positions.
+    """
     import torch
 
     family, token, merge = encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
-    positions = np.zeros((3, len(batch), length), dtype=np.int64)
+    positions = np.zeros((4, len(batch), length), dtype=np.int64)
     for row, item in enumerate(batch):
         grids = [image.grid for image in item.images]
-        positions[:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
-    return torch.from_numpy(positions).to(device), torch.from_numpy(positions.max((0, 2)) + 1).to(device)
+        positions[0, row, length - len(item) :] = np.arange(len(item))
+        positions[1:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
+    following = torch.from_numpy(positions[1:].max((0, 2)) + 1)
+    return torch.from_numpy(positions[0] if family.rotary_axes == 1 else positions).to(device), following.to(device)
 
 
 def greedy(logprobs: "torch.Tensor") -> "torch.Tensor":
