@@ -95,6 +95,8 @@ def broken(root: Path, made: Path) -> Callable[[random.Random], None]:
         shutil.copytree(made, root, dirs_exist_ok=True)
         for _ in range(rng.choice([1, 1, 2])):
             file = root / rng.choice(files)
+            if not file.is_file():  # the first change removed it
+                continue
             fate = rng.random()
             if fate < 0.03:
                 file.unlink()

@@ -145,7 +145,7 @@ def _manifests(root: Path) -> Iterator[Damage]:
 def _work(run: Run) -> Iterator[Damage]:
     """Torn lines and damaged checkpoints."""
     for folder in work_folders(run.root):
-        for file in sorted(folder.glob("*.jsonl")):
+        for file in sorted(path for path in folder.glob("*.jsonl") if path.is_file()):
             data = file.read_bytes()
             if data and not data.endswith(b"\n"):
                 torn = len(data) - data.rfind(b"\n") - 1
