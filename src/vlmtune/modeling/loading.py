@@ -10,9 +10,9 @@ tower, the merger, the embeddings and the head keep their precision, and nothing
 import hashlib
 import json
 import logging
+import re
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.lora_layers import compute_in_base_precision
+from vlmtune.modeling.quantization import Quantization, check_stored_format, nf4, stored_format
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.modeling.weights_hash import hash_weights
 from vlmtune.registry import BaseConfig
@@ -33,42 +34,13 @@ from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 TINY = "tiny"
 """Name of the small Qwen3-VL that ships with vlmtune."""
 
 ONE_THREAD_BELOW = 20_000_000
 """Parameters below which a second CPU thread costs more than it gains (the tiny model: 5-30 times slower with two)."""
-
-Quantization = Literal["nf4"]
-
-INSTALL = 'pip install "vlmtune[quant]" (or: pip install "bitsandbytes>=0.46.1")'
-
-
-def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
-    """The transformers config that loads a checkpoint of this family in NF4 and computes in `dtype`.
-
-    Raises:
-        EnvironmentProblem: bitsandbytes is not installed, or does not support this machine.
-    """
-    if find_spec("bitsandbytes") is None:
-        raise EnvironmentProblem(f"model.quantization=nf4 needs the package bitsandbytes: {INSTALL}")
-    from transformers import BitsAndBytesConfig
-    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
-
-    if not validate_bnb_backend_availability(raise_exception=False):
-        raise EnvironmentProblem(
-            "model.quantization=nf4: the installed bitsandbytes does not support this machine's GPU or CPU. "
-            f"Install another version: {INSTALL}; or do not quantize: --set model.quantization=null"
-        )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[family.vision_tower, *family.mergers, "lm_head"],
-    )
 
 
 class ModelConfig(BaseConfig):
@@ -106,7 +78,10 @@ class ModelConfig(BaseConfig):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model's small files on the local disk, and its identity. `source` and `commit` locate the weights."""
+    """A model's small files on the local disk, and its identity. `source` and `commit` locate the weights.
+
+    `stored` is the format of a checkpoint whose weights are quantized (`quantization.STORED_FORMATS`).
+    """
 
     name: str
     source: str
@@ -115,6 +90,7 @@ class Checkpoint:
     family: Family
     config_hash: str
     quantization: Quantization | None = None
+    stored: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Identity, for manifests: on the Hub the commit identifies the weights, in a folder their hash."""
@@ -173,6 +149,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         family=_family(config, settings.get("model_type")),
         config_hash=hashlib.sha256(kept.encode()).hexdigest()[:16],
         quantization=config.quantization,
+        stored=stored_format(settings),
     )
 
 
@@ -247,7 +224,8 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     """The model in evaluation mode, no gradients, on `device` in `precision` (bf16, fp16, fp32).
 
     Raises:
-        EnvironmentProblem: the weights cannot be fetched, memory does not suffice, or bitsandbytes is missing.
+        EnvironmentProblem: the weights cannot be fetched, memory does not suffice, or a package is missing.
+        ConfigError: the checkpoint is stored in a format that adapters cannot be trained on.
         IntegrityError: weights are damaged, missing, or of another architecture.
     """
     import torch
@@ -261,6 +239,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     if checkpoint.commit is None:
         transformers_logging.disable_progress_bar()  # needed for downloads only
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    check_stored_format(checkpoint.name, checkpoint.stored, checkpoint.quantization)
     quantized = {"quantization_config": nf4(checkpoint.family, dtype)} if checkpoint.quantization else {}
     try:
         from_pretrained: Any = AutoModelForImageTextToText.from_pretrained
@@ -311,22 +290,25 @@ def _first_line(error: Exception) -> str:
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """The model with an adapter, in evaluation mode; checks that every weight of the adapter is used.
 
-    PEFT silently ignores weights whose names do not match, so names and shapes are compared here. The weights stay
-    fp32, as they were trained, and are cast to the model's precision at use.
+    PEFT silently ignores weights whose names do not match, so names and shapes are compared here. Names of older
+    versions of transformers are converted. The weights stay fp32, as they were trained, and are cast to the model's
+    precision at use.
 
     Raises:
-        IntegrityError: not an adapter folder, or an adapter of another model.
+        IntegrityError: not an adapter folder, or of another model.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
 
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
-        raise IntegrityError(f"{folder}: not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})")
+        raise IntegrityError(
+            f"{folder}: not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}; an adapter_model.bin is a "
+            "pickle, which may contain code: save it as safetensors)"
+        )
     refuse_not_finite(folder)
     rank = largest_rank(read_adapter_config(folder))
-    with safe_open(file, "pt") as weights:
-        given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    given = _shapes(model, folder)
     if not any(rank in shape for shape in given.values()):
         raise IntegrityError(f"{folder}: {ADAPTER_CONFIG} has the rank {rank}, but no weight in {ADAPTER_WEIGHTS} has")
     try:
@@ -338,8 +320,15 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     wanted = {
         name: tuple(value.shape)
         for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
+        if BASE_COPY not in name
     }
     unmatched = sorted(set(given.items()) ^ set(wanted.items()))
+    renamed = {name: _current_name(name) for name in given}
+    if unmatched and {renamed[name]: shape for name, shape in given.items()} == wanted:
+        set_peft_model_state_dict(
+            adapted, {renamed[n]: weight for n, weight in load_file(file).items() if n in renamed}
+        )
+        unmatched = []
     if unmatched:
         raise IntegrityError(
             f"{folder}: this adapter belongs to another model: {len(unmatched)} weights do not fit, first "
@@ -347,6 +336,55 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         )
     compute_in_base_precision(adapted)
     return adapted.eval()
+
+
+BASE_COPY = ".base_layer."
+"""In names of weights of the base model that PEFT saves beside an adapter of the embeddings or the head."""
+
+OLD_NAMES = (
+    (r"^base_model\.model\.model\.(layers|embed_tokens|norm)\.", r"base_model.model.model.language_model.\1."),
+    (r"^base_model\.model\.language_model\.model\.", "base_model.model.model.language_model."),
+    (r"^base_model\.model\.visual\.", "base_model.model.model.visual."),
+)
+"""Names of modules before transformers 4.52, and what they became."""
+
+
+def _shapes(model: "PreTrainedModel", folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of an adapter's weights by name, without copies of the base model's own.
+
+    Raises:
+        IntegrityError: a copy is not what the model has.
+    """
+    from safetensors import safe_open
+
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+        given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        copied = [name for name in given if BASE_COPY in name]
+        _refuse_other_copies(model, {name: weights.get_tensor(name) for name in copied}, folder)
+    return {name: shape for name, shape in given.items() if name not in copied}
+
+
+def _current_name(name: str) -> str:
+    """The name of an adapter's weight in current versions of transformers."""
+    for old, new in OLD_NAMES:
+        name = re.sub(old, new, name)
+    return name
+
+
+def _refuse_other_copies(model: "PreTrainedModel", copies: "dict[str, torch.Tensor]", folder: Path) -> None:
+    """Check that copies of the base model's weights are those of this model.
+
+    Raises:
+        IntegrityError: one differs, so the adapter was trained on another model or a larger vocabulary.
+    """
+    own = model.state_dict()
+    for name, weight in copies.items():
+        base = _current_name(name).removeprefix("base_model.model.").replace(BASE_COPY, ".")
+        if base not in own or own[base].shape != weight.shape or not own[base].cpu().equal(weight.to(own[base].dtype)):
+            raise IntegrityError(
+                f"{folder}: this adapter holds another {base} than the model has: it was trained on another model or "
+                f"with more tokens. Use the model it was trained on ({_base_of(folder)})"
+            )
 
 
 def refuse_not_finite(folder: Path) -> None:

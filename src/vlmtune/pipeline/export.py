@@ -22,6 +22,7 @@ from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, Fold
 from vlmtune.files import building_path, lock_file, lock_folder, read_json, translate_os_errors, write_bytes, write_json
 from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
+from vlmtune.modeling.quantization import merging_problem
 from vlmtune.pipeline.session import Session
 from vlmtune.processing.encoder import Encoder
 from vlmtune.run_folder import with_adapter_delta
@@ -47,8 +48,8 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
             differently. Nothing is left behind.
     """
     adapter = adapter or session.files.adapter
-    if session.config.model.quantization is not None:
-        raise ConfigError("a quantised model cannot be merged without loss; export with --set model.quantization=null")
+    if (problem := merging_problem(session.encoder.checkpoint.stored, session.config.model.quantization)) is not None:
+        raise ConfigError(problem)
     if target.exists():
         raise ConfigError(f"{target} already exists; choose another folder with -o")
     with _building(target) as building:

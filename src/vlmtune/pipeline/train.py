@@ -10,6 +10,7 @@ from vlmtune.data import Rows
 from vlmtune.engines import InferenceConfig
 from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
+from vlmtune.modeling.quantization import merging_problem
 from vlmtune.pipeline.predict import truth_lines
 from vlmtune.pipeline.session import Session, rows_facts, training_examples, training_set
 from vlmtune.pipeline.tracking import open_trackers
@@ -100,6 +101,8 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
         for tracker in trackers:
             tracker.log(step, values)
 
+    if (problem := merging_problem(session.encoder.checkpoint.stored, config.model.quantization)) is not None:
+        session.progress.note(problem)
     chosen = training_set(session, train_rows, mixed)
     job = TrainingJob(
         settings=config.training,

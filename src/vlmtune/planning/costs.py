@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vlmtune.families import DELTA_CHUNK, FROM_LAYER_INPUT, DeltaRule, Layer, Linear, PartName, Shapes
-from vlmtune.modeling.loading import Quantization
+from vlmtune.modeling.quantization import Quantization
 from vlmtune.planning.lengths import Work
 from vlmtune.training.config import LoraConfig
 

@@ -18,7 +18,8 @@ from vlmtune.families import Shapes
 from vlmtune.files import read_json
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inference import resolved
-from vlmtune.modeling.loading import Checkpoint, Quantization, find_checkpoint
+from vlmtune.modeling.loading import Checkpoint, find_checkpoint
+from vlmtune.modeling.quantization import Quantization
 from vlmtune.modeling.varlen import repeats_keys
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.gpus import GPUS, find_gpu

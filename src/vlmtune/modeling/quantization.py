@@ -1,0 +1,110 @@
+"""Quantized base models: those that are quantized on loading, and checkpoints that are stored so.
+
+What a checkpoint is stored in is read from its config.json before any weight is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlmtune.errors import ConfigError, EnvironmentProblem
+from vlmtune.families import Family
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+Quantization = Literal["nf4"]
+
+INSTALL = 'pip install "vlmtune[quant]" (or: pip install "bitsandbytes>=0.46.1")'
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFormat:
+    """A format of quantized checkpoints that adapters can be trained on: the packages it needs, and how to get them."""
+
+    packages: tuple[str, ...] = ()
+    install: str = ""
+
+
+STORED_FORMATS: dict[str, StoredFormat] = {
+    "bitsandbytes": StoredFormat(("bitsandbytes",), INSTALL),
+    "awq": StoredFormat(("gptqmodel",), "pip install gptqmodel"),
+    "gptq": StoredFormat(("gptqmodel", "optimum"), "pip install gptqmodel optimum"),
+}
+"""By `quant_method` in config.json."""
+
+
+def stored_format(settings: Mapping[str, Any]) -> str | None:
+    """The format of a quantized checkpoint by its config.json, None for one with plain weights."""
+    stored = settings.get("quantization_config") or settings.get("compression_config")
+    if not isinstance(stored, dict):
+        return None
+    bits = "load_in_4bit" in stored or "load_in_8bit" in stored  # bitsandbytes left out the method once
+    return str(stored.get("quant_method") or ("bitsandbytes" if bits else "an unknown format"))
+
+
+def check_stored_format(name: str, stored: str | None, quantization: Quantization | None) -> None:
+    """Check that a checkpoint can be loaded to train adapters on it.
+
+    Raises:
+        ConfigError: not in this format, or it is to be quantized once more.
+        EnvironmentProblem: a package is missing; says how to install it.
+    """
+    if stored is None:
+        return
+    if stored not in STORED_FORMATS:
+        raise ConfigError(
+            f"model {name!r} is stored in {stored}, on which adapters cannot be trained here; use its 16-bit "
+            "checkpoint (with model.quantization: nf4 it takes a quarter of the memory). Known are: "
+            + ", ".join(STORED_FORMATS)
+        )
+    if quantization is not None:
+        raise ConfigError(
+            f"model {name!r} is stored in {stored} already; set model.quantization to null, or use its 16-bit "
+            "checkpoint"
+        )
+    missing = [package for package in STORED_FORMATS[stored].packages if find_spec(package) is None]
+    if missing:
+        install = STORED_FORMATS[stored].install
+        raise EnvironmentProblem(
+            f"model {name!r} is stored in {stored}, which needs {' and '.join(missing)}: {install}. Its 16-bit "
+            "checkpoint needs neither"
+        )
+
+
+def merging_problem(stored: str | None, quantization: Quantization | None) -> str | None:
+    """Why an adapter of a quantized model cannot be merged into it; None if it can."""
+    if quantization is None and stored is None:
+        return None
+    how = f"is stored in {stored}" if stored is not None else f"is quantized ({quantization})"
+    return (
+        f"the base model {how}: an adapter can be trained on it, but not merged into it without loss. To publish or "
+        "serve a merged model, train on the 16-bit checkpoint with model.quantization: null"
+    )
+
+
+def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
+    """The transformers config that loads a checkpoint of this family in NF4 and computes in `dtype`.
+
+    Raises:
+        EnvironmentProblem: bitsandbytes is not installed, or does not support this machine.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise EnvironmentProblem(f"model.quantization=nf4 needs the package bitsandbytes: {INSTALL}")
+    from transformers import BitsAndBytesConfig
+    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
+
+    if not validate_bnb_backend_availability(raise_exception=False):
+        raise EnvironmentProblem(
+            "model.quantization=nf4: the installed bitsandbytes does not support this machine's GPU or CPU. "
+            f"Install another version: {INSTALL}; or do not quantize: --set model.quantization=null"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[family.vision_tower, *family.mergers, "lm_head"],
+    )

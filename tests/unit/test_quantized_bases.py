@@ -1,0 +1,70 @@
+"""Checkpoints whose weights are quantized: read before anything is loaded, then trained on, or refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import TINY
+
+from vlmtune.cli.app import app
+from vlmtune.errors import ConfigError, EnvironmentProblem, VlmtuneError
+from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model
+from vlmtune.modeling.quantization import merging_problem, stored_format
+
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def stored(folder: Path, settings: dict[str, Any]) -> ModelConfig:
+    target = folder / "model"
+    shutil.copytree(find_checkpoint(TINY).folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    return ModelConfig(name=str(target), device="cpu")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[VlmtuneError], str]] = {
+    "awq": (
+        {"quant_method": "awq", "bits": 4},
+        EnvironmentProblem,
+        "stored in awq, which needs gptqmodel: pip install",
+    ),
+    "gptq": ({"quant_method": "gptq", "bits": 4}, EnvironmentProblem, "stored in gptq, which needs gptqmodel"),
+    "other": ({"quant_method": "fp8"}, ConfigError, "stored in fp8, on which adapters"),
+    "unnamed": ({"bits": 3}, ConfigError, "stored in an unknown format"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_loaded_is_refused_before_the_weights(name: str, tmp_path: Path) -> None:
+    settings, error, said = REFUSED[name]
+    with pytest.raises(error, match=said):  # there are no weights to load
+        load_model(find_checkpoint(stored(tmp_path, settings)), "cpu", "fp32")
+
+
+def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:
+    model = stored(tmp_path, BNB).model_copy(update={"quantization": "nf4"})
+    with pytest.raises(ConfigError, match="stored in bitsandbytes already; set model.quantization to null"):
+        load_model(find_checkpoint(model), "cpu", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "mergeable"),
+    [({}, True), (BNB, False), ({"load_in_8bit": True}, False)],
+)
+def test_whether_adapters_can_be_merged_is_known_from_the_config(settings: dict[str, Any], mergeable: bool) -> None:
+    found = stored_format({"quantization_config": settings} if settings else {})
+    assert (merging_problem(found, None) is None) == mergeable
+    assert merging_problem(None, "nf4") is not None
+
+
+def test_config_check_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = stored(tmp_path, BNB)
+    file = tmp_path / "c.yaml"
+    dataset = "dataset: {source: jsonl, path: d, references: [a]}"
+    file.write_text(f"model: {{name: {model.name}, device: cpu}}\n{dataset}\ntask: {{name: captioning}}\n")
+    app(["config", "check", str(file)], standalone_mode=False)
+    assert "! the base model is stored in bitsandbytes: an adapter can be trained on it, but not merged" in (
+        capsys.readouterr().out
+    )
