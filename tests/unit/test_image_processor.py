@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 
-from vlmtune.errors import ImageError, IntegrityError
+from vlmtune.errors import ConfigError, ImageError, IntegrityError
 from vlmtune.families import ImageLimits
 from vlmtune.families.qwen3_vl import FAMILY
 from vlmtune.processing.image_processor import ImageProcessor, load_limits
@@ -83,6 +83,8 @@ def test_both_spellings_of_sizes_are_read(tmp_path, name: str, content: str) -> 
     limits = load_limits(tmp_path, FAMILY)
     assert (limits.patch, limits.min_pixels, limits.max_pixels) == (14, 3136, 12845056)
     assert load_limits(tmp_path, FAMILY, max_pixels=50_000) == replace(limits, max_pixels=50_000)
+    with pytest.raises(ConfigError, match=r"max_pixels: 783 is less than .* 28x28 pixels; set at least 784"):
+        load_limits(tmp_path, FAMILY, max_pixels=783)
 
 
 def test_a_folder_without_image_settings_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]

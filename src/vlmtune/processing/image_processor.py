@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Required
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from vlmtune.errors import ImageError, IntegrityError
+from vlmtune.errors import ConfigError, ImageError, IntegrityError
 from vlmtune.families import Family, Grid, ImageLimits, patch_limits
 from vlmtune.files import read_json
 from vlmtune.images import MAX_PIXELS
@@ -70,6 +70,7 @@ def load_limits(
 
     Raises:
         IntegrityError: neither file exists, or there are no sizes in it.
+        ConfigError: images of `max_pixels` are smaller than what becomes one token, or one tile.
     """
     settings = _processor_settings(folder)
     if (wrong := mismatch(settings, _Settings if family.limits is patch_limits else _TileSettings)) is not None:
@@ -77,6 +78,12 @@ def load_limits(
     config = folder / "config.json"
     own = family.limits(settings, read_json(config) if config.is_file() else {})
     limits = replace(own, min_pixels=min_pixels or own.min_pixels, max_pixels=max_pixels or own.max_pixels)
+    side = limits.tile or limits.factor
+    if max_pixels is not None and max_pixels < side**2:
+        raise ConfigError(
+            f"model.max_pixels: {max_pixels} is less than the model's smallest image has, {side}x{side} pixels; set at "
+            f"least {side**2}, and many times that to show more than one colour"
+        )
     if not limits.min_pixels or not limits.max_pixels:
         raise IntegrityError(
             f"{folder}: the image processor's settings have no sizes; set model.min_pixels and model.max_pixels"
