@@ -438,11 +438,11 @@ def _write_page(plain: ComparisonFile, file: Path, images: Mapping[str, bytes], 
     """The page, and beside it a table of all rows where it does not have them in full."""
     rows = table.path_beside(file)
     page = html.render(plain, images, config, rows.name)
-    if page.complete:
-        rows.unlink(missing_ok=True)
-    else:
+    if not page.complete:
         write_atomic(rows, table.render(plain))
     write_atomic(file, page.text)
+    if page.complete:
+        rows.unlink(missing_ok=True)
 
 
 def write_regressions(comparison: Comparison, file: Path) -> int:
