@@ -35,6 +35,9 @@ from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapt
 from vlmtune.training.packing import Layout, pack
 from vlmtune.types import Example, Outcomes, Prediction, Request
 
+UNTILED = [name for name in registry.available("families") if name != "internvl"]
+"""Families whose tower is optimized; of tiles, which have one size, transformers computes all at once."""
+
 
 @pytest.fixture(scope="module", params=registry.available("families"))
 def family_encoder(
@@ -162,13 +165,12 @@ def test_a_perfect_answer_in_the_family_s_own_boxes_scores_1(
     assert score_file(file, "grounding").metrics == {"acc_at_05": 1, "mean_iou": 1}
 
 
+@pytest.mark.parametrize("family_encoder", UNTILED, indirect=True, scope="module")
 def test_the_optimized_vision_tower_matches_transformers(
     family_encoder: tuple[ModelConfig, Encoder], model: PreTrainedModel
 ) -> None:
     """Linear patch embedding and attention grouped by image size, against the vision tower of transformers."""
     encoder = family_encoder[1]
-    if encoder.image_processor.limits.tile is not None:
-        pytest.skip("transformers computes tiles at once")
     plain = AutoModelForImageTextToText.from_pretrained(str(encoder.checkpoint.folder), dtype=torch.float32).eval()
     assert model.model.visual.config._attn_implementation == GROUPED_ATTENTION
     assert plain.model.visual.config._attn_implementation != GROUPED_ATTENTION

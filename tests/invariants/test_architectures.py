@@ -190,11 +190,12 @@ def broken(model: Any, *functions: str) -> Iterator[None]:
             setattr(module, name, function)
 
 
-def only(families: Sequence[str], family: str) -> None:
-    if family not in families:
-        pytest.skip("has no such layers")
+def only(families: Sequence[str]) -> pytest.MarkDecorator:
+    """Only these families, in place of all of them."""
+    return pytest.mark.parametrize("encoder", families, indirect=True, scope="module")
 
 
+@only(LINEAR)
 @pytest.mark.parametrize(
     "functions", [(CONVOLUTION,), (DELTA_RULE,), (CONVOLUTION, DELTA_RULE)], ids=["convolution", "state", "both"]
 )
@@ -208,7 +209,6 @@ def test_naive_packing_is_wrong_by_orders_of_magnitude(
     separate: tuple[Losses, Gradients],
 ) -> None:
     """What docs/packing.md shows: the same layers, of which one part runs over the whole row."""
-    only(LINEAR, family)
     rows = pack(examples, layout, 4096, share_prefixes=False)
     right = worst_errors(packing_model, rows, encoder, separate)
     with broken(packing_model, *functions):
@@ -220,11 +220,11 @@ def test_naive_packing_is_wrong_by_orders_of_magnitude(
     assert min(naive) > 1000 * max(right)
 
 
+@only(LINEAR)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_check_before_step_one_sees_a_leak_of_state_and_of_convolution(
     precision: str, family: str, encoder: Encoder, layout: Layout, examples: Sequence[Encoded]
 ) -> None:
-    only(LINEAR, family)
     base = load_model(encoder.checkpoint, "cpu", precision)
     enable_packed_attention(base, encoder.checkpoint.family)
 
@@ -242,11 +242,11 @@ def test_the_check_before_step_one_sees_a_leak_of_state_and_of_convolution(
                 check(row)
 
 
+@only(LINEAR)
 def test_one_call_of_a_kernel_computes_what_calls_per_length_do(
     family: str, encoder: Encoder, layout: Layout, examples: Sequence[Encoded], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The route of flash-linear-attention, with the original in its place, called once per sequence of a row."""
-    only(LINEAR, family)
     from vlmtune.training import linear_attention
 
     mixer = next(m for m in load_model(encoder.checkpoint, "cpu", "fp32").modules() if hasattr(m, "in_proj_qkv"))
@@ -328,8 +328,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_job: Callable[..., tr
         assert file.read_bytes() == (broken_off.adapter / file.name).read_bytes(), file.name
 
 
+@only(EXPERTS)
 def test_the_router_never_learns(family: str, encoder: Encoder, packing_model: Any) -> None:
-    only(EXPERTS, family)
     routers = [name for name, _ in packing_model.named_parameters() if ".mlp.gate." in name]
     assert routers
     assert not set(routers) & set(trainable(packing_model))

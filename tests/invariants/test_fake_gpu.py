@@ -167,7 +167,12 @@ def test_a_batch_waits_little_and_takes_what_is_planned(
     tower = base.get_submodule(large.checkpoint.family.vision_tower)
     with phases(gpu, {"tower": tower, "head": base.get_output_embeddings()}):
         forward_backward.accumulate(examples, supervised, 1)
-    planned = memory(shapes_of(large.checkpoint), Setup("bf16", settings.lora), map(work_of, rows), 0)
+    planned = memory(
+        shapes_of(large.checkpoint),
+        Setup("bf16", settings.lora.for_family(large.checkpoint.family)),
+        map(work_of, rows),
+        0,
+    )
     waits = gpu.waits.total() - WAITS_ONCE
     assert waits <= WAITS_PER_ROW * len(rows), gpu.waits
     assert gpu.launches.total() - LAUNCHES_ONCE <= LAUNCHES_PER_ROW * len(rows), gpu.launches
