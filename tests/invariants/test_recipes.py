@@ -57,11 +57,12 @@ def test_the_metric_that_chooses_is_the_one_the_adapter_scores(session: Session)
     assert found is not None
     scored = found.to_json()["metrics"]["bleu"]
     assert scored == pytest.approx(judged[made["chosen_step"]], abs=1e-9)
+    facts = {**made, **json.loads((adapter / "measured.json").read_text())}
     said = compare_with_measured(
-        session.config, session.encoder.checkpoint, [session.rows("train")], made, Progress(Silent())
+        session.config, session.encoder.checkpoint, [session.rows("train")], facts, Progress(Silent())
     )
     assert re.fullmatch(r"planned 0\.\d TFLOP an epoch; reached 0\.\d+ TFLOP/s", said)
-    on_gpu = {**made, "peak_bytes_over_model": 50_000_000}
+    on_gpu = {**facts, "peak_bytes_over_model": 50_000_000}
     said = compare_with_measured(
         session.config, session.encoder.checkpoint, [session.rows("train")], on_gpu, Progress(Silent())
     )

@@ -85,11 +85,12 @@ def test_activations_of_the_8b_are_those_known(dropout: float, megabytes: float)
 
 def test_key_value_heads_that_torch_repeats_are_counted() -> None:
     """At 8B, 32 heads instead of 8 for keys and values: (2 x 4096 - 2 x 1024) numbers of 2 bytes, in half precision."""
-    plain, repeated = (Setup("bf16", LoraConfig(), repeated_keys=each) for each in (False, True))
+    plain, repeated = (Setup("bf16", LAYERS, repeated_keys=each) for each in (False, True))
     shapes = shapes_like("8b")
-    assert activation_bytes(shapes, repeated) - activation_bytes(shapes, plain) == 12_288
+    layer = shapes.decoder.kinds[0]
+    assert activation_bytes(shapes, layer, repeated) - activation_bytes(shapes, layer, plain) == 12_288
     whole = replace(repeated, precision="fp32")
-    assert activation_bytes(shapes, whole) == activation_bytes(shapes, replace(plain, precision="fp32"))
+    assert activation_bytes(shapes, layer, whole) == activation_bytes(shapes, layer, replace(plain, precision="fp32"))
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     (job.work / "curve.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     (job.work / "samples.jsonl").write_text('{"step": 1, "id": "train-00000"}\n')
     (job.work / "step-000001").mkdir()
-    return {"steps": 1}
+    return {"steps": 1} | dict.fromkeys(train.OF_THE_PROCESS, 0)
 
 
 def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(

@@ -121,6 +121,8 @@ def _message(raw: Any, unused: Iterator[tuple[int, ImageRef]], ignored: Set[str]
     more = _turns.tool_keys(raw, role, at)
     if name in _turns.CALLS:
         content, more = None, {"tool_calls": _turns.calls_in_text(content, at)}
+    if content is None and not more and role != "assistant":
+        raise DataError(f"{at}: content must be text or a list of parts (got NoneType)")
     parts: list[str | ImageRef] = []
     for part in _turns.read_parts(content, ignored, at, next_image):
         if not isinstance(part, str):

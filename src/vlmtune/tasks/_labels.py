@@ -108,17 +108,18 @@ _PARTICLES = (
 _HAN = "\u3400-\u9fff"
 _BEFORE_HAN = (
     rf"(?:(?<![{_HAN}])|(?<=[是为為像叫成作的之有到见見和与與或及跟同给給把被让讓对對从從在一二两兩三四几幾多这這那该該此每某另"
-    "只隻条條匹头頭个個张張位名朵棵辆輛架艘件幅群些大小老幼黑白红紅黄黃灰棕橘花胖瘦选選项項类類别別签籤案]))"
+    "子只隻条條匹头頭个個张張位名朵棵辆輛架艘件幅群些大小老幼黑白红紅黄黃灰棕橘花胖瘦选選项項类類别別签籤案]))"
 )
 _BEHIND_HAN = (
     rf"(?=$|[^{_HAN}]|[的了在是和与與或及跟而也都就还還很正不没沒没有无無等吗嗎呢吧啊着著被把从從向往对對给給用以"
-    "子性人生士孩色坐站躺趴睡跑走跳飞飛游吃喝看望玩叫咬追抱戴穿拿停开開行驶駛出现現位可能会會将將已曾又])"
+    "子咪性人生士孩色坐站躺趴睡跑走跳飞飛游吃喝看望玩叫咬追抱戴穿拿停开開行驶駛出现現位可能会會将將已曾又])"
 )
 """What may stand around a label of one Han character. Two such characters are often another word: 熊猫 is no 猫, and
 热狗 no 狗. Counting words, kinds of looks, verbs and what makes a
 noun of them (男性, 兔子, 红色) are let through."""
 
-_NUMERALS = "零一二两三四五六七八九十"
+_FREE = "零一二两三四五六七八九十是否有无無不对對错錯能"
+"""Numbers and words that say yes or no stand before any word."""
 
 _LISTED = r"|(?:\b(?:and|or|und|oder)\s+|[/&]\s*)({})"
 """A label that is a negation, named beside another one: "yes or no"."""
@@ -311,7 +312,7 @@ def _pattern(label: str) -> str:
         after += r"(?![.,]?\d)" if label.isdigit() else r"(?![.,]?\d|\s*(?:or|to|and|[-–/~])\s*\d)"
     before += r"(?<![가-힣])" if "가" <= label[0] <= "힣" else ""
     after += _PARTICLES if "가" <= label[-1] <= "힣" else ""
-    if re.fullmatch(f"[{_HAN}]", label) and label not in _NUMERALS:
+    if re.fullmatch(f"[{_HAN}]", label) and label not in _FREE:
         before, after = _BEFORE_HAN, _BEHIND_HAN
     return before + "".join(parts) + after
 
