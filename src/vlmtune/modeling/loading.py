@@ -320,7 +320,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     wanted = {
         name: tuple(value.shape)
         for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
-        if BASE_COPY not in name
+        if not _is_base_copy(name)
     }
     unmatched = sorted(set(given.items()) ^ set(wanted.items()))
     renamed = {name: _current_name(name) for name in given}
@@ -349,6 +349,11 @@ OLD_NAMES = (
 """Names of modules before transformers 4.52, and what they became."""
 
 
+def _is_base_copy(name: str) -> bool:
+    """Whether it is a weight of the base model; adapters of experts are wrapped twice and have such names, too."""
+    return BASE_COPY in name and ".lora_" not in name
+
+
 def _shapes(model: "PreTrainedModel", folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of an adapter's weights by name, without copies of the base model's own.
 
@@ -359,7 +364,7 @@ def _shapes(model: "PreTrainedModel", folder: Path) -> dict[str, tuple[int, ...]
 
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-        copied = [name for name in given if BASE_COPY in name]
+        copied = [name for name in given if _is_base_copy(name)]
         _refuse_other_copies(model, {name: weights.get_tensor(name) for name in copied}, folder)
     return {name: shape for name, shape in given.items() if name not in copied}
 
