@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from vlmtune.engines import hf
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
-from vlmtune.modeling import loading, lora_layers
+from vlmtune.modeling import lora_layers, quantization
 from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
 from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.progress import Progress, Silent
@@ -311,7 +311,7 @@ def quantized(encoder: Encoder) -> Encoder:
 def test_four_bits_that_cannot_be_had_end_with_how_to_get_them(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblem, match=r'nf4 needs the package bitsandbytes: pip install "vlmtune\[quant\]"'):
         load_model(quantized(encoder).checkpoint, "cpu", "bf16")
     assert encoder.checkpoint.facts() != quantized(encoder).checkpoint.facts()
