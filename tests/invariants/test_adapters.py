@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from vlmtune.engines import hf
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
-from vlmtune.modeling import lora_layers, quantization
+from vlmtune.modeling import loading, lora_layers, quantization
 from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
 from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.progress import Progress, Silent
