@@ -8,6 +8,7 @@ unique among all images of a dataset, across its splits.
 from vlmtune.data._annotations import BOXES as ANNOTATION_BOXES
 from vlmtune.data._annotations import FOLDERS as FOLDER_FORMATS
 from vlmtune.data._annotations import Folder, label_files, text_files
+from vlmtune.data._choices import LETTERS
 from vlmtune.data._contract import ROLES, DatasetConfig, Limits, Rows, Shares, SplitRole, Splits
 from vlmtune.data._csv import SEPARATORS, separator_hint
 from vlmtune.data._download import errors_named
@@ -29,6 +30,7 @@ __all__ = [
     "FOLDER_FORMATS",
     "IMAGE_ENDINGS",
     "JSON_ENDINGS",
+    "LETTERS",
     "PAGED",
     "PATH_KEYS",
     "REMOTE",

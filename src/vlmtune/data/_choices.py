@@ -11,6 +11,7 @@ from vlmtune.data import _values
 from vlmtune.errors import DataError, EmptyField
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""Of the choices, in order."""
 
 _MARKED = re.compile(r"\s*\(?([A-Za-z])[).:]?\s*")
 """A letter as an answer: "B", "(b)", "B."."""
@@ -96,7 +97,8 @@ def _parts(value: Any) -> tuple[Sequence[Any], Sequence[Any]]:
 
 def _filled(values: Mapping[str, Any], at: str) -> list[Any]:
     """The values of several columns; rows with fewer choices leave the last ones empty."""
-    found = [None if value is None or value != value or value == "" else value for value in values.values()]  # noqa: PLR0124 - not a number
+    # A value that differs from itself is not a number: what an empty cell of a table becomes.
+    found = [None if value in (None, "") or value != value else value for value in values.values()]  # noqa: PLR0124
     while found and found[-1] is None:
         found.pop()
     for column, value in zip(values, found, strict=False):

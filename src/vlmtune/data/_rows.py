@@ -260,7 +260,8 @@ class MappedRows:
         config = self._config
         if config.references or config.record:
             columns = [*config.references, *config.record, *config.choice_columns]
-            count = len(self._references(self._select(columns)(index), index))
+            record = self._select(columns)(index)
+            count = len(self._references(record, index, self._choices(record, index)))
         else:
             count = len(self[index].truth["references"])
         if count == 0:
@@ -270,9 +271,8 @@ class MappedRows:
             )
         return count
 
-    def _references(self, record: Record, index: int) -> list[str]:
+    def _references(self, record: Record, index: int, choices: Choices | None) -> list[str]:
         references: list[str] = []
-        choices = self._choices(record, index)
         for column in self._config.references:
             items = _values.answers(self._column(record, column, index))
             references += [self._answer(item, column, index, choices) for item in items]
@@ -381,7 +381,8 @@ class MappedRows:
             for image, where in self._image_values(record, index)
             for page in self._records.pages(image, where)
         )
-        references, conversation, target, reasoning = self._references(record, index), None, None, None
+        choices = self._choices(record, index)
+        references, conversation, target, reasoning = self._references(record, index, choices), None, None, None
         if config.messages is not None:
             context = row_context(record, config.ignored_keys, {"system": config.system, "tools": config.tools}, at)
             messages = _values.structured(value(config.messages))
@@ -394,12 +395,12 @@ class MappedRows:
         if config.target in ("each", "sample") or (config.target is None and config.messages is None):
             target = references[0] if references else None
         elif config.target is not None:
-            target = self._answer(value(config.target), config.target, index, self._choices(record, index))
+            target = self._answer(value(config.target), config.target, index, choices)
             reasoning = None
         question = None
         if config.question is not None:
             question = read_question(value(config.question), config.question, at, len(images))
-            if (choices := self._choices(record, index)) is not None:
+            if choices is not None:
                 question = with_choices(question, choices.texts)
         truth: dict[str, Any] = {"references": references}
         if config.keywords is not None:

@@ -120,8 +120,9 @@ _LETTERS = re.compile(r"[A-Za-z ]*")
 
 def words(text: str) -> Words:
     """Tokens of a caption, lower-cased, without punctuation; possibly none."""
-    if _LETTERS.fullmatch(text.removesuffix(" .")):
-        parts = (_FUSED.get(word, (word,)) for word in text.removesuffix(" .").lower().split())
+    said = text.removesuffix(" .")
+    if _LETTERS.fullmatch(said):
+        parts = (_FUSED.get(word, (word,)) for word in said.lower().split())
         return tuple(chain.from_iterable(parts))
     text = " ".join(text.split())
     if not text.isascii():

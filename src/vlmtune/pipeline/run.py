@@ -64,6 +64,7 @@ def _prediction_files(session: Session) -> list[Path]:
 
 def _write(session: Session, comparison: Comparison) -> Comparison:
     *pages, regressions = session.files.derived
+    comparison = replace(comparison, examples=list(comparison.examples))  # made once for all files
     for file in pages:
         write_comparison(comparison, file, _prediction_files(session), session.config.report)
     write_regressions(comparison, regressions)

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from vlmtune.data import LETTERS
 from vlmtune.scaffold.columns import Column, listed
 from vlmtune.scaffold.draft import Draft
 from vlmtune.scaffold.questions import Option, Undecided
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICES = {"choices", "options", "choice", "option", "alternatives", "candidates"}
 PROMPT = "{question}\nAnswer with the letter of the right choice only."
 

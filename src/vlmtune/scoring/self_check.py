@@ -174,7 +174,9 @@ class _RightAnswers:
         if truth == "boxes":
             yield [line.truth["boxes"] for line in self._lines]
             return
-        texts = self._texts.setdefault(truth, [_right_texts(truth, line) for line in self._lines])
+        if truth not in self._texts:
+            self._texts[truth] = [_right_texts(truth, line) for line in self._lines]
+        texts = self._texts[truth]
         if all(texts):
             for number in range(max(map(len, texts))):
                 if (truth, number) not in self._read:
