@@ -11,7 +11,9 @@ import torch
 from commands import ROOT, Ended
 
 WHERE = "import torch, vlmtune; print(torch.__version__, torch.__file__, vlmtune.__file__, sep='\\n')"
-LEFT_BEHIND = shutil.ignore_patterns(".venv", ".git", "outputs", "uv.lock", "*.whl", ".*_cache", "__pycache__")
+LEFT_BEHIND = shutil.ignore_patterns(
+    ".venv*", ".bootstrap", ".git", "outputs", "uv.lock", "*.whl", ".*_cache", "__pycache__"
+)
 
 
 @pytest.fixture(scope="module")
