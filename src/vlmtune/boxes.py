@@ -26,6 +26,9 @@ Corners = Literal["xyxy", "xywh"]
 ModelBoxes = Literal["norm1000", "resized_pixels"]
 """How a model family writes boxes: thousandths of the sides, or pixels of the image as the model reads it."""
 
+BoxFormName = Literal["list", "tokens", "tags"]
+"""How boxes are written in running text: `BOX_FORMS`."""
+
 Scale = tuple[float, float]
 """What x and y count to at the right and the lower edge of the image."""
 
@@ -33,6 +36,33 @@ NORM1000: Scale = (1000, 1000)
 
 _BOX_KEYS = ("box", "bbox", "bbox_2d", "bboxes", "boxes")
 _LABEL_KEYS = ("label", "category", "class", "name", "labels", "categories")
+
+
+class BoxForm(NamedTuple):
+    """A way to write names and boxes in running text, and the special tokens that it takes.
+
+    `name` and `around` are templates; a box is a list of numbers, or points in brackets.
+    """
+
+    name: str
+    around: str
+    as_points: bool = False
+    tokens: tuple[str, ...] = ()
+
+    def box(self, numbers: Sequence[int]) -> str:
+        """The text of one or more points, their x and y in turn."""
+        points = [f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+        return self.around.format(",".join(points) if self.as_points else list(numbers))
+
+
+_QWEN_TOKENS = ("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>")
+
+BOX_FORMS: dict[BoxFormName, BoxForm] = {
+    "list": BoxForm("{}", "{}"),
+    "tokens": BoxForm("{}{{}}{}".format(*_QWEN_TOKENS), "{2}{{}}{3}".format(*_QWEN_TOKENS), True, _QWEN_TOKENS),
+    "tags": BoxForm("<ref>{}</ref>", "<box>[{}]</box>", False, ("<ref>", "</ref>", "<box>", "</box>")),
+}
+"""As Qwen2.5-VL and its successors, Qwen2-VL, and InternVL write them; ms-swift has the same three."""
 
 
 class LabelledBox(NamedTuple):

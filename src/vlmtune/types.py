@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 
+OBJECT_MARKS = ("<ref-object>", "<bbox>")
+"""Marks in ms-swift's texts that stand for the names and boxes of a row's objects."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
@@ -43,6 +46,19 @@ Conversation = tuple[Message, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Objects:
+    """What the marks in a row's texts stand for, in order: names, and boxes as x and y of one or two points in turn.
+
+    `images` are the indices of the images that the boxes are of.
+    """
+
+    names: tuple[str, ...]
+    boxes: tuple[tuple[float, ...], ...]
+    images: tuple[int, ...]
+    unit: Literal["pixels", "unit"]
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of a dataset after reading.
 
@@ -51,7 +67,8 @@ class Example:
     an answer with, by name: "references" always, "keywords" and "boxes" if the data has them. Rows with the same
     `cluster` are not independent; None if the data names no group, then rows with the same first image belong together.
     `box_scale` is what x and y count to in boxes that the model writes about the first image; None means 1000 for both.
-    `dataset` is the name of the dataset of a mixture that the row is from, None for the main one.
+    `dataset` is the name of the dataset of a mixture that the row is from, None for the main one. `objects` are those
+    that marks in its texts still stand for.
     """
 
     id: str
@@ -65,6 +82,7 @@ class Example:
     box_scale: tuple[float, float] | None = None
     dataset: str | None = None
     reasoning: str | None = None
+    objects: Objects | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,14 @@ from vlmtune.modeling.vision_tower import GROUPED_ATTENTION
 from vlmtune.processing.encoder import Encoder, ImageHeaders, collate
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
-from vlmtune.tasks import for_model, grounding
+from vlmtune.tasks import for_model, grounding, vqa
 from vlmtune.training.attention import enable_packed_attention
 from vlmtune.training.config import LoraConfig, TrainingConfig
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.forward_backward import token_losses
 from vlmtune.training.lora import add_adapter, check_first_gradients, save_adapter, trainable
 from vlmtune.training.packing import Layout, pack
-from vlmtune.types import Example, Outcomes, Prediction, Request
+from vlmtune.types import Example, Objects, Outcomes, Prediction, Request
 
 UNTILED = [name for name in registry.available("families") if name != "internvl"]
 """Families whose tower is optimized; of tiles, which have one size, transformers computes all at once."""
@@ -142,6 +142,32 @@ def test_boxes_are_trained_on_as_the_family_writes_them(
     assert small.with_box_scale(row).box_scale == encoder.with_box_scale(row).box_scale
 
 
+def test_objects_are_trained_on_as_the_family_writes_them(family_encoder: tuple[ModelConfig, Encoder]) -> None:
+    """The box of the second image, from 1/4 to 3/4 of 200x100; Qwen2.5-VL reads it as 196x112."""
+    config, encoder = family_encoder
+    family = encoder.checkpoint.family
+    images = (ref(make_image(64, 64), "plain"), ref(make_image(200, 100), "boxed"))
+    objects = Objects(("ball",), ((50, 25, 150, 75),), (1,), "pixels")
+    talk = (user(*images, "Find <ref-object>."),)
+    row = Example("r1", images, "At <bbox>.", {"references": ["At <bbox>."]}, messages=talk, objects=objects)
+    written = {
+        "qwen2_5_vl": ("ball", "[49, 28, 147, 84]"),
+        "qwen2_vl": ("<|object_ref_start|>ball<|object_ref_end|>", "<|box_start|>(250,250),(750,750)<|box_end|>"),
+        "internvl": ("<ref>ball</ref>", "<box>[[250, 250, 750, 750]]</box>"),
+    }
+    name, box = written.get(family.name, ("ball", "[250, 250, 750, 750]"))
+    filled = encoder.with_objects(row)
+    assert filled.messages is not None
+    assert filled.messages[0].content[-1] == f"Find {name}."
+    assert (filled.target, filled.truth["references"]) == (f"At {box}.", [f"At {box}."])
+    plain = Encoder(encoder.checkpoint, config.model_copy(update={"box_form": "list"}))
+    examples = TrainingExamples([row], vqa.TASK, vqa.Config(), plain, TrainingConfig())  # type: ignore[arg-type]
+    rendered = examples.encode_example(row).rendered
+    numbers = "[49, 28, 147, 84]" if family.name == "qwen2_5_vl" else "[250, 250, 750, 750]"
+    text = plain.renderer.text([token for token, on in zip(rendered.ids, rendered.loss_mask, strict=True) if on])
+    assert text == f"At {numbers}."
+
+
 def test_a_perfect_answer_in_the_family_s_own_boxes_scores_1(
     family_encoder: tuple[ModelConfig, Encoder], boxed: tuple[Example, list[int]], tmp_path: Path
 ) -> None:
@@ -155,7 +181,7 @@ def test_a_perfect_answer_in_the_family_s_own_boxes_scores_1(
             for request in requests:
                 yield Prediction(request.id, json.dumps([{"bbox_2d": written, "label": "ball"}]), "stop", 9)
 
-    task = for_model(grounding.TASK, family_encoder[1].with_box_scale)
+    task = for_model(grounding.TASK, family_encoder[1].with_box_scale, family_encoder[1].with_objects)
     predictor = Predictor(task, grounding.Config(), tmp_path / "pictures", Progress(Silent()), StopRequest())
     (line,) = predictor.answer("test", Perfect(), [row], tmp_path / "partial.jsonl")  # type: ignore[arg-type]
     assert line.truth["boxes"] == [[250, 250, 750, 750]]

@@ -155,6 +155,15 @@ def test_placeholders_of_other_programs_are_refused(mark: str) -> None:
         init(rows("swift/train.jsonl", lambda n: {"messages": messages}))
 
 
+def test_messages_with_objects_need_no_other_boxes() -> None:
+    messages = [{"role": "user", "content": "<image>Find <ref-object>"}, {"role": "assistant", "content": "<bbox>"}]
+    objects = {"ref": ["ball"], "bbox": [[1, 2, 3, 4]]}
+    made = lambda n: {"messages": messages, "images": ["pics/1.png"], "objects": objects}  # noqa: E731
+    config = init(rows("swift/train.jsonl", made))
+    assert config.dataset.messages == "messages"
+    assert config.dataset.objects == "objects"
+
+
 @pytest.mark.parametrize(
     ("sets", "said"),
     [

@@ -158,7 +158,7 @@ def test_the_primary_metric_of_boxes_depends_on_their_number(rows: list[Any], pr
 def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
     """The numbers of the example in the docstring of `boxes`; the prediction line carries the scale."""
     config = grounding.Config(corners="xywh")
-    task = for_model(grounding.TASK, lambda row: replace(row, box_scale=(280, 140)))
+    task = for_model(grounding.TASK, lambda row: replace(row, box_scale=(280, 140)), lambda row: row)
     row = example("", question="ball", truth={"boxes": [20, 10, 40, 80]})
     text, truth = task.target(config, row), task.truth(config, row)
     assert json.loads(text) == [{"bbox_2d": [28, 14, 84, 126], "label": "ball"}]
@@ -168,7 +168,7 @@ def test_boxes_on_the_model_s_scale_are_written_and_read_back() -> None:
         "without a scale: 0 to 1000"
     )
     assert isinstance(parse_answer(task, config, "nowhere", truth), Unparsed)
-    assert for_model(vqa.TASK, lambda row: row) is vqa.TASK
+    assert for_model(vqa.TASK, pytest.fail, lambda row: row).truth(vqa.Config(), row) == row.truth
 
 
 @pytest.mark.parametrize("scale", [[280], [0, 140], ["a", "b"], "ab", 5])

@@ -135,7 +135,6 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "two answers": ([ASKED, ANSWERED, ANSWERED], {}, "assistant must follow user or tool"),
     "a tool first": ([{"role": "tool", "content": "x"}, ANSWERED], {}, "the first to speak must be the user"),
     "two system prompts": ([{"role": "system", "content": "a"}, ASKED, ANSWERED], {"system": "b"}, "not that of its"),
-    "objects": ([{**ASKED, "content": "<image>Find <ref-object>"}, ANSWERED], {"objects": {"ref": ["x"]}}, "'objects'"),
     "tools in words": ([ASKED, ANSWERED], {"tools": "zoom"}, "column 'tools' must hold a list of tools"),
 }
 

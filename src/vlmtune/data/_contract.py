@@ -126,6 +126,11 @@ class DatasetConfig(BaseConfig):
     """Column with the definitions of the tools that a conversation may call; rows may lack it. Null does not read
     it."""
 
+    objects: str | None = "objects"
+    """Column with the names and boxes that stand for `<ref-object>` and `<bbox>` in the messages of a row, in
+    ms-swift's format; rows may lack it. They are written as the model writes them (`model.box_form`). Null does not
+    read it."""
+
     ignored_keys: list[str] = []
     """Keys of messages and of their parts that mean nothing. Any other key that vlmtune does not read is an error."""
 

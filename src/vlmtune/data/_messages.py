@@ -16,8 +16,6 @@ from vlmtune.errors import DataError
 from vlmtune.types import Conversation, ImageRef, Message
 
 PLACEHOLDER = "<image>"
-OBJECT_MARKS = ("<ref-object>", "<bbox>")
-"""Marks in ms-swift's texts that stand for the row's `objects`."""
 
 _OUTER = re.compile(r"\A(?:\s*<image>\s*)+|(?:\s*<image>\s*)+\Z")
 """Placeholders before and after a text."""
@@ -42,7 +40,7 @@ class RowContext:
 def row_context(
     record: Mapping[str, Any], ignored: Sequence[str], columns: Mapping[str, str | None], at: str
 ) -> RowContext:
-    """The context of a row: its `system`, `tools` and `objects`, as far as it has them.
+    """The context of a row: its `system` and `tools`, as far as it has them.
 
     Args:
         record: the row.
@@ -179,21 +177,6 @@ def _split_answer(messages: list[Message], at: str) -> tuple[Conversation, Messa
     if not "".join(map(str, answer.content)).strip():
         raise DataError(f"{at}: the last assistant message is empty; repair or remove the row")
     return tuple(messages[:last]), answer
-
-
-def refuse_object_marks(messages: Conversation, answer: Message | None, at: str) -> None:
-    """Refuse marks that stand for the `objects` of a row, which are not written in their places.
-
-    Raises:
-        DataError: there is one.
-    """
-    for message in (*messages, *([answer] if answer is not None else [])):
-        mark = next((mark for mark in OBJECT_MARKS for part in message.content if mark in str(part)), None)
-        if mark is not None:
-            raise DataError(
-                f"{at}: {mark} stands for one of the row's 'objects', which are not filled in; write names and boxes "
-                "into the texts, as the model is to write them"
-            )
 
 
 def image_values(messages: Any, others: Sequence[Any]) -> list[Any]:

@@ -18,7 +18,8 @@ from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._image_paths import FILE, fill, template_fields
 from vlmtune.data._image_refs import file_fingerprint
 from vlmtune.data._joined import JoinedRecords
-from vlmtune.data._messages import image_values, read_messages, read_question, refuse_object_marks, row_context
+from vlmtune.data._messages import image_values, read_messages, read_question, row_context
+from vlmtune.data._objects import has_marks, read_objects
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.data._spilled import ContentIndex, StringArray, repeated
 from vlmtune.errors import DataError, EmptyField
@@ -248,7 +249,9 @@ class MappedRows:
             for key, column in _columns(self._config)
         ]
         values += [
-            [column, _values.hashable(record[column])] for column in _context(self._config) if record.get(column)
+            [column, _values.hashable(record[column])]
+            for column in _context(self._config, record)
+            if record.get(column)
         ]
         files = (self._records.image_file(value) for value, _ in self._image_values(record, index))
         # Ids in existing prediction files were hashed with an empty string in front.
@@ -383,12 +386,14 @@ class MappedRows:
         )
         choices = self._choices(record, index)
         references, conversation, target, reasoning = self._references(record, index, choices), None, None, None
+        objects = None
         if config.messages is not None:
             context = row_context(record, config.ignored_keys, {"system": config.system, "tools": config.tools}, at)
             messages = _values.structured(value(config.messages))
             conversation, answer = read_messages(messages, images, at, context)
-            if record.get("objects"):
-                refuse_object_marks(conversation, answer, at)
+            if config.objects is not None and record.get(config.objects):
+                given = record[config.objects]
+                objects = read_objects(given, messages, context.system, len(images), context.ignored, at)
             if answer is not None:
                 target, reasoning = "".join(map(str, answer.content)), answer.reasoning
             references = references or ([target] if target is not None else [])
@@ -416,6 +421,7 @@ class MappedRows:
             messages=conversation,
             meta={column: _values.plain(value(column), column, at) for column in config.meta},
             reasoning=reasoning,
+            objects=objects,
         )
 
 
@@ -448,9 +454,12 @@ def _with_image_columns(config: DatasetConfig, present: Record) -> DatasetConfig
     return config.model_copy(update={"image": None}) if needs_none else config
 
 
-def _context(config: DatasetConfig) -> list[str]:
-    """Columns that rows with messages may have beside them."""
-    return [column for column in (config.system, config.tools) if column] if config.messages is not None else []
+def _context(config: DatasetConfig, record: Record) -> list[str]:
+    """Columns that rows with messages may have beside them, and that have a meaning for this one."""
+    if config.messages is None:
+        return []
+    objects = config.objects if has_marks(record.get(config.messages)) else None
+    return [column for column in (config.system, config.tools, objects) if column]
 
 
 def _names(config: DatasetConfig) -> list[str]:

@@ -193,6 +193,9 @@ class RowChecker:
         sizes = self._check_images(example, checked, location, rotated)
         if len(sizes) < len(example.images):
             return checked  # the other checks need all images
+        if example.objects is not None:
+            example, *examples = (self.encoder.with_objects(_with_sizes(one, sizes)) for one in (example, *examples))
+            checked.accepted = accepted_answers(example)
         targets = [one.target for one in examples if one.target is not None]
         answers = [*example.truth["references"], *targets]
         for kind, message in [
@@ -269,7 +272,8 @@ class RowChecker:
             and self.answered
             and attempt(lambda: self.task.truth(self.config.task, sized)) is not None
         ):
-            answers = expected_answers(for_model(self.task, self.encoder.with_box_scale), self.config.task, sized)
+            task = for_model(self.task, self.encoder.with_box_scale, self.encoder.with_objects)
+            answers = expected_answers(task, self.config.task, sized)
             checked.answers = [self.encoder.answer_length(text) for text in answers]
             encoded = attempt(lambda: self.encoder.prompt(prompt))
             if encoded is not None and not self.trained:

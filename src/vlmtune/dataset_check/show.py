@@ -73,7 +73,7 @@ class ExampleViewer:
         if not 0 <= row < len(self.rows):
             raise ConfigError(f"--row counts from 0 to {len(self.rows) - 1} in the {role} rows (got {row})")
         encoder = self.training.encoder
-        example = self.rows[row] if role == "test" else self.example(row, 0, step)
+        example = encoder.with_objects(self.rows[row] if role == "test" else self.example(row, 0, step))
         prompt = self.task.prompt(self.config.task, example)
         try:
             encoded = list(self._encoded(role, row, prompt, step))

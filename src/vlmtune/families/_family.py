@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmtune.boxes import ModelBoxes
+from vlmtune.boxes import BoxFormName, ModelBoxes
 from vlmtune.families._shapes import PartName, Shapes
 
 Grid = tuple[int, int, int]
@@ -66,7 +66,8 @@ class Family:
     `resized(height, width, limits) -> (height, width)` is the processor's size rule. `positions(ids, image_token,
     grids, merge) -> [3, T]` counts rotary positions. `language_model` and `vision_tower` are module prefixes, `blocks`
     and `mergers` those of the vision tower's layers and of the modules that merge its patches into tokens.
-    `boxes` is how the family writes boxes in answers. `shapes` reads the sizes of its matrices from config.json.
+    `boxes` is the scale on which the family writes boxes, `box_form` how it writes them in running text. `shapes` reads
+    the sizes of its matrices from config.json.
     `lora_targets` are the linear layers that get an adapter unless a config names others. `linear_attention` is the
     module, in those layers that have it in place of attention, of a Gated DeltaNet. `limits` reads the image settings
     from those of the image processor and config.json. `around_image` are tokens in front of and behind the tokens of an
@@ -91,6 +92,7 @@ class Family:
     limits: Callable[[Mapping[str, Any], Mapping[str, Any]], ImageLimits] = patch_limits
     around_image: tuple[str, str] | None = None
     rotary_axes: int = 3
+    box_form: BoxFormName = "list"
 
     @property
     def parts(self) -> dict[PartName, tuple[str, ...]]:

@@ -61,5 +61,6 @@ FAMILY = Family(
     positions=plain_positions,
     rotary_axes=1,
     boxes="norm1000",
+    box_form="tags",
     shapes=_shapes,
 )

@@ -17,5 +17,6 @@ FAMILY = Family(
     resized=smart_resize,
     positions=mrope_positions,
     boxes="norm1000",
+    box_form="tokens",
     shapes=qwen2_shapes,
 )

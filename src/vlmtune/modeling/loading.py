@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt
 from typing_extensions import TypedDict
 
 from vlmtune import registry
+from vlmtune.boxes import BoxFormName
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import read_json
@@ -67,6 +68,11 @@ class ModelConfig(BaseConfig):
     special_tokens: list[str] = []
     """Special tokens of the tokenizer that rows may contain and answers keep, such as `<|box_start|>`. Any other one in
     a text is an error."""
+
+    box_form: BoxFormName | None = None
+    """How the names and boxes of `dataset.objects` are written: `list` is name and [x1, y1, x2, y2], `tokens` puts them
+    between `<|object_ref_start|>`, `<|box_start|>` and their counterparts, `tags` between `<ref>` and `<box>`. Null is
+    the family's own form: `tokens` for Qwen2-VL, `tags` for InternVL, `list` for the others."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto` uses a GPU if there is one."""

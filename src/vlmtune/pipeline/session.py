@@ -81,7 +81,11 @@ class Session:
         """The task, with boxes in the model's convention."""
         task: Task = registry.load("tasks", self.config.task.name).TASK
         # The encoder, and so the checkpoint, is only needed for rows with boxes; comparing files needs none.
-        return for_model(task, lambda row: self.encoder.with_box_scale(row))  # noqa: PLW0108
+        return for_model(
+            task,
+            lambda row: self.encoder.with_box_scale(row),  # noqa: PLW0108
+            lambda row: row if row.objects is None else self.encoder.with_objects(row),
+        )
 
     @functools.cached_property
     def encoder(self) -> Encoder:

@@ -167,7 +167,7 @@ def _notes(config: Config, checkpoint: Checkpoint, rows: Rows) -> list[str]:
     """What the plan does not count, and answers that inference would cut off."""
     notes = ["the additional computation and memory of DoRA are not counted"] if config.training.lora.use_dora else []
     encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
-    task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale)
+    task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale, encoder.with_objects)
     message = cut_off(count_answers(rows, task, config.task, encoder), resolved(config.inference, encoder).answer_limit)
     return notes if message is None else [*notes, message]
 

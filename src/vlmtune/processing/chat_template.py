@@ -89,7 +89,7 @@ class Renderer:
         self._around_image = [self._token_id(token) for token in family.around_image or ()]
         special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
         _check_special(special_tokens, special, family)
-        self._forbidden = tuple(token for token in special if token not in special_tokens)
+        self.forbidden = tuple(token for token in special if token not in special_tokens)
         kept = [token for token in special if token in special_tokens or is_thought_mark(token)]
         self._hidden = {self._token_id(token) for token in special if token not in kept} if kept else None
 
@@ -237,7 +237,7 @@ class Renderer:
             if isinstance(part, ImageRef):
                 parts.append({"type": "image"})
                 continue
-            forbidden = next((token for token in self._forbidden if token in part), None)
+            forbidden = next((token for token in self.forbidden if token in part), None)
             if forbidden is not None and not (message.role == "assistant" and is_thought_mark(forbidden)):
                 raise DataError(
                     f"the text contains the model's special token {forbidden}; remove it from the row, or if the model "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from vlmtune.boxes import BOX_FORMS, NORM1000, Scale
 from vlmtune.errors import ExampleTooLong, IntegrityError
 from vlmtune.families import Grid
 from vlmtune.files import read_json
@@ -21,6 +22,7 @@ from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.prefetch import KeyLocks
 from vlmtune.processing.chat_template import Rendered, Renderer, ThinkingMode, images_of
 from vlmtune.processing.image_processor import ImageProcessor, load_limits
+from vlmtune.processing.objects import write_objects
 from vlmtune.types import Conversation, Example, ImageRef
 
 if TYPE_CHECKING:
@@ -165,6 +167,7 @@ class Encoder:
         self.checkpoint = checkpoint
         self.image_processor = ImageProcessor(checkpoint.family, limits)
         self.images = images(self.image_processor)
+        self.box_form = BOX_FORMS[model.box_form or checkpoint.family.box_form]
         self.renderer = Renderer.load(
             checkpoint.folder, checkpoint.family, model.chat_template, model.special_tokens, thinking
         )
@@ -235,9 +238,22 @@ class Encoder:
         """
         if self.checkpoint.family.boxes == "norm1000" or example.box_scale is not None or not example.images:
             return example
-        _, rows, columns = self.images.grid(example.images[0])
+        return replace(example, box_scale=self._box_scale(example.images[0]))
+
+    def with_objects(self, example: Example) -> Example:
+        """The example with its objects written into its texts, as the model writes names and boxes.
+
+        Raises:
+            ImageError: an image's header cannot be read.
+        """
+        return write_objects(example, self.box_form, self._box_scale)
+
+    def _box_scale(self, ref: ImageRef) -> Scale:
+        if self.checkpoint.family.boxes == "norm1000":
+            return NORM1000
+        _, rows, columns = self.images.grid(ref)
         patch = self.image_processor.limits.patch
-        return replace(example, box_scale=(columns * patch, rows * patch))
+        return columns * patch, rows * patch
 
     def facts(self) -> dict[str, Any]:
         """Fingerprints of image and text preprocessing; stored with adapters and predictions."""

@@ -18,6 +18,7 @@ from vlmtune.scaffold.infer_boxes import CLASSES, infer_boxes, infer_classes, in
 from vlmtune.scaffold.infer_choices import find_choices, infer_choices
 from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.split_names import ROLE_NAMES, role_of
+from vlmtune.types import OBJECT_MARKS
 
 QUESTIONS = {"question", "questions", "query", "prompt", "instruction", "problem", "input"}
 CONTEXT = {"history", "system", "tools", "context", "hint", "choices", "options"}
@@ -92,7 +93,7 @@ def infer_roles(columns: list[Column], given: Mapping[str, Any], hint: str) -> D
     draft = Draft(dict(given.get("dataset", {})), dict(given.get("task", {})))
     columns = [column for column in columns if column.kind != "empty" or column.base not in SPLIT_COLUMNS]
     _infer_images(draft, columns)
-    _refuse_placeholders(columns)
+    _refuse_placeholders(columns, draft.dataset.get("objects", "objects"))
     task = draft.task.get("name")
     rules = [rule for tasks, rule in _RULES if task is None or task in tasks or not tasks]
     if not any(rule(draft, columns, hint.lower()) for rule in rules) and not _is_decided(draft):
@@ -130,11 +131,13 @@ def _listed(columns: Sequence[Column]) -> str:
     return shown + (f"; and {len(columns) - MAX_LISTED:,} more" if len(columns) > MAX_LISTED else "")
 
 
-def _refuse_placeholders(columns: Iterable[Column]) -> None:
-    """Refuse texts with placeholders that would be taught as they are."""
+def _refuse_placeholders(columns: Sequence[Column], objects: str | None) -> None:
+    """Refuse texts with placeholders that would be taught as they are; messages are filled from the `objects`."""
+    filled = OBJECT_MARKS if any(column.name == objects for column in columns) else ()
     for column in columns:
         for value in column.values:
-            if (found := PLACEHOLDERS.search(str(value))) is not None:
+            found = PLACEHOLDERS.search(str(value))
+            if found is not None and not (found[0] in filled and column.kind == "conversation"):
                 raise DataError(
                     f"column {column.name!r} contains the placeholder {found[0]}, which another program fills from "
                     "further columns; the model would learn it as it is. Write the boxes and names into the texts, or "

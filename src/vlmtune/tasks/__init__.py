@@ -74,18 +74,16 @@ class Task:
         return chosen or [metric for metric in self.metrics if metric.check is None]
 
 
-def for_model(task: Task, with_box_scale: Callable[[Example], Example]) -> Task:
-    """The task with targets on the scale on which a model writes boxes; any other task as it is.
+def for_model(
+    task: Task, with_box_scale: Callable[[Example], Example], with_objects: Callable[[Example], Example]
+) -> Task:
+    """The task with boxes as a model writes them, in objects and in targets of boxes, by two functions of `Encoder`."""
 
-    `with_box_scale` sets `Example.box_scale`, see `Encoder.with_box_scale`.
-    """
-    if not task.boxes:
-        return task
-    return replace(
-        task,
-        target=lambda config, example: task.target(config, with_box_scale(example)),
-        truth=lambda config, example: task.truth(config, with_box_scale(example)),
-    )
+    def scaled(step: Callable[[Any, Example], Any]) -> Callable[[Any, Example], Any]:
+        return lambda config, example: step(config, with_objects(with_box_scale(example) if task.boxes else example))
+
+    prompt, target, truth = task.prompt, scaled(task.target), scaled(task.truth)
+    return replace(task, prompt=lambda config, row: prompt(config, with_objects(row)), target=target, truth=truth)
 
 
 def parse_answer(task: Task, config: Any, text: str, truth: Mapping[str, Any]) -> Any | Unparsed:

@@ -159,6 +159,11 @@ def augment(example: Example, task: Task, task_config: Any, settings: Augmentati
     """
     if not example.images:
         return example
+    if example.objects is not None and example.objects.boxes and (settings.crop or settings.flip or settings.rotation):
+        raise DataError(
+            "has boxes in its texts (dataset.objects), which would not move along with the image; set crop, flip and "
+            "rotation of training.augmentation to 0"
+        )
     size, boxes = size_of(example.images[0]), list[Box]()
     if task.with_boxes is not None:
         boxes = [labelled(box).box for box in task.truth(task_config, example)["boxes"]]

@@ -86,6 +86,7 @@ class TrainingExamples:
 
     def encode_example(self, example: Example, max_tokens: int | None = None) -> Encoded:
         """As `encode`, for an example that carries its target; errors do not name the row."""
+        example = self.encoder.with_objects(example)
         answer = Message("assistant", (self.target(example),), reasoning=example.reasoning)
         conversation = (*self.task.prompt(self.task_config, example), answer)
         if self.settings.augmentation.flip:
@@ -100,7 +101,9 @@ class TrainingExamples:
 
     def target(self, example: Example) -> str:
         """The text to train on, with boxes as the model writes them."""
-        return for_model(self.task, self.encoder.with_box_scale).target(self.task_config, example)
+        return for_model(self.task, self.encoder.with_box_scale, self.encoder.with_objects).target(
+            self.task_config, example
+        )
 
     def check(self, name: str, progress: Progress, stop: StopRequest) -> ExampleLengths:
         """Encode every row with each of its targets once, in threads.

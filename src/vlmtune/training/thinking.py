@@ -1,5 +1,6 @@
 """Opens the encoder of a config, with `training.thinking` chosen by the data where the config leaves it open."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 from vlmtune.data import DatasetConfig, open_role
@@ -33,6 +34,10 @@ def open_encoder(
         ConfigError: the template cannot do what `training.thinking` says.
     """
     encoder = Encoder(checkpoint, model, images, training.thinking or "keep")
+    marks = [token for token in encoder.box_form.tokens if token in encoder.renderer.forbidden]
+    if marks and _any_objects(dataset):
+        model = model.model_copy(update={"special_tokens": [*model.special_tokens, *marks]})
+        encoder = Encoder(checkpoint, model, images, training.thinking or "keep")
     if training.thinking is not None or not encoder.renderer.thinks or _any_thought(dataset):
         return encoder
     return Encoder(checkpoint, model, images, "off")
@@ -51,18 +56,28 @@ def thinking_note(encoder: Encoder, training: TrainingConfig) -> str | None:
 
 
 def _any_thought(dataset: DatasetConfig) -> bool:
+    return any(
+        example is None or example.reasoning or any(split_thought(text)[0] for text in _answers(example))
+        for example in _train_rows(dataset)
+    )
+
+
+def _any_objects(dataset: DatasetConfig) -> bool:
+    if dataset.messages is None or dataset.objects is None:
+        return False
+    return any(example is not None and example.objects is not None for example in _train_rows(dataset))
+
+
+def _train_rows(dataset: DatasetConfig) -> Iterator[Example | None]:
+    """The train rows that can be read; None in their place if there are none at all."""
     try:
         rows = open_role(dataset.model_copy(update={"max_bad_fraction": 1.0}), "train")
     except DataError:
-        return True
+        yield None
+        return
     for index in range(len(rows)):
-        try:
-            example = rows[index]
-        except DataError:
-            continue
-        if example.reasoning or any(split_thought(text)[0] for text in _answers(example)):
-            return True
-    return False
+        with contextlib.suppress(DataError):
+            yield rows[index]
 
 
 def _answers(example: Example) -> Iterator[str]:
