@@ -14,6 +14,9 @@ PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 # Files start in the order of tests/conftest.py, the slowest first.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Containers like to set it; every process would then compile torch and transformers anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help install demo quick test soak check bench sbom docs vllm-env
 
 help: ## list the targets
