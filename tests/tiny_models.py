@@ -15,7 +15,8 @@ TEMPLATE_WITH_DEFAULT_SYSTEM = """\
 You are a helpful assistant.<|im_end|>
 {% endif %}<|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
-{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}\
+{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
+{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}\
 {% endfor %}{% endif %}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
@@ -200,17 +201,18 @@ def _make_qwen3(
 
 def _save_processor(folder: Path, processor_class: Any, patch: int) -> tuple[int, dict[str, int]]:
     """The processor's files; the size of the vocabulary, and the ids of vision tokens as a config names them."""
-    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     tokenizer = AutoProcessor.from_pretrained(str(find_checkpoint(ModelConfig(name="tiny")).folder)).tokenizer
     least = (2 * patch) ** 2
     images = Qwen2VLImageProcessor(
         patch_size=patch, merge_size=2, size={"shortest_edge": least, "longest_edge": 64 * least}
     )
+    video_class: Any = Qwen3VLVideoProcessor if processor_class is Qwen3VLProcessor else Qwen2VLVideoProcessor
     processor_class(
         image_processor=images,
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
+        video_processor=video_class(patch_size=patch, size={"shortest_edge": least, "longest_edge": 64 * least}),
         chat_template=TEMPLATE_WITH_DEFAULT_SYSTEM,
     ).save_pretrained(folder)
     names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}

@@ -116,12 +116,11 @@ def _positions(
     """
     import torch
 
-    family, token, merge = encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
+    family, tokens, merge = encoder.checkpoint.family, encoder.renderer.vision_ids, encoder.image_processor.limits.merge
     positions = np.zeros((4, len(batch), length), dtype=np.int64)
     for row, item in enumerate(batch):
-        grids = [image.grid for image in item.images]
         positions[0, row, length - len(item) :] = np.arange(len(item))
-        positions[1:, row, length - len(item) :] = family.positions(item.rendered.ids, token, grids, merge)
+        positions[1:, row, length - len(item) :] = family.positions(item.rendered.ids, tokens, item.blocks, merge)
     following = torch.from_numpy(positions[1:].max((0, 2)) + 1)
     return torch.from_numpy(positions[0] if family.rotary_axes == 1 else positions).to(device), following.to(device)
 
@@ -226,7 +225,8 @@ def teacher_force(model: Any, encoder: Encoder, conversation: Conversation, ids:
     import torch
 
     prompt = encoder.prompt(conversation)
-    image_tokens = tuple(encoder.image_processor.tokens(picture.grid) for picture in prompt.images)
+    merge = encoder.image_processor.limits.merge
+    image_tokens = tuple(block.tokens(merge) for block in prompt.blocks)
     if not ids:
         return TeacherForced((), (), image_tokens)
     rendered = Rendered(prompt.rendered.ids + tuple(ids), prompt.rendered.loss_mask + (True,) * len(ids))

@@ -1,7 +1,7 @@
 """The only place that decodes images: any file in, upright 8-bit RGB out, or one error that names the image.
 
 Every source hands over undecoded bytes, so training, evaluation and reports see the same pixels. Also reads pages of
-documents, hashes pixels and makes thumbnails.
+documents and frames of videos (`videos` decodes their files), hashes pixels and makes thumbnails.
 """
 
 import hashlib
@@ -9,15 +9,16 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from vlmtune import videos
 from vlmtune.errors import EnvironmentProblem, ImageError
-from vlmtune.types import ImageRef
+from vlmtune.types import Clip, ImageRef, VideoRef
 
 if TYPE_CHECKING:
     from PIL.Image import Exif, Image
@@ -31,6 +32,9 @@ PAGE_DPI, PAGE_PIXELS = 150, 4_000_000
 
 _PDFIUM = threading.Lock()
 """PDFium may run in one thread at a time."""
+
+SHOWN_FRAMES, SHOWN_SIDE = 4, 512
+"""Frames of a video in its picture, two beside each other, and the longest side of each."""
 
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values for an image stored on its side."""
@@ -59,7 +63,7 @@ def decode_rgb(ref: ImageRef) -> "Image":
 
     The EXIF orientation is applied, 16-bit grey is scaled to 8 bits (not clipped), transparency becomes white, and of
     an animation the first frame is used. Floating-point grey must range from 0 to 255. Formats outside `FORMATS` and
-    images of more than `MAX_PIXELS` pixels are refused before decoding.
+    images of more than `MAX_PIXELS` pixels are refused before decoding. Of a video, the image shows some frames.
 
     Returns:
         An image of mode "RGB".
@@ -67,6 +71,8 @@ def decode_rgb(ref: ImageRef) -> "Image":
     Raises:
         ImageError: it cannot be read or decoded completely; gives the image and the reason.
     """
+    if isinstance(ref, VideoRef):
+        return _picture(ref)
     with _opened(ref) as image:
         if _is_ready(image):
             return image
@@ -76,6 +82,8 @@ def decode_rgb(ref: ImageRef) -> "Image":
 
 def examine(ref: ImageRef) -> "tuple[Image, Header]":
     """An image as from `decode_rgb`, with the header of its file; same errors."""
+    if isinstance(ref, VideoRef):
+        return _picture(ref), Header("video", "RGB", rotated=False, animated=False, alpha=False, sixteen_bit=False)
     with _opened(ref) as image:
         if _is_ready(image):
             return image, Header("", image.mode, rotated=False, animated=False, alpha=False, sixteen_bit=False)
@@ -95,7 +103,10 @@ def _is_animated(image: "Image") -> bool:
     return True
 
 
-def in_memory(ref: ImageRef) -> ImageRef:
+Ref = TypeVar("Ref", bound=ImageRef)
+
+
+def in_memory(ref: Ref) -> Ref:
     """The same image with its file read, so that using it twice reads the file once.
 
     Raises:
@@ -103,7 +114,64 @@ def in_memory(ref: ImageRef) -> ImageRef:
     """
     with _errors_named(ref.where):
         data = ref.read()
-    return ImageRef(ref.where, lambda: data, ref.size)
+    return replace(ref, read=lambda: data, cached=True)
+
+
+def clip_of(ref: VideoRef) -> Clip:
+    """Number, rate and size of a video's frames, without decoding them.
+
+    Raises:
+        ImageError: it cannot be read, has no frames, or more than are decoded.
+        EnvironmentProblem: it is a file, and PyAV is not installed.
+    """
+    if ref.frames:
+        return Clip(len(ref.frames), ref.rate, size_of(ref.frames[0]))
+    with _errors_named(ref.where):
+        data = ref.read()
+    return videos.probe(data, ref.where)
+
+
+def decode_frames(ref: VideoRef, indices: Sequence[int], clip: Clip) -> "Iterator[Image]":
+    """Frames of a video as upright RGB images of one size.
+
+    Args:
+        ref: the video.
+        indices: which frames, ascending.
+        clip: what `clip_of` says about it.
+
+    Raises:
+        ImageError: one of them cannot be decoded, or differs in size.
+    """
+    if ref.frames:
+        found: Iterator[Image] = (decode_rgb(ref.frames[index]) for index in indices)
+    else:
+        with _errors_named(ref.where):
+            data = ref.read()
+        found = videos.decode(data, indices, clip.frames, ref.where)
+    for index, frame in zip(indices, found, strict=True):
+        if frame.size != clip.size:
+            sizes = f"{frame.width}x{frame.height}, the first {clip.size[0]}x{clip.size[1]}"
+            raise ImageError(f"frame {index} has {sizes}; all frames of a video must have one size", ref.where)
+        yield frame
+
+
+def _picture(ref: VideoRef) -> "Image":
+    """Up to `SHOWN_FRAMES` of a video's frames, from its first to its last, in rows of two."""
+    from PIL import Image
+
+    ref = in_memory(ref) if not ref.frames else ref
+    clip = clip_of(ref)
+    count = min(SHOWN_FRAMES, clip.frames)
+    indices = [n * (clip.frames - 1) // max(1, count - 1) for n in range(count)]
+    shown = []
+    for frame in decode_frames(ref, indices, clip):
+        frame.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        shown.append(frame)
+    width, height = shown[0].size
+    picture = Image.new("RGB", (width * min(2, count), height * -(-count // 2)), "white")
+    for n, frame in enumerate(shown):
+        picture.paste(frame, (n % 2 * width, n // 2 * height))
+    return picture
 
 
 def size_of(ref: ImageRef) -> tuple[int, int]:
@@ -114,6 +182,8 @@ def size_of(ref: ImageRef) -> tuple[int, int]:
     """
     if ref.size is not None:
         return ref.size
+    if isinstance(ref, VideoRef):
+        return clip_of(ref).size
     ref = in_memory(ref)
     with _opened(ref) as image:
         width, height = image.size

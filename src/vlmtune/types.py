@@ -27,8 +27,33 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Clip:
+    """A video before any of its frames is chosen: their number, how many are shown per second, and their upright size.
+
+    `even` is false if some are shown for longer than others.
+    """
+
+    frames: int
+    rate: float
+    size: tuple[int, int]
+    even: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRef(ImageRef):
+    """A short clip that has not been read yet. Code that does not ask for its frames sees a picture of some of them.
+
+    `read` returns the encoded file, and `size` is not known. `frames` are those of a clip that is given as a list of
+    images, `rate` how many of them are shown per second.
+    """
+
+    frames: tuple[ImageRef, ...] = ()
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """A message of a conversation: texts and images in the order in which the model sees them.
+    """A message of a conversation: texts, images and videos in the order in which the model sees them.
 
     `trained` is false for an assistant's message that is only context. `reasoning` is what an assistant thinks before
     it answers. `more` holds keys that only chat templates read: `tool_calls` and `tool_call_id` of a message, and in

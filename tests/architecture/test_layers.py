@@ -15,6 +15,7 @@ from sources import HEAVY, PACKAGE, Import, Module, modules, reachable
 
 LAYERS = (
     "boxes errors fault_injection json_values prefetch terminal text_units types",
+    "videos",
     "containers distributed families files images metrics registry signals thoughts",
     "predictions progress run_layout tasks tracking",
     "hub run_folder",

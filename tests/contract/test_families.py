@@ -19,6 +19,7 @@ from vlmtune import registry
 from vlmtune.compare_files import score_file
 from vlmtune.engines import hf
 from vlmtune.errors import ConfigError
+from vlmtune.families import Block
 from vlmtune.inference import Predictor
 from vlmtune.modeling import vision_tower
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
@@ -108,9 +109,9 @@ def test_positions_equal_the_model_s_own(family_encoder: tuple[ModelConfig, Enco
             theirs, _ = model.model.get_rope_index(**tensors)
         else:  # without positions, the model counts tokens
             theirs = torch.arange(tensors["input_ids"].shape[1]).expand(3, 1, -1)
-        grids = [tuple(grid) for grid in tensors.get("image_grid_thw", torch.empty(0, 3)).int().tolist()]
+        grids = [Block(*grid) for grid in tensors.get("image_grid_thw", torch.empty(0, 3)).int().tolist()]
         ids, merge = tensors["input_ids"][0].tolist(), encoder.image_processor.limits.merge
-        ours = encoder.checkpoint.family.positions(ids, encoder.renderer.image_id, grids, merge)
+        ours = encoder.checkpoint.family.positions(ids, encoder.renderer.vision_ids, grids, merge)
         assert torch.equal(torch.from_numpy(ours), theirs[:, 0])
 
 
@@ -223,7 +224,7 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
     enable_packed_attention(again, family)
     adapted = add_adapter(base, LoraConfig(dropout=0.0), family, 0)
     assert all("language_model" in name for name in trainable(adapted))
-    layout = Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    layout = Layout.of(encoder)
     answers = ("A red ball .", "Two cars on the street .")
     examples = [encoder.training_example((user(ONE, "What?"), assistant(answer)), "all", 2048) for answer in answers]
     (row,) = pack(examples, layout, 2048)
@@ -259,7 +260,7 @@ def test_every_part_can_be_trained(family_encoder: tuple[ModelConfig, Encoder]) 
     adapted = add_adapter(base, settings, family, 0)
     assert {family.part(name.removeprefix("base_model.model.")) for name in trainable(adapted)} == set(family.parts)
     example = encoder.training_example((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
-    (row,) = pack([example], Layout(family, encoder.renderer.image_id, encoder.image_processor.limits.merge), 2048)
+    (row,) = pack([example], Layout.of(encoder), 2048)
     token_losses(base, row, encoder, "cpu").sum().backward()
     check_first_gradients(adapted)
 

@@ -59,7 +59,7 @@ def adapted(encoder: Encoder, settings: LoraConfig, base: Any = None, precision:
 
 
 def row_of(encoder: Encoder) -> PackedSequence:
-    layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    layout = Layout.of(encoder)
     (row,) = pack([encoder.training_example(talk, "all", 4096) for talk in TALKS], layout, 4096)
     return row
 

@@ -44,7 +44,7 @@ def training_examples(encoder: Encoder) -> list[Encoded]:
 
 
 def layout_of(encoder: Encoder) -> Layout:
-    return Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    return Layout.of(encoder)
 
 
 def test_checkpointed_layers_change_no_gradient(encoder: Encoder) -> None:

@@ -47,7 +47,7 @@ TALKS = [
 
 @pytest.fixture(scope="module")
 def layout(encoder: Encoder) -> Layout:
-    return Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    return Layout.of(encoder)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_every_learnt_token_stands_in_exactly_one_row(
     for row in rows:
         assert len(row) <= most_tokens or len(set(row.example_indices)) == 1
         assert [place for s in row.segments for place in range(s.start, s.end)] == list(range(len(row)))
-        tokens = sum(id == layout.image_token for id in row.ids)
+        tokens = sum(id in layout.vision_tokens for id in row.ids)
         assert tokens == sum(p.grid[1] * p.grid[2] // layout.merge**2 for p in row.images)
     assert [row.ids for row in rows] == [row.ids for row in pack(some, layout, most_tokens)]
 

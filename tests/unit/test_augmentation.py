@@ -164,7 +164,7 @@ def test_all_images_of_a_conversation_change_alike() -> None:
 
 
 def test_changed_images_do_not_fill_the_cache(encoder: Encoder) -> None:
-    images = DecodedImages(encoder.image_processor)
+    images = DecodedImages(encoder.image_processor, encoder.video_processor)
     example = Example("row", (ref(make_image(*SIZE), "cached"),), "a", {"references": ["a"]})
     changed = augment(example, captioning.TASK, captioning.Config(), ALL, "key").images[0]
     assert images.load(changed).grid == images.load(example.images[0]).grid

@@ -83,7 +83,7 @@ def test_an_example_is_shown_as_training_encodes_it(
         grids = [one.grid for one in truth.images]
         assert [tuple(one["grid"]) for one in shown["images"]] == grids
         places = encoder.checkpoint.family.positions(
-            ids, encoder.renderer.image_id, grids, encoder.image_processor.limits.merge
+            ids, encoder.renderer.vision_ids, truth.blocks, encoder.image_processor.limits.merge
         )
         for span in each["spans"]:
             own = places[:, span["start"] : span["end"]]

@@ -108,6 +108,6 @@ def trained_on_one_example(model: Any, encoder: Any) -> Any:
     from vlmtune.training.packing import Layout, pack
 
     talk = (user(ref(make_image(96, 64), "one"), "Describe."), assistant("A red ball ."))
-    layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    layout = Layout.of(encoder)
     (row,) = pack([encoder.training_example(talk, "all", 4096)], layout, 4096)
     return token_losses(model, row, encoder, "cpu")

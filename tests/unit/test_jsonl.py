@@ -126,15 +126,15 @@ def test_bad_conversations_are_named(name: str, tmp_path: Path, write_jsonl: Wri
 @pytest.mark.parametrize(
     ("part", "message", "row", "where"),
     [
-        ({"type": "video", "video": "a.mp4"}, {}, {}, "row 0, message 0"),
-        ({"type": "video_url", "video_url": {"url": "a.mp4"}}, {}, {}, "row 0, message 0"),
-        ({"type": "image", "video": "a.mp4"}, {}, {}, "row 0, message 0"),
-        (IMAGE, {"videos": ["a.mp4"]}, {}, "row 0, message 0"),
-        (IMAGE, {}, {"videos": ["a.mp4"]}, "row 0"),
-        (IMAGE, {}, {"video": "a.mp4"}, "row 0"),
+        ({"type": "video"}, {}, {}, "row 0, message 0: a video part stands for a video, but the row has no further"),
+        ({"type": "image", "video": "a.mp4"}, {}, {}, "row 0, message 0, a part: the key 'video' .* is not read"),
+        ({"type": "video", "video": "a.mp4", "fps": 4}, {}, {}, "row 0, message 0, a part: the key 'fps'"),
+        (IMAGE, {"videos": ["a.mp4"]}, {}, "row 0, message 0: the videos under 'videos' are not read"),
+        (IMAGE, {}, {"videos": ["a.mp4"]}, "row 0: the videos under 'videos' are not read; name a column"),
+        (IMAGE, {}, {"video": "a.mp4"}, "row 0: the videos under 'video' are not read"),
     ],
 )
-def test_a_video_is_refused_wherever_it_stands(
+def test_a_video_that_is_not_read_is_refused(
     part: dict[str, Any], message: dict[str, Any], row: dict[str, Any], where: str, tmp_path: Path, write_jsonl: Write
 ) -> None:
     keys: dict[str, Any] = {"references": [], "messages": "m", "images": "images"}
@@ -144,7 +144,7 @@ def test_a_video_is_refused_wherever_it_stands(
         write_jsonl("t.jsonl", {"m": talk, "images": ["a.png"], **row})
         return list(jsonl.open(config(tmp_path, **keys), "t.jsonl"))
 
-    with pytest.raises(DataError, match=f"{where}: videos are not supported yet; use some of its frames"):
+    with pytest.raises(DataError, match=where):
         rows(part, message=message, row=row)
     # Tables fill every key that some row has.
     assert rows(IMAGE | {"video": None}, message={"videos": []}, row={"video": None, "videos": []})

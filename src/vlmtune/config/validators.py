@@ -134,8 +134,15 @@ def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitE
             yield invalid(f"needs boxes that move along; the task {task.name} has no with_boxes", loc=loc, value=value)
 
 
-def inference(block: InferenceConfig) -> InferenceConfig:
-    """Greedy decoding ignores sampling parameters."""
+def inference(block: InferenceConfig, info: ValidationInfo) -> InferenceConfig:
+    """Greedy decoding ignores sampling parameters; not every engine reads videos."""
+    rows = [info.data.get("dataset"), *(one.dataset for one in info.data.get("datasets") or ())]
+    key = next((key for one in rows for key in ("video", "videos") if getattr(one, key, None) is not None), None)
+    if key is not None and not block.reads_videos:
+        message = (
+            f"cannot be given the frames and times of videos (dataset.{key}) that the model is trained with; use hf"
+        )
+        raise_invalid("inference", [invalid(message, loc=("engine",), value=block.engine)])
     if block.temperature == 0 and block.top_p < 1:
         message = "{0} has no effect while {1} is 0; set a temperature, or leave top_p out"
         raise_invalid("inference", [invalid(message, "top_p", "temperature")])

@@ -76,6 +76,17 @@ class DatasetConfig(BaseConfig):
     image_roots: list[str] = []
     """Folders outside of the dataset's from which images may be read, by absolute paths and by links."""
 
+    video: str | None = None
+    """Column with a video: the path of a file, the path of a folder of frames, or a list of frames, each an image; or
+    with a list of files. The model sees it after the images."""
+
+    videos: str | None = None
+    """Column with the video or videos of a row with messages, in the order of their placeholders `<video>`; rows may
+    lack it."""
+
+    frame_rate: PositiveFloat = 2
+    """How many frames per second a video has that is given as its frames; files say it themselves."""
+
     references: list[str] = []
     """Columns with reference answers; a column may hold a list. Answers are compared with all of them. An object is
     read as JSON text."""

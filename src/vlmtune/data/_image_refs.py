@@ -20,7 +20,8 @@ from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._download import RemoteImages
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import page_count, read_page
-from vlmtune.types import ImageRef
+from vlmtune.types import ImageRef, VideoRef
+from vlmtune.videos import MAX_FRAMES
 
 BLOCK, BLOCKS = 4096, 16
 """Block size in bytes, and the number of blocks that are hashed of a larger file, evenly spaced from start to end."""
@@ -152,6 +153,47 @@ class ImageValues:
             return ImageRef(where, lambda: _decode_base64(value.partition(",")[2]))
         return ImageRef(where, lambda: _decode_base64(value)) if is_base64(value) else self._from_path(value, where)
 
+    def open_video(self, value: Any, where: str, rate: float) -> VideoRef:
+        """A reference to the video that a value holds or names: a file, a list of frames or a folder of them.
+
+        Args:
+            value: as a row holds it.
+            where: names it.
+            rate: frames per second of a list or folder.
+
+        Raises:
+            DataError: the value is no video, or names one that may not be read.
+        """
+        frames = self._frames(value, where)
+        if frames is None:
+            file = self.open(value, where)
+            return VideoRef(file.where, file.read)
+        if not frames:
+            raise DataError(f"{where}: a video without frames; repair or remove the row")
+        refs = tuple(self.open(frame, f"{where}, frame {n}") for n, frame in enumerate(frames))
+        named = f" ({value})" if isinstance(value, str) else ""
+        return VideoRef(f"{where}{named}", lambda: _joined(refs), frames=refs, rate=rate)
+
+    def video_files(self, value: Any) -> list[str]:
+        """The files that a video value names."""
+        files = map(self.file, [value] if (frames := self._frames(value, "")) is None else frames)
+        return [file for file in files if file is not None]
+
+    def _frames(self, value: Any, where: str) -> list[Any] | None:
+        """The frames of a list or folder; None for a file."""
+        if isinstance(value, list | tuple):
+            names = list(value)
+        else:
+            folder = self.file(value) if isinstance(value, str) else None
+            if folder is None or not Path(folder).is_dir():
+                return None
+            found = (entry.name for entry in Path(folder).iterdir())
+            images = (name for name in found if name.lower().endswith(ENDINGS) and not name.startswith("."))
+            names = [f"{value}/{name}" for name in sorted(images, key=_by_numbers)]
+        if len(names) > MAX_FRAMES:
+            raise DataError(f"{where}: a video of {len(names):,} frames, more than {MAX_FRAMES:,}")
+        return names
+
     def pages(self, value: Any, where: str) -> list[Any]:
         """The value, or one for each page if it names a document.
 
@@ -216,6 +258,17 @@ class ImageValues:
             return ""
         folder = os.path.realpath(Path(self.roots[0], path).parent)
         return f". To allow the folder it is in, set dataset.image_roots=[{folder}]" if Path(folder).is_dir() else ""
+
+
+def _joined(frames: Sequence[ImageRef]) -> bytes:
+    """The bytes of all frames, by which a video is known that has no file."""
+    contents = (frame.read() for frame in frames)
+    return b"".join(content if isinstance(content, bytes) else content.tobytes() for content in contents)
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """A key that sorts `frame2` before `frame10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _path_in(value: dict[str, Any]) -> Any:

@@ -1,21 +1,21 @@
 """Chat rows: messages with role and content, and the images that fill their placeholders in order.
 
 A message is {role, content}, as in OpenAI's format, or {from, value}, as in ShareGPT's and LLaVA's (`_turns`). A
-placeholder is an image part of the content, or `<image>` in its text, as in LLaVA and LLaMA-Factory; the white space
-around it belongs to the text.
+placeholder is an image or video part of the content, or `<image>` or `<video>` in its text, as in LLaVA and
+LLaMA-Factory; the white space around it belongs to the text.
 """
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlmtune.data import _turns, _values
 from vlmtune.errors import DataError
-from vlmtune.types import Conversation, ImageRef, Message
+from vlmtune.types import Conversation, ImageRef, Message, Role, VideoRef
 
-PLACEHOLDER = "<image>"
+PLACEHOLDER, VIDEO_PLACEHOLDER = "<image>", "<video>"
 
 _OUTER = re.compile(r"\A(?:\s*<image>\s*)+|(?:\s*<image>\s*)+\Z")
 """Placeholders before and after a text."""
@@ -45,13 +45,13 @@ def row_context(
     Args:
         record: the row.
         ignored: `dataset.ignored_keys`.
-        columns: the columns of `system` and `tools`, None where they are not read.
+        columns: the columns of `system`, `tools` and `videos`, None where they are not read.
         at: where the row is.
 
     Raises:
         DataError: one of them is of another kind.
     """
-    _turns.refuse_videos(record, at)
+    _turns.refuse_videos(record, at, columns.get("videos"))
     values = {key: _values.structured(record.get(column)) if column else None for key, column in columns.items()}
     system, tools = values["system"], values["tools"] or ()
     if system is not None and not isinstance(system, str):
@@ -66,21 +66,21 @@ def read_messages(
 ) -> tuple[Conversation, Message | None]:
     """Read one conversation.
 
-    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} parts. Without placeholders the
-    images go before the text of the first user message. What follows the last answer that is trained on has no effect
-    on it, and is left out.
+    Content is a string, or a list of {"type": "text", "text": …} and {"type": "image"} or {"type": "video"} parts.
+    Without placeholders the images and videos go before the text of the first user message. What follows the last
+    answer that is trained on has no effect on it, and is left out.
 
     Returns:
         The messages up to the last user or tool message, and the assistant's answer to it (None without one).
 
     Raises:
         DataError: an unknown role, key or content part, roles in an invalid order, different numbers of images and
-            placeholders, an image in an assistant message (the models answer in text), or a video anywhere.
+            placeholders, or an image or video in an assistant message (the models answer in text).
     """
     context = context or RowContext()
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{at}: messages must be a list of messages, each with role and content, or from and value")
-    unused = iter(enumerate(images))
+    unused = _Unused(images)
     messages: list[Message] = []
     for number, raw in enumerate(value):
         name, message = _message(raw, unused, context.ignored, f"{at}, message {number}")
@@ -91,30 +91,62 @@ def read_messages(
         else:
             messages.append(message)
     _check_order(messages, at)
-    left = tuple(image for _, image in unused)
-    if left and len(left) == len(images):
-        first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
-        if first is not None:
+    first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
+    for kind in ("videos", "images"):  # images come first, where neither have placeholders
+        left, count = unused.left(kind)
+        if left and len(left) == count and first is not None:
             messages[first] = replace(messages[first], content=(*left, *messages[first].content))
-            left = ()
-    if left:
-        raise DataError(f"{at}: {len(images)} images, but only {len(images) - len(left)} placeholders in messages")
+        elif left:
+            raise DataError(f"{at}: {count} {kind}, but only {count - len(left)} placeholders in messages")
     return _split_answer(_with_context(messages, context, at), at)
 
 
-def _message(raw: Any, unused: Iterator[tuple[int, ImageRef]], ignored: Set[str], at: str) -> tuple[str, Message]:
+class _Unused:
+    """The images and videos of a row that no placeholder stood for yet."""
+
+    def __init__(self, images: Sequence[ImageRef]) -> None:
+        self._all: dict[str, list[ImageRef]] = {
+            "images": [image for image in images if not isinstance(image, VideoRef)],
+            "videos": [image for image in images if isinstance(image, VideoRef)],
+        }
+        self._taken = {"images": 0, "videos": 0}
+
+    def left(self, kind: str) -> tuple[list[ImageRef], int]:
+        """Those without a placeholder, and the number of all of them."""
+        return self._all[kind][self._taken[kind] :], len(self._all[kind])
+
+    def next(self, placeholder: str, index: int | None, role: Role, at: str) -> ImageRef:
+        """The one that a placeholder in a message stands for.
+
+        Raises:
+            DataError: there is none left, its index is another, or the message is an assistant's.
+        """
+        kind = "videos" if placeholder in (VIDEO_PLACEHOLDER, _turns.VIDEO_PART) else "images"
+        one = "a video" if kind == "videos" else "an image"
+        if role == "assistant":
+            raise DataError(f"{at}: an assistant message cannot hold {one}; move {placeholder} to a user message")
+        number = self._taken[kind]
+        if number == len(self._all[kind]):
+            raise DataError(f"{at}: {placeholder} stands for {one}, but the row has no further {kind}")
+        if index not in (None, number):
+            raise DataError(
+                f"{at}: index {index} of {placeholder} is not that of the next {kind[:-1]}, {number}; sort them"
+            )
+        self._taken[kind] += 1
+        return self._all[kind][number]
+
+    def marks(self, role: Role, text: str) -> list[str]:
+        """The placeholders that a text may have. In a row without videos, `<video>` may be a word, as in HTML."""
+        is_word = not self._all["videos"] and (role == "assistant" or "</video>" in text)
+        return [PLACEHOLDER] if is_word else [PLACEHOLDER, VIDEO_PLACEHOLDER]
+
+
+def _message(raw: Any, unused: _Unused, ignored: Set[str], at: str) -> tuple[str, Message]:
     """A message, and the name of its speaker."""
     name, role, content = _turns.role_and_content(raw, ignored, at)
 
     def next_image(placeholder: str, index: int | None = None) -> ImageRef:
-        if role == "assistant":
-            raise DataError(f"{at}: an assistant message cannot hold an image; move {placeholder} to a user message")
-        number, image = next(unused, (None, None))
-        if image is None:
-            raise DataError(f"{at}: {placeholder} stands for an image, but the row has no further images")
-        if index not in (None, number):
-            raise DataError(f"{at}: index {index} of {placeholder} is not that of the next image, {number}; sort them")
-        return image
+        return unused.next(placeholder, index, role, at)
 
     more = _turns.tool_keys(raw, role, at)
     if name in _turns.CALLS:
@@ -126,10 +158,9 @@ def _message(raw: Any, unused: Iterator[tuple[int, ImageRef]], ignored: Set[str]
         if not isinstance(part, str):
             parts.append(part)
             continue
-        first, *others = part.split(PLACEHOLDER)
-        parts += [first] if first or not others else []
-        for other in others:
-            parts += [next_image(PLACEHOLDER), *([other] if other else [])]
+        marks = unused.marks(role, part)
+        read = [next_image(piece) if piece in marks else piece for piece in re.split(f"({'|'.join(marks)})", part)]
+        parts += [piece for piece in read if piece] if len(read) > 1 else read
     trained = _turns.is_trained(raw, role, at)
     return name, Message(role, tuple(parts), trained, _turns.thought(raw, role, at), more)
 
@@ -179,16 +210,18 @@ def _split_answer(messages: list[Message], at: str) -> tuple[Conversation, Messa
     return tuple(messages[:last]), answer
 
 
-def image_values(messages: Any, others: Sequence[Any]) -> list[Any]:
-    """The images of a conversation in the order of its placeholders, then those without one.
+def image_values(messages: Any, others: Sequence[Any], videos: bool = False) -> list[Any]:
+    """The images or videos of a conversation in the order of its placeholders, then those without one.
 
     Args:
         messages: as a row holds them; what is wrong with them is found later.
         others: the row's own images. They fill the placeholders that hold no image themselves; one that a part holds as
             well counts once.
+        videos: whether its videos are meant.
     """
     left, values = list(others), []
-    for part in _turns.placeholders(messages, PLACEHOLDER):
+    mark, is_meant = (VIDEO_PLACEHOLDER, _turns.is_video) if videos else (PLACEHOLDER, _turns.is_image)
+    for part in _turns.placeholders(messages, mark, is_meant):
         own = _turns.own_image(part)
         if own is None or (left and left[0] == own):
             own = left.pop(0) if left else None

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmtune.types import ImageRef
+from vlmtune.errors import DataError
+from vlmtune.types import ImageRef, VideoRef
 
 Record = Mapping[str, Any]
 ReadRecord = Callable[[int], Record]
@@ -33,6 +34,16 @@ def _one_page(value: Any, where: str) -> list[Any]:
     return [value]
 
 
+def _no_video(value: Any, where: str, rate: float) -> VideoRef:
+    """A source without videos."""
+    raise DataError(f"{where}: this source does not read videos; use jsonl, table, hub, imagefolder or webdataset")
+
+
+def _no_files(value: Any) -> list[str]:
+    """Every video value is the video itself."""
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Records:
     """The records of a split as the source stores them.
@@ -48,6 +59,8 @@ class Records:
         class_names: names of the classes, for columns that come with a list of them.
         locate: names a record by index in messages; None for `where` and the index.
         pages: the image values of the pages, where a value is a document; given also its location for messages.
+        open_video: as `open_image`, for a value of a video and the rate of its frames, if it is a list of them.
+        video_files: the files that a video value points to.
         place: file and line of a record by index; None where there are no lines.
     """
 
@@ -61,3 +74,5 @@ class Records:
     locate: Callable[[int], str] | None = None
     pages: Callable[[Any, str], list[Any]] = _one_page
     place: Callable[[int], str] | None = None
+    open_video: Callable[[Any, str, float], VideoRef] = _no_video
+    video_files: Callable[[Any], list[str]] = _no_files

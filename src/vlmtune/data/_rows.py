@@ -23,7 +23,8 @@ from vlmtune.data._objects import has_marks, read_objects
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.data._spilled import ContentIndex, StringArray, repeated
 from vlmtune.errors import DataError, EmptyField
-from vlmtune.types import Example, ImageRef
+from vlmtune.types import Conversation, Example, ImageRef, VideoRef
+from vlmtune.videos import ENDINGS as VIDEO_ENDINGS
 
 REMEMBERED_FILES = 4096
 """Files whose fingerprints are kept while those of all rows are computed."""
@@ -52,7 +53,7 @@ class MappedRows:
         self._config = config = _with_image_columns(config, present)
         for key, column in _columns(config):
             if column not in present and not (
-                key == "images" and (self._holds_images(present) or self._occurs(column))
+                key in _OPTIONAL and (self._holds_images(present) or self._occurs(column))
             ):
                 raise DataError(
                     f"{records.where}: dataset.{key} names column {column!r}; there are: {names_text(present, column)}"
@@ -96,6 +97,10 @@ class MappedRows:
                 file = self._records.image_file(value)
                 content = file_fingerprint(file) if file is not None else "missing"
                 links.append(link(IMAGE, _values.hashable(value) if content == "missing" else content))
+            for value, _ in self._video_values(record, index):
+                contents = [file_fingerprint(file) for file in self._records.video_files(value)]
+                missing = not contents or "missing" in contents
+                links.append(link(IMAGE, _values.hashable(value) if missing else contents))
         except DataError:  # raised again when the row is read
             pass
         return links or [link(SINGLE, self.id(index))]
@@ -166,7 +171,8 @@ class MappedRows:
     def _holds_images(self, record: Record) -> bool:
         """Whether the parts of a record's messages hold their images themselves."""
         messages = self._config.messages
-        return messages is not None and bool(image_values(_values.structured(record.get(messages)), []))
+        value = _values.structured(record.get(messages)) if messages is not None else None
+        return bool(image_values(value, []) or image_values(value, [], videos=True))
 
     def _occurs(self, column: str) -> bool:
         """Whether any row has an optional column."""
@@ -245,7 +251,7 @@ class MappedRows:
     def _content(self, record: Record, index: int) -> tuple[str, list[str], str | None]:
         """(hash of the content, image files, value of the id column) of a record."""
         values = [
-            _values.hashable(record.get(column) if key == "images" else self._column(record, column, index))
+            _values.hashable(record.get(column) if key in _OPTIONAL else self._column(record, column, index))
             for key, column in _columns(self._config)
         ]
         values += [
@@ -253,7 +259,8 @@ class MappedRows:
             for column in _context(self._config, record)
             if record.get(column)
         ]
-        files = (self._records.image_file(value) for value, _ in self._image_values(record, index))
+        files = [self._records.image_file(value) for value, _ in self._image_values(record, index)]
+        files += [file for value, _ in self._video_values(record, index) for file in self._records.video_files(value)]
         # Ids in existing prediction files were hashed with an empty string in front.
         digest = hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest()
         row_id = None if self._config.id is None else self._column_id(record, self._config.id, index)
@@ -309,6 +316,24 @@ class MappedRows:
         own = [value for value, _ in values]
         found = image_values(_values.structured(record.get(self._config.messages)), own)
         return values if found == own else [(value, f"{self._at(index)}, image {n}") for n, value in enumerate(found)]
+
+    def _video_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
+        """A row's videos as stored, each with its location for messages."""
+        config, at = self._config, self._at(index)
+        if config.messages is None:
+            if config.video is None:
+                return []
+            where = f"{at}, column {config.video!r}"
+            value = _values.structured(self._column(record, config.video, index))
+            if value in (None, "", []):
+                raise EmptyField(f"{where} is empty; repair or remove the row", config.video)
+            if isinstance(value, list) and all(map(_names_video, value)):
+                return [(one, f"{where}, video {n}") for n, one in enumerate(value)]
+            return [(value, where)]
+        value = _values.structured(record.get(config.videos)) if config.videos is not None else None
+        own = value if isinstance(value, list) else [] if value in (None, "") else [value]
+        found = image_values(_values.structured(record.get(config.messages)), own, videos=True)
+        return [(_values.structured(value), f"{at}, video {n}") for n, value in enumerate(found)]
 
     def _own_images(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """The images in the image columns, each with its location."""
@@ -373,27 +398,38 @@ class MappedRows:
             )
         return ref
 
+    def _images(self, record: Record, index: int) -> tuple[ImageRef, ...]:
+        """A row's images and then its videos, not read yet."""
+        images = [
+            self._open_image(page, where)
+            for image, where in self._image_values(record, index)
+            for page in self._records.pages(image, where)
+        ]
+        videos, rate = self._video_values(record, index), self._config.frame_rate
+        objects = self._config.objects and record.get(self._config.objects)
+        if videos and (objects or self._config.boxes is not None):
+            raise DataError(f"{self._at(index)}: boxes in rows with videos are not supported; use frames as images")
+        return (*images, *(self._records.open_video(*video, rate) for video in videos))
+
     def _example(self, index: int) -> Example:
         config, record, at = self._config, self._records.read(index), self._at(index)
 
         def value(column: str) -> Any:
             return self._column(record, column, index)
 
-        images = tuple(
-            self._open_image(page, where)
-            for image, where in self._image_values(record, index)
-            for page in self._records.pages(image, where)
-        )
+        images = self._images(record, index)
         choices = self._choices(record, index)
         references, conversation, target, reasoning = self._references(record, index, choices), None, None, None
         objects = None
         if config.messages is not None:
-            context = row_context(record, config.ignored_keys, {"system": config.system, "tools": config.tools}, at)
+            columns = {"system": config.system, "tools": config.tools, "videos": config.videos}
+            context = row_context(record, config.ignored_keys, columns, at)
             messages = _values.structured(value(config.messages))
             conversation, answer = read_messages(messages, images, at, context)
             if config.objects is not None and record.get(config.objects):
                 given = record[config.objects]
                 objects = read_objects(given, messages, context.system, len(images), context.ignored, at)
+            images = _as_seen(images, conversation)
             if answer is not None:
                 target, reasoning = "".join(map(str, answer.content)), answer.reasoning
             references = references or ([target] if target is not None else [])
@@ -425,6 +461,28 @@ class MappedRows:
         )
 
 
+def _as_seen(images: tuple[ImageRef, ...], conversation: Conversation) -> tuple[ImageRef, ...]:
+    """The images and videos of a row in the order in which the model sees them."""
+    if not any(isinstance(image, VideoRef) for image in images):
+        return images
+    return tuple(part for message in conversation for part in message.content if isinstance(part, ImageRef))
+
+
+_ROLES = (
+    *("question", "choices", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"),
+    *("video", "videos"),
+)
+"""Further keys of the config that name columns, in the order in which content hashes have them."""
+
+_OPTIONAL = ("images", "videos")
+"""Keys of the config whose columns rows may lack."""
+
+
+def _names_video(value: Any) -> bool:
+    """Whether a value is the path of a video file; a GIF in a list may also be a frame."""
+    return isinstance(value, str) and value.lower().endswith(VIDEO_ENDINGS) and not value.lower().endswith(".gif")
+
+
 def _image_columns(config: DatasetConfig) -> list[str]:
     """Columns that hold one image each."""
     return [config.image] if isinstance(config.image, str) else config.image or []
@@ -438,19 +496,23 @@ def _template_columns(config: DatasetConfig) -> list[str]:
 def _columns_of_images(config: DatasetConfig) -> list[str]:
     """All columns that the images of a row depend on."""
     own = [config.images] if config.images is not None else _image_columns(config)
-    return [*own, *_template_columns(config), *([config.messages] if config.messages is not None else [])]
+    more = [column for column in (config.messages, config.video, config.videos) if column is not None]
+    return [*own, *_template_columns(config), *more]
 
 
 def _with_image_columns(config: DatasetConfig, present: Record) -> DatasetConfig:
     """The config with the column that its templates and messages mean where `image` is left at its default."""
     if "image" in config.model_fields_set or "image" in present or config.images is not None:
         return config
+    if config.video is not None or config.videos is not None:
+        return config.model_copy(update={"image": None})
     fields = template_fields(config.image_path or "")
     if FILE in fields and FILE in present:
         return config.model_copy(update={"image": FILE})
     needs_none = bool(fields) and FILE not in fields
     if config.messages is not None and config.messages in present:
-        needs_none = bool(image_values(_values.structured(present[config.messages]), []))
+        messages = _values.structured(present[config.messages])
+        needs_none = bool(image_values(messages, []) or image_values(messages, [], videos=True))
     return config.model_copy(update={"image": None}) if needs_none else config
 
 
@@ -476,7 +538,19 @@ def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     columns += [("record", column) for column in config.record]
     if config.target not in (None, "each", "sample"):
         columns.append(("target", str(config.target)))
-    for key in ("question", "choices", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"):
+    for key in (
+        "question",
+        "choices",
+        "keywords",
+        "boxes",
+        "box_labels",
+        "messages",
+        "images",
+        "id",
+        "group",
+        "video",
+        "videos",
+    ):
         if key in ("boxes", "choices"):
             several = config.box_columns if key == "boxes" else config.choice_columns
             columns += [(key, column) for column in several]

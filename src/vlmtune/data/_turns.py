@@ -49,23 +49,35 @@ TEXT_KINDS = ("text", "input_text", "output_text")
 IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "value")
 """Keys of an image part that may hold the image itself."""
 
-VIDEO_KEYS = ("video", "videos", "video_url")
-"""Keys under which rows, messages and content parts hold a video."""
+VIDEO_KINDS = ("video", "video_url", "input_video")
+"""Types of content parts that are a video."""
+
+VIDEO_KEYS = ("video", "video_url", "url", "path", "base64", "value")
+"""Keys of a video part that may hold the video itself."""
 
 _TURN_KEYS = {"role", "content", "from", "value", *WEIGHTS, *THOUGHTS, "tool_calls", "tool_call_id"}
 _PART_KEYS = {"type", "text", "value", "index", "detail", *IMAGE_KEYS}
+_VIDEO_PART_KEYS = {"type", "index", *VIDEO_KEYS}
 """`detail` is how much of an image OpenAI's servers look at; our models always see all of it."""
 
 
-def refuse_videos(holder: Mapping[str, Any], at: str) -> None:
-    """Refuse a row, message or content part with a video: if it were ignored, the answer would lack its input.
+def refuse_videos(holder: Mapping[str, Any], at: str, read: str | None = None) -> None:
+    """Refuse a row or turn with a video that is not read: if it were ignored, the answer would lack its input.
+
+    Args:
+        holder: the row or turn.
+        at: where it is.
+        read: the column whose videos are read.
 
     Raises:
         DataError: there is one.
     """
-    kind = holder.get("type")
-    if any(holder.get(key) for key in VIDEO_KEYS) or (isinstance(kind, str) and "video" in kind):
-        raise DataError(f"{at}: videos are not supported yet; use some of its frames as images, or remove the row")
+    key = next((key for key in ("video", "videos", "video_url") if key != read and holder.get(key)), None)
+    if key is not None:
+        raise DataError(
+            f"{at}: the videos under {key!r} are not read; name a column of the rows in dataset.videos, write them as "
+            "parts of the content, or remove them"
+        )
 
 
 def refuse_unknown(holder: Mapping[str, Any], known: Set[str], ignored: Set[str], at: str) -> None:
@@ -179,13 +191,13 @@ def _json(value: Any) -> Any:
 def read_parts(
     content: Any, ignored: Set[str], at: str, next_image: Callable[[str, int | None], ImageRef]
 ) -> Iterator[str | ImageRef]:
-    """Texts and images of a turn's content, in order; a text may still hold placeholders.
+    """Texts, images and videos of a turn's content, in order; a text may still hold placeholders.
 
     Args:
         content: a text, or a list of parts.
         ignored: `dataset.ignored_keys`.
         at: where it is, for messages.
-        next_image: gives the row's next image, of a part that may name its index.
+        next_image: gives the row's next image or video, of a part that may name its index.
 
     Raises:
         DataError: a part is neither, or has a key that is not read.
@@ -196,16 +208,20 @@ def read_parts(
         raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
     for part in [content] if isinstance(content, str) else content:
         if isinstance(part, dict):
-            refuse_videos(part, at)
-            refuse_unknown(part, _PART_KEYS, ignored, f"{at}, a part")
-            if isinstance(part.get("image_url"), dict):
-                refuse_unknown(part["image_url"], {"url", "detail"}, ignored, f"{at}, image_url")
+            refuse_unknown(part, _VIDEO_PART_KEYS if is_video(part) else _PART_KEYS, ignored, f"{at}, a part")
+            for key, known in (("image_url", {"url", "detail"}), ("video_url", {"url"})):
+                if isinstance(part.get(key), dict):
+                    refuse_unknown(part[key], known, ignored, f"{at}, {key}")
         if (text := part_text(part)) is not None:
             yield text
         elif isinstance(part, dict) and is_image(part):
             yield next_image("an image part", part.get("index"))
+        elif isinstance(part, dict) and is_video(part):
+            yield next_image(VIDEO_PART, part.get("index"))
         else:
-            raise DataError(f"{at}: a part must be {{type: text, text: …}} or {{type: image}} (got {part!r:.80})")
+            raise DataError(
+                f"{at}: a part must be {{type: text, text: …}}, {{type: image}} or {{type: video}} (got {part!r:.80})"
+            )
 
 
 def part_text(part: Any) -> str | None:
@@ -226,19 +242,35 @@ def is_image(part: Any) -> bool:
     return kind in IMAGE_KINDS or (not kind and not isinstance(part.get("text"), str) and own_image(part) is not None)
 
 
+def is_video(part: Any) -> bool:
+    """Whether a part is a video, with or without its type."""
+    if not isinstance(part, dict):
+        return False
+    kind = part.get("type")
+    return kind in VIDEO_KINDS or (not kind and not isinstance(part.get("text"), str) and bool(part.get("video")))
+
+
+VIDEO_PART = "a video part"
+"""How a video part is called in messages."""
+
+
 def own_image(part: Any) -> Any:
-    """The image that a part itself holds or names, None if it is a mere placeholder."""
-    value = next((part[key] for key in IMAGE_KEYS if part.get(key)), None) if isinstance(part, dict) else None
+    """The image or video that a part itself holds or names, None if it is a mere placeholder."""
+    keys = VIDEO_KEYS if is_video(part) else IMAGE_KEYS
+    value = next((part[key] for key in keys if part.get(key)), None) if isinstance(part, dict) else None
     value = value.get("url") if isinstance(value, dict) and "url" in value else value
     return value.removeprefix("file://") if isinstance(value, str) else value
 
 
-def placeholders(messages: Any, mark: str) -> Iterator[Any]:
-    """The image parts of all messages, and None for every mark in a text; what is wrong with them is found later."""
+def placeholders(messages: Any, mark: str, is_meant: Callable[[Any], bool]) -> Iterator[Any]:
+    """The image or video parts of all messages, and None for every mark in a text.
+
+    What is wrong with them is found later.
+    """
     for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else []:
         content = (message.get("content") or message.get("value")) if isinstance(message, dict) else None
         for part in [content] if isinstance(content, str) else content if isinstance(content, list | tuple) else []:
-            if is_image(part):
+            if is_meant(part):
                 yield part
             elif (text := part_text(part)) is not None:
                 yield from [None] * text.count(mark)

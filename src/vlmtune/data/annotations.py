@@ -82,6 +82,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
     return Records(
         where, len(rows), _usable(rows.read), images.open, images.file, select,
         locate=lambda index: f"{root}/{locations(index)['where']}", pages=images.pages,
+        open_video=images.open_video, video_files=images.video_files,
     )  # fmt: skip
 
 

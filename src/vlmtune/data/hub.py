@@ -70,7 +70,17 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
             return labels.named(table.select_columns(columns).__getitem__)
 
     read = _with_relative_paths(read, config.path)
-    return Records(where, count, read, images.open, images.file, select, labels.names)
+    return Records(
+        where,
+        count,
+        read,
+        images.open,
+        images.file,
+        select,
+        labels.names,
+        open_video=images.open_video,
+        video_files=images.video_files,
+    )
 
 
 def _table(config: Config, split: str, limit: int | None) -> Any:
@@ -83,8 +93,8 @@ def _table(config: Config, split: str, limit: int | None) -> Any:
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     for column, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(column, datasets.Image(decode=False))
+        if isinstance(feature, datasets.Image | datasets.Video):
+            table = table.cast_column(column, type(feature)(decode=False))
         elif isinstance(getattr(feature, "feature", None), datasets.Image):
             table = table.cast_column(column, datasets.List(datasets.Image(decode=False)))
     return table

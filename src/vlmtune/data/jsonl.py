@@ -50,5 +50,14 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         return f"{file}:{shard.line(row)}"
 
     return Records(
-        where, len(rows), rows.read, images.open, images.file, locate=locate, pages=images.pages, place=place
+        where,
+        len(rows),
+        rows.read,
+        images.open,
+        images.file,
+        locate=locate,
+        pages=images.pages,
+        place=place,
+        open_video=images.open_video,
+        video_files=images.video_files,
     )

@@ -61,7 +61,17 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         return rows.join([shard.select(columns) for _, shard in rows.shards])
 
     where, locate = rows.names(folder.local / split)
-    return Records(where, len(rows), rows.read, images.open, images.file, select, locate=locate)
+    return Records(
+        where,
+        len(rows),
+        rows.read,
+        images.open,
+        images.file,
+        select,
+        locate=locate,
+        open_video=images.open_video,
+        video_files=images.video_files,
+    )
 
 
 class TarRows:

@@ -14,11 +14,12 @@ from vlmtune.dataset_check.texts import collection, encoding_problems, placehold
 from vlmtune.errors import DataError, EmptyField, ExampleTooLong, ImageError
 from vlmtune.processing.answer_lengths import expected_answers
 from vlmtune.processing.encoder import Encoded, Encoder
+from vlmtune.processing.video_processor import Moments
 from vlmtune.scoring.contradictions import accepted
 from vlmtune.tasks import Task, for_model
 from vlmtune.text_units import count_short
 from vlmtune.training.dataset import TrainingExamples
-from vlmtune.types import Conversation, Example, ImageRef
+from vlmtune.types import Conversation, Example, ImageRef, VideoRef
 
 Problem = tuple[str, str]
 """(kind of finding, message)."""
@@ -102,6 +103,18 @@ def _box_problem(box: Box, corners: Corners, width: float, height: float) -> Ite
             yield "box", f"{shown} extends {beyond:.0%} of a side beyond {image}"
         elif beyond > 0:
             yield "edge", f"{shown} extends beyond {image}"
+
+
+def video_problems(encoder: Encoder, example: Example) -> Iterator[Problem]:
+    """Videos of which the model sees fewer frames than it is set to."""
+    for ref in example.images:
+        if isinstance(ref, VideoRef):
+            try:
+                moments = encoder.images.measure(ref)
+            except DataError:
+                continue  # encoding the row reports it
+            if isinstance(moments, Moments) and moments.sparse:
+                yield "sparse", f"{ref.where}: only {len(moments.indices)} of its frames are taken"
 
 
 def all_rows(config: Config, role: SplitRole) -> Rows:
@@ -202,6 +215,7 @@ class RowChecker:
             *target_problems(self.config, self.task, example, answers),
             *label_problems(self.config, example),
             *box_problems(self.config, example, sizes, rotated),
+            *video_problems(self.encoder, example),
         ]:
             report(kind, message)
         self._encode(checked, report, example, examples, sizes)
@@ -292,7 +306,8 @@ def _with_sizes(example: Example, sizes: Mapping[str, Size]) -> Example:
     """The example with the sizes of its images, which were decoded already, so that no file is read again."""
 
     def sized(part: Any) -> Any:
-        return replace(part, size=sizes[part.where]) if isinstance(part, ImageRef) else part
+        is_image = isinstance(part, ImageRef) and not isinstance(part, VideoRef)
+        return replace(part, size=sizes[part.where]) if is_image else part
 
     messages = example.messages
     if messages is not None:

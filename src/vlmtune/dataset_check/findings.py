@@ -24,7 +24,7 @@ KINDS: Mapping[str, Kind] = {
         "Remove them from the train split. With dataset.max_bad_fraction above 0, these train rows are left out.",
     ),
     "row": Kind("error", "Rows that cannot be read", "Repair the row, or remove it."),
-    "image": Kind("error", "Images that cannot be decoded", "Replace the file, or remove the row."),
+    "image": Kind("error", "Images and videos that cannot be decoded", "Replace the file, or remove the row."),
     "label": Kind("error", "Labels outside the label set", "Correct the label, or add it to task.labels."),
     "box": Kind(
         "error",
@@ -81,7 +81,18 @@ KINDS: Mapping[str, Kind] = {
     "edge": Kind("warning", "Boxes that extend beyond the edge", "Clip the box to the image."),
     "tiny": Kind("warning", "Tiny images", "They are enlarged, which adds no detail."),
     "narrow": Kind("warning", "Very narrow or flat images", "Crop them if only a part matters."),
-    "animated": Kind("warning", "Animations", "Only the first frame is used."),
+    "animated": Kind("warning", "Animations", "Only the first frame is used; dataset.video reads all of them."),
+    "variable frame rate": Kind(
+        "warning",
+        "Videos with a variable frame rate",
+        "Their times are counted as if all frames were shown equally long, as the models' processors do. Encode them "
+        "with a constant rate, as `ffmpeg -i in.mp4 -vf fps=25 out.mp4` does.",
+    ),
+    "sparse": Kind(
+        "warning",
+        "Videos with more frames than model.video.max_frames",
+        "Their frames are taken farther apart than model.video.fps says. Cut them, or raise model.video.max_frames.",
+    ),
 }
 
 

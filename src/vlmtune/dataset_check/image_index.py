@@ -21,10 +21,10 @@ from typing_extensions import TypedDict
 from vlmtune.dataset_check.near_duplicates import CHROMA_SIDE, SIDE, THUMBNAIL_BYTES
 from vlmtune.errors import ImageError
 from vlmtune.files import append_lines, cut_torn_line, translate_os_errors, whole_lines
-from vlmtune.images import Header, examine, in_memory, pixel_hash
+from vlmtune.images import Header, clip_of, examine, in_memory, pixel_hash
 from vlmtune.json_values import mismatch, parse_json
 from vlmtune.prefetch import KeyLocks
-from vlmtune.types import ImageRef
+from vlmtune.types import ImageRef, VideoRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +37,9 @@ PIXELS_BYTES = 16
 
 TINY = 32
 """An image with a shorter side below this many pixels is tiny: about one token of most models."""
+
+UNEVEN = "variable frame rate"
+"""Property of a video some of whose frames are shown for longer than others."""
 
 ROTATED = "EXIF-rotated"
 """Property of an image that its EXIF orientation turns upright."""
@@ -159,7 +162,7 @@ class ImageIndex:
             ImageError: its bytes cannot be read; this is not indexed.
         """
         image = in_memory(ref)
-        digest = _digest(image.read())
+        digest = _digest(image)
         with self._content_locks.hold(digest):
             # In this order: `store` adds a content to `_numbers` before it removes it from `_pending`.
             known = self._pending.get(digest) or self._numbers.get(digest)
@@ -243,11 +246,15 @@ def describe(ref: ImageRef, digest: bytes) -> ImageFacts:
     except ImageError as error:
         return ImageFacts(digest, error.reason)
     dhash, small = fingerprint(image)
+    size, properties = image.size, _properties(header, *image.size)
+    if isinstance(ref, VideoRef):
+        clip = clip_of(ref)
+        size, properties = clip.size, ("video", *(() if clip.even else (UNEVEN,)))
     return ImageFacts(
         digest,
         None,
-        *image.size,
-        _properties(header, *image.size),
+        *size,
+        properties,
         bytes.fromhex(pixel_hash(image))[:16],
         dhash,
         small,
@@ -288,7 +295,10 @@ def _properties(header: Header, width: int, height: int) -> tuple[str, ...]:
     return (header.format or "drawn", header.mode, *(name for name, applies in unusual.items() if applies))
 
 
-def _digest(data: Any) -> bytes:
-    """Hash of an image's bytes, or of its pixels if the source draws it."""
+def _digest(image: ImageRef) -> bytes:
+    """Hash of an image's bytes, or of its pixels if the source draws it; a GIF may be an image or a video."""
+    data = image.read()
+    if isinstance(image, VideoRef):
+        return hashlib.blake2b(data, digest_size=16, key=f"video {len(image.frames)} {image.rate}".encode()).digest()
     content = data if isinstance(data, bytes) else pixel_hash(data.convert("RGB")).encode()
     return hashlib.blake2b(content, digest_size=16).digest()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlmtune.config import Config
 from vlmtune.dataset_check.examples import RowChecker
 from vlmtune.dataset_check.findings import KINDS, Finding, Place, RowLocation, bad_rows, first_reasons
-from vlmtune.dataset_check.image_index import ImageIndex
+from vlmtune.dataset_check.image_index import UNEVEN, ImageIndex
 from vlmtune.dataset_check.leakage import (
     RoleImages,
     duplicates,
@@ -50,7 +50,7 @@ MAX_LISTED = 5000
 MIN_TARGETS = 5
 """Targets from which it is no chance that all are equal."""
 
-UNUSUAL = ("tiny", "narrow", "animated")
+UNUSUAL = ("tiny", "narrow", "animated", UNEVEN)
 FEW = 10
 """Unusual images of a split that are listed, even if most of its images are like them."""
 

@@ -6,7 +6,7 @@ Only image headers are read, and torch is not imported; the page of an example d
 import base64
 import functools
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from vlmtune.tasks import Task
 from vlmtune.terminal import printable
 from vlmtune.training.dataset import TrainingExamples, with_row
 from vlmtune.training.thinking import open_encoder
-from vlmtune.types import Conversation, Example, ImageRef, Message
+from vlmtune.types import Conversation, Example, ImageRef, Message, VideoRef
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -104,34 +104,39 @@ class ExampleViewer:
     def _images(self, encoder: Encoder, conversation: Conversation) -> Iterator[dict[str, Any]]:
         patch = encoder.image_processor.limits.patch
         for ref in images_of(conversation):
-            width, height = size_of(ref)
-            grid = encoder.image_processor.grid_of(width, height)
-            yield {
+            image = encoder.images.load(ref)
+            grid = image.grid
+            described = {
                 "where": ref.where,
-                "size": [width, height],
+                "size": list(size_of(ref)),
                 "resized": [grid[2] * patch, grid[1] * patch],
                 "grid": list(grid),
                 "tokens": encoder.image_processor.tokens(grid),
             }
+            moments = image.moments
+            video = moments and {"frames": list(moments.indices), "seconds": list(moments.times)}
+            yield {**described, "video": video}
 
     def _tokens(self, encoder: Encoder, encoded: Encoded) -> dict[str, Any]:
-        """The tokens in spans, each supervised, not supervised or one image, with their positions."""
-        merge, image_id = encoder.image_processor.limits.merge, encoder.renderer.image_id
+        """The tokens in spans with their positions; each is supervised, not supervised, an image or part of a video."""
+        merge, vision_ids = encoder.image_processor.limits.merge, encoder.renderer.vision_ids
         ids, supervised = encoded.rendered.ids, encoded.rendered.loss_mask
-        grids = [image.grid for image in encoded.images]
-        positions = self.checkpoint.family.positions(ids, image_id, grids, merge)
+        positions = self.checkpoint.family.positions(ids, vision_ids, encoded.blocks, merge)
         tokenizer = _tokenizer(self.checkpoint)
         spans = []
-        for start, end in _spans(ids, supervised, image_id, [encoder.image_processor.tokens(grid) for grid in grids]):
-            is_image = ids[start] == image_id
+        blocks = iter(encoded.blocks)
+        for start, end in _spans(ids, supervised, vision_ids, [block.tokens(merge) for block in encoded.blocks]):
+            is_image = ids[start] in vision_ids
+            kind = "video" if ids[start] == encoder.renderer.video_id else "image"
             spans.append(
                 {
-                    "kind": "image" if is_image else "supervised" if supervised[start] else "text",
+                    "kind": kind if is_image else "supervised" if supervised[start] else "text",
                     "start": start,
                     "end": end,
                     "text": None if is_image else tokenizer.decode(list(ids[start:end]), skip_special_tokens=False),
                     "pieces": None if is_image else _pieces(tokenizer, ids[start:end]),
                     "positions": _ranges(positions[:, start:end]),
+                    "patches": list(next(blocks)[:3]) if is_image else None,
                 }
             )
         return {"tokens": len(ids), "supervised": sum(supervised), "spans": spans}
@@ -144,17 +149,17 @@ def _tokenizer(checkpoint: Checkpoint) -> "Tokenizer":
 
 
 def _spans(
-    ids: Sequence[int], supervised: Sequence[bool], image_id: int, counts: Sequence[int]
+    ids: Sequence[int], supervised: Sequence[bool], vision_ids: Container[int], counts: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
     """(start, end) of runs of tokens of the same kind; every image is a span of its own, of `counts` tokens."""
     lengths = iter(counts)
     start = 0
     while start < len(ids):
-        if ids[start] == image_id:
+        if ids[start] in vision_ids:
             end = start + next(lengths)
         else:
             end = start + 1
-            while end < len(ids) and ids[end] != image_id and supervised[end] == supervised[start]:
+            while end < len(ids) and ids[end] not in vision_ids and supervised[end] == supervised[start]:
                 end += 1
         yield start, end
         start = end
@@ -180,7 +185,11 @@ def _ranges(positions: NDArray[np.int64]) -> dict[str, list[int]]:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "content": [part if isinstance(part, str) else "<image>" for part in message.content]}
+    return {"role": message.role, "content": list(map(_part, message.content))}
+
+
+def _part(part: str | ImageRef) -> str:
+    return part if isinstance(part, str) else "<video>" if isinstance(part, VideoRef) else "<image>"
 
 
 def render(shown: Mapping[str, Any], colour: bool) -> str:
@@ -188,9 +197,13 @@ def render(shown: Mapping[str, Any], colour: bool) -> str:
     lines = [f"{shown['role']} row {shown['row']}: {shown['id']}"]
     for image in shown["images"]:
         (width, height), (new_width, new_height), (_, rows, columns) = image["size"], image["resized"], image["grid"]
+        kind, times, moments = "image", "", ""
+        if (video := image["video"]) is not None:
+            frames, seconds = ", ".join(map(str, video["frames"])), ", ".join(f"{at:.1f}" for at in video["seconds"])
+            kind, times, moments = "video", f"frames {frames} at {seconds} seconds, ", f"{len(video['seconds'])}x"
         lines.append(
-            f"image {image['where']}: {width}x{height}, resized to {new_width}x{new_height}, "
-            f"{rows}x{columns} patches = {image['tokens']} tokens"
+            f"{kind} {image['where']}: {width}x{height}, {times}resized to {new_width}x{new_height}, "
+            f"{moments}{rows}x{columns} patches = {image['tokens']} tokens"
         )
     if shown["thinking"] is not None:
         lines.append(f"training.thinking: {shown['thinking']}")
@@ -199,8 +212,7 @@ def render(shown: Mapping[str, Any], colour: bool) -> str:
         count = f" {number + 1} of {len(shown['encoded'])}" if len(shown["encoded"]) > 1 else ""
         title = "prompt" if encoded["target"] is None else f"training example{count}"
         lines += ["", f"{title}: {encoded['tokens']} tokens, {encoded['supervised']} of them supervised"]
-        images = iter(shown["images"])
-        lines.append("".join(_span_text(span, images, colour) for span in encoded["spans"]).rstrip("\n"))
+        lines.append("".join(_span_text(span, colour) for span in encoded["spans"]).rstrip("\n"))
         lines += ["", f"  {'tokens':<12} {'kind':<10} positions (time, row, column)"]
         for span in encoded["spans"]:
             ranges = [f"{low}..{high}" if low != high else f"{low}" for low, high in span["positions"].values()]
@@ -209,11 +221,10 @@ def render(shown: Mapping[str, Any], colour: bool) -> str:
     return "\n".join(lines)
 
 
-def _span_text(span: Mapping[str, Any], images: Iterator[Mapping[str, Any]], colour: bool) -> str:
-    if span["kind"] == "image":
-        image = next(images)
-        _, rows, columns = image["grid"]
-        text = f"<image {rows}x{columns} = {image['tokens']} tokens>"
+def _span_text(span: Mapping[str, Any], colour: bool) -> str:
+    if span["kind"] in ("image", "video"):
+        size = "x".join(map(str, span["patches"] if span["patches"][0] > 1 else span["patches"][1:]))
+        text = f"<{span['kind']} {size} = {span['end'] - span['start']} tokens>"
         return f"{DIM}{text}{RESET}" if colour else text
     text = printable(span["text"])
     if span["kind"] == "supervised":
@@ -233,9 +244,11 @@ def write_page(shown: Mapping[str, Any], example: Example, file: Path) -> None:
 
 
 def _resized(ref: ImageRef, width: int, height: int) -> str:
-    """An image at the size the model reads it, as WebP in base64; up to rounding of the last bit."""
+    """An image at the size the model reads it, as WebP, up to rounding of the last bit; of a video some frames."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    decode_rgb(ref).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=90)
+    buffer, image = io.BytesIO(), decode_rgb(ref)
+    if not isinstance(ref, VideoRef):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image.save(buffer, "WEBP", quality=90)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -7,7 +7,7 @@ a `Failure`. Engines never inherit from each other.
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -21,6 +21,9 @@ __all__ = ["SERVER_KEY", "Engine", "InferenceConfig", "has_vllm", "install_comma
 
 class InferenceConfig(BaseConfig):
     """How answers are generated; the same for the base and the tuned model."""
+
+    reads_videos: ClassVar[bool] = True
+    """Whether the engine's model can be given the frames that ours is."""
 
     engine: str = "hf"
     """What generates answers: a module in `vlmtune/engines`, or the dotted name of a custom one."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -133,6 +133,9 @@ def _next_result(results: "SimpleQueue[Result]", watchdog_s: float, check: Calla
 
 class ClientConfig(InferenceConfig):
     """How requests are sent to a server."""
+
+    reads_videos: ClassVar[bool] = False
+    """Servers choose frames themselves, and not all of them say when each was shown."""
 
     concurrency: PositiveInt = 8
     """Requests in flight at once."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from vlmtune.errors import IntegrityError
+from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.images import decode_rgb
-from vlmtune.types import Conversation, ImageRef, Message
+from vlmtune.types import Conversation, ImageRef, Message, VideoRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,12 +99,18 @@ def messages(conversation: Conversation, encoded: "Encoded | None", encoder: "En
 
     Raises:
         ImageError: an image cannot be decoded.
+        ConfigError: there is a video.
     """
     resized = iter(encoded.images if encoded is not None else ())
 
     def part(content: str | ImageRef) -> dict[str, Any]:
         if isinstance(content, str):
             return {"type": "text", "text": content}
+        if isinstance(content, VideoRef):
+            raise ConfigError(
+                f"{content.where}: a server cannot be given the frames and times of a video that the model is trained "
+                "with; use --set inference.engine=hf"
+            )
         if encoded is None or encoder is None:
             image = decode_rgb(content)
         else:

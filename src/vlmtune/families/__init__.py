@@ -9,9 +9,12 @@ from vlmtune.families._family import (
     ATTENTION_AND_MLP,
     EXPERTS,
     GATED_DELTA_NET,
+    Block,
     Family,
     Grid,
     ImageLimits,
+    VideoFacts,
+    VideoLimits,
     patch_limits,
 )
 from vlmtune.families._shapes import (
@@ -33,6 +36,7 @@ __all__ = [
     "EXPERTS",
     "FROM_LAYER_INPUT",
     "GATED_DELTA_NET",
+    "Block",
     "Decoder",
     "DeltaRule",
     "Family",
@@ -42,6 +46,8 @@ __all__ = [
     "Linear",
     "PartName",
     "Shapes",
+    "VideoFacts",
+    "VideoLimits",
     "VisionTower",
     "patch_limits",
 ]

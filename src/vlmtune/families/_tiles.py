@@ -1,12 +1,12 @@
 """The sizes of models that cut an image into square tiles and add a thumbnail, like InternVL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmtune.families import Grid, ImageLimits
+from vlmtune.families import Block, ImageLimits
 
 
 def tile_limits(settings: Mapping[str, Any], config: Mapping[str, Any]) -> ImageLimits:
@@ -43,6 +43,8 @@ def tiled_size(height: int, width: int, limits: ImageLimits) -> tuple[int, int]:
     return best[1] * limits.tile, best[0] * limits.tile
 
 
-def plain_positions(ids: Sequence[int], image_token: int, grids: Sequence[Grid], merge: int) -> NDArray[np.int64]:
+def plain_positions(
+    ids: Sequence[int], vision_tokens: Container[int], blocks: Sequence[Block], merge: int
+) -> NDArray[np.int64]:
     """Positions of one conversation, [3, T]: the index of the token, on all three axes alike."""
     return np.tile(np.arange(len(ids), dtype=np.int64), (3, 1))

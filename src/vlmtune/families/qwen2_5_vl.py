@@ -8,6 +8,7 @@ from vlmtune.families import Family
 from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._qwen_shapes import qwen2_shapes
 from vlmtune.families._smart_resize import smart_resize
+from vlmtune.families._videos import SPACED
 
 FAMILY = Family(
     name="qwen2_5_vl",
@@ -22,4 +23,5 @@ FAMILY = Family(
     positions=mrope_positions,
     boxes="resized_pixels",
     shapes=qwen2_shapes,
+    video=SPACED,
 )

@@ -4,6 +4,7 @@ from vlmtune.families import Family
 from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._qwen_shapes import qwen2_shapes
 from vlmtune.families._smart_resize import smart_resize
+from vlmtune.families._videos import UNTIMED
 
 FAMILY = Family(
     name="qwen2_vl",
@@ -19,4 +20,5 @@ FAMILY = Family(
     boxes="norm1000",
     box_form="tokens",
     shapes=qwen2_shapes,
+    video=UNTIMED,
 )

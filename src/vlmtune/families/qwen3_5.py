@@ -4,6 +4,7 @@ from vlmtune.families import ATTENTION_AND_MLP, GATED_DELTA_NET, Family
 from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._qwen_shapes import qwen3_shapes
 from vlmtune.families._smart_resize import smart_resize
+from vlmtune.families._videos import TIMED
 
 FAMILY = Family(
     name="qwen3_5",
@@ -20,4 +21,5 @@ FAMILY = Family(
     shapes=qwen3_shapes,
     lora_targets=(*ATTENTION_AND_MLP, *GATED_DELTA_NET),
     linear_attention="linear_attn",
+    video=TIMED,
 )

@@ -4,6 +4,7 @@ from vlmtune.families import Family
 from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._qwen_shapes import qwen3_shapes
 from vlmtune.families._smart_resize import smart_resize
+from vlmtune.families._videos import TIMED
 
 FAMILY = Family(
     name="qwen3_vl",
@@ -18,4 +19,5 @@ FAMILY = Family(
     positions=mrope_positions,
     boxes="norm1000",
     shapes=qwen3_shapes,
+    video=TIMED,
 )

@@ -4,6 +4,7 @@ from vlmtune.families import ATTENTION, Family
 from vlmtune.families._mrope import mrope_positions
 from vlmtune.families._qwen_shapes import qwen3_shapes
 from vlmtune.families._smart_resize import smart_resize
+from vlmtune.families._videos import TIMED
 
 FAMILY = Family(
     name="qwen3_vl_moe",
@@ -19,4 +20,5 @@ FAMILY = Family(
     boxes="norm1000",
     shapes=qwen3_shapes,
     lora_targets=ATTENTION,
+    video=TIMED,
 )

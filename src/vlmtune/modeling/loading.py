@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from typing_extensions import TypedDict
 
 from vlmtune import registry
@@ -44,6 +44,26 @@ ONE_THREAD_BELOW = 20_000_000
 """Parameters below which a second CPU thread costs more than it gains (the tiny model: 5-30 times slower with two)."""
 
 
+class VideoConfig(BaseConfig):
+    """How videos become frames; null is the checkpoint's own setting."""
+
+    fps: PositiveFloat | None = None
+    """Frames taken per second. Where a checkpoint names none, 2."""
+
+    min_frames: PositiveInt | None = None
+    """Fewest frames taken of a video; one that has fewer gives all of them."""
+
+    max_frames: PositiveInt | None = None
+    """Most frames taken of a video; they then lie farther apart."""
+
+    min_pixels: PositiveInt | None = None
+    """Smallest area; smaller frames are enlarged. Counted as `max_pixels` is."""
+
+    max_pixels: PositiveInt | None = None
+    """Largest area; larger frames are shrunk. Of all frames together for Qwen3-VL and later, of each frame for Qwen2-VL
+    and Qwen2.5-VL."""
+
+
 class ModelConfig(BaseConfig):
     """The model to fine-tune."""
 
@@ -61,6 +81,9 @@ class ModelConfig(BaseConfig):
 
     max_pixels: PositiveInt | None = None
     """Largest image area; larger images are shrunk. It limits an image's tokens. Null uses the checkpoint's own."""
+
+    video: VideoConfig = VideoConfig()
+    """How videos become frames."""
 
     chat_template: str | None = None
     """File of a chat template (Jinja) to use instead of the checkpoint's own, for training and answers alike."""

@@ -137,14 +137,14 @@ def render(parity: Parity, text: Callable[[Sequence[int]], str]) -> str:
     return "\n".join(lines)
 
 
-def compare(answer: Answer | Failure, forced: TeacherForced | None, request: str, image_id: int) -> Row:
+def compare(answer: Answer | Failure, forced: TeacherForced | None, request: str, vision_ids: frozenset[int]) -> Row:
     """Compare another engine's answer with what the local model makes of it.
 
     Args:
         answer: the other engine's.
         forced: its tokens, teacher-forced; None if it gave no answer.
         request: the row's id.
-        image_id: the image placeholder token.
+        vision_ids: the tokens that stand for patches.
     """
     if isinstance(answer, Failure) or answer.ids is None or forced is None:
         reason = answer.reason if isinstance(answer, Failure) else "the server reports no token ids"
@@ -154,7 +154,9 @@ def compare(answer: Answer | Failure, forced: TeacherForced | None, request: str
     divergence = None if first is None else Divergence(first, forced.ids[first], answer.ids[first], forced.leads[first])
     sizes = None
     if answer.prompt_ids is not None:
-        sizes = tuple(len(list(run)) for is_image, run in groupby(answer.prompt_ids, image_id.__eq__) if is_image)
+        sizes = tuple(
+            len(list(run)) for is_vision, run in groupby(answer.prompt_ids, vision_ids.__contains__) if is_vision
+        )
     return Row(request, len(answer.ids), divergence, forced.image_tokens, sizes)
 
 
@@ -178,7 +180,7 @@ def examine(engine: object, model: Any, encoder: Encoder, requests: Iterable[Req
     for request, answer in token_engine.token_outputs(requests):
         ids = None if isinstance(answer, Failure) else answer.ids
         forced = None if ids is None else teacher_force(model, encoder, request.conversation, ids)
-        rows.append(compare(answer, forced, request.id, encoder.renderer.image_id))
+        rows.append(compare(answer, forced, request.id, encoder.renderer.vision_ids))
     return Parity(tuple(sorted(rows, key=lambda row: row.id)), near)
 
 

@@ -22,7 +22,8 @@ from vlmtune.scoring.score import Score, choose_metrics, reread, unfinished_thou
 from vlmtune.scoring.score import score as score_lines
 from vlmtune.scoring.self_check import primary_first
 from vlmtune.thoughts import UNFINISHED_THOUGHT
-from vlmtune.types import Example, ImageRef, Outcome, Request
+from vlmtune.types import Example, ImageRef, Outcome, Request, VideoRef
+from vlmtune.videos import ENDINGS as VIDEO_ENDINGS
 
 PROBE_REQUESTS = 4
 """Requests on which an adapter must have an effect."""
@@ -302,7 +303,7 @@ class ImageAnswers:
 def predict_image(
     session: Session, image: Path, adapter: Path | None = None, question: str | None = None
 ) -> ImageAnswers:
-    """Answers of the base and the tuned model about a single image, prompted by the config's task; writes nothing.
+    """Answers of the base and the tuned model about an image or video, prompted by the config's task; writes nothing.
 
     Raises:
         DataError: the image cannot be read, or the task needs a question and none is given.
@@ -310,9 +311,10 @@ def predict_image(
     config = session.config
     if not image.is_file():
         raise DataError(f"{image}: no such image")
-    example = Example(
-        str(image), (ImageRef(str(image), image.read_bytes),), None, {"references": ()}, question=question
-    )
+    # A GIF is taken for an image here.
+    is_video = image.suffix.lower() in VIDEO_ENDINGS and image.suffix.lower() != ".gif"
+    ref = (VideoRef if is_video else ImageRef)(str(image), image.read_bytes)
+    example = Example(str(image), (ref,), None, {"references": ()}, question=question)
     request = Request(example.id, session.task.prompt(config.task, example))
     if adapter is not None:
         session.verify_adapter(adapter)

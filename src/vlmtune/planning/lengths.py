@@ -97,7 +97,7 @@ def first_epoch(
         DataError: a row cannot be trained on; names it.
     """
     settings, encoder = examples.settings, examples.encoder
-    layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+    layout = Layout.of(encoder)
     steps = sample_batches(examples.rows, target, 1, settings.batch_size, settings.seed, shares)
     packed: list[Work] = []
     unpacked: set[Work] = set()

@@ -1,4 +1,4 @@
-r"""Renders conversations as token ids with a loss mask and image tokens, for training and inference alike. No torch.
+r"""Renders conversations as token ids with a loss mask and vision tokens, for training and inference alike. No torch.
 
 The rendered text is split where each assistant turn begins, and the pieces are tokenized one by one. A training example
 therefore begins, token for token, with the prompt used in inference, and the loss mask follows from the pieces instead
@@ -10,6 +10,7 @@ A conversation of a question and an answer becomes two pieces:
     Two.<|im_end|>                                                     supervised
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,7 @@ from vlmtune.families import Family
 from vlmtune.processing._templates import ChatTemplate
 from vlmtune.processing._thinking import thinking_style
 from vlmtune.thoughts import empty_thought, is_thought_mark, split_thought
-from vlmtune.types import Conversation, ImageRef, Message
+from vlmtune.types import Conversation, ImageRef, Message, VideoRef
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -47,7 +48,7 @@ class Rendered:
 
 
 def images_of(conversation: Conversation) -> tuple[ImageRef, ...]:
-    """The images of a conversation in the order in which the model sees them."""
+    """The images and videos of a conversation in the order in which the model sees them."""
     return tuple(part for message in conversation for part in message.content if isinstance(part, ImageRef))
 
 
@@ -86,6 +87,9 @@ class Renderer:
         self._end_of_turn = family.end_of_turn
         self.image_id = self._token_id(family.image_token)
         self.end_id = self._token_id(family.end_of_turn)
+        self._video_token = family.video.token if family.video is not None else None
+        known = self._video_token is not None and tokenizer.token_to_id(self._video_token) is not None
+        self.video_id = self._token_id(self._video_token) if known and self._video_token else -1
         self._around_image = [self._token_id(token) for token in family.around_image or ()]
         special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
         _check_special(special_tokens, special, family)
@@ -151,20 +155,27 @@ class Renderer:
         """Variables that change how the template renders prompts."""
         return {"enable_thinking": self._thinking != "off"} if self._style.switch else {}
 
-    def prompt(self, conversation: Conversation, image_tokens: Sequence[int]) -> Rendered:
+    @property
+    def vision_ids(self) -> frozenset[int]:
+        """The tokens that stand for patches."""
+        return frozenset({self.image_id, self.video_id})
+
+    def prompt(self, conversation: Conversation, spans: Sequence[int | str]) -> Rendered:
         """The prompt, up to where the assistant's answer begins.
 
         Args:
             conversation: ends with a user message.
-            image_tokens: tokens of each image, in order.
+            spans: of each image the number of its tokens, of each video what is written in place of its token; in the
+                order of the conversation.
 
         Raises:
-            DataError: a text contains one of the model's special tokens, or the template drops or repeats an image.
+            DataError: a text contains one of the model's special tokens, or the template drops or repeats an image or
+                video.
         """
-        return self._tokenize([(self._text(conversation, add_generation_prompt=True), False)], image_tokens)
+        return self._tokenize([(self._text(conversation, add_generation_prompt=True), False)], spans)
 
     def training_example(
-        self, conversation: Conversation, image_tokens: Sequence[int], trained_turns: Literal["all", "last"] = "all"
+        self, conversation: Conversation, spans: Sequence[int | str], trained_turns: Literal["all", "last"] = "all"
     ) -> Rendered:
         """A conversation that ends with an assistant message, with its loss mask.
 
@@ -198,7 +209,7 @@ class Renderer:
             empty = 0 if self._thinking == "empty" or self._thought(conversation[n])[0] else empty_thought(answer)
             pieces += [(before[len(done) :], False), (answer[:empty], False), (answer[empty:], True)]
             done = after[:end]
-        return self._tokenize(pieces, image_tokens)
+        return self._tokenize(pieces, spans)
 
     def text(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens other than those that answers may contain."""
@@ -235,7 +246,7 @@ class Renderer:
         parts: list[dict[str, str]] = []
         for part in given:
             if isinstance(part, ImageRef):
-                parts.append({"type": "image"})
+                parts.append({"type": "video" if isinstance(part, VideoRef) else "image"})
                 continue
             forbidden = next((token for token in self.forbidden if token in part), None)
             if forbidden is not None and not (message.role == "assistant" and is_thought_mark(forbidden)):
@@ -272,12 +283,15 @@ class Renderer:
         texts = [part.strip() for part in given if isinstance(part, str)]
         return [text for text in (*texts, *calls, *tools) if text]
 
-    def _tokenize(self, pieces: Sequence[tuple[str, bool]], image_tokens: Sequence[int]) -> Rendered:
+    def _tokenize(self, pieces: Sequence[tuple[str, bool]], spans: Sequence[int | str]) -> Rendered:
         ids: list[int] = []
         mask: list[bool] = []
-        left = list(image_tokens)
-        for text, supervised in pieces:
-            for token in self._encode(text):
+        left = [span for span in spans if isinstance(span, int)]
+        videos = [span for span in spans if isinstance(span, str)]
+        for piece, supervised in pieces:
+            text = self._with_videos(piece, videos)
+            # What is written for a video is long, and no other row has it.
+            for token in self._encode(text) if text is piece else self._encoded(text):
                 if token == self.image_id and not left:
                     raise DataError("the chat template has more image placeholders than the conversation has images")
                 span = [token]
@@ -285,13 +299,26 @@ class Renderer:
                     span = [*self._around_image[:1], *[token] * left.pop(0), *self._around_image[1:]]
                 ids += span
                 mask += [supervised] * len(span)
-        if left:
-            raise DataError("the chat template drops an image of the conversation")
+        if left or videos:
+            raise DataError(f"the chat template drops {'an image' if left else 'a video'} of the conversation")
         return Rendered(tuple(ids), tuple(mask))
+
+    def _with_videos(self, text: str, left: list[str]) -> str:
+        """The text with what is written in place of its video tokens, which is taken from `left`."""
+        if self._video_token is None or self._video_token not in text:
+            return text
+        first, *others = text.split(self._video_token)
+        if len(others) > len(left):
+            raise DataError("the chat template has more video placeholders than the conversation has videos")
+        written = [left.pop(0) for _ in others]
+        return first + "".join(map(operator.add, written, others))
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a renderer lives as long as the process; rows repeat prompts
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return tuple(self._encoded(text))
+
+    def _encoded(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
 
 _CLOSES_THOUGHT = "{{%- if add_generation_prompt -%}}{{{{- {closing} -}}}}{{%- endif -%}}"

@@ -1,4 +1,4 @@
-"""Encodes conversations and their images as the tensors a model reads, for training and inference alike.
+"""Encodes conversations with their images and videos as the tensors a model reads, for training and inference alike.
 
 An `Encoder` combines renderer, image processor and image source of one checkpoint, so training and inference see the
 same tokens and pixels by construction. Torch is imported when the first image is decoded.
@@ -14,16 +14,17 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from vlmtune.boxes import BOX_FORMS, NORM1000, Scale
-from vlmtune.errors import ExampleTooLong, IntegrityError
-from vlmtune.families import Grid
+from vlmtune.errors import DataError, ExampleTooLong, IntegrityError
+from vlmtune.families import Block, Grid
 from vlmtune.files import read_json
-from vlmtune.images import decode_rgb, in_memory, size_of
+from vlmtune.images import clip_of, decode_rgb, in_memory, size_of
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.prefetch import KeyLocks
 from vlmtune.processing.chat_template import Rendered, Renderer, ThinkingMode, images_of
 from vlmtune.processing.image_processor import ImageProcessor, load_limits
 from vlmtune.processing.objects import write_objects
-from vlmtune.types import Conversation, Example, ImageRef
+from vlmtune.processing.video_processor import Moments, VideoProcessor
+from vlmtune.types import Conversation, Example, ImageRef, VideoRef
 
 if TYPE_CHECKING:
     import torch
@@ -37,20 +38,32 @@ CACHE_BYTES = 512 * 1024 * 1024
 class EncodedImage:
     """An image as the model reads it: uint8 patches [n, 3, patch, patch], their grid, and a hash of both.
 
-    `patches` is None if the source reads headers only.
+    Of a video, they are [n, 3, frames, patch, patch], and `moments` says what is seen of it. `patches` is None if the
+    source reads headers only.
     """
 
     patches: "torch.Tensor | None"
     grid: Grid
     digest: bytes
+    moments: Moments | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """How its tokens are placed."""
+        return (Block(*self.grid),) if self.moments is None else self.moments.blocks
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A rendered conversation with its images."""
+    """A rendered conversation with its images and videos."""
 
     rendered: Rendered
     images: tuple[EncodedImage, ...]
+
+    @property
+    def blocks(self) -> list[Block]:
+        """How the tokens of all of them are placed."""
+        return [block for image in self.images for block in image.blocks]
 
     def __len__(self) -> int:
         return len(self.rendered)
@@ -59,18 +72,18 @@ class Encoded:
 class ImageSource(Protocol):
     """Where an encoder gets its images from; called from several threads."""
 
-    def grid(self, ref: ImageRef) -> Grid:
-        """Grid of the image's patches, without decoding it."""
+    def measure(self, ref: ImageRef) -> Grid | Moments:
+        """Grid of an image's patches, or what is seen of a video, without decoding it."""
 
     def load(self, ref: ImageRef) -> EncodedImage:
-        """The image as the model reads it."""
+        """The image or video as the model reads it."""
 
 
 class DecodedImages:
     """Decodes images and keeps up to `CACHE_BYTES` of their patches, by `ImageRef.where`."""
 
-    def __init__(self, processor: ImageProcessor) -> None:
-        self._processor = processor
+    def __init__(self, processor: ImageProcessor, videos: VideoProcessor) -> None:
+        self._processor, self._videos = processor, videos
         self._lock = threading.Lock()
         self._loading = KeyLocks()
         self.clear()
@@ -80,10 +93,13 @@ class DecodedImages:
         self._cache: dict[str, EncodedImage] = {}
         self._room = CACHE_BYTES
 
-    def grid(self, ref: ImageRef) -> Grid:
-        """From the cache, or else from the image's header."""
-        cached = self._cache.get(ref.where)
-        return self._processor.grid_of(*size_of(ref)) if cached is None else cached.grid
+    def measure(self, ref: ImageRef) -> Grid | Moments:
+        """From the cache, or else from the header."""
+        if (cached := self._cache.get(ref.where)) is not None:
+            return cached.moments or cached.grid
+        if isinstance(ref, VideoRef):
+            return self._videos.moments(ref, clip_of(ref))
+        return self._processor.grid_of(*size_of(ref))
 
     def load(self, ref: ImageRef) -> EncodedImage:
         """From the cache, or else decoded; threads that need the same image wait for the first of them."""
@@ -91,9 +107,14 @@ class DecodedImages:
             return self._cache.get(ref.where) or self._decode(ref)
 
     def _decode(self, ref: ImageRef) -> EncodedImage:
-        image = decode_rgb(ref)
-        patches, grid = self._processor.patches(image), self._processor.grid(image)
-        encoded = EncodedImage(patches, grid, _digest(patches.numpy().data, grid))
+        moments = None
+        if isinstance(ref, VideoRef):
+            patches, moments = self._videos.read(ref)
+            grid = moments.grid
+        else:
+            image = decode_rgb(ref)
+            patches, grid = self._processor.patches(image), self._processor.grid(image)
+        encoded = EncodedImage(patches, grid, _digest(patches.numpy().data, moments or grid), moments)
         with self._lock:
             if ref.cached and ref.where not in self._cache:
                 self._room -= patches.nbytes
@@ -109,29 +130,35 @@ class ImageHeaders:
     of a reference with a known size is not read at all; it is identified by its location.
     """
 
-    def __init__(self, processor: ImageProcessor) -> None:
-        self._processor = processor
+    def __init__(self, processor: ImageProcessor, videos: VideoProcessor) -> None:
+        self._processor, self._videos = processor, videos
         self._seen: dict[str, EncodedImage] = {}
 
-    def grid(self, ref: ImageRef) -> Grid:
-        """From the image's header."""
-        return self.load(ref).grid
+    def measure(self, ref: ImageRef) -> Grid | Moments:
+        """From the header."""
+        found = self.load(ref)
+        return found.moments or found.grid
 
     def load(self, ref: ImageRef) -> EncodedImage:
         """Grid and digest, without patches."""
-        if ref.size is not None:
+        if ref.size is not None and not isinstance(ref, VideoRef):
             grid = self._processor.grid_of(*ref.size)
             return EncodedImage(None, grid, _digest(ref.where.encode(), grid))
         if ref.where not in self._seen:
             ref = in_memory(ref)
-            data, grid = ref.read(), self._processor.grid_of(*size_of(ref))
+            data, moments = ref.read(), None
+            if isinstance(ref, VideoRef):
+                moments = self._videos.moments(ref, clip_of(ref))
+            grid = moments.grid if moments is not None else self._processor.grid_of(*size_of(ref))
             content = data if isinstance(data, bytes) else data.tobytes()
-            self._seen[ref.where] = EncodedImage(None, grid, _digest(content, grid))
+            self._seen[ref.where] = EncodedImage(None, grid, _digest(content, moments or grid), moments)
         return self._seen[ref.where]
 
 
-def _digest(content: bytes | memoryview, grid: Grid) -> bytes:
-    return hashlib.blake2b(content, digest_size=16, key=repr(grid).encode()).digest()
+def _digest(content: bytes | memoryview, shape: Grid | Moments) -> bytes:
+    """Equal only for what the model cannot tell apart: two videos with the same frames may differ in their times."""
+    key = hashlib.sha256(repr(shape).encode()).digest() if isinstance(shape, Moments) else repr(shape).encode()
+    return hashlib.blake2b(content, digest_size=16, key=key).digest()
 
 
 _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -148,7 +175,7 @@ class Encoder:
 
     Args:
         checkpoint: provides tokenizer, chat template and image settings.
-        model: the user's limits on image area.
+        model: the user's limits on images and videos.
         images: creates the image source; `ImageHeaders` where only lengths matter.
         thinking: what becomes of thoughts (`Renderer`).
 
@@ -160,13 +187,14 @@ class Encoder:
         self,
         checkpoint: Checkpoint,
         model: ModelConfig,
-        images: Callable[[ImageProcessor], ImageSource] = DecodedImages,
+        images: Callable[[ImageProcessor, VideoProcessor], ImageSource] = DecodedImages,
         thinking: ThinkingMode = "keep",
     ) -> None:
         limits = load_limits(checkpoint.folder, checkpoint.family, model.min_pixels, model.max_pixels)
         self.checkpoint = checkpoint
         self.image_processor = ImageProcessor(checkpoint.family, limits)
-        self.images = images(self.image_processor)
+        self.video_processor = VideoProcessor(checkpoint.folder, checkpoint.family, model.video)
+        self.images = images(self.image_processor, self.video_processor)
         self.box_form = BOX_FORMS[model.box_form or checkpoint.family.box_form]
         self.renderer = Renderer.load(
             checkpoint.folder, checkpoint.family, model.chat_template, model.special_tokens, thinking
@@ -202,7 +230,7 @@ class Encoder:
             ExampleTooLong: more tokens than the model has positions for.
         """
         images = self._load(conversation)
-        encoded = Encoded(self.renderer.prompt(conversation, self._tokens(images)), images)
+        encoded = Encoded(self.renderer.prompt(conversation, [self._span(image) for image in images]), images)
         _check_length(len(encoded), self.max_positions, MODEL_LIMIT)
         return encoded
 
@@ -212,8 +240,8 @@ class Encoder:
 
     def prompt_length(self, conversation: Conversation) -> int:
         """Number of tokens of `prompt`, without decoding images; raises the errors that their headers reveal."""
-        counts = [self.image_processor.tokens(self.images.grid(ref)) for ref in images_of(conversation)]
-        length = len(self.renderer.prompt(conversation, counts))
+        spans = [self._span_of(self.images.measure(ref)) for ref in images_of(conversation)]
+        length = len(self.renderer.prompt(conversation, spans))
         _check_length(length, self.max_positions, MODEL_LIMIT)
         return length
 
@@ -222,13 +250,13 @@ class Encoder:
     ) -> Encoded:
         """Encode a conversation that ends with the answer to train on; errors as in `prompt`."""
         images = self._load(conversation)
-        rendered = self.renderer.training_example(conversation, self._tokens(images), trained_turns)
+        rendered = self.renderer.training_example(conversation, [self._span(image) for image in images], trained_turns)
         _check_length(len(rendered), min(max_tokens, self.max_positions), "training.max_tokens")
         return Encoded(rendered, images)
 
     def image_tokens(self, encoded: Encoded) -> int:
-        """Number of image tokens of a conversation."""
-        return sum(self._tokens(encoded.images))
+        """Number of image and video tokens of a conversation."""
+        return sum(block.tokens(self.image_processor.limits.merge) for block in encoded.blocks)
 
     def with_box_scale(self, example: Example) -> Example:
         """The example with the scale of the model's box coordinates for its first image.
@@ -251,15 +279,19 @@ class Encoder:
     def _box_scale(self, ref: ImageRef) -> Scale:
         if self.checkpoint.family.boxes == "norm1000":
             return NORM1000
-        _, rows, columns = self.images.grid(ref)
+        grid = self.images.measure(ref)
+        if isinstance(grid, Moments):
+            raise DataError("boxes on a video are not supported; use one of its frames as the image")
+        _, rows, columns = grid
         patch = self.image_processor.limits.patch
         return columns * patch, rows * patch
 
     def facts(self) -> dict[str, Any]:
         """Fingerprints of image and text preprocessing; stored with adapters and predictions."""
         tokenizer = (self.checkpoint.folder / "tokenizer.json").read_bytes()
+        own_video = self.video_processor.own_settings()
         return {
-            "pixels": self.image_processor.facts(),
+            "pixels": self.image_processor.facts() | ({"video": own_video} if own_video else {}),
             "template": hashlib.sha256(self.renderer.template_text.encode()).hexdigest()[:16],
             "tokenizer": hashlib.sha256(tokenizer).hexdigest()[:16],
             **self._text_facts,
@@ -268,8 +300,12 @@ class Encoder:
     def _load(self, conversation: Conversation) -> tuple[EncodedImage, ...]:
         return tuple(self.images.load(ref) for ref in images_of(conversation))
 
-    def _tokens(self, images: Sequence[EncodedImage]) -> list[int]:
-        return [self.image_processor.tokens(image.grid) for image in images]
+    def _span(self, image: EncodedImage) -> int | str:
+        return self._span_of(image.moments or image.grid)
+
+    def _span_of(self, shape: Grid | Moments) -> int | str:
+        """What the renderer writes for an image or video."""
+        return self.video_processor.text(shape) if isinstance(shape, Moments) else self.image_processor.tokens(shape)
 
 
 def _check_length(length: int, limit: int, name: str) -> None:
@@ -306,7 +342,8 @@ def collate(
         mask[row, span] = 1
     tensors = {"input_ids": ids, "attention_mask": mask}
     if encoder.image_processor.limits.tile is None:
-        tensors["mm_token_type_ids"] = ((ids == encoder.renderer.image_id) & (mask == 1)).int()
+        kinds = (ids == encoder.renderer.image_id) + 2 * (ids == encoder.renderer.video_id)
+        tensors["mm_token_type_ids"] = (kinds * mask).int()
     tensors = {name: to_device(tensor, device) for name, tensor in tensors.items()}
     tensors |= image_tensors([image for item in batch for image in item.images], encoder, device, dtype)
     return tensors
@@ -315,16 +352,34 @@ def collate(
 def image_tensors(
     images: Sequence[EncodedImage], encoder: Encoder, device: str, dtype: "torch.dtype"
 ) -> "dict[str, torch.Tensor]":
-    """Empty without images; pixel_values [patches, values] and image_grid_thw [images, 3], or tiles without a grid."""
+    """Pixels of images and videos, and what the model must know of them.
+
+    Returns:
+        Of images pixel_values [patches, values] and image_grid_thw [images, 3], or tiles without a grid; of videos
+        pixel_values_videos, video_grid_thw and what `VideoFacts.seconds_argument` names [videos]. Nothing of what there
+        is none of.
+    """
     import torch
 
-    if not images:
-        return {}
-    patches = to_device(torch.cat([image.patches for image in images if image.patches is not None]), device)
-    pixels = {"pixel_values": encoder.image_processor.normalised(patches, dtype)}
-    if encoder.image_processor.limits.tile is not None:
-        return pixels
-    return pixels | {"image_grid_thw": to_device(torch.tensor([image.grid for image in images]), device)}
+    still, moving = [image for image in images if image.moments is None], [one for one in images if one.moments]
+
+    def patches(of: Sequence[EncodedImage]) -> torch.Tensor:
+        return to_device(torch.cat([image.patches for image in of if image.patches is not None]), device)
+
+    def grids(of: Sequence[EncodedImage]) -> torch.Tensor:
+        return to_device(torch.tensor([image.grid for image in of]), device)
+
+    tensors = {}
+    if still:
+        tensors["pixel_values"] = encoder.image_processor.normalised(patches(still), dtype)
+        if encoder.image_processor.limits.tile is None:
+            tensors["image_grid_thw"] = grids(still)
+    if moving:
+        tensors["pixel_values_videos"] = encoder.video_processor.normalised(patches(moving), dtype)
+        tensors["video_grid_thw"] = grids(moving)
+        if (argument := encoder.video_processor.facts.seconds_argument) is not None:
+            tensors[argument] = torch.tensor([video.moments.seconds for video in moving if video.moments])
+    return tensors
 
 
 def to_device(tensor: "torch.Tensor", device: "str | torch.device") -> "torch.Tensor":

@@ -4,6 +4,7 @@ The results are bit-identical to those of the processor's torchvision backend, w
 uint8, patches take an eighth of the memory of its duplicated fp32 frames: for a 500x375 photo, 0.59 MB instead of 4.72.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +35,7 @@ class _Size(TypedDict, total=False):
     longest_edge: _Area
 
 
-class _Settings(TypedDict, total=False):
+class PatchSettings(TypedDict, total=False):
     """Types of what is read from an image processor's settings."""
 
     patch_size: Required[_Side]
@@ -73,7 +74,7 @@ def load_limits(
         ConfigError: images of `max_pixels` are smaller than what becomes one token, or one tile.
     """
     settings = _processor_settings(folder)
-    if (wrong := mismatch(settings, _Settings if family.limits is patch_limits else _TileSettings)) is not None:
+    if (wrong := mismatch(settings, PatchSettings if family.limits is patch_limits else _TileSettings)) is not None:
         raise IntegrityError(f"{folder}: the image processor's settings cannot be used: {wrong}")
     config = folder / "config.json"
     own = family.limits(settings, read_json(config) if config.is_file() else {})
@@ -92,14 +93,22 @@ def load_limits(
 
 
 def _processor_settings(folder: Path) -> dict[str, Any]:
-    for name in ("processor_config.json", "preprocessor_config.json"):
+    settings = stored_settings(folder, "image_processor", ("processor_config.json", "preprocessor_config.json"))
+    if settings is None:
+        raise IntegrityError(f"{folder}: no processor_config.json or preprocessor_config.json with image settings")
+    return settings
+
+
+def stored_settings(folder: Path, key: str, files: Sequence[str]) -> dict[str, Any] | None:
+    """The settings of a part of a processor, by its key in the first of some files or without one; None without any."""
+    for name in files:
         file = folder / name
         if file.is_file():
             settings: dict[str, Any] = read_json(file)
-            settings = settings.get("image_processor", settings)
+            settings = settings.get(key, settings)
             if isinstance(settings, dict) and "image_mean" in settings:
                 return settings
-    raise IntegrityError(f"{folder}: no processor_config.json or preprocessor_config.json with image settings")
+    return None
 
 
 class ImageProcessor:
@@ -148,10 +157,7 @@ class ImageProcessor:
         if self.limits.tile is not None:
             return self._tiles(pixels, self.limits.tile)
         _, rows, columns = self.grid(image)
-        size, merge = self.limits.patch, self.limits.merge
-        pixels = _resized(pixels, rows * size, columns * size)
-        blocks = pixels.reshape(3, rows // merge, merge, size, columns // merge, merge, size)
-        return blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, size, size).contiguous()
+        return cut(resized(pixels, rows * self.limits.patch, columns * self.limits.patch), self.limits)
 
     def _tiles(self, pixels: "torch.Tensor", tile: int) -> "torch.Tensor":
         """uint8 tiles [n, 3, tile, tile], row by row; behind several of them, the whole image as one more."""
@@ -159,9 +165,9 @@ class ImageProcessor:
 
         _, height, width = pixels.shape
         rows, columns = (side // tile for side in self._family.resized(height, width, self.limits))
-        canvas = _resized(pixels, rows * tile, columns * tile).reshape(3, rows, tile, columns, tile)
+        canvas = resized(pixels, rows * tile, columns * tile).reshape(3, rows, tile, columns, tile)
         tiles = canvas.permute(1, 3, 0, 2, 4).reshape(-1, 3, tile, tile).contiguous()
-        return tiles if len(tiles) == 1 else torch.cat([tiles, _resized(pixels, tile, tile)[None]])
+        return tiles if len(tiles) == 1 else torch.cat([tiles, resized(pixels, tile, tile)[None]])
 
     def normalised(self, patches: "torch.Tensor", dtype: "torch.dtype") -> "torch.Tensor":
         """The vision tower's input [n, 3 * frames * patch * patch], on the device of the patches.
@@ -169,10 +175,7 @@ class ImageProcessor:
         A still image is repeated for all frames; tiles stay as they are. Mean and std are scaled to 0..255 first, as
         the processor does.
         """
-        import torch
-
-        mean, std = (_scaled(values, patches.device) for values in (self.limits.mean, self.limits.std))
-        values = patches.to(torch.float32).sub_(mean).div_(std)
+        values = normalised(patches, self.limits)
         if self.limits.tile is not None:
             return values.to(dtype)
         frames = values.unsqueeze(2).expand(-1, -1, self.limits.frames, -1, -1)
@@ -184,7 +187,15 @@ class ImageProcessor:
         return {"family": self._family.name, "backend": "torch bicubic antialias uint8", **limits}
 
 
-def _resized(pixels: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
+def cut(pixels: "torch.Tensor", limits: ImageLimits) -> "torch.Tensor":
+    """Patches [rows * columns, 3, patch, patch] of pixels [3, height, width], in the merged order."""
+    size, merge = limits.patch, limits.merge
+    rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
+    blocks = pixels.reshape(3, rows // merge, merge, size, columns // merge, merge, size)
+    return blocks.permute(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, 3, size, size).contiguous()
+
+
+def resized(pixels: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
     """uint8 pixels [3, height, width], resized directly: the kernel that the processor's torchvision backend calls."""
     import torch
 
@@ -192,6 +203,14 @@ def _resized(pixels: "torch.Tensor", height: int, width: int) -> "torch.Tensor":
         return pixels
     options: Any = {"mode": "bicubic", "align_corners": False, "antialias": True}
     return torch.nn.functional.interpolate(pixels[None], (height, width), **options)[0]
+
+
+def normalised(patches: "torch.Tensor", limits: ImageLimits) -> "torch.Tensor":
+    """Patches [n, 3, patch, patch] with the mean and deviation of the settings, fp32."""
+    import torch
+
+    mean, std = (_scaled(values, patches.device) for values in (limits.mean, limits.std))
+    return patches.to(torch.float32).sub_(mean).div_(std)
 
 
 @lru_cache(maxsize=8)

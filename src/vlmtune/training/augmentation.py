@@ -16,7 +16,7 @@ from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb, size_of
 from vlmtune.tasks import Task
 from vlmtune.training.config import AugmentationConfig
-from vlmtune.types import Conversation, Example, ImageRef
+from vlmtune.types import Conversation, Example, ImageRef, VideoRef
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -155,7 +155,7 @@ def augment(example: Example, task: Task, task_config: Any, settings: Augmentati
         key: seeds them, and names the images.
 
     Raises:
-        DataError: the header of its first image, or its boxes, cannot be read.
+        DataError: the header of its first image, or its boxes, cannot be read; or it has a video.
     """
     if not example.images:
         return example
@@ -164,6 +164,8 @@ def augment(example: Example, task: Task, task_config: Any, settings: Augmentati
             "has boxes in its texts (dataset.objects), which would not move along with the image; set crop, flip and "
             "rotation of training.augmentation to 0"
         )
+    if any(isinstance(ref, VideoRef) for ref in example.images):
+        raise DataError("videos are not augmented; leave training.augmentation out")
     size, boxes = size_of(example.images[0]), list[Box]()
     if task.with_boxes is not None:
         boxes = [labelled(box).box for box in task.truth(task_config, example)["boxes"]]

@@ -136,7 +136,7 @@ class ForwardBackward:
     def pack(self, examples: Sequence[Encoded]) -> list[PackedSequence]:
         """The examples as packed sequences."""
         encoder = self._encoder
-        layout = Layout(encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge)
+        layout = Layout.of(encoder)
         return pack(examples, layout, self.pack_tokens)
 
     def token_losses(self, sequence: PackedSequence) -> "torch.Tensor":

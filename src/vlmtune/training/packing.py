@@ -1,4 +1,4 @@
-"""Sequence packing: several examples in one forward pass, without padding, and one prefix per image.
+"""Sequence packing: several examples in one forward pass, without padding, and one prefix per image or video.
 
 A packed sequence is a list of segments. A token attends causally to its own segment, fully to the segment's prefix, if
 it has one, and to nothing else; `attention` implements that. Examples about the same images share their longest common
@@ -15,16 +15,15 @@ Two captions of one image, prompt P1 P2 P3, answers A1 A2 and B1 B2, and an unre
 Positions continue from the prefix in each branch, exactly as if the example were not packed.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.families import Family
-from vlmtune.processing.encoder import Encoded, EncodedImage
+from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,16 @@ class PackedSequence:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a checkpoint represents images: `merge` x `merge` patches become one `image_token`."""
+    """How a checkpoint represents images and videos: `merge` x `merge` patches become one of `vision_tokens`."""
 
     family: Family
-    image_token: int
+    vision_tokens: frozenset[int]
     merge: int
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> "Layout":
+        """That of an encoder's checkpoint."""
+        return cls(encoder.checkpoint.family, encoder.renderer.vision_ids, encoder.image_processor.limits.merge)
 
 
 def pack(
@@ -163,16 +167,11 @@ class _Builder:
         example, layout = self._examples[n], self._layout
         ids = example.rendered.ids
         self.ids += ids[start:end]
-        grids = [image.grid for image in example.images]
-        positions = layout.family.positions(ids, layout.image_token, grids, layout.merge)
+        positions = layout.family.positions(ids, layout.vision_tokens, example.blocks, layout.merge)
         self.positions.append(positions[:, start:end])
         self.segments.append(segment)
-        search_from = 0
-        for image in example.images:
-            first = ids.index(layout.image_token, search_from)
-            search_from = first + math.prod(image.grid) // layout.merge**2
-            if start <= first < end:
-                self.images.append(image)
+        firsts = _first_tokens(example, layout)
+        self.images += [image for image, first in zip(example.images, firsts, strict=True) if start <= first < end]
 
     def _add_targets(self, n: int, shared: int, prefix: int, branch: int) -> None:
         """Record which index of the sequence predicts each supervised token of example `n`.
@@ -189,6 +188,17 @@ class _Builder:
                 self.predictors.append(before + (prefix if before < shared else branch))
                 self.targets.append(rendered.ids[token])
                 self.example_indices.append(n)
+
+
+def _first_tokens(example: Encoded, layout: Layout) -> Iterator[int]:
+    """Index of the first token of each image and video."""
+    ids, end = example.rendered.ids, 0
+    for image in example.images:
+        first = None
+        for block in image.blocks:
+            start = next(index for index in range(end, len(ids)) if ids[index] in layout.vision_tokens)
+            first, end = start if first is None else first, start + block.tokens(layout.merge)
+        yield end if first is None else first
 
 
 def _packed_sequence(groups: Sequence[Sequence[int]], examples: Sequence[Encoded], layout: Layout) -> PackedSequence:

@@ -8,6 +8,7 @@ from vlmtune.errors import DataError
 from vlmtune.modeling.loading import Checkpoint, ModelConfig
 from vlmtune.processing.encoder import DecodedImages, Encoder, ImageSource
 from vlmtune.processing.image_processor import ImageProcessor
+from vlmtune.processing.video_processor import VideoProcessor
 from vlmtune.thoughts import split_thought
 from vlmtune.training.config import TrainingConfig
 from vlmtune.types import Example
@@ -18,7 +19,7 @@ def open_encoder(
     model: ModelConfig,
     training: TrainingConfig,
     dataset: DatasetConfig,
-    images: Callable[[ImageProcessor], ImageSource] = DecodedImages,
+    images: Callable[[ImageProcessor, VideoProcessor], ImageSource] = DecodedImages,
 ) -> Encoder:
     """The encoder of a config.
 
