@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
@@ -103,7 +103,9 @@ def docs() -> str:
             parts += _plugin_section(key, field.description or "", plugin)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             parts += _section(f"`{key}`", field.description or "", list(_rows(field.annotation)))
-        elif (block := _listed(field)) is not None:
+        elif (block := _block_inside(field)) is not None and not _is_list(field):
+            parts += _section(f"`{key}`", f"{field.description} {block.__doc__}", list(_rows(block)))
+        elif block is not None:
             about = f"{field.description} {block.__doc__}"
             # The blocks in it have sections of their own.
             parts += _section(f"`{key}`", about, [row for row in _rows(block, f"{key}[].") if row[0].count(".") == 1])
@@ -121,12 +123,16 @@ def _top(key: str) -> Row:
     about = " ".join((field.description or "").split())
     if key in ("schema_version", "extends"):
         return next(row for row in _rows(Config) if row[0] == f"`{key}`")
-    value = "a list of blocks" if key == "tracking" or _listed(field) else "a block"
+    value = "a list of blocks" if _is_list(field) else "a block"
     return f"[`{key}`](#{key})", value, "required" if field.is_required() else "", about
 
 
-def _listed(field: FieldInfo) -> type[BaseConfig] | None:
-    """The class of the blocks in a list; None for any other field."""
+def _is_list(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is list
+
+
+def _block_inside(field: FieldInfo) -> type[BaseConfig] | None:
+    """The class of the blocks in a list, or of one that may be left out; None for any other field."""
     inside = get_args(field.annotation)
     return next((one for one in inside if isinstance(one, type) and issubclass(one, BaseConfig)), None)
 
@@ -167,6 +173,8 @@ def _with_defaults(rows: Iterator[Row], block: Any, prefix: str) -> Iterator[Row
 
 def _words(shape: dict[str, Any]) -> str:
     """A JSON Schema in words."""
+    if not shape:
+        return "any values"
     if "$ref" in shape:
         return "blocks"
     if "anyOf" in shape:
@@ -175,6 +183,8 @@ def _words(shape: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in shape.get("enum", [shape.get("const")]))
     if shape["type"] == "array":
         return f"list of {_words(shape['items'])}"
+    if shape["type"] == "object":
+        return f"block of {_words(shape['additionalProperties'])}"
     limits = [f"{sign} {shape[key]:g}" for key, sign in SIGNS.items() if key in shape]
     return f"{TYPES[shape['type']]} {', '.join(limits)}".strip()
 

@@ -122,3 +122,22 @@ def best_of(checkpoints: int, world: World, trials: int, seed: int, declared: bo
         status = compared(files[:1], [best], seed=trial, **chosen).status
         counts[status] = counts.get(status, 0) + 1
     return {status: count / trials for status, count in counts.items()}
+
+
+def after_search(settings: int, world: World, trials: int, seed: int) -> dict[str, float]:
+    """Shares of searches over settings that change nothing after which a comparison finds a significant improvement.
+
+    "fresh": as `vlmtune search` compares, the best settings trained again, on rows that no trial has seen. "reused":
+    the best trial's own adapter, on the validation rows that chose it.
+    """
+    found = {"fresh": 0, "reused": 0}
+    rows = world.groups * world.rows_per_group
+    for trial in range(trials):
+        rng = np.random.default_rng([seed, trial])
+        difficulty = rng.exponential(1, rows)
+        base, *tried = (difficulty + rng.exponential(world.noise, rows) for _ in range(settings + 1))
+        best = max(tried, key=lambda scores: float(scores.mean()))
+        sides = {"reused": ([base], [best]), "fresh": world.draw(rng)}
+        for name, (a, b) in sides.items():
+            found[name] += compared(a, b, seed=trial).status == "improved"
+    return {name: count / trials for name, count in found.items()}

@@ -9,6 +9,7 @@
     │   ├── EmptyField            a field of a row is empty or missing
     │   └── ExampleTooLong        an example exceeds training.max_tokens
     ├── EnvironmentProblem     4  this machine lacks something
+    │   └── DoesNotFit            its GPU has too little memory for these settings
     ├── RemoteError            5  a remote engine kept failing
     ├── GateFailed             6  the comparison did not pass
     ├── Diverged               7  a loss or gradient was not finite
@@ -88,6 +89,10 @@ class EnvironmentProblem(VlmtuneError):
     """This machine lacks something: GPU, memory, disk, network, credential, an optional package."""
 
     exit_code = Exit.ENVIRONMENT
+
+
+class DoesNotFit(EnvironmentProblem):
+    """The GPU's memory is too small for these settings; others may fit."""
 
 
 class RemoteError(VlmtuneError):

@@ -47,6 +47,9 @@ QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
 )
 """Results of `data check` and `data label-errors`."""
 
+SEARCH, SEARCH_PAGE = "search.json", "search_report.html"
+"""Results of `search`."""
+
 THUMBNAILS = "thumbnails"
 """Folder next to prediction files with a thumbnail of every first image."""
 
@@ -225,6 +228,16 @@ def image_index_path(root: Path) -> Path:
 def verdicts_path(root: Path) -> Path:
     """Verdicts of judges on the answers in a folder."""
     return root / STATE / VERDICTS
+
+
+def search_path(root: Path) -> Path:
+    """The trials of a search."""
+    return root / SEARCH
+
+
+def search_page_path(root: Path) -> Path:
+    """The page of a search."""
+    return root / SEARCH_PAGE
 
 
 def work_paths(root: Path, artifact: Path, key: str) -> list[Path]:

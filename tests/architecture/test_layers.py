@@ -17,7 +17,7 @@ LAYERS = (
     "boxes errors fault_injection json_values prefetch terminal text_units types",
     "videos",
     "containers distributed families files images metrics registry signals thoughts",
-    "predictions progress run_layout tasks tracking",
+    "predictions progress run_layout search tasks tracking",
     "hub run_folder",
     "data modeling",
     "processing scoring",

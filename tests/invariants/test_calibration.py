@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from builders import QUICK, judged, lines
 from commands import ROOT
-from simulations import World, best_of, compared, power, under_the_null
+from simulations import World, after_search, best_of, compared, power, under_the_null
 
 from vlmtune.predictions import Line
 
@@ -52,6 +52,14 @@ def test_the_printed_detectable_difference_is_found_four_times_in_five(world: Wo
 def test_the_best_of_ten_equal_checkpoints_is_no_improvement() -> None:
     assert best_of(10, ROWS, 100, seed=3, declared=False)["improved"] > 0.08
     assert best_of(10, ROWS, 100, seed=3, declared=True) == {"inconclusive": 1.0}
+
+
+def test_a_search_over_settings_that_change_nothing_finds_nothing(soak: bool) -> None:
+    """The test has two sides, and half of its level is improvement."""
+    found = after_search(9, ROWS, 2000 if soak else 300, seed=4)
+    print(found)
+    assert found["fresh"] <= (0.035 if soak else 0.05)
+    assert found["reused"] > 0.07
 
 
 def test_parts_of_nothing_are_not_called_worse() -> None:

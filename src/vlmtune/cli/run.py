@@ -1,4 +1,4 @@
-"""Commands that work in a run folder: demo, run, predict, merge, train."""
+"""Commands that work in a run folder: demo, run, search, predict, merge, train."""
 
 import json
 import shlex
@@ -49,6 +49,33 @@ def run(
 ) -> None:
     """Run baseline, training, evaluation and comparison of a config; skips finished steps."""
     _run(load_config(config, sets, offline), as_json, progress, accept_failures)
+
+
+def search(
+    config: ConfigArg,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
+) -> None:
+    """Search for settings on the validation rows, then compare the best with the base model."""
+    from vlmtune.pipeline import search
+    from vlmtune.pipeline.session import open_session
+    from vlmtune.report.search_page import optimism
+    from vlmtune.run_layout import search_page_path
+
+    loaded = load_config(config, sets, offline)
+    with open_session(loaded, progress) as session:
+        found, comparison = search.search(session)
+    if as_json:
+        plain = {"schema_version": 1, "search": found, "comparison": comparison.result}
+        echo(json.dumps(plain, ensure_ascii=False))
+    else:
+        best = found["trials"][found["best"]]
+        echo("\n".join(f"{key}: {value}" for key, value in best["values"].items()))
+        echo(optimism(found))
+        print_comparison(comparison)
+    echo(f"next: open {search_page_path(Path(loaded.output.dir))}", err=True)
 
 
 def predict(

@@ -4,7 +4,7 @@
 and prints configurations, `validators` checks values against each other, `errors` words what is wrong and where.
 """
 
-from vlmtune.config.loader import LoadedConfig, load, load_config, parse_overrides, show
+from vlmtune.config.loader import LoadedConfig, load, load_config, parse_overrides, show, with_values
 from vlmtune.config.schema import Config, EvaluationSetConfig, config_json, json_schema
 from vlmtune.config.validators import refuse_evaluated_training_rows
 
@@ -19,4 +19,5 @@ __all__ = [
     "parse_overrides",
     "refuse_evaluated_training_rows",
     "show",
+    "with_values",
 ]

@@ -58,13 +58,31 @@ def load(
         else:
             over = from_plain(override, OVERRIDE)
         tree = merge(tree, over)
+    return LoadedConfig(_validated(tree, problems), tree)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A config with other values at some keys, given as dotted paths.
+
+    Raises:
+        ConfigError: it is invalid; lists all problems.
+    """
+    tree = from_plain(config_json(config), OVERRIDE)
+    for key, value in values.items():
+        for name in reversed(key.split(".")):
+            value = {name: value}  # noqa: PLW2901
+        tree = merge(tree, from_plain(value, OVERRIDE))
+    return _validated(tree, [])
+
+
+def _validated(tree: Node, problems: Sequence[Problem]) -> Config:
     try:
         config = Config.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as error:
         raise_problems([*problems, *translate(error, tree, lambda path: fields_at(path, tree.plain()))])
         raise
     raise_problems(problems)
-    return LoadedConfig(config, tree)
+    return config
 
 
 def find_config(name: str) -> Path:

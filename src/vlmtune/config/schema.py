@@ -35,6 +35,7 @@ from vlmtune.registry import BaseConfig
 from vlmtune.report import ReportConfig
 from vlmtune.run_layout import OutputConfig
 from vlmtune.scoring import EvaluationConfig
+from vlmtune.search import SearchConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.tracking import TrackerConfig
 from vlmtune.training.config import TrainingConfig
@@ -203,6 +204,9 @@ class Config(BaseConfig):
 
     evaluation: Annotated[EvaluationBlock, AfterValidator(_evaluation)] = EvaluationBlock()
     """What is measured, on which rows, and how differences are tested."""
+
+    search: Annotated[SearchConfig | None, AfterValidator(validators.search)] = None
+    """May be left out, as no other command looks at it."""
 
     report: ReportConfig = ReportConfig()
     """What the HTML report shows."""

@@ -19,14 +19,28 @@ from vlmtune.errors import ConfigError
 from vlmtune.families import EXPERTS
 from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
-from vlmtune.run_layout import DATA_CHECK, DATA_CHECK_PAGE, QUARANTINE, STATE, THUMBNAILS, OutputConfig, RunFiles
+from vlmtune.run_layout import (
+    DATA_CHECK,
+    DATA_CHECK_PAGE,
+    QUARANTINE,
+    SEARCH,
+    SEARCH_PAGE,
+    STATE,
+    THUMBNAILS,
+    OutputConfig,
+    RunFiles,
+)
 from vlmtune.scoring import EvaluationConfig, PromptBaselineConfig
+from vlmtune.search import Range, SearchConfig
 from vlmtune.tasks import TaskConfig
 from vlmtune.training.config import AugmentationConfig, TrainingConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names that would collide with answers to another split, or with archived files."""
+
+TAKEN = (THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, SEARCH, SEARCH_PAGE)
+"""Names in a run folder that no adapter may have."""
 
 
 class _EvaluationSet(Protocol):
@@ -163,6 +177,21 @@ def datasets(block: Sequence[_MixedDataset], info: ValidationInfo) -> None:
     raise_invalid("datasets", [*wrong, *_names([((n,), one.name) for n, one in enumerate(block)])])
 
 
+def search(block: SearchConfig | None) -> SearchConfig | None:
+    """Only what a training depends on may vary, and not the seeds, which are no setting."""
+    for key, space in block.space.items() if block is not None else ():
+        part, _, rest = key.partition(".")
+        if part not in ("training", "task", "model") or not rest or rest in ("seed", "seeds"):
+            message = f"{{0}} names {key!r}; only keys of training, task and model can vary, and no seeds"
+            raise_invalid("search", [invalid(message, "space")])
+        if isinstance(space, Range) and (space.low >= space.high or (space.log and space.low <= 0)):
+            message = f"{{0}}: {key} needs low < high" + (", both above 0 as it is logarithmic" if space.log else "")
+            raise_invalid("search", [invalid(message, "space")])
+        if isinstance(space, list) and len(space) < 2:
+            raise_invalid("search", [invalid(f"{{0}}: {key} needs at least two values", "space")])
+    return block
+
+
 def evaluation(block: EvaluationConfig, additional: Sequence[_EvaluationSet], info: ValidationInfo) -> None:
     """The task has the metrics, and the dataset what they compare with. Skipped if task or dataset are invalid."""
     if {"task", "dataset"} <= info.data.keys():
@@ -290,7 +319,7 @@ def output(block: OutputConfig) -> OutputConfig:
     results = (files.baseline, files.tuned, *files.derived, files.metrics(files.baseline), files.metrics(files.tuned))
     # Whatever follows the first dot may be the name of an evaluation set, a prompt baseline, a seed or a shard.
     taken = {file.name.split(".")[0] for file in results}
-    if name.split(".")[0] in taken or name in (THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE):
+    if name.split(".")[0] in taken or name in TAKEN:
         message = f"is the name of another result of the run; choose another one (got {name!r})"
         raise_invalid("output", [invalid(message, loc=("adapter",), value=name)])
     return block

@@ -1,6 +1,6 @@
 """The train step: an adapter folder with its manifest and training logs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from vlmtune.run_folder import Provenance
 from vlmtune.run_layout import BUILT_ADAPTER, CURVE, MEASURED, SAMPLES, THUMBNAILS, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
+from vlmtune.tracking import Tracker
 from vlmtune.training.config import TrainingConfig
 from vlmtune.training.dataset import ExampleLengths, check_examples
 
@@ -53,12 +54,17 @@ OF_THE_PROCESS = (
 """Facts about the process that finished a training; an equal training on another day has others."""
 
 
-def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]:
+Watch = Callable[[int, Mapping[str, Any]], None]
+"""Told every point of a training curve, from the first on, also where a run resumes; what it raises ends the run."""
+
+
+def train(session: Session, lengths: ExampleLengths | None = None, watch: Watch | None = None) -> list[Path]:
     """Train the adapter unless that is done already.
 
     Args:
         session: the run.
         lengths: what `check_rows` returned, so that the rows are not checked again.
+        watch: told every point of the curve of an adapter that is not finished.
 
     Returns:
         Its folder, or one folder per seed.
@@ -67,7 +73,7 @@ def train(session: Session, lengths: ExampleLengths | None = None) -> list[Path]
         ConfigError: the evaluated rows are those that the adapter would be trained on.
     """
     refuse_evaluated_training_rows(session.config.dataset, session.config.evaluation.split)
-    return [_train(seeded, lengths) for seeded in session.seeds]
+    return [_train(seeded, lengths, watch) for seeded in session.seeds]
 
 
 def check_rows(session: Session) -> ExampleLengths:
@@ -81,7 +87,7 @@ def check_rows(session: Session) -> ExampleLengths:
     return check_examples(train.examples, validation, session.progress, session.stop)
 
 
-def _train(session: Session, lengths: ExampleLengths | None) -> Path:
+def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None) -> Path:
     from vlmtune.training.log import read_steps, resumed_at
     from vlmtune.training.trainer import TrainingJob, train
 
@@ -97,10 +103,10 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
     is_new = not (work / CURVE).is_file()
     trackers = open_trackers(session, config.output.adapter, is_new) if session.processes.is_main else []
 
-    def mirror(step: int, values: Mapping[str, float]) -> None:
-        for tracker in trackers:
-            tracker.log(step, values)
-
+    mirror = _mirror(trackers, watch)
+    if watch is not None:
+        for point in read_steps(work / CURVE):
+            watch(point["step"], point)
     if (problem := merging_problem(session.encoder.checkpoint.stored, config.model.quantization)) is not None:
         session.progress.note(problem)
     chosen = training_set(session, train_rows, mixed)
@@ -134,6 +140,18 @@ def _train(session: Session, lengths: ExampleLengths | None) -> Path:
         for tracker in trackers:
             tracker.finish(facts)
     return artifact
+
+
+def _mirror(trackers: Sequence[Tracker], watch: Watch | None) -> Watch:
+    """Passes points of the curve on to the trackers, then to `watch`."""
+
+    def mirror(step: int, values: Mapping[str, float]) -> None:
+        for tracker in trackers:
+            tracker.log(step, values)
+        if watch is not None:
+            watch(step, values)
+
+    return mirror
 
 
 def _compare_with_plan(session: Session, rows: Sequence[Rows], facts: Mapping[str, Any]) -> None:

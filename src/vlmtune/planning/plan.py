@@ -26,7 +26,7 @@ from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.processing.answer_lengths import count_answers, cut_off
 from vlmtune.processing.encoder import ImageHeaders
-from vlmtune.progress import Progress
+from vlmtune.progress import Progress, Silent
 from vlmtune.tasks import for_model
 from vlmtune.training.activation_checkpointing import fewest_layers
 from vlmtune.training.dataset import TrainingExamples
@@ -81,6 +81,12 @@ def estimate(
     terms = flops(shapes, config.training.lora, epoch.work, checkpoint_layers)
     needed = memory(shapes, replace(_setup(config), on_cpu=on_cpu), epoch.distinct, checkpoint_layers)
     return Estimate(sum(term.flops for term in terms), needed.peak)
+
+
+def epoch_flops(config: Config, checkpoint: Checkpoint) -> int:
+    """FLOPs of one epoch of training, without checkpointed layers."""
+    rows = [open_role(block, "train") for block in (config.dataset, *(one.dataset for one in config.datasets))]
+    return estimate(config, checkpoint, survey(config, checkpoint, rows, Progress(Silent())), 0).flops
 
 
 def _setup(config: Config) -> Setup:

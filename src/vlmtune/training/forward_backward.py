@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.distributed import ProcessGroup
-from vlmtune.errors import EnvironmentProblem, IntegrityError
+from vlmtune.errors import DoesNotFit, IntegrityError
 from vlmtune.families import Family
 from vlmtune.files import write_json
 from vlmtune.processing.encoder import Encoded, Encoder, image_tensors, to_device
@@ -198,7 +198,7 @@ class ForwardBackward:
         """
         sequences = self.pack(examples)
         if len(sequences) == len(examples):
-            raise EnvironmentProblem(too_large(self._encoder, self._settings))
+            raise DoesNotFit(too_large(self._encoder, self._settings))
         self.pack_tokens = max(map(len, sequences)) // 2
         if self._processes.is_main:
             write_json(self._work / PACK_TOKENS_FILE, self.pack_tokens)

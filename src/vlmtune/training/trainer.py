@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveInt
 
 from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup
-from vlmtune.errors import Diverged, EnvironmentProblem, IntegrityError
+from vlmtune.errors import Diverged, DoesNotFit, IntegrityError
 from vlmtune.files import read_json, write_json
 from vlmtune.modeling.loading import ModelConfig, load_model, pick_device
 from vlmtune.prefetch import Prefetch
@@ -100,7 +100,7 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     try:
         trainer.run(progress, stop)
     except torch.OutOfMemoryError:
-        raise EnvironmentProblem(too_large(job.encoder, settings)) from None
+        raise DoesNotFit(too_large(job.encoder, settings)) from None
     if job.processes.is_main:
         trainer.write_adapter()
     tokens, supervised = trainer.tokens_per_epoch()
