@@ -16,8 +16,8 @@ from vlmtune.types import Clip
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDINGS = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-"""File name endings, in lower case, of the formats that are decoded."""
+FILE_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+"""File name endings, in lower case, by which a file is a video wherever it stands; a GIF may also be an image."""
 
 FORMATS = "avi, gif, mkv, mov, mp4, webm"
 MAX_FRAMES, MAX_PIXELS = 20_000, 20_000_000_000
@@ -41,7 +41,7 @@ def probe(data: bytes, where: str) -> Clip:
         EnvironmentProblem: PyAV is not installed.
     """
     with _opened(data, where) as (container, stream):
-        times, rate = [], stream.average_rate
+        times, rate, declared = [], stream.average_rate, _declared(container, stream)
         for packet in container.demux(stream):
             if packet.size and not packet.is_discard and _is_shown(packet, stream.codec_context.name):
                 times.append(packet.pts if packet.pts is not None else packet.dts)
@@ -49,6 +49,8 @@ def probe(data: bytes, where: str) -> Clip:
                 raise ImageError(f"more than {MAX_FRAMES:,} frames; cut it into shorter clips", where)
     if not times:
         raise ImageError("no frames", where)
+    if len(times) < 0.9 * declared - 1:
+        raise ImageError(f"only {len(times)} of {declared} frames are there: the file is cut off", where)
     first = next(decode(data, [0], len(times), where))
     if first.width * first.height * len(times) > MAX_PIXELS:
         raise ImageError(
@@ -111,6 +113,13 @@ def _upright(frame: Any) -> "Image":
     turned = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
     turn = turned.get(round(frame.rotation) % 360)
     return image if turn is None else image.transpose(turn)
+
+
+def _declared(container: Any, stream: Any) -> int:
+    """Number of frames by the file's header; 0 if it says nothing of them."""
+    if stream.frames or not stream.average_rate or not container.duration or len(container.streams) > 1:
+        return int(stream.frames)
+    return int(container.duration / 1_000_000 * stream.average_rate)
 
 
 def _is_shown(packet: Any, codec: str) -> bool:

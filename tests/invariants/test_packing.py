@@ -1,5 +1,6 @@
 """Packed rows and shared prefixes change nothing: against transformers' own forward, one lesson at a time."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from builders import assistant, make_image, ref, user
+from clips import drawn_frames, video
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.attention import varlen
@@ -30,6 +32,7 @@ from vlmtune.training.packing import Layout, PackedSequence, Segment, pack
 
 Losses = list[torch.Tensor]
 A, B, C = (ref(make_image(*size, seed=n), f"picture {n}") for n, size in enumerate([(128, 96), (70, 100), (96, 160)]))
+FILM = video(drawn_frames(9, (64, 48)), 3.0, "film")
 TALKS = [
     (user(A, "Describe."), assistant("A red ball .")),
     (user(A, "Describe."), assistant("A red ball on the green grass, and two boats .")),
@@ -41,8 +44,11 @@ TALKS = [
     (user(C, "Describe."), assistant("A fish ."), user("How many?"), assistant("One fish .")),
     (user(A, "What color is the ball?"), assistant("red")),
     (user("No picture at all."), assistant("No .")),
+    (user(FILM, "What happens?"), assistant("A ball rolls to the left .")),
+    (user("First", B, "then", FILM, "What happens?"), assistant("It rolls .")),
+    (user(FILM, "What happens?"), assistant("Nothing .")),
 ]
-"""Captions of one picture, questions about one, several pictures, none, several turns."""
+"""Captions of one picture, questions about one, several pictures, none, several turns, videos."""
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +131,7 @@ def test_five_captions_cost_one_picture(layout: Layout, encoder: Encoder) -> Non
     assert len(row) < 0.6 * sum(map(len, lessons))
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 400))
+@given(st.lists(st.integers(0, len(TALKS) - 1), min_size=1, max_size=12), st.integers(1, 400))
 def test_every_learnt_token_stands_in_exactly_one_row(
     layout: Layout, lessons: Sequence[Encoded], chosen: list[int], most_tokens: int
 ) -> None:
@@ -144,7 +150,7 @@ def test_every_learnt_token_stands_in_exactly_one_row(
         assert len(row) <= most_tokens or len(set(row.example_indices)) == 1
         assert [place for s in row.segments for place in range(s.start, s.end)] == list(range(len(row)))
         tokens = sum(id in layout.vision_tokens for id in row.ids)
-        assert tokens == sum(p.grid[1] * p.grid[2] // layout.merge**2 for p in row.images)
+        assert tokens == sum(math.prod(p.grid) // layout.merge**2 for p in row.images)
     assert [row.ids for row in rows] == [row.ids for row in pack(some, layout, most_tokens)]
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from builders import TINY
+from clips import clip_file, drawn_frames
 from safetensors.torch import load_file
 
 from vlmtune.config.schema import MixedDatasetConfig
-from vlmtune.data import scenes
+from vlmtune.data import Rows, jsonl, scenes
 from vlmtune.errors import ConfigError, DataError, Diverged, EnvironmentProblem, IntegrityError, Interrupted
 from vlmtune.modeling.loading import load_model
 from vlmtune.progress import Progress, Silent
@@ -416,3 +417,36 @@ def test_rows_that_say_left_stop_a_mirroring_training_before_the_model(make_job:
 
     with pytest.raises(DataError, match=r"train-\d+: says 'left', which is wrong in a mirrored image"):
         trainer.train(replace(job, train=replace(job.train, rows=Sided())), QUIET, StopRequest())  # type: ignore[arg-type]
+
+
+def clip_rows(folder: Path) -> Rows:
+    """Four files and four folders of frames, each twice."""
+    folder.mkdir()
+    for n in range(4):
+        (folder / f"{n}.mp4").write_bytes(clip_file(drawn_frames(9, (64, 48), n), 5))
+        (folder / str(n)).mkdir()
+        for number, frame in enumerate(drawn_frames(5, (48, 64), n)):
+            frame.save(folder / str(n) / f"{number}.png")
+    clips = [name for n in range(4) for name in (f"{n}.mp4", str(n))]
+    lines = [{"clip": clip, "caption": f"Row {n} of {clip} ."} for n in range(2) for clip in clips]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = jsonl.Config(path=str(folder), video="clip", references=["caption"], target="sample")
+    return jsonl.open(config, "t.jsonl")
+
+
+def test_training_on_videos_resumes_byte_equal(make_job: MakeJob, tmp_path: Path) -> None:
+    rows = clip_rows(tmp_path / "clips")
+    straight, broken = (make_job(name, rows, save_every_steps=2, epochs=2) for name in ("straight", "broken"))
+    trainer.train(straight, QUIET, StopRequest())
+    with pytest.raises(Interrupted, match=r"step \d+ of 4 is saved"):
+        trainer.train(broken, QUIET, StopAfter(4))
+    trainer.train(broken, QUIET, StopRequest())
+    assert adapter_bytes(straight.adapter) == adapter_bytes(broken.adapter)
+
+
+def test_a_broken_clip_names_its_rows(make_job: MakeJob, tmp_path: Path) -> None:
+    rows = clip_rows(tmp_path / "clips")
+    (tmp_path / "clips" / "2.mp4").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"2 train rows cannot be trained on:\n.*2\.mp4.*: not a video of a known"):
+        trainer.train(make_job("job", rows), QUIET, StopRequest())
+    assert DataError.exit_code == 3

@@ -86,6 +86,12 @@ def dataset(block: DatasetConfig) -> DatasetConfig:
         message = "{0} stand behind a question, and the reference is one of them, but {1} names no column"
         missing = "question" if block.question is None else "references"
         raise_invalid("dataset", [invalid(message, "choices", missing)])
+    if block.video is not None and block.messages is not None:
+        message = "{0} is the column of rows without {1}; name it in dataset.videos"
+        raise_invalid("dataset", [invalid(message, "video", "messages")])
+    if block.videos is not None and block.messages is None:
+        message = "{0} stand for placeholders in {1}, which names no column; use dataset.video"
+        raise_invalid("dataset", [invalid(message, "videos", "messages")])
     if (block.split_column is None) != (block.all_rows is None):
         message = "{0} and {1} belong together: the column, and where the rows of all splits are"
         raise_invalid("dataset", [invalid(message, "split_column", "all_rows")])

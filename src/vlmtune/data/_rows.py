@@ -22,9 +22,9 @@ from vlmtune.data._messages import image_values, read_messages, read_question, r
 from vlmtune.data._objects import has_marks, read_objects
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.data._spilled import ContentIndex, StringArray, repeated
+from vlmtune.data._videos import as_seen, video_values
 from vlmtune.errors import DataError, EmptyField
-from vlmtune.types import Conversation, Example, ImageRef, VideoRef
-from vlmtune.videos import ENDINGS as VIDEO_ENDINGS
+from vlmtune.types import Example, ImageRef
 
 REMEMBERED_FILES = 4096
 """Files whose fingerprints are kept while those of all rows are computed."""
@@ -259,8 +259,11 @@ class MappedRows:
             for column in _context(self._config, record)
             if record.get(column)
         ]
+        videos = self._video_values(record, index)
+        if videos and self._config.frame_rate != type(self._config).model_fields["frame_rate"].default:
+            values.append(["frame_rate", self._config.frame_rate])
         files = [self._records.image_file(value) for value, _ in self._image_values(record, index)]
-        files += [file for value, _ in self._video_values(record, index) for file in self._records.video_files(value)]
+        files += [file for value, _ in videos for file in self._records.video_files(value)]
         # Ids in existing prediction files were hashed with an empty string in front.
         digest = hashlib.sha256(json.dumps(["", *values]).encode()).hexdigest()
         row_id = None if self._config.id is None else self._column_id(record, self._config.id, index)
@@ -319,21 +322,7 @@ class MappedRows:
 
     def _video_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """A row's videos as stored, each with its location for messages."""
-        config, at = self._config, self._at(index)
-        if config.messages is None:
-            if config.video is None:
-                return []
-            where = f"{at}, column {config.video!r}"
-            value = _values.structured(self._column(record, config.video, index))
-            if value in (None, "", []):
-                raise EmptyField(f"{where} is empty; repair or remove the row", config.video)
-            if isinstance(value, list) and all(map(_names_video, value)):
-                return [(one, f"{where}, video {n}") for n, one in enumerate(value)]
-            return [(value, where)]
-        value = _values.structured(record.get(config.videos)) if config.videos is not None else None
-        own = value if isinstance(value, list) else [] if value in (None, "") else [value]
-        found = image_values(_values.structured(record.get(config.messages)), own, videos=True)
-        return [(_values.structured(value), f"{at}, video {n}") for n, value in enumerate(found)]
+        return video_values(self._config, record, lambda name: self._column(record, name, index), self._at(index))
 
     def _own_images(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """The images in the image columns, each with its location."""
@@ -429,7 +418,7 @@ class MappedRows:
             if config.objects is not None and record.get(config.objects):
                 given = record[config.objects]
                 objects = read_objects(given, messages, context.system, len(images), context.ignored, at)
-            images = _as_seen(images, conversation)
+            images = as_seen(images, conversation)
             if answer is not None:
                 target, reasoning = "".join(map(str, answer.content)), answer.reasoning
             references = references or ([target] if target is not None else [])
@@ -461,13 +450,6 @@ class MappedRows:
         )
 
 
-def _as_seen(images: tuple[ImageRef, ...], conversation: Conversation) -> tuple[ImageRef, ...]:
-    """The images and videos of a row in the order in which the model sees them."""
-    if not any(isinstance(image, VideoRef) for image in images):
-        return images
-    return tuple(part for message in conversation for part in message.content if isinstance(part, ImageRef))
-
-
 _ROLES = (
     *("question", "choices", "keywords", "boxes", "box_labels", "messages", "images", "id", "group"),
     *("video", "videos"),
@@ -476,11 +458,6 @@ _ROLES = (
 
 _OPTIONAL = ("images", "videos")
 """Keys of the config whose columns rows may lack."""
-
-
-def _names_video(value: Any) -> bool:
-    """Whether a value is the path of a video file; a GIF in a list may also be a frame."""
-    return isinstance(value, str) and value.lower().endswith(VIDEO_ENDINGS) and not value.lower().endswith(".gif")
 
 
 def _image_columns(config: DatasetConfig) -> list[str]:

@@ -236,7 +236,7 @@ def part_text(part: Any) -> str | None:
 
 def is_image(part: Any) -> bool:
     """Whether a part is an image; Qwen's lists of parts leave out the type."""
-    if not isinstance(part, dict):
+    if not isinstance(part, dict) or is_video(part):
         return False
     kind = part.get("type")
     return kind in IMAGE_KINDS or (not kind and not isinstance(part.get("text"), str) and own_image(part) is not None)

@@ -23,7 +23,7 @@ from vlmtune.scoring.score import score as score_lines
 from vlmtune.scoring.self_check import primary_first
 from vlmtune.thoughts import UNFINISHED_THOUGHT
 from vlmtune.types import Example, ImageRef, Outcome, Request, VideoRef
-from vlmtune.videos import ENDINGS as VIDEO_ENDINGS
+from vlmtune.videos import FILE_ENDINGS
 
 PROBE_REQUESTS = 4
 """Requests on which an adapter must have an effect."""
@@ -311,9 +311,7 @@ def predict_image(
     config = session.config
     if not image.is_file():
         raise DataError(f"{image}: no such image")
-    # A GIF is taken for an image here.
-    is_video = image.suffix.lower() in VIDEO_ENDINGS and image.suffix.lower() != ".gif"
-    ref = (VideoRef if is_video else ImageRef)(str(image), image.read_bytes)
+    ref = (VideoRef if image.suffix.lower() in FILE_ENDINGS else ImageRef)(str(image), image.read_bytes)
     example = Example(str(image), (ref,), None, {"references": ()}, question=question)
     request = Request(example.id, session.task.prompt(config.task, example))
     if adapter is not None:
