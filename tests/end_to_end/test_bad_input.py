@@ -140,6 +140,8 @@ def test_an_adapter_of_another_base_and_another_config_in_the_folder(folder: Pat
         "training.learning_rate: 0.0002 there, 0.001 here",
     )
     assert (folder / "out/lora/adapter_model.safetensors").read_bytes() == weights
+    longer = warm_vlmtune("train", "c.yaml", "--set", "training.epochs=3", cwd=folder)
+    refused(longer, 9, "--set training.continue_from=out/lora --set output.dir=")
     resized = warm_vlmtune("predict", "c.yaml", "--adapter", "out/lora", "--set", "model.max_pixels=8192", cwd=folder)
     refused(resized, 9, "trained on another model or with other preprocessing", "max_pixels: 16384 there, 8192 here")
     foreign = folder / "foreign"

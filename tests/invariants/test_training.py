@@ -13,6 +13,7 @@ import pytest
 import torch
 from builders import TINY
 from clips import clip_file, drawn_frames
+from interruptions import StopAfter, adapter_bytes
 from safetensors.torch import load_file
 
 from vlmtune.config.schema import MixedDatasetConfig
@@ -32,23 +33,6 @@ from vlmtune.training.sampler import sample_batches
 
 MakeJob = Callable[..., trainer.TrainingJob]
 QUIET = Progress(Silent())
-
-
-class StopAfter(StopRequest):
-    """As if Ctrl-C came during the n-th question."""
-
-    def __init__(self, questions: int) -> None:
-        self._left = questions
-        self._signal: int | None = None
-
-    @property
-    def received(self) -> int | None:  # type: ignore[override]
-        self._left -= 1
-        return 2 if self._left < 0 else None
-
-
-def adapter_bytes(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def seen(job: trainer.TrainingJob) -> Any:

@@ -64,8 +64,8 @@ tracking:
 SIX_SAID = [
     "six.yaml:7:3: unknown key 'dataset.limits'; did you mean 'limit'?",
     f"six.yaml:9:9: task.name must be {TASKS} (got 'captionin'); did you mean 'captioning'?",
-    "six.yaml:11:11: training.epochs must be a whole number (got 'one')",
-    "six.yaml:12:14: training.precision must be one of bf16, fp32 (got 'bf61'); did you mean 'bf16'?",
+    "six.yaml:11:11: training.epochs must be a number (got 'one')",
+    "six.yaml:12:14: training.precision must be one of bf16, fp16, fp32 (got 'bf61'); did you mean 'bf16'?",
     "six.yaml:13:17: training.warmup_ratio must be less than 1 (got 1.5)",
     "six.yaml:15:5: key 'tracking[0].to' is missing: The tracker: a file in `vlmtune/tracking`, or the dotted name of "
     "a custom module",
@@ -239,10 +239,10 @@ print([m for m in ("torch", "transformers", "datasets", "sacrebleu", "tokenizers
         ("training:\n  schedule: cosin", "v|training.schedule must be one of cosine, linear, constant (got 'cosin'); "
          "did you mean 'cosine'?"),
         ("schema_version: 2", "v|schema_version must be 1 (got 2)"),
-        ("training:\n  epochs: two", "v|training.epochs must be a whole number (got 'two')"),
-        ("training:\n  epochs: '2'", "v|training.epochs must be a whole number (got '2'); leave the quotes out"),
-        ("training:\n  epochs: 1.5", "v|training.epochs must be a whole number (got 1.5)"),
-        ("training:\n  epochs: true", "v|training.epochs must be a whole number (got true)"),
+        ("training:\n  seed: two", "v|training.seed must be a whole number (got 'two')"),
+        ("training:\n  seed: '2'", "v|training.seed must be a whole number (got '2'); leave the quotes out"),
+        ("training:\n  seed: 1.5", "v|training.seed must be a whole number (got 1.5)"),
+        ("training:\n  seed: true", "v|training.seed must be a whole number (got true)"),
         ("training:\n  epochs: 0", "v|training.epochs must be greater than 0 (got 0)"),
         ("training:\n  weight_decay: -1", "v|training.weight_decay must be at least 0 (got -1)"),
         ("evaluation:\n  statistics: {confidence: 1}", "v|evaluation.statistics.confidence must be less than 1 "
@@ -334,8 +334,26 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
          ["8:34: training.learning_rates.vision_tower is set, but training.lora.parts leaves that part frozen "
           "(training.lora.parts is the default)"]),
         ("training:\n  lora: {target_modules: [experts.down_proj]}",
-         ["8:26: training.lora.dropout must be 0 or false for adapters on stacked experts, which "
+         ["8:26: training.lora.dropout must be 0, false or null for adapters on stacked experts, which "
           "training.lora.target_modules names (training.lora.dropout is the default)"]),
+        ("training:\n  epochs: 2\n  max_steps: 5",
+         ["8:11: training.epochs and training.max_steps both say how long to train; set one of them to null "
+          "(training.max_steps: line 9)"]),
+        ("training:\n  epochs: null",
+         ["8:11: training.epochs and training.max_steps are null; one must say how long to train "
+          "(training.max_steps is the default)"]),
+        ("training:\n  continue_from: a\n  lora: {init_lora_weights: pissa}",
+         ["9:29: training.lora.init_lora_weights has no effect on an adapter that training.continue_from names "
+          "(training.continue_from: line 8)"]),
+        ("training:\n  lora: {init_lora_weights: orthogonal, rank: 3}",
+         ["8:29: training.lora.init_lora_weights orthogonal needs an even training.lora.rank "
+          "(training.lora.rank: line 8)"]),
+        ("training:\n  lora: {init_lora_weights: loftq}",
+         ["8:29: training.lora.init_lora_weights loftq makes up for what quantization rounds away; set "
+          "model.quantization"]),
+        ("training:\n  lora: {target_modules: '*q_proj'}",
+         ["8:26: training.lora.target_modules is neither names nor all-linear nor a regular expression (nothing to "
+          "repeat at position 0)"]),
         ("evaluation:\n  metrics: [bleu, sacreblue]\n  primary: blue",
          [f"8:19: evaluation.metrics[1] must be {METRICS} (got 'sacreblue'); did you mean 'sacrebleu'?",
           f"9:12: evaluation.primary must be {METRICS} (got 'blue'); did you mean 'bleu'?"]),

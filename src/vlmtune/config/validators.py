@@ -33,7 +33,7 @@ from vlmtune.run_layout import (
 from vlmtune.scoring import EvaluationConfig, PromptBaselineConfig
 from vlmtune.search import Range, SearchConfig
 from vlmtune.tasks import TaskConfig
-from vlmtune.training.config import AugmentationConfig, TrainingConfig
+from vlmtune.training.config import AugmentationConfig, LoraConfig, TrainingConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
@@ -129,17 +129,58 @@ def training(block: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
         wrong.append(invalid("{0} compares evaluations, but {1} is null", "best_metric", "evaluate_every_steps"))
     if len(set(block.seeds)) < len(block.seeds):
         wrong.append(invalid("contains a seed twice", loc=("seeds",), value=block.seeds))
-    if any(name.startswith(EXPERTS) for name in block.lora.target_modules or ()):
-        for key in ("dropout", "use_dora"):
-            if getattr(block.lora, key):
-                message = "{0} must be 0 or false for adapters on stacked experts, which {1} names"
-                wrong.append(invalid(message, f"lora.{key}", "lora.target_modules"))
+    wrong += [*_length(block), *_layers(block.lora), *_initial_weights(block, info.data.get("model"))]
     frozen = [part for part, rate in block.learning_rates if rate is not None and part not in block.lora.parts]
     for part in frozen:
         message = "{0} is set, but {1} leaves that part frozen"
         wrong.append(invalid(message, f"learning_rates.{part}", "lora.parts"))
     raise_invalid("training", wrong)
     return block
+
+
+def _length(block: TrainingConfig) -> Iterator[InitErrorDetails]:
+    """One key says how long to train."""
+    if block.max_steps is not None and block.epochs is not None and "epochs" in block.model_fields_set:
+        yield invalid("{0} and {1} both say how long to train; set one of them to null", "epochs", "max_steps")
+    if block.max_steps is None and block.epochs is None:
+        yield invalid("{0} and {1} are null; one must say how long to train", "epochs", "max_steps")
+
+
+def _layers(lora: LoraConfig) -> Iterator[InitErrorDetails]:
+    """Text that selects layers is a regular expression; adapters on stacked experts are plain ones."""
+    wanted = lora.target_modules or ()
+    if isinstance(wanted, str):
+        try:
+            re.compile(wanted)
+        except re.error as error:
+            message = f"is neither names nor all-linear nor a regular expression ({error})"
+            yield invalid(message, loc=("lora", "target_modules"), value=wanted)
+    elif any(name.startswith(EXPERTS) for name in wanted):
+        for key in ("dropout", "use_dora", "init_lora_weights"):
+            if getattr(lora, key):
+                message = "{0} must be 0, false or null for adapters on stacked experts, which {1} names"
+                yield invalid(message, f"lora.{key}", "lora.target_modules")
+
+
+def _initial_weights(block: TrainingConfig, base: ModelConfig | None) -> Iterator[InitErrorDetails]:
+    """Initial weights of an adapter must not contradict its base, or what it continues from."""
+    init, quantization = block.lora.init_lora_weights, base.quantization if base is not None else None
+    if init is None:
+        return
+    if block.continue_from is not None:
+        yield invalid("{0} has no effect on an adapter that {1} names", "lora.init_lora_weights", "continue_from")
+    if init == "orthogonal" and block.lora.rank % 2:
+        yield invalid("{0} orthogonal needs an even {1}", "lora.init_lora_weights", "lora.rank")
+    if init in ("gaussian", "orthogonal"):
+        return
+    loc = ("lora", "init_lora_weights")
+    if block.lora.use_dora:
+        yield invalid(f"{{0}} {init} changes norms that {{1}} learns; choose one", ".".join(loc), "lora.use_dora")
+    if init == "loftq" and base is not None and quantization is None:
+        yield invalid("loftq makes up for what quantization rounds away; set model.quantization", loc=loc, value=init)
+    if init != "loftq" and quantization is not None:
+        message = f"{init} takes a part out of the base model, which {quantization} would round anew; use loftq"
+        yield invalid(message, loc=loc, value=init)
 
 
 def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitErrorDetails]:

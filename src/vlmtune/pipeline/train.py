@@ -8,6 +8,7 @@ from vlmtune import registry
 from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows
 from vlmtune.engines import InferenceConfig
+from vlmtune.errors import IntegrityError
 from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
 from vlmtune.modeling.quantization import merging_problem
@@ -39,7 +40,7 @@ NO_EFFECT_ON_ADAPTER = {
 }
 """Keys of `training` that change logging, memory and speed, but not the adapter."""
 
-ADDED_SETTINGS = ("thinking",)
+ADDED_SETTINGS = ("thinking", "lora_plus_ratio", "max_steps", "neftune_alpha")
 """Keys of `training` that manifests hold only where they are not at their defaults, as those of earlier versions lack
 them."""
 
@@ -166,8 +167,12 @@ def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed
     selects = {"evaluate_every_steps"} if training.best_metric is not None else set()
     settings = training.model_dump(mode="json", exclude=NO_EFFECT_ON_ADAPTER - selects)
     settings["lora"] = training.lora.for_family(session.encoder.checkpoint.family).model_dump(mode="json")
+    if training.lora.init_lora_weights is None:
+        del settings["lora"]["init_lora_weights"]
     if not training.augmentation.active:
         del settings["augmentation"]  # as in the manifests of earlier versions
+    if training.max_steps is not None:
+        settings["epochs"] = None
     for key in ADDED_SETTINGS:
         if settings[key] == TrainingConfig.model_fields[key].default:
             del settings[key]
@@ -191,8 +196,16 @@ def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed
 def _work(session: Session, provenance: Provenance) -> Path | None:
     """The folder of the work in progress; None if the adapter is finished."""
     artifact = session.files.adapter
-    if session.folder.reconcile(artifact, provenance, derived=session.files.derived) is not None:
-        return None
+    try:
+        if session.folder.reconcile(artifact, provenance, derived=session.files.derived) is not None:
+            return None
+    except IntegrityError as error:
+        if any(f"training.{key}:" in str(error) for key in ("epochs", "max_steps")):
+            raise IntegrityError(
+                f"{error}. To train the finished adapter for longer, go on from it in another folder: "
+                f"--set training.continue_from={artifact} --set output.dir=…"
+            ) from None
+        raise
     return session.folder.work(artifact, provenance)
 
 

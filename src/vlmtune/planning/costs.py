@@ -105,7 +105,7 @@ def _layer_terms(layer: Layer, lora: LoraConfig, work: Work) -> list[Term]:
 
 
 def _adapted(linears: Iterable[Linear], lora: LoraConfig) -> list[Linear]:
-    assert lora.target_modules is not None, "of `LoraConfig.for_family`"
+    assert isinstance(lora.target_modules, list), "names, as `plan` has them"
     return [linear for linear in linears if linear.name in lora.target_modules]
 
 
@@ -157,7 +157,7 @@ def base_bytes(shapes: Shapes, precision: str, quantization: Quantization | None
 
 def width_of(precision: str) -> int:
     """Bytes of a number."""
-    return {"bf16": 2, "fp32": 4}[precision]
+    return {"bf16": 2, "fp16": 2, "fp32": 4}[precision]
 
 
 @dataclass(frozen=True, slots=True)

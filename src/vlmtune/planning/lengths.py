@@ -108,7 +108,8 @@ def first_epoch(
         progress.step("read train rows", len(steps)) as shown,
     ):
         for batch in feed:
-            packed += [work_of(sequence) for sequence in pack(batch, layout, settings.pack_tokens)]
+            sequences = pack(batch, layout, settings.pack_tokens, settings.shares_prefixes)
+            packed += [work_of(sequence) for sequence in sequences]
             unpacked |= {work_of(pack([example], layout, settings.pack_tokens)[0]) for example in batch}
             sizes += [_sizes(example, encoder) for example in batch]
             padded += _padded([len(example) for example in batch])

@@ -4,6 +4,7 @@
 `compare_with_measured` compares the estimate with what was measured.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from vlmtune.processing.encoder import ImageHeaders
 from vlmtune.progress import Progress, Silent
 from vlmtune.tasks import for_model
 from vlmtune.training.activation_checkpointing import fewest_layers
+from vlmtune.training.config import ALL_LINEAR, LoraConfig
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.mixture import mix
 from vlmtune.training.thinking import open_encoder
@@ -68,9 +70,26 @@ def shapes_of(checkpoint: Checkpoint) -> Shapes:
 
 
 def _with_layers(config: Config, checkpoint: Checkpoint) -> Config:
-    """The config with the family's own layers for `training.lora.target_modules`, where it names none."""
+    """The config with names for `training.lora.target_modules`: the family's own layers, or those that text selects."""
     lora = config.training.lora.for_family(checkpoint.family)
+    if isinstance(lora.target_modules, str):
+        names = selected_layers(lora.target_modules, lora, checkpoint)
+        lora = lora.model_copy(update={"target_modules": names})
     return config.model_copy(update={"training": config.training.model_copy(update={"lora": lora})})
+
+
+def selected_layers(wanted: str, lora: LoraConfig, checkpoint: Checkpoint) -> list[str]:
+    """Names of the linear layers that `all-linear` or a regular expression selects; in which layers is not known."""
+    family, names = checkpoint.family, []
+    for part in lora.parts:
+        for linear, _ in shapes_of(checkpoint).adapted(part):
+            inner = ("", "self_attn.", "attn.", "attention.", "mlp.", f"{family.linear_attention}.")
+            layers = ("", "0.", "1.", "layers.0.", "layers.1.")
+            full = [f"{s}.{n}{b}{linear.name}" for s in family.parts[part] for n in layers for b in inner]
+            every = wanted.lower() == ALL_LINEAR and linear.copies == 1
+            if every or any(re.fullmatch(wanted, name) for name in full):
+                names.append(linear.name)
+    return names
 
 
 def estimate(
@@ -158,7 +177,8 @@ def make_plan(
         "precision": training.precision,
         "quantization": config.model.quantization,
         "notes": _notes(config, checkpoint, rows[0]),
-        "epochs": training.epochs * max(1, len(training.seeds)),
+        "epochs": (training.epochs or 0 if training.max_steps is None else training.max_steps / epoch.steps)
+        * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
         "flops": _flops(config, shapes, epoch.work, requested),
@@ -235,8 +255,8 @@ def _gpu(
     needed = _needed(shapes, setup, epoch.distinct, training.checkpoint_layers, gpu.room)
     terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"])
     seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
-    # The datasheet's bf16 rate says nothing about fp32.
-    timed = needed["fits"] and training.precision == "bf16"
+    # The datasheet's bf16 rate, which is fp16's, says nothing about fp32.
+    timed = needed["fits"] and training.precision != "fp32"
     return {
         "name": name,
         "memory_gb": gpu.memory_gb,

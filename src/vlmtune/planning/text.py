@@ -103,12 +103,12 @@ def _gpus(plan: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _time(gpu: dict[str, Any], epochs: int) -> str:
+def _time(gpu: dict[str, Any], epochs: float) -> str:
     seconds = gpu["seconds_per_epoch"]
     if seconds is None:
         return "; fp32: no time, the rate is bf16's"
     money = f", {gpu['usd_per_epoch']:.2f} USD" if gpu["usd_per_epoch"] is not None else ""
-    whole = f"; {epochs} epochs {_clock(seconds * epochs)}" if epochs > 1 else ""
+    whole = f"; {epochs:g} epochs {_clock(seconds * epochs)}" if epochs != 1 else ""
     return f"; {_tera(gpu['flops_per_epoch'])} TFLOP in {_clock(seconds)} an epoch{money}{whole}"
 
 

@@ -117,7 +117,7 @@ def _settings(provenance: Mapping[str, Any]) -> list[str]:
         ("chat template", provenance["preprocessing"]["template"]),
         ("tokenizer", provenance["preprocessing"]["tokenizer"]),
         ("learning rate", training["learning_rate"]),
-        ("epochs", training["epochs"]),
+        ("steps", training["max_steps"]) if training.get("max_steps") else ("epochs", training["epochs"]),
         ("batch size", training["batch_size"]),
         ("LoRA rank", training["lora"]["rank"]),
         ("seed", training["seed"]),

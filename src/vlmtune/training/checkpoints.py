@@ -45,6 +45,14 @@ VALIDATION_LOSS = "validation_loss"
 """Key of the loss on the validation rows in the training curve."""
 
 
+class Scaling(TypedDict):
+    """The loss scale of a training in fp16: its value, steps since it changed, and steps that were skipped."""
+
+    scale: Annotated[float, Field(gt=0, lt=2**128)]
+    growth_tracker: Annotated[int, Field(ge=0, lt=2**53)]
+    skipped: Annotated[int, Field(ge=0, lt=2**53)]
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """The contents of a checkpoint: copies on the CPU."""
@@ -55,6 +63,7 @@ class State:
     moments: "dict[str, torch.Tensor]"
     versions: Mapping[str, str]
     """Of the libraries that it was made with; empty where an earlier version of vlmtune wrote it."""
+    scaling: Scaling | None = None
 
 
 class _Complete(TypedDict):
@@ -64,6 +73,7 @@ class _Complete(TypedDict):
     optimizer_steps: Annotated[int, Field(ge=0, lt=2**53)]
     files: dict[str, str]
     versions: NotRequired[dict[str, str]]
+    scaling: NotRequired[Scaling]
 
 
 def library_versions() -> dict[str, str]:
@@ -71,21 +81,30 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
-def snapshot(step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> State:
+def snapshot(
+    step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer", scaling: Scaling | None = None
+) -> State:
     """A copy of the state after `step` optimizer steps."""
     import torch
 
     weights = trainable(model)
-    states = {name: optimizer.state[value] for name, value in weights.items()}
+    # The optimizer knows nothing of a weight before its first step, which fp16 may skip.
+    states = {
+        name: optimizer.state.get(value) or {"step": 0, **{kind: torch.zeros_like(value) for kind in MOMENTS}}
+        for name, value in weights.items()
+    }
     steps = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
     return State(
         step=step,
         optimizer_steps=max(steps),
         weights={name: value.detach().to("cpu", copy=True) for name, value in weights.items()},
         moments={
-            f"{kind}.{name}": state[kind].to("cpu", copy=True) for name, state in states.items() for kind in MOMENTS
+            f"{kind}.{name}": state[kind].detach().to("cpu", copy=True)
+            for name, state in states.items()
+            for kind in MOMENTS
         },
         versions=library_versions(),
+        scaling=scaling,
     )
 
 
@@ -106,6 +125,7 @@ def write(folder: Path, state: State) -> None:
                 "step": state.step,
                 "optimizer_steps": state.optimizer_steps,
                 "versions": dict(state.versions),
+                **({"scaling": state.scaling} if state.scaling is not None else {}),
                 "files": dict(sorted(hashes.items())),
             }
             write_atomic(building / COMPLETE, json.dumps(complete, indent=2))
@@ -146,14 +166,16 @@ class Writer:
         if error is None:
             self.wait()
 
-    def save(self, step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
+    def save(
+        self, step: int, model: "PeftModel", optimizer: "torch.optim.Optimizer", scaling: Scaling | None = None
+    ) -> None:
         """Copy the state after `step` optimizer steps and begin to write it, when the one before is written.
 
         Raises:
             EnvironmentProblem: the one before could not be written: the disk is full; older checkpoints are untouched.
         """
         self.wait()
-        self._pending = self._thread.submit(write, self._folder, snapshot(step, model, optimizer))
+        self._pending = self._thread.submit(write, self._folder, snapshot(step, model, optimizer, scaling))
 
     def wait(self) -> None:
         """Return when everything is on disk; errors as in `save`."""
@@ -194,7 +216,8 @@ def read(checkpoint: Path) -> State | None:
         weights, moments = (load_file(checkpoint / name) for name in TENSORS)
     except (SafetensorError, OSError):
         return None
-    return State(complete["step"], complete["optimizer_steps"], weights, moments, complete.get("versions") or {})
+    versions, scaling = complete.get("versions") or {}, complete.get("scaling")
+    return State(complete["step"], complete["optimizer_steps"], weights, moments, versions, scaling)
 
 
 def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:

@@ -1,13 +1,23 @@
 """Settings of a training run, and the learning rate schedule. No torch here, so that configs load quickly."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vlmtune.families import Family, PartName
 from vlmtune.processing.chat_template import ThinkingMode
 from vlmtune.registry import BaseConfig
+
+ALL_LINEAR = "all-linear"
+"""For `target_modules`: every linear layer."""
+
+InitialWeights = Literal["gaussian", "orthogonal", "olora", "pissa", "pissa_niter_4", "pissa_niter_16", "loftq"]
+
+
+def _whole(number: float) -> float:
+    """1 and not 1.0, as manifests of earlier versions have it."""
+    return int(number) if number.is_integer() else number
 
 
 class LoraConfig(BaseConfig):
@@ -22,12 +32,13 @@ class LoraConfig(BaseConfig):
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input during training."""
 
-    target_modules: list[str] | None = Field(default=None, min_length=1)
+    target_modules: Annotated[list[str], Field(min_length=1)] | str | None = None
     """Linear layers that get an adapter, by the last component of their name, in all of `parts`. Null: those of the
     language model that the family lists. In Qwen3-VL they are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and
     down_proj; in Qwen3.5 also in_proj_qkv, in_proj_z, in_proj_b, in_proj_a and out_proj. The experts of a mixture are
     experts.gate_up_proj and experts.down_proj; they need `dropout: 0`, take as much memory again as their weights,
-    and are never included by null."""
+    and are never included by null. Text instead of a list: `all-linear` for every linear layer of `parts`, or a
+    regular expression that matches the full names of layers, as in PEFT: `.*language_model.*(q_proj|v_proj)`."""
 
     parts: list[PartName] = Field(default=["language_model"], min_length=1)
     """Parts of the model that get an adapter; the others stay frozen. In Qwen3-VL the layers of `vision_tower` are
@@ -39,9 +50,15 @@ class LoraConfig(BaseConfig):
     use_dora: bool = False
     """Learn each weight's direction and magnitude separately (DoRA). Slower, and takes more memory."""
 
+    init_lora_weights: InitialWeights | None = None
+    """How the weights begin. Null: A random, B zero. `gaussian`: the same with another A. `orthogonal`: both random,
+    their product zero. `pissa` (`pissa_niter_4`, `pissa_niter_16`: faster, nearly the same) and `olora`: the main part
+    of each matrix, which then leaves the frozen one; the saved adapter has twice the rank and fits the original model.
+    `loftq`: what `model.quantization: nf4` rounds away; loads the model in 16 bits once."""
+
     def for_family(self, family: Family) -> "LoraConfig":
         """The same with the family's own layers where none are named."""
-        named = self.target_modules or list(family.lora_targets)
+        named = list(family.lora_targets) if self.target_modules is None else self.target_modules
         return self.model_copy(update={"target_modules": named})
 
     @property
@@ -93,8 +110,12 @@ class AugmentationConfig(BaseConfig):
 class TrainingConfig(BaseConfig):
     """One LoRA training run."""
 
-    epochs: PositiveInt = 1
-    """Passes over the training rows."""
+    epochs: Annotated[PositiveFloat, AfterValidator(_whole)] | None = 1
+    """Passes over the training rows; 0.5 takes the first half of the steps of one. Null if `max_steps` says how long to
+    train."""
+
+    max_steps: PositiveInt | None = None
+    """Optimizer steps, in as many passes as they need, instead of `epochs`; the learning rate falls over them."""
 
     batch_size: PositiveInt = 8
     """Training samples per optimizer step (the global batch)."""
@@ -110,6 +131,10 @@ class TrainingConfig(BaseConfig):
     learning_rates: LearningRates = LearningRates()
     """Learning rates per part of the model, where they differ."""
 
+    lora_plus_ratio: float | None = Field(default=None, ge=1)
+    """LoRA+: how many times the learning rate of A the one of B is, and of DoRA's magnitudes; often 16. Null: the
+    same."""
+
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the learning rate after warm-up."""
 
@@ -122,8 +147,13 @@ class TrainingConfig(BaseConfig):
     max_grad_norm: PositiveFloat = 1.0
     """Largest gradient norm; larger gradients are scaled down to it."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Precision of the frozen model; adapters are always fp32."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision of the frozen model; adapters are always fp32. `fp16` is for GPUs without bf16 (V100, T4): the loss is
+    scaled, and a step whose gradients exceed its range is skipped and counted."""
+
+    neftune_alpha: PositiveFloat | None = None
+    """NEFTune: uniform noise on the input embeddings in training, up to alpha / sqrt(tokens x hidden size); often 5.
+    Every example has its own noise, so examples about one image share no prefix. Null adds none."""
 
     seed: int = 42
     """Seed of the data order, the adapter's initialization and dropout."""
@@ -185,6 +215,11 @@ class TrainingConfig(BaseConfig):
 
     lora: LoraConfig = LoraConfig()
     """The adapter."""
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether examples about the same images are computed with one prefix."""
+        return self.neftune_alpha is None
 
 
 def learning_rate(step: int, steps: int, settings: TrainingConfig) -> float:

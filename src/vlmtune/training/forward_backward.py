@@ -4,8 +4,9 @@ A global batch has the same gradient however it is packed; dropout masks are a f
 """
 
 import contextlib
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,19 +130,25 @@ class ForwardBackward:
         work: Path,
         processes: ProcessGroup,
     ) -> None:
+        import torch
+
         self._base, self._weights, self._encoder, self._device = base, weights, encoder, device
         self._settings, self._work, self._processes = settings, work, processes
         self.pack_tokens = settings.pack_tokens
+        self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
 
     def pack(self, examples: Sequence[Encoded]) -> list[PackedSequence]:
         """The examples as packed sequences."""
         encoder = self._encoder
-        layout = Layout.of(encoder)
-        return pack(examples, layout, self.pack_tokens)
+        return pack(examples, Layout.of(encoder), self.pack_tokens, self._settings.shares_prefixes)
 
     def token_losses(self, sequence: PackedSequence) -> "torch.Tensor":
         """Loss of every supervised token of a packed sequence, [targets]."""
         return token_losses(self._base, sequence, self._encoder, self._device)
+
+    def restore_scale(self, scale: float, growth_tracker: int) -> None:
+        """Go on with the loss scale of a checkpoint."""
+        self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": growth_tracker})
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -181,14 +188,23 @@ class ForwardBackward:
         sequences, taken = self.pack(examples), []
         for index, sequence in enumerate(sequences):
             torch.manual_seed(_seed(self._settings.seed, step, index * world_size + rank))
-            losses = self.token_losses(sequence)
-            (losses.sum() / supervised).backward()
+            with self._noise(sequence, step):
+                losses = self.token_losses(sequence)
+            self.scaler.scale(losses.sum() / supervised).backward()
             taken.append(losses.detach())
         summed = torch.zeros(len(examples), dtype=torch.float64)
         if taken:  # fetched together: fetching the losses of each sequence would wait for the GPU as often
             owners = torch.tensor([owner for sequence in sequences for owner in sequence.example_indices])
             summed.index_add_(0, owners, torch.cat(taken).cpu().double())
         return summed
+
+    def _noise(self, sequence: PackedSequence, step: int) -> contextlib.AbstractContextManager[None]:
+        """NEFTune's noise in an optimizer step: that of an example depends on its place in the batch alone."""
+        alpha, seed = self._settings.neftune_alpha, self._settings.seed
+        if alpha is None:
+            return contextlib.nullcontext()
+        rank, world_size = self._processes.rank, self._processes.world_size
+        return embedding_noise(self._base, sequence, alpha, lambda n: _seed(seed, step, n * world_size + rank))
 
     def halve_pack_tokens(self, examples: Sequence[Encoded]) -> None:
         """For the rest of the run, pack up to half the length of the longest sequence of these examples.
@@ -202,6 +218,38 @@ class ForwardBackward:
         self.pack_tokens = max(map(len, sequences)) // 2
         if self._processes.is_main:
             write_json(self._work / PACK_TOKENS_FILE, self.pack_tokens)
+
+
+@contextlib.contextmanager
+def embedding_noise(
+    model: Any, sequence: PackedSequence, alpha: float, seed_of: Callable[[int], int]
+) -> Iterator[None]:
+    """Add NEFTune's noise to the input embeddings: uniform, up to alpha / sqrt(L d) for an example of L tokens.
+
+    As transformers and TRL have it for an example alone, d being the hidden size. Embeddings of images are not changed:
+    they take the places of embeddings that were.
+
+    Args:
+        model: the model inside the PEFT wrapper.
+        sequence: of examples that share no prefix.
+        alpha: `training.neftune_alpha`.
+        seed_of: seed of the noise of an example, by its index.
+    """
+    import torch
+
+    def add(module: Any, args: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        noise = torch.empty_like(embeddings, dtype=torch.float32)  # [1, S, d]
+        for segment, example in zip(sequence.segments, dict.fromkeys(sequence.example_indices), strict=True):
+            generator = torch.Generator(embeddings.device).manual_seed(seed_of(example))
+            bound = alpha / math.sqrt((segment.end - segment.start) * embeddings.shape[-1])
+            noise[0, segment.start : segment.end].uniform_(-bound, bound, generator=generator)
+        return embeddings + noise.to(embeddings.dtype)
+
+    hook = model.get_input_embeddings().register_forward_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _seed(seed: int, step: int, sequence: int) -> int:

@@ -15,7 +15,8 @@ from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.registry import did_you_mean
 from vlmtune.run_folder import read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from vlmtune.training.config import LoraConfig, TrainingConfig
+from vlmtune.training.config import ALL_LINEAR, LoraConfig, TrainingConfig
+from vlmtune.training.lora_init import changes_base, check_sizes, double_rank, of_original_base
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +40,8 @@ def add_adapter(
         continue_from: folder of an adapter whose weights are the initial ones instead.
 
     Raises:
-        ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has no such layer.
+        ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has no such layer; or
+            the initial weights cannot be computed from this base.
         ConfigError, IntegrityError: as `continue_adapter`.
     """
     import peft
@@ -47,6 +49,7 @@ def add_adapter(
 
     torch.manual_seed(seed)
     settings = settings.for_family(family)
+    init = True if settings.init_lora_weights in (None, "loftq") else settings.init_lora_weights
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # accepts any number
@@ -57,12 +60,18 @@ def add_adapter(
         use_dora=settings.use_dora,
         bias="none",
         task_type="CAUSAL_LM",
+        init_lora_weights=init,  # type: ignore[arg-type]  # it knows pissa_niter_N
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a deprecated name of transformers
-        adapted = peft.get_peft_model(model, config)
+        try:
+            adapted = peft.get_peft_model(model, config)
+        except TypeError as error:
+            raise ConfigError(f"training.lora.init_lora_weights: {settings.init_lora_weights}: {error}") from None
+    if changes_base(settings.init_lora_weights):
+        check_sizes(adapted, str(settings.init_lora_weights))
     for parameter in trainable(adapted).values():
-        parameter.data = parameter.data.float()
+        parameter.data = parameter.data.float().contiguous()
     compute_in_base_precision(adapted)
     if continue_from is not None:
         continue_adapter(adapted, continue_from)
@@ -110,19 +119,21 @@ def trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
 
 
 def optimizer_groups(model: "PeftModel", family: Family, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """The adapter's weights as parameter groups for AdamW, one per part of the model.
+    """The adapter's weights as parameter groups for AdamW, one per part of the model; with LoRA+, one for B besides.
 
     `share` of a group is its peak learning rate divided by `training.learning_rate`: all groups follow one schedule.
     """
-    parts: dict[PartName, list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[PartName, float], list[torch.nn.Parameter]] = {}
     for name, weight in trainable(model).items():
         part = family.part(name.removeprefix("base_model.model."))
         assert part is not None, name
-        parts.setdefault(part, []).append(weight)
-    rates = {part: getattr(settings.learning_rates, part) or settings.learning_rate for part in parts}
+        # As peft.optimizers groups them: vectors, DoRA's magnitudes, learn as fast as B.
+        faster = (settings.lora_plus_ratio or 1) if "lora_B" in name or weight.ndim == 1 else 1
+        groups.setdefault((part, faster), []).append(weight)
+    rates = {key: (getattr(settings.learning_rates, key[0]) or settings.learning_rate) * key[1] for key in groups}
     return [
-        {"params": weights, "lr": rates[part], "share": rates[part] / settings.learning_rate}
-        for part, weights in parts.items()
+        {"params": weights, "lr": rates[key], "share": rates[key] / settings.learning_rate}
+        for key, weights in groups.items()
     ]
 
 
@@ -131,25 +142,59 @@ def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> 
     import torch
 
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    wanted = settings.target_modules or []
+    if isinstance(wanted, str) and wanted.lower() != ALL_LINEAR:
+        _check_pattern(model, wanted, settings, family)
+        return wanted
     experts = sorted({EXPERTS + name.rpartition(".")[2] for name in _expert_weights(model, family)})
     chosen: dict[str, set[str]] = {part: set() for part in settings.parts}
     others: set[str] = set()
     for name in linear:
         chosen.get(family.part(name) or "", others).add(name.rpartition(".")[2])
+    if isinstance(wanted, str):
+        wanted = sorted(set().union(*chosen.values()))
     if "language_model" in chosen:
         chosen["language_model"].update(experts)
-    if experts and (mlp := sorted({"gate_proj", "up_proj", "down_proj"} & set(settings.target_modules or ()))):
+    if experts and (mlp := sorted({"gate_proj", "up_proj", "down_proj"} & set(wanted))):
         raise ConfigError(
             f"training.lora.target_modules: PEFT takes {', '.join(mlp)} of a mixture of experts for the experts "
             f"themselves; name those ({', '.join(experts)}), or leave them out"
         )
-    _check_names(settings.target_modules or (), chosen)
-    names = [name for name in settings.target_modules or () if name not in experts]
+    _check_names(wanted, chosen)
+    names = [name for name in wanted if name not in experts]
     if settings.parts == ["language_model"] and not others & set(names):
         return sorted(names)
     # A name alone would also match layers of other kinds, like the patch convolution of Qwen3-VL ("proj").
     starts = sorted(re.escape(start) for part in set(settings.parts) for start in family.parts[part])
     return rf"({'|'.join(starts)})\.(.*\.)?({'|'.join(map(re.escape, sorted(names)))})"
+
+
+def _check_pattern(model: "PreTrainedModel", pattern: str, settings: LoraConfig, family: Family) -> None:
+    """Check that a regular expression matches linear layers of every chosen part, and nothing else."""
+    import torch
+
+    matched = {name: module for name, module in model.named_modules() if re.fullmatch(pattern, name)}
+    parts = {name: family.part(name) for name in matched}
+    for name, module in matched.items():
+        if not isinstance(module, torch.nn.Linear):
+            raise ConfigError(
+                f"training.lora.target_modules: {pattern!r} matches {name}, which is no linear layer but a "
+                f"{type(module).__name__}; narrow it"
+            )
+        if parts[name] not in settings.parts:
+            where = f"the {str(parts[name]).replace('_', ' ')}" if parts[name] else "no part that can have an adapter"
+            raise ConfigError(
+                f"training.lora.target_modules: {pattern!r} matches {name}, a layer of {where}, but "
+                f"training.lora.parts names {', '.join(settings.parts)} only; add the part, or narrow the expression"
+            )
+    for part in settings.parts:
+        if part not in parts.values():
+            linear = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
+            example = next((name for name in linear if family.part(name) == part), "none")
+            raise ConfigError(
+                f"training.lora.target_modules: {pattern!r} matches no linear layer of the {part.replace('_', ' ')}; "
+                f"it must match full names such as {example}"
+            )
 
 
 def _expert_weights(model: "PreTrainedModel", family: Family) -> list[str]:
@@ -160,7 +205,8 @@ def _expert_weights(model: "PreTrainedModel", family: Family) -> list[str]:
 
 def _stacked(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str]:
     """PEFT's `target_parameters`: the chosen stacked weights, by the last three components of their names."""
-    names = tuple(f".{name}" for name in settings.target_modules or ())
+    given = settings.target_modules
+    names = tuple(f".{name}" for name in given or ()) if not isinstance(given, str) else ()
     chosen = [name for name in _expert_weights(model, family) if name.endswith(names)]
     return sorted({".".join(name.split(".")[-3:]) for name in chosen})
 
@@ -206,7 +252,13 @@ def check_first_gradients(model: "PeftModel") -> None:
         )
 
 
-def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | None) -> None:
+def save_adapter(
+    model: "PeftModel",
+    folder: Path,
+    base: str,
+    revision: str | None,
+    initial: "Mapping[str, torch.Tensor] | None" = None,
+) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json`, byte-identical for identical weights.
 
     PEFT writes `target_modules` in the order of a set, and the base model's local path; both are corrected.
@@ -216,6 +268,7 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
         folder: created if needed.
         base: name of the base model.
         revision: its commit; None for a local folder.
+        initial: weights that were taken out of the base model (`lora_init`), if any were.
 
     Raises:
         EnvironmentProblem: the disk is full, or the folder is not writable.
@@ -227,6 +280,7 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
     # Embeddings are never trained; without the option, PEFT would query the Hub for the base model to find out.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    weights = weights if initial is None else of_original_base(weights, initial)
     write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True
@@ -234,7 +288,9 @@ def save_adapter(model: "PeftModel", folder: Path, base: str, revision: str | No
         config.save_pretrained(str(folder))
     file = folder / ADAPTER_CONFIG
     written: dict[str, Any] = read_json(file)
-    written |= {"base_model_name_or_path": base, "revision": revision}
+    # With its own value, PEFT would take the initial part out of the base model of whoever loads the adapter.
+    written |= {"base_model_name_or_path": base, "revision": revision, "init_lora_weights": True}
+    written |= double_rank(config) if initial is not None else {}
     for key in ("target_modules", "target_parameters"):
         if isinstance(written.get(key), list):
             written[key] = sorted(written[key])

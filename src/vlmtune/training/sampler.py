@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import random
 from array import array
 from collections import defaultdict
@@ -51,6 +52,12 @@ class BatchSampler(Sequence[list[Sample]]):
     def __len__(self) -> int:
         return len(self.ends)
 
+    def cut(self, steps: int) -> None:
+        """Drop the batches after the first `steps`."""
+        del self.ends[steps:]
+        for samples in (self.rows, self.targets, self.epochs):
+            del samples[self.ends[-1] :]
+
     @overload
     def __getitem__(self, index: int) -> list[Sample]: ...
     @overload
@@ -64,10 +71,16 @@ class BatchSampler(Sequence[list[Sample]]):
         return [Sample(*sample, step) for sample in samples]
 
 
-def sample_batches(
-    rows: Rows, target: str | None, epochs: int, batch_size: int, seed: int, shares: Sequence[Share] = ()
+def sample_batches(  # noqa: PLR0913, PLR0917 - what the order of a run depends on
+    rows: Rows,
+    target: str | None,
+    epochs: float | None,
+    batch_size: int,
+    seed: int,
+    shares: Sequence[Share] = (),
+    max_steps: int | None = None,
 ) -> BatchSampler:
-    """The global batches of all epochs.
+    """The global batches of all epochs, or the first `max_steps`.
 
     Rows are shuffled by (seed, epoch). Batch k, from 1, ends with the row that contains sample k * `batch_size`: batch
     sizes differ by less than one row's samples.
@@ -80,16 +93,20 @@ def sample_batches(
         rows: of the split; of a mixture, those of the main dataset come first.
         target: "each" takes one sample per target of a row, all in one batch, where they share its images; otherwise
             there is one per pass, its target drawn by (seed, pass, row).
-        epochs: passes over the rows of the main dataset.
+        epochs: passes over the rows of the main dataset; of the last one, a fraction of its batches, rounded up.
         batch_size: samples per batch.
         seed: of shuffling and drawing.
         shares: the further datasets of a mixture.
+        max_steps: number of batches, if `epochs` does not say it.
     """
     sampler = BatchSampler(array("i"), array("i"), array("i"), array("q"))
     own_rows, weight = range(shares[0].rows.start if shares else len(rows)), 1 - sum(one.weight for one in shares)
     main = _Draws(own_rows, target, weight, f"{seed}")
     sources = [main, *(_Draws(one.rows, one.target, one.weight, f"{seed}/{one.name}") for one in shares)]
-    for epoch in range(epochs):
+    for epoch in itertools.count():
+        before, left_over = len(sampler), math.inf if epochs is None else epochs - epoch
+        if left_over <= 0 or before >= (max_steps or math.inf):
+            break
         drawn, batches, left = 0, 1, len(own_rows)
         while left:
             source = _most_due(sources) if shares else main
@@ -103,6 +120,9 @@ def sample_batches(
             sampler.epochs.extend([epoch] * len(targets))
             drawn += len(targets)
         sampler.ends.append(len(sampler.rows))
+        if left_over < 1:
+            sampler.cut(before + math.ceil(round(left_over * (len(sampler) - before), 6)))
+    sampler.cut(max_steps or len(sampler))
     return sampler
 
 

@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from vlmtune.training.forward_backward import (
 )
 from vlmtune.training.log import TrainingLog
 from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
+from vlmtune.training.lora_init import begin_with_rounding_errors, changes_base, keep_initial
 from vlmtune.training.sampler import Sample, Share, sample_batches, shard_batch
 
 if TYPE_CHECKING:
@@ -95,6 +96,10 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     kernel = enable_packed_attention(base, family, settings.attention)
     initial = None if settings.continue_from is None else Path(settings.continue_from)
     model = add_adapter(base, settings.lora, family, settings.seed, initial)
+    if settings.lora.init_lora_weights == "loftq":
+        original = load_model(replace(job.encoder.checkpoint, quantization=None), "cpu", "bf16")
+        begin_with_rounding_errors(model, original)
+        del original
     trainer = Trainer(job, model, device, lengths)
     started = time.monotonic()
     try:
@@ -131,11 +136,14 @@ class Trainer:
         self._base: Any = model.base_model.model
         settings, family = job.settings, job.encoder.checkpoint.family
         self._weights = list(trainable(model).values())
+        taken = changes_base(settings.lora.init_lora_weights)
+        self._initial = keep_initial(model, job.work, job.processes.is_main) if taken else None
         self._optimizer = torch.optim.AdamW(
             optimizer_groups(model, family, settings), weight_decay=settings.weight_decay
         )
         self._batches = sample_batches(
-            job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed, job.shares
+            *(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed, job.shares),
+            settings.max_steps,
         )
         self.forward_backward = ForwardBackward(
             self._base, self._weights, job.encoder, device, settings, job.work, job.processes
@@ -150,7 +158,7 @@ class Trainer:
         self._writer = checkpoints.Writer(job.work)
         self._evaluations: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
-        self._samples = 0
+        self._samples = self._skipped = 0
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
@@ -160,6 +168,11 @@ class Trainer:
         self._check_packing()
         with self._writer:
             self._take_steps(progress, stop)
+        if self._skipped:
+            progress.note(
+                f"{self._skipped} of {self.step} steps were skipped: their gradients exceeded the range of fp16, and "
+                "the loss scale was halved each time"
+            )
 
     def _take_steps(self, progress: Progress, stop: StopRequest) -> None:
         remaining = (self._shard(self._batches[step]) for step in range(self.step, len(self._batches)))
@@ -194,10 +207,18 @@ class Trainer:
                 self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
             if stopping or step % settings.save_every_steps == 0 or self._is_evaluated(step):
                 self._log.flush()
-                self._writer.save(step, self._model, self._optimizer)
+                self._writer.save(step, self._model, self._optimizer, self._scaling())
         if stopping:
             self._writer.wait()
             stop.raise_if_requested(f"step {step} of {len(self._batches)} is saved")
+
+    def _scaling(self) -> checkpoints.Scaling | None:
+        """The state of fp16's loss scale."""
+        scaler = self.forward_backward.scaler
+        if not scaler.is_enabled():
+            return None
+        state = scaler.state_dict()
+        return {"scale": state["scale"], "growth_tracker": state["_growth_tracker"], "skipped": self._skipped}
 
     def _is_evaluated(self, step: int) -> bool:
         """Whether the validation rows are evaluated after a step."""
@@ -224,7 +245,7 @@ class Trainer:
 
     def _save_adapter(self, folder: Path) -> None:
         checkpoint = self._job.encoder.checkpoint
-        save_adapter(self._model, folder, checkpoint.name, checkpoint.commit)
+        save_adapter(self._model, folder, checkpoint.name, checkpoint.commit, self._initial)
 
     def write_adapter(self) -> None:
         """Write the adapter of the chosen step into the job's adapter folder."""
@@ -255,6 +276,7 @@ class Trainer:
             **self._evaluations.get(self.step, {}),
             "chosen_step": self._best.step or self.step,
             "stopped_early": self.step < len(self._batches),
+            **({"skipped_steps": self._skipped} if self.forward_backward.scaler.is_enabled() else {}),
             "seconds_since_start_or_resume": round(seconds, 1),
             "seconds_in_steps": round(self._stepped_s, 3),
             "samples_in_steps": self._samples,
@@ -305,14 +327,20 @@ class Trainer:
         summed[self._shard_indices(samples)] = self.forward_backward.accumulate(examples, sum(supervised), self.step)
         self._all_reduce(summed, stop)
         loss = summed.sum().item() / sum(supervised)
+        scaler = self.forward_backward.scaler
+        scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self._job.settings.max_grad_norm).item()
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        # A lower scale may bring gradients back into fp16's range, down to none at all.
+        is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > 1
+        if not math.isfinite(loss) or not (math.isfinite(norm) or is_skipped):
             self._raise_diverged(samples, loss, norm)
+        self._skipped += is_skipped
         if self.step == 0:
             check_first_gradients(self._model)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["share"]
-        self._optimizer.step()
+        scaler.step(self._optimizer)
+        scaler.update()
         self.forward_backward.zero_grad()
         if self._job.processes.is_main:
             self._log_samples(samples, supervised, summed.tolist())
@@ -386,6 +414,9 @@ class Trainer:
         state, points, pack_tokens = self._job.processes.broadcast(self._read_state)
         if state is not None:
             checkpoints.restore(state, self._model, self._optimizer)
+            if state.scaling is not None:
+                self.forward_backward.restore_scale(state.scaling["scale"], state.scaling["growth_tracker"])
+                self._skipped = state.scaling["skipped"]
             self.step = state.step
             progress.note(f"resuming after step {self.step} of {len(self._batches)}")
             here = checkpoints.library_versions()
