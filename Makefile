@@ -33,7 +33,8 @@ quick: $(STAMP) ## unit and architecture tests, on all cores
 test: $(STAMP) ## all tests, on all cores
 	$(PYTEST) -rs --durations=10 $(PARALLEL)
 
-SOAKED := tests/end_to_end/test_interruption.py $(wildcard tests/unit/test_*fuzz*.py)
+SOAKED := tests/end_to_end/test_interruption.py tests/end_to_end/test_killed_commands.py tests/unit/test_push.py \
+  $(wildcard tests/unit/test_*fuzz*.py)
 
 soak: $(STAMP) ## the tests with random kills and broken input, with ten times as many cases; takes ten minutes
 	$(PYTEST) $(SOAKED) -k "random or broken" --soak -rP

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from vlmtune.files import building_path
-from vlmtune.terminal import echo, printable, redacted
+from vlmtune.terminal import echo, safe
 
 Facts = Mapping[str, float | int | str]
 """Numbers that belong to an event, such as the loss, by name."""
@@ -141,7 +141,7 @@ class Rich:
 
     def note(self, text: str) -> None:
         """One line above the bars."""
-        self._bars.console.print(redacted(printable(text)), highlight=False, markup=False)
+        self._bars.console.print(safe(text), highlight=False, markup=False)
 
     def update(self, step: str, done: int, total: int, facts: Facts) -> None:
         """Move the bar."""

@@ -1,7 +1,8 @@
-"""What a command prints: control characters escaped, secrets replaced by the names of their variables.
+"""What people read, on a terminal or in a report: control characters escaped, secrets replaced by names of variables.
 
-A row's id, an image's path or a server's message may hold codes that move the cursor, rewrite what was printed above or
-fill the clipboard, and an exception of any library may quote a key. Everything printed goes through `echo`.
+A row's id, an image's path or a server's message may hold codes that move the cursor, rewrite what was printed above,
+reverse the direction of writing or fill the clipboard, and an exception of any library may quote a key. Everything
+printed goes through `echo`, every text of a page, a card or a table through `safe`.
 """
 
 import functools
@@ -15,18 +16,33 @@ MIN_SECRET_LENGTH = 8
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 """Names of environment variables that hold secrets."""
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and newline, marks that reverse the direction of writing, line separators, half pairs."""
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
+)
+"""Control characters but tab and line ends, marks that reverse the direction of text, line separators, half pairs."""
 
+_LONGEST = 5_000
+"""Most characters in a line of a message."""
 
-_BUT_STYLE = re.compile(r"(?!\x1b\[[0-9;]{0,9}m)" + _CONTROL.pattern)
+_BUT_STYLE = re.compile(rf"(?!\x1b\[[0-9;]{{0,9}}m)(?:{_CONTROL.pattern})")
 """The same without the codes that only choose a color or weight of letters."""
 
 
 def echo(text: str, *, err: bool = False, end: str = "\n", styled: bool = False) -> None:
-    """Print a text, on stderr if `err`; one that is `styled` may choose colors."""
-    safe = redacted(printable(text, styled))
-    print(safe, file=sys.stderr if err else sys.stdout, end=end, flush=err)
+    """Print a text, as a message on stderr with shortened lines if `err`; one that is `styled` may choose colors."""
+    if err:
+        text = "\n".join(shortened(line, _LONGEST) for line in text.split("\n"))
+    print(safe(text, styled), file=sys.stderr if err else sys.stdout, end=end, flush=err)
+
+
+def safe(text: str, styled: bool = False) -> str:
+    """The text without control characters and secrets, both of which are replaced by what can be read."""
+    return redacted(printable(text, styled))
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text of at most `limit` characters, which says how many are missing."""
+    return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit:,} more characters]"
 
 
 def printable(text: str, styled: bool = False) -> str:
@@ -51,6 +67,8 @@ def hide(secret: str, name: str, text: str) -> str:
     >>> hide("sk-1", "KEY", r"Bearer sk-1 \u0073k-1")
     'Bearer [KEY] [KEY]'
     """
+    if secret not in text and "\\" not in text:
+        return text
     return _spellings(secret).sub(lambda _: f"[{name}]", text)
 
 

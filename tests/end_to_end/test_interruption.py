@@ -5,7 +5,6 @@ It ends in the same bytes as if nothing had happened.
 
 import hashlib
 import json
-import random
 import re
 import shutil
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import warm_vlmtune
-from process_signals import killed_after, timed
+from kills import kill_at_random_moments
 from sources import PACKAGE
 
 SMALL = [
@@ -119,39 +118,6 @@ EVALUATED = [
 """Enough batches that most moments find some answers saved and others not."""
 
 
-def kill_at_random_moments(words: list[str], kills: int, root: Path) -> tuple[Path, list[Path]]:
-    """Kill a command twice in each of some folders, then let it end there; where a kill comes too late, it has ended.
-
-    The moments are uniform over the time that the undisturbed command takes, without the third in which it starts; they
-    are the same ones in every test run, by a seed whose first two fall into the middle.
-
-    Returns:
-        The folder of the undisturbed command, and those of the killed ones.
-    """
-    whole, clock, moments = root / "whole", root / "seconds", random.Random(12)
-    whole.mkdir()
-    ended = warm_vlmtune(*words, cwd=whole, before=timed(clock))
-    assert ended.returncode == 0, ended.stderr
-    takes, left, folders = float(clock.read_text()), kills, []
-    while left > 0:
-        here = root / f"killed {len(folders)}"
-        here.mkdir()
-        folders.append(here)
-        for _ in range(min(2, left)):
-            moment = moments.uniform(takes / 3, takes)
-            ended = warm_vlmtune(*words, cwd=here, before=killed_after(moment))
-            assert ended.returncode in (-9, 0), ended.stderr
-            if ended.returncode == 0:
-                break
-            left -= 1
-            making = sorted(path.name for path in here.glob("out/.vlmtune/*/*"))
-            print(f"{here.name}: {moment:.2f} of {takes:.2f} s, {saved(here)} answers saved; in the making: {making}")
-        else:
-            ended = warm_vlmtune(*words, cwd=here)
-            assert ended.returncode == 0, ended.stderr
-    return whole, folders
-
-
 def saved(folder: Path) -> int:
     """Answers that a killed evaluation left, of which a row has one at most."""
     count = 0
@@ -163,7 +129,7 @@ def saved(folder: Path) -> int:
 
 
 def test_an_evaluation_killed_at_random_moments_answers_every_row_once(tmp_path: Path, soak: bool) -> None:
-    whole, folders = kill_at_random_moments(["predict", *EVALUATED], 20 if soak else 2, tmp_path)
+    whole, folders = kill_at_random_moments(["predict", *EVALUATED], 20 if soak else 2, tmp_path, shown=saved)
     expected = [json.loads(line)["id"] for line in (whole / "out/baseline_predictions.jsonl").open(encoding="utf-8")]
     assert len(set(expected)) == 96
     for here in folders:

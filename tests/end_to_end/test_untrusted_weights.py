@@ -14,7 +14,7 @@ from builders import TINY
 from safetensors.torch import load_file, save_file
 from sources import modules
 
-from vlmtune.errors import EnvironmentProblem, IntegrityError
+from vlmtune.errors import IntegrityError
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.processing.encoder import Encoder
 from vlmtune.training import checkpoints
@@ -58,7 +58,7 @@ def test_pickled_weights_are_refused(kind: str, name: str, folder: Path, trace: 
     """Honest ones, too: whoever opens them has opened all that may come with them."""
     torch.save(Payload(trace) if kind == "payload" else opened(folder).state_dict(), folder / name)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(EnvironmentProblem, match="safetensors"):
+    with pytest.raises(IntegrityError, match="no model.safetensors"):
         opened(folder)
     assert not trace.exists()
 

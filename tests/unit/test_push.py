@@ -1,6 +1,7 @@
 """An adapter goes to the Hub with a card that its comparison wrote, private, and with no row of the dataset."""
 
 import contextlib
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import ROOT, vlmtune, vlmtune_in_process
+from commands import ROOT, vlmtune, vlmtune_in_process, warm_vlmtune
 from fake_hub import Hub, hub
+from kills import kill_at_random_moments
 
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, IntegrityError
@@ -232,3 +234,28 @@ def test_offline_nothing_is_pushed_and_a_folder_shows_what_would_be(session: Ses
     wrong = vlmtune_in_process("push", "c.yaml", "--to", "better", cwd=Path.cwd())
     assert wrong.returncode == 2
     assert "hf:ORG/NAME" in wrong.stderr
+
+
+def connect(address: str) -> None:
+    """Called first in a child: use a Hub of this machine."""
+    import huggingface_hub.constants as constants
+
+    constants.HF_HUB_OFFLINE, constants.ENDPOINT = False, address
+
+
+def test_a_push_killed_at_random_moments_arrives_whole(session: Session, here: Hub, tmp_path: Path, soak: bool) -> None:
+    """A commit arrives as a whole or not at all; what was assembled for it lies in a temporary folder."""
+    judged_as("improved", session)
+    words = ["push", str(Path("c.yaml").resolve()), "--to", "hf:team/better", "--base", "org/base"]
+    words += ["--set", f"output.dir={Path('outputs').resolve()}"]
+    kill_at_random_moments(words, 20 if soak else 2, tmp_path, before=functools.partial(connect, here.address))
+    undisturbed = {name: content for name, content in here.files.items() if name != "README.md"}
+    assert len(undisturbed) == 4
+    here.files.clear()
+    into = [*words, "--into", "pushed"]
+    killed = warm_vlmtune(*into, cwd=tmp_path, VLMTUNE_FAULT="file.written:kill:2")
+    assert (killed.returncode, (tmp_path / "pushed").exists()) == (-9, False)
+    again = warm_vlmtune(*into, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    pushed = {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir() if path.name != "README.md"}
+    assert pushed == undisturbed

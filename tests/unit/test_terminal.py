@@ -1,9 +1,14 @@
 """What is printed moves no cursor and holds no secret, however either is spelled."""
 
 import json
+import re
+from html import unescape
+from typing import Any
 
 import pytest
+from pages import hostile
 
+from vlmtune.report import ReportConfig, html, markdown, model_card, table
 from vlmtune.terminal import echo, hide, printable
 
 HOSTILE = "\x1b]52;c;cm0=\x07\x1b[2K\rAll rows can be used.\x9b31m\u202e\u2028\x7f\ud800"
@@ -56,3 +61,51 @@ def test_echo_hides_the_secrets_of_the_environment(
     echo("said canary-123 and \\u0063anary-123\x1b[2J", err=True)
     echo("a flag", end="")
     assert capsys.readouterr() == ("a flag", "said [MY_API_KEY] and [MY_API_KEY]\\u001b[2J\n")
+
+
+CANARY = 'sk-canary-"<0123'
+
+
+def poisoned(value: Any) -> Any:
+    """Values of a comparison, every text of which holds a key in two spellings and moves the cursor; names of keys
+    and fixed words stay.
+    """
+    if isinstance(value, dict):
+        fixed = ("status", "paired_by", "image", "primary", "unit", "name", "higher_is_better")
+        return {key: item if key in fixed else poisoned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [poisoned(item) for item in value]
+    return f"{value} {HOSTILE} {CANARY} {CANARY.replace('s', chr(92) + 'u0073')}" if isinstance(value, str) else value
+
+
+def texts(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        return [text for item in (value.values() if isinstance(value, dict) else value) for text in texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_pages_cards_and_tables_hold_no_control_character_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", CANARY)
+    plain = poisoned(hostile())
+    page = html.render(plain, {}, ReportConfig()).text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    assert data is not None
+    origin: dict[str, Any] = {
+        "task": {"name": f"vqa{HOSTILE}", "prompt": f"{HOSTILE}{CANARY}"},
+        "model": {"name": "org/base", "commit": f"{HOSTILE}{CANARY}", "config_hash": HOSTILE},
+        "preprocessing": {"pixels": {"min_pixels": 1, "max_pixels": HOSTILE}, "template": CANARY, "tokenizer": HOSTILE},
+        "training": {"learning_rate": 1, "epochs": HOSTILE, "batch_size": 1, "lora": {"rank": 8}, "seed": CANARY},
+    }
+    card = model_card.render("team/name", plain, {"origin": origin}, None, "test")
+    shown = [unescape(page), *texts(json.loads(data[1])), markdown.render(plain), table.render(plain), unescape(card)]
+    for text in shown:
+        without = text.replace("\r\n", "\n").replace("\ufeff", "")
+        assert printable(without) == without
+        assert "canary" not in text
+    assert sum("[SOME_API_KEY]" in text for text in shown) > 20
+
+
+def test_a_text_without_end_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    echo("x" * 100_000 + "\nnext", err=True)
+    assert capsys.readouterr().err == f"{'x' * 5000}… [95,000 more characters]\nnext\n"
+    assert len(markdown.escaped("x" * 100_000)) < 2100

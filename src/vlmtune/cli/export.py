@@ -103,6 +103,7 @@ def push(
     offline: Offline = False,
 ) -> None:
     """Upload the adapter to the Hugging Face Hub, with a model card written from the comparison, and no data."""
+    from vlmtune.files import replace_folder
     from vlmtune.pipeline.push import PushRequest, assemble
     from vlmtune.pipeline.push import push as upload
     from vlmtune.pipeline.session import Session
@@ -114,7 +115,9 @@ def push(
     if into is not None:
         if into.exists():
             raise ConfigError(f"{into} exists; choose another folder with --into")
-        files = assemble(session, request, into)
+        with replace_folder(into) as building:
+            assemble(session, request, building)
+        files = sorted(into.iterdir())
         listing = "\n".join(f"{file}  {file.stat().st_size:,} bytes" for file in files)
         echo(json.dumps({"schema_version": 1, "files": [str(file) for file in files]}) if as_json else listing)
         return

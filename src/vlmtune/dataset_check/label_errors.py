@@ -154,10 +154,12 @@ def render(cards: Sequence[Card], rows: int, epochs: int) -> str:
         rows: number of train rows.
         epochs: number of epochs of the training.
     """
+    from markupsafe import Markup
+
     return templates.render(
         "label_errors.html.jinja",
         [FOLDER],
-        cards=[(card, base64.b64encode(card.image).decode() if card.image else None) for card in cards],
+        cards=[(card, Markup(base64.b64encode(card.image).decode()) if card.image else None) for card in cards],
         rows=rows,
         epochs=epochs,
     )

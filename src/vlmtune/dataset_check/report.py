@@ -38,7 +38,9 @@ def render(result: Mapping[str, Any], images: Mapping[ImageKey, bytes]) -> str:
         result: the result of a check.
         images: WebP thumbnails of the findings that `illustrated` selects.
     """
-    encoded = {key: base64.b64encode(data).decode() for key, data in images.items()}
+    from markupsafe import Markup
+
+    encoded = {key: Markup(base64.b64encode(data).decode()) for key, data in images.items()}
     return templates.render(
         "report.html.jinja",
         [FOLDER],

@@ -245,10 +245,11 @@ def write_page(shown: Mapping[str, Any], example: Example, file: Path) -> None:
 
 def _resized(ref: ImageRef, width: int, height: int) -> str:
     """An image at the size the model reads it, as WebP, up to rounding of the last bit; of a video some frames."""
+    from markupsafe import Markup
     from PIL import Image
 
     buffer, image = io.BytesIO(), decode_rgb(ref)
     if not isinstance(ref, VideoRef):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     image.save(buffer, "WEBP", quality=90)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return Markup(base64.b64encode(buffer.getvalue()).decode())

@@ -4,9 +4,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlmtune.dataset_check.findings import KINDS
+from vlmtune.terminal import shortened
 
 MAX_SHOWN = 5
 """Findings shown per kind."""
+
+_LONGEST = 200
+"""Characters shown of an id."""
 
 
 def verdict(result: Mapping[str, Any]) -> str:
@@ -68,7 +72,8 @@ def _findings(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{about.severity}: {about.title} ({where})"
         shown = [finding for finding in result["findings"] if finding["kind"] == kind][:MAX_SHOWN]
         for finding in shown:
-            row = f" row {finding['row']} ({finding['id']})" if finding["row"] is not None else ""
+            name = shortened(str(finding["id"]), _LONGEST)
+            row = f" row {finding['row']} ({name})" if finding["row"] is not None else ""
             yield f"  {finding['role']}{row}: {finding['message']}{_places(finding)}"
         if (more := sum(count["count"] for count in counts) - len(shown)) > 0:
             yield f"  and {more:,} more"

@@ -12,6 +12,8 @@ import json
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,13 +23,13 @@ from typing_extensions import TypedDict
 
 from vlmtune import registry
 from vlmtune.boxes import BoxFormName
-from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
+from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, VlmtuneError
 from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.modeling.quantization import Quantization, check_stored_format, nf4, stored_format
 from vlmtune.modeling.vision_tower import optimize_vision_tower
-from vlmtune.modeling.weights_hash import hash_weights
+from vlmtune.modeling.weight_files import check_sizes, hash_weights, weight_files
 from vlmtune.registry import BaseConfig
 from vlmtune.run_folder import largest_rank, read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -258,8 +260,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         IntegrityError: weights are damaged, missing, or of another architecture.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # it only warns of missing weights, which are an error below
@@ -270,7 +271,9 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     check_stored_format(checkpoint.name, checkpoint.stored, checkpoint.quantization)
     quantized = {"quantization_config": nf4(checkpoint.family, dtype)} if checkpoint.quantization else {}
-    try:
+    with _loading_errors(checkpoint, precision):
+        if checkpoint.commit is None:
+            check_sizes(weight_files(checkpoint.folder), AutoConfig.from_pretrained(checkpoint.source))
         from_pretrained: Any = AutoModelForImageTextToText.from_pretrained
         model, report = from_pretrained(
             checkpoint.source,
@@ -283,17 +286,6 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             output_loading_info=True,
             **quantized,
         )
-    except torch.OutOfMemoryError:
-        smaller = "" if checkpoint.quantization else ". Try --set model.quantization=nf4"
-        raise EnvironmentProblem(
-            f"{checkpoint.name} does not fit into this GPU's memory in {precision}{smaller}"
-        ) from None
-    except OSError as error:
-        raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {_first_line(error)}") from None
-    except Exception as error:  # transformers raises anything on a configuration that it does not expect
-        raise IntegrityError(f"{checkpoint.name} cannot be loaded from its config.json: {_first_line(error)}") from None
     bad = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if bad:
         raise IntegrityError(
@@ -309,6 +301,29 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     model.eval()
     loaded: PreTrainedModel = model
     return loaded
+
+
+@contextmanager
+def _loading_errors(checkpoint: Checkpoint, precision: str) -> Iterator[None]:
+    """Turn errors of transformers and safetensors into those that `load_model` documents."""
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        smaller = "" if checkpoint.quantization else ". Try --set model.quantization=nf4"
+        raise EnvironmentProblem(
+            f"{checkpoint.name} does not fit into this GPU's memory in {precision}{smaller}"
+        ) from None
+    except VlmtuneError:
+        raise
+    except OSError as error:
+        raise EnvironmentProblem(f"the weights of {checkpoint.name} cannot be loaded: {error}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"the weights of {checkpoint.name} are damaged: {_first_line(error)}") from None
+    except Exception as error:  # transformers raises anything on a configuration that it does not expect
+        raise IntegrityError(f"{checkpoint.name} cannot be loaded from its config.json: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -246,6 +246,7 @@ def _report_failures(session: Session, artifact: Path, lines: Sequence[Line]) ->
     An image that cannot be read never gets an answer; a server's failure may pass.
 
     Raises:
+        DataError: no row has an answer, whose reason is then no matter of rows, and the session does not accept that.
         RemoteError: the engine failed on some rows, and the session does not accept that.
     """
     unfinished = sum(line.unparsed == UNFINISHED_THOUGHT for line in lines)
@@ -262,6 +263,11 @@ def _report_failures(session: Session, artifact: Path, lines: Sequence[Line]) ->
             f"{artifact} is not finished: the engine failed on {by_engine} of {len(lines)} requests. The other answers "
             "are saved: run the same command again to repeat these, or add --accept-failures to publish the file "
             "without them"
+        )
+    if failed and len(failed) == len(lines) and not session.accept_failures:
+        raise DataError(
+            f"{artifact} is not finished: none of its {len(lines)} requests was answered, the first because: "
+            f"{failed[0][1]['reason']}. Repair that and run the same command again, or add --accept-failures"
         )
 
 

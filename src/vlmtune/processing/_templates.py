@@ -100,10 +100,10 @@ class ChatTemplate:
         except _Refusal as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from None
         except Exception as error:  # a template is a program of others
-            line = _line(error.__traceback__)
+            line, reason = _line(error.__traceback__), str(error).rstrip(".") or type(error).__name__
             raise IntegrityError(
-                f"{self._where}{line}: the chat template fails: {error or type(error).__name__}. Repair it, or set "
-                "model.chat_template to another one"
+                f"{self._where}{line}: the chat template fails: {reason}. Repair it, or set model.chat_template to "
+                "another one"
             ) from None
 
 

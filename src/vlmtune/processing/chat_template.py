@@ -11,7 +11,8 @@ A conversation of a question and an answer becomes two pieces:
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -119,10 +120,8 @@ class Renderer:
         if not file.is_file():
             raise IntegrityError(f"{folder}: no tokenizer.json; vlmtune needs a checkpoint with a fast tokenizer")
         template = ChatTemplate.of_checkpoint(folder, chat_template)
-        try:
+        with _tokenizer_errors(f"{file}: not a tokenizer"):
             tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises nothing more specific
-            raise IntegrityError(f"{file}: not a tokenizer ({error!s:.300}); download the checkpoint again") from None
         return cls(tokenizer, template, family, special_tokens, thinking)
 
     @property
@@ -213,9 +212,9 @@ class Renderer:
 
     def text(self, ids: Sequence[int]) -> str:
         """Generated ids as text, without special tokens other than those that answers may contain."""
-        if self._hidden is None:
-            return self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return self._tokenizer.decode([n for n in ids if n not in self._hidden], skip_special_tokens=False)
+        shown = ids if self._hidden is None else [n for n in ids if n not in self._hidden]
+        with _tokenizer_errors("the checkpoint's tokenizer.json cannot decode an answer"):
+            return self._tokenizer.decode(list(shown), skip_special_tokens=self._hidden is None)
 
     def length(self, text: str) -> int:
         """Number of tokens of a text."""
@@ -318,7 +317,19 @@ class Renderer:
         return tuple(self._encoded(text))
 
     def _encoded(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _tokenizer_errors("the checkpoint's tokenizer.json cannot encode a text"):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@contextmanager
+def _tokenizer_errors(what: str) -> Iterator[None]:
+    """Turn what the library raises into an IntegrityError; a panic of its Rust code is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise IntegrityError(f"{what} ({error!s:.300}); download the checkpoint again") from None
 
 
 _CLOSES_THOUGHT = "{{%- if add_generation_prompt -%}}{{{{- {closing} -}}}}{{%- endif -%}}"

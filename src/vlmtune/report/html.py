@@ -8,7 +8,7 @@ others.
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from vlmtune.report import ReportConfig, charts, provenance, rows, templates, text
 from vlmtune.report.rows import MetricColumn
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
+from vlmtune.terminal import safe, shortened
 from vlmtune.text_units import language
 
 _IMAGE_BYTES = 12_000_000
@@ -28,9 +29,6 @@ MOST_ROWS = 5_000
 
 _LIMITS = (100_000, 20_000, 5_000, 2_000, 1_000, 500, 200)
 """Limits on the characters of a text; the first one with which all rows fit is used."""
-
-_CARD_LIMIT = 5_000
-"""Most characters of a text on the cards shown without JavaScript."""
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("worddiff.js", "gallery.js", "page.js")
@@ -126,7 +124,7 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
         "images": images,
         "contradictions": contradictions[: rows.CONTRADICTIONS],
         "more_contradictions": max(0, len(contradictions) - rows.CONTRADICTIONS),
-        "cards": [(rows.label(examples[n], n), _card(examples[n]), _outcome(examples[n], primary)) for n in first],
+        "cards": [(rows.label(examples[n], n), examples[n], _outcome(examples[n], primary)) for n in first],
         "limit": embedded.limit,
         "left_out": embedded.left_out,
         "expected": rows.expected,
@@ -144,11 +142,6 @@ def _language(examples: Sequence[ExampleResult]) -> str | None:
     """The language of the references, where letters are drawn differently by language."""
     found = language(text for example in examples for text in example["references"])
     return found if found in ("zh", "ja", "ko") else None
-
-
-def _card(example: ExampleResult) -> dict[str, Any]:
-    """A row with shortened texts."""
-    return {**example, **_shortened({key: example[key] for key in ("a", "b", "references")}, _CARD_LIMIT)}
 
 
 def _outcome(example: ExampleResult, primary: MetricColumn | None) -> tuple[str, str]:
@@ -187,11 +180,13 @@ class EmbeddedRows:
 
 def embed_images(hashes: Sequence[str], thumbnails: Mapping[str, bytes]) -> dict[str, str]:
     """Thumbnails as base64 by hash, in the given order until the page would get too large."""
+    from markupsafe import Markup
+
     embedded: dict[str, str] = {}
     room = _IMAGE_BYTES
     for image in hashes:
         if image in thumbnails:
-            data = base64.b64encode(thumbnails[image]).decode()
+            data = Markup(base64.b64encode(thumbnails[image]).decode())
             room -= len(data)
             if room < 0:
                 break
@@ -208,7 +203,7 @@ def embed_rows(
     """The `MOST_ROWS` rows that changed most, with shortened texts if need be; of those as many as fit."""
     numbers = {image: n for n, image in enumerate(images)}
     kept = rows.by_change(examples, columns[0] if columns else None)[:MOST_ROWS]
-    compact = [_compact(n, examples[n], columns, numbers) for n in kept]
+    compact = [_each(safe, _compact(n, examples[n], columns, numbers)) for n in kept]
     packed, limit = [_json(row) for row in compact], None
     for shorter in _LIMITS:
         if _size(packed) <= _ROW_BYTES:
@@ -218,7 +213,7 @@ def embed_rows(
     ends = accumulate(len(row.encode()) + 1 for row in packed)
     fitting = sum(end <= _ROW_BYTES for end in ends)
     in_order = [row for _, row in sorted(zip(kept[:fitting], packed, strict=False))]
-    metrics = [{"name": c.name, "sign": 1 if c.higher_is_better else -1, "digits": c.digits} for c in columns]
+    metrics = [{"name": safe(c.name), "sign": 1 if c.higher_is_better else -1, "digits": c.digits} for c in columns]
     parts = {
         "metrics": _json(metrics),
         "flags": _json(FLAG_LABELS),
@@ -259,18 +254,20 @@ def _compact(
 
 
 def _shortened(row: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """A row with texts of at most `limit` characters, which say how many are missing. Ids stay whole."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, list):
-            return [cut(item) for item in value]
-        if not isinstance(value, str) or len(value) <= limit:
-            return value
-        return f"{value[:limit]}… [{len(value) - limit:,} more characters]"
-
+    """A row with texts of at most `limit` characters. Ids stay whole."""
     return {
-        key: cut(value) if key in ("a", "b", "r", "m", "q", "t", "references") else value for key, value in row.items()
+        key: value if key in ("i", "f") else _each(lambda text: shortened(text, limit), value)
+        for key, value in row.items()
     }
+
+
+def _each(change: Callable[[str], str], value: Any) -> Any:
+    """A value in which every text is changed, keys of objects included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return [_each(change, item) for item in value]
+    return {change(key): _each(change, item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _size(packed: Sequence[str]) -> int:

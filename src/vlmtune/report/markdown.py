@@ -8,13 +8,16 @@ from collections.abc import Iterable, Sequence
 
 from vlmtune.report import rows, text
 from vlmtune.scoring.results import ComparisonFile, ComparisonResult, ExampleResult
-from vlmtune.terminal import printable
+from vlmtune.terminal import safe, shortened
 
 EXAMPLES = 5
 """Rows listed of the largest gains, and of the largest losses."""
 
 _LONGEST = 300
 """Characters of a row's text that are quoted."""
+
+_LONGEST_NAME = 2_000
+"""Characters of a sentence or a name."""
 
 
 def render(comparison: ComparisonFile) -> str:
@@ -62,8 +65,8 @@ def table(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def escaped(content: str) -> str:
-    """A text on one line, escaped so that Markdown shows it literally, without mentions or links."""
-    line = printable(" ".join(content.split()))
+    """A text on one line, escaped so that Markdown shows it literally, shortened if very long."""
+    line = safe(shortened(" ".join(content.split()), _LONGEST_NAME))
     line = re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", line.replace("&", "&amp;"))
     return line.replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;").replace("://", "&#58;//")
 
@@ -73,7 +76,7 @@ def code(content: str) -> str:
 
     The fence is longer than any run of backticks inside: "a ` b" becomes "``a ` b``".
     """
-    line = printable(" ".join(content.split()))
+    line = safe(" ".join(content.split()))
     line = line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
     fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
     space = " " if line.startswith("`") or line.endswith("`") else ""

@@ -109,8 +109,8 @@ def _settings(provenance: Mapping[str, Any]) -> list[str]:
     """The settings needed to reproduce the answers."""
     model, training = provenance["model"], provenance["training"]
     pixels = provenance["preprocessing"]["pixels"]
+    prompt = markdown.code(str(provenance["task"].get("prompt", "from the rows")))
     lines = [
-        ("prompt", markdown.code(str(provenance["task"].get("prompt", "from the rows")))),
         ("base commit", model.get("commit") or "a local folder"),
         ("base config", model.get("config_hash")),
         ("image area in pixels", f"{pixels['min_pixels']} to {pixels['max_pixels']}"),
@@ -122,4 +122,4 @@ def _settings(provenance: Mapping[str, Any]) -> list[str]:
         ("LoRA rank", training["lora"]["rank"]),
         ("seed", training["seed"]),
     ]
-    return [f"- {what}: {value}" for what, value in lines]
+    return [f"- prompt: {prompt}", *(f"- {what}: {markdown.escaped(str(value))}" for what, value in lines)]

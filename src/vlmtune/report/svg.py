@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from vlmtune.terminal import safe
+
 WIDTH = 360
 """Width of every figure in its own units: scaled by 0.75 on a small phone and by 1.2 on a desktop. Text is 13 high."""
 
@@ -33,8 +35,8 @@ class Figure:
         name = re.sub(r"[^A-Za-z0-9_-]", "-", self.name)
         return (
             f'<svg viewBox="0 0 {WIDTH} {self.height:g}" role="img" aria-labelledby="{name}-t {name}-d">'
-            f'<title id="{name}-t">{escape(self.title)}</title>'
-            f'<desc id="{name}-d">{escape(self.desc)}</desc>{self.shapes}</svg>'
+            f'<title id="{name}-t">{_escaped(self.title)}</title>'
+            f'<desc id="{name}-d">{_escaped(self.desc)}</desc>{self.shapes}</svg>'
         )
 
 
@@ -70,7 +72,11 @@ class Frame:
 def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "") -> str:
     """A text; `kind` is its CSS class, as everywhere here."""
     name = f' class="{kind}"' if kind else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{name}>{escape(content)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{name}>{_escaped(content)}</text>'
+
+
+def _escaped(content: str) -> str:
+    return escape(safe(content))
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlmtune.report.rows import columns, expected, label
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
+from vlmtune.terminal import safe
 
 
 def path_beside(page: Path) -> Path:
@@ -38,4 +39,6 @@ def _numbers(example: ExampleResult, names: list[str]) -> Iterator[float | None]
 
 def _cell(text: str | None) -> str | None:
     """Text that looks like a formula gets an apostrophe, so that no spreadsheet evaluates it."""
-    return f"'{text}" if text is not None and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    if text is None:
+        return None
+    return f"'{safe(text)}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else safe(text)

@@ -1,4 +1,7 @@
-"""Renders Jinja templates to self-contained pages: style and script inlined, all text escaped, nothing else allowed."""
+"""Renders Jinja templates to self-contained pages: style and script inlined, all text escaped, nothing else allowed.
+
+Texts hold no control characters and no secrets, and are shortened if they are very long.
+"""
 
 import base64
 import hashlib
@@ -6,7 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmtune.terminal import safe, shortened
+
 FOLDER = Path(__file__).parent
+
+LONGEST = 5_000
+"""Most characters of a text outside the data of a script."""
 
 
 def render(
@@ -17,7 +25,7 @@ def render(
     filters: Mapping[str, Callable[..., Any]] | None = None,
     **values: Any,
 ) -> str:
-    """Render a page as HTML; all `values` are escaped.
+    """Render a page as HTML; all `values` are escaped and `safe`, those longer than `LONGEST` shortened.
 
     Args:
         template: name of a Jinja template, looked up in `folders`, then among the report's own.
@@ -34,6 +42,7 @@ def render(
         loader=FileSystemLoader([*folders, FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_readable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -42,6 +51,11 @@ def render(
     return environment.get_template(template).render(
         style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script), **values
     )
+
+
+def _readable(value: Any) -> Any:
+    """A value that a template prints; markup, which a template made of printed values, stays as it is."""
+    return value if not isinstance(value, str) or hasattr(value, "__html__") else safe(shortened(value, LONGEST))
 
 
 def _joined(files: Sequence[Path]) -> str:

@@ -10,9 +10,9 @@ from commands import ROOT, vlmtune_in_process
 from safetensors.torch import load_file, save_file
 
 from vlmtune.hub import cache_file
-from vlmtune.modeling import weights_hash
+from vlmtune.modeling import weight_files
 from vlmtune.modeling.loading import find_checkpoint
-from vlmtune.modeling.weights_hash import hash_weights
+from vlmtune.modeling.weight_files import hash_weights
 
 CONFIG = """\
 model: {name: model, device: cpu}
@@ -28,7 +28,7 @@ output: {dir: out}
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of its own."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(weights_hash, "cache_file", lambda *key: folder / cache_file(*key).name)
+    monkeypatch.setattr(weight_files, "cache_file", lambda *key: folder / cache_file(*key).name)
     return folder
 
 
