@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LAYER_COUNTS = ("num_hidden_layers", "depth")
-WIDTHS = ("hidden_size", "intermediate_size", "vocab_size", "num_position_embeddings", "out_hidden_size")
-"""Keys of `config.json` for numbers of layers, and for sizes that are also those of a weight."""
+WIDTHS = (
+    "hidden_size", "intermediate_size", "vocab_size", "num_position_embeddings", "out_hidden_size", "patch_size",
+    "in_channels", "temporal_patch_size",
+)  # fmt: skip
+"""Keys of `config.json` for numbers of layers, and for sizes that some weight has, too."""
 
 
 class _Index(TypedDict):
@@ -62,10 +65,12 @@ def check_sizes(files: Sequence[Path], config: "PretrainedConfig") -> None:
         with safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118
                 count, largest = count + 1, max(largest, *weights.get_slice(name).get_shape(), 0)
-    limits = dict.fromkeys(LAYER_COUNTS, count) | dict.fromkeys(WIDTHS, largest)
     for part in (config.get_text_config(), getattr(config, "vision_config", None)):
-        for key, limit in limits.items():
-            value = getattr(part, key, 0)
+        heads, width = getattr(part, "num_attention_heads", 0), getattr(part, "head_dim", None)
+        sizes = {key: (getattr(part, key, 0), count) for key in LAYER_COUNTS}
+        sizes |= {key: (getattr(part, key, 0), largest) for key in WIDTHS}
+        sizes["num_attention_heads and head_dim"] = heads * width if width and heads else 0, largest
+        for key, (value, limit) in sizes.items():
             if isinstance(value, int) and value > limit:
                 raise IntegrityError(
                     f"{files[0].parent}: config.json has {key} {value}, but its weights are smaller; download the "

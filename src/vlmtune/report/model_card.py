@@ -43,7 +43,8 @@ def render(
         "",
         f"# {markdown.escaped(title)}",
         "",
-        f"A LoRA adapter for [{markdown.escaped(base)}](https://huggingface.co/{base}), trained for {task}.",
+        f"A LoRA adapter for [{markdown.escaped(base)}](https://huggingface.co/{base}), "
+        f"trained for {markdown.escaped(task)}.",
         "",
         "## Evaluation",
         "",
