@@ -50,6 +50,9 @@ QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
 SEARCH, SEARCH_PAGE = "search.json", "search_report.html"
 """Results of `search`."""
 
+LEARNING_CURVE = "learning_curve"
+"""Folder of the runs of a learning curve, and the stem of its results."""
+
 THUMBNAILS = "thumbnails"
 """Folder next to prediction files with a thumbnail of every first image."""
 
@@ -238,6 +241,21 @@ def search_path(root: Path) -> Path:
 def search_page_path(root: Path) -> Path:
     """The page of a search."""
     return root / SEARCH_PAGE
+
+
+def learning_curve_folder(root: Path) -> Path:
+    """Holds a run folder for every number of train rows."""
+    return root / LEARNING_CURVE
+
+
+def learning_curve_path(root: Path) -> Path:
+    """The learning curve."""
+    return root / f"{LEARNING_CURVE}.json"
+
+
+def learning_curve_page_path(root: Path) -> Path:
+    """The page of the learning curve."""
+    return root / f"{LEARNING_CURVE}.html"
 
 
 def work_paths(root: Path, artifact: Path, key: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Commands that work in a run folder: demo, run, search, predict, merge, train."""
+"""Commands that work in a run folder: demo, run, search, learning-curve, predict, merge, train."""
 
 import json
 import shlex
@@ -76,6 +76,38 @@ def search(
         echo(optimism(found))
         print_comparison(comparison)
     echo(f"next: open {search_page_path(Path(loaded.output.dir))}", err=True)
+
+
+def learning_curve(
+    config: ConfigArg,
+    fractions: Annotated[
+        str, typer.Option(metavar="A,B,…", help="Parts of the train rows to train on.")
+    ] = "0.125,0.25,0.5,1",
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
+) -> None:
+    """Train on parts of the train rows, and estimate what more rows would bring."""
+    from vlmtune.pipeline import learning_curve
+    from vlmtune.pipeline.session import open_session
+    from vlmtune.report.learning_curve_page import sentence
+    from vlmtune.run_layout import learning_curve_page_path
+
+    try:
+        parts = [float(part) for part in fractions.split(",")]
+    except ValueError:
+        raise ConfigError(f"--fractions must be numbers with commas between them (got {fractions!r})") from None
+    loaded = load_config(config, sets, offline)
+    with open_session(loaded, progress) as session:
+        result = learning_curve.learning_curve(session, parts)
+    if as_json:
+        echo(json.dumps(result, ensure_ascii=False))
+    else:
+        for point in result["points"]:
+            echo(f"{point['rows']:>9,} rows  {point['score']:.4f}  ({point['low']:.4f} to {point['high']:.4f})")
+        echo(sentence(result))
+    echo(f"next: open {learning_curve_page_path(Path(loaded.output.dir))}", err=True)
 
 
 def predict(

@@ -22,6 +22,7 @@ from vlmtune.modeling.loading import ModelConfig
 from vlmtune.run_layout import (
     DATA_CHECK,
     DATA_CHECK_PAGE,
+    LEARNING_CURVE,
     QUARANTINE,
     SEARCH,
     SEARCH_PAGE,
@@ -39,7 +40,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names that would collide with answers to another split, or with archived files."""
 
-TAKEN = (THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, SEARCH, SEARCH_PAGE)
+TAKEN = (THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, SEARCH, SEARCH_PAGE, LEARNING_CURVE)
 """Names in a run folder that no adapter may have."""
 
 

@@ -1,6 +1,7 @@
 """Session: a config with everything the steps of a run need, created on first use."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from vlmtune import registry
 from vlmtune.config import Config, EvaluationSetConfig
-from vlmtune.data import Rows, SplitRole, open_role, overlapping_roles
+from vlmtune.data import Rows, SplitRole, Subset, open_role, overlapping_roles
 from vlmtune.dataset_check.quarantine import Quarantine, Remaining
 from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group, launched_world_size
 from vlmtune.engines import Engine, InferenceConfig
@@ -53,6 +54,7 @@ class Session:
         accept_failures: whether answers are published although the engine failed on some rows.
         selection_overlap: which of its rows may have been used to select a checkpoint: those with the `id` of a
             validation row, `all` (the same rows under other ids), or `none`.
+        train_rows: how many of the train rows are used, for a learning curve; None for all.
     """
 
     config: Config
@@ -65,6 +67,7 @@ class Session:
     seed: int | None = None
     accept_failures: bool = False
     selection_overlap: Literal["id", "all", "none"] = "id"
+    train_rows: int | None = None
 
     @functools.cached_property
     def folder(self) -> RunFolder:
@@ -111,7 +114,8 @@ class Session:
             DataError: more rows are bad than `dataset.max_bad_fraction` allows.
         """
         rows = open_role(self.config.dataset, role)
-        return rows if self.config.dataset.max_bad_fraction == 0 else self._usable(role, rows)
+        usable = rows if self.config.dataset.max_bad_fraction == 0 else self._usable(role, rows)
+        return usable if role != "train" or self.train_rows is None else nested_part(usable, self.train_rows)
 
     def _usable(self, role: SplitRole, rows: Rows) -> Rows:
         name = role if self.evaluation_set is None else f"{self.evaluation_set}/{role}"
@@ -224,6 +228,12 @@ def _must_match(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of an adapter's provenance that the model must share."""
     model = parts.get("model") or {}
     return {key: model.get(key) for key in ("family", "config_hash")} | {"preprocessing": parts.get("preprocessing")}
+
+
+def nested_part(rows: Rows, size: int) -> Rows:
+    """So many of the rows, chosen by the hashes of their ids: each part contains the smaller ones."""
+    order = sorted(range(len(rows)), key=lambda row: hashlib.sha256(rows.id(row).encode()).digest())
+    return rows if size >= len(rows) else Subset(rows, sorted(order[:size]), {"part": size})
 
 
 def rows_facts(rows: Rows) -> dict[str, Any]:
