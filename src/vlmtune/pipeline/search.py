@@ -19,7 +19,7 @@ from vlmtune.errors import ConfigError, DataError, Diverged, DoesNotFit
 from vlmtune.files import read_json, write_atomic
 from vlmtune.pipeline import predict, run, train
 from vlmtune.pipeline.session import Session, rows_facts, training_set
-from vlmtune.planning.plan import epoch_flops
+from vlmtune.planning.plan import flops_per_sample
 from vlmtune.report import search_page
 from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import search_page_path, search_path
@@ -29,7 +29,7 @@ from vlmtune.scoring.self_check import primary_first
 from vlmtune.search import Range, SearchConfig
 from vlmtune.search.study import Failed, Report, Stopped, Study, Trial
 from vlmtune.training.checkpoints import VALIDATION_LOSS
-from vlmtune.training.sampler import sample_batches
+from vlmtune.training.sampler import BatchSampler, sample_batches
 
 PER_SETTINGS = (Diverged, DoesNotFit, ConfigError, DataError)
 """What makes a trial fail rather than the search: it is due to the trial's settings."""
@@ -167,7 +167,7 @@ class _Trials:
     def _train(self, number: int, values: Mapping[str, Any], report: Report) -> None:
         folder, metric = self._work / f"trial-{number:03d}", self._selection.name
         try:
-            steps = _steps(_with_settings(self._session, values, {}))
+            steps = len(_batches(_with_settings(self._session, values, {})))
             own = {
                 "output.dir": str(folder),
                 "training.best_metric": metric,
@@ -207,19 +207,16 @@ class _Flops:
         config = tried.config
         key = "".join(block.model_dump_json() for block in (config.model, config.task, config.training.lora))
         if key not in self._known:
-            self._known[key] = epoch_flops(config, tried.encoder.checkpoint)
-        return self._known[key] * config.training.epochs
+            self._known[key] = flops_per_sample(config, tried.encoder.checkpoint)
+        return self._known[key] * len(_batches(tried).rows)
 
 
-def _steps(session: Session) -> int:
-    """Optimizer steps of a training to its end."""
+def _batches(session: Session) -> BatchSampler:
+    """The batches of a training to its end."""
     training, mixed = session.config.training, [one.rows("train") for one in session.mixed]
     chosen = training_set(session, session.rows("train"), mixed)
-    return len(
-        sample_batches(
-            chosen.examples.rows, chosen.target, training.epochs, training.batch_size, training.seed, chosen.shares
-        )
-    )
+    lengths = training.epochs, training.batch_size, training.seed, chosen.shares, training.max_steps
+    return sample_batches(chosen.examples.rows, chosen.target, *lengths)
 
 
 def _fresh(session: Session, selection: _Selection) -> dict[str, Any]:

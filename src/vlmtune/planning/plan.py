@@ -102,10 +102,11 @@ def estimate(
     return Estimate(sum(term.flops for term in terms), needed.peak)
 
 
-def epoch_flops(config: Config, checkpoint: Checkpoint) -> int:
-    """FLOPs of one epoch of training, without checkpointed layers."""
+def flops_per_sample(config: Config, checkpoint: Checkpoint) -> float:
+    """FLOPs of training on a sample, the mean of the first epoch, without checkpointed layers."""
     rows = [open_role(block, "train") for block in (config.dataset, *(one.dataset for one in config.datasets))]
-    return estimate(config, checkpoint, survey(config, checkpoint, rows, Progress(Silent())), 0).flops
+    epoch = survey(config, checkpoint, rows, Progress(Silent()))
+    return estimate(config, checkpoint, epoch, 0).flops / len(epoch.tokens)
 
 
 def _setup(config: Config) -> Setup:
