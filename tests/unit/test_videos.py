@@ -16,12 +16,13 @@ from PIL import Image
 
 from vlmtune import images, videos
 from vlmtune.config import load
-from vlmtune.data import jsonl
+from vlmtune.data import jsonl, open_role
 from vlmtune.engines import _messages
 from vlmtune.errors import ConfigError, DataError, EnvironmentProblem, ImageError
 from vlmtune.inference import shuffle_images
 from vlmtune.modeling.loading import VideoConfig, find_checkpoint
 from vlmtune.processing.encoder import Encoder, ImageHeaders
+from vlmtune.scaffold import writer
 from vlmtune.tasks import captioning
 from vlmtune.training.augmentation import augment
 from vlmtune.training.config import AugmentationConfig
@@ -356,3 +357,74 @@ def test_an_image_and_a_video_share_a_prompt() -> None:
     ids = encoder().prompt((user(video(FRAMES, 5), "and", still, "?"),)).rendered.ids
     own = encoder().renderer
     assert ids.index(own.video_id) < ids.index(own.image_id)
+
+
+def film(number: int) -> bytes:
+    """A file of its own, with the same frames as others."""
+    return MP4 + struct.pack(">I4sI", 12, b"free", number)
+
+
+def label_folders(folder: Path) -> dict[str, Any]:
+    for n, label in enumerate("aabbaabbaabb"):
+        file = folder / "train" / label / f"{n}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(film(n))
+    return {"source": "imagefolder", "video": "video", "references": ["label"]}
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    (folder / "train").mkdir()
+    lines = [{"file_name": f"{n}.mp4", "caption": f"Clip {n} shows a long film of a ball ."} for n in range(12)]
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for n in range(12):
+        (folder / "train" / f"{n}.mp4").write_bytes(film(n))
+    return {"source": "imagefolder", "video": "video", "references": ["caption"]}
+
+
+def texts_beside(folder: Path) -> dict[str, Any]:
+    for n in range(12):
+        (folder / f"{n}.mp4").write_bytes(film(n))
+        (folder / f"{n}.txt").write_text(f"Clip {n} shows a long film of a ball .")
+    return {"source": "annotations", "format": "sidecar", "video": "video", "references": ["references"]}
+
+
+def column_of_files(folder: Path) -> dict[str, Any]:
+    for n in range(12):
+        (folder / f"{n}.mp4").write_bytes(film(n))
+    lines = [{"file": f"{n}.mp4", "clip": f"{n}.mp4", "caption": f"Film {n} of a ball and a tree ."} for n in range(12)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return {"source": "jsonl", "video": "clip", "references": ["caption"]}
+
+
+def column_of_frames(folder: Path) -> dict[str, Any]:
+    for n in range(12):
+        make_image(1200, 800, n).save(folder / f"{n}.jpg")
+    lines = [{"frames": [f"{n}.jpg"] * 12, "caption": f"Film {n} of a ball and a tree ."} for n in range(12)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return {"source": "jsonl", "video": "frames", "frame_rate": 2, "references": ["caption"]}
+
+
+def conversations(folder: Path) -> dict[str, Any]:
+    for n in range(12):
+        (folder / f"{n}.mp4").write_bytes(film(n))
+    rows = [talk("<video>What?", videos=[f"{n}.mp4"]) for n in range(12)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {"source": "jsonl", "messages": "m", "videos": "videos"}
+
+
+LAYOUTS = [label_folders, metadata, texts_beside, column_of_files, column_of_frames, conversations]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_init_finds_videos(layout: Callable[[Path], dict[str, Any]], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    expected = layout(data)
+    made = writer.write(str(data), tmp_path / "c.yaml", {"model": {"name": "tiny"}})
+    config = load(str(made.file)).config
+    found = config.dataset.model_dump()
+    assert {key: found[key] for key in expected} == expected
+    row = open_role(config.dataset, "train")[0]
+    assert [type(image) for image in row.images] == [VideoRef]
+    large = layout is column_of_frames
+    assert config.model.video.max_pixels == (4_194_304 if large else None)

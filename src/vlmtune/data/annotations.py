@@ -24,7 +24,7 @@ from vlmtune.hub import cache_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 2
+VERSION = 3
 """Of the rows in the cache; raise it when a reader changes."""
 
 BATCH_ROWS = 1024

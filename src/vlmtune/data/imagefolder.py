@@ -1,8 +1,8 @@
-"""Folders of images: `split/label/image.jpg`, or images with a table `split/metadata.csv` or `.jsonl`.
+"""Folders of images or videos: `split/label/image.jpg`, or with a table `split/metadata.csv` or `.jsonl`.
 
 With a table its lines are the rows, and `file_name` is the path of each image relative to the table. Without one every
 image is a row with the columns image, label (its folder) and file_name, sorted by the hash of its path: a limit then
-takes some of every label, and a new image moves no other.
+takes some of every label, and a new image moves no other. Of a video, the column is video in place of image.
 """
 
 import fnmatch
@@ -18,6 +18,7 @@ from vlmtune.data._records import Record, Records
 from vlmtune.data._rows import MappedRows
 from vlmtune.data._tables import ArrowRows, open_table
 from vlmtune.errors import DataError, EnvironmentProblem
+from vlmtune.videos import FILE_ENDINGS
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 FILE_NAME = "file_name"
@@ -88,7 +89,7 @@ class _TableRows:
         name = record.get(FILE_NAME)
         if not isinstance(name, str) or not name:
             raise DataError(f"{self._where}, row {index}: {FILE_NAME} must name the row's image (got {name!r:.60})")
-        return {"image": str(PurePosixPath(self._split, name)), **record}
+        return {_column(name): str(PurePosixPath(self._split, name)), **record}
 
 
 class _ImageRows:
@@ -100,41 +101,47 @@ class _ImageRows:
     def read(self, index: int) -> Record:
         path = PurePosixPath(self.paths[index])
         label = path.parent.name or None
-        return {"image": str(PurePosixPath(self._split, path)), "label": label, FILE_NAME: str(path)}
+        return {_column(path.name): str(PurePosixPath(self._split, path)), "label": label, FILE_NAME: str(path)}
+
+
+def _column(name: str) -> str:
+    return "video" if name.lower().endswith(FILE_ENDINGS) else "image"
 
 
 def _image_paths(folder: Path, ignore: list[str]) -> list[str]:
-    """Paths of all images relative to the folder, sorted by their hashes.
+    """Paths of all images relative to the folder, or of all videos if there are no images, sorted by their hashes.
 
     Raises:
         DataError: there are other files; counts them and names some.
     """
-    paths: list[str] = []
-    others: list[str] = []
-    for path, is_image in _files(folder):
-        if not is_image and DESCRIPTIONS.fullmatch(PurePosixPath(path).name):
-            continue
-        if not any(fnmatch.fnmatchcase(path, pattern) for pattern in ignore):
-            (paths if is_image else others).append(path)
+    files = [path for path in _files(folder) if not any(fnmatch.fnmatchcase(path, pattern) for pattern in ignore)]
+    kinds = {"images": ENDINGS, "videos": FILE_ENDINGS}
+    kind = next((kind for kind, endings in kinds.items() if any(_ends(path, endings) for path in files)), "images")
+    paths = [path for path in files if _ends(path, kinds[kind])]
+    described = (path for path in files if DESCRIPTIONS.fullmatch(PurePosixPath(path).name))
+    others = sorted(set(files) - {*paths, *described})
     if others:
-        shown = ", ".join(sorted(others)[:5]) + (", …" if len(others) > 5 else "")
+        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
         raise DataError(
-            f"{folder}: {len(others)} of {len(others) + len(paths)} files are not images: {shown}. "
+            f"{folder}: {len(others)} of {len(others) + len(paths)} files are not {kind}: {shown}. "
             'Move them elsewhere, or list them in dataset.ignore, as ["*.txt"]'
         )
     return sorted(paths, key=lambda path: hashlib.sha256(path.encode(errors="surrogateescape")).digest())
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bool]]:
-    """(path, whether it is an image) of every file that is not hidden; links to folders are not followed."""
+def _ends(path: str, endings: tuple[str, ...]) -> bool:
+    """Whether a path is a file with one of some endings; that of a link to a folder ends in /."""
+    return path.lower().endswith(endings)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The path of every file that is not hidden; links to folders are not followed, and end in /."""
 
     def refuse(error: OSError) -> None:
         raise EnvironmentProblem(f"{error.filename}: {error.strerror}; check that you may read it")
 
     for inside, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        links = [name for name in folders if Path(inside, name).is_symlink()]
-        for name in [*links, *files]:
-            if not name.startswith("."):
-                path = Path(inside, name).relative_to(folder).as_posix()
-                yield path, name not in links and name.lower().endswith(ENDINGS)
+        links = [f"{name}/" for name in folders if Path(inside, name).is_symlink()]
+        at = Path(inside).relative_to(folder)
+        yield from (f"{at / name}{'/' * name.endswith('/')}" for name in [*links, *files] if not name.startswith("."))

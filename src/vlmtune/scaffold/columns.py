@@ -9,9 +9,22 @@ from typing import Any, Literal
 
 from vlmtune.boxes import are_boxes, is_box
 from vlmtune.data import IMAGE_ENDINGS, PAGED, PATH_KEYS, REMOTE, is_base64, python_list, structured
+from vlmtune.videos import FILE_ENDINGS
 
 Kind = Literal[
-    "image", "images", "text", "texts", "answers", "conversation", "box", "object", "number", "other", "empty"
+    "image",
+    "images",
+    "video",
+    "videos",
+    "text",
+    "texts",
+    "answers",
+    "conversation",
+    "box",
+    "object",
+    "number",
+    "other",
+    "empty",
 ]
 """`texts` are lists of texts, `answers` lists of numbers or of objects with an answer."""
 
@@ -95,6 +108,8 @@ def _column(name: str, values: list[Any]) -> Column:
     tests: list[tuple[Kind, Any, list[Any]]] = [
         ("conversation", _is_conversation, parsed),
         ("box", lambda value: is_box(value) or are_boxes(value), parsed),
+        ("video", _is_video, values),
+        ("videos", lambda value: isinstance(value, list) and all(map(_is_video, value)), parsed),
         ("image", _is_image, values),
         ("images", lambda value: isinstance(value, list) and all(map(_is_image, value)), parsed),
         ("object", lambda value: isinstance(value, dict), parsed),
@@ -129,6 +144,16 @@ def _is_conversation(value: Any) -> bool:
         isinstance(message, dict) and ({"role", "content"} <= set(message) or {"from", "value"} <= set(message))
         for message in messages
     )
+
+
+def _is_video(value: Any) -> bool:
+    """Whether a value is a video file or names one; a list of frames looks like one of images."""
+    if isinstance(value, bytes):
+        return (value[4:8] == b"ftyp" and value[4:12] not in HEIF) or value.startswith(b"\x1aE\xdf\xa3")
+    if isinstance(value, dict):
+        held = [value[key] for key in ("bytes", *PATH_KEYS) if value.get(key)]
+        return bool(held) and _is_video(held[0])
+    return isinstance(value, str) and value.lower().endswith(FILE_ENDINGS) and "\n" not in value
 
 
 def _is_image(value: Any) -> bool:

@@ -59,6 +59,9 @@ IDENTIFIERS = {
 """Columns that identify or describe a row rather than hold its content."""
 
 SPLIT_COLUMNS = {"split", "subset", "fold", "partition", "set", "sheet", "phase", "usage"}
+VIDEOS = {"video", "videos", "clip", "clips", "frames"}
+"""Names of columns whose lists of images are the frames of videos."""
+
 PLACEHOLDERS = re.compile(r"<(?:bbox|ref-object|ref|audio|video)>")
 """Placeholders that other programs fill from further columns; `<image>` stands for an image of the row."""
 
@@ -93,11 +96,13 @@ def infer_roles(columns: list[Column], given: Mapping[str, Any], hint: str) -> D
     draft = Draft(dict(given.get("dataset", {})), dict(given.get("task", {})))
     columns = [column for column in columns if column.kind != "empty" or column.base not in SPLIT_COLUMNS]
     _infer_images(draft, columns)
-    _refuse_placeholders(columns, draft.dataset.get("objects", "objects"))
+    _refuse_placeholders(columns, draft.dataset.get("objects", "objects"), draft.dataset.get("videos") is not None)
     task = draft.task.get("name")
     rules = [rule for tasks, rule in _RULES if task is None or task in tasks or not tasks]
     if not any(rule(draft, columns, hint.lower()) for rule in rules) and not _is_decided(draft):
         raise _nothing_fits(draft, columns)
+    if "video" in draft.dataset and draft.task.get("name") == "captioning":
+        draft.infer("task", "prompt", "Describe this video in one concise, informative sentence.", "rows show videos")
     for column in columns:
         is_unique = column.distinct == len(column.values)
         if is_unique and column.base in ("id", "uid", "question_id", "key"):
@@ -131,9 +136,13 @@ def _listed(columns: Sequence[Column]) -> str:
     return shown + (f"; and {len(columns) - MAX_LISTED:,} more" if len(columns) > MAX_LISTED else "")
 
 
-def _refuse_placeholders(columns: Sequence[Column], objects: str | None) -> None:
-    """Refuse texts with placeholders that would be taught as they are; messages are filled from the `objects`."""
+def _refuse_placeholders(columns: Sequence[Column], objects: str | None, videos: bool) -> None:
+    """Refuse texts with placeholders that would be taught as they are.
+
+    Messages are filled from the `objects`, and with the `videos`.
+    """
     filled = OBJECT_MARKS if any(column.name == objects for column in columns) else ()
+    filled = (*filled, *(("<video>",) if videos else ()))
     for column in columns:
         for value in column.values:
             found = PLACEHOLDERS.search(str(value))
@@ -214,9 +223,30 @@ def _repeats(column: Column) -> bool:
     return column.kind == "text" and _may_be_label(column) and column.distinct * 3 <= len(column.values)
 
 
+def _infer_videos(draft: Draft, columns: list[Column]) -> None:
+    """The column with videos; a list of images is one if its name says so."""
+    if "video" in draft.dataset or "videos" in draft.dataset:
+        return
+    frames = [column for column in columns if column.kind == "images" and column.base in VIDEOS]
+    found = [*(column for column in columns if column.kind in ("video", "videos")), *frames]
+    # As with images, a column that identifies the row counts if there is no other.
+    column = next((column for column in found if column.name.lower() not in IDENTIFIERS), found[0] if found else None)
+    if column is None:
+        return
+    if any(each.kind == "conversation" for each in columns):
+        draft.infer("dataset", "videos", column.name, f"videos of the row: {column.preview}")
+        return
+    draft.infer("dataset", "video", column.name, f"holds videos: {column.preview}")
+    if column in frames:
+        draft.infer("dataset", "frame_rate", 2, "! frames per second of the lists of frames; files say it themselves")
+
+
 def _infer_images(draft: Draft, columns: list[Column]) -> None:
+    _infer_videos(draft, columns)
     if "image" in draft.dataset or "images" in draft.dataset:
         return
+    video = draft.dataset.get("video") or draft.dataset.get("videos")
+    columns = [column for column in columns if column.name != video]
     lists = [column for column in columns if column.kind == "images"]
     paths = [column for column in columns if column.kind == "image"]
     # A column that identifies the row may also be the path of its image; it counts if there is no other.
@@ -229,6 +259,8 @@ def _infer_images(draft: Draft, columns: list[Column]) -> None:
         more = ", ".join(column.name for column in single[1:])
         hint = f"; {more} too: use image: [{single[0].name}, {more}] for all" if more else ""
         draft.infer("dataset", "image", single[0].name, f"holds images: {single[0].preview}{hint}")
+    elif video is not None:
+        return
     elif has_messages:
         inside = any(_holds_images(column) for column in columns if column.kind == "conversation")
         why = (
@@ -243,7 +275,7 @@ def _holds_images(column: Column) -> bool:
     """Whether conversations have image parts."""
     contents = (each.get("content") or each.get("value") for messages in column.values for each in messages)
     parts = (part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict))
-    return any("image" in str(part.get("type")) for part in parts)
+    return any("image" in str(part.get("type")) or "video" in str(part.get("type")) for part in parts)
 
 
 WHAT_IMAGES_ARE = "an image is a path relative to the file, base64, bytes, or an https address"

@@ -17,10 +17,10 @@ from vlmtune.config import Config
 from vlmtune.data import open_role
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import DataError
-from vlmtune.images import size_of
+from vlmtune.images import clip_of, size_of
 from vlmtune.modeling.loading import TINY, ModelConfig, find_checkpoint
 from vlmtune.training.config import TrainingConfig
-from vlmtune.types import Example
+from vlmtune.types import Clip, Example, VideoRef
 
 MEASURED_ROWS = 1000
 MEASURED_IMAGES = 300
@@ -35,6 +35,12 @@ READING = {"docvqa", "chartqa", "ocr", "extraction"}
 AREAS = {"reading": 2_359_296, "grounding": 1_605_632, "looking": 1_003_520}
 """Largest image area in pixels: 1536 x 1536 to read, 1280 tokens of 28 x 28 to look."""
 
+VIDEO_AREA, VIDEO_TOKEN_AREA = 4_194_304, 2 * 32 * 32
+"""Largest area of all frames of a video in pixels, and the pixels of one token, of two frames in Qwen3-VL."""
+
+MOMENT_TOKENS = 12
+"""Tokens of the time that is written for two frames of a video."""
+
 LEAST_AREA = 200_704
 SPARE_TOKENS = 96
 """Tokens of roles, separators and the task's prompt around the texts of a row."""
@@ -48,10 +54,14 @@ Reasons = dict[tuple[str, str], str]
 
 @dataclass(frozen=True)
 class _Measured:
-    """Some train rows: tokens of each answer and of all texts of each row, areas of their images in pixels."""
+    """Some train rows: tokens of each answer and of all texts of each row, areas of their images in pixels.
+
+    `clips` are the pixels of all frames of each video that are taken at 2 per second, and the number of the frames.
+    """
 
     answers: Sequence[int]
     texts: Sequence[int]
+    clips: Sequence[tuple[int, int]]
     areas: Sequence[Sequence[int]]
     largest: tuple[int, int]
     spaceless: bool
@@ -84,6 +94,9 @@ def infer_settings(config: Config, given: Mapping[str, Any], local: bool) -> tup
         most = int(np.percentile(measured.answers, 99, method="higher"))
         tokens = max(InferenceConfig().answer_limit, _rounded(most * 1.1 + 8, 16))
         infer("inference", "max_new_tokens", tokens, f"99 % of the references have at most {most} tokens, {how}")
+    if any(pixels > VIDEO_AREA for pixels, _ in measured.clips):
+        why = f"shrinks videos to {VIDEO_AREA // VIDEO_TOKEN_AREA:,} tokens each; more shows more and costs more"
+        infer("model", "video", {"max_pixels": VIDEO_AREA}, why)
     longest = _longest(measured, area if area is not None else config.model.max_pixels)
     needed = longest * 1.1 + SPARE_TOKENS
     if needed > TrainingConfig().max_tokens:
@@ -148,13 +161,16 @@ def _measure(config: Config, count: Callable[[str], int], local: bool) -> _Measu
     answers: list[int] = []
     texts: list[int] = []
     areas: list[list[int]] = []
+    clips: list[tuple[int, int]] = []
     largest, spaceless, letters = (0, 0), 0, 0
     headers = set(_spread(len(rows), MEASURED_IMAGES if local else 0))
     for index in sorted({*_spread(len(rows), MEASURED_ROWS), *headers}):
         try:
             example = rows[index]
             written = list(_answers(config, example))
-            sizes = [size_of(ref) for ref in example.images] if index in headers else []
+            shown = example.images if index in headers else ()
+            sizes = [size_of(ref) for ref in shown if not isinstance(ref, VideoRef)]
+            clips += [_frames(clip_of(ref)) for ref in shown if isinstance(ref, VideoRef)]
         except DataError:  # `data check` lists bad rows
             continue
         answers += map(count, written)
@@ -163,7 +179,13 @@ def _measure(config: Config, count: Callable[[str], int], local: bool) -> _Measu
         largest = max([largest, *sizes], key=lambda size: size[0] * size[1])
         letters += sum(len(text) for text in written)
         spaceless += sum(any(low <= ord(char) <= high for low, high in SPACELESS) for text in written for char in text)
-    return _Measured(answers, texts, areas, largest, spaceless * 2 > letters > 0)
+    return _Measured(answers, texts, clips, areas, largest, spaceless * 2 > letters > 0)
+
+
+def _frames(clip: Clip) -> tuple[int, int]:
+    """Pixels of the frames of a video that are taken, and their number."""
+    count = min(clip.frames, max(4, int(2 * clip.frames / clip.rate)))
+    return count * clip.size[0] * clip.size[1], count
 
 
 def _spread(count: int, wanted: int) -> list[int]:
@@ -204,7 +226,8 @@ def _longest(measured: _Measured, area: int | None) -> int:
     """Tokens of the longest texts and most images of the measured rows, with images no larger than `area`."""
     limit = area or math.inf
     images = (sum(math.ceil(min(each, limit) / TOKEN_AREA) for each in areas) for areas in measured.areas)
-    return max(measured.texts, default=0) + max(images, default=0)
+    clips = (min(each, VIDEO_AREA) // VIDEO_TOKEN_AREA + frames // 2 * MOMENT_TOKENS for each, frames in measured.clips)
+    return max(measured.texts, default=0) + max(images, default=0) + max(clips, default=0)
 
 
 def _rounded(number: float, step: int) -> int:

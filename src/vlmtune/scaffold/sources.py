@@ -30,6 +30,7 @@ from vlmtune.scaffold.annotations import annotation_files, image_names, per_imag
 from vlmtune.scaffold.draft import SourceSettings
 from vlmtune.scaffold.questions import Option, Undecided
 from vlmtune.scaffold.split_names import assign_splits, preferred, role_of
+from vlmtune.videos import FILE_ENDINGS
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Tables of the source `imagefolder`."""
@@ -46,7 +47,10 @@ MAX_LISTED = 5
 MAX_BESIDE = 30
 """Entries of a folder above the rows, up to which images are looked for in it."""
 
-_IMAGE = re.compile(rf"(?:{'|'.join(map(re.escape, IMAGE_ENDINGS))})(?:[\"',;\t|]|$)", re.IGNORECASE)
+MEDIA_ENDINGS = (*IMAGE_ENDINGS, *FILE_ENDINGS)
+"""Endings of images and videos."""
+
+_IMAGE = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA_ENDINGS))})(?:[\"',;\t|]|$)", re.IGNORECASE)
 _WORD = re.compile(r"\w[\w-]{3,}")
 """What may be the name of an image without its ending."""
 
@@ -178,7 +182,7 @@ def is_small(folder: Path) -> bool:
 
 
 def _images_below(folder: Path) -> bool:
-    return any(file.suffix.lower() in IMAGE_ENDINGS for file in folder.rglob("*"))
+    return any(file.suffix.lower() in MEDIA_ENDINGS for file in folder.rglob("*"))
 
 
 def _folder(path: Path, given: Mapping[str, Any]) -> SourceSettings:
@@ -234,7 +238,7 @@ def _image_folders(path: Path, names: Sequence[str], given: Mapping[str, Any]) -
     others = sorted(
         PurePosixPath(each.relative_to(path)).as_posix()
         for each in inside
-        if not each.name.lower().endswith(IMAGE_ENDINGS)
+        if not each.name.lower().endswith(MEDIA_ENDINGS)
         and not DESCRIPTIONS.fullmatch(each.name)
         and each.name not in METADATA
         and not any(part.startswith(".") for part in each.relative_to(path).parts)
@@ -328,13 +332,13 @@ def _unread_splits(path: Path, splits: Sequence[str]) -> ConfigError:
 
 def _has_images(folder: Path) -> bool:
     return any(
-        file.suffix.lower() in IMAGE_ENDINGS or file.name in METADATA for file in folder.rglob("*") if file.is_file()
+        file.suffix.lower() in MEDIA_ENDINGS or file.name in METADATA for file in folder.rglob("*") if file.is_file()
     )
 
 
 def _is_labelled(split: Path) -> bool:
     """Whether the folder of a split has labels: subfolders of images, or a table."""
-    in_subfolders = (file.suffix.lower() in IMAGE_ENDINGS for file in split.rglob("*/*") if file.is_file())
+    in_subfolders = (file.suffix.lower() in MEDIA_ENDINGS for file in split.rglob("*/*") if file.is_file())
     return any((split / name).is_file() for name in METADATA) or any(in_subfolders)
 
 

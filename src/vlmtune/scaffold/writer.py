@@ -46,7 +46,7 @@ MAX_UNUSED = 20
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-INLINE_KEYS = {"splits", "shares", "limit"}
+INLINE_KEYS = {"splits", "shares", "limit", "video"}
 """Blocks that are written on one line."""
 
 _PLAIN_SCALAR = re.compile(r"[A-Za-z_./][\w./ -]*")
@@ -148,7 +148,7 @@ def _images_by_name(
     """How columns lead to images on disk, where none holds their paths, and the folder that has both."""
     if source.block["source"] not in ("jsonl", "table") or {"image", "images", "image_path"} & set(given):
         return source, None
-    if are_complete(columns, Path(source.block["path"])):
+    if are_complete(columns, Path(source.block["path"])) or any(column.kind == "video" for column in columns):
         return source, None
     folder = Path(source.block["path"])
     may_be_above = "path" not in given and not Folder(folder).images and is_small(folder.parent)
@@ -282,7 +282,7 @@ def _refuse_images_alone(source: SourceSettings, columns: Sequence[Column], bloc
     labels = next((column for column in columns if column.name == "label"), None)
     if source.block["source"] != "imagefolder" or labels is None or labels.kind != "empty" or blocks["task"]:
         return
-    if not {column.name for column in columns} - {"image", "label", "file_name"}:
+    if not {column.name for column in columns} - {"image", "video", "label", "file_name"}:
         raise ConfigError(
             f"{source.block['path']}: images, but nothing that says what they show: no folder for each label, no JSON "
             "or CSV file that names them, and no text file of the same name for most of them"
@@ -292,7 +292,8 @@ def _refuse_images_alone(source: SourceSettings, columns: Sequence[Column], bloc
 def _refuse_nested_tables(records: Records, columns: list[Column]) -> None:
     """Refuse a file that is one object with lists of objects, such as COCO's annotations."""
     tables = [column for column in columns if column.kind == "other" and all(map(_is_table, column.values))]
-    has_images = any(column.kind in ("image", "images", "conversation") for column in columns)
+    seen = ("image", "images", "video", "videos", "conversation")
+    has_images = any(column.kind in seen for column in columns)
     if records.count == 1 and tables and not has_images:
         raise DataError(
             f"{records.where}: one JSON object, not rows; its keys are {', '.join(column.name for column in columns)}. "
@@ -305,8 +306,10 @@ def _is_table(value: Any) -> bool:
 
 
 def _first_image(record: Record, draft: Draft) -> str:
-    """The first image path in a row; "" without one."""
-    column = draft.dataset.get("images") or draft.dataset.get("image")
+    """The first path of an image or video in a row; "" without one."""
+    column = next(
+        (draft.dataset[key] for key in ("images", "image", "videos", "video") if draft.dataset.get(key)), None
+    )
     value = structured(record.get(column[0] if isinstance(column, list) else column)) if column else None
     value = value[0] if isinstance(value, list) and value else value
     return value if isinstance(value, str) else ""

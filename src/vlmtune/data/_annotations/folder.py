@@ -15,6 +15,7 @@ from vlmtune.data._image_refs import ENDINGS, open_readable
 from vlmtune.data._text import read_text
 from vlmtune.errors import DataError
 from vlmtune.json_values import MAX_DEPTH, is_deep
+from vlmtune.videos import FILE_ENDINGS
 
 SPLITS = {"train": "train", "dev": "val", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LIST = re.compile(rf"(?:.*[\W_])?({'|'.join(SPLITS)})_?(?:images?|list|split)?\.txt", re.IGNORECASE)
@@ -37,6 +38,7 @@ class Row(TypedDict, total=False):
     image: str
     """Path of the image, relative to the folder if it was found there."""
 
+    video: str
     question: str
     references: list[str]
     boxes: list[list[float]]
@@ -83,6 +85,11 @@ class Folder:
     def images(self) -> list[str]:
         """Paths of all images, sorted."""
         return [file for file in self.files if file.lower().endswith(ENDINGS)]
+
+    @cached_property
+    def videos(self) -> list[str]:
+        """Paths of all videos, sorted."""
+        return [file for file in self.files if file.lower().endswith(FILE_ENDINGS)]
 
     @cached_property
     def _known(self) -> set[str]:

@@ -170,20 +170,25 @@ def _voc_splits(folder: Folder) -> dict[str, str]:
 def read_sidecar(part: Path, folder: Folder) -> Iterator[Row]:
     """One row per image of a folder; its text is in a file of the same name, beside it or in another folder.
 
+    In a folder without images, one row per video.
+
     An object or list in a JSON file becomes its compact text, for the task extraction.
     """
     texts, used = text_files(folder), set()
-    for image in _inside(folder, part, folder.images):
+    shown = folder.images or folder.videos
+    stems = {PurePosixPath(image).stem for image in shown}
+    for image in _inside(folder, part, shown):
         try:
             file = _text_file(image, texts.get(PurePosixPath(image).stem, []), folder)
             used.add(file)
-            yield Row(where=file, id=image, image=image, references=[_text(folder.root / file)])
+            row = Row(where=file, id=image, references=[_text(folder.root / file)])
+            yield Row(**row, image=image) if folder.images else Row(**row, video=image)
         except DataError as error:
             yield Row(where=image, problem=str(error))
     folders = {PurePosixPath(each).parent for each in used}
     for file in sorted(path for paths in texts.values() for path in paths):
         stem = PurePosixPath(_stem(file, TEXTS)).name
-        if file not in used and PurePosixPath(file).parent in folders and stem not in folder.by_stem:
+        if file not in used and PurePosixPath(file).parent in folders and stem not in stems:
             yield Row(where=file, problem=f"{folder.root / file}: no image has this name; restore or remove it")
 
 
