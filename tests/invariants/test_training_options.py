@@ -40,10 +40,10 @@ def test_a_training_is_the_beginning_of_a_longer_one(
 
 
 def test_the_learning_rate_falls_over_the_steps_there_are(make_job: MakeJob) -> None:
-    job = make_job(epochs=None, max_steps=3, log_every_steps=1, warmup_ratio=0.0, schedule="linear")
-    assert trainer.train(job, QUIET, StopRequest())["steps"] == 3
+    job = make_job(max_steps=7, log_every_steps=1, warmup_ratio=0.0, schedule="linear")
+    assert trainer.train(job, QUIET, StopRequest())["steps"] == 7
     rates = [json.loads(line).get("learning_rate") for line in (job.work / "curve.jsonl").read_text().splitlines()]
-    assert [rate for rate in rates if rate] == pytest.approx([2e-3, 2e-3 * 2 / 3, 2e-3 / 3])
+    assert [rate for rate in rates if rate] == pytest.approx([2e-3 * (7 - n) / 7 for n in range(7)])
 
 
 def parts_of(job: trainer.TrainingJob) -> tuple[Any, ForwardBackward, list[Encoded]]:

@@ -31,7 +31,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[VlmtuneError], str]] = {
         "stored in awq, which needs gptqmodel: pip install",
     ),
     "gptq": ({"quant_method": "gptq", "bits": 4}, EnvironmentProblem, "stored in gptq, which needs gptqmodel"),
-    "other": ({"quant_method": "fp8"}, ConfigError, "stored in fp8, on which adapters"),
+    "other": ({"quant_method": "compressed-tensors"}, ConfigError, "stored in compressed-tensors, on which adapters"),
     "unnamed": ({"bits": 3}, ConfigError, "stored in an unknown format"),
 }
 
@@ -51,7 +51,7 @@ def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "mergeable"),
-    [({}, True), (BNB, False), ({"load_in_8bit": True}, False)],
+    [({}, True), (BNB, False), ({"load_in_8bit": True}, False), ({"quant_method": "fp8"}, True)],
 )
 def test_whether_adapters_can_be_merged_is_known_from_the_config(settings: dict[str, Any], mergeable: bool) -> None:
     found = stored_format({"quantization_config": settings} if settings else {})

@@ -27,7 +27,13 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, Vlmt
 from vlmtune.families import Family
 from vlmtune.files import read_json
 from vlmtune.modeling.lora_layers import compute_in_base_precision
-from vlmtune.modeling.quantization import Quantization, check_stored_format, nf4, stored_format
+from vlmtune.modeling.quantization import (
+    Quantization,
+    check_fp8_blocks,
+    check_stored_format,
+    loading_options,
+    stored_format,
+)
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.modeling.weight_files import check_sizes, hash_weights, weight_files
 from vlmtune.registry import BaseConfig
@@ -270,7 +276,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         transformers_logging.disable_progress_bar()  # needed for downloads only
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     check_stored_format(checkpoint.name, checkpoint.stored, checkpoint.quantization)
-    quantized = {"quantization_config": nf4(checkpoint.family, dtype)} if checkpoint.quantization else {}
+    quantized = loading_options(checkpoint.stored, checkpoint.quantization, checkpoint.family, dtype)
     with _loading_errors(checkpoint, precision):
         if checkpoint.commit is None:
             check_sizes(weight_files(checkpoint.folder), AutoConfig.from_pretrained(checkpoint.source))
@@ -292,6 +298,8 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             f"{checkpoint.name}: {len(bad)} weights are missing or of another shape, first {bad[0]}; download "
             "the checkpoint again, or set model.family to its architecture"
         )
+    if checkpoint.stored == "fp8":
+        check_fp8_blocks(model, checkpoint.name, read_json(checkpoint.folder / "config.json"))
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
     # A checkpoint's generation_config may request sampling; only our config decides how answers are decoded.

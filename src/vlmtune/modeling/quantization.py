@@ -13,7 +13,7 @@ from vlmtune.families import Family
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig, PreTrainedModel
 
 Quantization = Literal["nf4"]
 
@@ -32,6 +32,7 @@ STORED_FORMATS: dict[str, StoredFormat] = {
     "bitsandbytes": StoredFormat(("bitsandbytes",), INSTALL),
     "awq": StoredFormat(("gptqmodel",), "pip install gptqmodel"),
     "gptq": StoredFormat(("gptqmodel", "optimum"), "pip install gptqmodel optimum"),
+    "fp8": StoredFormat(("accelerate",), "pip install accelerate"),
 }
 """By `quant_method` in config.json."""
 
@@ -74,9 +75,63 @@ def check_stored_format(name: str, stored: str | None, quantization: Quantizatio
         )
 
 
+def loading_options(
+    stored: str | None, quantization: Quantization | None, family: Family, dtype: "torch.dtype"
+) -> dict[str, Any]:
+    """What transformers must be told to load a checkpoint; FP8 weights become those that they stand for.
+
+    Raises:
+        EnvironmentProblem: as `nf4`.
+    """
+    if quantization is not None:
+        return {"quantization_config": nf4(family, dtype)}
+    if stored != "fp8":
+        return {}
+    from transformers import FineGrainedFP8Config
+
+    return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
+
+
+def check_fp8_blocks(model: "PreTrainedModel", name: str, settings: Mapping[str, Any]) -> None:
+    """Check that a dequantized model is the one that was stored in FP8.
+
+    Args:
+        model: as transformers has loaded it.
+        name: of the checkpoint.
+        settings: its config.json.
+
+    Raises:
+        ConfigError: blocks do not divide a matrix; transformers would spread their scales evenly.
+    """
+    import torch
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    stored = settings["quantization_config"]
+    blocks = stored.get("weight_block_size") or (1, 1)
+    kept = stored.get("modules_to_not_convert") or stored.get("ignored_layers") or []
+    for module, layer in model.named_modules():
+        if not isinstance(layer, torch.nn.Linear) or not should_convert_module(module, kept):
+            continue
+        if any(size > block and size % block for size, block in zip(layer.weight.shape, blocks, strict=True)):
+            raise ConfigError(
+                f"model {name!r} is stored in fp8, and {module} of {tuple(layer.weight.shape)} is not a multiple of "
+                f"its blocks of {tuple(blocks)}; use the 16-bit checkpoint"
+            )
+
+
+def merging_note(stored: str | None) -> str | None:
+    """What becomes of a base model's format when an adapter is merged; None if it stays."""
+    if stored != "fp8":
+        return None
+    return (
+        "the base model is stored in fp8: it is dequantized to training.precision, to train and to answer, and a "
+        "merged model is written in that precision, twice as large"
+    )
+
+
 def merging_problem(stored: str | None, quantization: Quantization | None) -> str | None:
     """Why an adapter of a quantized model cannot be merged into it; None if it can."""
-    if quantization is None and stored is None:
+    if quantization is None and stored in (None, "fp8"):
         return None
     how = f"is stored in {stored}" if stored is not None else f"is quantized ({quantization})"
     return (

@@ -215,7 +215,7 @@ def _batches(session: Session) -> BatchSampler:
     """The batches of a training to its end."""
     training, mixed = session.config.training, [one.rows("train") for one in session.mixed]
     chosen = training_set(session, session.rows("train"), mixed)
-    lengths = training.epochs, training.batch_size, training.seed, chosen.shares, training.max_steps
+    lengths = training.passes, training.batch_size, training.seed, chosen.shares, training.max_steps
     return sample_batches(chosen.examples.rows, chosen.target, *lengths)
 
 

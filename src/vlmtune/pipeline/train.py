@@ -11,7 +11,7 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.errors import IntegrityError
 from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
-from vlmtune.modeling.quantization import merging_problem
+from vlmtune.modeling.quantization import merging_note, merging_problem
 from vlmtune.pipeline.predict import truth_lines
 from vlmtune.pipeline.session import Session, rows_facts, training_examples, training_set
 from vlmtune.pipeline.tracking import open_trackers
@@ -108,8 +108,9 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     if watch is not None:
         for point in read_steps(work / CURVE):
             watch(point["step"], point)
-    if (problem := merging_problem(session.encoder.checkpoint.stored, config.model.quantization)) is not None:
-        session.progress.note(problem)
+    stored = session.encoder.checkpoint.stored
+    if (said := merging_problem(stored, config.model.quantization) or merging_note(stored)) is not None:
+        session.progress.note(said)
     chosen = training_set(session, train_rows, mixed)
     job = TrainingJob(
         settings=config.training,
@@ -171,8 +172,7 @@ def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed
         del settings["lora"]["init_lora_weights"]
     if not training.augmentation.active:
         del settings["augmentation"]  # as in the manifests of earlier versions
-    if training.max_steps is not None:
-        settings["epochs"] = None
+    settings["epochs"] = training.passes
     for key in ADDED_SETTINGS:
         if settings[key] == TrainingConfig.model_fields[key].default:
             del settings[key]

@@ -178,8 +178,7 @@ def make_plan(
         "precision": training.precision,
         "quantization": config.model.quantization,
         "notes": _notes(config, checkpoint, rows[0]),
-        "epochs": (training.epochs or 0 if training.max_steps is None else training.max_steps / epoch.steps)
-        * max(1, len(training.seeds)),
+        "epochs": (training.passes or (training.max_steps or 0) / epoch.steps) * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
         "flops": _flops(config, shapes, epoch.work, requested),

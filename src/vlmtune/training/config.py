@@ -217,6 +217,11 @@ class TrainingConfig(BaseConfig):
     """The adapter."""
 
     @property
+    def passes(self) -> float | None:
+        """`epochs`, unless `max_steps` says how long to train."""
+        return self.epochs if self.max_steps is None else None
+
+    @property
     def shares_prefixes(self) -> bool:
         """Whether examples about the same images are computed with one prefix."""
         return self.neftune_alpha is None

@@ -142,7 +142,7 @@ class Trainer:
             optimizer_groups(model, family, settings), weight_decay=settings.weight_decay
         )
         self._batches = sample_batches(
-            *(job.train.rows, job.target, settings.epochs, settings.batch_size, settings.seed, job.shares),
+            *(job.train.rows, job.target, settings.passes, settings.batch_size, settings.seed, job.shares),
             settings.max_steps,
         )
         self.forward_backward = ForwardBackward(
