@@ -149,7 +149,7 @@ FEW_FOR_A_THOUGHT = 512
 FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Settings that a checkpoint's generation_config.json may have."""
 
-ADDED_SETTINGS = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "settings", "json_object")
+ADDED_SETTINGS = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "settings", "json_object", "json_schema")
 """Settings that manifests hold only where they are not at their defaults, as those of earlier versions lack them."""
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,3 +74,56 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
+
+
+_KINDS = ((bool, "boolean"), (int, "integer"), (float, "number"), (str, "string"), (dict, "object"), (list, "array"))
+
+
+def schema_of(values: Sequence[Any]) -> dict[str, Any]:
+    """A JSON schema that values obey: their types, keys in the order in which they first occur, those of all required.
+
+    >>> schema_of([{"a": 1}, {"a": 2.5, "b": []}])["required"]
+    ['a']
+    """
+    kinds = list(dict.fromkeys(_kind(value) for value in values))
+    if "number" in kinds:
+        kinds = [kind for kind in kinds if kind != "integer"]
+    found = [_schema_of_kind(kind, [value for value in values if _kind(value) == kind]) for kind in kinds]
+    if len(found) == 1:
+        return found[0]
+    return {"anyOf": found} if found else {}
+
+
+def obeys_strict_rules(schema: Any) -> bool:
+    """Whether OpenAI accepts a schema as strict: all keys of objects are required, and no others allowed."""
+    if isinstance(schema, list):
+        return all(map(obeys_strict_rules, schema))
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        every = set(schema.get("properties", {})) == set(schema.get("required", ()))
+        if not every or schema.get("additionalProperties") is not False:
+            return False
+    return schema != {} and all(map(obeys_strict_rules, [*schema.get("properties", {}).values(), *_inner(schema)]))
+
+
+def _inner(schema: Mapping[str, Any]) -> list[Any]:
+    return [schema[key] for key in ("items", "anyOf") if key in schema]
+
+
+def _kind(value: Any) -> str:
+    return next((kind for types, kind in _KINDS if isinstance(value, types)), "null")
+
+
+def _schema_of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
+    if kind == "array":
+        return {"type": kind, "items": schema_of([item for value in values for item in value])}
+    if kind != "object":
+        return {"type": kind}
+    keys = list(dict.fromkeys(key for value in values for key in value))
+    return {
+        "type": kind,
+        "properties": {key: schema_of([value[key] for value in values if key in value]) for key in keys},
+        "required": [key for key in keys if all(key in value for value in values)],
+        "additionalProperties": False,
+    }

@@ -327,6 +327,12 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("inference:\n  temperature: 0\n  top_p: 0.9",
          ["9:10: inference.top_p has no effect while inference.temperature is 0; set a temperature, or leave top_p out "
           "(inference.temperature: line 8)"]),
+        ("inference: {engine: openai, json_schema: s.json, json_object: true}",
+         ["7:42: inference.json_schema says more than inference.json_object; set one of them (inference.json_object: "
+          "line 7)"]),
+        ("inference: {engine: openai, json_schema: auto}",
+         ["7:42: inference.json_schema is auto, which needs rows that are objects (the task extraction), not "
+          "captioning; name a file"]),
         ("inference: {top_p: 0.9}",
          ["7:20: inference.top_p has no effect while inference.temperature is 0; set a temperature, or leave top_p out "
           "(inference.temperature is the default)"]),

@@ -1,5 +1,6 @@
 """How the next token is chosen, compared with the processors of transformers."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,3 +87,10 @@ def test_servers_get_what_changes_something() -> None:
     changed = {"top_k": 4, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 1.5}
     assert sent(**changed) == {"temperature": 0.0, "max_tokens": 64, **changed}
     assert sent(json_object=True)["response_format"] == {"type": "json_object"}
+    strict = {"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}
+    for schema, is_strict in ((strict, False), ({**strict, "properties": {"a": {"type": "string"}}}, True)):
+        found = sent(json_schema=json.dumps(schema))["response_format"]
+        assert found == {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": is_strict},
+        }

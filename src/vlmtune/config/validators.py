@@ -197,7 +197,7 @@ def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitE
 
 
 def inference(block: InferenceConfig, info: ValidationInfo) -> InferenceConfig:
-    """Greedy decoding ignores sampling parameters; not every engine reads videos."""
+    """Greedy decoding ignores sampling parameters; not every engine reads videos; a schema needs rows with objects."""
     rows = [info.data.get("dataset"), *(one.dataset for one in info.data.get("datasets") or ())]
     key = next((key for one in rows for key in ("video", "videos") if getattr(one, key, None) is not None), None)
     if key is not None and not block.reads_videos:
@@ -205,6 +205,12 @@ def inference(block: InferenceConfig, info: ValidationInfo) -> InferenceConfig:
             f"cannot be given the frames and times of videos (dataset.{key}) that the model is trained with; use hf"
         )
         raise_invalid("inference", [invalid(message, loc=("engine",), value=block.engine)])
+    task, schema = info.data.get("task"), getattr(block, "json_schema", None)
+    if schema is not None and getattr(block, "json_object", False):
+        raise_invalid("inference", [invalid("{0} says more than {1}; set one of them", "json_schema", "json_object")])
+    if schema == "auto" and task is not None and "fields" not in type(task).model_fields:
+        message = f"is auto, which needs rows that are objects (the task extraction), not {task.name}; name a file"
+        raise_invalid("inference", [invalid(message, loc=("json_schema",), value=schema)])
     if block.temperature == 0 and block.top_p < 1:
         message = "{0} has no effect while {1} is 0; set a temperature, or leave top_p out"
         raise_invalid("inference", [invalid(message, "top_p", "temperature")])

@@ -6,6 +6,7 @@ refused, another model answers) ends the run instead of failing row by row; the 
 
 import functools
 import hashlib
+import json
 import random
 import threading
 import time
@@ -22,6 +23,7 @@ from vlmtune.engines import InferenceConfig
 from vlmtune.engines import _http as http
 from vlmtune.engines._messages import Answer, messages, read_answer
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError, RemoteError, VlmtuneError
+from vlmtune.json_values import obeys_strict_rules
 from vlmtune.thoughts import split_thought
 from vlmtune.types import Failure, Outcome, Outcomes, Prediction, Request
 
@@ -153,6 +155,10 @@ class ClientConfig(InferenceConfig):
     json_object: bool = False
     """Guided decoding: answers are JSON objects, whatever the model would write (`response_format`, as vLLM and OpenAI
     have it). For the task extraction; base and tuned model alike."""
+
+    json_schema: str | None = None
+    """Guided decoding by a JSON schema: `auto` for one that the objects of the train rows obey, in the task extraction;
+    or a file with one. Sent as `response_format`, to the base and the tuned model alike. Null leaves answers free."""
 
     logprobs: bool = True
     """Whether to ask for the log-probabilities of the answer's tokens; not every server provides them."""
@@ -319,6 +325,10 @@ class Client:
         decoding |= {key: value for key, none in neutral.items() if (value := getattr(config, key)) != none}
         if config.json_object:
             decoding["response_format"] = {"type": "json_object"}
+        if config.json_schema is not None:  # the schema itself, see `pipeline.json_schema`
+            schema = json.loads(config.json_schema)
+            named = {"name": "answer", "schema": schema, "strict": obeys_strict_rules(schema)}
+            decoding["response_format"] = {"type": "json_schema", "json_schema": named}
         return decoding | ({"logprobs": True} if config.logprobs else {})
 
     def _send(self, request: Request, decoding: Mapping[str, Any]) -> Answer | Failure | _Unanswered | _Refused:

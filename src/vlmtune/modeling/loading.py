@@ -298,16 +298,13 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             f"{checkpoint.name}: {len(bad)} weights are missing or of another shape, first {bad[0]}; download "
             "the checkpoint again, or set model.family to its architecture"
         )
-    if checkpoint.stored == "fp8":
-        check_fp8_blocks(model, checkpoint.name, read_json(checkpoint.folder / "config.json"))
+    check_fp8_blocks(model, checkpoint.name, read_json(checkpoint.folder / "config.json"))
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
     # A checkpoint's generation_config may request sampling; only our config decides how answers are decoded.
     model.generation_config = type(model.generation_config)()
     optimize_vision_tower(model, checkpoint.family)
-    model.requires_grad_(False)
-    model.eval()
-    loaded: PreTrainedModel = model
+    loaded: PreTrainedModel = model.requires_grad_(False).eval()
     return loaded
 
 

@@ -93,7 +93,7 @@ def loading_options(
 
 
 def check_fp8_blocks(model: "PreTrainedModel", name: str, settings: Mapping[str, Any]) -> None:
-    """Check that a dequantized model is the one that was stored in FP8.
+    """Check that a model whose checkpoint is stored in FP8, if it is, is the one that was stored.
 
     Args:
         model: as transformers has loaded it.
@@ -106,6 +106,8 @@ def check_fp8_blocks(model: "PreTrainedModel", name: str, settings: Mapping[str,
     import torch
     from transformers.quantizers.quantizers_utils import should_convert_module
 
+    if stored_format(settings) != "fp8":
+        return
     stored = settings["quantization_config"]
     blocks = stored.get("weight_block_size") or (1, 1)
     kept = stored.get("modules_to_not_convert") or stored.get("ignored_layers") or []

@@ -19,6 +19,7 @@ from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.hub import go_offline_if_unreachable
 from vlmtune.inference import resolved, thinking_warning
 from vlmtune.modeling.loading import find_checkpoint
+from vlmtune.pipeline.json_schema import with_json_schema
 from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress, Silent, Style, open_progress
 from vlmtune.run_folder import (
@@ -105,7 +106,10 @@ class Session:
     @functools.cached_property
     def inference(self) -> InferenceConfig:
         """How answers are generated, with what the checkpoint decides."""
-        return resolved(self.config.inference, self.encoder)
+        task, settings = self.config.task, resolved(self.config.inference, self.encoder)
+        return with_json_schema(
+            settings, task, lambda: (self.task.truth(task, row)["record"] for row in self.rows("train"))
+        )
 
     def rows(self, role: SplitRole) -> Rows:
         """The rows of a split role, without those that cannot be used and may be left out.
