@@ -29,7 +29,7 @@ from vlmtune.predictions import (
 )
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, did_you_mean
-from vlmtune.report import ReportConfig, html, markdown, table
+from vlmtune.report import ReportConfig, captions_grid, html, markdown, table
 from vlmtune.report.rows import images_shown
 from vlmtune.run_folder import hash_adapter, is_adapter, read_controls, read_manifest
 from vlmtune.run_layout import THUMBNAILS, thumbnail_path, verdicts_path
@@ -410,13 +410,13 @@ def _names(files: Sequence[Path]) -> dict[Path, str]:
 def write_comparison(
     comparison: Comparison, file: Path, sources: Sequence[Path], config: ReportConfig | None = None
 ) -> None:
-    """Write a comparison as JSON, as an HTML page or as Markdown, by the file's ending.
+    """Write a comparison as JSON, as an HTML page, as Markdown or as a picture of a few rows, by the file's ending.
 
     A page that has not all rows in full has a table of them beside it, `NAME_rows.csv`.
 
     Args:
         comparison: what to write.
-        file: ends in .json, .html or .md.
+        file: ends in .json, .html, .md or .png.
         sources: the prediction files; thumbnails are looked up in the folder `thumbnails` next to them.
         config: what the page shows.
 
@@ -430,8 +430,11 @@ def write_comparison(
         _write_page(plain, file, thumbnails(images_shown(plain, shown.examples), sources), shown)
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
+    elif file.suffix == ".png":
+        images = [row["image"] for row in captions_grid.shown(plain) if row["image"]]
+        write_atomic(file, captions_grid.render(plain, thumbnails(images, sources)))
     else:
-        raise ConfigError(f"{file}: a report ends in .html, .json or .md")
+        raise ConfigError(f"{file}: a report ends in .html, .json, .md or .png")
 
 
 def _write_page(plain: ComparisonFile, file: Path, images: Mapping[str, bytes], config: ReportConfig) -> None:

@@ -140,6 +140,11 @@ class RunFiles:
         return self._of_set("report.html")
 
     @property
+    def captions_grid(self) -> Path:
+        """A few images with the captions before and after, as a picture."""
+        return self._of_set("captions_grid.png")
+
+    @property
     def regressions(self) -> Path:
         """The rows that got worse in the primary metric, worst first."""
         return self._of_set("regressions.jsonl")
@@ -147,7 +152,7 @@ class RunFiles:
     @property
     def derived(self) -> list[Path]:
         """Files made from several prediction files, which can be rewritten at any time."""
-        return [self.comparison, self.report, self.regressions]
+        return [self.comparison, self.report, self.captions_grid, self.regressions]
 
     def prompt_baseline(self, name: str) -> Path:
         """Answers of the base model to another prompt."""

@@ -61,7 +61,7 @@ def test_page_and_json_are_written_and_other_endings_refused(files: tuple[str, s
     assert len(json.loads((tmp_path / "out.json").read_text())["examples"]) == 500
     refused = warm_vlmtune("compare", *files, "-o", "out.pdf", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "ends in .html, .json or .md" in refused.stderr
+    assert "ends in .html, .json, .md or .png" in refused.stderr
 
 
 def test_score_needs_no_model(files: tuple[str, str], tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def compare(
     task: Annotated[
         str | None, typer.Option(help="Task that defines the metrics; by default that of the manifests.")
     ] = None,
-    report: Annotated[Path | None, typer.Option("-o", "--output", help="Write a report: .html, .json or .md.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a report: .html, .json, .md, .png.")
+    ] = None,
     seeds: Annotated[
         bool, typer.Option("--seeds", help="The files after A are training seeds of one recipe: B1 B2 B3.")
     ] = False,

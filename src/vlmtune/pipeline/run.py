@@ -65,7 +65,7 @@ def _prediction_files(session: Session) -> list[Path]:
 def _write(session: Session, comparison: Comparison) -> Comparison:
     *pages, regressions = session.files.derived
     comparison = replace(comparison, examples=list(comparison.examples))  # made once for all files
-    for file in pages:
+    for file in pages if session.config.task.name == "captioning" else pages[:-1]:
         write_comparison(comparison, file, _prediction_files(session), session.config.report)
     write_regressions(comparison, regressions)
     return comparison
