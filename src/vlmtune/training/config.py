@@ -3,7 +3,15 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from vlmtune.families import Family, PartName
 from vlmtune.processing.chat_template import ThinkingMode
@@ -17,7 +25,10 @@ InitialWeights = Literal["gaussian", "orthogonal", "olora", "pissa", "pissa_nite
 
 def _whole(number: float) -> float:
     """1 and not 1.0, as manifests of earlier versions have it."""
-    return int(number) if number.is_integer() else number
+    return int(number) if number == int(number) else number
+
+
+Passes = Annotated[PositiveFloat, AfterValidator(_whole), PlainSerializer(_whole, return_type=int | float)]
 
 
 class LoraConfig(BaseConfig):
@@ -110,7 +121,9 @@ class AugmentationConfig(BaseConfig):
 class TrainingConfig(BaseConfig):
     """One LoRA training run."""
 
-    epochs: Annotated[PositiveFloat, AfterValidator(_whole)] | None = 1
+    epochs: (
+        Annotated[PositiveFloat, AfterValidator(_whole), PlainSerializer(_whole, return_type=int | float)] | None
+    ) = 1
     """Passes over the training rows; 0.5 takes the first half of the steps of one. Null if `max_steps` says how long to
     train."""
 
