@@ -146,6 +146,8 @@ def _opened(data: bytes, where: str) -> Iterator[tuple[Any, Any]]:
             stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
             if stream is None:
                 raise ImageError("no video in this file", where)
+            if stream.codec_context is None:
+                raise ImageError("a video whose codec is not known here; encode it as H.264", where)
             if stream.codec_context.width * stream.codec_context.height > MAX_AREA:
                 size = f"{stream.codec_context.width}x{stream.codec_context.height}"
                 raise ImageError(f"{size} pixels, more than {MAX_AREA // 1_000_000} million", where)

@@ -7,11 +7,13 @@ import numpy as np
 import pillow_heif
 import pytest
 from builders import encoded, make_image, ref
+from clips import clip_file, drawn_frames
 from fuzzing import hunt, mutated
 from PIL import Image
 
 from vlmtune.errors import ImageError
-from vlmtune.images import decode_rgb, examine, page_count, read_page, size_of
+from vlmtune.images import clip_of, decode_rgb, examine, page_count, read_page, size_of
+from vlmtune.types import VideoRef
 
 ROUNDS, SOAKED = 20, 100
 """Of each of the 36 kinds."""
@@ -107,5 +109,28 @@ def test_pages_of_broken_documents_are_read_or_a_named_error(kind: str, soak: bo
         data = mutated(DOCUMENTS[kind], rng, binary=True)
         for page in range(1, min(page_count(data, "x"), 5) + 1):
             assert read_page(data, page, "x").mode == "RGB"
+
+    assert sum(hunt(kind, SOAKED if soak else ROUNDS, case).values()) > 0
+
+
+FILM = drawn_frames(5, (32, 24))
+CLIPS = {
+    "mp4": clip_file(FILM, 5),
+    "mkv": clip_file(FILM, 5, "matroska", "ffv1"),
+    "webm": clip_file(FILM, 5, "webm", "libvpx"),
+    "avi": clip_file(FILM, 5, "avi", "mpeg4"),
+    "gif": clip_file(FILM, 5, "gif", "gif", pix_fmt="rgb8"),
+}
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_broken_videos_are_decoded_or_a_named_error(kind: str, soak: bool) -> None:
+    assert clip_of(VideoRef("whole", lambda: CLIPS[kind])).frames == 5
+
+    def case(rng: random.Random) -> None:
+        data = mutated(CLIPS[kind], rng, binary=True)
+        clip = VideoRef("broken", lambda: data)
+        assert decode_rgb(clip).mode == "RGB"
+        assert min(size_of(clip)) > 0
 
     assert sum(hunt(kind, SOAKED if soak else ROUNDS, case).values()) > 0

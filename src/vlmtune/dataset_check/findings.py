@@ -51,7 +51,8 @@ KINDS: Mapping[str, Kind] = {
     "too-long": Kind(
         "error",
         "Rows that are too long",
-        "Raise training.max_tokens, lower model.max_pixels, or shorten the text: nothing is ever truncated.",
+        "Raise training.max_tokens, lower model.max_pixels (of videos model.video.max_pixels), or shorten the text: "
+        "nothing is ever truncated.",
     ),
     "contradiction": Kind(
         "warning",

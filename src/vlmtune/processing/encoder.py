@@ -312,7 +312,7 @@ def _check_length(length: int, limit: int, name: str) -> None:
     if length > limit:
         raise ExampleTooLong(
             f"{length} tokens, more than {name} ({limit}); nothing is ever truncated: raise the limit, shorten the "
-            "text, or shrink images with model.max_pixels"
+            "text, or shrink images with model.max_pixels and videos with model.video.max_pixels"
         )
 
 

@@ -33,7 +33,7 @@ def infer_join(draft: Draft, records: Records) -> None:
 def _keys(draft: Draft) -> list[str]:
     """Columns that say what a row is about; none where every record is a row."""
     dataset, task = draft.dataset, draft.task["name"]
-    image = dataset.get("image", "image")
+    image = dataset.get("video") or dataset.get("image", "image")
     if not isinstance(image, str) or "images" in dataset or "messages" in dataset:
         return []
     if task in ("grounding", "vqa", "docvqa", "chartqa"):
