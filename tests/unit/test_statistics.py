@@ -37,7 +37,7 @@ def test_chunks_do_not_change_the_number_of_draws(monkeypatch: pytest.MonkeyPatc
     a, b = Resamples(30, 100, seed=0).bootstrap([stats, stats])
     assert a.shape == (100, 2)
     assert np.array_equal(a, b), "both sides see the same draws"
-    assert Resamples(30, 100, seed=0).randomize(stats, stats)[0].shape == (100, 2)
+    assert next(Resamples(30, 100, seed=0).randomize([(stats, stats)]))[0].shape == (100, 2)
 
 
 def test_p_value_agrees_with_every_possible_exchange() -> None:
@@ -45,7 +45,7 @@ def test_p_value_agrees_with_every_possible_exchange() -> None:
     observed = float(b.sum() - a.sum())
     signs = np.array(list(itertools.product([1, -1], repeat=10)))
     exact = np.mean(np.abs(signs @ (b - a)[:, 0]) >= abs(observed) - 1e-12)
-    one, other = Resamples(10, 20_000, seed=0).randomize(a, b)
+    one, other = next(Resamples(10, 20_000, seed=0).randomize([(a, b)]))
     assert 0.001 < exact < 0.5
     assert randomization_p((other - one)[:, 0], observed) == pytest.approx(exact, abs=0.01)
 

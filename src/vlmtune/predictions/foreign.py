@@ -169,6 +169,8 @@ def _line(row: Row, layout: Layout, flat: bool, ignored: Sequence[str]) -> Line:
         )
     image = plain(record["image"]) if "image" in record and "image" not in layout.consumed() else None
     is_hash = isinstance(image, str) and len(image) == 64 and layout.tool == VLMTUNE
+    if image is None and not line.truth.keys() & set(ignored):
+        return line
     truth = dict(line.truth) if is_hash or image is None else {**line.truth, "image": image}
     for key in ignored:
         truth.pop(key, None)

@@ -148,10 +148,8 @@ def compare_metrics(
 
 def _randomized(grouped: Sequence[SufficientStatistics], resamples: Resamples) -> list[Stats]:
     """Differences [R] of every metric after random swaps of the sides, the same swaps for all metrics."""
-    sides = (np.hstack([one.a[0] for one in grouped]), np.hstack([one.b[0] for one in grouped]))
-    ends = np.cumsum([one.a[0].shape[1] for one in grouped])[:-1]
-    left, right = (np.split(sums, ends, axis=1) for sums in resamples.randomize(*sides))
-    return [one.metric.summarise(y) - one.metric.summarise(x) for one, x, y in zip(grouped, left, right, strict=True)]
+    sums = resamples.randomize([(one.a[0], one.b[0]) for one in grouped])
+    return [one.metric.summarise(y) - one.metric.summarise(x) for one, (x, y) in zip(grouped, sums, strict=True)]
 
 
 def _right(one: SufficientStatistics) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -87,7 +87,8 @@ def _same_row(one: Line, other: Line, truths: Collection[str]) -> bool:
     """Whether two rows agree in their images and, but for white space, in their truths."""
     if one.image is not None and other.image is not None and one.image != other.image:
         return False
-    return all(normal(one.truth.get(truth)) == normal(other.truth.get(truth)) for truth in truths)
+    pairs = ((one.truth.get(truth), other.truth.get(truth)) for truth in truths)
+    return all(x == y or normal(x) == normal(y) for x, y in pairs)
 
 
 def _by_id(a: Sequence[Line], b: Sequence[Line], truths: Collection[str]) -> Pairs:

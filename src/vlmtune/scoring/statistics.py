@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 from statistics import NormalDist
 
 import numpy as np
@@ -68,6 +69,8 @@ def student_interval(centre: float, standard_error: float, df: float, confidence
 def by_group(stats: Stats, groups: Sequence[str]) -> Stats:
     """Statistics per row [N, K] summed per group [G, K], groups in order of appearance."""
     numbers = {name: n for n, name in enumerate(dict.fromkeys(groups))}
+    if len(numbers) == len(groups):
+        return stats
     summed = np.zeros((len(numbers), stats.shape[1]))
     np.add.at(summed, [numbers[name] for name in groups], stats)
     return summed
@@ -94,15 +97,27 @@ class Resamples:
         sums = np.concatenate([_sums(counts, columns) for counts in self._counts()])
         return np.split(sums, np.cumsum([side.shape[1] for side in sides])[:-1], axis=1)
 
-    def randomize(self, a: Stats, b: Stats) -> tuple[Stats, Stats]:
-        """Sums [R, K] of both sides [G, K] after the two sides of each group were swapped with probability 1/2."""
+    def randomize(self, pairs: Sequence[tuple[Stats, Stats]]) -> Iterator[tuple[Stats, Stats]]:
+        """Sums [R, K] of both sides [G, K] of each pair, after the same swaps of a group's sides with probability 1/2."""
         rng = np.random.default_rng([self._seed, 1])
-        difference = b - a
         # Metrics share statistics, and many do not differ: each distinct column is added up once.
-        columns, of_column = np.unique(difference, axis=1, return_inverse=True)
+        distinct: dict[bytes, int] = {}
+        kept: list[Stats] = []
+        of_column = []
+        for a, b in pairs:
+            for k in range(a.shape[1]):
+                column = b[:, k] - a[:, k]
+                number = distinct.setdefault(blake2b(column.tobytes(), digest_size=16).digest(), len(kept))
+                if number == len(kept):
+                    kept.append(column)
+                of_column.append(number)
+        columns = np.stack(kept, axis=1)
+        kept.clear()
         moved = np.concatenate([_sums(rng.integers(0, 2, (size, self._groups)), columns) for size in self._sizes()])
-        moved = moved[:, of_column]
-        return a.sum(axis=0) + moved, b.sum(axis=0) - moved
+        numbers = iter(of_column)
+        for a, b in pairs:
+            own = moved[:, [next(numbers) for _ in range(a.shape[1])]]
+            yield a.sum(axis=0) + own, b.sum(axis=0) - own
 
     def _counts(self) -> Iterator[NDArray[np.int64]]:
         """How often each group is drawn, [some resamples, G] at a time."""
