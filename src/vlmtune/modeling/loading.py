@@ -29,10 +29,10 @@ from vlmtune.files import read_json
 from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.modeling.quantization import (
     Quantization,
-    check_fp8_blocks,
     check_stored_format,
     loading_options,
     stored_format,
+    whole_fp8_blocks,
 )
 from vlmtune.modeling.vision_tower import optimize_vision_tower
 from vlmtune.modeling.weight_files import check_sizes, hash_weights, weight_files
@@ -277,7 +277,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     check_stored_format(checkpoint.name, checkpoint.stored, checkpoint.quantization)
     quantized = loading_options(checkpoint.stored, checkpoint.quantization, checkpoint.family, dtype)
-    with _loading_errors(checkpoint, precision):
+    with _loading_errors(checkpoint, precision), whole_fp8_blocks(checkpoint.stored):
         if checkpoint.commit is None:
             check_sizes(weight_files(checkpoint.folder), AutoConfig.from_pretrained(checkpoint.source))
         from_pretrained: Any = AutoModelForImageTextToText.from_pretrained
@@ -298,7 +298,6 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
             f"{checkpoint.name}: {len(bad)} weights are missing or of another shape, first {bad[0]}; download "
             "the checkpoint again, or set model.family to its architecture"
         )
-    check_fp8_blocks(model, checkpoint.name, read_json(checkpoint.folder / "config.json"))
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
     # A checkpoint's generation_config may request sampling; only our config decides how answers are decoded.

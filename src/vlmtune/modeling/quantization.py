@@ -3,7 +3,8 @@
 What a checkpoint is stored in is read from its config.json before any weight is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from vlmtune.families import Family
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from transformers import BitsAndBytesConfig
 
 Quantization = Literal["nf4"]
 
@@ -92,33 +93,35 @@ def loading_options(
     return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
 
 
-def check_fp8_blocks(model: "PreTrainedModel", name: str, settings: Mapping[str, Any]) -> None:
-    """Check that a model whose checkpoint is stored in FP8, if it is, is the one that was stored.
+@contextmanager
+def whole_fp8_blocks(stored: str | None) -> Iterator[None]:
+    """While a checkpoint in FP8 is loaded, make transformers read blocks in the size that its config.json says.
 
-    Args:
-        model: as transformers has loaded it.
-        name: of the checkpoint.
-        settings: its config.json.
-
-    Raises:
-        ConfigError: blocks do not divide a matrix; transformers would spread their scales evenly.
+    It derives their size from the number of scales, so that in a matrix of 160 rows two blocks of 128 become two of 80.
     """
-    import torch
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
-    if stored_format(settings) != "fp8":
+    if stored != "fp8":
+        yield
         return
-    stored = settings["quantization_config"]
-    blocks = stored.get("weight_block_size") or (1, 1)
-    kept = stored.get("modules_to_not_convert") or stored.get("ignored_layers") or []
-    for module, layer in model.named_modules():
-        if not isinstance(layer, torch.nn.Linear) or not should_convert_module(module, kept):
-            continue
-        if any(size > block and size % block for size, block in zip(layer.weight.shape, blocks, strict=True)):
-            raise ConfigError(
-                f"model {name!r} is stored in fp8, and {module} of {tuple(layer.weight.shape)} is not a multiple of "
-                f"its blocks of {tuple(blocks)}; use the 16-bit checkpoint"
-            )
+    import torch
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
+    evenly = Fp8Dequantize._dequantize_one  # noqa: SLF001 - there is no public way
+
+    def exact(self: Any, quantized: Any, scales: Any, output_dtype: Any = None) -> Any:
+        blocks, sides = self.hf_quantizer.quantization_config.weight_block_size, quantized.shape[-2:]
+        in_fp8 = quantized.dtype == torch.float8_e4m3fn and scales.ndim == 2 and scales.dtype.is_floating_point
+        if not in_fp8 or blocks is None or not any(n % block for n, block in zip(sides, blocks, strict=True)):
+            return evenly(self, quantized, scales, output_dtype)
+        scales = scales.float()
+        for axis, (side, block) in enumerate(zip(sides, blocks, strict=True)):
+            scales = scales.repeat_interleave(block, axis).narrow(axis, 0, side)
+        return (quantized.float() * scales).to(output_dtype or torch.bfloat16)
+
+    Fp8Dequantize._dequantize_one = exact  # noqa: SLF001
+    try:
+        yield
+    finally:
+        Fp8Dequantize._dequantize_one = evenly  # noqa: SLF001
 
 
 def merging_note(stored: str | None) -> str | None:
