@@ -117,11 +117,11 @@ def whole_fp8_blocks(stored: str | None) -> Iterator[None]:
             scales = scales.repeat_interleave(block, axis).narrow(axis, 0, side)
         return (quantized.float() * scales).to(output_dtype or torch.bfloat16)
 
-    Fp8Dequantize._dequantize_one = exact  # noqa: SLF001
+    Fp8Dequantize._dequantize_one = exact  # type: ignore[method-assign]  # noqa: SLF001
     try:
         yield
     finally:
-        Fp8Dequantize._dequantize_one = evenly  # noqa: SLF001
+        Fp8Dequantize._dequantize_one = evenly  # type: ignore[method-assign]  # noqa: SLF001
 
 
 def merging_note(stored: str | None) -> str | None:
