@@ -1,14 +1,19 @@
 """Video files and rows with videos: what is decoded, what is refused, and what a row says."""
 
+import base64
 import builtins
+import io
 import json
 import os
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from builders import TINY, encoded, make_image, ref, user
 from clips import clip_file, drawn_frames, video
@@ -16,7 +21,8 @@ from PIL import Image
 
 from vlmtune import images, videos
 from vlmtune.config import load
-from vlmtune.data import jsonl, open_role
+from vlmtune.data import hub, jsonl, open_role, table, webdataset
+from vlmtune.data._rows import MappedRows
 from vlmtune.engines import _messages
 from vlmtune.errors import ConfigError, DataError, EnvironmentProblem, ImageError
 from vlmtune.inference import shuffle_images
@@ -141,7 +147,7 @@ def test_a_picture_shows_four_frames() -> None:
 Write = Callable[..., None]
 
 
-def opened(folder: Path, *rows: dict[str, Any], **keys: Any) -> jsonl.MappedRows:
+def opened(folder: Path, *rows: dict[str, Any], **keys: Any) -> MappedRows:
     (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return jsonl.open(jsonl.Config(path=str(folder), **{"references": ["caption"], **keys}), "t.jsonl")
 
@@ -188,6 +194,40 @@ def test_a_column_names_a_file_a_folder_or_frames(folder: Path) -> None:
     assert again.fingerprint != before
     other = opened(folder, *({"clip": c, "caption": "y"} for c in ("a.mp4", "frames")), video="clip", frame_rate=5)
     assert other.fingerprint != again.fingerprint, "the times of frames change what is learnt"
+
+
+def tar_of(folder: Path) -> MappedRows:
+    with tarfile.open(folder / "t.tar", "w") as archive:
+        for name, data in (("0.mp4", MP4), ("0.txt", b"A ball .")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return webdataset.open(webdataset.Config(path=str(folder), video="video", references=["text"]), "t.tar")
+
+
+def parquet_of(folder: Path) -> MappedRows:
+    pq.write_table(pa.table({"v": [{"bytes": MP4, "path": None}], "caption": ["A ball ."]}), folder / "t.parquet")
+    return table.open(table.Config(path=str(folder), video="v", references=["caption"]), "t.parquet")
+
+
+def hub_of(folder: Path) -> MappedRows:
+    parquet_of(folder)
+    config = hub.Config(path=str(folder), video="v", references=["caption"])
+    return hub.open(config, "train")
+
+
+def base64_of(folder: Path) -> MappedRows:
+    address = "data:video/mp4;base64," + base64.b64encode(MP4).decode()
+    return opened(folder, {"v": address, "caption": "A ball ."}, video="v")
+
+
+@pytest.mark.parametrize("rows_of", [tar_of, parquet_of, hub_of, base64_of])
+def test_rows_that_hold_their_videos(rows_of: Callable[[Path], MappedRows], tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path)
+    (clip,) = row.images
+    assert isinstance(clip, VideoRef)
+    assert images.clip_of(clip).frames == 12
+    assert row.truth["references"] == ["A ball ."]
 
 
 ANSWER = {"role": "assistant", "content": "A ball"}

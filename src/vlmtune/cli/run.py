@@ -115,7 +115,7 @@ def predict(
     adapter: Annotated[Path | None, typer.Option(help="Adapter folder; by default the base model answers.")] = None,
     split: Annotated[Role | None, typer.Option(help="Which rows.")] = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Answer for one image instead, base and tuned.")
+        Path | None, typer.Option(metavar="FILE", help="Answer for one image or video instead, base and tuned.")
     ] = None,
     question: Annotated[str | None, typer.Option(help="Question about that image, in tasks that take one.")] = None,
     parity: Annotated[

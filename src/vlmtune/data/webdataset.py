@@ -1,7 +1,7 @@
 """Tar files of WebDataset: members with one key are a row, as `000.jpg`, `000.txt` and `000.json`.
 
-A member is the column of its ending: an image is `image`, `.txt` is `text`, `.cls` is `label`, and the keys of an
-object in `.json` are columns of their own. Members stay in the tar; memory holds where they are.
+A member is the column of its ending: an image is `image`, a video `video`, `.txt` is `text`, `.cls` is `label`, and the
+keys of an object in `.json` are columns of their own. Members stay in the tar; memory holds where they are.
 """
 
 import json
@@ -21,6 +21,7 @@ from vlmtune.data._spilled import StringArray
 from vlmtune.data._text import unzipped
 from vlmtune.errors import DataError
 from vlmtune.json_values import MAX_DEPTH, is_deep
+from vlmtune.videos import FILE_ENDINGS
 
 KEY = "key"
 COLUMNS = {"txt": "text", "cls": "label"}
@@ -134,9 +135,10 @@ class TarRows:
 
 
 def _column(ending: str) -> str:
-    """The column of an image, named as what is before its ending; "." and the ending of anything else."""
+    """The column of an image or video, named as what is before its ending; "." and the ending of anything else."""
     before, _, last = ending.rpartition(".")
-    return before or "image" if f".{last}" in ENDINGS else f".{ending}"
+    kind = "image" if f".{last}" in ENDINGS else "video" if f".{last}" in FILE_ENDINGS else None
+    return f".{ending}" if kind is None else before or kind
 
 
 def _texts(name: str, data: bytes, at: str) -> Mapping[str, Any]:
