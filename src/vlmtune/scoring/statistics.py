@@ -98,7 +98,7 @@ class Resamples:
         return np.split(sums, np.cumsum([side.shape[1] for side in sides])[:-1], axis=1)
 
     def randomize(self, pairs: Sequence[tuple[Stats, Stats]]) -> Iterator[tuple[Stats, Stats]]:
-        """Sums [R, K] of both sides [G, K] of each pair, after the same swaps of a group's sides with probability 1/2."""
+        """Sums [R, K] of both sides [G, K] of each pair, after equal swaps of a group's sides with probability 1/2."""
         rng = np.random.default_rng([self._seed, 1])
         # Metrics share statistics, and many do not differ: each distinct column is added up once.
         distinct: dict[bytes, int] = {}
