@@ -46,6 +46,7 @@ TALKS = [
     (user("No picture at all."), assistant("No .")),
     (user(FILM, "What happens?"), assistant("A ball rolls to the left .")),
     (user("First", B, "then", FILM, "What happens?"), assistant("It rolls .")),
+    (user("First", B, "and", FILM, "What happens?"), assistant("A ball rolls .")),
     (user(FILM, "What happens?"), assistant("Nothing .")),
 ]
 """Captions of one picture, questions about one, several pictures, none, several turns, videos."""
