@@ -330,6 +330,9 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("inference: {engine: openai, json_schema: s.json, json_object: true}",
          ["7:42: inference.json_schema says more than inference.json_object; set one of them (inference.json_object: "
           "line 7)"]),
+        ("inference: {json_schema: auto}",
+         ["7:13: unknown key 'inference.json_schema'; the engine here has none, but openai and vllm do "
+          "(inference.engine)"]),
         ("inference: {engine: openai, json_schema: auto}",
          ["7:42: inference.json_schema is auto, which needs rows that are objects (the task extraction), not "
           "captioning; name a file"]),

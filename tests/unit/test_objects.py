@@ -103,7 +103,7 @@ def read(tmp_path: Path, write_jsonl: Write) -> Callable[..., Example]:
 
 
 FORMS: dict[str, Any] = {
-    "an object": {**OBJECTS, "bbox_type": "real", "image_id": [0]},
+    "an object": {**OBJECTS, "bbox_type": "real", "image_id": [0], "width": [80], "height": [80]},
     "fractions": {"ref": ["ball"], "bbox": [[0.125, 0.25, 0.5, 0.75]], "bbox_type": "norm1"},
     "text": json.dumps(OBJECTS),
     "a list": [{"caption": "ball", "bbox": [10, 20, 40, 60], "bbox_type": "real", "image": 0}],

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from vlmtune.config.nodes import KeyPath, Node, Problem, SourceLocation, describe
 from vlmtune.config.yaml import core_scalar
 from vlmtune.errors import ConfigError
-from vlmtune.registry import REMOVED_KEYS, RENAMED_ROLES, did_you_mean, renamed
+from vlmtune.registry import REMOVED_KEYS, RENAMED_ROLES, available, did_you_mean, load, renamed
 
 Fields = dict[str, str]
 """The keys of a block, each with the first sentence of its documentation."""
@@ -43,6 +43,13 @@ _RANGES = {
     "less_than": ("less than", "lt"),
     "less_than_equal": ("at most", "le"),
 }
+
+
+def _engines_with(key: str) -> list[str]:
+    """The engines that know a key of `inference`, if not all of them do."""
+    names = available("engines")
+    knowing = [name for name in names if key in load("engines", name).Config.model_fields]
+    return knowing if len(knowing) < len(names) else []
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -205,6 +212,8 @@ class _Explainer:
         if advice := REMOVED_KEYS.get(dotted(path)):
             return f", which was removed: {advice}"
         key, known = str(path[-1]), self._fields(path[:-1])
+        if path[0] == "inference" and (engines := _engines_with(key)):
+            return f"; the engine here has none, but {' and '.join(engines)} do (inference.engine)"
         if hint := did_you_mean(key, list(known)):
             return hint
         others = [dotted((*start, key)) for start in self._blocks(()) if key in self._fields(start)]

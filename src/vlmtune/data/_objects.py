@@ -8,7 +8,8 @@ from vlmtune.data import _turns, _values
 from vlmtune.errors import DataError
 from vlmtune.types import OBJECT_MARKS, Objects
 
-_KEYS = {"ref", "bbox", "bbox_type", "image_id"}
+_KEYS = {"ref", "bbox", "bbox_type", "image_id", "width", "height"}
+"""Sizes are read from the images themselves, as ms-swift does."""
 _UNITS: dict[str, Literal["pixels", "unit"]] = {"real": "pixels", "norm1": "unit"}
 """`bbox_type`: pixels of the image as it is stored, or fractions of its sides."""
 
