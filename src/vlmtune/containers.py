@@ -1,7 +1,10 @@
 """Limits of containers of rows, whoever wrote them: how much a compressed one may expand, and names of columns."""
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+from xml.etree.ElementTree import ParseError
 
 from vlmtune.errors import DataError
 
@@ -10,6 +13,12 @@ if TYPE_CHECKING:
 
 MOST_EXPANSION, ALWAYS_ALLOWED = 200, 256 * 1024 * 1024
 """How many times its own size the content of a compressed file may have; bytes that it may have in any case."""
+
+BROKEN_EXCEL = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ParseError, OSError, EOFError, NotImplementedError),
+    *(KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError),
+)
+"""What openpyxl raises about a damaged file."""
 
 
 def most_bytes(size: int) -> int:

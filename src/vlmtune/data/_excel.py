@@ -2,14 +2,13 @@
 
 import datetime
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import ParseError
 
+from vlmtune.containers import BROKEN_EXCEL
 from vlmtune.errors import DataError, EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -21,12 +20,6 @@ SHEET = "sheet"
 
 LARGEST = 1 << 32
 """Bytes that a file may expand to."""
-
-_BROKEN = (
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, ParseError, OSError, EOFError, NotImplementedError),
-    *(KeyError, IndexError, ValueError, TypeError, AttributeError, OverflowError),
-)
-"""What openpyxl raises about a damaged file."""
 
 
 def read_excel(file: Path, sheet: str | None) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
@@ -120,5 +113,5 @@ def _errors_named(file: Path) -> Iterator[None]:
     """Turn what openpyxl raises about a broken file into one error."""
     try:
         yield
-    except _BROKEN as error:
+    except BROKEN_EXCEL as error:
         raise DataError(f"{file}: not a readable Excel file ({error!s:.200}); save it again, or as .csv") from None

@@ -184,7 +184,7 @@ def _call(call: Any, at: str) -> dict[str, Any]:
 def _json(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

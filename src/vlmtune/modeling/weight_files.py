@@ -33,6 +33,13 @@ class _Index(TypedDict):
     weight_map: dict[str, str]
 
 
+class _Cached(TypedDict):
+    """The hash of a file, and what it was when it was read."""
+
+    state: list[int]
+    sha256: str
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers would load.
 
@@ -96,7 +103,7 @@ def _file_hash(file: Path) -> str:
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     cached = cache_file("weights", str(file.resolve()), ".json")
     with contextlib.suppress(VlmtuneError, OSError):
-        if (known := read_json(cached))["state"] == state:
+        if (known := read_json(cached, _Cached))["state"] == state:
             return str(known["sha256"])
     with translate_os_errors(file), file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()

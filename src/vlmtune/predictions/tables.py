@@ -13,13 +13,14 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmtune.containers import bounded, first_repeated, most_bytes, too_large
+from vlmtune.containers import BROKEN_EXCEL, bounded, first_repeated, most_bytes, too_large
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.json_values import MAX_DEPTH, is_deep
 from vlmtune.predictions.names import is_answer, is_row
@@ -285,12 +286,14 @@ def _excel(data: bytes, file: Path) -> Table:
         raise EnvironmentProblem(
             f"{file}: an Excel file needs the extra: pip install 'vlmtune[excel]'; or save the file as .csv"
         ) from None
-    import zipfile
-
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            expanded = sum(part.file_size for part in archive.infolist())
+        if expanded > most_bytes(len(data)):
+            raise too_large(str(file), len(data))
         sheet = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
         cells = [list(row) for row in sheet.iter_rows(values_only=True)]
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError, IndexError) as error:
+    except (InvalidFileException, *BROKEN_EXCEL) as error:
         raise DataError(f"{file}: not a readable Excel file ({error}); save it again, or as .csv") from None
     header = next(iter(cells), [])
     names = {number: str(name) for number, name in enumerate(header) if name is not None}

@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from vlmtune.data import (
     separator_hint,
 )
 from vlmtune.errors import ConfigError
+from vlmtune.json_values import parse_json
 from vlmtune.scaffold.annotations import annotation_files, image_names, per_image_format, recognize
 from vlmtune.scaffold.draft import SourceSettings
 from vlmtune.scaffold.questions import Option, Undecided
@@ -259,7 +259,7 @@ def _saved(path: Path, given: Mapping[str, Any]) -> SourceSettings:
     patterns = {}
     for state in states:
         try:
-            files = [str(each["filename"]) for each in json.loads(state.read_bytes())["_data_files"]]
+            files = [str(each["filename"]) for each in parse_json(state.read_bytes())["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(f"{state}: not as Dataset.save_to_disk writes it; save the dataset again") from None
         place = "" if state.parent == path else f"{state.parent.name}/"

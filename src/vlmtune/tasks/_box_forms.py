@@ -124,7 +124,7 @@ def _says_nothing(text: str) -> bool:
     stripped = FENCE.sub(r"\1", text).strip().rstrip(".。!！")
     try:
         return _is_empty(json.loads(stripped))
-    except ValueError:
+    except (ValueError, RecursionError):
         return _NOTHING.fullmatch(stripped) is not None
 
 
