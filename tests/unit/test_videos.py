@@ -230,6 +230,14 @@ def test_rows_that_hold_their_videos(rows_of: Callable[[Path], MappedRows], tmp_
     assert row.truth["references"] == ["A ball ."]
 
 
+def test_a_template_leads_to_the_file_or_folder(folder: Path) -> None:
+    ids = [{"id": "a", "caption": "x"}, {"id": "b", "caption": "y"}]
+    (folder / "b.mp4").write_bytes(MP4)
+    rows = opened(folder, *ids, video="id", image_path="{file}.mp4")
+    assert [image.where.rpartition(" ")[2] for row in rows for image in row.images] == ["(a.mp4)", "(b.mp4)"]
+    assert rows.group_key(0) == rows.group_key(1), "equal files"
+
+
 ANSWER = {"role": "assistant", "content": "A ball"}
 TAGS = {"role": "assistant", "content": "The tag <video> of HTML"}
 

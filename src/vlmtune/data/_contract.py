@@ -71,7 +71,7 @@ class DatasetConfig(BaseConfig):
     image_path: ImagePath | None = None
     """Path of an image as a template: `{file}` is the value of the image column, `{NAME}` that of another column, as in
     `images/{file}` or `val2014/COCO_val2014_{image_id:012d}.jpg`; `{file:name}` is a path without its folders,
-    `{file:stem}` also without its ending. Null: the image column holds the path."""
+    `{file:stem}` also without its ending. With `video` it is the path of the video. Null: the column holds the path."""
 
     image_roots: list[str] = []
     """Folders outside of the dataset's from which images may be read, by absolute paths and by links."""

@@ -308,7 +308,7 @@ class MappedRows:
     def _image_values(self, record: Record, index: int) -> list[tuple[Any, str]]:
         """A row's images as stored, each with its location for messages."""
         values, template = self._own_images(record, index), self._config.image_path
-        if template is not None:
+        if template is not None and self._config.video is None:
             at = self._at(index)
             if FILE in template_fields(template):
                 values = [(fill(template, {FILE: value, **record}, at), where) for value, where in values]

@@ -5,6 +5,7 @@ from typing import Any
 
 from vlmtune.data import _values
 from vlmtune.data._contract import DatasetConfig
+from vlmtune.data._image_paths import FILE, fill
 from vlmtune.data._messages import image_values
 from vlmtune.data._records import Record
 from vlmtune.errors import EmptyField
@@ -34,6 +35,8 @@ def video_values(config: DatasetConfig, record: Record, column: Callable[[str], 
     where, value = f"{at}, column {config.video!r}", _values.structured(column(config.video))
     if value in (None, "", []):
         raise EmptyField(f"{where} is empty; repair or remove the row", config.video)
+    if config.image_path is not None and not isinstance(value, list):
+        return [(fill(config.image_path, {FILE: value, **record}, at), where)]
     if isinstance(value, list) and all(isinstance(one, str) and one.lower().endswith(FILE_ENDINGS) for one in value):
         return [(one, f"{where}, video {n}") for n, one in enumerate(value)]
     return [(value, where)]
