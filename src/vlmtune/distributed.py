@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MESSAGE_BYTES = 2**30
+"""Size from which a message is sent: an adapter fits into one, and a model in training leaves little room for more."""
+
 TIMEOUT = timedelta(hours=24)
 """How long a process waits for another: the main one checks the data alone. torchrun ends all if one dies."""
 
@@ -69,7 +72,7 @@ class ProcessGroup:
         return value
 
     def all_reduce(self, tensors: "Sequence[torch.Tensor]") -> None:
-        """Sum tensors of one dtype and device over all processes, in place, in one message.
+        """Sum tensors of one dtype and device over all processes, in place, in messages of about `MESSAGE_BYTES`.
 
         Raises:
             EnvironmentProblem: another process has ended.
@@ -79,11 +82,12 @@ class ProcessGroup:
         import torch
         import torch.distributed as dist
 
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with _translate_peer_errors():
-            dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        for group in _messages(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            with _translate_peer_errors():
+                dist.all_reduce(flat)
+            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def destroy(self) -> None:
         """Wait for all processes, then destroy the process group."""
@@ -93,6 +97,20 @@ class ProcessGroup:
             with _translate_peer_errors():
                 dist.barrier()
             dist.destroy_process_group()
+
+
+def _messages(tensors: "Sequence[torch.Tensor]") -> "Iterator[list[torch.Tensor]]":
+    """Tensors in groups, each as large as a message or a little larger."""
+    group: list[torch.Tensor] = []
+    size = 0
+    for tensor in tensors:
+        group.append(tensor)
+        size += tensor.nbytes
+        if size >= MESSAGE_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 SINGLE_PROCESS = ProcessGroup()

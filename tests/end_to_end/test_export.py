@@ -8,6 +8,7 @@ import pytest
 import torch
 from builders import make_image
 from commands import warm_vlmtune
+from safetensors.torch import load_file
 
 from vlmtune.config import load
 from vlmtune.errors import IntegrityError
@@ -78,6 +79,29 @@ def test_a_merged_checkpoint_answers_as_the_adapter_does(run: Path) -> None:
     again = warm_vlmtune("export", "c.yaml", "-o", "merged", cwd=run)
     assert again.returncode == 2
     assert "merged already exists" in again.stderr
+
+
+def test_a_model_trained_in_full_stays_tied_and_answers_alike(
+    encoder: Encoder, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    model = add_adapter(base, LoraConfig(parts=[]), encoder.checkpoint.family, 0, full=["language_model"])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in trainable(model).values():
+            weight.add_(torch.randn_like(weight), alpha=0.02)
+    save_adapter(model, run / "outputs" / "lora", "tiny", None)
+    monkeypatch.setattr(export, "_teacher_force_in_fresh_process", export.teacher_force_folder)
+    export.export(Session(load("c.yaml", ["training.method=full"]).config), run / "merged")
+    assert json.loads((run / "merged" / "config.json").read_text())["tie_word_embeddings"]
+    merged = load_file(run / "merged" / "model.safetensors")
+    trained = load_file(run / "outputs" / "lora" / "adapter_model.safetensors")
+    assert "lm_head.weight" not in merged
+    assert all(
+        torch.equal(merged[name.removeprefix("base_model.model.")], weight)
+        for name, weight in trained.items()
+        if "lm_head" not in name
+    )
 
 
 def test_a_checkpoint_that_lost_the_adapter_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from builders import TINY, assistant, make_image, ref, user
 from clips import drawn_frames, video
+from interruptions import StopAfter
 from tiny_models import TINY_MODELS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
@@ -21,6 +22,7 @@ from transformers import AutoModelForImageTextToText
 from vlmtune.engines import hf
 from vlmtune.engines._vllm_server import served
 from vlmtune.errors import AdapterRefused, ConfigError, IntegrityError, Interrupted
+from vlmtune.families import PartName
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.planning.costs import flops, trained_weights
 from vlmtune.planning.lengths import total, work_of
@@ -63,6 +65,7 @@ FILMS = [
 ]
 """For families that read videos."""
 
+ALL_PARTS: list[PartName] = ["language_model", "merger", "vision_tower"]
 Losses = list[torch.Tensor]
 Gradients = Mapping[str, torch.Tensor]
 
@@ -130,7 +133,11 @@ def packing_model(encoder: Encoder) -> Any:
 @pytest.fixture(scope="module")
 def separate(encoder: Encoder, examples: Sequence[Encoded]) -> tuple[Losses, Gradients]:
     """Losses and gradients by transformers alone, one example at a time."""
-    model, losses = adapted(plain_model(encoder), encoder), []
+    return one_at_a_time(adapted(plain_model(encoder), encoder), encoder, examples)
+
+
+def one_at_a_time(model: Any, encoder: Encoder, examples: Sequence[Encoded]) -> tuple[Losses, Gradients]:
+    losses = []
     for example in examples:
         output = model(**collate([example], encoder, "right", "cpu", torch.float32), use_cache=False)
         logits, targets = output.logits[0, :-1], torch.tensor(example.rendered.ids)[1:]
@@ -176,6 +183,24 @@ def test_packed_examples_equal_separate_ones(
     assert len(rows) == 1
     loss, gradient = worst_errors(packing_model, rows, encoder, separate)
     assert max(loss, gradient) <= 1e-5
+
+
+def test_packed_examples_equal_separate_ones_where_every_part_is_trained_in_full(
+    encoder: Encoder, layout: Layout, examples: Sequence[Encoded]
+) -> None:
+    """Every weight, norms, biases, routers, convolutions and embeddings included; prefixes are shared."""
+    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    enable_packed_attention(base, encoder.checkpoint.family)
+    ours, theirs = (whole(each, encoder) for each in (base, plain_model(encoder)))
+    expected = one_at_a_time(theirs, encoder, examples)
+    assert expected[1].keys() == trainable(ours).keys()
+    loss, gradient = worst_errors(ours, pack(examples, layout, 4096), encoder, expected)
+    assert max(loss, gradient) <= 1e-5
+
+
+def whole(base: Any, encoder: Encoder) -> Any:
+    """With every part trained in full."""
+    return add_adapter(base, LoraConfig(parts=[]), encoder.checkpoint.family, 0, full=ALL_PARTS)
 
 
 @contextmanager
@@ -322,15 +347,6 @@ def test_answers_equal_those_of_generate(encoder: Encoder) -> None:
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(make_job: Callable[..., trainer.TrainingJob]) -> None:
-    class StopAfter(StopRequest):
-        def __init__(self, questions: int) -> None:
-            self._left = questions
-
-        @property
-        def received(self) -> int | None:  # type: ignore[override]
-            self._left -= 1
-            return 2 if self._left < 0 else None
-
     straight, broken_off = (make_job(name, save_every_steps=2) for name in ("straight", "broken"))
     trainer.train(straight, QUIET, StopRequest())
     with pytest.raises(Interrupted, match=r"step \d+ of 5 is saved"):
@@ -376,30 +392,42 @@ def _solve_flops(matrix: Any, right: Any, *_: Any, out_shape: Any = None, **__: 
     return int(torch.tensor(batch).prod()) * size * size * columns
 
 
-@pytest.mark.parametrize("checkpoint_layers", [0, 2])
+def _convolution_gradient_flops(gradient: Any, _: Any, weight: Any, *more: Any, **__: Any) -> int:
+    """As many as forward for each gradient that is needed; torch's counter takes no notice of groups."""
+    needed = more[-1]
+    outputs, weights = (int(torch.tensor(shape).prod()) for shape in (gradient, weight[1:]))
+    return 2 * outputs * weights * (needed[0] + needed[1])
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_layers", "full"), [(0, []), (2, []), (2, ALL_PARTS)], ids=["adapters", "2 checkpointed", "in full"]
+)
 def test_planned_flops_are_those_counted(
-    checkpoint_layers: int, encoder: Encoder, layout: Layout, examples: Sequence[Encoded]
+    checkpoint_layers: int, full: list[PartName], encoder: Encoder, layout: Layout, examples: Sequence[Encoded]
 ) -> None:
     base = load_model(encoder.checkpoint, "cpu", "fp32")
     enable_packed_attention(base, encoder.checkpoint.family)
-    lora = everywhere(encoder)
-    model = add_adapter(base, lora, encoder.checkpoint.family, 0)
+    lora = LoraConfig(parts=[]).for_family(encoder.checkpoint.family) if full else everywhere(encoder)
+    model = add_adapter(base, lora, encoder.checkpoint.family, 0, full=full)
     layers = base.get_submodule(encoder.checkpoint.family.language_model).layers
     for layer in layers[:checkpoint_layers]:
         layer.forward = checkpointed(layer.forward)
     if encoder.checkpoint.family.name in EXPERTS:
         base.set_experts_implementation("eager")  # the counter knows no grouped products
     rows = pack(examples[1:5], layout, 512)
-    solve = {torch.ops.aten.linalg_solve_triangular: _solve_flops}
-    with FlopCounterMode(display=False, custom_mapping=solve) as counter:
+    formulas = {
+        torch.ops.aten.linalg_solve_triangular: _solve_flops,
+        torch.ops.aten.convolution_backward: _convolution_gradient_flops,
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         for row in rows:
             token_losses(base, row, encoder, "cpu").sum().backward()
     shapes = shapes_of(encoder.checkpoint)
     # The counter takes attention without its mask.
     pairs = sum((s.end - s.start) * (s.prefix_end - s.prefix_start + s.end - s.start) for r in rows for s in r.segments)
-    terms = flops(shapes, lora, replace(total(map(work_of, rows)), pairs=pairs), checkpoint_layers)
+    terms = flops(shapes, lora, replace(total(map(work_of, rows)), pairs=pairs), checkpoint_layers, full)
     assert sum(term.flops for term in terms) == pytest.approx(counter.get_total_flops(), rel=0.05)
-    assert trained_weights(shapes, lora) == sum(weight.numel() for weight in trainable(model).values())
+    assert trained_weights(shapes, lora, full) == sum(weight.numel() for weight in trainable(model).values())
 
 
 def checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

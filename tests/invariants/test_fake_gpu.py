@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +138,19 @@ def photos(encoder: Encoder, count: int, captions: int) -> list[Encoded]:
 
 
 def prepared(
-    encoder: Encoder, gpu: FakeGpu, folder: Path, settings: TrainingConfig
+    encoder: Encoder, gpu: FakeGpu, folder: Path, settings: TrainingConfig, tied: bool = False
 ) -> tuple[ForwardBackward, Any, int]:
     """What computes gradients, the model, and its bytes; the adapter's gradients and AdamW's moments are there, too."""
     family = encoder.checkpoint.family
     with torch.device("cuda"):
         config = AutoConfig.from_pretrained(encoder.checkpoint.folder)
         base: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    if tied:
+        base.lm_head.weight = base.model.language_model.embed_tokens.weight
     vision_tower.optimize_vision_tower(base.requires_grad_(False), family)
     attention.enable_packed_attention(base, family)
     loaded = gpu.alive
-    weights = list(trainable(add_adapter(base, settings.lora, family, 0).train()).values())
+    weights = list(trainable(add_adapter(base, settings.lora, family, 0, full=settings.full).train()).values())
     base.moments = [torch.zeros_like(weight) for weight in weights for _ in range(2)]
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
@@ -177,4 +180,29 @@ def test_a_batch_waits_little_and_takes_what_is_planned(
     assert waits <= WAITS_PER_ROW * len(rows), gpu.waits
     assert gpu.launches.total() - LAUNCHES_ONCE <= LAUNCHES_PER_ROW * len(rows), gpu.launches
     assert gpu.at_peak["tower"] < 0.05 * (gpu.peak - loaded), "a frozen tower keeps nothing but its features"
+    assert planned.peak == pytest.approx(gpu.peak - loaded, rel=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "method",
+    ["full", {"merger": "full"}, dict.fromkeys(["language_model", "merger", "vision_tower"], "full")],
+    ids=["language model", "merger", "all"],
+)
+def test_training_in_full_takes_what_is_planned(
+    method: Any, tied: bool, large: Encoder, batches: dict[int, list[Encoded]], gpu: FakeGpu, tmp_path: Path
+) -> None:
+    """16 bytes a weight beside the model, gradients on their way, and what they are computed from."""
+    settings, family = TrainingConfig.model_validate({"method": method}), large.checkpoint.family
+    forward_backward, _, loaded = prepared(large, gpu, tmp_path, settings, tied)
+    rows, examples = forward_backward.pack(batches[1]), batches[1]
+    gpu.reset()
+    forward_backward.accumulate(examples, sum(example.rendered.supervised for example in examples), 1)
+    shapes = shapes_of(large.checkpoint)
+    shapes = replace(shapes, decoder=replace(shapes.decoder, tied=tied))
+    setup = Setup("bf16", settings.lora.for_family(family), full=tuple(settings.full))
+    planned = memory(shapes, setup, map(work_of, rows), 0)
+    assert planned.states == 16 * sum(shapes.parameters_of(part) for part in settings.full)
+    print(planned, planned.peak / (gpu.peak - loaded), gpu.peak - loaded)
     assert planned.peak == pytest.approx(gpu.peak - loaded, rel=0.05)

@@ -107,6 +107,29 @@ def test_two_ranks_are_one(run: Path, sets: tuple[str, ...]) -> None:
     assert all(torch.equal(last[0][n], last[1][n]) for n in one)
 
 
+IN_FULL = "method: {language_model: full, merger: full}"
+
+
+def test_two_ranks_are_one_where_parts_are_trained_in_full(run: Path) -> None:
+    """Every gradient, though the merger has none in a rank with text alone; small messages are many."""
+    (run / "c.yaml").write_text(CONFIG.replace("continue_from: warm, lora: {dropout: 0.0}", IN_FULL))
+    [alone], both = train(run, "alone", 1), train(run, "both", 2, before=in_small_messages)
+    assert [ended.returncode for ended in (alone, *both)] == [0, 0, 0], both[0].stderr + both[1].stderr
+    one = load_file(run / "gradients-1-0-0.safetensors")
+    assert len(one) > 60
+    for rank in (0, 1):
+        two = load_file(run / f"gradients-2-{rank}-0.safetensors")
+        assert {n: (two[n] - one[n]).norm() <= 1e-5 * one[n].norm() for n in one} == dict.fromkeys(two, True)
+
+
+def in_small_messages() -> None:
+    """In a child: no more than a weight or two in a message."""
+    from vlmtune import distributed
+
+    distributed.MESSAGE_BYTES = 10_000
+    keep_gradients()
+
+
 def test_a_mistake_that_the_first_rank_finds_ends_all(run: Path) -> None:
     first, second = train(run, "both", 2, "training.max_tokens=20")
     assert (first.returncode, second.returncode) == (3, 3)

@@ -150,8 +150,15 @@ Trained = Callable[..., tuple[Any, Epoch]]
 def train_an_epoch(encoder: Encoder, tmp_path: Path) -> Trained:
     """Real steps over 16 rows, or 8 with five captions each, under a watch; returns the same rows by their headers."""
 
-    def run(watch: Any, lora: LoraConfig, precision: str = "fp32", layers: int = 0, target: str = "sample") -> Any:
-        settings = TrainingConfig(precision=precision, pack_tokens=512, lora=lora)  # type: ignore[arg-type]
+    def run(
+        watch: Any,
+        lora: LoraConfig,
+        precision: str = "fp32",
+        layers: int = 0,
+        target: str = "sample",
+        method: Any = "lora",
+    ) -> Any:
+        settings = TrainingConfig(precision=precision, pack_tokens=512, lora=lora, method=method)  # type: ignore[arg-type]
         columns = [f"caption_{n}" for n in range(5)]
         rows = scenes.open(
             scenes.Config(references=columns, target=target, id="id"), "train", 8 if target == "each" else 16
@@ -175,7 +182,7 @@ def train_an_epoch(encoder: Encoder, tmp_path: Path) -> Trained:
 def take_steps(
     base: Any, encoder: Encoder, settings: TrainingConfig, batches: Sequence[Sequence[Encoded]], work: Path, layers: int
 ) -> None:
-    model = add_adapter(base, settings.lora, encoder.checkpoint.family, 0).train()
+    model = add_adapter(base, settings.lora, encoder.checkpoint.family, 0, full=settings.full).train()
     weights = list(trainable(model).values())
     optimizer = torch.optim.AdamW(weights)
     gradients = ForwardBackward(model.base_model.model, weights, encoder, "cpu", settings, work, SINGLE_PROCESS)
@@ -203,6 +210,33 @@ def test_flops_of_an_epoch_are_those_counted(
     epoch: Any = train_an_epoch(counter, lora, layers=layers, target=target)
     ours = sum(term.flops for term in flops(shapes_of(encoder.checkpoint), lora, epoch.work, layers))
     assert ours == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+IN_FULL: list[Any] = ["full", {"merger": "full"}, dict.fromkeys(["language_model", "merger", "vision_tower"], "full")]
+
+
+@pytest.mark.parametrize("method", IN_FULL, ids=["language model", "merger", "all"])
+def test_flops_of_training_in_full_are_those_counted(train_an_epoch: Trained, encoder: Encoder, method: Any) -> None:
+    counter = FlopCounterMode(display=False)
+    settings = TrainingConfig(method=method)
+    lora = settings.lora.for_family(encoder.checkpoint.family)
+    epoch: Any = train_an_epoch(counter, lora, layers=2, method=method)
+    ours = sum(term.flops for term in flops(shapes_of(encoder.checkpoint), lora, epoch.work, 2, settings.full))
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", IN_FULL, ids=["language model", "merger", "all"])
+def test_memory_of_training_in_full_is_that_of_all_live_tensors(
+    train_an_epoch: Trained, encoder: Encoder, method: Any, precision: str
+) -> None:
+    live, settings = LiveBytes(), TrainingConfig(method=method)
+    lora = settings.lora.for_family(encoder.checkpoint.family)
+    epoch: Any = train_an_epoch(live, lora, precision, method=method)
+    setup = Setup(precision, lora, on_cpu=True, full=tuple(settings.full))
+    planned = memory(shapes_of(encoder.checkpoint), setup, epoch.distinct, 0)
+    print(planned, planned.peak, live.peak, planned.peak / live.peak)
+    assert planned.peak == pytest.approx(live.peak, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmtune.cli.options import AsJson, ConfigArg, Offline, ProgressStyle, Sets, load_config
+from vlmtune.errors import ConfigError
 from vlmtune.terminal import echo
 
 
@@ -47,13 +48,21 @@ def check(config: ConfigArg, sets: Sets = None) -> None:
     """Validate a config; lists all errors with their positions."""
     from vlmtune.config import refuse_evaluated_training_rows
     from vlmtune.files import read_json
-    from vlmtune.modeling.quantization import check_stored_format, merging_note, merging_problem, stored_format
+    from vlmtune.modeling.quantization import (
+        check_stored_format,
+        full_training_problem,
+        merging_note,
+        merging_problem,
+        stored_format,
+    )
 
     loaded = load_config(config, sets)
     refuse_evaluated_training_rows(loaded.dataset, loaded.evaluation.split)
     model, file = loaded.model, Path(loaded.model.name) / "config.json"
     stored = stored_format(read_json(file)) if file.is_file() else None
     check_stored_format(model.name, stored, model.quantization)
+    if (problem := full_training_problem(loaded.training.full, stored, model.quantization)) is not None:
+        raise ConfigError(f"training.method: {problem}")
     if (said := merging_problem(stored, model.quantization) or merging_note(stored)) is not None:
         echo(f"! {said}")
     echo(f"{config}: no errors (data and model were not checked)")

@@ -19,6 +19,7 @@ from vlmtune.errors import ConfigError
 from vlmtune.families import EXPERTS
 from vlmtune.metrics import Metric, custom_metric
 from vlmtune.modeling.loading import ModelConfig
+from vlmtune.modeling.quantization import full_training_problem
 from vlmtune.run_layout import (
     DATA_CHECK,
     DATA_CHECK_PAGE,
@@ -131,10 +132,13 @@ def training(block: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
     if len(set(block.seeds)) < len(block.seeds):
         wrong.append(invalid("contains a seed twice", loc=("seeds",), value=block.seeds))
     wrong += [*_length(block), *_layers(block.lora), *_initial_weights(block, info.data.get("model"))]
-    frozen = [part for part, rate in block.learning_rates if rate is not None and part not in block.lora.parts]
+    wrong += _method(block, info.data.get("model"))
+    trained = {*block.lora.parts, *block.full}
+    frozen = [part for part, rate in block.learning_rates if rate is not None and part not in trained]
     for part in frozen:
         message = "{0} is set, but {1} leaves that part frozen"
-        wrong.append(invalid(message, f"learning_rates.{part}", "lora.parts"))
+        chosen = "lora.parts" if block.method == "lora" else "method"
+        wrong.append(invalid(message, f"learning_rates.{part}", chosen))
     raise_invalid("training", wrong)
     return block
 
@@ -184,6 +188,25 @@ def _initial_weights(block: TrainingConfig, base: ModelConfig | None) -> Iterato
         yield invalid(message, loc=loc, value=init)
 
 
+def _method(block: TrainingConfig, model: ModelConfig | None) -> Iterator[InitErrorDetails]:
+    """`method` and `lora` agree on the parts with adapters, and quantized weights are not trained themselves."""
+    if set(block.adapted) != set(block.lora.parts):
+        yield invalid("{0} and {1} give adapters to different parts; leave lora.parts out", "lora.parts", "method")
+    elif not block.adapted and not block.full:
+        yield invalid(
+            "{0} names no part, so nothing would be trained", "lora.parts" if block.method == "lora" else "method"
+        )
+    elif not block.adapted:
+        unused = LoraConfig(parts=[])
+        for key in (key for key in LoraConfig.model_fields if getattr(block.lora, key) != getattr(unused, key)):
+            yield invalid("{0} has no effect: {1} trains no adapter; leave it out", f"lora.{key}", "method")
+        if block.lora_plus_ratio is not None:
+            yield invalid("{0} has no effect: {1} trains no adapter; leave it out", "lora_plus_ratio", "method")
+    problem = full_training_problem(block.full, None, model.quantization if model is not None else None)
+    if problem is not None:
+        yield invalid(f"{{0}}: {problem}", "method")
+
+
 def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitErrorDetails]:
     """Text must be neither mirrored nor cut off, and boxes must move along."""
     about = registry.load("tasks", task.name).TASK
@@ -197,7 +220,7 @@ def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitE
 
 
 def inference(block: InferenceConfig, info: ValidationInfo) -> InferenceConfig:
-    """Greedy decoding ignores sampling parameters; not every engine reads videos; a schema needs rows with objects."""
+    """Sampling needs a temperature; not every engine reads videos or merges an adapter; a schema needs objects."""
     rows = [info.data.get("dataset"), *(one.dataset for one in info.data.get("datasets") or ())]
     key = next((key for one in rows for key in ("video", "videos") if getattr(one, key, None) is not None), None)
     if key is not None and not block.reads_videos:
@@ -214,6 +237,13 @@ def inference(block: InferenceConfig, info: ValidationInfo) -> InferenceConfig:
     if block.temperature == 0 and block.top_p < 1:
         message = "{0} has no effect while {1} is 0; set a temperature, or leave top_p out"
         raise_invalid("inference", [invalid(message, "top_p", "temperature")])
+    model, training = info.data.get("model"), info.data.get("training")
+    if block.engine == "vllm" and model is not None and training is not None and training.full and model.quantization:
+        message = (
+            "is 'vllm', which serves parts trained in full (training.method) only merged into the model, and a "
+            "quantized model cannot be merged; use hf, or set model.quantization to null"
+        )
+        raise_invalid("inference", [invalid(message, loc=("engine",), value=block.engine)])
     return block
 
 

@@ -103,8 +103,6 @@ def _tower(vision: Settings) -> VisionTower:
     values = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
     merged, out = vision["spatial_merge_size"] ** 2, vision["out_hidden_size"]
     wide, more = merged * hidden, len(vision.get("deepstack_visual_indexes") or ())
-    # The main merger normalises patches, the deepstack mergers normalise merged tokens.
-    norms = 4 * depth * hidden + 2 * hidden + 2 * more * wide
     return VisionTower(
         depth=depth,
         hidden=hidden,
@@ -120,7 +118,10 @@ def _tower(vision: Settings) -> VisionTower:
             Linear("linear_fc2", inner, hidden, bias=True),
         ),
         merger_linears=(Linear("linear_fc1", wide, wide, bias=True), Linear("linear_fc2", wide, out, bias=True)),
-        other=norms + (values + 1) * hidden + vision["num_position_embeddings"] * hidden,
+        other=(values + 1) * hidden + vision["num_position_embeddings"] * hidden,
+        block_norms=4 * hidden,
+        # The main merger normalises patches, the deepstack mergers normalise merged tokens.
+        merger_norms=2 * hidden + 2 * more * wide,
     )
 
 
@@ -154,7 +155,9 @@ def qwen2_shapes(settings: Settings) -> Shapes:
             Linear(names[-1], inner, hidden, bias=True),
         ),
         merger_linears=(Linear("0", wide, wide, bias=True), Linear("2", wide, out, bias=True)),
-        other=2 * depth * norm + norm + values * hidden,
+        other=values * hidden,
+        block_norms=2 * norm,
+        merger_norms=norm,
         windowed=depth - len(vision["fullatt_block_indexes"]) if is_windowed else 0,
         window=(vision["window_size"] // patch) ** 2 if is_windowed else 0,
     )

@@ -151,8 +151,9 @@ class VisionTower:
     """The vision tower. A patch has `patch_values` numbers; `merged_patches` of them become one token.
 
     `linears` are the matrices of one block, multiplied with every patch, and `merger_linears` those of one merger,
-    multiplied with every token. `other` counts all further parameters. In `windowed` of the blocks, a patch sees
-    `window` patches; in the others, all of its image.
+    multiplied with every token. `block_norms` and `merger_norms` count the parameters of one block and of all mergers
+    that are in no matrix, `other` all further ones. In `windowed` of the blocks, a patch sees `window` patches; in the
+    others, all of its image.
     """
 
     depth: int
@@ -167,6 +168,8 @@ class VisionTower:
     other: int
     windowed: int = 0
     window: int = 0
+    block_norms: int = 0
+    merger_norms: int = 0
 
     @property
     def block_weights(self) -> int:
@@ -181,8 +184,17 @@ class VisionTower:
     @property
     def parameters(self) -> int:
         """All parameters, biases and norms included."""
-        blocks = self.depth * sum(linear.parameters for linear in self.linears)
-        return blocks + self.mergers * sum(linear.parameters for linear in self.merger_linears) + self.other
+        return self.block_parameters + self.merger_parameters + self.other
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of all blocks."""
+        return self.depth * (sum(linear.parameters for linear in self.linears) + self.block_norms)
+
+    @property
+    def merger_parameters(self) -> int:
+        """Parameters of all mergers."""
+        return self.mergers * sum(linear.parameters for linear in self.merger_linears) + self.merger_norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +213,11 @@ class Shapes:
     def active_parameters(self) -> int:
         """Parameters that a token passes through, the vision tower included."""
         return self.decoder.active_parameters + self.tower.parameters
+
+    def parameters_of(self, part: PartName) -> int:
+        """All parameters of a part; those of the patch embedding are in none."""
+        own = {"merger": self.tower.merger_parameters, "vision_tower": self.tower.block_parameters}
+        return own.get(part, self.decoder.parameters)
 
     def adapted(self, part: PartName) -> list[tuple[Linear, int]]:
         """Matrices of a part that can have adapters, and how often the part repeats each."""

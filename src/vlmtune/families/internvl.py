@@ -23,7 +23,7 @@ def _tower(vision: Mapping[str, Any], out: int, merged: int) -> VisionTower:
     values, positions = vision["num_channels"] * patch**2, (side // patch) ** 2 + 1
     norm = hidden if vision["norm_type"] == "rms_norm" else 2 * hidden
     scales = 2 * hidden + (2 * hidden if vision["use_qk_norm"] else 0)
-    other = depth * (2 * norm + scales) + hidden + (values + 1) * hidden + 2 * merged * hidden
+    other = hidden + (values + 1) * hidden
     other += positions * hidden if vision["use_absolute_position_embeddings"] else 0
     other += 0 if vision["use_mean_pooling"] else 2 * hidden
     bias = vision["attention_bias"]
@@ -43,6 +43,8 @@ def _tower(vision: Mapping[str, Any], out: int, merged: int) -> VisionTower:
         ),
         merger_linears=(Linear("linear_1", merged * hidden, out, bias=True), Linear("linear_2", out, out, bias=True)),
         other=other,
+        block_norms=2 * norm + scales,
+        merger_norms=2 * merged * hidden,
     )
 
 

@@ -346,6 +346,7 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         IntegrityError: not an adapter folder, or of another model.
     """
     from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft.utils.constants import DUMMY_TARGET_MODULES
     from safetensors.torch import load_file
 
     file = folder / ADAPTER_WEIGHTS
@@ -355,9 +356,10 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
             "pickle, which may contain code: save it as safetensors)"
         )
     refuse_not_finite(folder)
-    rank = largest_rank(read_adapter_config(folder))
-    given = _shapes(model, folder)
-    if not any(rank in shape for shape in given.values()):
+    config = read_adapter_config(folder)
+    rank, given = largest_rank(config), _shapes(model, folder)
+    has_lora = config.get("target_modules") != DUMMY_TARGET_MODULES
+    if has_lora and not any(rank in shape for shape in given.values()):
         raise IntegrityError(f"{folder}: {ADAPTER_CONFIG} has the rank {rank}, but no weight in {ADAPTER_WEIGHTS} has")
     try:
         with warnings.catch_warnings():

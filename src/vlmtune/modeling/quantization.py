@@ -3,14 +3,14 @@
 What a checkpoint is stored in is read from its config.json before any weight is loaded.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlmtune.errors import ConfigError, EnvironmentProblem
-from vlmtune.families import Family
+from vlmtune.families import Family, PartName
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +142,22 @@ def merging_problem(stored: str | None, quantization: Quantization | None) -> st
     return (
         f"the base model {how}: an adapter can be trained on it, but not merged into it without loss. To publish or "
         "serve a merged model, train on the 16-bit checkpoint with model.quantization: null"
+    )
+
+
+def full_training_problem(
+    parts: Collection[PartName], stored: str | None, quantization: Quantization | None
+) -> str | None:
+    """Why parts of a quantized model cannot be trained in full; None if they can.
+
+    NF4 leaves the vision tower as it is, and FP8 checkpoints are dequantized.
+    """
+    if "language_model" not in parts or (quantization is None and stored in (None, "fp8")):
+        return None
+    how = f"is quantized (model.quantization: {quantization})" if quantization is not None else f"is stored in {stored}"
+    return (
+        f"the language model {how}, and only weights of 16 or 32 bits can be trained in full; train an adapter on it "
+        "(language_model: lora), or use the 16-bit checkpoint with model.quantization: null"
     )
 
 

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import shutil
 import time
+import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -92,11 +93,10 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
         # Everything but the base model's weights, in whatever format; the merged weights replace them.
         ignored = shutil.ignore_patterns(*WEIGHTS)
         shutil.copytree(encoder.checkpoint.folder, building, ignore=ignored, dirs_exist_ok=True)
-        merged: Any = model.merge_and_unload()
-        merged.save_pretrained(building)
+        _merged(model).save_pretrained(building)
         _write_limits(building, encoder)
         write_bytes(building / "chat_template.jinja", encoder.renderer.template_text.encode())
-    del model, merged
+    del model
     engine.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
     predicted = _teacher_force_in_fresh_process(config, building, answers)
@@ -105,6 +105,21 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
         folder_manifest_path(building),
         {"schema_version": 1, "mock": session.mock, "adapter_delta": adapter_delta, "origin": provenance.parts},
     )
+
+
+def _merged(model: Any) -> Any:
+    """The model with its adapter merged; a head that was tied to the embeddings and still equals them stays tied."""
+    import torch
+
+    tied = model.config.tie_word_embeddings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns that it unties them
+        merged: Any = model.merge_and_unload()
+    head, embeddings = merged.get_output_embeddings(), merged.get_input_embeddings()
+    if tied and torch.equal(head.weight, embeddings.weight):
+        head.weight = embeddings.weight
+        merged.config.tie_word_embeddings = True
+    return merged
 
 
 def verify(answers: Sequence[Sequence[int]], predicted: Sequence[TeacherForced], tie: float) -> None:

@@ -8,10 +8,10 @@ from vlmtune import registry
 from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows
 from vlmtune.engines import InferenceConfig
-from vlmtune.errors import IntegrityError
+from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
-from vlmtune.modeling.quantization import merging_note, merging_problem
+from vlmtune.modeling.quantization import full_training_problem, merging_note, merging_problem
 from vlmtune.pipeline.predict import truth_lines
 from vlmtune.pipeline.session import Session, rows_facts, training_examples, training_set
 from vlmtune.pipeline.tracking import open_trackers
@@ -40,7 +40,7 @@ NO_EFFECT_ON_ADAPTER = {
 }
 """Keys of `training` that change logging, memory and speed, but not the adapter."""
 
-ADDED_SETTINGS = ("thinking", "lora_plus_ratio", "max_steps", "neftune_alpha")
+ADDED_SETTINGS = ("thinking", "lora_plus_ratio", "max_steps", "method", "neftune_alpha")
 """Keys of `training` that manifests hold only where they are not at their defaults, as those of earlier versions lack
 them."""
 
@@ -108,8 +108,10 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     if watch is not None:
         for point in read_steps(work / CURVE):
             watch(point["step"], point)
-    stored = session.encoder.checkpoint.stored
-    if (said := merging_problem(stored, config.model.quantization) or merging_note(stored)) is not None:
+    stored, quantization = session.encoder.checkpoint.stored, config.model.quantization
+    if (problem := full_training_problem(config.training.full, stored, quantization)) is not None:
+        raise ConfigError(f"training.method: {problem}")
+    if (said := merging_problem(stored, quantization) or merging_note(stored)) is not None:
         session.progress.note(said)
     chosen = training_set(session, train_rows, mixed)
     job = TrainingJob(

@@ -1,11 +1,12 @@
 """FLOPs and memory of training, computed from the shapes of the matrices. No torch.
 
-A product of [n, a] with [a, b] takes 2 n a b FLOPs. The backward pass counts what LoRA needs: the gradient with respect
-to the input of every frozen matrix, but not with respect to the matrix. Additions, norms and activation functions,
-together far below 1 %, are not counted. Bytes are those that PyTorch keeps for the backward pass, tensor by tensor.
+A product of [n, a] with [a, b] takes 2 n a b FLOPs. The backward pass counts what is needed: the gradient with respect
+to the input of every frozen matrix, and that with respect to the matrix where it is trained. Additions, norms and
+activation functions, together far below 1 %, are not counted. Bytes are those that PyTorch keeps for the backward pass,
+tensor by tensor.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vlmtune.families import DELTA_CHUNK, FROM_LAYER_INPUT, DeltaRule, Layer, Linear, PartName, Shapes
@@ -38,7 +39,9 @@ class Term:
         return self.forward + self.backward
 
 
-def flops(shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int = 0) -> list[Term]:
+def flops(
+    shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int = 0, full: Collection[PartName] = ()
+) -> list[Term]:
     """FLOPs of one forward and backward pass, term by term.
 
     Attention counts the pairs that the segments' causal masks allow. Its backward pass recomputes the scores, as every
@@ -50,21 +53,22 @@ def flops(shapes: Shapes, lora: LoraConfig, work: Work, checkpoint_layers: int =
         lora: which layers have adapters.
         work: of the sequences.
         checkpoint_layers: layers whose forward pass is computed twice.
+        full: parts that are trained in full.
     """
-    decoder = shapes.decoder
-    kinds = [_layer_terms(kind, lora, work) for kind in decoder.kinds]
+    decoder, whole = shapes.decoder, "language_model" in full
+    kinds = [_layer_terms(kind, lora, work, whole) for kind in decoder.kinds]
     terms = [_summed([kinds[n][row] for n in decoder.order]) for row in range(len(kinds[0]))]
     recomputed = sum(term.forward for n in decoder.order[:checkpoint_layers] for term in kinds[n])
     unneeded = 0
-    if lora.parts == ["language_model"]:
+    if lora.parts == ["language_model"] and not full:
         first = decoder.kinds[decoder.order[0]].linears
         unneeded = 2 * work.tokens * sum(linear.active for linear in first if linear.name in FROM_LAYER_INPUT)
     terms[0] = replace(terms[0], backward=terms[0].backward - unneeded)
     head = 2 * work.supervised * decoder.hidden * decoder.vocabulary
-    terms = [term for term in terms if term.forward or term.name != "linear attention"]
+    terms = [term for term in terms if term.forward or term.name not in ("linear attention", "its adapters")]
     terms += [
-        Term("head", "2 x supervised tokens x hidden x vocabulary", head, head),
-        _tower(shapes, lora, work),
+        Term("head", "2 x supervised tokens x hidden x vocabulary", head, 2 * head if whole else head),
+        _tower(shapes, lora, work, full),
     ]
     if checkpoint_layers:
         terms.append(Term("checkpointed layers", "their forward pass once more", 0, recomputed))
@@ -77,7 +81,7 @@ def _summed(terms: Sequence[Term]) -> Term:
     return replace(terms[0], forward=forward, backward=backward)
 
 
-def _layer_terms(layer: Layer, lora: LoraConfig, work: Work) -> list[Term]:
+def _layer_terms(layer: Layer, lora: LoraConfig, work: Work, whole: bool) -> list[Term]:
     """One layer of the language model: its matrices, its adapters, attention, linear attention."""
     frozen, attention = 2 * work.tokens * layer.active, 4 * work.pairs * layer.queries
     forward, backward = (layer.delta.flops, layer.delta.backward_flops) if layer.delta else (0, 0)
@@ -90,7 +94,7 @@ def _layer_terms(layer: Layer, lora: LoraConfig, work: Work) -> list[Term]:
             adapters += 2 * work.sequences * lora.rank * linear.weights
             weight_gradients += 2 * work.tokens * linear.active
     return [
-        Term("language model", "2 x tokens x weights of its layers", frozen, frozen),
+        Term("language model", "2 x tokens x weights of its layers", frozen, 2 * frozen if whole else frozen),
         Term(
             "its adapters", "2 x tokens x layers x rank x (inputs + outputs)", adapters, 2 * adapters + weight_gradients
         ),
@@ -99,7 +103,7 @@ def _layer_terms(layer: Layer, lora: LoraConfig, work: Work) -> list[Term]:
             "linear attention",
             "tokens, in chunks of 64, x heads x (6 x key x value + 64 x (5 x key + 3 x value)), convolution",
             forward * work.chunked + convolution,
-            backward * work.chunked + convolution,
+            backward * work.chunked + (2 * convolution if whole else convolution),
         ),
     ]
 
@@ -109,8 +113,8 @@ def _adapted(linears: Iterable[Linear], lora: LoraConfig) -> list[Linear]:
     return [linear for linear in linears if linear.name in lora.target_modules]
 
 
-def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
-    """FLOPs of the vision tower: if it is frozen, there is no backward pass; else one down to the first adapter."""
+def _tower(shapes: Shapes, lora: LoraConfig, work: Work, full: Collection[PartName]) -> Term:
+    """FLOPs of the vision tower: a backward pass down to the first part that is trained, and weight gradients."""
     tower = shapes.tower
     patches, merged = work.patches, work.patches // tower.merged_patches
     pairs = work.patch_pairs * (tower.depth - tower.windowed)
@@ -123,10 +127,12 @@ def _tower(shapes: Shapes, lora: LoraConfig, work: Work) -> Term:
             widths = sum(times * (one.inputs + one.outputs) for one, times in _adapted_in(shapes, part, lora))
             forward += 2 * count * lora.rank * widths
             backward += 4 * count * lora.rank * widths
-    if "vision_tower" in lora.parts:
+    trained = {*lora.parts, *full}
+    if "vision_tower" in trained:
         backward += blocks + attention * 5 // 2 + mergers
-    elif "merger" in lora.parts:
+    elif "merger" in trained:
         backward += mergers
+    backward += ("vision_tower" in full) * blocks + ("merger" in full) * mergers
     formula = "2 x patches x weights, 4 x patch pairs x hidden x blocks"
     return Term("vision tower", formula, forward, backward)
 
@@ -136,9 +142,11 @@ def _adapted_in(shapes: Shapes, part: PartName, lora: LoraConfig) -> list[tuple[
     return [(one, times) for linear, times in shapes.adapted(part) for one in _adapted([linear], lora)]
 
 
-def trained_weights(shapes: Shapes, lora: LoraConfig) -> int:
-    """Weights of the adapter: rank x (inputs + outputs) of every adapted matrix, and DoRA's magnitude per output."""
-    count = 0
+def trained_weights(shapes: Shapes, lora: LoraConfig, full: Collection[PartName] = ()) -> int:
+    """Weights of the adapter: rank x (inputs + outputs) of every adapted matrix, and DoRA's magnitude per output; and
+    all weights of parts that are trained in full.
+    """
+    count = sum(map(shapes.parameters_of, full))
     for part in lora.parts:
         for linear, times in _adapted_in(shapes, part, lora):
             wide = linear.copies * lora.rank * (linear.inputs + linear.outputs)
@@ -174,6 +182,7 @@ class Setup:
     quantization: Quantization | None = None
     on_cpu: bool = False
     repeated_keys: bool = False
+    full: tuple[PartName, ...] = ()
 
     @property
     def width(self) -> int:
@@ -184,6 +193,7 @@ class Setup:
 def activation_bytes(shapes: Shapes, layer: Layer, setup: Setup) -> int:
     """Bytes per token that one layer of the language model keeps for the backward pass."""
     hidden, width = shapes.decoder.hidden, setup.width
+    whole = _inputs_of_weights(layer, hidden, width) if "language_model" in setup.full else 0
     norms = NORM_BYTES * 2 * hidden
     if layer.delta is not None:
         mixer = _delta_activations(layer.delta, width)
@@ -192,7 +202,7 @@ def activation_bytes(shapes: Shapes, layer: Layer, setup: Setup) -> int:
         repeated = setup.repeated_keys and setup.precision != "fp32"
         mixer = width * (2 * layer.queries + 2 * (layer.queries if repeated else layer.keys)) + 4 * layer.heads
         mixer += setup.on_cpu * width * layer.queries + layer.gated * 2 * width * layer.queries
-    return norms + mixer + 3 * width * layer.inner + _adapter_activations(layer, setup)
+    return norms + mixer + 3 * width * layer.inner + _adapter_activations(layer, setup) + whole
 
 
 def _delta_activations(rule: DeltaRule, width: int) -> int:
@@ -202,6 +212,16 @@ def _delta_activations(rule: DeltaRule, width: int) -> int:
     values = rule.heads * rule.value
     gated_norm = (2 * NORM_BYTES + 2 * width) * values
     return 4 * rule.heads * (query + key + value + scores + states) + width * rule.channels + gated_norm
+
+
+def _inputs_of_weights(layer: Layer, hidden: int, width: int) -> int:
+    """Bytes per token of what the gradients of a layer's own weights need: their inputs, and what norms scale."""
+    experts = sum(one.used * one.inputs for one in layer.linears if one.copies > 1)
+    dense = {one.name: one.inputs for one in layer.linears if one.copies == 1}
+    mixer = layer.queries * (1 + layer.gated) + layer.keys
+    if layer.delta is not None:
+        mixer = layer.delta.channels + 2 * layer.delta.heads * layer.delta.value
+    return width * (4 * hidden + mixer + dense.get("down_proj", 0) + experts)
 
 
 def _adapter_activations(layer: Layer, setup: Setup) -> int:
@@ -232,7 +252,8 @@ class Memory:
     """Bytes beyond the loaded model for one packed sequence, at the times at which memory can peak.
 
     `states` are always allocated: the adapter, its gradients and AdamW's two moments in fp32, and, for a half-precision
-    model, copies of the adapter in that precision. Each other field is added to them at a different time: in the
+    model, copies of the adapter in that precision; the same of parts that are trained in full, whose weights are
+    copied in half precision only. Each other field is added to them at a different time: in the
     `vision_tower`, before anything is kept for the backward pass; at the end of the `forward` pass, with the pixels; at
     the `loss`, with the logits; in the `backward` pass, with the gradients of one layer.
     """
@@ -271,26 +292,57 @@ def _of_sequence(shapes: Shapes, setup: Setup, sequence: Work, checkpoint_layers
     images = sequence.patches * (width * tower.patch_values + features)
     largest = max(one.inputs * one.outputs for kind in decoder.kinds for one in kind.linears)
     unpacked = width * largest if setup.quantization is not None else 0
-    narrowed = width if setup.precision != "fp32" else 0
+    head, passing = _weight_gradients(shapes, setup)
     return Memory(
         sequence=sequence,
-        states=trained_weights(shapes, setup.lora) * (STATE_BYTES + narrowed),
+        states=_states(shapes, setup),
         vision_tower=images + sequence.patches * _tower_transient(shapes, width),
         forward=kept + images + sequence.tokens * width * decoder.inner + unpacked,
-        loss=kept + LOSS_BYTES * sequence.supervised * decoder.vocabulary,
-        backward=max(kept, recomputed) + sequence.tokens * width * (3 * decoder.inner + 2 * decoder.hidden) + unpacked,
+        loss=kept + LOSS_BYTES * sequence.supervised * decoder.vocabulary + head,
+        backward=passing
+        + max(kept, recomputed)
+        + sequence.tokens * width * (3 * decoder.inner + 2 * decoder.hidden)
+        + unpacked,
     )
+
+
+def _states(shapes: Shapes, setup: Setup) -> int:
+    """Bytes of what is trained beyond the loaded model, of its gradients and of AdamW's moments."""
+    halved = setup.precision != "fp32"
+    adapter, both = trained_weights(shapes, setup.lora), trained_weights(shapes, setup.lora, setup.full)
+    own = STATE_BYTES if halved else STATE_BYTES - width_of("fp32")  # fp32 weights are trained in place
+    return adapter * (STATE_BYTES + halved * setup.width) + (both - adapter) * own
+
+
+def _weight_gradients(shapes: Shapes, setup: Setup) -> tuple[int, int]:
+    """Bytes of gradients of weights on their way to where they are added up: at the head, and in the backward pass.
+
+    That of a tied head waits for that of the embeddings, to be added to it at the end of the backward pass.
+    """
+    decoder = shapes.decoder
+    if "language_model" not in setup.full:
+        return 0, 0
+    vocabulary = setup.width * decoder.vocabulary * decoder.hidden
+    largest = setup.width * max(one.weights for kind in decoder.kinds for one in kind.linears)
+    return vocabulary, largest + (vocabulary if decoder.tied else 0)
 
 
 def _tower_kept(shapes: Shapes, setup: Setup, sequence: Work) -> int:
     """Bytes kept for the vision tower's backward pass; 0 if it is frozen."""
-    if "vision_tower" not in setup.lora.parts:
-        return 0
     tower, width = shapes.tower, setup.width
-    inputs = sum(linear.inputs for linear in _adapted(tower.linears, setup.lora))
-    mask = (width if setup.on_cpu else 1) * inputs if setup.lora.dropout else 0
+    merging = 0
+    if "merger" in setup.full:
+        tokens, wide = sequence.patches // tower.merged_patches, tower.merged_patches * tower.hidden
+        merging = tokens * tower.mergers * width * (wide + 2 * sum(one.inputs for one in tower.merger_linears))
+    if "vision_tower" in setup.full:
+        inputs, mask = sum(linear.inputs for linear in tower.linears), 0
+    elif "vision_tower" in setup.lora.parts:
+        inputs = sum(linear.inputs for linear in _adapted(tower.linears, setup.lora))
+        mask = (width if setup.on_cpu else 1) * inputs if setup.lora.dropout else 0
+    else:
+        return merging
     norms, attention, mlp = 2 * tower.hidden, 4 * tower.hidden, tower.inner
-    return sequence.patches * tower.depth * (width * (norms + attention + mlp + inputs) + mask)
+    return merging + sequence.patches * tower.depth * (width * (norms + attention + mlp + inputs) + mask)
 
 
 def _tower_transient(shapes: Shapes, width: int) -> int:

@@ -97,7 +97,7 @@ def estimate(
 ) -> Estimate:
     """FLOPs and memory of one epoch with a number of checkpointed layers."""
     config, shapes = _with_layers(config, checkpoint), shapes_of(checkpoint)
-    terms = flops(shapes, config.training.lora, epoch.work, checkpoint_layers)
+    terms = flops(shapes, config.training.lora, epoch.work, checkpoint_layers, config.training.full)
     needed = memory(shapes, replace(_setup(config), on_cpu=on_cpu), epoch.distinct, checkpoint_layers)
     return Estimate(sum(term.flops for term in terms), needed.peak)
 
@@ -113,7 +113,8 @@ def _setup(config: Config) -> Setup:
     """What memory depends on, with the torch that is installed here."""
     training = config.training
     repeated = training.attention in ("auto", "varlen") and repeats_keys()
-    return Setup(training.precision, training.lora, config.model.quantization, repeated_keys=repeated)
+    full = tuple(training.full)
+    return Setup(training.precision, training.lora, config.model.quantization, repeated_keys=repeated, full=full)
 
 
 def compare_with_measured(
@@ -174,7 +175,7 @@ def make_plan(
         "model": checkpoint.name,
         "parameters": shapes.parameters,
         "active_parameters": shapes.active_parameters,
-        "trained_weights": trained_weights(shapes, training.lora),
+        "trained_weights": trained_weights(shapes, training.lora, training.full),
         "precision": training.precision,
         "quantization": config.model.quantization,
         "notes": _notes(config, checkpoint, rows[0]),
@@ -219,13 +220,14 @@ def _epoch(epoch: Epoch) -> dict[str, Any]:
 
 
 def _flops(config: Config, shapes: Shapes, work: Work, checkpoint_layers: int) -> dict[str, Any]:
-    terms = flops(shapes, config.training.lora, work, checkpoint_layers)
+    terms = flops(shapes, config.training.lora, work, checkpoint_layers, config.training.full)
     return {"terms": [asdict(term) for term in terms], "total": sum(term.flops for term in terms)}
 
 
 def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str, Any]:
     configured = (setup.precision, setup.quantization)
-    shown = PRECISIONS if configured in PRECISIONS else (*PRECISIONS, configured)
+    shown = [each for each in PRECISIONS if each[1] is None or "language_model" not in setup.full]
+    shown += [] if configured in shown else [configured]
     decoder = shapes.decoder
     kinds = [activation_bytes(shapes, kind, setup) for kind in decoder.kinds]
     return {
@@ -253,7 +255,7 @@ def _gpu(
     """One GPU: how many layers are checkpointed, time, money, and what to change if it is too small."""
     training, gpu, setup = config.training, GPUS[name], _setup(config)
     needed = _needed(shapes, setup, epoch.distinct, training.checkpoint_layers, gpu.room)
-    terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"])
+    terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"], training.full)
     seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
     # The datasheet's bf16 rate, which is fp16's, says nothing about fp32.
     timed = needed["fits"] and training.precision != "fp32"
@@ -294,7 +296,11 @@ def _changes(config: Config, shapes: Shapes, setup: Setup, epoch: Epoch, room: i
     shorter = epoch.unpacked != epoch.distinct
     if shorter:
         tries.append(([*always, short], setup, epoch.unpacked))
-    if setup.quantization is None:
+    if "language_model" in setup.full:
+        adapter = setup.lora.model_copy(update={"parts": ["language_model"]})
+        with_adapter = replace(setup, lora=adapter, full=())
+        tries.append(([*always, "training.method=lora"], with_adapter, epoch.distinct))
+    elif setup.quantization is None:
         four_bits = [*always, "model.quantization=nf4"]
         four_bits += ["training.precision=bf16"] if setup.precision != "bf16" else []
         tries.append((four_bits, small, epoch.distinct))

@@ -71,7 +71,7 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
     sequence = none["sequence"]
     yield (
         f"  costliest sequence     {sequence['tokens']:,} tokens, {sequence['supervised']:,} supervised, "
-        f"{sequence['patches']:,} patches: adapter, gradients, AdamW {_gb(none['states'])},"
+        f"{sequence['patches']:,} patches: trained, gradients, AdamW {_gb(none['states'])},"
     )
     yield (
         f"                         and the largest of vision tower {_gb(none['vision_tower'])}, "

@@ -35,16 +35,19 @@ def render(
     """
     provenance = manifest["origin"]
     task, base, title = str(provenance["task"]["name"]), str(provenance["model"]["name"]), name.rpartition("/")[2]
+    training = provenance["training"]
+    kinds = ["A LoRA adapter"] if _has_lora(training) else []
+    kinds += [f"all weights of the {part}" for part in _in_full(training)]
+    kind, there = " and ".join(kinds), f"[{markdown.escaped(base)}](https://huggingface.co/{base})"
     compared = comparison["rows"]["compared"]
     lines = [
         "---",
-        _metadata(title, base, task, comparison, dataset, split if dataset else None),
+        _metadata(title, base, task, comparison, dataset, split if dataset else None, _has_lora(training)),
         "---",
         "",
         f"# {markdown.escaped(title)}",
         "",
-        f"A LoRA adapter for [{markdown.escaped(base)}](https://huggingface.co/{base}), "
-        f"trained for {markdown.escaped(task)}.",
+        f"{kind[0].upper()}{kind[1:]} for {there}, trained for {markdown.escaped(task)}.",
         "",
         "## Evaluation",
         "",
@@ -63,8 +66,8 @@ def render(
     return "\n".join(lines)
 
 
-def _metadata(
-    title: str, base: str, task: str, comparison: ComparisonResult, dataset: str | None, split: str | None
+def _metadata(  # noqa: PLR0913, PLR0917 - independent facts
+    title: str, base: str, task: str, comparison: ComparisonResult, dataset: str | None, split: str | None, lora: bool
 ) -> str:
     """The card's YAML header."""
     from huggingface_hub import EvalResult, ModelCardData
@@ -86,11 +89,22 @@ def _metadata(
         library_name="peft",
         model_name=title,
         pipeline_tag="image-text-to-text",
-        tags=["lora", "vlmtune"],
+        tags=["lora", "vlmtune"] if lora else ["vlmtune"],
         datasets=[dataset] if dataset else None,
         eval_results=results or None,
     )
     return str(data.to_yaml())
+
+
+def _in_full(training: Mapping[str, Any]) -> list[str]:
+    """Parts of the model that were trained in full, in words."""
+    method = training.get("method", "lora")
+    parts = method if isinstance(method, dict) else {"language_model": method}
+    return [part.replace("_", " ") for part, how in parts.items() if how == "full"]
+
+
+def _has_lora(training: Mapping[str, Any]) -> bool:
+    return bool(training["lora"].get("parts", True))
 
 
 def _use(name: str, base: str) -> list[str]:
@@ -109,7 +123,7 @@ def _use(name: str, base: str) -> list[str]:
 def _settings(provenance: Mapping[str, Any]) -> list[str]:
     """The settings needed to reproduce the answers."""
     model, training = provenance["model"], provenance["training"]
-    pixels = provenance["preprocessing"]["pixels"]
+    pixels, whole = provenance["preprocessing"]["pixels"], _in_full(training)
     prompt = markdown.code(str(provenance["task"].get("prompt", "from the rows")))
     lines = [
         ("base commit", model.get("commit") or "a local folder"),
@@ -120,7 +134,9 @@ def _settings(provenance: Mapping[str, Any]) -> list[str]:
         ("learning rate", training["learning_rate"]),
         ("steps", training["max_steps"]) if training.get("max_steps") else ("epochs", training["epochs"]),
         ("batch size", training["batch_size"]),
-        ("LoRA rank", training["lora"]["rank"]),
+        ("trained in full", ", ".join(whole) or None),
+        ("LoRA rank", training["lora"]["rank"] if _has_lora(training) else None),
         ("seed", training["seed"]),
     ]
-    return [f"- prompt: {prompt}", *(f"- {what}: {markdown.escaped(str(value))}" for what, value in lines)]
+    shown = [f"- {what}: {markdown.escaped(str(value))}" for what, value in lines if value is not None]
+    return [f"- prompt: {prompt}", *shown]

@@ -31,6 +31,7 @@ from vlmtune.run_layout import (
     checkpoint_paths,
     checkpoint_step,
 )
+from vlmtune.training.full_weights import round_into_model
 from vlmtune.training.lora import trainable
 
 if TYPE_CHECKING:
@@ -224,13 +225,15 @@ def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer"
     """Restore weights and optimizer in place."""
     import torch
 
+    fused = any(group["fused"] for group in optimizer.param_groups)
     for name, parameter in trainable(model).items():
         with torch.no_grad():
             parameter.copy_(state.weights[name])
         optimizer.state[parameter] = {
-            "step": torch.tensor(float(state.optimizer_steps)),
+            "step": torch.tensor(float(state.optimizer_steps), device=parameter.device if fused else None),
             **{kind: state.moments[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS},
         }
+    round_into_model(model)
 
 
 def _complete(checkpoint: Path) -> _Complete | None:

@@ -1,7 +1,8 @@
 """Settings of a training run, and the learning rate schedule. No torch here, so that configs load quickly."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -11,11 +12,17 @@ from pydantic import (
     PlainSerializer,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from vlmtune.families import Family, PartName
 from vlmtune.processing.chat_template import ThinkingMode
 from vlmtune.registry import BaseConfig
+
+Method = Literal["lora", "full"]
+"""How a part of the model is trained: by an adapter, or all of its own weights."""
+FULL_LEARNING_RATE = 1e-5
+"""Default peak learning rate of a part's own weights; that of an adapter is twenty times as large."""
 
 ALL_LINEAR = "all-linear"
 """For `target_modules`: every linear layer."""
@@ -51,9 +58,10 @@ class LoraConfig(BaseConfig):
     and are never included by null. Text instead of a list: `all-linear` for every linear layer of `parts`, or a
     regular expression that matches the full names of layers, as in PEFT: `.*language_model.*(q_proj|v_proj)`."""
 
-    parts: list[PartName] = Field(default=["language_model"], min_length=1)
-    """Parts of the model that get an adapter; the others stay frozen. In Qwen3-VL the layers of `vision_tower` are
-    qkv, proj, linear_fc1 and linear_fc2, those of `merger` linear_fc1 and linear_fc2: name them in `target_modules`."""
+    parts: list[PartName] = ["language_model"]
+    """Parts of the model that get an adapter; `training.method` may say it instead. In Qwen3-VL the layers of
+    `vision_tower` are qkv, proj, linear_fc1 and linear_fc2, those of `merger` linear_fc1 and linear_fc2: name them in
+    `target_modules`."""
 
     use_rslora: bool = False
     """Scale the adapter by alpha / sqrt(rank) instead (rsLoRA), so that a large rank learns as fast as a small one."""
@@ -82,13 +90,13 @@ class LearningRates(BaseConfig):
     """Peak learning rates per part of the model; null uses `training.learning_rate`."""
 
     language_model: PositiveFloat | None = None
-    """Of the adapters on the language model."""
+    """Of the language model."""
 
     merger: PositiveFloat | None = None
-    """Of the adapters on the merger, which turns the vision tower's patches into tokens."""
+    """Of the merger, which turns the vision tower's patches into tokens."""
 
     vision_tower: PositiveFloat | None = None
-    """Of the adapters on the vision tower's blocks; often a tenth of the language model's."""
+    """Of the vision tower's blocks; often a tenth of the language model's."""
 
 
 class AugmentationConfig(BaseConfig):
@@ -119,7 +127,12 @@ class AugmentationConfig(BaseConfig):
 
 
 class TrainingConfig(BaseConfig):
-    """One LoRA training run."""
+    """One training run."""
+
+    method: Method | dict[PartName, Method] = "lora"
+    """How the model is trained. `lora`: by adapters on `lora.parts`. `full`: the language model's own weights,
+    embeddings and head included. A mapping says it for each part, and parts that it leaves out stay frozen:
+    `{merger: full}`, `{language_model: lora, merger: full}`."""
 
     epochs: (
         Annotated[PositiveFloat, AfterValidator(_whole), PlainSerializer(_whole, return_type=int | float)] | None
@@ -139,7 +152,8 @@ class TrainingConfig(BaseConfig):
     of memory."""
 
     learning_rate: PositiveFloat = 2e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW. Where neither this nor `learning_rates` says it, parts that are trained in full have
+    1e-5."""
 
     learning_rates: LearningRates = LearningRates()
     """Learning rates per part of the model, where they differ."""
@@ -155,14 +169,16 @@ class TrainingConfig(BaseConfig):
     """Fraction of all steps over which the learning rate rises from 0."""
 
     weight_decay: NonNegativeFloat = 0.01
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay. Of a part that is trained in full, norms, biases and all other vectors do not
+    decay."""
 
     max_grad_norm: PositiveFloat = 1.0
     """Largest gradient norm; larger gradients are scaled down to it."""
 
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Precision of the frozen model; adapters are always fp32. `fp16` is for GPUs without bf16 (V100, T4): the loss is
-    scaled, and a step whose gradients exceed its range is skipped and counted."""
+    """Precision in which the model computes; adapters, and copies of what is trained in full, are always fp32. `fp16`
+    is for GPUs without bf16 (V100, T4): the loss is scaled, and a step whose gradients exceed its range is skipped and
+    counted."""
 
     neftune_alpha: PositiveFloat | None = None
     """NEFTune: uniform noise on the input embeddings in training, up to alpha / sqrt(tokens x hidden size); often 5.
@@ -220,14 +236,37 @@ class TrainingConfig(BaseConfig):
     first of them that works with this GPU and model, which is tried."""
 
     continue_from: str | None = None
-    """Folder of an adapter to continue training; its rank, alpha, layers and kind must match `lora`. Null starts a new
-    one."""
+    """Folder of an adapter to continue training; its rank, alpha, layers and kind must match `lora`, and what was
+    trained in full must match `method`. Null starts a new one."""
 
     augmentation: AugmentationConfig = AugmentationConfig()
     """Random changes to training images."""
 
     lora: LoraConfig = LoraConfig()
     """The adapter."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_method(cls, data: Any) -> Any:
+        """Fill in what follows from `method` where nothing is said: parts that get adapters, and learning rates."""
+        method = data.get("method", "lora") if isinstance(data, dict) else "lora"
+        if method == "lora" or not (method == "full" or isinstance(method, dict)):
+            return data
+        adapted, full = (_parts(method, one) for one in ("lora", "full"))
+        lora, rates, filled = data.get("lora", {}), data.get("learning_rates", {}), dict(data)
+        if isinstance(rates, LearningRates):
+            rates = rates.model_dump(exclude_none=True)
+        if isinstance(lora, dict):
+            filled["lora"] = {"parts": adapted, **lora}
+        elif isinstance(lora, LoraConfig) and "parts" not in lora.model_fields_set:
+            filled["lora"] = lora.model_copy(update={"parts": adapted})
+        if "learning_rate" in data:
+            return filled
+        if not adapted:
+            filled["learning_rate"] = FULL_LEARNING_RATE
+        elif isinstance(rates, dict):
+            filled["learning_rates"] = dict.fromkeys(full, FULL_LEARNING_RATE) | rates
+        return filled
 
     @property
     def passes(self) -> float | None:
@@ -238,6 +277,28 @@ class TrainingConfig(BaseConfig):
     def shares_prefixes(self) -> bool:
         """Whether examples about the same images are computed with one prefix."""
         return self.neftune_alpha is None
+
+    @property
+    def adapted(self) -> list[PartName]:
+        """Parts that get adapters."""
+        return self.lora.parts if self.method == "lora" else _parts(self.method, "lora")
+
+    @property
+    def full(self) -> list[PartName]:
+        """Parts whose own weights are trained."""
+        return _parts(self.method, "full")
+
+    def rate(self, part: PartName) -> float:
+        """Peak learning rate of a part."""
+        own: float | None = getattr(self.learning_rates, part)
+        return own or self.learning_rate
+
+
+def _parts(method: str | Mapping[Any, Any], kind: Method) -> list[PartName]:
+    """Parts that a method trains in one way; `lora` alone leaves it to `lora.parts`."""
+    if isinstance(method, Mapping):
+        return [part for part in get_args(PartName) if method.get(part) == kind]
+    return ["language_model"] if method == kind == "full" else []
 
 
 def learning_rate(step: int, steps: int, settings: TrainingConfig) -> float:

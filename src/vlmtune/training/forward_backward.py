@@ -33,9 +33,11 @@ def too_large(encoder: Encoder, settings: TrainingConfig) -> str:
     tries = [f"--set model.max_pixels={pixels}"]
     if settings.checkpoint_layers != "auto":
         tries.append("--set training.checkpoint_layers=auto")
-    if encoder.checkpoint.quantization is None:
+    if settings.full:
+        tries.append("--set training.method=lora")
+    if encoder.checkpoint.quantization is None and "language_model" not in settings.full:
         tries.append("--set model.quantization=nf4")
-    if settings.lora.rank > 4:
+    if settings.lora.parts and settings.lora.rank > 4:
         tries.append(f"--set training.lora.rank={settings.lora.rank // 2}")
     return (
         f"one example alone does not fit into this GPU's memory. Try one of: {', '.join(tries)}, a smaller model, or a "
@@ -151,8 +153,8 @@ class ForwardBackward:
         self.scaler.load_state_dict({**self.scaler.state_dict(), "scale": scale, "_growth_tracker": growth_tracker})
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
-        for weight in self._weights:
+        """Drop all gradients, also those that a failed pass has left in weights with an fp32 copy."""
+        for weight in (*self._weights, *self._base.parameters()):
             weight.grad = None
 
     def accumulate(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":

@@ -1,9 +1,9 @@
-"""Adding a LoRA adapter to a model, and saving it in PEFT's format."""
+"""Adding a LoRA adapter to a model or training parts of it in full, and saving the result in PEFT's format."""
 
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from vlmtune.registry import did_you_mean
 from vlmtune.run_folder import read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import ALL_LINEAR, LoraConfig, TrainingConfig
+from vlmtune.training.full_weights import PEFT_PREFIX, learning, load_whole_state, train_in_full, whole_state
 from vlmtune.training.lora_init import changes_base, check_sizes, double_rank, of_original_base
 
 if TYPE_CHECKING:
@@ -28,16 +29,22 @@ CONTINUED = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "us
 
 
 def add_adapter(
-    model: "PreTrainedModel", settings: LoraConfig, family: Family, seed: int, continue_from: Path | None = None
+    model: "PreTrainedModel",
+    settings: LoraConfig,
+    family: Family,
+    seed: int,
+    continue_from: Path | None = None,
+    full: Sequence[PartName] = (),
 ) -> "PeftModel":
-    """Add an fp32 adapter to the chosen parts of a model; the model itself stays frozen.
+    """Add an fp32 adapter to the chosen parts of a model; the rest stays frozen, except for parts trained in full.
 
     Args:
         model: a loaded model without an adapter.
-        settings: of the adapter.
+        settings: of the adapter; with no `parts`, there is none.
         family: maps module names to parts of the model.
         seed: of the initial weights.
         continue_from: folder of an adapter whose weights are the initial ones instead.
+        full: parts whose own weights are trained.
 
     Raises:
         ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has no such layer; or
@@ -46,6 +53,7 @@ def add_adapter(
     """
     import peft
     import torch
+    from peft.utils.constants import DUMMY_TARGET_MODULES
 
     torch.manual_seed(seed)
     settings = settings.for_family(family)
@@ -54,8 +62,8 @@ def add_adapter(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # accepts any number
         lora_dropout=settings.dropout,
-        target_modules=_targets(model, settings, family),
-        target_parameters=_stacked(model, settings, family) or None,
+        target_modules=_targets(model, settings, family) if settings.parts else DUMMY_TARGET_MODULES,
+        target_parameters=(_stacked(model, settings, family) or None) if settings.parts else None,
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         bias="none",
@@ -73,6 +81,8 @@ def add_adapter(
     for parameter in trainable(adapted).values():
         parameter.data = parameter.data.float().contiguous()
     compute_in_base_precision(adapted)
+    if full:  # named here after PEFT has wrapped what it knew of
+        adapted.peft_config["default"].modules_to_save = train_in_full(model, family, full)  # type: ignore[attr-defined]
     if continue_from is not None:
         continue_adapter(adapted, continue_from)
     return adapted
@@ -85,7 +95,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
         IntegrityError: not an adapter folder.
         ConfigError: the folder's rank, alpha, kind or layers are not those of `training.lora`.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     file = folder / ADAPTER_WEIGHTS
@@ -93,8 +103,16 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
         raise IntegrityError(
             f"training.continue_from: {folder} is not an adapter (needs {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS})"
         )
-    theirs, ours = read_adapter_config(folder), model.peft_config["default"]
-    for key, name in CONTINUED.items():
+    theirs: Any = read_adapter_config(folder)
+    ours: Any = model.peft_config["default"]
+    given, configured = (sorted(each or ()) for each in (theirs.get("modules_to_save"), ours.modules_to_save))
+    if given != configured:
+        raise ConfigError(
+            f"training.continue_from: in {folder}, {', '.join(given) or 'nothing'} was trained in full, and in this "
+            f"configuration {', '.join(configured) or 'nothing'} is; set training.method to the adapter's, or start a "
+            "new one with training.continue_from=null"
+        )
+    for key, name in CONTINUED.items() if _lora_state(model) else ():
         given, configured = theirs.get(key, False), getattr(ours, key)
         if given != configured:
             raise ConfigError(
@@ -102,7 +120,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
                 f"training.lora.{name} to the adapter's, or start a new one with training.continue_from=null"
             )
     refuse_not_finite(folder)
-    weights, wanted = load_file(file), get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights, wanted = load_file(file), _lora_state(model) | _whole_state(model)
     unmatched = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
     if unmatched:
         name, shape = min(unmatched)
@@ -110,31 +128,63 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
             f"training.continue_from: {folder} adapts other layers than training.lora.target_modules and "
             f"parts select in this model: {len(unmatched)} weights do not fit, first {name} {tuple(shape)}"
         )
-    set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
+    if adapters := _lora_state(model):
+        set_peft_model_state_dict(model, {name: weights[name].float() for name in adapters})
+    base: Any = model.base_model.model
+    load_whole_state(base, weights)
+
+
+def _whole_state(model: "PeftModel") -> "dict[str, torch.Tensor]":
+    settings: Any = model.peft_config["default"]
+    base: Any = model.base_model.model
+    return whole_state(base, settings.modules_to_save or ())
+
+
+def _lora_state(model: "PeftModel") -> "dict[str, torch.Tensor]":
+    from peft import get_peft_model_state_dict
+
+    # Embeddings never have adapters; without the option, PEFT would query the Hub for the base model to find out.
+    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return state
 
 
 def trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
-    """The adapter's weights by name, sorted."""
-    return {name: p for name, p in sorted(model.named_parameters()) if p.requires_grad}
+    """What the optimizer updates, in fp32, by the name of the weight, sorted."""
+    return {name: learning(p) for name, p in sorted(model.named_parameters()) if p.requires_grad}
 
 
 def optimizer_groups(model: "PeftModel", family: Family, settings: TrainingConfig) -> list[dict[str, Any]]:
-    """The adapter's weights as parameter groups for AdamW, one per part of the model; with LoRA+, one for B besides.
+    """The trained weights as parameter groups for AdamW, by part of the model; with LoRA+, B apart from the rest.
 
     `share` of a group is its peak learning rate divided by `training.learning_rate`: all groups follow one schedule.
+    Vectors of a part that is trained in full do not decay.
     """
-    groups: dict[tuple[PartName, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, weight in trainable(model).items():
-        part = family.part(name.removeprefix("base_model.model."))
-        assert part is not None, name
+        # Of what is trained in full, the head alone belongs to the language model by function, not by name.
+        rate = settings.rate(family.part(name.removeprefix(PEFT_PREFIX)) or "language_model")
+        is_vector, is_lora = weight.ndim == 1, ".lora_" in name
         # As peft.optimizers groups them: vectors, DoRA's magnitudes, learn as fast as B.
-        faster = (settings.lora_plus_ratio or 1) if "lora_B" in name or weight.ndim == 1 else 1
-        groups.setdefault((part, faster), []).append(weight)
-    rates = {key: (getattr(settings.learning_rates, key[0]) or settings.learning_rate) * key[1] for key in groups}
+        if is_lora and ("lora_B" in name or is_vector):
+            rate *= settings.lora_plus_ratio or 1
+        groups.setdefault((rate, settings.weight_decay if is_lora or not is_vector else 0.0), []).append(weight)
     return [
-        {"params": weights, "lr": rates[key], "share": rates[key] / settings.learning_rate}
-        for key, weights in groups.items()
+        {"params": weights, "lr": rate, "share": rate / settings.learning_rate, "weight_decay": decay}
+        for (rate, decay), weights in groups.items()
     ]
+
+
+def in_full(model: "PeftModel", family: Family, settings: TrainingConfig) -> Iterator[str]:
+    """One line per part that is trained in full: how many weights, and how fast they learn."""
+    counts = dict.fromkeys(settings.full, 0)
+    for name, weight in trainable(model).items():
+        if ".lora_" not in name:
+            counts[family.part(name.removeprefix(PEFT_PREFIX)) or "language_model"] += weight.numel()
+    for part, count in counts.items():
+        yield (
+            f"{part.replace('_', ' ')}: all {count:,} weights are trained, at a learning rate of up to "
+            f"{settings.rate(part):g} (training.learning_rates.{part})"
+        )
 
 
 def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str] | str:
@@ -231,16 +281,17 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
 
 
 def check_first_gradients(model: "PeftModel") -> None:
-    """Check that every B has a gradient at the first step; a layer without one is not connected to the loss.
+    """Check that every B and every weight that is trained in full has a gradient at the first step.
 
-    Every A has a gradient of zero at first, because B is initialized with zeros.
+    What has none is not connected to the loss. Every A has a gradient of zero at first, because B begins with zeros.
 
     Raises:
         IntegrityError: names the layers.
     """
     import torch
 
-    gradients = {name: weight.grad for name, weight in trainable(model).items() if "lora_B" in name}
+    trained = trainable(model).items()
+    gradients = {name: weight.grad for name, weight in trained if "lora_B" in name or ".lora_" not in name}
     present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
     # One transfer for all: asking each of them would wait for the GPU as often.
     alive = torch.stack([gradient.any() for gradient in present.values()]).tolist() if present else []
@@ -249,6 +300,9 @@ def check_first_gradients(model: "PeftModel") -> None:
         raise IntegrityError(
             f"{len(dead)} adapter layers got no gradient at the first step, first {dead[0]}: they would never learn. "
             "Choose other training.lora.target_modules"
+            if any(".lora_" in name for name in dead)
+            else f"{len(dead)} weights got no gradient at the first step, first {dead[0]}: they would never learn. "
+            "Leave that part out of training.method"
         )
 
 
@@ -273,14 +327,14 @@ def save_adapter(
     Raises:
         EnvironmentProblem: the disk is full, or the folder is not writable.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
-    # Embeddings are never trained; without the option, PEFT would query the Hub for the base model to find out.
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    weights = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    weights = weights if initial is None else of_original_base(weights, initial)
+    adapters = _lora_state(model)
+    if initial is not None:
+        adapters = of_original_base({name: value.detach().cpu() for name, value in adapters.items()}, initial)
+    state = adapters | _whole_state(model)
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True

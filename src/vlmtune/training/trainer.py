@@ -37,8 +37,9 @@ from vlmtune.training.forward_backward import (
     check_packing_leakage,
     too_large,
 )
+from vlmtune.training.full_weights import round_into_model
 from vlmtune.training.log import TrainingLog
-from vlmtune.training.lora import add_adapter, check_first_gradients, optimizer_groups, save_adapter, trainable
+from vlmtune.training.lora import add_adapter, check_first_gradients, in_full, optimizer_groups, save_adapter, trainable
 from vlmtune.training.lora_init import begin_with_rounding_errors, changes_base, keep_initial
 from vlmtune.training.sampler import Sample, Share, sample_batches, shard_batch
 
@@ -95,14 +96,16 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     loaded_bytes = torch.cuda.memory_allocated() if device == "cuda" else 0
     kernel = enable_packed_attention(base, family, settings.attention)
     initial = None if settings.continue_from is None else Path(settings.continue_from)
-    model = add_adapter(base, settings.lora, family, settings.seed, initial)
-    if settings.lora.init_lora_weights == "loftq":
-        original = load_model(replace(job.encoder.checkpoint, quantization=None), "cpu", "bf16")
-        begin_with_rounding_errors(model, original)
-        del original
-    trainer = Trainer(job, model, device, lengths)
     started = time.monotonic()
     try:
+        model = add_adapter(base, settings.lora, family, settings.seed, initial, settings.full)
+        if settings.lora.init_lora_weights == "loftq":
+            original = load_model(replace(job.encoder.checkpoint, quantization=None), "cpu", "bf16")
+            begin_with_rounding_errors(model, original)
+            del original
+        for note in in_full(model, family, settings):
+            progress.note(note)
+        trainer = Trainer(job, model, device, lengths)
         trainer.run(progress, stop)
     except torch.OutOfMemoryError:
         raise DoesNotFit(too_large(job.encoder, settings)) from None
@@ -138,9 +141,12 @@ class Trainer:
         self._weights = list(trainable(model).values())
         taken = changes_base(settings.lora.init_lora_weights)
         self._initial = keep_initial(model, job.work, job.processes.is_main) if taken else None
+        # The fused kernel makes no copies of the moments, which are large where parts are trained in full.
+        fused = bool(settings.full)
         self._optimizer = torch.optim.AdamW(
-            optimizer_groups(model, family, settings), weight_decay=settings.weight_decay
+            optimizer_groups(model, family, settings), weight_decay=settings.weight_decay, fused=fused
         )
+        self._optimizer.register_step_post_hook(lambda *_: round_into_model(model))
         self._batches = sample_batches(
             *(job.train.rows, job.target, settings.passes, settings.batch_size, settings.seed, job.shares),
             settings.max_steps,
@@ -334,9 +340,9 @@ class Trainer:
         is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > 1
         if not math.isfinite(loss) or not (math.isfinite(norm) or is_skipped):
             self._raise_diverged(samples, loss, norm)
-        self._skipped += is_skipped
-        if self.step == 0:
+        if not is_skipped and self.step == self._skipped:  # the first step that is taken
             check_first_gradients(self._model)
+        self._skipped += is_skipped
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["share"]
         scaler.step(self._optimizer)

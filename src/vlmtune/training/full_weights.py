@@ -1,0 +1,130 @@
+"""Training parts of a model in full: their own weights, without an adapter.
+
+Weights in half precision have fp32 copies, which the optimizer updates: a step of 1e-5 is lost in the 8 bits of a bf16
+number. Their gradients are added up in fp32, and after a step the copies are rounded into the model once. Weights in
+fp32 are trained in place. The result is stored as `modules_to_save` in PEFT's adapter format, which PEFT loads in place
+of the base model's modules, also without any LoRA layer. In training there are no such wrappers: they would keep a
+second copy of the original weights.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlmtune.errors import ConfigError
+from vlmtune.families import Family, PartName
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PEFT_PREFIX = "base_model.model."
+"""In front of the model's own names in a PEFT model."""
+
+
+def whole_modules(model: "nn.Module", family: Family, parts: Sequence[PartName]) -> "dict[str, nn.Module]":
+    """The modules that make up parts of a model, by name; with the language model also the head.
+
+    Lists of modules are replaced by their members, because PEFT does not wrap a list.
+    """
+    import torch
+
+    starts = [start for part in parts for start in family.parts[part]]
+    head: Any = model.get_output_embeddings() if "language_model" in parts else None  # type: ignore[operator]
+    starts += [name for name, module in model.named_modules() if module is head]
+    found: dict[str, nn.Module] = {}
+    for start in starts:
+        module = model.get_submodule(start)
+        members = module.named_children() if isinstance(module, torch.nn.ModuleList) else None
+        found |= {start: module} if members is None else {f"{start}.{name}": member for name, member in members}
+    return found
+
+
+def train_in_full(model: "nn.Module", family: Family, parts: Sequence[PartName]) -> list[str]:
+    """Let the weights of parts learn, and give those in half precision an fp32 copy.
+
+    Args:
+        model: the model itself, without the PEFT wrapper.
+        family: maps parts to modules.
+        parts: of the model.
+
+    Returns:
+        Names of the modules, sorted.
+
+    Raises:
+        ConfigError: a weight is quantized.
+    """
+    import torch
+
+    modules = whole_modules(model, family, parts)
+    for name, module in modules.items():
+        for weight in module.parameters():
+            if not weight.is_floating_point():
+                raise ConfigError(
+                    f"training.method: {name} is quantized, and only weights of 16 or 32 bits can be trained in full; "
+                    "train an adapter on that part (lora), or use the 16-bit checkpoint"
+                )
+            if not weight.requires_grad:
+                weight.requires_grad_()
+                if weight.dtype != torch.float32:
+                    _give_copy(weight)
+    return sorted(modules)
+
+
+def _give_copy(weight: Any) -> None:
+    import torch
+
+    weight.fp32_copy = torch.nn.Parameter(weight.detach().float())
+    weight.register_post_accumulate_grad_hook(_move_gradient)
+
+
+def _move_gradient(weight: Any) -> None:
+    """Add the gradient of one backward pass to that of the fp32 copy, and free it."""
+    copy = weight.fp32_copy
+    if copy.grad is None:
+        copy.grad = weight.grad.float()
+    else:
+        copy.grad += weight.grad
+    weight.grad = None
+
+
+def learning(weight: Any) -> "nn.Parameter":
+    """What the optimizer updates in place of a weight: its fp32 copy if it has one."""
+    copy: nn.Parameter = getattr(weight, "fp32_copy", weight)
+    return copy
+
+
+def round_into_model(model: "nn.Module") -> None:
+    """Write the fp32 copies into the weights of a model; to be called whenever the copies have changed."""
+    import torch
+
+    with torch.no_grad():
+        for weight in model.parameters():
+            if (copy := learning(weight)) is not weight:
+                weight.copy_(copy)
+
+
+def whole_state(model: "nn.Module", names: Sequence[str]) -> "dict[str, torch.Tensor]":
+    """The weights of modules under the names that PEFT stores them by; a tied head is stored as well.
+
+    Args:
+        model: the model itself, without the PEFT wrapper.
+        names: of the modules.
+    """
+    states = {name: model.get_submodule(name).state_dict() for name in names}
+    return {f"{PEFT_PREFIX}{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+
+
+def load_whole_state(model: "nn.Module", weights: "dict[str, torch.Tensor]") -> None:
+    """Replace weights of modules that are trained in full, and their fp32 copies.
+
+    Args:
+        model: the model itself, without the PEFT wrapper.
+        weights: by the names of `whole_state`; others are left out.
+    """
+    import torch
+
+    own = {f"{PEFT_PREFIX}{name}": weight for name, weight in model.named_parameters(remove_duplicate=False)}
+    with torch.no_grad():
+        for name in sorted(weights.keys() & own.keys()):
+            learning(own[name]).copy_(weights[name])
+            own[name].copy_(weights[name])
