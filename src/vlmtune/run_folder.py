@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Required, TextIO, cast
+from typing import Annotated, Any, Required, TextIO, cast
 
-from pydantic import FiniteFloat, PositiveInt
+from pydantic import AfterValidator, FiniteFloat, PositiveInt
 from typing_extensions import TypedDict
 
 from vlmtune import fault_injection, files
@@ -55,6 +55,12 @@ class _Origin(TypedDict, total=False):
     shard: dict[str, int]
 
 
+def _with_step(point: dict[str, float | None]) -> dict[str, float | None]:
+    if point.get("step") is None:
+        raise ValueError("a point of the curve has no step")
+    return point
+
+
 class _Manifest(TypedDict, total=False):
     """Types of what is read from a manifest."""
 
@@ -62,7 +68,7 @@ class _Manifest(TypedDict, total=False):
     mock: Required[bool]
     origin: Required[_Origin]
     versions: dict[str, str | None]
-    curve: list[dict[str, FiniteFloat | None]]
+    curve: list[Annotated[dict[str, FiniteFloat | None], AfterValidator(_with_step)]]
     steps: int
     chosen_step: int
     trainable_parameters: int

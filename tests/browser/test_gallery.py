@@ -12,6 +12,7 @@ from pages import captions, hostile, labelled
 from playwright.sync_api import Page
 
 from vlmtune.predictions import Line
+from vlmtune.terminal import safe
 
 Open = Callable[..., Page]
 
@@ -195,7 +196,7 @@ def test_the_export_holds_the_rows_that_are_shown(show: Open, tmp_path: Path) ->
     started.value.save_as(file)
     table = list(csv.reader(io.StringIO(file.read_bytes().decode("utf-8-sig"), newline="")))
     assert [len(row) for row in table] == [len(head)] * (len(plain["examples"]) + 1)
-    assert [row[2] for row in table[1:]] == [example["b"] for example in plain["examples"]]
+    assert [row[2] for row in table[1:]] == [safe(example["b"]) for example in plain["examples"]]
 
 
 @pytest.mark.parametrize(
