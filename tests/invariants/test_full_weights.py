@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from builders import assistant, make_image, ref, user
+from builders import Notes, assistant, make_image, ref, user
 from interruptions import StopAfter
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from vlmtune.distributed import SINGLE_PROCESS
 from vlmtune.engines import hf
 from vlmtune.errors import ConfigError, IntegrityError, Interrupted
 from vlmtune.modeling.loading import attach_adapter, load_model
@@ -20,6 +21,7 @@ from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
 from vlmtune.training import trainer
 from vlmtune.training.config import LoraConfig, TrainingConfig, learning_rate
+from vlmtune.training.forward_backward import ForwardBackward
 from vlmtune.training.full_weights import learning, whole_modules
 from vlmtune.training.lora import add_adapter, optimizer_groups, save_adapter, trainable
 from vlmtune.training.sampler import sample_batches
@@ -125,10 +127,12 @@ def tied(folder: Path) -> int:
 
 @pytest.mark.parametrize(("precision", "method"), [("bf16", "full"), ("fp16", "full"), ("fp32", METHODS["mixed"])])
 def test_interrupted_and_resumed_equals_uninterrupted(precision: str, method: Any, make_job: MakeJob) -> None:
-    settings = {"precision": precision, "method": method, "epochs": 2, "save_every_steps": 3, "learning_rate": 1e-4}
+    """Also where the step that does best on the validation rows is kept."""
+    settings = {"precision": precision, "method": method, "epochs": 2, "save_every_steps": 3, "learning_rate": 1e-2}
+    settings |= {"best_metric": "loss", "evaluate_every_steps": 2}
     straight, broken = make_job("straight", **settings), make_job("broken", **settings)
     trainer.train(straight, QUIET, StopRequest())
-    with pytest.raises(Interrupted, match=r"step \d+ of 10 is saved"):
+    with pytest.raises(Interrupted, match=r"step \d+ .*is saved"):
         trainer.train(broken, QUIET, StopAfter(9))
     trainer.train(broken, QUIET, StopRequest())
     for name in (WEIGHTS, SETTINGS):
@@ -171,6 +175,34 @@ def test_gradients_of_a_batch_add_up_in_fp32(encoder: Encoder) -> None:
     assert all(
         weight.dtype == torch.bfloat16 and learning(weight).dtype == torch.float32 for weight in learning_weights
     )
+
+
+def test_layers_that_are_computed_again_have_the_same_gradients(make_job: MakeJob, encoder: Encoder) -> None:
+    found = []
+    for layers in (0, 4):
+        job = make_job(f"{layers} layers", method=EVERYTHING, checkpoint_layers=layers, learning_rate=1e-3)
+        trainer.train(job, QUIET, StopRequest())
+        found.append(load_file(job.adapter / WEIGHTS))
+    assert all(torch.equal(found[1][name], weight) for name, weight in found[0].items())
+
+
+def test_a_failed_pass_leaves_no_gradient(make_job: MakeJob, encoder: Encoder) -> None:
+    """As if memory had run out between a weight's gradient and its addition to the copy's."""
+    job, base = make_job(precision="bf16", method={"merger": "full"}), load_model(encoder.checkpoint, "cpu", "bf16")
+    model = add_adapter(base, NO_LORA, encoder.checkpoint.family, 0, full=["merger"])
+    weights = list(trainable(model).values())
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.grad, learning(weight).grad = torch.ones_like(weight), torch.ones_like(learning(weight))
+    pieces = (base, weights, encoder, "cpu", job.settings, job.work, SINGLE_PROCESS)
+    ForwardBackward(*pieces).zero_grad()
+    assert all(weight.grad is None for weight in (*weights, *model.parameters()))
+
+
+def test_how_fast_whole_parts_learn_is_said_aloud(make_job: MakeJob) -> None:
+    notes = Notes()
+    trainer.train(make_job(method=METHODS["mixed"], max_steps=1, epochs=None), Progress(notes), StopRequest())
+    assert any("merger: all" in text and "at a learning rate of up to 0.002" in text for text in notes.texts)
 
 
 def test_what_equals_the_base_model_is_refused(encoder: Encoder, tmp_path: Path) -> None:

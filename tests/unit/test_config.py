@@ -342,6 +342,20 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("training:\n  learning_rates: {vision_tower: 1e-5, language_model: 1e-4}",
          ["8:34: training.learning_rates.vision_tower is set, but training.lora.parts leaves that part frozen "
           "(training.lora.parts is the default)"]),
+        ("training:\n  method: {merger: full}\n  lora: {parts: [language_model]}",
+         ["9:17: training.lora.parts and training.method give adapters to different parts; leave lora.parts out "
+          "(training.method: line 8)"]),
+        ("training:\n  method: full\n  lora: {rank: 8}",
+         ["9:16: training.lora.rank has no effect: training.method trains no adapter; leave it out "
+          "(training.method: line 8)"]),
+        ("training:\n  method: full\n  lora_plus_ratio: 16",
+         ["9:20: training.lora_plus_ratio has no effect: training.method trains no adapter; leave it out "
+          "(training.method: line 8)"]),
+        ("training:\n  method: {}",
+         ["8:11: training.method names no part, so nothing would be trained"]),
+        ("training:\n  method: full\n  learning_rates: {vision_tower: 1e-5}",
+         ["9:34: training.learning_rates.vision_tower is set, but training.method leaves that part frozen "
+          "(training.method: line 8)"]),
         ("training:\n  lora: {target_modules: [experts.down_proj]}",
          ["8:26: training.lora.dropout must be 0, false or null for adapters on stacked experts, which "
           "training.lora.target_modules names (training.lora.dropout is the default)"]),

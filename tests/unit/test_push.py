@@ -18,6 +18,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, GateFailed, Integrit
 from vlmtune.pipeline import predict, run
 from vlmtune.pipeline.push import PushRequest, assemble, push
 from vlmtune.pipeline.session import Session
+from vlmtune.report import model_card
 from vlmtune.run_folder import Provenance
 from vlmtune.scoring.verdict import slice_warnings, worse_slices
 
@@ -259,3 +260,13 @@ def test_a_push_killed_at_random_moments_arrives_whole(session: Session, here: H
     assert again.returncode == 0, again.stderr
     pushed = {path.name: path.read_bytes() for path in (tmp_path / "pushed").iterdir() if path.name != "README.md"}
     assert pushed == undisturbed
+
+
+def test_the_card_says_what_was_trained() -> None:
+    def said(training: dict[str, object]) -> tuple[list[str], bool]:
+        return model_card._in_full(training), model_card._has_lora(training)
+
+    assert said({"lora": {"rank": 8}}) == ([], True)
+    assert said({"lora": {"parts": []}, "method": "full"}) == (["language model"], False)
+    mixed = {"language_model": "lora", "vision_tower": "full"}
+    assert said({"lora": {"parts": ["language_model"]}, "method": mixed}) == (["vision tower"], True)

@@ -10,8 +10,9 @@ from builders import TINY
 
 from vlmtune.cli.app import app
 from vlmtune.errors import ConfigError, EnvironmentProblem, VlmtuneError
+from vlmtune.families import PartName
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model
-from vlmtune.modeling.quantization import merging_problem, stored_format
+from vlmtune.modeling.quantization import full_training_problem, merging_problem, stored_format
 
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
@@ -41,6 +42,36 @@ def test_what_cannot_be_loaded_is_refused_before_the_weights(name: str, tmp_path
     settings, error, said = REFUSED[name]
     with pytest.raises(error, match=said):  # there are no weights to load
         load_model(find_checkpoint(stored(tmp_path, settings)), "cpu", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("parts", "found", "quantization", "trainable"),
+    [
+        (["language_model"], None, None, True),
+        (["language_model"], "fp8", None, True),
+        (["language_model"], "fp8", "nf4", False),
+        (["language_model"], "awq", None, False),
+        (["merger", "language_model"], None, "nf4", False),
+        (["merger", "vision_tower"], None, "nf4", True),
+    ],
+)
+def test_quantized_weights_are_not_trained_in_full(
+    parts: list[PartName], found: str | None, quantization: Any, trainable: bool
+) -> None:
+    assert (full_training_problem(parts, found, quantization) is None) == trainable
+
+
+def test_config_check_refuses_to_train_a_quantized_model_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmtune.modeling.quantization.find_spec", lambda _: True)
+    model = stored(tmp_path, BNB)
+    (tmp_path / "c.yaml").write_text(
+        f"model: {{name: {model.name}}}\ndataset: {{source: scenes, references: [caption_0], id: id}}\n"
+        "task: {name: captioning}\ntraining: {method: full}\n"
+    )
+    with pytest.raises(ConfigError, match=r"training.method: the language model is stored in bitsandbytes"):
+        app(["config", "check", str(tmp_path / "c.yaml")], standalone_mode=False)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:

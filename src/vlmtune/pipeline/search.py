@@ -205,7 +205,8 @@ class _Flops:
             return None
         tried = _with_settings(session, trial.values, {})
         config = tried.config
-        key = "".join(block.model_dump_json() for block in (config.model, config.task, config.training.lora))
+        settings = config.training.model_dump_json(include={"lora", "method"})
+        key = "".join([config.model.model_dump_json(), config.task.model_dump_json(), settings])
         if key not in self._known:
             self._known[key] = flops_per_sample(config, tried.encoder.checkpoint)
         return self._known[key] * len(_batches(tried).rows)
