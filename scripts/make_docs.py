@@ -104,7 +104,8 @@ def docs() -> str:
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseConfig):
             parts += _section(f"`{key}`", field.description or "", list(_rows(field.annotation)))
         elif (block := _block_inside(field)) is not None and not _is_list(field):
-            parts += _section(f"`{key}`", f"{field.description} {block.__doc__}", list(_rows(block)))
+            own = [row for row in _rows(block) if "." not in row[0]]
+            parts += _section(f"`{key}`", f"{field.description} {block.__doc__}", own)
         elif block is not None:
             about = f"{field.description} {block.__doc__}"
             # The blocks in it have sections of their own.
@@ -175,7 +176,7 @@ def _words(shape: dict[str, Any]) -> str:
     """A JSON Schema in words."""
     if not shape:
         return "any values"
-    if "$ref" in shape:
+    if "$ref" in shape or "oneOf" in shape:
         return "blocks"
     if "anyOf" in shape:
         return " or ".join(_words(choice) for choice in shape["anyOf"])

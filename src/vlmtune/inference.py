@@ -228,7 +228,7 @@ def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
         group = f"group {example.cluster}" if example.cluster is not None else None
         if not example.images or group in used:
             continue
-        image = _pixel_hash(example.images[0])
+        image = pixel_hash_of(example.images[0])
         if image is None or image in used:
             continue
         used |= {image, group} if group is not None else {image}
@@ -238,7 +238,8 @@ def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
     return [_with_images(row, other.images) for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
 
 
-def _pixel_hash(ref: ImageRef) -> str | None:
+def pixel_hash_of(ref: ImageRef) -> str | None:
+    """Identity of an image's pixels; None if it cannot be read."""
     try:
         return pixel_hash(decode_rgb(ref))
     except ImageError:

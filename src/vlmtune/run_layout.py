@@ -50,6 +50,9 @@ QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, LABEL_ERRORS = (
 SEARCH, SEARCH_PAGE = "search.json", "search_report.html"
 """Results of `search`."""
 
+LABELS, TEACHER, LABELLED_ROWS, LABELLED_IMAGES = "labels", "teacher", "rows.jsonl", "images"
+"""The folder of rows that a teacher labelled, that of its answers, and what is in the former."""
+
 LEARNING_CURVE = "learning_curve"
 """Folder of the runs of a learning curve, and the stem of its results."""
 
@@ -246,6 +249,16 @@ def search_path(root: Path) -> Path:
 def search_page_path(root: Path) -> Path:
     """The page of a search."""
     return root / SEARCH_PAGE
+
+
+def labels_path(root: Path) -> Path:
+    """Rows that a teacher labelled, as a dataset."""
+    return root / LABELS
+
+
+def teacher_folder(root: Path) -> Path:
+    """Holds the run folders of a teacher's answers."""
+    return root / TEACHER
 
 
 def learning_curve_folder(root: Path) -> Path:

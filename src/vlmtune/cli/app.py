@@ -33,8 +33,8 @@ data_app = typer.Typer(help="Inspect a dataset, before or after training.", no_a
 
 COMMANDS: dict[typer.Typer, list[Callable[..., None]]] = {
     app: [
-        *(run.demo, data.init, run.run, run.search, run.learning_curve, run.predict, run.merge, run.train),
-        *(export.export, export.push, export.serve),
+        *(run.demo, data.init, run.run, run.search, run.learning_curve, run.label, run.predict),
+        *(run.merge, run.train, export.export, export.push, export.serve),
         *(compare.compare, compare.score, inspect.doctor, inspect.plan),
     ],
     config_app: [inspect.check, inspect.show, inspect.schema],

@@ -1,4 +1,4 @@
-"""Commands that work in a run folder: demo, run, search, learning-curve, predict, merge, train."""
+"""Commands that work in a run folder: demo, run, search, learning-curve, label, predict, merge, train."""
 
 import json
 import shlex
@@ -108,6 +108,39 @@ def learning_curve(
             echo(f"{point['rows']:>9,} rows  {point['score']:.4f}  ({point['low']:.4f} to {point['high']:.4f})")
         echo(sentence(result))
     echo(f"next: open {learning_curve_page_path(Path(loaded.output.dir))}", err=True)
+
+
+def label(
+    config: ConfigArg,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    progress: ProgressStyle = "auto",
+    offline: Offline = False,
+) -> None:
+    """Let a teacher label rows for training, and measure what its labels are worth."""
+    from vlmtune.pipeline import label
+    from vlmtune.pipeline.session import open_session
+    from vlmtune.run_layout import labels_path
+
+    loaded = load_config(config, sets, offline)
+    with open_session(loaded, progress) as session:
+        found = label.label(session)
+    folder = labels_path(Path(loaded.output.dir))
+    if as_json:
+        echo(json.dumps({**found, "dataset": str(folder)}, ensure_ascii=False))
+        return
+    echo(", ".join(f"{count:,} {kind}" for kind, count in found["rows"].items()))
+    echo(f"{found['metric']} of the teacher's labels on the {found['validation_rows']:,} validation rows:")
+    for one in found["filters"]:
+        bound = "as configured" if one["threshold"] is None else f"{one['filter']} >= {one['threshold']:.3f}"
+        ends = "-" if one["score"] is None else f"{one['score']:.4f} ({one['low']:.4f} to {one['high']:.4f})"
+        echo(f"  {bound:<20} {one['rows']:>6,} rows  {ends}")
+    question = "" if loaded.label is None or loaded.label.dataset.question is None else " question: question,"
+    columns = f"image: images,{question} references: [label], id: id, splits: {{train: rows.jsonl}}"
+    echo("next: train on them as well, with these lines in the config:", err=True)
+    echo("  datasets:\n    - name: teacher\n      weight: 0.5\n      evaluate: false", err=True)
+    echo(f"      dataset: {{source: jsonl, path: {folder}, {columns}}}", err=True)
+    echo("      task: # the block of the config", err=True)
 
 
 def predict(

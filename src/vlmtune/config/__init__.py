@@ -5,12 +5,13 @@ and prints configurations, `validators` checks values against each other, `error
 """
 
 from vlmtune.config.loader import LoadedConfig, load, load_config, parse_overrides, show, with_values
-from vlmtune.config.schema import Config, EvaluationSetConfig, config_json, json_schema
+from vlmtune.config.schema import Config, EvaluationSetConfig, LabelConfig, config_json, json_schema
 from vlmtune.config.validators import refuse_evaluated_training_rows
 
 __all__ = [
     "Config",
     "EvaluationSetConfig",
+    "LabelConfig",
     "LoadedConfig",
     "config_json",
     "json_schema",

@@ -15,6 +15,8 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    NonNegativeInt,
+    PositiveFloat,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -117,6 +119,13 @@ TrackerBlock = Annotated[SerializeAsAny[TrackerConfig], Plugin("tracking", "to",
 TaskBlock = Annotated[SerializeAsAny[TaskConfig], Plugin("tasks", "name", TaskConfig, "TASK")]
 
 
+InferenceBlock = Annotated[
+    SerializeAsAny[InferenceConfig],
+    Plugin("engines", "engine", InferenceConfig, "open_engine"),
+    AfterValidator(validators.inference),
+]
+
+
 class EvaluationSetConfig(BaseConfig):
     """An additional evaluation set: other rows, or another task, to see what training made worse."""
 
@@ -150,6 +159,34 @@ class MixedDatasetConfig(EvaluationSetConfig):
 
     evaluate: bool = True
     """Whether both models answer the rows of its `split`, to give it a comparison of its own."""
+
+
+class LabelConfig(BaseConfig):
+    """A teacher that labels rows for training. `dataset`, `model` and `inference` are blocks like the main ones."""
+
+    dataset: DatasetBlock
+    """Rows without labels; those of its train role are labelled."""
+
+    model: Annotated[ModelConfig, AfterValidator(validators.model)] | None = None
+    """The teacher; null is the model that is fine-tuned."""
+
+    inference: InferenceBlock | None = None
+    """How the teacher answers, by a server for example; null is the config's `inference`."""
+
+    adapter: str | None = None
+    """Folder of an adapter with which the teacher answers."""
+
+    samples: NonNegativeInt = 3
+    """Further answers to each row, drawn at `temperature`; how much they agree with the label is its agreement."""
+
+    temperature: PositiveFloat = 0.7
+    """Temperature of those answers."""
+
+    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    """Rows whose answers agree less are left out: the mean chrF of the further answers with the label, from 0 to 1."""
+
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    """Rows whose label has a lower geometric mean of token probabilities are left out."""
 
 
 class EvaluationBlock(EvaluationConfig):
@@ -195,18 +232,17 @@ class Config(BaseConfig):
     training: Annotated[TrainingConfig, AfterValidator(validators.training)] = TrainingConfig()
     """How the adapter is trained."""
 
-    inference: Annotated[
-        SerializeAsAny[InferenceConfig],
-        Plugin("engines", "engine", InferenceConfig, "open_engine"),
-        AfterValidator(validators.inference),
-    ] = Field(default_factory=dict)  # type: ignore[assignment]  # validated like an empty block: the plugin defines its class
+    inference: InferenceBlock = Field(default_factory=dict)  # type: ignore[assignment]  # validated like an empty block: the plugin defines its class
     """How answers are generated."""
 
     evaluation: Annotated[EvaluationBlock, AfterValidator(_evaluation)] = EvaluationBlock()
     """What is measured, on which rows, and how differences are tested."""
 
     search: Annotated[SearchConfig | None, AfterValidator(validators.search)] = None
-    """May be left out, as no other command looks at it."""
+    """May be left out, as only `vlmtune search` looks at it."""
+
+    label: LabelConfig | None = None
+    """May be left out, as only `vlmtune label` looks at it."""
 
     report: ReportConfig = ReportConfig()
     """What the HTML report shows."""

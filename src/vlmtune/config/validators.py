@@ -23,11 +23,13 @@ from vlmtune.modeling.quantization import full_training_problem
 from vlmtune.run_layout import (
     DATA_CHECK,
     DATA_CHECK_PAGE,
+    LABELS,
     LEARNING_CURVE,
     QUARANTINE,
     SEARCH,
     SEARCH_PAGE,
     STATE,
+    TEACHER,
     THUMBNAILS,
     OutputConfig,
     RunFiles,
@@ -41,7 +43,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
 """Names that would collide with answers to another split, or with archived files."""
 
-TAKEN = (THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, SEARCH, SEARCH_PAGE, LEARNING_CURVE)
+TAKEN = {THUMBNAILS, STATE, QUARANTINE, DATA_CHECK, DATA_CHECK_PAGE, SEARCH, SEARCH_PAGE, LEARNING_CURVE}
+TAKEN |= {LABELS, TEACHER}
 """Names in a run folder that no adapter may have."""
 
 

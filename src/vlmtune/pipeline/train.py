@@ -17,7 +17,7 @@ from vlmtune.pipeline.session import Session, rows_facts, training_examples, tra
 from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import compare_with_measured
 from vlmtune.progress import Progress, Silent
-from vlmtune.run_folder import Provenance
+from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import BUILT_ADAPTER, CURVE, MEASURED, SAMPLES, THUMBNAILS, validation_answers_path
 from vlmtune.scoring.score import choose_metrics
 from vlmtune.scoring.score import score as score_lines
@@ -140,10 +140,26 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
         measured = {key: facts[key] for key in OF_THE_PROCESS} | {"resumed_at": resumed_at(work)}
         write_json(built / MEASURED, measured)
         made = {key: value for key, value in facts.items() if key not in OF_THE_PROCESS}
+        if teachers := _teachers(session):
+            made["teachers"] = teachers
         session.folder.publish(artifact, provenance, {**made, "curve": curve, "selection_ids": ids}, built)
         for tracker in trackers:
             tracker.finish(facts)
     return artifact
+
+
+def _teachers(session: Session) -> dict[str, float]:
+    """Share of the training samples whose labels each teacher wrote, where the rows are of `vlmtune label`."""
+    mixed = session.config.datasets
+    parts = [(session.config.dataset, 1 - sum(one.weight for one in mixed))]
+    parts += [(one.dataset, one.weight) for one in mixed]
+    shares: dict[str, float] = {}
+    for dataset, weight in parts:
+        folder = Path(str(dataset.model_dump().get("path")))
+        manifest = read_manifest(folder) if folder.is_dir() else None
+        if manifest is not None and (teacher := manifest.get("teacher")) is not None:
+            shares[teacher] = round(shares.get(teacher, 0.0) + weight, 4)
+    return shares
 
 
 def _mirror(trackers: Sequence[Tracker], watch: Watch | None) -> Watch:

@@ -363,6 +363,8 @@ class TrainingSummary(TypedDict, total=False):
     """Whether it ended because validation no longer improved."""
     trainable_parameters: int
     """Number of parameters of the adapter."""
+    teachers: dict[str, float]
+    """Share of the training samples whose labels a teacher wrote, by the teacher's name."""
     curve: list[dict[str, Any]]
     """Per logged step: `step`, `loss` and what else was measured."""
 
