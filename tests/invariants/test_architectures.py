@@ -15,6 +15,7 @@ import torch
 from builders import TINY, assistant, make_image, ref, user
 from clips import drawn_frames, video
 from interruptions import StopAfter
+from peft import PeftModel
 from tiny_models import TINY_MODELS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
@@ -196,6 +197,37 @@ def test_packed_examples_equal_separate_ones_where_every_part_is_trained_in_full
     assert expected[1].keys() == trainable(ours).keys()
     loss, gradient = worst_errors(ours, pack(examples, layout, 4096), encoder, expected)
     assert max(loss, gradient) <= 1e-5
+
+
+def test_what_is_trained_in_full_is_loaded_by_plain_peft_and_merged(
+    encoder: Encoder, examples: Sequence[Encoded], tmp_path: Path
+) -> None:
+    trained = whole(load_model(encoder.checkpoint, "cpu", "fp32"), encoder)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in trainable(trained).values():
+            weight.add_(torch.randn_like(weight), alpha=0.02)
+    save_adapter(trained, tmp_path, "model", None)
+    tensors = collate([examples[0]], encoder, "right", "cpu", torch.float32)
+    theirs = PeftModel.from_pretrained(plain_model(encoder), str(tmp_path)).eval()
+    ours = attach_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), tmp_path)
+    engine = hf.attached(ours, hf.Config(max_new_tokens=8), encoder, "cpu", "fp32")
+    request = Request("one", TALKS[0][:1])
+    with torch.no_grad():
+        wanted, base = trained(**tensors).logits, plain_model(encoder)(**tensors).logits
+        assert (wanted - base).norm() > 1e-2 * base.norm()
+        for model in (theirs, ours):
+            assert (model(**tensors).logits - wanted).norm() <= 1e-5 * wanted.norm()
+        assert engine.adapter_delta([request])
+        [answer] = engine.answer([request])
+        merged: Any = ours.merge_and_unload()  # type: ignore[operator]  # the model itself
+        assert (merged(**tensors).logits - wanted).norm() <= 1e-5 * wanted.norm()
+        [same] = hf.HfEngine(hf.Config(max_new_tokens=8), encoder, merged, "cpu", "fp32", adapted=False).answer(
+            [request]
+        )
+    assert answer == same
+    with pytest.raises(AdapterRefused, match="modules_to_save"):
+        served(tmp_path)
 
 
 def whole(base: Any, encoder: Encoder) -> Any:

@@ -1,6 +1,7 @@
 """Parts trained in full: as plain torch would train them, stored as plain PEFT loads them; nothing else moves."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,46 @@ def test_how_fast_whole_parts_learn_is_said_aloud(make_job: MakeJob) -> None:
     notes = Notes()
     trainer.train(make_job(method=METHODS["mixed"], max_steps=1, epochs=None), Progress(notes), StopRequest())
     assert any("merger: all" in text and "at a learning rate of up to 0.002" in text for text in notes.texts)
+
+
+class SomeImages:
+    """Rows of which every n-th has an image; none has with 0."""
+
+    def __init__(self, rows: Any, every: int) -> None:
+        self._rows, self._every = rows, every
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def with_target(self, row: int, target: int) -> Any:
+        example = self._rows.with_target(row, target)
+        return example if self._every and row % self._every == 0 else replace(example, images=())
+
+
+@pytest.mark.parametrize("every", [3, 20], ids=["a third of the rows", "two rows"])
+def test_text_alone_does_not_teach_the_merger(every: int, make_job: MakeJob) -> None:
+    """Batches without images have no gradient, also the first one; the check for dead weights waits for images."""
+
+    def job(name: str) -> trainer.TrainingJob:
+        made = make_job(name, method={"merger": "full"}, batch_size=2, save_every_steps=3)
+        return replace(made, train=replace(made.train, rows=SomeImages(made.train.rows, every)))  # type: ignore[arg-type]
+
+    straight, broken = job("straight"), job("broken")
+    trainer.train(straight, QUIET, StopRequest())
+    with pytest.raises(Interrupted):
+        trainer.train(broken, QUIET, StopAfter(12))
+    trainer.train(broken, QUIET, StopRequest())
+    assert (broken.adapter / WEIGHTS).read_bytes() == (straight.adapter / WEIGHTS).read_bytes()
+
+
+def test_a_merger_that_saw_no_image_is_named(make_job: MakeJob) -> None:
+    made, notes = make_job(method={"merger": "full"}, max_steps=2, epochs=None), Notes()
+    job = replace(made, train=replace(made.train, rows=SomeImages(made.train.rows, 0)))  # type: ignore[arg-type]
+    trainer.train(job, Progress(notes), StopRequest())
+    assert any("no example of these steps had an image" in text for text in notes.texts)
 
 
 def test_what_equals_the_base_model_is_refused(encoder: Encoder, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vlmtune.errors import ConfigError
 from vlmtune.families import Family
 from vlmtune.files import read_json, write_json
 from vlmtune.processing.encoder import Encoded
-from vlmtune.training.forward_backward import ForwardBackward
+from vlmtune.training.forward_backward import ForwardBackward, backward
 from vlmtune.training.packing import PackedSequence
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class ActivationCheckpointing:
             torch.cuda.reset_peak_memory_stats()
         done = False
         with contextlib.suppress(torch.OutOfMemoryError):
-            self._forward_backward.token_losses(sequence).sum().backward()
+            backward(self._forward_backward.token_losses(sequence).sum())
             done = True
         # Not inside `except`: there, the traceback would keep the tensors of the failed pass alive.
         self._forward_backward.zero_grad()

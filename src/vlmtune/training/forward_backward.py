@@ -45,6 +45,12 @@ def too_large(encoder: Encoder, settings: TrainingConfig) -> str:
     )
 
 
+def backward(loss: "torch.Tensor") -> None:
+    """Compute gradients. There are none of text alone where only the merger or the vision tower is trained."""
+    if loss.requires_grad:
+        loss.backward()
+
+
 def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device: str) -> "torch.Tensor":
     """Cross-entropy of each target of a packed sequence, [targets], in nats; fp32.
 
@@ -192,7 +198,7 @@ class ForwardBackward:
             torch.manual_seed(_seed(self._settings.seed, step, index * world_size + rank))
             with self._noise(sequence, step):
                 losses = self.token_losses(sequence)
-            self.scaler.scale(losses.sum() / supervised).backward()
+            backward(self.scaler.scale(losses.sum() / supervised))
             taken.append(losses.detach())
         summed = torch.zeros(len(examples), dtype=torch.float64)
         if taken:  # fetched together: fetching the losses of each sequence would wait for the GPU as often

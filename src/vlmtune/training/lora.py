@@ -280,10 +280,18 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
             )
 
 
-def check_first_gradients(model: "PeftModel") -> None:
+def check_first_gradients(model: "PeftModel", family: Family | None = None) -> bool:
     """Check that every B and every weight that is trained in full has a gradient at the first step.
 
     What has none is not connected to the loss. Every A has a gradient of zero at first, because B begins with zeros.
+
+    Args:
+        model: after the backward pass of a whole batch.
+        family: maps weights to parts of the model; None if every example has an image.
+
+    Returns:
+        False if no weight of the merger and the vision tower has a gradient, as after a batch without images: they are
+        to be checked again with a later one.
 
     Raises:
         IntegrityError: names the layers.
@@ -295,7 +303,11 @@ def check_first_gradients(model: "PeftModel") -> None:
     present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
     # One transfer for all: asking each of them would wait for the GPU as often.
     alive = torch.stack([gradient.any() for gradient in present.values()]).tolist() if present else []
-    dead = sorted(gradients.keys() - {name for name, any_ in zip(present, alive, strict=True) if any_})
+    unconnected = gradients.keys() - {name for name, any_ in zip(present, alive, strict=True) if any_}
+    parts = {name: family.part(name.removeprefix(PEFT_PREFIX)) if family is not None else None for name in gradients}
+    of_images = {name for name, part in parts.items() if part in ("merger", "vision_tower")}
+    is_without_images = bool(of_images) and of_images <= unconnected
+    dead = sorted(unconnected - of_images if is_without_images else unconnected)
     if dead:
         raise IntegrityError(
             f"{len(dead)} adapter layers got no gradient at the first step, first {dead[0]}: they would never learn. "
@@ -304,6 +316,7 @@ def check_first_gradients(model: "PeftModel") -> None:
             else f"{len(dead)} weights got no gradient at the first step, first {dead[0]}: they would never learn. "
             "Leave that part out of training.method"
         )
+    return not is_without_images
 
 
 def save_adapter(

@@ -165,6 +165,7 @@ class Trainer:
         self._evaluations: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
         self._samples = self._skipped = 0
+        self._all_connected = False
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
@@ -174,6 +175,11 @@ class Trainer:
         self._check_packing()
         with self._writer:
             self._take_steps(progress, stop)
+        if self._samples and self._skipped < self.step and not self._all_connected:
+            progress.note(
+                "no example of these steps had an image, so the merger and the vision tower got no gradient; leave "
+                "them out of training.method and training.lora.parts"
+            )
         if self._skipped:
             progress.note(
                 f"{self._skipped} of {self.step} steps were skipped: their gradients exceeded the range of fp16, and "
@@ -340,8 +346,8 @@ class Trainer:
         is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > 1
         if not math.isfinite(loss) or not (math.isfinite(norm) or is_skipped):
             self._raise_diverged(samples, loss, norm)
-        if not is_skipped and self.step == self._skipped:  # the first step that is taken
-            check_first_gradients(self._model)
+        if not is_skipped and not self._all_connected:  # in the first step that is taken, or that has an image
+            self._all_connected = check_first_gradients(self._model, self._job.encoder.checkpoint.family)
         self._skipped += is_skipped
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["share"]
@@ -371,11 +377,11 @@ class Trainer:
         import torch
 
         processes = self._job.processes
+        for weight in self._weights:
+            if weight.grad is None:  # no examples of this batch in this process, or none with an image
+                weight.grad = torch.zeros_like(weight)
         if processes.world_size == 1:
             return
-        for weight in self._weights:
-            if weight.grad is None:  # a process without examples in this batch
-                weight.grad = torch.zeros_like(weight)
         processes.all_reduce([weight.grad for weight in self._weights if weight.grad is not None])
         signal = torch.tensor([float(stop.received or 0) / processes.world_size], dtype=torch.float64)
         processes.all_reduce([summed, signal])
