@@ -34,7 +34,7 @@ test: $(STAMP) ## all tests, on all cores
 	$(PYTEST) -rs --durations=10 $(PARALLEL)
 
 SOAKED := tests/end_to_end/test_interruption.py tests/end_to_end/test_killed_commands.py tests/unit/test_push.py \
-  $(wildcard tests/unit/test_*fuzz*.py)
+  $(wildcard tests/fuzz/*.py)
 
 soak: $(STAMP) ## the tests with random kills and broken input, with ten times as many cases; takes twenty minutes
 	$(PYTEST) $(SOAKED) -k "random or broken" --soak -rP

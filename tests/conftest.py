@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 SLOWEST_FIRST = [
     *["test_classic.py", "test_demo.py", "test_interruption.py", "test_export.py", "test_setup.py", "end_to_end"],
-    *["browser", "invariants", "contract"],
+    *["browser", "invariants", "contract", "fuzz"],
     *["test_clean_process.py", "test_dataset_check.py", "test_costs.py", "architecture"],
 ]
 """Files and folders that start before all others: a slow file that starts last leaves the other cores idle."""

@@ -45,7 +45,7 @@ def every() -> list[Any]:
 
 
 JAVA = {"meteor", "spice"}
-"""Programs, started for every measurement; `test_coco_java.py` has their tests."""
+"""Programs, started for every measurement; `tests/contract/test_meteor.py` has their tests."""
 
 METRICS = [param for param in every() if param.id not in JAVA]
 

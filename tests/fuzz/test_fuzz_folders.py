@@ -1,6 +1,6 @@
 """Mutated run folders through compare, score and runs: a result, or an error that names the damage.
 
-By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_folders.py ROUNDS SEED.
+By itself, with more rounds and another seed: PYTHONPATH=tests python tests/fuzz/test_fuzz_folders.py ROUNDS SEED.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Mutated prediction files of every program, interrupted answers, and caches: read, or named, and never believed.
 
-By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_predictions.py ROUNDS SEED.
+By itself, with more rounds and another seed: PYTHONPATH=tests python tests/fuzz/test_fuzz_predictions.py ROUNDS SEED.
 """
 
 import json

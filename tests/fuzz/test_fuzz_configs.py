@@ -1,6 +1,6 @@
 """Mutated configs, in structure and in bytes: they load, and then show and reload the same, or are named mistakes.
 
-By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_configs.py ROUNDS SEED.
+By itself, with more rounds and another seed: PYTHONPATH=tests python tests/fuzz/test_fuzz_configs.py ROUNDS SEED.
 """
 
 import copy

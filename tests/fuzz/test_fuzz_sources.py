@@ -1,6 +1,6 @@
 """Broken dataset files of every kind end in rows or in an error of ours, never in anything else.
 
-By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_sources.py ROUNDS SEED.
+By itself, with more rounds and another seed: PYTHONPATH=tests python tests/fuzz/test_fuzz_sources.py ROUNDS SEED.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from vlmtune import registry
 from vlmtune.data import DatasetConfig
 from vlmtune.data._annotations import FOLDERS
 
-ROUNDS, SOAKED = 300, 2000
+ROUNDS, SOAKED = 100, 2000
 ROWS: list[dict[str, Any]] = [
     {
         "id": f"r{n}",

@@ -1,6 +1,6 @@
 """Mutated model and adapter folders: what can be loaded answers, and what cannot is named.
 
-By itself, with more rounds and another seed: PYTHONPATH=tests python tests/unit/test_fuzz_models.py ROUNDS SEED.
+By itself, with more rounds and another seed: PYTHONPATH=tests python tests/fuzz/test_fuzz_models.py ROUNDS SEED.
 """
 
 import json
