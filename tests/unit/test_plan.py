@@ -186,6 +186,17 @@ def test_a_gpu_that_is_too_small_is_told_what_to_change(large: Make) -> None:
     assert "--set model.quantization=nf4 --set training.precision=bf16" in text
 
 
+def test_a_model_too_large_to_train_in_full_is_told_what_an_adapter_takes(large: Make) -> None:
+    """16 bytes a weight of the language model, embeddings and head included; nothing in 4 bits."""
+    plan = make_plan(large("training.method=full"), QUIET, "h200", None)
+    [gpu] = plan["gpus"]
+    states = plan["memory"]["precisions"][0]["over_base"][0]["states"]
+    assert states == 16 * plan["trained_weights"] == 16 * 8_190_735_360
+    assert [each["quantization"] for each in plan["memory"]["precisions"]] == [None, None]
+    assert not gpu["fits"]
+    assert {word for change in gpu["changes"] if change["fits"] for word in change["set"]} == {"training.method=lora"}
+
+
 def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
     found = make_plan(make_config(), QUIET, None, None)
     assert [gpu["name"] for gpu in found["gpus"]] == list(GPUS)
