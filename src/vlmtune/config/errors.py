@@ -216,8 +216,9 @@ class _Explainer:
             return f"; the engine here has none, but {' and '.join(engines)} do (inference.engine)"
         if hint := did_you_mean(key, list(known)):
             return hint
-        others = [dotted((*start, key)) for start in self._blocks(()) if key in self._fields(start)]
-        return did_you_mean(others[0], others) if len(others) == 1 else _listed(known)
+        others = [start for start in self._blocks(()) if key in self._fields(start)]
+        shallow = [dotted((*start, key)) for start in others if len(start) == min(map(len, others))]
+        return did_you_mean(shallow[0], shallow) if len(shallow) == 1 else _listed(known)
 
     def _blocks(self, path: KeyPath) -> Iterator[KeyPath]:
         """Paths of all blocks that a configuration can have."""
