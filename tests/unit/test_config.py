@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vlmtune import registry
-from vlmtune.config import Config, config_json, load, show
+from vlmtune.config import Config, config_json, load, load_config, show, with_values
 from vlmtune.config.loader import find_config, shipped_folder
 from vlmtune.config.yaml import core_scalar, parse
 from vlmtune.errors import ConfigError
@@ -641,3 +641,21 @@ def test_an_unknown_plugin_hides_no_other_mistake(tmp_path: Path) -> None:
     assert "c.yaml:4:18: dataset.limit.train must be a whole number" in said
     assert "'path'" not in said, "another source may well have it"
     assert said.endswith("2 errors; nothing was started")
+
+
+@pytest.mark.parametrize("name", ["demo", "flickr8k_captioning", "demo_replay", "demo_additional_sets", "grounding"])
+def test_with_no_values_a_config_is_the_same(name: str) -> None:
+    config = load_config(name)
+    assert config_json(with_values(config, {})) == config_json(config)
+
+
+def test_defaults_follow_what_is_replaced() -> None:
+    config = load_config("demo")
+    full = with_values(config, {"training.method": "full", "output.dir": "elsewhere"})
+    assert (full.training.method, full.output.dir) == ("full", "elsewhere")
+    assert full.training.lora.rank == config.training.lora.rank
+
+
+def test_a_wrong_value_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"training\.lora\.rank must be greater than 0"):
+        with_values(load_config("demo"), {"training.lora.rank": 0})

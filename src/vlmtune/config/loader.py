@@ -67,7 +67,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: it is invalid; lists all problems.
     """
-    tree = from_plain(config_json(config), OVERRIDE)
+    # Only what was written: a default may depend on the value that is changed.
+    tree = from_plain(config.model_dump(mode="json", exclude_unset=True), OVERRIDE)
     for key, value in values.items():
         for name in reversed(key.split(".")):
             value = {name: value}  # noqa: PLW2901
