@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Required, TextIO, cast
+from typing import Annotated, Any, Literal, Required, TextIO, cast
 
 from pydantic import AfterValidator, FiniteFloat, PositiveInt
 from typing_extensions import TypedDict
@@ -397,6 +397,7 @@ def is_adapter(folder: Path) -> bool:
 class _AdapterConfig(TypedDict, total=False):
     """Types of what is read from PEFT's `adapter_config.json`."""
 
+    peft_type: Literal["LORA"]
     r: Required[PositiveInt]
     rank_pattern: dict[str, PositiveInt] | None
     lora_alpha: FiniteFloat

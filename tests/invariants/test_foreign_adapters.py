@@ -1,5 +1,7 @@
 """Adapters as other tools configure them, made by plain PEFT: attached, they give PEFT's own logits."""
 
+import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -14,7 +16,7 @@ from transformers import AutoModelForImageTextToText
 
 from vlmtune.errors import IntegrityError
 from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
-from vlmtune.run_layout import ADAPTER_WEIGHTS
+from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 UNSLOTH = (
@@ -38,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     "whole norms": {"modules_to_save": ["norm"]},
     "head": {"target_modules": [*NAMES, "lm_head"]},
     "embeddings": {"target_modules": [*NAMES, "embed_tokens"]},
+    "other ranks everywhere": {"rank_pattern": dict.fromkeys(NAMES, 4)},
+    "trained biases": {"bias": "all", "target_modules": "all-linear"},
     "ranks": {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 32}},
     "DoRA": {"use_dora": True},
     "rsLoRA": {"use_rslora": True},
@@ -101,6 +105,71 @@ def test_names_of_older_versions_are_converted(name: str, tmp_path: Path) -> Non
     save_file(renamed, tmp_path / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     attached = attach_adapter(load_model(find_checkpoint(TINY), "cpu", "fp32"), tmp_path)
     assert (logits(attached) - golden).abs().max() < 1e-5
+
+
+FULL_NAMES = [f"model.language_model.layers.{n}.mlp.{name}" for n in (0, 1) for name in NAMES[4:]]
+SPELLED: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
+    "PEFT's own names": ({"use_dora": True}, r"(lora_\w+)(\.weight)?$", r"\1.default.weight", None),
+    "no prefix": ({}, r"^base_model\.model\.", "", None),
+    "compiled": ({}, r"^base_model\.model\.", "base_model.model._orig_mod.", None),
+    "without a head": ({}, r"\.model\.model\.language_model\.", ".model.language_model.", None),
+    "whole embeddings": (
+        {"modules_to_save": ["embed_tokens"]},
+        r"\.model\.model\.language_model\.",
+        ".model.model.",
+        None,
+    ),
+    "single tokens": ({"trainable_token_indices": [5]}, r"\.model\.model\.language_model\.", ".model.model.", None),
+    "full names": (
+        {"target_modules": FULL_NAMES, "rank_pattern": {FULL_NAMES[0]: 4}, "alpha_pattern": {FULL_NAMES[1]: 2}},
+        r"\.model\.model\.language_model\.",
+        ".model.model.",
+        "model.",
+    ),
+    "expression": (
+        {"target_modules": r"model\.language_model\.layers\..*_proj"},
+        r"\.model\.model\.language_model\.",
+        ".model.language_model.model.",
+        r"language_model\.model\.",
+    ),
+}
+"""Settings, what is replaced in the names of weights and by what, and how module names then begin in the settings."""
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_other_spellings_of_names_are_read(name: str, tmp_path: Path) -> None:
+    settings, new, old, begins = SPELLED[name]
+    golden = make(tmp_path, **settings)
+    weights = load_file(tmp_path / ADAPTER_WEIGHTS)
+    renamed = {re.sub(new, old, key): weight for key, weight in weights.items()}
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, tmp_path / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    if begins is not None:
+        text = (tmp_path / ADAPTER_CONFIG).read_text()
+        current = (
+            "model.language_model." if isinstance(settings["target_modules"], list) else r"model\.language_model\."
+        )
+        (tmp_path / ADAPTER_CONFIG).write_text(text.replace(json.dumps(current)[1:-1], json.dumps(begins)[1:-1]))
+    attached = attach_adapter(load_model(find_checkpoint(TINY), "cpu", "fp32"), tmp_path)
+    assert (logits(attached) - golden).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"peft_type": "LOKR"}, "peft_type"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"peft_type": None}, "peft_type"),
+        ({"exclude_modules": ["q_proj"]}, "belongs to another model"),
+        ({"target_modules": [*NAMES, "qkv"]}, "no weights: 6 are missing"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_named(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    make(tmp_path)
+    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text())
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps({**config, **change}))
+    with pytest.raises(IntegrityError, match=said):
+        attach_adapter(load_model(find_checkpoint(TINY), "cpu", "fp32"), tmp_path)
 
 
 def test_an_adapter_with_another_head_or_of_another_kind_is_named(tmp_path: Path) -> None:

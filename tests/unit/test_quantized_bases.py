@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[VlmtuneError], str]] = {
     ),
     "gptq": ({"quant_method": "gptq", "bits": 4}, EnvironmentProblem, "stored in gptq, which needs gptqmodel"),
     "other": ({"quant_method": "compressed-tensors"}, ConfigError, "stored in compressed-tensors, on which adapters"),
-    "unnamed": ({"bits": 3}, ConfigError, "stored in an unknown format"),
+    "unnamed": ({"bits": 3}, ConfigError, "stored in a format without a quant_method"),
 }
 
 
@@ -72,6 +72,28 @@ def test_config_check_refuses_to_train_a_quantized_model_in_full(
     )
     with pytest.raises(ConfigError, match=r"training.method: the language model is stored in bitsandbytes"):
         app(["config", "check", str(tmp_path / "c.yaml")], standalone_mode=False)
+
+
+@pytest.mark.parametrize("where", ["of the language model", "of MLX", "of ModelOpt"])
+def test_a_format_is_found_wherever_tools_write_it(where: str, tmp_path: Path) -> None:
+    model = stored(tmp_path, {})
+    folder = Path(model.name)
+    config = json.loads((folder / "config.json").read_text())
+    if where == "of the language model":
+        config["text_config"]["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    elif where == "of MLX":
+        config["quantization"] = {"group_size": 64, "bits": 4}
+    else:
+        (folder / "hf_quant_config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VlmtuneError, match=r"stored in (gptq|a format without a quant_method|ModelOpt)"):
+        load_model(find_checkpoint(model), "cpu", "fp32")
+
+
+def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "q4.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=r"q4.gguf is a file; name the folder"):
+        find_checkpoint(ModelConfig(name=str(tmp_path / "q4.gguf")))
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(tmp_path: Path) -> None:

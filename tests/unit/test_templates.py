@@ -80,6 +80,14 @@ def copied(folder: Path) -> Path:
     return target
 
 
+def test_a_template_must_begin_the_answer(tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    turn = "{{ '<|im_start|>' + message.role + '\\n' + message.content[0].text + '<|im_end|>' }}"
+    file.write_text("{% for message in messages %}" + turn + "{% endfor %}")
+    with pytest.raises(IntegrityError, match=r"the model would have to write '<\|im_start\|>assistant"):
+        Encoder(find_checkpoint(TINY), TINY.model_copy(update={"chat_template": str(file)}))
+
+
 def test_where_templates_and_their_variables_are(tmp_path: Path) -> None:
     folder = copied(tmp_path)
     (folder / "chat_template.jinja").unlink()
@@ -93,6 +101,14 @@ def test_where_templates_and_their_variables_are(tmp_path: Path) -> None:
     token = {"content": "<e>", "special": True}
     file.write_text(json.dumps({**settings, "chat_template": named, "bos_token": "<b>", "eos_token": token}))
     assert ChatTemplate.of_checkpoint(folder).render(TALK, False) == "<b><e>"
+    named = {"default": "{{ bos_token }}{{ image_token }}"}
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": named}))
+    file.write_text(json.dumps({"model_specific_special_tokens": {"image_token": "<i>"}}))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": token}))
+    assert ChatTemplate.of_checkpoint(folder).render(TALK, False) == "<e><i>"
+    (folder / "chat_template.jinja").write_text("jinja")
+    (folder / "processor_config.json").write_text(json.dumps({"chat_template": "processor"}))
+    assert ChatTemplate.of_checkpoint(folder).text == "processor"
     with pytest.raises(IntegrityError, match=r"model.chat_template: .*: no such file"):
         ChatTemplate.of_checkpoint(folder, str(tmp_path / "absent.jinja"))
 

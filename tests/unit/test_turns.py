@@ -135,6 +135,19 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "two answers": ([ASKED, ANSWERED, ANSWERED], {}, "assistant must follow user or tool"),
     "a tool first": ([{"role": "tool", "content": "x"}, ANSWERED], {}, "the first to speak must be the user"),
     "two system prompts": ([{"role": "system", "content": "a"}, ASKED, ANSWERED], {"system": "b"}, "not that of its"),
+    "two thoughts": ([ASKED, {**ANSWERED, "thinking": "a", "reasoning": "b"}], {}, "'reasoning' and 'thinking' mean"),
+    "two weights": ([ASKED, {**ANSWERED, "weight": 1, "loss": False}], {}, "'weight' and 'loss' mean the same"),
+    "two formats": ([{**ASKED, "value": "And?"}, ANSWERED], {}, "message 0: the key 'value'"),
+    "an image of a text": ([{**ASKED, "content": [{**PART, "image": "b.png"}]}, ANSWERED], {}, "the key 'image'"),
+    "two images of a part": (
+        [{**ASKED, "content": [{"image": "turn.png", "url": "b.png"}, PART]}, ANSWERED],
+        {},
+        "the key 'url'",
+    ),
+    "no content": ([ASKED, {**ANSWERED, "content": None}, ASKED, ANSWERED], {}, "message 1: content must be text"),
+    "sound": ([ASKED, ANSWERED], {"audios": ["a.wav"]}, "the key 'audios'"),
+    "OpenAI's old tools": ([ASKED, ANSWERED], {"functions": [CALL]}, "the key 'functions'"),
+    "variables of the template": ([ASKED, ANSWERED], {"chat_template_kwargs": {"a": 1}}, "the key 'chat_template_kw"),
     "tools in words": ([ASKED, ANSWERED], {"tools": "zoom"}, "column 'tools' must hold a list of tools"),
 }
 
@@ -144,6 +157,19 @@ def test_what_is_not_read_is_refused_with_row_and_key(name: str, read: Any) -> N
     talk, keys, said = REFUSED[name]
     with pytest.raises(DataError, match=f"t.jsonl, row 0.*{said}"):
         read(talk, **keys)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["red ", [{**ANSWERED, "content": [{"type": "text", "text": "red "}]}], {"from": "gpt", "value": "red "}],
+)
+def test_the_answer_may_lie_in_a_column_of_its_own(completion: Any, read: Any, encoder: Encoder) -> None:
+    """TRL's prompt and completion: what assistants said in the prompt is not trained on, and white space is kept."""
+    prompt = [ASKED, {**ANSWERED, "content": "blue"}, {"role": "user", "content": "No."}]
+    example = read(prompt, {"references": ["completion"]}, completion=completion)
+    assert example.truth["references"] == [example.target] == ["red "]
+    if not isinstance(completion, str):
+        assert supervised(encoder, example) == ["red "]
 
 
 def test_empty_keys_and_those_to_be_ignored_are_left_out(read: Any) -> None:

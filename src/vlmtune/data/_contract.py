@@ -124,7 +124,8 @@ class DatasetConfig(BaseConfig):
     has all their references, boxes with labels, and keywords."""
 
     messages: str | None = None
-    """Column with a conversation (messages of role and content, or from and value); replaces the task's prompt."""
+    """Column with a conversation (messages of role and content, or from and value); replaces the task's prompt. If it
+    ends with a user, the answer is the reference of the row: text, or messages, as TRL's `completion`."""
 
     images: str | None = None
     """Column with the image or images of a row, in a conversation in the order of their placeholders; rows may lack it,

@@ -52,6 +52,7 @@ def row_context(
         DataError: one of them is of another kind.
     """
     _turns.refuse_videos(record, at, columns.get("videos"))
+    _turns.refuse_unread(record, frozenset(ignored), at)
     values = {key: _values.structured(record.get(column)) if column else None for key, column in columns.items()}
     system, tools = values["system"], values["tools"] or ()
     if system is not None and not isinstance(system, str):
@@ -99,6 +100,18 @@ def read_messages(
         elif left:
             raise DataError(f"{at}: {count} {kind}, but only {count - len(left)} placeholders in messages")
     return _split_answer(_with_context(messages, context, at), at)
+
+
+def turns(value: Any) -> list[Mapping[str, Any]]:
+    """The turns that a value of a row consists of; none if it is anything else."""
+    found = [value] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    are_turns = all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in found)
+    return list(found) if are_turns else []
+
+
+def with_completion(prompt: Any, completion: Sequence[Mapping[str, Any]]) -> Any:
+    """The messages of a prompt, none of which is trained on then, and those of its completion, as TRL has them."""
+    return [*({**turn, "weight": 0} for turn in turns(prompt)), *completion] if completion else prompt
 
 
 class _Unused:
@@ -151,7 +164,8 @@ def _message(raw: Any, unused: _Unused, ignored: Set[str], at: str) -> tuple[str
     more = _turns.tool_keys(raw, role, at)
     if name in _turns.CALLS:
         content, more = None, {"tool_calls": _turns.calls_in_text(content, at)}
-    if content is None and not more and role != "assistant":
+    reasoning = _turns.thought(raw, role, at)
+    if content is None and not more and reasoning is None:
         raise DataError(f"{at}: content must be text or a list of parts (got NoneType)")
     parts: list[str | ImageRef] = []
     for part in _turns.read_parts(content, ignored, at, next_image):
@@ -162,7 +176,7 @@ def _message(raw: Any, unused: _Unused, ignored: Set[str], at: str) -> tuple[str
         read = [next_image(piece) if piece in marks else piece for piece in re.split(f"({'|'.join(marks)})", part)]
         parts += [piece for piece in read if piece] if len(read) > 1 else read
     trained = _turns.is_trained(raw, role, at)
-    return name, Message(role, tuple(parts), trained, _turns.thought(raw, role, at), more)
+    return name, Message(role, tuple(parts), trained, reasoning, more)
 
 
 def _with_context(messages: Sequence[Message], context: RowContext, at: str) -> list[Message]:

@@ -43,6 +43,9 @@ def read_objects(
     if not isinstance(value, Mapping) or not (has_marks([system, messages]) or value.keys() <= _KEYS):
         return None  # something else that has this name
     _turns.refuse_unknown(value, _KEYS, ignored, f"{at}, objects")
+    for key in ("ref", "bbox", "image_id"):
+        if not isinstance(value.get(key) or [], list | tuple):
+            raise DataError(f"{at}: objects.{key} must be a list (got {value[key]!r:.80})")
     names, boxes = (list(value.get(key) or ()) for key in ("ref", "bbox"))
     numbers = list(value.get("image_id") or [0] * len(boxes))
     unit = _UNITS.get(value.get("bbox_type") or "real")

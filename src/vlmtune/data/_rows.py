@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._image_paths import FILE, fill, template_fields
 from vlmtune.data._image_refs import file_fingerprint
 from vlmtune.data._joined import JoinedRecords
-from vlmtune.data._messages import image_values, read_messages, read_question, row_context
+from vlmtune.data._messages import image_values, read_messages, read_question, row_context, turns, with_completion
 from vlmtune.data._objects import has_marks, read_objects
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.data._spilled import ContentIndex, StringArray, repeated
@@ -286,13 +286,19 @@ class MappedRows:
 
     def _references(self, record: Record, index: int, choices: Choices | None) -> list[str]:
         references: list[str] = []
-        for column in self._config.references:
+        for column in () if self._completion(record, index) else self._config.references:
             items = _values.answers(self._column(record, column, index))
             references += [self._answer(item, column, index, choices) for item in items]
         if self._config.record:
             fields = {column: self._column(record, column, index) for column in self._config.record}
             references.append(_values.answer(fields, ", ".join(fields), self._at(index)))
         return references
+
+    def _completion(self, record: Record, index: int) -> list[Mapping[str, Any]]:
+        """The turns behind a row's messages, if they lie in the column of its reference."""
+        if self._config.messages is None or len(self._config.references) != 1:
+            return []
+        return turns(_values.structured(self._column(record, self._config.references[0], index)))
 
     def _answer(self, value: Any, column: str, index: int, choices: Choices | None) -> str:
         """A reference or target: the letter of one of the choices, if there are any."""
@@ -413,7 +419,8 @@ class MappedRows:
         if config.messages is not None:
             columns = {"system": config.system, "tools": config.tools, "videos": config.videos}
             context = row_context(record, config.ignored_keys, columns, at)
-            messages = _values.structured(value(config.messages))
+            prompt = _values.structured(value(config.messages))
+            messages = with_completion(prompt, self._completion(record, index))
             conversation, answer = read_messages(messages, images, at, context)
             if config.objects is not None and record.get(config.objects):
                 given = record[config.objects]
@@ -422,7 +429,7 @@ class MappedRows:
             if answer is not None:
                 target, reasoning = "".join(map(str, answer.content)), answer.reasoning
             references = references or ([target] if target is not None else [])
-        if config.target in ("each", "sample") or (config.target is None and config.messages is None):
+        if config.target in ("each", "sample") or (config.target is None and target is None):
             target = references[0] if references else None
         elif config.target is not None:
             target = self._answer(value(config.target), config.target, index, choices)

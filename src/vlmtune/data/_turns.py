@@ -5,7 +5,7 @@ Turns are read in the formats of OpenAI, ShareGPT, LLaVA, LLaMA-Factory and ms-s
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any, cast
+from typing import Any
 
 from vlmtune.errors import DataError
 from vlmtune.types import ImageRef, Role
@@ -55,10 +55,10 @@ VIDEO_KINDS = ("video", "video_url", "input_video")
 VIDEO_KEYS = ("video", "video_url", "url", "path", "base64", "value")
 """Keys of a video part that may hold the video itself."""
 
-_TURN_KEYS = {"role", "content", "from", "value", *WEIGHTS, *THOUGHTS, "tool_calls", "tool_call_id"}
-_PART_KEYS = {"type", "text", "value", "index", "detail", *IMAGE_KEYS}
-_VIDEO_PART_KEYS = {"type", "index", *VIDEO_KEYS}
-"""`detail` is how much of an image OpenAI's servers look at; our models always see all of it."""
+_TURN_KEYS = {*WEIGHTS, *THOUGHTS, "tool_calls"}
+_TOOL_KEYS = {"name", "tool_call_id"}
+_IMAGE_DETAIL = "detail"
+"""How much of an image OpenAI's servers look at; our models always see all of it."""
 
 
 def refuse_videos(holder: Mapping[str, Any], at: str, read: str | None = None) -> None:
@@ -78,6 +78,19 @@ def refuse_videos(holder: Mapping[str, Any], at: str, read: str | None = None) -
             f"{at}: the videos under {key!r} are not read; name a column of the rows in dataset.videos, write them as "
             "parts of the content, or remove them"
         )
+
+
+UNREAD_OF_ROWS = ("audio", "audios", "functions", "chat_template_kwargs")
+"""Columns beside messages that change what other trainers teach, and that nothing here reads."""
+
+
+def refuse_unread(row: Mapping[str, Any], ignored: Set[str], at: str) -> None:
+    """Refuse a row with messages that has a column of `UNREAD_OF_ROWS`.
+
+    Raises:
+        DataError: names it.
+    """
+    refuse_unknown(row, row.keys() - set(UNREAD_OF_ROWS), ignored, at)
 
 
 def refuse_unknown(holder: Mapping[str, Any], known: Set[str], ignored: Set[str], at: str) -> None:
@@ -105,7 +118,7 @@ def role_and_content(raw: Any, ignored: Set[str], at: str) -> tuple[str, Role, A
         name = keys.get(role_key)
         if isinstance(name, str) and name in roles and (content_key in keys or keys.get("tool_calls")):
             refuse_videos(raw, at)
-            known = _TURN_KEYS | ({"name"} if roles[name] == "tool" else set())
+            known = {role_key, content_key} | _TURN_KEYS | (_TOOL_KEYS if roles[name] == "tool" else set())
             refuse_unknown(raw, known, ignored, at)
             return name, roles[name], keys.get(content_key)
     raise DataError(
@@ -119,16 +132,24 @@ def is_trained(raw: Mapping[str, Any], role: Role, at: str) -> bool:
     Raises:
         DataError: a weight between, or on a turn of another role.
     """
-    for key in WEIGHTS:
-        value = raw.get(key)
-        if value is None:
-            continue
+    weights = {key: raw[key] for key in WEIGHTS if raw.get(key) is not None}
+    for key, value in weights.items():
         if value not in (0, 1):
             raise DataError(f"{at}: {key} must be 0 or 1 (got {value!r}): a turn is trained on, or it is not")
         if role != "assistant" and value:
             raise DataError(f"{at}: {key} is {value!r}, but only the assistant's turns can be trained on; remove it")
-        return bool(value)
-    return True
+    _refuse_contradiction(weights, at)
+    return bool(next(iter(weights.values()), True))
+
+
+def _refuse_contradiction(given: Mapping[str, Any], at: str) -> None:
+    """Check that keys which mean the same thing have the same value.
+
+    Raises:
+        DataError: only one of them could be read.
+    """
+    if any(value != next(iter(given.values())) for value in given.values()):
+        raise DataError(f"{at}: the keys {' and '.join(map(repr, given))} mean the same, but differ; keep one of them")
 
 
 def thought(raw: Mapping[str, Any], role: Role, at: str) -> str | None:
@@ -137,12 +158,12 @@ def thought(raw: Mapping[str, Any], role: Role, at: str) -> str | None:
     Raises:
         DataError: it is no text, or another role's.
     """
-    key = next((key for key in THOUGHTS if raw.get(key) not in (None, "")), None)
-    if key is None:
-        return None
-    if role != "assistant" or not isinstance(raw[key], str):
-        raise DataError(f"{at}: {key} must be text in an assistant's turn")
-    return cast("str", raw[key])
+    thoughts = {key: raw[key] for key in THOUGHTS if raw.get(key) not in (None, "")}
+    for key, value in thoughts.items():
+        if role != "assistant" or not isinstance(value, str):
+            raise DataError(f"{at}: {key} must be text in an assistant's turn")
+    _refuse_contradiction(thoughts, at)
+    return next(iter(thoughts.values()), None)
 
 
 def tool_keys(raw: Mapping[str, Any], role: Role, at: str) -> dict[str, Any]:
@@ -208,7 +229,7 @@ def read_parts(
         raise DataError(f"{at}: content must be text or a list of parts (got {type(content).__name__})")
     for part in [content] if isinstance(content, str) else content:
         if isinstance(part, dict):
-            refuse_unknown(part, _VIDEO_PART_KEYS if is_video(part) else _PART_KEYS, ignored, f"{at}, a part")
+            refuse_unknown(part, _part_keys(part), ignored, f"{at}, a part")
             for key, known in (("image_url", {"url", "detail"}), ("video_url", {"url"})):
                 if isinstance(part.get(key), dict):
                     refuse_unknown(part[key], known, ignored, f"{at}, {key}")
@@ -222,6 +243,18 @@ def read_parts(
             raise DataError(
                 f"{at}: a part must be {{type: text, text: …}}, {{type: image}} or {{type: video}} (got {part!r:.80})"
             )
+
+
+def _part_keys(part: Mapping[str, Any]) -> set[str]:
+    """The keys that are read of a part: those of its kind, and of several that may hold its content the first."""
+    contents: tuple[str, ...]
+    if is_video(part):
+        known, contents = {"type", "index"}, VIDEO_KEYS
+    elif is_image(part):
+        known, contents = {"type", "index", _IMAGE_DETAIL}, IMAGE_KEYS
+    else:
+        known, contents = {"type"}, ("text", "value")
+    return known | set([key for key in contents if part.get(key) not in (None, "")][:1])
 
 
 def part_text(part: Any) -> str | None:

@@ -24,6 +24,7 @@ from vlmtune.engines import _http as http
 from vlmtune.engines._http import SERVER_KEY, with_environment
 from vlmtune.errors import AdapterRefused, EnvironmentProblem, RemoteError
 from vlmtune.json_values import mismatch, parse_json
+from vlmtune.modeling.adapter_names import current_name
 from vlmtune.run_folder import largest_rank, read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -66,7 +67,10 @@ def served(folder: Path) -> ServedAdapter:
         raise refusal(folder, f"the adapter has {' and '.join(present)}")
     file = folder / ADAPTER_WEIGHTS
     with safe_open(file, "np") as weights:
-        vision = any(".visual." in name for name in weights.keys())  # noqa: SIM118
+        names = list(weights.keys())
+    if any(name != current_name(name) for name in names):
+        raise refusal(folder, "its weights have names of another tool or an older version")
+    vision = any(".visual." in name for name in names)
     content = (folder / ADAPTER_CONFIG).read_bytes() + file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:12]
     max_rank = next(known for known in LORA_RANKS if known >= rank)

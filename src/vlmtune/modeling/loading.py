@@ -10,9 +10,8 @@ tower, the merger, the embeddings and the head keep their precision, and nothing
 import hashlib
 import json
 import logging
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,10 @@ from vlmtune.boxes import BoxFormName
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, VlmtuneError
 from vlmtune.families import Family
 from vlmtune.files import read_json
+from vlmtune.modeling.adapter_names import under_current_names
 from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.modeling.quantization import (
+    MODELOPT,
     Quantization,
     check_stored_format,
     loading_options,
@@ -186,7 +187,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
         family=_family(config, settings.get("model_type")),
         config_hash=hashlib.sha256(kept.encode()).hexdigest()[:16],
         quantization=config.quantization,
-        stored=stored_format(settings),
+        stored=stored_format(settings) or (MODELOPT if (folder / "hf_quant_config.json").is_file() else None),
     )
 
 
@@ -195,6 +196,11 @@ def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
         return Path(__file__).parents[1] / "assets" / "tiny_qwen3_vl", None
     if Path(config.name).is_dir():
         return Path(config.name), None
+    if Path(config.name).is_file():
+        raise ConfigError(
+            f"model.name: {config.name} is a file; name the folder of a checkpoint in safetensors, with config.json "
+            "(GGUF and pickles are not read)"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -332,7 +338,9 @@ def _loading_errors(checkpoint: Checkpoint, precision: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     """The kind of an error of a library, and the beginning of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.300}"
+    first, _, rest = str(error).strip().partition("\n")
+    more = rest.strip().partition("\n")[0] if first.endswith(":") else ""
+    return f"{type(error).__name__}: {f'{first} {more}'.strip().rstrip('.'):.300}"
 
 
 def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
@@ -345,10 +353,6 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     Raises:
         IntegrityError: not an adapter folder, or of another model.
     """
-    from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-    from peft.utils.constants import DUMMY_TARGET_MODULES
-    from safetensors.torch import load_file
-
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file() or not (folder / ADAPTER_CONFIG).is_file():
         raise IntegrityError(
@@ -357,54 +361,76 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         )
     refuse_not_finite(folder)
     config = read_adapter_config(folder)
-    rank, given = largest_rank(config), _shapes(model, folder)
+    if unsaid := [key for key in ("peft_type", "lora_alpha") if key not in config]:
+        raise IntegrityError(f"{folder}: {ADAPTER_CONFIG} lacks {' and '.join(unsaid)}; copy the adapter again")
+    with under_current_names(folder) as current:
+        adapted = _attached(model, current, config, folder)
+    compute_in_base_precision(adapted)
+    return adapted.eval()
+
+
+def _attached(model: "PreTrainedModel", current: Path, config: Mapping[str, Any], folder: Path) -> "PeftModel":
+    """The model with an adapter whose names are current; messages name the folder that it came from."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    given = _shapes(model, current, folder)
+    ranks = {config["r"], *(config.get("rank_pattern") or {}).values()}
     has_lora = config.get("target_modules") != DUMMY_TARGET_MODULES
-    if has_lora and not any(rank in shape for shape in given.values()):
-        raise IntegrityError(f"{folder}: {ADAPTER_CONFIG} has the rank {rank}, but no weight in {ADAPTER_WEIGHTS} has")
+    if has_lora and not any(ranks & set(shape) for shape in given.values()):
+        raise IntegrityError(
+            f"{folder}: {ADAPTER_CONFIG} has the rank {largest_rank(config)}, but no weight in {ADAPTER_WEIGHTS} has"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT only warns of mismatches, which are an error below
-            adapted = PeftModel.from_pretrained(model, str(folder))
+            adapted = PeftModel.from_pretrained(model, str(current))
     except Exception as error:  # PEFT raises anything on a configuration that it does not expect
-        raise IntegrityError(f"{folder}: this adapter does not fit the model: {_first_line(error)}") from None
+        raise IntegrityError(
+            f"{folder}: this adapter does not fit the model: {_first_line(error)}. Use the model it was trained on "
+            f"({_base_of(folder)})"
+        ) from None
     wanted = {
         name: tuple(value.shape)
         for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
         if not _is_base_copy(name)
     }
-    unmatched = sorted(set(given.items()) ^ set(wanted.items()))
-    renamed = {name: _current_name(name) for name in given}
-    if unmatched and {renamed[name]: shape for name, shape in given.items()} == wanted:
-        set_peft_model_state_dict(
-            adapted, {renamed[n]: weight for n, weight in load_file(file).items() if n in renamed}
-        )
-        unmatched = []
-    if unmatched:
+    _refuse_other_weights(given, wanted, folder)
+    return adapted
+
+
+def _refuse_other_weights(
+    given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
+    """Check that an adapter has the weights that its configuration selects in a model.
+
+    Raises:
+        IntegrityError: some are missing or too many, or they are of another model.
+    """
+    extra, missing = (sorted(one.items() - other.items()) for one, other in ((given, wanted), (wanted, given)))
+    if missing and not extra:
         raise IntegrityError(
-            f"{folder}: this adapter belongs to another model: {len(unmatched)} weights do not fit, first "
-            f"{unmatched[0][0]} {unmatched[0][1]}. Use the model it was trained on ({_base_of(folder)})"
+            f"{folder}: {ADAPTER_CONFIG} adapts layers of this model for which {ADAPTER_WEIGHTS} has no weights: "
+            f"{len(missing)} are missing, first {missing[0][0]} {missing[0][1]}. Copy the adapter again, or exclude "
+            "these layers (exclude_modules)"
         )
-    compute_in_base_precision(adapted)
-    return adapted.eval()
+    if extra:
+        raise IntegrityError(
+            f"{folder}: this adapter belongs to another model: {len(extra) + len(missing)} weights do not fit, first "
+            f"{extra[0][0]} {extra[0][1]}. Use the model it was trained on ({_base_of(folder)})"
+        )
 
 
 BASE_COPY = ".base_layer."
 """In names of weights of the base model that PEFT saves beside an adapter of the embeddings or the head."""
 
-OLD_NAMES = (
-    (r"^base_model\.model\.model\.(layers|embed_tokens|norm)\.", r"base_model.model.model.language_model.\1."),
-    (r"^base_model\.model\.language_model\.model\.", "base_model.model.model.language_model."),
-    (r"^base_model\.model\.visual\.", "base_model.model.model.visual."),
-)
-"""Names of modules before transformers 4.52, and what they became."""
-
 
 def _is_base_copy(name: str) -> bool:
-    """Whether it is a weight of the base model; adapters of experts are wrapped twice and have such names, too."""
-    return BASE_COPY in name and ".lora_" not in name
+    """Whether it is a weight of the base model; adapters of experts, and biases that were trained, have such names."""
+    return BASE_COPY in name and ".lora_" not in name and not name.endswith(".bias")
 
 
-def _shapes(model: "PreTrainedModel", folder: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(model: "PreTrainedModel", current: Path, folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of an adapter's weights by name, without copies of the base model's own.
 
     Raises:
@@ -412,18 +438,11 @@ def _shapes(model: "PreTrainedModel", folder: Path) -> dict[str, tuple[int, ...]
     """
     from safetensors import safe_open
 
-    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+    with safe_open(current / ADAPTER_WEIGHTS, "pt") as weights:
         given = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
         copied = [name for name in given if _is_base_copy(name)]
         _refuse_other_copies(model, {name: weights.get_tensor(name) for name in copied}, folder)
     return {name: shape for name, shape in given.items() if name not in copied}
-
-
-def _current_name(name: str) -> str:
-    """The name of an adapter's weight in current versions of transformers."""
-    for old, new in OLD_NAMES:
-        name = re.sub(old, new, name)
-    return name
 
 
 def _refuse_other_copies(model: "PreTrainedModel", copies: "dict[str, torch.Tensor]", folder: Path) -> None:
@@ -434,7 +453,7 @@ def _refuse_other_copies(model: "PreTrainedModel", copies: "dict[str, torch.Tens
     """
     own = model.state_dict()
     for name, weight in copies.items():
-        base = _current_name(name).removeprefix("base_model.model.").replace(BASE_COPY, ".")
+        base = name.removeprefix("base_model.model.").replace(BASE_COPY, ".")
         if base not in own or own[base].shape != weight.shape or not own[base].cpu().equal(weight.to(own[base].dtype)):
             raise IntegrityError(
                 f"{folder}: this adapter holds another {base} than the model has: it was trained on another model or "

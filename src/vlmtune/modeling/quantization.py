@@ -38,13 +38,20 @@ STORED_FORMATS: dict[str, StoredFormat] = {
 """By `quant_method` in config.json."""
 
 
+UNKNOWN_FORMAT = "a format without a quant_method (as MLX's)"
+MODELOPT = "ModelOpt's format"
+"""Of checkpoints that have a file of its own for it, `hf_quant_config.json`."""
+
+
 def stored_format(settings: Mapping[str, Any]) -> str | None:
     """The format of a quantized checkpoint by its config.json, None for one with plain weights."""
-    stored = settings.get("quantization_config") or settings.get("compression_config")
+    parts = [part for part in (settings, settings.get("text_config")) if isinstance(part, dict)]
+    keys = ("quantization_config", "compression_config", "quantization")  # the last one is MLX's
+    stored = next((part[key] for part in parts for key in keys if part.get(key)), None)
     if not isinstance(stored, dict):
-        return None
+        return UNKNOWN_FORMAT if stored else None
     bits = "load_in_4bit" in stored or "load_in_8bit" in stored  # bitsandbytes left out the method once
-    return str(stored.get("quant_method") or ("bitsandbytes" if bits else "an unknown format"))
+    return str(stored.get("quant_method") or ("bitsandbytes" if bits else UNKNOWN_FORMAT))
 
 
 def check_stored_format(name: str, stored: str | None, quantization: Quantization | None) -> None:
@@ -72,7 +79,7 @@ def check_stored_format(name: str, stored: str | None, quantization: Quantizatio
         install = STORED_FORMATS[stored].install
         raise EnvironmentProblem(
             f"model {name!r} is stored in {stored}, which needs {' and '.join(missing)}: {install}. Its 16-bit "
-            "checkpoint needs neither"
+            "checkpoint needs no package"
         )
 
 

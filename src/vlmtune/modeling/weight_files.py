@@ -50,7 +50,7 @@ def weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if not index.is_file():
-        raise IntegrityError(f"{folder}: no model.safetensors; other formats can contain code and are not read")
+        raise IntegrityError(f"{folder}: no model.safetensors; GGUF is not read, nor formats that can contain code")
     names = sorted(set(read_json(index, _Index)["weight_map"].values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():

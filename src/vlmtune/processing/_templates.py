@@ -58,25 +58,17 @@ class ChatTemplate:
         Raises:
             IntegrityError: there is none, or it is broken.
         """
-        file = folder / "tokenizer_config.json"
-        settings = read_json(file) if file.is_file() else {}
-        tokens = {name: settings[name] for name in SPECIAL_TOKENS if settings.get(name)}
-        variables = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
-        path = Path(custom) if custom is not None else folder / TEMPLATE_FILE
-        if path.is_file():
-            try:
-                return cls(path.read_text(encoding="utf-8"), str(path), variables, custom is not None)
-            except UnicodeError:
-                raise IntegrityError(f"{path}: not UTF-8; save the chat template as UTF-8") from None
+        variables = _special_tokens(folder)
         if custom is not None:
-            raise IntegrityError(f"model.chat_template: {custom}: no such file")
-        for name in ("chat_template.json", "tokenizer_config.json"):
+            if not Path(custom).is_file():
+                raise IntegrityError(f"model.chat_template: {custom}: no such file")
+            return cls(_read_text(Path(custom)), custom, variables, custom=True)
+        for name in ("processor_config.json", "chat_template.json", TEMPLATE_FILE, "tokenizer_config.json"):
             file = folder / name
-            template: Any = read_json(file).get("chat_template") if file.is_file() else None
-            if mismatch(template, list[_Named]) is None:
-                template = {one["name"]: one["template"] for one in template}.get("default")
-            if isinstance(template, str):
-                return cls(template, str(file), variables)
+            if file.is_file():
+                template = _read_text(file) if name == TEMPLATE_FILE else _default(read_json(file).get("chat_template"))
+                if isinstance(template, str):
+                    return cls(template, str(file), variables)
         raise IntegrityError(
             f"{folder}: no chat template; use an instruction-tuned checkpoint, or name a file in model.chat_template"
         )
@@ -105,6 +97,32 @@ class ChatTemplate:
                 f"{self._where}{line}: the chat template fails: {reason}. Repair it, or set model.chat_template to "
                 "another one"
             ) from None
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """The variables that a tokenizer's settings define, by name; some models have tokens of their own names."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        settings = read_json(file) if file.is_file() else {}
+        own = [settings.get(key) for key in ("extra_special_tokens", "model_specific_special_tokens")]
+        found |= {name: settings[name] for name in SPECIAL_TOKENS if settings.get(name)}
+        found |= {name: token for tokens in own if isinstance(tokens, dict) for name, token in tokens.items()}
+    return {name: token["content"] if isinstance(token, dict) else token for name, token in found.items()}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeError:
+        raise IntegrityError(f"{file}: not UTF-8; save the chat template as UTF-8") from None
+
+
+def _default(template: Any) -> Any:
+    """The default of several templates, in either form; anything else as it is."""
+    if mismatch(template, list[_Named]) is None:
+        template = {one["name"]: one["template"] for one in template}
+    return template.get("default") if isinstance(template, dict) else template
 
 
 class _Refusal(Exception):

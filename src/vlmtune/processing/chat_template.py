@@ -95,6 +95,12 @@ class Renderer:
         special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
         _check_special(special_tokens, special, family)
         self.forbidden = tuple(token for token in special if token not in special_tokens)
+        if any(token in self._style.closing and not is_thought_mark(token) for token in special):
+            raise IntegrityError(
+                "the chat template does not begin the assistant's turn where add_generation_prompt asks for it: the "
+                f"model would have to write {self._style.closing!r:.80} itself. Repair it, or set model.chat_template "
+                "to another one"
+            )
         kept = [token for token in special if token in special_tokens or is_thought_mark(token)]
         self._hidden = {self._token_id(token) for token in special if token not in kept} if kept else None
 

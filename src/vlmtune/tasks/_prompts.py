@@ -65,16 +65,17 @@ def prompt(config: PromptConfig, example: Example) -> Conversation:
 
 
 def target(config: PromptConfig, example: Example) -> str:
-    """The row's target, stripped of surrounding white space.
+    """The row's target, without white space around it where it is no turn of a conversation.
 
     Raises:
         DataError: the row has no target, or an empty one.
     """
     if example.target is None:
-        raise DataError(f"{example.id}: no target to train on; set dataset.target or dataset.references")
+        ends = "its messages end with no answer, and there is " if example.messages is not None else ""
+        raise DataError(f"{example.id}: {ends}no target to train on; set dataset.target or dataset.references")
     if not example.target.strip():
         raise DataError(f"{example.id}: the target is empty; repair or remove the row")
-    return example.target.strip()
+    return example.target.strip() if example.messages is None else example.target
 
 
 def single_reference(example: Example) -> str:
