@@ -275,6 +275,11 @@ def test_an_unknown_architecture_is_refused_before_its_weights_are_looked_for(tm
         assert needed in message
 
 
+def test_a_family_is_not_taken_for_another_that_is_known() -> None:
+    with pytest.raises(ConfigError, match=r"model.family is qwen2_vl, but model 'tiny' is of type 'qwen3_vl'"):
+        find_checkpoint(ModelConfig(name="tiny", family="qwen2_vl"))
+
+
 def test_one_call_for_all_images_computes_what_groups_of_them_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The vision tower's path on a GPU, with a plain loop in place of torch's kernel, called by torch's signature."""
     known = inspect.signature(varlen.varlen_attn)

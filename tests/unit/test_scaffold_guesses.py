@@ -259,3 +259,24 @@ def test_of_several_tables_the_one_that_names_images_is_read() -> None:
     Path("nested/list.csv").write_text(f"picture,name\n{lines}")
     config = init("nested")
     assert (config.dataset.splits.train, config.dataset.references) == ("list.csv", ["name"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["red", [{"role": "assistant", "content": [{"type": "text", "text": "red"}]}], {"from": "gpt", "value": "red"}],
+)
+@pytest.mark.parametrize("column", ["completion", "chosen"])
+def test_answers_beside_a_prompt_of_messages(column: str, answer: Any) -> None:
+    asked = [{"role": "user", "content": "<image>What?"}]
+    found = init(rows("data/rows.jsonl", lambda n: {"prompt": asked, column: answer, "rejected": answer}))
+    assert (found.dataset.messages, found.dataset.references) == ("prompt", [column])
+    assert open_role(found.dataset, "train")[0].target == "red"
+
+
+def test_what_belongs_to_an_instruction_is_not_left_out_in_silence() -> None:
+    record = {"instruction": "What is it?", "input": "Be brief.", "output": "red", "history": [["Hi", "Hello"]]}
+    found = init(rows("data/rows.jsonl", lambda n: record))
+    assert sorted(found.dataset.ignored_keys) == ["history", "input"]
+    strict = found.dataset.model_copy(update={"ignored_keys": ["history"]})
+    with pytest.raises(DataError, match=r"row 0: the key 'input' \('Be brief.'\) is not read"):
+        open_role(strict, "train")[0]

@@ -22,6 +22,7 @@ from vlmtune.data._splits import SMALL as SMALL_SPLIT
 from vlmtune.data._splits import Subset, open_role
 from vlmtune.data._tables import ENDINGS as TABLE_ENDINGS
 from vlmtune.data._text import ending, head
+from vlmtune.data._turns import unread_beside
 from vlmtune.data._values import python_list, structured
 
 __all__ = [
@@ -62,4 +63,5 @@ __all__ = [
     "separator_hint",
     "structured",
     "text_files",
+    "unread_beside",
 ]

@@ -144,7 +144,8 @@ class DatasetConfig(BaseConfig):
     read it."""
 
     ignored_keys: list[str] = []
-    """Keys of messages and of their parts that mean nothing. Any other key that vlmtune does not read is an error."""
+    """Keys of messages and of their parts that mean nothing, and columns that belong to conversations or instructions
+    (`history`). Any other of these that vlmtune does not read is an error."""
 
     remote_images: list[Host] = []
     """Hosts from which images may be downloaded: `images.example.org`, `*.example.org`. Empty allows none."""

@@ -52,7 +52,7 @@ def row_context(
         DataError: one of them is of another kind.
     """
     _turns.refuse_videos(record, at, columns.get("videos"))
-    _turns.refuse_unread(record, frozenset(ignored), at)
+    _turns.refuse_unread(record, _turns.UNREAD_OF_ROWS, frozenset(ignored), at)
     values = {key: _values.structured(record.get(column)) if column else None for key, column in columns.items()}
     system, tools = values["system"], values["tools"] or ()
     if system is not None and not isinstance(system, str):

@@ -22,6 +22,7 @@ from vlmtune.data._messages import image_values, read_messages, read_question, r
 from vlmtune.data._objects import has_marks, read_objects
 from vlmtune.data._records import ReadRecord, Record, Records, names_text
 from vlmtune.data._spilled import ContentIndex, StringArray, repeated
+from vlmtune.data._turns import refuse_unread, unread_beside
 from vlmtune.data._videos import as_seen, video_values
 from vlmtune.errors import DataError, EmptyField
 from vlmtune.types import Example, ImageRef
@@ -436,6 +437,8 @@ class MappedRows:
             reasoning = None
         question = None
         if config.question is not None:
+            beside = set(unread_beside(config.question)) - set(_names(config))
+            refuse_unread(record, beside, {*config.ignored_keys}, at)
             question = read_question(value(config.question), config.question, at, len(images))
             if choices is not None:
                 question = with_choices(question, choices.texts)

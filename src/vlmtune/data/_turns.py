@@ -4,7 +4,7 @@ Turns are read in the formats of OpenAI, ShareGPT, LLaVA, LLaMA-Factory and ms-s
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from vlmtune.errors import DataError
@@ -84,13 +84,18 @@ UNREAD_OF_ROWS = ("audio", "audios", "functions", "chat_template_kwargs")
 """Columns beside messages that change what other trainers teach, and that nothing here reads."""
 
 
-def refuse_unread(row: Mapping[str, Any], ignored: Set[str], at: str) -> None:
-    """Refuse a row with messages that has a column of `UNREAD_OF_ROWS`.
+def unread_beside(question: str) -> tuple[str, ...]:
+    """Columns that belong to a question in the formats of Alpaca and ms-swift 2, by the name of its column."""
+    return ("input", "history", "system") if question in ("instruction", "query", "prompt") else ()
+
+
+def refuse_unread(row: Mapping[str, Any], unread: Iterable[str], ignored: Set[str], at: str) -> None:
+    """Refuse a row that has a column which would have to be read.
 
     Raises:
         DataError: names it.
     """
-    refuse_unknown(row, row.keys() - set(UNREAD_OF_ROWS), ignored, at)
+    refuse_unknown(row, row.keys() - set(unread), ignored, at)
 
 
 def refuse_unknown(holder: Mapping[str, Any], known: Set[str], ignored: Set[str], at: str) -> None:

@@ -230,13 +230,18 @@ def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
 
 
 def _family(config: ModelConfig, model_type: str | None) -> Family:
+    known: dict[str, Family] = {name: registry.load("families", name).FAMILY for name in registry.available("families")}
+    found = next((family for family in known.values() if family.model_type == model_type), None)
     if config.family is not None:
         configured: Family = registry.load("families", config.family).FAMILY
+        if found is not None and configured.model_type != model_type:
+            raise ConfigError(
+                f"model.family is {config.family}, but model {config.name!r} is of type {model_type!r}; set it to null "
+                f"or {found.name}"
+            )
         return configured
-    known: dict[str, Family] = {name: registry.load("families", name).FAMILY for name in registry.available("families")}
-    for family in known.values():
-        if family.model_type == model_type:
-            return family
+    if found is not None:
+        return found
     raise ConfigError(
         f"model {config.name!r} is of type {model_type!r}; vlmtune knows {', '.join(known)}. Choose a model of one of "
         "these families. Or describe its own in a Python file, which model.family names: its special tokens, the "

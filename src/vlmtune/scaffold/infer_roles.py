@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmtune import registry
 from vlmtune.boxes import Corners
-from vlmtune.data import IMAGE_ENDINGS, Records
+from vlmtune.data import IMAGE_ENDINGS, Records, unread_beside
 from vlmtune.errors import DataError
 from vlmtune.scaffold.columns import Column, listed
 from vlmtune.scaffold.draft import Draft
@@ -21,7 +21,8 @@ from vlmtune.scaffold.split_names import ROLE_NAMES, role_of
 from vlmtune.types import OBJECT_MARKS
 
 QUESTIONS = {"question", "questions", "query", "prompt", "instruction", "problem", "input"}
-CONTEXT = {"history", "system", "tools", "context", "hint", "choices", "options"}
+COMPLETIONS = {"completion", "chosen"}
+CONTEXT = {"input", "history", "system", "tools", "context", "hint", "choices", "options"}
 PHRASES = {"phrase", "expression", "referring", "sentence", "caption", "text", "label", *QUESTIONS}
 ANSWERS = {
     "answer",
@@ -301,11 +302,16 @@ def _named(columns: Iterable[Column], names: set[str], *kinds: str) -> Column | 
 
 
 def _infer_conversation(draft: Draft, columns: list[Column], _: str) -> bool:
-    column = next((column for column in columns if column.kind == "conversation"), None)
+    completion = _named(columns, COMPLETIONS, "conversation", "object", "text")
+    column = next((column for column in columns if column.kind == "conversation" and column is not completion), None)
     if column is None or "references" in draft.dataset:
         return False
     draft.infer("dataset", "messages", column.name, "whole conversations; the assistant's messages are trained on")
-    last = [str(messages[-1].get("content") or messages[-1].get("value") or "") for messages in column.values]
+    turns = [messages[-1] for messages in column.values]
+    if completion is not None and all(turn.get("role", turn.get("from")) in ("user", "human") for turn in turns):
+        draft.infer("dataset", "references", [completion.name], f"the answers to {column.name}, which ends with users")
+        turns = [value[-1] if isinstance(value, list) else value for value in completion.values]
+    last = [turn if isinstance(turn, str) else str(turn.get("content") or turn.get("value") or "") for turn in turns]
     words = sorted(len(text.split()) for text in last)[len(last) // 2]
     name = "vqa" if words <= 4 else "captioning"
     draft.infer("task", "name", name, f"decides the metrics: the median length of the last answers is {words} words")
@@ -371,6 +377,10 @@ def _infer_question(draft: Draft, columns: list[Column], hint: str) -> bool:
         more = [c.name for c in others if c.base in CONTEXT and c.kind != "empty" and c.name not in chosen]
         unread = f"! {', '.join(more)} not read, which may belong to the question; " if more else ""
         draft.infer("dataset", "question", question.name, f"{unread}by its name: {question.preview}")
+        refused = [c.name for c in others if c.name in unread_beside(question.name) and c.kind != "empty"]
+        if refused and not used & set(refused):
+            reason = "! they would change what is asked; write the rows as messages if the model is to see them"
+            draft.infer("dataset", "ignored_keys", refused, reason)
     if answer is not None and infer_choices(draft, others, answer):
         return True
     if draft.task.get("name") == "classification":
