@@ -26,6 +26,7 @@ READERS = {
     "src/vlmtune/engines/_http.py": {"VLLM_API_KEY"},
     "src/vlmtune/doctor.py": {"HF_TOKEN", "WANDB_API_KEY", "NETRC"},
     "src/vlmtune/terminal.py": set(),
+    "src/vlmtune/cli/completion.py": {"_VLMTUNE_COMPLETE"},
     "src/vlmtune/distributed.py": {"WORLD_SIZE", "LOCAL_RANK"},
     "main.py": {"USE_MOCK"},
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from commands import vlmtune
+from commands import command, vlmtune
 
 from vlmtune import registry
 from vlmtune.cli.app import run_and_exit
@@ -95,3 +95,23 @@ def test_plain_ascii_and_no_home_are_enough(tmp_path: Path) -> None:
     ended = subprocess.run(words, capture_output=True, cwd=tmp_path, env=plain, check=False)
     assert ended.returncode == 0, ended.stderr
     assert b"bleu" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["vlmtune", "dat"], "data"),
+        (["vlmtune", "data", "label"], "label-errors"),
+        (["vlmtune", "run", "demo_gr"], "demo_grounding.yaml"),
+        (["vlmtune", "run", "demo", "--accept"], "--accept-failures"),
+    ],
+)
+def test_bash_completes_commands_configs_and_options(words: list[str], expected: str, tmp_path: Path) -> None:
+    """In a real shell, which sources what `vlmtune completion bash` prints."""
+    shell = (
+        'eval "$(vlmtune completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vlmtune_completion vlmtune; '
+        'echo "${COMPREPLY[@]}"'
+    )
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ended = command("bash", "-c", shell, "bash", *words, cwd=tmp_path, PATH=path)
+    assert ended.stdout.split() == [expected], ended.stderr

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from vlmtune.cli import compare, data, export, inspect, run
+from vlmtune.cli import compare, completion, data, export, inspect, run
 from vlmtune.cli.runs import runs_app
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
 from vlmtune.files import DISK_FULL, translate_os_errors
@@ -35,7 +35,7 @@ COMMANDS: dict[typer.Typer, list[Callable[..., None]]] = {
     app: [
         *(run.demo, data.init, run.run, run.search, run.learning_curve, run.label, run.predict),
         *(run.merge, run.train, export.export, export.push, export.serve),
-        *(compare.compare, compare.score, inspect.doctor, inspect.plan),
+        *(compare.compare, compare.score, inspect.doctor, inspect.plan, completion.completion),
     ],
     config_app: [inspect.check, inspect.show, inspect.schema],
     data_app: [data.check, data.show, data.stats, data.label_errors, data.uncertain],
@@ -69,6 +69,7 @@ def _options(
 
 def main() -> NoReturn:
     """The `vlmtune` command."""
+    completion.prepare_completion()
     # Not app(): that would replace the hook that saves the traceback of a bug by one of typer's.
     command = typer.main.get_command(app)
     run_and_exit(lambda: command(standalone_mode=False))

@@ -1,5 +1,6 @@
 """Options that several commands share, and what all commands print in the same way."""
 
+import glob
 import json
 import shlex
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +15,18 @@ if TYPE_CHECKING:
     from vlmtune.scoring.comparison import Comparison
     from vlmtune.scoring.score import Score
 
-ConfigArg = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
+
+def _configs(incomplete: str) -> list[str]:
+    """Names of configs that begin like this; a shell completes files by itself."""
+    from vlmtune.config.loader import shipped_folder
+
+    return sorted(file.name for file in shipped_folder().glob(f"{glob.escape(incomplete)}*.yaml"))
+
+
+ConfigArg = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.", autocompletion=_configs),
+]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key with a YAML value; repeatable.")
 ]
