@@ -223,7 +223,8 @@ def _open(
         lines, made = complete(lines, _places(read_file), chosen, config)
         notes = (*notes, *made)
         file = replace(read_file.file, lines=lines, notes=(*read_file.file.notes, *joined))
-        completed.append(replace(read_file, file=file))
+        source = replace(read_file.source, lines=(), where=())  # the lines of `file` are others
+        completed.append(replace(read_file, file=file, source=source))
     return completed, chosen, config, tuple(dict.fromkeys(notes))
 
 

@@ -9,9 +9,13 @@ from builders import lines
 
 from vlmtune.compare_files import compare_files, read_answered_file, score_file
 from vlmtune.files import write_json
+from vlmtune.predictions import read_any
 from vlmtune.report import text
 from vlmtune.run_folder import hash_adapter
 from vlmtune.run_layout import ADAPTER_FILES
+from vlmtune.scoring.score import reread
+from vlmtune.scoring.truths import complete
+from vlmtune.tasks import captioning
 from vlmtune.training.log import TrainingLog, resumed_at
 
 CURVE = [{"step": 1, "loss": 4.0}, {"step": 9, "loss": 1.0}]
@@ -117,3 +121,18 @@ def test_thinking_costs_neither_side_anything(tmp_path: Path) -> None:
     ]
     found = score_file(write_rows(tmp_path / "a.jsonl", rows), "docvqa")
     assert (found.metrics["anls"], found.metrics["exact_match"], found.rows["unparsed"]) == (1, 1, 0)
+
+
+def test_two_files_share_texts_ids_and_lines(tmp_path: Path) -> None:
+    for name, answer in (("a", "a dog"), ("b", "a cat")):
+        row = {"id": "row 1", "prediction": answer, "references": ["a dog on the grass", "one dog"]}
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'id': 'row 2'})}\n")
+    read = [read_any(tmp_path / f"{name}.jsonl") for name in "ab"]
+    (a, *_), (b, *_) = (file.lines for file in read)
+    assert a.id is b.id
+    assert a.meta is b.meta
+    assert all(x is y for x, y in zip(a.references, b.references, strict=True))
+    completed, _ = complete(read[0].lines, read[0].where, captioning.TASK, captioning.Config())
+    assert completed[0] is a
+    answered = reread(completed, captioning.TASK, captioning.Config())
+    assert reread(answered, captioning.TASK, captioning.Config())[0] is answered[0]

@@ -2,13 +2,26 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_vectors import VECTORS, score
 from sacrebleu.metrics import BLEU, CHRF
 
-from vlmtune.metrics import Metric, _symbols, bleu, bleu_4, captions, chrf, cider_d, ngrams, rouge_l, sacrebleu
+from vlmtune.metrics import (
+    Metric,
+    _ngram_counts,
+    _symbols,
+    bleu,
+    bleu_4,
+    captions,
+    chrf,
+    cider_d,
+    ngrams,
+    rouge_l,
+    sacrebleu,
+)
 
 WORDS = st.lists(st.sampled_from(["a", "red", "Red", "ball", "is", "on", "grass", ",", ".", "two"]), max_size=12)
 TEXT = WORDS.map(" ".join)
@@ -80,3 +93,26 @@ def test_rows_count_the_same_in_blocks_of_any_size(metric: Metric, monkeypatch: 
         for module in (captions, ngrams):
             module._compared.cache_clear()
         assert (metric.measure(answers, references) == whole).all()
+
+
+def test_document_frequencies_are_counted_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(1)
+    documents = [[rng.choices("abcde", k=rng.randint(0, 9)) for _ in range(rng.randint(1, 3))] for _ in range(40)]
+    texts = [(row, text) for row, some in enumerate(documents) for text in some]
+    rows_with: dict[tuple[str, ...], set[int]] = {}
+    for row, text in texts:
+        for length in range(1, 5):
+            for start in range(len(text) - length + 1):
+                rows_with.setdefault(tuple(text[start : start + length]), set()).add(row)
+    numbers = np.array([ord(symbol) for _, text in texts for symbol in text], np.int32)
+    symbols = _symbols.Symbols.of(numbers, [len(text) for _, text in texts])
+    for parts, at_once in ((1, 1000), (3, 7)):
+        monkeypatch.setattr(_ngram_counts, "_PARTS", parts)
+        monkeypatch.setattr(_ngram_counts, "_AT_ONCE", at_once)
+        found = _ngram_counts.DocumentFrequencies.of(symbols, np.array([row for row, _ in texts]), 4)
+        names: list[tuple[str, ...]] = [()]
+        for keys, counts in zip(found.keys, found.counts, strict=True):
+            names = [(*names[key >> 32], chr(key & 0xFFFF)) for key in keys.tolist()]
+            length = len(names[0])
+            expected = {ngram: len(rows) for ngram, rows in rows_with.items() if len(ngram) == length and len(rows) > 1}
+            assert dict(zip(names, counts.tolist(), strict=True)) == expected

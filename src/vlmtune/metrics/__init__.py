@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from vlmtune.errors import ConfigError
 from vlmtune.metrics._custom import by_row, mean
+from vlmtune.metrics._symbols import forget_texts as forget_texts
 
 Stats = NDArray[np.float64]
 

@@ -19,6 +19,12 @@ Floats = NDArray[np.float64]
 _LAST = 32
 """Bits of an n-gram's last symbol in its key; the number of its first n - 1 symbols stands above them."""
 
+_PARTS = 16
+"""Parts of the keys that are counted one after another."""
+
+_AT_ONCE = 1 << 18
+"""n-grams of all texts that are continued together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -56,16 +62,18 @@ class NGrams:
     """
 
     numbers: NDArray[np.int32]
-    left: Ints
+    left: NDArray[np.int32]
     length: int
-    start: Ints
+    start: NDArray[np.int32]
     key: Ints
 
     @classmethod
     def single(cls, numbers: NDArray[np.int32], lengths: Ints) -> "NGrams":
         """Those of one symbol."""
-        at = np.arange(len(numbers))
-        return cls(numbers, np.repeat(np.cumsum(lengths), lengths) - at, 1, at, numbers.astype(np.int64))
+        at = np.arange(len(numbers), dtype=np.int32)
+        left = np.repeat(np.cumsum(lengths).astype(np.int32), lengths)
+        left -= at
+        return cls(numbers, left, 1, at, numbers.astype(np.int64))
 
     def longer(self, prefix: Ints, kept: NDArray[np.bool_] | None = None) -> "NGrams":
         """Those of one symbol more.
@@ -80,6 +88,42 @@ class NGrams:
         start = self.start[whole]
         key = (prefix[whole] << _LAST) | self.numbers[start + self.length]
         return NGrams(self.numbers, self.left, self.length + 1, start, key)
+
+    def continued(self, known: Ints) -> "NGrams":
+        """Those of one symbol more, of n-grams with a key in `known` (sorted). They take the place of these, whose
+        arrays, as long as all texts, are not needed any more.
+        """
+        end = 0
+        for first in range(0, len(self.key), _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            at = np.searchsorted(known, self.key[some])
+            kept = np.append(known, -1)[at] == self.key[some]
+            few = NGrams(self.numbers, self.left, self.length, self.start[some], self.key[some]).longer(at, kept)
+            begin, end = end, end + len(few.key)
+            self.start[begin:end], self.key[begin:end] = few.start, few.key
+        return NGrams(self.numbers, self.left, self.length + 1, self.start[:end], self.key[:end])
+
+
+def _in_several_rows(ngrams: NGrams, row: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
+    """Sorted keys [D] of the n-grams that several rows have, and how many have each [D].
+
+    Args:
+        ngrams: of all texts; counted a part of the keys at a time, as sorting takes several times their memory.
+        row: of each symbol [S].
+    """
+    rows = int(row[-1]) + 1 if len(row) else 1
+    part = np.empty(len(ngrams.key), np.uint8)
+    np.remainder(ngrams.key, _PARTS, out=part, casting="unsafe")
+    keys, counts = [], []
+    for number in range(_PARTS):
+        here = np.flatnonzero(part == number)
+        distinct, ngram = np.unique(ngrams.key[here], return_inverse=True)
+        pairs = np.sort(ngram * rows + row[ngrams.start[here]])
+        count = np.bincount(pairs[np.diff(pairs, prepend=-1) != 0] // rows, minlength=len(distinct))
+        keys.append(distinct[count > 1])
+        counts.append(count[count > 1].astype(np.int32))
+    order = np.argsort(key := np.concatenate(keys))
+    return key[order], np.concatenate(counts)[order]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +140,15 @@ class DocumentFrequencies:
     @classmethod
     def of(cls, references: Symbols, row_index: Ints, longest: int) -> "DocumentFrequencies":
         """Of Q references; those with the same `row_index` [Q] are one document."""
-        rows, keys, counts = int(row_index[-1]) + 1 if len(row_index) else 1, [], []
+        keys, counts = [], []
         row = np.repeat(row_index.astype(np.int32), references.lengths)
         ngrams = NGrams.single(references.numbers, references.lengths)
         for length in range(1, longest + 1):
-            distinct, ngram = np.unique(ngrams.key, return_inverse=True)
-            pairs = np.sort(ngram * rows + row[ngrams.start])
-            first = pairs[np.diff(pairs, prepend=-1) != 0]
-            count = np.bincount(first // rows, minlength=len(distinct))
-            several = count > 1
-            keys.append(distinct[several])
-            counts.append(count[several].astype(np.int32))
+            several, count = _in_several_rows(ngrams, row)
+            keys.append(several)
+            counts.append(count)
             if length < longest:
-                kept = several[ngram]
-                ngrams = ngrams.longer((np.cumsum(several) - 1)[ngram], kept)
+                ngrams = ngrams.continued(several)
         return cls(tuple(keys), tuple(counts))
 
     def find(self, length: int, keys: Ints) -> tuple[Ints, Ints]:

@@ -88,6 +88,22 @@ def words(answers: Sequence[str | None], references: References, tokenizer: Toke
     return Texts(_numbered(said, known), numbered, row_index)
 
 
+def forget_texts() -> None:
+    """Free the references that are kept for the next answers to them."""
+    _numbered_references.cache_clear()
+    _kept.cache_clear()
+
+
+def as_key(references: Iterable[Iterable[str]]) -> References:
+    """References as the key of a cache: the same object for equal ones, as every cache keeps its keys."""
+    return _kept(tuple(map(tuple, references)))
+
+
+@lru_cache(maxsize=2)
+def _kept(references: References) -> References:
+    return references
+
+
 @lru_cache(maxsize=2)  # COCO's tokens and sacrebleu's
 def _numbered_references(references: References, tokenizer: Tokenizer) -> tuple[Mapping[str, int], Symbols, Ints]:
     known: dict[str, int] = {}

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 
+from vlmtune.metrics._symbols import as_key
 from vlmtune.text_units import language
 
 Words = tuple[str, ...]
@@ -139,7 +140,7 @@ def words(text: str) -> Words:
 
 def references_tokenizer(references: References) -> str:
     """The name of sacrebleu's tokenizer for the language of a set of references."""
-    return _tokenizer_of(tuple(map(tuple, references)))
+    return _tokenizer_of(as_key(references))
 
 
 @lru_cache(maxsize=4)

@@ -22,7 +22,7 @@ from vlmtune.metrics._ngram_counts import (
     per_row,
     ratio,
 )
-from vlmtune.metrics._symbols import Texts, as_strings, words
+from vlmtune.metrics._symbols import Texts, as_key, as_strings, words
 from vlmtune.metrics._tokenization import caption_name, caption_tokenizer
 from vlmtune.text_units import DENSE
 
@@ -84,7 +84,7 @@ def _cider_d(texts: Texts, found: Sequence[Order], documents: int) -> Floats:
 
 
 def _measure_bleu(answers: Answers, references: References) -> Stats:
-    return _compared(tuple(answers), tuple(map(tuple, references)))[0]
+    return _compared(tuple(answers), as_key(references))[0]
 
 
 def _bleu(order: int) -> Metric:
@@ -111,7 +111,7 @@ bleu_1, bleu_2, bleu_3, bleu_4 = (_bleu(order) for order in range(1, ORDERS + 1)
 
 cider_d = Metric(
     name="cider_d",
-    measure=lambda answers, references: per_row(_compared(tuple(answers), tuple(map(tuple, references)))[1]),
+    measure=lambda answers, references: per_row(_compared(tuple(answers), as_key(references))[1]),
     summarise=ratio,
     signature=f"{_SIGNATURE}|order:4|sigma:6|idf:references of the evaluated rows|0..10",
     tokens=caption_name,
@@ -137,7 +137,7 @@ def _rouge_l(answer: str, references: Sequence[str]) -> float:
 
 
 def _measure_rouge_l(answers: Answers, references: References) -> Stats:
-    kept = tuple(map(tuple, references))
+    kept = as_key(references)
     texts, values = words(answers, kept, caption_tokenizer(kept)), []
     for block in texts.blocks():
         said, true = ([text or _NO_WORDS for text in some] for some in as_strings(block))

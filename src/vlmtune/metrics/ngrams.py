@@ -13,7 +13,7 @@ import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import Order, clipped_matches, closest_length, first_of_row, orders
-from vlmtune.metrics._symbols import Texts, characters, row_ranges, words
+from vlmtune.metrics._symbols import Texts, as_key, characters, row_ranges, words
 from vlmtune.metrics._tokenization import sacrebleu_name, sacrebleu_tokenizer
 
 ORDERS = 4
@@ -34,7 +34,7 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
 
 def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:
     """Stats [N, 9]: matches of orders 1-4, n-grams of orders 1-4, length of one reference (a column of `_compared`)."""
-    compared = _compared(tuple(answers), tuple(map(tuple, references)))
+    compared = _compared(tuple(answers), as_key(references))
     return compared[:, [*range(2 * ORDERS), length]]
 
 
@@ -69,11 +69,15 @@ def _measure_chrf(answers: Sequence[str | None], references: Sequence[Sequence[s
 
     An order that the reference is too short for counts no n-grams of the answer either (sacrebleu's "effective order").
     """
-    said = ["".join((answer or "").split()) for answer in answers]
-    true = [["".join(text.split()) for text in row] for row in references]
-    sizes = np.array([len(text) + sum(map(len, row)) for text, row in zip(said, true, strict=True)], dtype=np.int64)
-    blocks = (characters(said[first:last], true[first:last]) for first, last in row_ranges(sizes))
+    pairs = zip(answers, references, strict=True)
+    sizes = np.array([len(answer or "") + sum(map(len, row)) for answer, row in pairs], dtype=np.int64)
+    blocks = (_characters(answers[first:last], references[first:last]) for first, last in row_ranges(sizes))
     return np.concatenate([np.zeros((0, 3 * CHARACTERS)), *map(_chrf_block, blocks)])
+
+
+def _characters(answers: Sequence[str | None], references: Sequence[Sequence[str]]) -> Texts:
+    said = ["".join((answer or "").split()) for answer in answers]
+    return characters(said, [["".join(text.split()) for text in row] for row in references])
 
 
 def _chrf_block(texts: Texts) -> Stats:

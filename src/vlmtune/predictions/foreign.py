@@ -25,7 +25,7 @@ from vlmtune.predictions.columns import (
     lookup,
 )
 from vlmtune.predictions.images import group_by_image
-from vlmtune.predictions.lines import NOT_TRUTH, Line, check_ids, line_of
+from vlmtune.predictions.lines import NO_META, NOT_TRUTH, Line, check_ids, line_of
 from vlmtune.predictions.replies import Reply, anthropic_reply, choice_of, choice_text, is_choice, openai_reply
 from vlmtune.predictions.tables import Row, Table, read_table
 from vlmtune.predictions.values import WRAPPERS, answer_text, is_missing, plain, reference_texts, scalar_text
@@ -165,7 +165,7 @@ def _line(row: Row, layout: Layout, flat: bool, ignored: Sequence[str]) -> Line:
             finish_reason=reply.finish_reason or _ending(rest.get("finish_reason")),
             tokens=reply.tokens,
             cluster=scalar_text(rest.get("cluster")),
-            meta=rest["meta"] if isinstance(rest.get("meta"), dict) else {},
+            meta=rest["meta"] if isinstance(rest.get("meta"), dict) else NO_META,
         )
     image = plain(record["image"]) if "image" in record and "image" not in layout.consumed() else None
     is_hash = isinstance(image, str) and len(image) == 64 and layout.tool == VLMTUNE
@@ -239,7 +239,7 @@ def _id(record: Mapping[str, Any], layout: Layout, at: str) -> str | None:
     text = scalar_text(value)
     if text is None:
         raise DataError(f"{at}: {layout.id!r} holds no id (got {type(value).__name__}); name another key with --id KEY")
-    return text
+    return sys.intern(text)  # the other file has the same ids
 
 
 def _ending(value: Any) -> str | None:

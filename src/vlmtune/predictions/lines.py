@@ -18,6 +18,9 @@ from typing_extensions import TypedDict
 from vlmtune.errors import DataError
 from vlmtune.json_values import mismatch, parse_json
 
+NO_META: Mapping[str, Any] = {}
+"""The metadata of all rows that have none."""
+
 LOGPROB_DIGITS = 4
 """Decimals of a log-probability in the file."""
 
@@ -107,7 +110,7 @@ class Line:
     tokens: int | None = None
     image: str | None = None
     cluster: str | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=lambda: NO_META)
     token_logprobs: Sequence[float] | None = None
 
     @property
@@ -215,12 +218,12 @@ def line_of(record: Mapping[str, Any], at: str) -> Line:
     row_id, cluster = record.get("id"), record.get("cluster")
     truth = {key: value for key, value in record.items() if key not in NOT_TRUTH}
     return Line(
-        id=None if row_id is None else str(row_id),
+        id=None if row_id is None else sys.intern(str(row_id)),  # the other file has the same ids
         prediction=prediction,
         truth={"references": _references(record, at), **truth},
         failure=failure,
         cluster=None if cluster is None else str(cluster),
-        meta=record.get("meta") or {},
+        meta=record.get("meta") or NO_META,
         **{key: record[key] for key in PLAIN_KEYS if key in record},
     )
 

@@ -13,10 +13,12 @@ import csv
 import gzip
 import io
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ def read_table(file: Path) -> Table:
         if data.startswith(magic):
             return reader(data, file)
     text = _decoded(data, file)
+    del data  # a large file would be in memory twice
     if text.lstrip()[:1] in ("{", "["):
         return Table(file, list(_json_rows(text, file)))
     if not text.strip():
@@ -107,19 +110,31 @@ def _decoded(data: bytes, file: Path) -> str:
 
 
 def _json_rows(text: str, file: Path) -> Iterator[Row]:
-    # Not splitlines(): a caption may contain U+2028, which does not end a line of JSON.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if len(lines) > 1 and _is_whole(lines[0][1]):
-        for number, line in lines:
+    lines = _lines(text)
+    (first_number, first), second = next(lines), next(lines, None)
+    if second is not None and _is_whole(first):
+        for number, line in chain([(first_number, first), second], lines):
             yield _json_row(_parsed(line, f"{file}:{number}"), f"{file}:{number}")
         return
-    several = _concatenated(text) if lines[0][1].lstrip().startswith("{") else []
+    several = _concatenated(text) if first.lstrip().startswith("{") else []
     if len(several) > 1:
         yield from (_json_row(record, f"{file}, row {number}") for number, record in enumerate(several, start=1))
         return
-    document = _parsed(text, f"{file}:{lines[0][0]}")
-    for where, record in _document_rows(document, file, lines[0][0]):
+    document = _parsed(text, f"{file}:{first_number}")
+    for where, record in _document_rows(document, file, first_number):
         yield _json_row(record, where)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, one at a time, with their numbers from 1."""
+    # Not splitlines(): a caption may contain U+2028, which does not end a line of JSON.
+    start, number = 0, 1
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        if (line := text[start:end]).strip():
+            yield number, line
+        start, number = end + 1, number + 1
 
 
 def _is_whole(line: str) -> bool:
@@ -159,6 +174,9 @@ def _json_row(record: Any, at: str) -> Row:
         record = record[0]
     if not isinstance(record, dict):
         raise DataError(f"{at}: a prediction line is a JSON object, not {type(record).__name__}")
+    for key, value in record.items():
+        if isinstance(value, list) and all(isinstance(text, str) for text in value):
+            record[key] = [*map(sys.intern, value)]  # references: the other file's rows have the same ones
     return Row(at, record)
 
 

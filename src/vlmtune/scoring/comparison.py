@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vlmtune.errors import DataError, IntegrityError
-from vlmtune.metrics import Metric
+from vlmtune.metrics import Metric, forget_texts
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig
 from vlmtune.scoring import EvaluationConfig, diagnostics, gates, verdict
@@ -282,6 +282,7 @@ def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConf
             + reasons
         )
     statistics = _statistics(choice.metrics, evidence)
+    forget_texts()
     results = metric_results(statistics, evidence, context.statistics) if statistics else []
     return _Match(a, b, choice, evidence, statistics, results)
 

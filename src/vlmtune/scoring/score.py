@@ -214,6 +214,8 @@ def _reread(line: Line, task: Task, config: BaseConfig) -> Line:
     truth = line.truth if unwrapped == texts else {**line.truth, "references": unwrapped}
     if isinstance(answer, Unparsed):
         return replace(line, answer=None, unparsed=answer.reason, truth=truth)
+    if truth is line.truth and line.unparsed is None and isinstance(answer, str) and answer == line.answer:
+        return line  # a copy of every row would be in memory
     return replace(line, answer=answer, unparsed=None, truth=truth)
 
 

@@ -115,7 +115,8 @@ def _completed(line: Line, at: str, task: Task, config: BaseConfig) -> Line:
     images = (_sized(at, size),) if isinstance(size, list) and all(isinstance(side, int) for side in size) else ()
     question = given.get("question")
     example = Example(at, images, None, given, question=question if isinstance(question, str) else None)
-    return replace(line, truth={**line.truth, **task.truth(config, example)})
+    truth = {**line.truth, **task.truth(config, example)}
+    return line if truth == line.truth else replace(line, truth=truth)
 
 
 def _boxes(references: Sequence[str], at: str, task: Task, config: BaseConfig) -> Any:
