@@ -121,3 +121,13 @@ def test_a_template_that_rewrites_earlier_turns_cannot_train_on_all(encoder: Enc
     with pytest.raises(DataError, match="trained_turns: last"):
         renderer.training_example(talk, (), "all")
     assert renderer.training_example(talk, (), "last").supervised == 2
+
+
+def test_a_repeated_conversation_is_rendered_once(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = Renderer(encoder.renderer._tokenizer, encoder.renderer.template_text, FAMILY)
+    template, rendered = renderer._template, []
+    render = type(template).render
+    monkeypatch.setattr(type(template), "render", lambda *a, **kw: rendered.append(1) or render(*a, **kw))
+    for answer in ("A ball.", "A cat.", "A ball."):
+        renderer.training_example((user("What?"), assistant(answer)), [])
+    assert len(rendered) == 3  # the prompt, and each answer

@@ -1,6 +1,7 @@
 """JSONL rows: columns to roles, chat rows, images by path and base64, and every way in which a file can be wrong."""
 
 import base64
+import functools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlmtune.data import DatasetConfig, Splits, _json, jsonl
+from vlmtune.data._image_refs import resolve
 from vlmtune.data._json import JsonRows
 from vlmtune.data._records import Records
 from vlmtune.data._rows import MappedRows
@@ -388,3 +390,25 @@ def test_another_scan_with_the_same_margins_is_another_dataset(write_jsonl: Call
         (file.parent / "scan.bmp").write_bytes(encoded(page, "BMP"))
         prints.add(jsonl.open(jsonl.Config(path=str(file.parent), references=["c"]), file.name).fingerprint)
     assert len(prints) == 4
+
+
+def test_real_paths_are_those_of_the_system_with_folders_remembered_or_not(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "data elsewhere"
+    (data / "sub").mkdir(parents=True)
+    elsewhere.mkdir()
+    for file in (data / "a.png", data / "sub" / "b.png", elsewhere / "c.png"):
+        file.write_bytes(b"x")
+    (tmp_path / "link").symlink_to(data)
+    (data / "out").symlink_to(elsewhere)
+    (data / "c.png").symlink_to(elsewhere / "c.png")
+    (data / "in.png").symlink_to("sub/b.png")
+    (data / "loop.png").symlink_to("loop.png")
+    names = ["a.png", "sub/b.png", "sub", "sub/", "", ".", "..", "sub/..", "sub/../a.png", "out", "out/c.png", "c.png"]
+    names += ["in.png", "loop.png", "none/none.png", "out/../a.png", "../data/a.png", "../data elsewhere/c.png", "//a"]
+    names += [f"{folder}/{name}" for folder in (data, elsewhere, tmp_path / "link") for name in names[:3]]
+    for roots in ([str(data)], [str(tmp_path / "link")], [f"{data}/"], [str(data), str(elsewhere)], ["/"]):
+        remembered = functools.lru_cache(None)(os.path.realpath)
+        for name in names:
+            real = Path(os.path.realpath(Path(roots[0], name)))
+            expected = str(real) if any(real.is_relative_to(os.path.realpath(root)) for root in roots) else None
+            assert resolve(name, roots) == resolve(name, roots, remembered) == expected, (name, roots)

@@ -10,9 +10,10 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,9 @@ from vlmtune.videos import MAX_FRAMES
 
 BLOCK, BLOCKS = 4096, 16
 """Block size in bytes, and the number of blocks that are hashed of a larger file, evenly spaced from start to end."""
+
+FOLDERS = 1024
+"""Folders of a dataset whose real paths are remembered."""
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """Largest image file that is read: the largest decoded image has 50 million pixels of at most 8 bytes."""
@@ -61,10 +65,10 @@ REMOTE = ("http://", "https://")
 _BASE64 = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
 
 
-def resolve(path: str, roots: Sequence[str]) -> str | None:
+def resolve(path: str, roots: Sequence[str], real_folder: Callable[[str], str] = os.path.realpath) -> str | None:
     """The real path of a file, symlinks followed; None if it lies below none of the folders `roots`.
 
-    A relative path starts at the first of them.
+    A relative path starts at the first of them. `real_folder` may remember the real paths of folders.
     """
     try:
         is_name = bool(roots) and b"\0" not in os.fsencode(path)
@@ -72,8 +76,11 @@ def resolve(path: str, roots: Sequence[str]) -> str | None:
         is_name = False
     if not is_name:
         return None
-    real = Path(os.path.realpath(Path(roots[0], path)))
-    return str(real) if any(real.is_relative_to(os.path.realpath(root)) for root in roots) else None
+    folder, name = os.path.split(os.path.join(roots[0], path))  # noqa: PTH118 - twice as fast, for every row
+    real = f"{real_folder(folder).rstrip('/')}/{name}"
+    if name in ("", ".", "..") or os.path.islink(real):  # noqa: PTH114
+        real = os.path.realpath(real)
+    return real if any(f"{real}/".startswith(f"{real_folder(root).rstrip('/')}/") for root in roots) else None
 
 
 @contextmanager
@@ -128,6 +135,11 @@ class ImageValues:
     outside: str
     remote: RemoteImages
     texts: bool = True
+
+    @cached_property
+    def _real_folder(self) -> Callable[[str], str]:
+        """The real path of a folder; thousands of rows name files in the same one."""
+        return lru_cache(FOLDERS)(os.path.realpath)
 
     def open(self, value: Any, where: str) -> ImageRef:
         """A reference to the image that a value holds or names; nothing is read yet.
@@ -219,7 +231,7 @@ class ImageValues:
         if not isinstance(value, str) or not value or "://" in value or "::" in value:
             return None
         page = _PAGE.fullmatch(value)
-        return resolve(page["file"] if page else value, self.roots)
+        return resolve(page["file"] if page else value, self.roots, self._real_folder)
 
     def _from_bytes(self, data: Any, where: str) -> ImageRef:
         if not isinstance(data, bytes) or not data:
@@ -284,12 +296,13 @@ def _read_regular(file: str) -> bytes:
         OSError: it cannot be read.
         ValueError: not a regular file, or larger than any image that is decoded.
     """
-    status = Path(file).stat()
+    path = Path(file)
+    status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
         raise ValueError(f"a file of {status.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
-    return Path(file).read_bytes()
+    return path.read_bytes()
 
 
 def _similar_name(file: str) -> str | None:

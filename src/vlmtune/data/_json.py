@@ -47,7 +47,7 @@ class JsonRows:
         first = next(spans, None)
         if first is not None:
             self._add(first)
-            value = self._value(0)
+            value = self._value(0, self._bytes(0))
             if isinstance(value, list):
                 self._names, has_header = column_names(value)
                 if has_header:
@@ -73,7 +73,8 @@ class JsonRows:
         Raises:
             DataError: it is not a JSON object, or an array where the first row is one; names file and line.
         """
-        at, text, record = f"{self._file}:{self._lines[index]}", self._bytes(index), self._value(index)
+        at, text = f"{self._file}:{self._lines[index]}", self._bytes(index)
+        record = self._value(index, text)
         if isinstance(record, list) and self._names is not None:
             return named(record, self._names)
         if isinstance(record, dict):
@@ -94,10 +95,10 @@ class JsonRows:
             stream.seek(self._starts[index])
             return stream.read(self._sizes[index])
 
-    def _value(self, index: int) -> Any:
+    def _value(self, index: int, text: bytes) -> Any:
         """A row as it is written, or why it is not JSON."""
         try:
-            value = json.loads(self._bytes(index).decode("utf-8-sig" if self._starts[index] == 0 else "utf-8"))
+            value = json.loads(text.decode("utf-8-sig" if self._starts[index] == 0 else "utf-8"))
             return RecursionError(f"nested deeper than {MAX_DEPTH} lists and objects") if is_deep(value) else value
         except (ValueError, RecursionError) as error:
             return error

@@ -292,11 +292,11 @@ class RowChecker:
             encoded = attempt(lambda: self.encoder.prompt(prompt))
             if encoded is not None and not self.trained:
                 checked.lengths.append(self._length(encoded))
-        for one in examples:
-            encoded = attempt(lambda one=one: training.encode_example(_with_sizes(one, sizes)))  # type: ignore[misc]
+        for one in [_with_sizes(one, sizes) for one in examples]:
+            encoded = attempt(lambda one=one: training.encode_example(one))  # type: ignore[misc]
             if encoded is not None:
                 checked.lengths.append(self._length(encoded))
-                checked.targets.append(training.target(_with_sizes(one, sizes)))
+                checked.targets.append(training.target(one))
 
     def _length(self, encoded: Encoded) -> Length:
         return Length(len(encoded), self.encoder.image_tokens(encoded), encoded.rendered.supervised)

@@ -10,6 +10,7 @@ A conversation of a question and an answer becomes two pieces:
     Two.<|im_end|>                                                     supervised
 """
 
+import json
 import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -235,7 +236,10 @@ class Renderer:
     def _text(self, conversation: Conversation, add_generation_prompt: bool) -> str:
         messages = [self._plain(message) for message in conversation]
         tools = next((message.more["tools"] for message in conversation if "tools" in message.more), None)
-        text = self._template.render(messages, add_generation_prompt, tools=tools, **self.template_variables)
+        if any(message.more for message in conversation):
+            text = self._template.render(messages, add_generation_prompt, tools=tools, **self.template_variables)
+        else:
+            text = self._rendered(json.dumps(messages, ensure_ascii=False), add_generation_prompt)
         for number, message in enumerate(conversation):
             for needed in self._needed(message):
                 if needed not in text:
@@ -244,6 +248,11 @@ class Renderer:
                         "would not see it; use another template (model.chat_template), or repair the row"
                     )
         return text
+
+    @lru_cache(maxsize=256)  # noqa: B019 - as for `_encode`; rendering takes longer than tokenizing a short text
+    def _rendered(self, messages: str, add_generation_prompt: bool) -> str:
+        """The text of messages without tools and calls, given as JSON."""
+        return self._template.render(json.loads(messages), add_generation_prompt, tools=None, **self.template_variables)
 
     def _plain(self, message: Message) -> dict[str, Any]:
         """A message as templates read it."""
