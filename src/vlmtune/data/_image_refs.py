@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from vlmtune.data._contract import DatasetConfig
 from vlmtune.data._download import RemoteImages
+from vlmtune.data._records import ReadRecord, Records
 from vlmtune.errors import DataError, EnvironmentProblem
 from vlmtune.images import page_count, read_page
 from vlmtune.types import ImageRef, VideoRef
@@ -205,6 +206,20 @@ class ImageValues:
         if len(names) > MAX_FRAMES:
             raise DataError(f"{where}: a video of {len(names):,} frames, more than {MAX_FRAMES:,}")
         return names
+
+    def records(self, where: str, count: int, read: ReadRecord, **more: Any) -> Records:
+        """Records of a split whose images and videos are read here."""
+        return Records(
+            where,
+            count,
+            read,
+            self.open,
+            self.file,
+            pages=self.pages,
+            open_video=self.open_video,
+            video_files=self.video_files,
+            **more,
+        )
 
     def pages(self, value: Any, where: str) -> list[Any]:
         """The value, or one for each page if it names a document.

@@ -79,11 +79,9 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         return _usable(rows.select([*columns, "problem"]))
 
     where = f"{root / split}" if split != "." else str(root)
-    return Records(
-        where, len(rows), _usable(rows.read), images.open, images.file, select,
-        locate=lambda index: f"{root}/{locations(index)['where']}", pages=images.pages,
-        open_video=images.open_video, video_files=images.video_files,
-    )  # fmt: skip
+    return images.records(
+        where, len(rows), _usable(rows.read), select=select, locate=lambda index: f"{root}/{locations(index)['where']}"
+    )
 
 
 def _parts(config: Config, root: Path, split: str) -> list[Path]:

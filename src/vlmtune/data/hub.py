@@ -70,17 +70,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
             return labels.named(table.select_columns(columns).__getitem__)
 
     read = _with_relative_paths(read, config.path)
-    return Records(
-        where,
-        count,
-        read,
-        images.open,
-        images.file,
-        select,
-        labels.names,
-        open_video=images.open_video,
-        video_files=images.video_files,
-    )
+    return images.records(where, count, read, select=select, class_names=labels.names)
 
 
 def _table(config: Config, split: str, limit: int | None) -> Any:

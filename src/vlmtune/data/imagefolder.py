@@ -66,16 +66,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         rows = _ImageRows(_image_paths(folder, config.ignore)[:limit], split)
         count, read = len(rows.paths), rows.read
     images = folder_images(config, root)
-    return Records(
-        where,
-        count,
-        read,
-        images.open,
-        images.file,
-        pages=images.pages,
-        open_video=images.open_video,
-        video_files=images.video_files,
-    )
+    return images.records(where, count, read)
 
 
 class _TableRows:

@@ -49,15 +49,4 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         file, shard, row = rows.find(index)
         return f"{file}:{shard.line(row)}"
 
-    return Records(
-        where,
-        len(rows),
-        rows.read,
-        images.open,
-        images.file,
-        locate=locate,
-        pages=images.pages,
-        place=place,
-        open_video=images.open_video,
-        video_files=images.video_files,
-    )
+    return images.records(where, len(rows), rows.read, locate=locate, place=place)

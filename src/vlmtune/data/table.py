@@ -84,16 +84,4 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         return rows.join([shard.select(columns) for shard in shards])
 
     where, locate = rows.names(folder.local / split)
-    return Records(
-        where,
-        len(rows),
-        rows.read,
-        images.open,
-        images.file,
-        select,
-        classes,
-        locate,
-        images.pages,
-        open_video=images.open_video,
-        video_files=images.video_files,
-    )
+    return images.records(where, len(rows), rows.read, select=select, class_names=classes, locate=locate)

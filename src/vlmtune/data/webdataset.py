@@ -62,17 +62,7 @@ def records(config: Config, split: str, limit: int | None = None) -> Records:
         return rows.join([shard.select(columns) for _, shard in rows.shards])
 
     where, locate = rows.names(folder.local / split)
-    return Records(
-        where,
-        len(rows),
-        rows.read,
-        images.open,
-        images.file,
-        select,
-        locate=locate,
-        open_video=images.open_video,
-        video_files=images.video_files,
-    )
+    return images.records(where, len(rows), rows.read, select=select, locate=locate)
 
 
 class TarRows:
