@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builders import TINY
 
 from vlmtune.cli.app import app
 from vlmtune.errors import ConfigError, EnvironmentProblem, VlmtuneError
 from vlmtune.families import PartName
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model
-from vlmtune.modeling.quantization import full_training_problem, merging_problem, stored_format
+from vlmtune.modeling.quantization import full_training_problem, keep_layout_on_cpu, merging_problem, stored_format
 
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 
@@ -88,6 +89,17 @@ def test_a_format_is_found_wherever_tools_write_it(where: str, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(VlmtuneError, match=r"stored in (gptq|a format without a quant_method|ModelOpt)"):
         load_model(find_checkpoint(model), "cpu", "fp32")
+
+
+def test_layers_of_bitsandbytes_keep_their_weights_on_a_cpu() -> None:
+    """Rows of 96 are no multiple of a block of 64; without this, bitsandbytes fails on CPUs with bf16 instructions."""
+    bnb = pytest.importorskip("bitsandbytes")
+    layer = torch.nn.Sequential(bnb.nn.Linear4bit(96, 64, quant_type="nf4", compute_dtype=torch.bfloat16)).to("cpu")
+    keep_layout_on_cpu(layer)
+    with torch.no_grad():
+        first = layer.eval()(torch.ones(2, 96, dtype=torch.bfloat16))
+        assert layer(torch.ones(2, 96, dtype=torch.bfloat16)).equal(first)
+    assert not layer[0].support_avx512bf16_for_cpu
 
 
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:

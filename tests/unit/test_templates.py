@@ -80,6 +80,11 @@ def copied(folder: Path) -> Path:
     return target
 
 
+def test_half_a_character_is_the_rows_mistake() -> None:
+    with pytest.raises(DataError, match="half a surrogate pair"):
+        ChatTemplate("{{ messages[0].content }}").render([{"role": "user", "content": "\ud800"}], False)
+
+
 def test_a_template_must_begin_the_answer(tmp_path: Path) -> None:
     file = tmp_path / "t.jinja"
     turn = "{{ '<|im_start|>' + message.role + '\\n' + message.content[0].text + '<|im_end|>' }}"

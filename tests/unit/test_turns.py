@@ -144,6 +144,11 @@ REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {
         {},
         "the key 'url'",
     ),
+    "a call apart from its turn": (
+        [ASKED, ANSWERED, {"role": "tool_call", "content": json.dumps(CALL), "loss": False}, ASKED, ANSWERED],
+        {},
+        "message 2: the call and what the assistant says",
+    ),
     "no content": ([ASKED, {**ANSWERED, "content": None}, ASKED, ANSWERED], {}, "message 1: content must be text"),
     "sound": ([ASKED, ANSWERED], {"audios": ["a.wav"]}, "the key 'audios'"),
     "OpenAI's old tools": ([ASKED, ANSWERED], {"functions": [CALL]}, "the key 'functions'"),

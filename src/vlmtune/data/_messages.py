@@ -88,6 +88,11 @@ def read_messages(
         calls = message.more.get("tool_calls")
         if name in _turns.CALLS and messages and messages[-1].role == "assistant":  # ms-swift: what it says, then calls
             last = messages[-1]
+            if last.trained != message.trained:
+                raise DataError(
+                    f"{at}, message {number}: the call and what the assistant says before it are one turn, which is "
+                    "trained on or not; give both the same loss"
+                )
             messages[-1] = replace(last, more={"tool_calls": [*last.more.get("tool_calls", []), *(calls or [])]})
         else:
             messages.append(message)

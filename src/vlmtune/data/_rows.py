@@ -56,8 +56,12 @@ class MappedRows:
             if column not in present and not (
                 key in _OPTIONAL and (self._holds_images(present) or self._occurs(column))
             ):
+                hint = ""
+                if config.messages is not None and key in ("image", "images"):
+                    hint = ". If all rows are text only, set dataset.image: null instead"
                 raise DataError(
-                    f"{records.where}: dataset.{key} names column {column!r}; there are: {names_text(present, column)}"
+                    f"{records.where}: dataset.{key} names column {column!r}; there are: "
+                    f"{names_text(present, column)}{hint}"
                 )
         self._target_counts = array("i", [0]) * self._records.count  # 0: not counted yet
         self._ids = StringArray(self._content_ids()) if config.id is None else self._column_ids(config.id)

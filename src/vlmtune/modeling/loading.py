@@ -31,6 +31,7 @@ from vlmtune.modeling.quantization import (
     MODELOPT,
     Quantization,
     check_stored_format,
+    keep_layout_on_cpu,
     loading_options,
     stored_format,
     whole_fp8_blocks,
@@ -311,6 +312,7 @@ def load_model(checkpoint: Checkpoint, device: str, precision: str) -> "PreTrain
         )
     if device == "cpu" and model.num_parameters() < ONE_THREAD_BELOW:
         torch.set_num_threads(1)
+    keep_layout_on_cpu(model)
     # A checkpoint's generation_config may request sampling; only our config decides how answers are decoded.
     model.generation_config = type(model.generation_config)()
     optimize_vision_tower(model, checkpoint.family)

@@ -131,6 +131,17 @@ def whole_fp8_blocks(stored: str | None) -> Iterator[None]:
         Fp8Dequantize._dequantize_one = evenly  # type: ignore[method-assign]  # noqa: SLF001
 
 
+def keep_layout_on_cpu(model: "torch.nn.Module") -> None:
+    """Keep the layers of bitsandbytes from rearranging their weights in place on CPUs with bf16 instructions.
+
+    That fails for rows that are no multiple of a block, as in vision towers.
+    """
+    layers: Iterator[Any] = model.modules()
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
 def merging_note(stored: str | None) -> str | None:
     """What becomes of a base model's format when an adapter is merged; None if it stays."""
     if stored != "fp8":

@@ -89,6 +89,8 @@ class ChatTemplate:
             text = self._template.render(messages=messages, add_generation_prompt=add_generation_prompt, **given)
             text.encode()  # half a surrogate pair is no text
             return text
+        except UnicodeEncodeError:
+            raise DataError("a text contains half a surrogate pair, which is no character; repair the row") from None
         except _Refusal as error:
             raise DataError(f"the chat template refuses the conversation: {error}") from None
         except Exception as error:  # a template is a program of others
