@@ -480,3 +480,19 @@ def test_planned_parameters_are_those_of_the_model(encoder: Encoder) -> None:
         idle = sum(stacked) * 6 // 8
         assert idle > 0
     assert shapes.active_parameters == shapes.parameters - idle
+
+
+def test_four_bits_hold_the_weights_that_are_planned(encoder: Encoder) -> None:
+    """Not those with a row per head or expert; and a passage through the model works."""
+    bnb = pytest.importorskip("bitsandbytes")
+    config = ModelConfig(name=str(encoder.checkpoint.folder), device="cpu", quantization="nf4")
+    small = Encoder(find_checkpoint(config), config)
+    model = load_model(small.checkpoint, "cpu", "bf16")
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
+    weights = sum(module.in_features * module.out_features for module in layers.values())
+    assert weights == shapes_of(small.checkpoint).decoder.quantizable
+    assert not any(name.endswith(("in_proj_a", "in_proj_b")) for name in layers)
+    [answer] = hf.attached(model, hf.Config(max_new_tokens=3), small, "cpu", "bf16").answer(
+        [Request("0", TALKS[0][:1])]
+    )
+    assert isinstance(answer, Prediction)

@@ -20,6 +20,7 @@ from vlmtune.families._family import (
 from vlmtune.families._shapes import (
     DELTA_CHUNK,
     FROM_LAYER_INPUT,
+    NEVER_QUANTIZED,
     Decoder,
     DeltaRule,
     Layer,
@@ -36,6 +37,7 @@ __all__ = [
     "EXPERTS",
     "FROM_LAYER_INPUT",
     "GATED_DELTA_NET",
+    "NEVER_QUANTIZED",
     "Block",
     "Decoder",
     "DeltaRule",

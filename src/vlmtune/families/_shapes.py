@@ -6,6 +6,10 @@ from typing import Literal
 PartName = Literal["language_model", "merger", "vision_tower"]
 """Parts of a model that can have adapters: decoder, merger of patches into tokens, blocks of the vision tower."""
 
+NEVER_QUANTIZED = frozenset({"in_proj_a", "in_proj_b", "gate", "shared_expert_gate"})
+"""Decay and gate of a Gated DeltaNet, router and gate of a mixture of experts: with a row per head or expert they take
+little memory, and are less than a block of some kernels."""
+
 FROM_LAYER_INPUT = frozenset({"q_proj", "k_proj", "v_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"})
 """Matrices that read a layer's input; in the first layer, nothing that is trained lies below them."""
 DELTA_CHUNK = 64
@@ -124,9 +128,12 @@ class Decoder:
 
     @property
     def quantizable(self) -> int:
-        """Weights of all linear layers; stacked experts are not linear layers, and are never quantized."""
+        """Weights of the linear layers but the smallest; stacked experts are none, and are never quantized."""
         return sum(
-            count * linear.weights for kind, count in self.counts for linear in kind.linears if linear.copies == 1
+            count * linear.weights
+            for kind, count in self.counts
+            for linear in kind.linears
+            if linear.copies == 1 and linear.name not in NEVER_QUANTIZED
         )
 
     @property

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlmtune.errors import ConfigError, EnvironmentProblem
-from vlmtune.families import Family, PartName
+from vlmtune.families import NEVER_QUANTIZED, Family, PartName
 
 if TYPE_CHECKING:
     import torch
@@ -200,5 +200,5 @@ def nf4(family: Family, dtype: "torch.dtype") -> "BitsAndBytesConfig":
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[family.vision_tower, *family.mergers, "lm_head"],
+        llm_int8_skip_modules=[family.vision_tower, *family.mergers, "lm_head", *sorted(NEVER_QUANTIZED)],
     )
