@@ -12,18 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmtune.metrics import Stats
-from vlmtune.metrics._symbols import Ints, Symbols, Texts
+from vlmtune.metrics._symbols import Ints, Symbols, Texts, row_ranges
 
 Floats = NDArray[np.float64]
 
 _LAST = 32
 """Bits of an n-gram's last symbol in its key; the number of its first n - 1 symbols stands above them."""
 
-_PARTS = 16
-"""Parts of the keys that are counted one after another."""
-
 _AT_ONCE = 1 << 18
-"""n-grams of all texts that are continued together."""
+"""n-grams of all texts that are counted together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +59,16 @@ class NGrams:
     """
 
     numbers: NDArray[np.int32]
-    left: NDArray[np.int32]
+    left: Ints
     length: int
-    start: NDArray[np.int32]
+    start: Ints
     key: Ints
 
     @classmethod
     def single(cls, numbers: NDArray[np.int32], lengths: Ints) -> "NGrams":
         """Those of one symbol."""
-        at = np.arange(len(numbers), dtype=np.int32)
-        left = np.repeat(np.cumsum(lengths).astype(np.int32), lengths)
-        left -= at
-        return cls(numbers, left, 1, at, numbers.astype(np.int64))
+        at = np.arange(len(numbers))
+        return cls(numbers, np.repeat(np.cumsum(lengths), lengths) - at, 1, at, numbers.astype(np.int64))
 
     def longer(self, prefix: Ints, kept: NDArray[np.bool_] | None = None) -> "NGrams":
         """Those of one symbol more.
@@ -89,41 +84,20 @@ class NGrams:
         key = (prefix[whole] << _LAST) | self.numbers[start + self.length]
         return NGrams(self.numbers, self.left, self.length + 1, start, key)
 
-    def continued(self, known: Ints) -> "NGrams":
-        """Those of one symbol more, of n-grams with a key in `known` (sorted). They take the place of these, whose
-        arrays, as long as all texts, are not needed any more.
-        """
-        end = 0
-        for first in range(0, len(self.key), _AT_ONCE):
-            some = slice(first, first + _AT_ONCE)
-            at = np.searchsorted(known, self.key[some])
-            kept = np.append(known, -1)[at] == self.key[some]
-            few = NGrams(self.numbers, self.left, self.length, self.start[some], self.key[some]).longer(at, kept)
-            begin, end = end, end + len(few.key)
-            self.start[begin:end], self.key[begin:end] = few.start, few.key
-        return NGrams(self.numbers, self.left, self.length + 1, self.start[:end], self.key[:end])
 
-
-def _in_several_rows(ngrams: NGrams, row: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
+def _in_several_rows(key: Ints, row: Ints) -> tuple[Ints, NDArray[np.int32]]:
     """Sorted keys [D] of the n-grams that several rows have, and how many have each [D].
 
     Args:
-        ngrams: of all texts; counted a part of the keys at a time, as sorting takes several times their memory.
-        row: of each symbol [S].
+        key: of each n-gram.
+        row: of each n-gram, ascending.
     """
-    rows = int(row[-1]) + 1 if len(row) else 1
-    part = np.empty(len(ngrams.key), np.uint8)
-    np.remainder(ngrams.key, _PARTS, out=part, casting="unsafe")
-    keys, counts = [], []
-    for number in range(_PARTS):
-        here = np.flatnonzero(part == number)
-        distinct, ngram = np.unique(ngrams.key[here], return_inverse=True)
-        pairs = np.sort(ngram * rows + row[ngrams.start[here]])
-        count = np.bincount(pairs[np.diff(pairs, prepend=-1) != 0] // rows, minlength=len(distinct))
-        keys.append(distinct[count > 1])
-        counts.append(count[count > 1].astype(np.int32))
-    order = np.argsort(key := np.concatenate(keys))
-    return key[order], np.concatenate(counts)[order]
+    order = np.argsort(key, kind="stable")
+    key, row = key[order], row[order]
+    is_first = np.diff(key, prepend=-1) != 0
+    start = np.flatnonzero(is_first)
+    count = np.add.reduceat(is_first | (np.diff(row, prepend=-1) != 0), start, dtype=np.int32)
+    return key[start][count > 1], count[count > 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +114,27 @@ class DocumentFrequencies:
     @classmethod
     def of(cls, references: Symbols, row_index: Ints, longest: int) -> "DocumentFrequencies":
         """Of Q references; those with the same `row_index` [Q] are one document."""
-        keys, counts = [], []
-        row = np.repeat(row_index.astype(np.int32), references.lengths)
-        ngrams = NGrams.single(references.numbers, references.lengths)
-        for length in range(1, longest + 1):
-            several, count = _in_several_rows(ngrams, row)
-            keys.append(several)
-            counts.append(count)
-            if length < longest:
-                ngrams = ngrams.continued(several)
-        return cls(tuple(keys), tuple(counts))
+        # All n-grams that begin with the same symbols together: only these decide about longer ones, and the keys of
+        # the next symbols follow theirs.
+        keys: list[list[Ints]] = [[] for _ in range(longest)]
+        counts: list[list[NDArray[np.int32]]] = [[np.zeros(0, np.int32)] for _ in range(longest)]
+        numbers, ends, known = references.numbers, references.ends, [0] * longest
+        for first, last in row_ranges(np.bincount(numbers), _AT_ONCE):
+            start = np.flatnonzero((first <= numbers) & (numbers < last))
+            text = np.searchsorted(ends, start, "right") - 1
+            row, end, key = row_index[text], ends[text + 1], numbers[start].astype(np.int64)
+            for length in range(1, longest + 1):
+                several, count = _in_several_rows(key, row)
+                at = np.searchsorted(several, key)
+                longer = (start + length < end) & (np.append(several, -1)[at] == key)
+                start, row, end = start[longer], row[longer], end[longer]
+                key = ((known[length - 1] + at[longer]) << _LAST) | numbers[start + length]
+                keys[length - 1].append(several)
+                counts[length - 1].append(count)
+                known[length - 1] += len(several)
+        return cls(
+            tuple(np.concatenate([np.zeros(0, np.int64), *some]) for some in keys), tuple(map(np.concatenate, counts))
+        )
 
     def find(self, length: int, keys: Ints) -> tuple[Ints, Ints]:
         """Index and document frequency of sorted, distinct keys [K]; unknown ones get indices of their own, and 0."""

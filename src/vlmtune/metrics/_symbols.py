@@ -64,13 +64,14 @@ class Texts:
             yield Texts(self.answers.part(first, last), references, self.row_index[begin:end] - first)
 
 
-def row_ranges(sizes: Ints) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of rows, first and behind the last, of about `BLOCK` symbols each.
+def row_ranges(sizes: Ints, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of rows, first and behind the last, of about as many symbols each.
 
     Args:
         sizes: symbols of each row [N].
+        most: symbols of a range; `BLOCK` by default.
     """
-    block = np.cumsum(sizes) // BLOCK
+    block = np.cumsum(sizes) // (most or BLOCK)
     starts = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
     yield from zip(starts, [*starts[1:], len(sizes)], strict=True)
 
