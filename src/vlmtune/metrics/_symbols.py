@@ -89,10 +89,14 @@ def words(answers: Sequence[str | None], references: References, tokenizer: Toke
     return Texts(_numbered(said, known), numbered, row_index)
 
 
+CACHES: list[Callable[[], None]] = []
+"""Clear what metrics keep of the last texts."""
+
+
 def forget_texts() -> None:
-    """Free the references that are kept for the next answers to them."""
-    _numbered_references.cache_clear()
-    _kept.cache_clear()
+    """Free the references that are kept for the next answers to them, and what was counted in both."""
+    for clear in (_numbered_references.cache_clear, _kept.cache_clear, *CACHES):
+        clear()
 
 
 def as_key(references: Iterable[Iterable[str]]) -> References:

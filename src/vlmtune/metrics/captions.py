@@ -22,7 +22,7 @@ from vlmtune.metrics._ngram_counts import (
     per_row,
     ratio,
 )
-from vlmtune.metrics._symbols import Texts, as_key, as_strings, words
+from vlmtune.metrics._symbols import CACHES, Texts, as_key, as_strings, words
 from vlmtune.metrics._tokenization import caption_name, caption_tokenizer
 from vlmtune.text_units import DENSE
 
@@ -57,6 +57,9 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     compared = np.concatenate(stats)
     compared.setflags(write=False)
     return compared, np.concatenate(values)
+
+
+CACHES.append(_compared.cache_clear)
 
 
 @lru_cache(maxsize=1)

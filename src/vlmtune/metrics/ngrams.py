@@ -13,7 +13,7 @@ import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import Order, clipped_matches, closest_length, first_of_row, orders
-from vlmtune.metrics._symbols import Texts, as_key, characters, row_ranges, words
+from vlmtune.metrics._symbols import CACHES, Texts, as_key, characters, row_ranges, words
 from vlmtune.metrics._tokenization import sacrebleu_name, sacrebleu_tokenizer
 
 ORDERS = 4
@@ -30,6 +30,9 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     matches = [clipped_matches(block, list(orders(block, ORDERS))) for block in texts.blocks()]
     empty = np.zeros((0, 2 * ORDERS))
     return np.column_stack([np.concatenate([empty, *matches]), closest_length(texts), shortest])
+
+
+CACHES.append(_compared.cache_clear)
 
 
 def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:
