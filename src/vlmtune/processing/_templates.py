@@ -110,13 +110,15 @@ def _special_tokens(folder: Path) -> dict[str, str]:
         own = [settings.get(key) for key in ("extra_special_tokens", "model_specific_special_tokens")]
         found |= {name: settings[name] for name in SPECIAL_TOKENS if settings.get(name)}
         found |= {name: token for tokens in own if isinstance(tokens, dict) for name, token in tokens.items()}
-    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
-    for name, text in texts.items():
+    texts: dict[str, str] = {}
+    for name, token in found.items():
+        text = token.get("content") if isinstance(token, dict) else token
         if not isinstance(text, str):
             raise IntegrityError(
                 f"{folder}: the tokenizer's settings define {name} as {text!r:.80}, which is no text; repair "
                 "special_tokens_map.json or tokenizer_config.json"
             )
+        texts[name] = text
     return texts
 
 
