@@ -73,7 +73,7 @@ def row_ranges(sizes: Ints, most: int | None = None) -> Iterator[tuple[int, int]
     """
     block = np.cumsum(sizes) // (most or BLOCK)
     starts = np.flatnonzero(np.diff(block, prepend=-1)).tolist()
-    yield from zip(starts, [*starts[1:], len(sizes)], strict=True)
+    yield from zip(starts, [*starts[1:], len(sizes)][: len(starts)], strict=True)
 
 
 def words(answers: Sequence[str | None], references: References, tokenizer: Tokenizer) -> Texts:
