@@ -7,16 +7,17 @@ filter on its certainty would make of them. Images of the validation and evaluat
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
-from vlmtune.config import Config, LabelConfig
-from vlmtune.data import Rows, SplitRole
+from vlmtune.config import Config, EvaluationSetConfig, LabelConfig
+from vlmtune.data import Rows
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic, write_bytes
 from vlmtune.images import decode_rgb, pixel_hash
@@ -27,10 +28,10 @@ from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import read_manifest
 from vlmtune.run_layout import LABELLED_IMAGES, LABELLED_ROWS, labels_path, teacher_folder
-from vlmtune.scoring.score import choose_metrics, measure, reread, summary
-from vlmtune.scoring.self_check import primary_first
-from vlmtune.scoring.statistics import Resamples, by_group
-from vlmtune.types import Example, ImageRef
+from vlmtune.scoring.score import choose_primary, measure, percentile_interval, reread, resampled_scores, summary
+
+ASKED = "asked"
+"""Name of the set of rows without labels in the teacher's run folder."""
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 """Shares of the validation rows, the most certain first, whose score is shown beside that of the configured filter."""
@@ -67,10 +68,10 @@ def label(session: Session) -> dict[str, Any]:
         DataError: no row passes the filters.
     """
     settings = _checked(session.config)
-    artifact = labels_path(session.folder.root)
-    teacher = _teacher(session, settings)
+    artifact, root = labels_path(session.folder.root), teacher_folder(session.folder.root)
+    teacher = _teacher(session, settings, root)
     adapter = None if settings.adapter is None else Path(settings.adapter)
-    asked = _in(teacher, "asked", dataset=settings.dataset)
+    [asked] = teacher.additional
     provenance = asked.provenance(
         adapter=None if adapter is None else asked.verify_adapter(adapter),
         dataset=rows_facts(asked.rows("train")),
@@ -79,8 +80,7 @@ def label(session: Session) -> dict[str, Any]:
         evaluation=rows_facts(session.rows(session.config.evaluation.split)),
     )
     if session.folder.reconcile(artifact, provenance) is None:
-        known = _answers(_in(teacher, "validation"), adapter, "validation", settings)
-        rows = _answers(asked, adapter, "train", settings)
+        known, rows = _labelled(teacher, adapter, settings, root)
         built = session.folder.work(artifact, provenance) / artifact.name
         kept = _write(built, asked.rows("train"), rows, settings, _evaluated_images(session))
         facts = {"teacher": _name(asked, adapter), **kept, **_worth(session, known, settings)}
@@ -100,38 +100,49 @@ def _checked(config: Config) -> LabelConfig:
     return config.label
 
 
-def _teacher(session: Session, settings: LabelConfig) -> Session:
-    """The session in which the teacher answers: its model, its engine, and nothing but answers."""
+def _teacher(session: Session, settings: LabelConfig, root: Path) -> Session:
+    """The session in which the teacher answers the validation rows and, as a set beside them, those without labels.
+
+    One loaded model answers both.
+    """
     config = session.config
-    nothing: dict[str, Any] = {"additional": [], "baselines": [], "judge": None, "image_control_rows": 0}
+    asked = EvaluationSetConfig(name=ASKED, dataset=settings.dataset, task=config.task, split="train")
+    only: dict[str, Any] = {"additional": [asked], "baselines": [], "image_control_rows": 0, "split": "validation"}
     update = {
-        "evaluation": config.evaluation.model_copy(update=nothing),
+        "evaluation": config.evaluation.model_copy(update=only),
         "datasets": [],
         "model": settings.model or config.model,
         "inference": settings.inference or config.inference,
+        "output": config.output.model_copy(update={"dir": str(root)}),
     }
     same = settings.model in (None, config.model)
     return replace(session, config=config.model_copy(update=update), parent=session if same else None)
 
 
-def _in(session: Session, name: str, **blocks: Any) -> Session:
-    """The teacher's session in a run folder of its own, with other blocks."""
-    folder = teacher_folder(Path(session.config.output.dir)) / name
-    output = session.config.output.model_copy(update={"dir": str(folder)})
-    return replace(session, config=session.config.model_copy(update={**blocks, "output": output}))
+def _labelled(
+    teacher: Session, adapter: Path | None, settings: LabelConfig, root: Path
+) -> tuple[list[Labelled], list[Labelled]]:
+    """The teacher's answers to the validation rows and to those without labels, each with how certain it is."""
+    answers, samples = _answers(teacher, adapter), []
+    for number in range(1, settings.samples + 1):
+        drawn = {"temperature": settings.temperature, "seed": number}
+        update = {
+            "inference": teacher.config.inference.model_copy(update=drawn),
+            "output": teacher.config.output.model_copy(update={"dir": str(root / f"sample-{number}")}),
+        }
+        samples.append(_answers(replace(teacher, config=teacher.config.model_copy(update=update)), adapter))
+    known, rows = (
+        [Labelled(line, agree, _confidence(line)) for line, agree in zip(lines, _agreement(lines, drawn), strict=True)]
+        for lines, drawn in zip(answers, zip(*samples, strict=True) if samples else ((), ()), strict=True)
+    )
+    return known, rows
 
 
-def _answers(session: Session, adapter: Path | None, role: SplitRole, settings: LabelConfig) -> list[Labelled]:
-    """The teacher's answers to the rows of a role, each with how certain it is."""
-    lines = read(predict.predict(session, adapter, role))
-    samples: list[dict[str | None, Line]] = []
-    for number in range(settings.samples):
-        drawn = {"temperature": settings.temperature, "seed": number + 1}
-        inference = session.config.inference.model_copy(update=drawn)
-        sampled = _in(session, f"sample-{number + 1}", inference=inference)
-        samples.append({line.id: line for line in read(predict.predict(sampled, adapter, role))})
-    agreement = _agreement(lines, [[one[line.id] for line in lines] for one in samples])
-    return [Labelled(line, agree, _confidence(line)) for line, agree in zip(lines, agreement, strict=True)]
+def _answers(teacher: Session, adapter: Path | None) -> tuple[list[Line], list[Line]]:
+    """Answers to the validation rows and to those without labels."""
+    file = predict.predict(teacher, adapter)
+    [asked] = teacher.additional
+    return read(file), read(asked.files.baseline if adapter is None else asked.files.tuned)
 
 
 def _agreement(lines: Sequence[Line], samples: Sequence[Sequence[Line]]) -> list[float | None]:
@@ -159,7 +170,7 @@ def _evaluated_images(session: Session) -> set[str]:
 
 
 def _write(
-    folder: Path, rows: Rows, labelled: Sequence[Labelled], settings: LabelConfig, evaluated: set[str]
+    folder: Path, rows: Rows, labelled: Sequence[Labelled], settings: LabelConfig, evaluated: Set[str]
 ) -> dict[str, Any]:
     """Write the rows that pass the filters, with copies of their images; returns how many there are of each kind."""
     (folder / LABELLED_IMAGES).mkdir(parents=True, exist_ok=True)
@@ -167,11 +178,12 @@ def _write(
     lines: list[str] = []
     for example, one in zip(rows, labelled, strict=True):
         counts["asked"] += 1
-        kind = _fate(example, one, settings, evaluated)
+        images = {} if _failed(one.line) else {pixel_hash(image): image for image in map(decode_rgb, example.images)}
+        kind = _fate(one, images.keys(), settings, evaluated)
         counts[kind] += 1
         if kind == "labelled":
-            images = [_copy(folder, ref) for ref in example.images]
-            record = {"id": example.id, "images": images, "label": _text(one.line)}
+            files = [_copy(folder, name, image) for name, image in images.items()]
+            record = {"id": example.id, "images": files, "label": _text(one.line)}
             record |= {"question": example.question} if example.question is not None else {}
             lines.append(json.dumps({**record, "agreement": one.agreement, "confidence": one.confidence}) + "\n")
     if not lines:
@@ -181,11 +193,15 @@ def _write(
     return {"rows": counts}
 
 
-def _fate(example: Example, one: Labelled, settings: LabelConfig, evaluated: set[str]) -> str:
-    """What becomes of a row."""
-    if one.line.prediction is None or one.line.unparsed is not None or not one.line.prediction.strip():
+def _failed(line: Line) -> bool:
+    return line.prediction is None or line.unparsed is not None or not line.prediction.strip()
+
+
+def _fate(one: Labelled, images: Set[str], settings: LabelConfig, evaluated: Set[str]) -> str:
+    """What becomes of a row, whose images have these hashes."""
+    if _failed(one.line):
         return "failed"
-    if any(pixel_hash_of(ref) in evaluated for ref in example.images):
+    if images & evaluated:
         return "evaluated"
     return "labelled" if one.passes(settings.min_agreement, settings.min_confidence) else "filtered"
 
@@ -195,10 +211,9 @@ def _text(line: Line) -> str:
     return line.answer if isinstance(line.answer, str) and line.answer.strip() else (line.prediction or "").strip()
 
 
-def _copy(folder: Path, ref: ImageRef) -> str:
-    """Copy an image, named after its pixels; returns its path in the folder."""
-    image = decode_rgb(ref)
-    name = f"{LABELLED_IMAGES}/{pixel_hash(image)[:24]}.png"
+def _copy(folder: Path, pixels: str, image: Image) -> str:
+    """Save an image under the hash of its pixels; returns its path in the folder."""
+    name = f"{LABELLED_IMAGES}/{pixels[:24]}.png"
     if not (folder / name).is_file():
         stream = io.BytesIO()
         image.save(stream, "PNG")
@@ -210,8 +225,7 @@ def _worth(session: Session, known: Sequence[Labelled], settings: LabelConfig) -
     """The teacher's score on rows with labels, all of them and those that pass each filter."""
     evaluation = session.config.evaluation
     lines = reread([one.line for one in known], session.task, session.config.task)
-    metrics = choose_metrics(session.task, evaluation.metrics, lines)
-    metric = primary_first(metrics, session.task, session.config.task, lines, evaluation.primary).metrics[0]
+    metric = choose_primary(session.task, session.config.task, lines, evaluation.metrics, evaluation.primary).metrics[0]
     answered = [n for n, line in enumerate(lines) if line.prediction is not None]
     stats = measure(metric, [lines[n] for n in answered]) if answered else np.zeros((0, 1))
     filters: list[tuple[str, float | None, dict[str, float]]] = []
@@ -225,15 +239,20 @@ def _worth(session: Session, known: Sequence[Labelled], settings: LabelConfig) -
     for name, threshold, bounds in filters:
         limits = {"agreement": 0.0, "confidence": 0.0, **bounds}
         kept = [k for k, n in enumerate(answered) if known[n].passes(**limits)]
-        groups = [str(lines[answered[k]].cluster or lines[answered[k]].id) for k in kept]
-        worth.append({"filter": name, "threshold": threshold, "rows": len(kept), **_score(metric, stats[kept], groups)})
+        worth.append(
+            {
+                "filter": name,
+                "threshold": threshold,
+                "rows": len(kept),
+                **_score(metric, stats[kept], [lines[answered[k]] for k in kept]),
+            }
+        )
     return {"metric": metric.name, "validation_rows": len(known), "filters": worth}
 
 
-def _score(metric: Metric, stats: Stats, groups: Sequence[str]) -> dict[str, float | None]:
+def _score(metric: Metric, stats: Stats, lines: Sequence[Line]) -> dict[str, float | None]:
     """Score of some rows with its 95 % interval; null for too few."""
-    if len(groups) < FEWEST:
+    if len(lines) < FEWEST:
         return {"score": None, "low": None, "high": None}
-    sums = Resamples(len(set(groups)), 2000, 0).bootstrap([by_group(stats, groups)])[0]
-    low, high = np.percentile(np.asarray(metric.summarise(sums)), [2.5, 97.5])
-    return {"score": summary(metric, stats), "low": float(low), "high": float(high)}
+    low, high = percentile_interval(resampled_scores(metric, [stats], lines)[:, 0])
+    return {"score": summary(metric, stats), "low": low, "high": high}

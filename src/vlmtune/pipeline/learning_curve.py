@@ -10,16 +10,13 @@ import numpy as np
 from vlmtune.config import refuse_evaluated_training_rows, with_values
 from vlmtune.errors import ConfigError
 from vlmtune.files import write_atomic, write_json
-from vlmtune.metrics import Metric
 from vlmtune.pipeline import predict, train
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line, read
 from vlmtune.report import learning_curve_page
 from vlmtune.run_layout import learning_curve_folder, learning_curve_page_path, learning_curve_path
 from vlmtune.scoring.learning_curve import FEWEST_SIZES, Scores, extrapolate
-from vlmtune.scoring.score import choose_metrics, measure, reread, summary
-from vlmtune.scoring.self_check import primary_first
-from vlmtune.scoring.statistics import Resamples, by_group
+from vlmtune.scoring.score import choose_primary, measure, percentile_interval, reread, resampled_scores, summary
 
 FACTORS = (1.0, 2.0, 4.0)
 """Multiples of all train rows that the curve is extrapolated to, beyond what was trained."""
@@ -40,12 +37,13 @@ def learning_curve(session: Session, fractions: Sequence[float]) -> dict[str, An
     sizes = _sizes(fractions, total)
     files = [(size, file) for size in sizes for file in _answer(session, size)]
     lines = [reread(read(file), session.task, config.task) for _, file in files]
-    metrics = choose_metrics(session.task, config.evaluation.metrics, lines[0])
-    metric = primary_first(metrics, session.task, config.task, lines[0], config.evaluation.primary).metrics[0]
+    evaluation = config.evaluation
+    metric = choose_primary(session.task, config.task, lines[0], evaluation.metrics, evaluation.primary).metrics[0]
     kept = _answered(lines)
-    resampled = _resampled(metric, kept, config.evaluation.statistics.seed)
+    stats = [measure(metric, each) for each in kept]
+    resampled = resampled_scores(metric, stats, kept[0], evaluation.statistics.seed)
     trained = [size for size, _ in files]
-    observed = [summary(metric, measure(metric, each)) for each in kept]
+    observed = [summary(metric, each) for each in stats]
     result = {
         "schema_version": 1,
         "metric": metric.name,
@@ -96,17 +94,9 @@ def _answered(files: Sequence[Sequence[Line]]) -> list[list[Line]]:
     return [[each[name] for name in common] for each in answered]
 
 
-def _resampled(metric: Metric, files: Sequence[Sequence[Line]], seed: int) -> Scores:
-    """Scores [R, S] of every file on the same resamples of the rows; rows of one image are drawn together."""
-    groups = [str(line.cluster or line.id) for line in files[0]]
-    sides = [by_group(measure(metric, lines), groups) for lines in files]
-    draws = Resamples(len(sides[0]), 2000, seed).bootstrap(sides)
-    return np.stack([np.asarray(metric.summarise(sums)) for sums in draws], axis=1)
-
-
 def _point(size: int, trained: Sequence[int], observed: Sequence[float], resampled: Scores) -> dict[str, Any]:
     """The score at one size, the mean of its seeds, with the 95 % interval over the evaluated rows."""
     own = [n for n, each in enumerate(trained) if each == size]
-    low, high = np.percentile(resampled[:, own].mean(axis=1), [2.5, 97.5])
+    low, high = percentile_interval(resampled[:, own].mean(axis=1))
     seeds = [observed[n] for n in own]
-    return {"rows": size, "score": float(np.mean(seeds)), "low": float(low), "high": float(high), "seeds": seeds}
+    return {"rows": size, "score": float(np.mean(seeds)), "low": low, "high": high, "seeds": seeds}

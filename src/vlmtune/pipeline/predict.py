@@ -18,9 +18,8 @@ from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.predictions import Line, read
 from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import ANSWERS, SHUFFLED_ANSWERS, THUMBNAILS, controls_path
-from vlmtune.scoring.score import Score, choose_metrics, reread, unfinished_thoughts
+from vlmtune.scoring.score import Score, choose_primary, reread, unfinished_thoughts
 from vlmtune.scoring.score import score as score_lines
-from vlmtune.scoring.self_check import primary_first
 from vlmtune.thoughts import UNFINISHED_THOUGHT
 from vlmtune.types import Example, ImageRef, Outcome, Request, VideoRef
 from vlmtune.videos import FILE_ENDINGS
@@ -167,8 +166,7 @@ def _check_rows(session: Session, examples: list[Example]) -> None:
     if session.config.dataset.labelled:
         evaluation = session.config.evaluation
         lines = reread(truth_lines(session, examples), session.task, session.config.task)
-        metrics = choose_metrics(session.task, evaluation.metrics, lines)
-        choice = primary_first(metrics, session.task, session.config.task, lines, evaluation.primary)
+        choice = choose_primary(session.task, session.config.task, lines, evaluation.metrics, evaluation.primary)
         for message in (*([f"primary metric: {choice.reason}"] if choice.reason else []), *choice.warnings):
             session.progress.note(message)
 

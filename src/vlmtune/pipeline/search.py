@@ -24,8 +24,7 @@ from vlmtune.report import search_page
 from vlmtune.run_folder import Provenance, read_manifest
 from vlmtune.run_layout import search_page_path, search_path
 from vlmtune.scoring.comparison import Comparison
-from vlmtune.scoring.score import choose_metrics
-from vlmtune.scoring.self_check import primary_first
+from vlmtune.scoring.score import choose_primary
 from vlmtune.search import Range, SearchConfig
 from vlmtune.search.study import Failed, Report, Stopped, Study, Trial
 from vlmtune.training.checkpoints import VALIDATION_LOSS
@@ -101,9 +100,8 @@ def _selection(session: Session, settings: SearchConfig) -> _Selection:
         return _Selection("loss", VALIDATION_LOSS, False)
     lines = predict.truth_lines(session, list(session.rows("validation")))
     named = [settings.metric] if settings.metric else config.evaluation.metrics
-    metrics = choose_metrics(session.task, named, lines)
     primary = settings.metric or config.evaluation.primary
-    metric = primary_first(metrics, session.task, config.task, lines, primary).metrics[0]
+    metric = choose_primary(session.task, config.task, lines, named, primary).metrics[0]
     return _Selection(metric.name, f"validation_{metric.name}", metric.higher_is_better)
 
 

@@ -16,8 +16,8 @@ from vlmtune.metrics import Metric, Stats, custom_metric
 from vlmtune.predictions import Line
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.scoring.results import Lengths, ResponseShares, ScoredRows, ScoreLengths, ScoreResult
-from vlmtune.scoring.self_check import primary_first
-from vlmtune.scoring.statistics import wilson
+from vlmtune.scoring.self_check import MetricChoice, primary_first
+from vlmtune.scoring.statistics import Resamples, by_group, wilson
 from vlmtune.scoring.truths import has_metric_truth
 from vlmtune.tasks import Task, parse_answer, unwrap_references
 from vlmtune.text_units import unit_of, units
@@ -31,7 +31,10 @@ SHORTEST_LOOP = 6
 """Characters without spaces that a passage and its two repetitions have at least: 哈哈哈 is a word."""
 
 RATE_LEVEL = 0.95
-"""Level of the intervals of one file's shares."""
+"""Level of the intervals of one file's scores."""
+
+RESAMPLES = 2000
+"""Resamples of the rows for such an interval, where it is no share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def score(lines: Sequence[Line], task: Task, config: BaseConfig, names: Sequence
         ConfigError: the task has no metric of a given name.
     """
     lines = reread(lines, task, config)
-    choice = primary_first(choose_metrics(task, names, lines), task, config, lines)
+    choice = choose_primary(task, config, lines, names)
     metrics = choice.metrics
     answered = [line for line in lines if line.prediction is not None]
     values: dict[str, float | None] = dict.fromkeys((metric.name for metric in metrics), None)
@@ -134,6 +137,17 @@ def _lengths(lines: Sequence[Line], answered: Sequence[Line]) -> ScoreLengths:
         "references": response_lengths(references),
         "unit": unit_of(references or answers),
     }
+
+
+def choose_primary(
+    task: Task,
+    config: BaseConfig,
+    lines: Sequence[Line],
+    names: Sequence[str] | None = None,
+    primary: str | None = None,
+) -> MetricChoice:
+    """The metrics to report, the primary one first; see `choose_metrics` and `primary_first`."""
+    return primary_first(choose_metrics(task, names, lines), task, config, lines, primary)
 
 
 def choose_metrics(task: Task, names: Sequence[str] | None, lines: Sequence[Line]) -> list[Metric]:
@@ -224,6 +238,27 @@ def signature(metric: Metric, lines: Sequence[Line]) -> str:
     counts = {len(line.references) for line in lines}
     tokens = metric.tokens([line.truth[metric.truth] for line in lines]) if metric.tokens else ""
     return metric.signature.format(nrefs=counts.pop() if len(counts) == 1 else "var", tokens=tokens)
+
+
+def resampled_scores(metric: Metric, files: Sequence[Stats], lines: Sequence[Line], seed: int = 0) -> Stats:
+    """Scores [R, S] of S files on the same R resamples of their rows; rows of one group are drawn together.
+
+    Args:
+        metric: of the scores.
+        files: statistics [N, K] of each file.
+        lines: the rows [N], in the same order in every file.
+        seed: of the resamples.
+    """
+    groups = [str(line.cluster or line.id) for line in lines]
+    sides = [by_group(stats, groups) for stats in files]
+    draws = Resamples(len(sides[0]), RESAMPLES, seed).bootstrap(sides)
+    return np.stack([np.asarray(metric.summarise(sums)) for sums in draws], axis=1)
+
+
+def percentile_interval(scores: Stats) -> tuple[float, float]:
+    """The interval of `RATE_LEVEL` that resampled scores [R] span."""
+    low, high = np.quantile(scores, [(1 - RATE_LEVEL) / 2, (1 + RATE_LEVEL) / 2])
+    return float(low), float(high)
 
 
 def summary(metric: Metric, stats: Stats) -> float:

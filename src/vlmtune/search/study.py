@@ -135,6 +135,7 @@ class Study:
             self._study.sampler = self._sampler(number)
             trial = self._study.ask()
         values = {key: self._suggest(trial, number, key) for key in self._settings.space}
+        trial.set_user_attr("values", values)
         last: list[float] = []
 
         def report(evaluations: int, value: float) -> None:
@@ -181,23 +182,16 @@ class Study:
 
         frozen = self._study.get_trials(deepcopy=False)[number]
         states: dict[Any, State] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped"}
-        values = {key: self._value(frozen.params, number, key) for key in self._settings.space}
         reported = sorted(frozen.intermediate_values.items())
         evaluations = tuple((count / self._evaluations, value) for count, value in reported)
         return Trial(
             number,
-            values,
+            frozen.user_attrs["values"],
             states.get(frozen.state, "failed"),
             reported[-1][1] if reported else None,
             evaluations,
             frozen.user_attrs.get("reason"),
         )
-
-    def _value(self, params: Mapping[str, Any], number: int, key: str) -> Any:
-        if self._all:
-            return self._all[number][key]
-        space = self._settings.space[key]
-        return space[params[key]] if isinstance(space, list) else params[key]
 
 
 def _combinations(settings: SearchConfig) -> list[dict[str, Any]]:
