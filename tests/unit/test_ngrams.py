@@ -1,6 +1,7 @@
 """BLEU and chrF equal their official implementations, and their statistics add up to the corpus score."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from vlmtune.metrics import (
     Metric,
     _ngram_counts,
     _symbols,
+    _tokenization,
     bleu,
     bleu_4,
     captions,
@@ -115,3 +117,14 @@ def test_document_frequencies_are_counted_in_parts_of_any_size(monkeypatch: pyte
             length = len(names[0])
             expected = {ngram: len(rows) for ngram, rows in rows_with.items() if len(ngram) == length and len(rows) > 1}
             assert dict(zip(names, counts.tolist(), strict=True)) == expected
+
+
+def test_nothing_of_the_texts_is_kept_after_they_are_forgotten() -> None:
+    references = [["a red ball", "the ball"], ["grass"]]
+    for metric in (bleu, bleu_4, cider_d, rouge_l, chrf):
+        metric.measure(["a ball", "grass"], references)
+    kept: list[Any] = [captions._compared, captions._documents, ngrams._compared, _tokenization._tokenizer_of]
+    kept += [_symbols._kept, _symbols._numbered_references]
+    assert all(one.cache_info().currsize for one in kept)
+    _symbols.forget_texts()
+    assert not any(one.cache_info().currsize for one in kept)

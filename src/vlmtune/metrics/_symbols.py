@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,13 +90,24 @@ def words(answers: Sequence[str | None], references: References, tokenizer: Toke
     return Texts(_numbered(said, known), numbered, row_index)
 
 
-CACHES: list[Callable[[], None]] = []
-"""Clear what metrics keep of the last texts."""
+_Result = TypeVar("_Result")
+_CLEAR: list[Callable[[], None]] = []
+
+
+def kept_texts(most: int) -> Callable[[Callable[..., _Result]], Callable[..., _Result]]:
+    """Decorates a function of texts whose last results are kept until `forget_texts`."""
+
+    def decorate(function: Callable[..., _Result]) -> Callable[..., _Result]:
+        cached = lru_cache(maxsize=most)(function)
+        _CLEAR.append(cached.cache_clear)
+        return cached
+
+    return decorate
 
 
 def forget_texts() -> None:
     """Free the references that are kept for the next answers to them, and what was counted in both."""
-    for clear in (_numbered_references.cache_clear, _kept.cache_clear, *CACHES):
+    for clear in _CLEAR:
         clear()
 
 
@@ -104,12 +116,12 @@ def as_key(references: Iterable[Iterable[str]]) -> References:
     return _kept(tuple(map(tuple, references)))
 
 
-@lru_cache(maxsize=2)
+@kept_texts(2)
 def _kept(references: References) -> References:
     return references
 
 
-@lru_cache(maxsize=2)  # COCO's tokens and sacrebleu's
+@kept_texts(2)  # COCO's tokens and sacrebleu's
 def _numbered_references(references: References, tokenizer: Tokenizer) -> tuple[Mapping[str, int], Symbols, Ints]:
     known: dict[str, int] = {}
     numbered = _numbered(map(tokenizer, chain.from_iterable(references)), {}, known)

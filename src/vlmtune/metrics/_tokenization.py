@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 
-from vlmtune.metrics._symbols import as_key
+from vlmtune.metrics._symbols import as_key, kept_texts
 from vlmtune.text_units import language
 
 Words = tuple[str, ...]
@@ -143,7 +143,7 @@ def references_tokenizer(references: References) -> str:
     return _tokenizer_of(as_key(references))
 
 
-@lru_cache(maxsize=4)
+@kept_texts(4)
 def _tokenizer_of(references: tuple[tuple[str, ...], ...]) -> str:
     found = language(chain.from_iterable(references))
     if found is None or found == "zh":

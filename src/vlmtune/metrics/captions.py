@@ -7,7 +7,6 @@ Truth: `references`, one or more texts; `keyword_recall` alone compares with `ke
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from vlmtune.metrics._ngram_counts import (
     per_row,
     ratio,
 )
-from vlmtune.metrics._symbols import CACHES, Texts, as_key, as_strings, words
+from vlmtune.metrics._symbols import Texts, as_key, as_strings, kept_texts, words
 from vlmtune.metrics._tokenization import caption_name, caption_tokenizer
 from vlmtune.text_units import DENSE
 
@@ -45,7 +44,7 @@ References = Sequence[Sequence[str]]
 
 
 # Five metrics measure the same rows in turn, first of one side of a comparison, then of the other.
-@lru_cache(maxsize=2)
+@kept_texts(2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
     """BLEU's statistics [N, 9] (matches and n-grams of orders 1-4, closest reference length), CIDEr-D per row [N]."""
     texts, documents = words(answers, references, caption_tokenizer(references)), _documents(references)
@@ -59,10 +58,7 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     return compared, np.concatenate(values)
 
 
-CACHES.append(_compared.cache_clear)
-
-
-@lru_cache(maxsize=1)
+@kept_texts(1)
 def _documents(references: tuple[tuple[str, ...], ...]) -> DocumentFrequencies:
     texts = words([""] * len(references), references, caption_tokenizer(references))
     return DocumentFrequencies.of(texts.references, texts.row_index, ORDERS)

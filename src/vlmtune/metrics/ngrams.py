@@ -7,13 +7,12 @@ on other tokens, is in `captions`. Truth: `references`, one or more texts.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import Order, clipped_matches, closest_length, first_of_row, orders
-from vlmtune.metrics._symbols import CACHES, Texts, as_key, characters, row_ranges, words
+from vlmtune.metrics._symbols import Texts, as_key, characters, kept_texts, row_ranges, words
 from vlmtune.metrics._tokenization import sacrebleu_name, sacrebleu_tokenizer
 
 ORDERS = 4
@@ -21,7 +20,7 @@ CHARACTERS = 6
 
 
 # Both definitions of BLEU measure the same rows in turn, first of one side of a comparison, then of the other.
-@lru_cache(maxsize=2)
+@kept_texts(2)
 def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
     """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
     texts = words(answers, references, sacrebleu_tokenizer(references))
@@ -30,9 +29,6 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     matches = [clipped_matches(block, list(orders(block, ORDERS))) for block in texts.blocks()]
     empty = np.zeros((0, 2 * ORDERS))
     return np.column_stack([np.concatenate([empty, *matches]), closest_length(texts), shortest])
-
-
-CACHES.append(_compared.cache_clear)
 
 
 def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:

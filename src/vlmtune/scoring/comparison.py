@@ -140,6 +140,8 @@ def compare(  # noqa: PLR0913 - the sides, and what they are compared by
     first, *systems, prompt_baselines = [_reread(side, context) for side in given]
     _refuse_mixture([file for side in (first, *systems, prompt_baselines) for file in side])
     matches = [_match(first, system, context, evaluation) for system in systems]
+    forget_texts()
+    matches = [_with_results(match, context) for match in matches]
     if judge is not None:
         matches = [_with_judge(match, judge, evaluation, number == 0) for number, match in enumerate(matches)]
     adjusted = adjust_p_values([match.results for match in matches])
@@ -176,9 +178,10 @@ def compare_prompt_baselines(
 ) -> PromptBaselines:
     """B against each prompt baseline (side A of these results), in the given order, on the rows the two share."""
     results: PromptBaselines = []
-    for file in files:
-        evidence = gather((file,), b, {primary.truth})
-        statistics = _statistics([primary], evidence)
+    gathered = [gather((file,), b, {primary.truth}) for file in files]
+    measured = [_statistics([primary], evidence) for evidence in gathered]
+    forget_texts()
+    for file, evidence, statistics in zip(files, gathered, measured, strict=True):
         metric = metric_results(statistics, evidence, context.statistics)[0] if statistics else None
         names: Sides[str] = {"a": file.name, "b": name_of(b)}
         why_not = [
@@ -267,7 +270,7 @@ def _reread(side: Sequence[PredictionFile], context: ScoringContext) -> Side:
 
 
 def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConfig) -> _Match:
-    """Pair one side B with A, and compare their metrics."""
+    """Pair one side B with A, and measure their metrics."""
     for file in (*a, *b):
         if not file.lines:
             raise DataError(f"{file.name} has no rows")
@@ -281,10 +284,14 @@ def _match(a: Side, b: Side, context: ScoringContext, evaluation: EvaluationConf
             f"{name_of(a)} and {name_of(b)} have no row in common: neither an id nor the references of a row agree"
             + reasons
         )
-    statistics = _statistics(choice.metrics, evidence)
-    forget_texts()
-    results = metric_results(statistics, evidence, context.statistics) if statistics else []
-    return _Match(a, b, choice, evidence, statistics, results)
+    return _Match(a, b, choice, evidence, _statistics(choice.metrics, evidence), [])
+
+
+def _with_results(match: _Match, context: ScoringContext) -> _Match:
+    """With the results of resampling; what was kept of the texts is no longer needed by then."""
+    statistics = match.statistics
+    results = metric_results(statistics, match.evidence, context.statistics) if statistics else []
+    return replace(match, results=results)
 
 
 def _statistics(metrics: Sequence[Metric], evidence: Evidence) -> list[SufficientStatistics]:
