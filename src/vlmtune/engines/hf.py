@@ -57,11 +57,6 @@ def open_engine(
     """
     device = pick_device(model)
     loaded: Any = load_model(encoder.checkpoint, device, precision)
-    if (named := loaded.config.image_token_id) != encoder.renderer.image_id:
-        raise IntegrityError(
-            f"{encoder.checkpoint.folder}: image_token_id in config.json is {named}, but that of the tokenizer is "
-            f"{encoder.renderer.image_id}; download the checkpoint again"
-        )
     if adapter is not None:
         loaded = attach_adapter(loaded, adapter)
     return HfEngine(config, encoder, loaded, device, precision, adapted=adapter is not None)

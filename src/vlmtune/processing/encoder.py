@@ -180,7 +180,7 @@ class Encoder:
         thinking: what becomes of thoughts (`Renderer`).
 
     Raises:
-        IntegrityError: the checkpoint lacks a tokenizer, a chat template or image settings.
+        IntegrityError: the checkpoint lacks a tokenizer, a chat template or image settings, or they contradict it.
     """
 
     def __init__(
@@ -203,6 +203,11 @@ class Encoder:
         if self.renderer.thinks:
             self._text_facts["thinking"] = thinking
         settings = read_json(checkpoint.folder / "config.json")
+        if (named := settings.get("image_token_id")) not in (None, self.renderer.image_id):
+            raise IntegrityError(
+                f"{checkpoint.folder}: image_token_id in config.json is {named!r:.80}, but that of the tokenizer is "
+                f"{self.renderer.image_id}; download the checkpoint again"
+            )
         # Checkpoints of Qwen2.5-VL keep the language model's settings at the top.
         self.max_positions: int = settings.get("text_config", settings).get("max_position_embeddings", 0)
         if not self.max_positions:
