@@ -1,6 +1,7 @@
 """Which layers get an adapter, how its weights begin and how fast they learn: as PEFT has it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import peft
 import pytest
 import torch
 from builders import TINY, assistant, make_image, ref, user
-from interruptions import StopAfter
+from interruptions import StopAfter, adapter_bytes
 from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora import LoraLayer
 
@@ -169,7 +170,9 @@ def test_the_rank_must_fit_the_smallest_matrix(encoder: Encoder) -> None:
         add_adapter(base_of(encoder), settings, encoder.checkpoint.family, 0)
 
 
-def test_loftq_makes_up_for_the_rounding_to_four_bits(encoder: Encoder, make_job: MakeJob) -> None:
+def test_loftq_makes_up_for_the_rounding_to_four_bits(
+    encoder: Encoder, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("bitsandbytes")
     config = TINY.model_copy(update={"quantization": "nf4"})
     checkpoint = find_checkpoint(config)
@@ -177,9 +180,23 @@ def test_loftq_makes_up_for_the_rounding_to_four_bits(encoder: Encoder, make_job
     begin_with_rounding_errors(model, base_of(encoder))  # before any forward pass, which repacks weights on a CPU
     exact, rounded = logits(base_of(encoder), encoder), logits(load_model(checkpoint, "cpu", "fp32"), encoder)
     assert (logits(model, encoder) - exact).norm() < 0.7 * (rounded - exact).norm()
-    job = make_job(lora=LoraConfig(rank=8, init_lora_weights="loftq"), precision="bf16")
-    object.__setattr__(job, "encoder", Encoder(checkpoint, config))
-    trainer.train(job, QUIET, StopRequest())
+    begun: list[bool] = []
+
+    def begin(model: Any, original: Any) -> None:
+        begun.append(True)
+        begin_with_rounding_errors(model, original)
+
+    monkeypatch.setattr(trainer, "begin_with_rounding_errors", begin)
+    settings = LoraConfig(rank=8, init_lora_weights="loftq")
+    jobs = [make_job(name, lora=settings, precision="bf16") for name in ("straight", "broken")]
+    straight, broken = (replace(job, encoder=Encoder(checkpoint, config)) for job in jobs)
+    trainer.train(straight, QUIET, StopRequest())
+    with pytest.raises(Interrupted):
+        trainer.train(broken, QUIET, StopAfter(8))
+    assert len(begun) == 2
+    trainer.train(broken, QUIET, StopRequest())
+    assert len(begun) == 2, "a resumed run has its weights"
+    assert adapter_bytes(broken.adapter) == adapter_bytes(straight.adapter)
 
 
 @pytest.mark.parametrize("use_dora", [False, True])

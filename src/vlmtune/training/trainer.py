@@ -99,10 +99,6 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     started = time.monotonic()
     try:
         model = add_adapter(base, settings.lora, family, settings.seed, initial, settings.full)
-        if settings.lora.init_lora_weights == "loftq":
-            original = load_model(replace(job.encoder.checkpoint, quantization=None), "cpu", "bf16")
-            begin_with_rounding_errors(model, original)
-            del original
         for note in in_full(model, family, settings):
             progress.note(note)
         trainer = Trainer(job, model, device, lengths)
@@ -171,6 +167,11 @@ class Trainer:
     def run(self, progress: Progress, stop: StopRequest) -> None:
         """Take all remaining steps."""
         self._resume(progress)
+        if self.step == 0 and self._job.settings.lora.init_lora_weights == "loftq":
+            # A checkpoint has what the adapter became of it: a second model is only loaded for a fresh start.
+            original = load_model(replace(self._job.encoder.checkpoint, quantization=None), "cpu", "bf16")
+            begin_with_rounding_errors(self._model, original)
+            del original
         self._try_longest_sequence()
         self._check_packing()
         with self._writer:
