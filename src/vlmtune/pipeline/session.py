@@ -106,6 +106,8 @@ class Session:
     @functools.cached_property
     def inference(self) -> InferenceConfig:
         """How answers are generated, with what the checkpoint decides."""
+        if self.evaluation_set is not None and self.parent is not None:
+            return self.parent.inference  # the engine that answers the run's own rows answers those of its sets
         task, settings = self.config.task, resolved(self.config.inference, self.encoder)
         return with_json_schema(
             settings, task, lambda: (self.task.truth(task, row)["record"] for row in self.rows("train"))
