@@ -238,7 +238,7 @@ def test_an_adapter_trains_on_the_language_model_alone_and_reloads(
     for _ in range(4):
         loss = loss_of(adapted)
         loss.backward()
-        check_first_gradients(adapted)
+        check_first_gradients(adapted, encoder.checkpoint.family)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
@@ -262,7 +262,7 @@ def test_every_part_can_be_trained(family_encoder: tuple[ModelConfig, Encoder]) 
     example = encoder.training_example((user(ONE, "What?"), assistant("A red ball .")), "all", 2048)
     (row,) = pack([example], Layout.of(encoder), 2048)
     token_losses(base, row, encoder, "cpu").sum().backward()
-    check_first_gradients(adapted)
+    assert check_first_gradients(adapted, family)
 
 
 def test_an_unknown_architecture_is_refused_before_its_weights_are_looked_for(tmp_path: Path) -> None:

@@ -188,13 +188,13 @@ def test_the_first_gradients_are_read_at_once(encoder: Encoder, count: Callable[
     for weight in weights.values():
         weight.grad = torch.ones_like(weight)
     waits = count("tolist", "item", "__bool__")
-    check_first_gradients(model)
+    check_first_gradients(model, encoder.checkpoint.family)
     assert len(waits) == 1
     dead = next(name for name in weights if "lora_B" in name)
     for gradient in (None, torch.zeros_like(weights[dead])):
         weights[dead].grad = gradient
         with pytest.raises(IntegrityError, match=f"1 adapter layers got no gradient .* {dead}"):
-            check_first_gradients(model)
+            check_first_gradients(model, encoder.checkpoint.family)
 
 
 def test_shapes_of_heads_are_those_of_the_released_models() -> None:

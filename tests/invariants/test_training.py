@@ -278,9 +278,10 @@ def test_nan_stops_before_the_optimizer_step(make_job: MakeJob, monkeypatch: pyt
 
 
 def test_an_adapter_without_gradient_is_refused(make_job: MakeJob) -> None:
-    model = seen(make_job())
+    job = make_job()
+    model = seen(job)
     with pytest.raises(IntegrityError, match="28 adapter layers got no gradient"):
-        check_first_gradients(model)
+        check_first_gradients(model, job.encoder.checkpoint.family)
 
 
 def test_unknown_target_module_names_the_closest(make_job: MakeJob) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import Notes
 from interruptions import StopAfter, adapter_bytes
 
 from vlmtune.errors import Diverged, Interrupted
@@ -116,25 +117,17 @@ def test_fp16_learns_what_fp32_learns(make_job: MakeJob) -> None:
     assert "skipped_steps" not in facts[1]
 
 
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-
 def test_steps_beyond_the_range_of_fp16_are_skipped_counted_and_said(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scale of 2**40 makes every gradient infinite; halved at each step, the run goes on where they fit."""
+    """A scale of 2**22 makes gradients infinite; halved at each such step, the run goes on where they fit."""
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", _started_at(2.0**22))
     straight, broken = (make_job(name, precision="fp16", epochs=6, save_every_steps=1) for name in ("one", "two"))
     shown = Notes()
     facts = trainer.train(straight, Progress(shown), StopRequest())
     skipped = facts["skipped_steps"]
     assert 0 < skipped < facts["steps"]
-    assert any(f"{skipped} of {facts['steps']} steps were skipped" in note for note in shown.said)
+    assert any(f"{skipped} of {facts['steps']} steps were skipped" in note for note in shown.texts)
     with pytest.raises(Interrupted):
         trainer.train(broken, QUIET, StopAfter(5))
     state = checkpoints.read(checkpoints.newest(broken.work))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 """What PEFT puts before the name of a module."""
 
 OLD_NAMES = (
@@ -32,7 +32,7 @@ WRAPPERS = re.compile(r"(?<=\.)(?:_orig_mod|module)\.")
 
 def current_name(name: str) -> str:
     """The name of an adapter's weight as PEFT saves it in current versions of transformers."""
-    name = WRAPPERS.sub("", name if name.startswith(PREFIX) else PREFIX + name)
+    name = WRAPPERS.sub("", name if name.startswith(PEFT_PREFIX) else PEFT_PREFIX + name)
     name = re.sub(r"(\.lora_\w+)\.default(?=\.|$)", r"\1", name)
     name = name.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")
     for old, new in OLD_NAMES:
@@ -66,7 +66,7 @@ def under_current_names(folder: Path) -> Iterator[Path]:
 
 
 def _module(name: str) -> str:
-    return WRAPPERS.sub("", name).partition(".lora_")[0].removeprefix(PREFIX)
+    return WRAPPERS.sub("", name).partition(".lora_")[0].removeprefix(PEFT_PREFIX)
 
 
 def _with_modules(config: Mapping[str, Any], modules: Mapping[str, str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from vlmtune.boxes import BoxFormName
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError, VlmtuneError
 from vlmtune.families import Family
 from vlmtune.files import read_json
-from vlmtune.modeling.adapter_names import under_current_names
+from vlmtune.modeling.adapter_names import PEFT_PREFIX, under_current_names
 from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.modeling.quantization import (
     MODELOPT,
@@ -460,7 +460,7 @@ def _refuse_other_copies(model: "PreTrainedModel", copies: "dict[str, torch.Tens
     """
     own = model.state_dict()
     for name, weight in copies.items():
-        base = name.removeprefix("base_model.model.").replace(BASE_COPY, ".")
+        base = name.removeprefix(PEFT_PREFIX).replace(BASE_COPY, ".")
         if base not in own or own[base].shape != weight.shape or not own[base].cpu().equal(weight.to(own[base].dtype)):
             raise IntegrityError(
                 f"{folder}: this adapter holds another {base} than the model has: it was trained on another model or "

@@ -134,9 +134,7 @@ class TrainingConfig(BaseConfig):
     embeddings and head included. A mapping says it for each part, and parts that it leaves out stay frozen:
     `{merger: full}`, `{language_model: lora, merger: full}`."""
 
-    epochs: (
-        Annotated[PositiveFloat, AfterValidator(_whole), PlainSerializer(_whole, return_type=int | float)] | None
-    ) = 1
+    epochs: Passes | None = 1
     """Passes over the training rows; 0.5 takes the first half of the steps of one. Null if `max_steps` says how long to
     train."""
 

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError
 from vlmtune.families import Family, PartName
+from vlmtune.modeling.adapter_names import PEFT_PREFIX
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-PEFT_PREFIX = "base_model.model."
-"""In front of the model's own names in a PEFT model."""
 
 
 def whole_modules(model: "nn.Module", family: Family, parts: Sequence[PartName]) -> "dict[str, nn.Module]":

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import EXPERTS, Family, PartName
 from vlmtune.files import read_json, translate_os_errors, write_bytes
+from vlmtune.modeling.adapter_names import PEFT_PREFIX
 from vlmtune.modeling.loading import refuse_not_finite
 from vlmtune.modeling.lora_layers import compute_in_base_precision
 from vlmtune.registry import did_you_mean
 from vlmtune.run_folder import read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import ALL_LINEAR, LoraConfig, TrainingConfig
-from vlmtune.training.full_weights import PEFT_PREFIX, learning, load_whole_state, train_in_full, whole_state
-from vlmtune.training.lora_init import changes_base, check_sizes, double_rank, of_original_base
+from vlmtune.training.full_weights import learning, load_whole_state, train_in_full, whole_state
+from vlmtune.training.lora_init import adapter_state, changes_base, check_sizes, double_rank, of_original_base
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,8 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
             f"configuration {', '.join(configured) or 'nothing'} is; set training.method to the adapter's, or start a "
             "new one with training.continue_from=null"
         )
-    for key, name in CONTINUED.items() if _lora_state(model) else ():
+    adapters = adapter_state(model)
+    for key, name in CONTINUED.items() if adapters else ():
         given, configured = theirs.get(key, False), getattr(ours, key)
         if given != configured:
             raise ConfigError(
@@ -120,7 +122,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
                 f"training.lora.{name} to the adapter's, or start a new one with training.continue_from=null"
             )
     refuse_not_finite(folder)
-    weights, wanted = load_file(file), _lora_state(model) | _whole_state(model)
+    weights, wanted = load_file(file), adapters | _whole_state(model)
     unmatched = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
     if unmatched:
         name, shape = min(unmatched)
@@ -128,7 +130,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
             f"training.continue_from: {folder} adapts other layers than training.lora.target_modules and "
             f"parts select in this model: {len(unmatched)} weights do not fit, first {name} {tuple(shape)}"
         )
-    if adapters := _lora_state(model):
+    if adapters:
         set_peft_model_state_dict(model, {name: weights[name].float() for name in adapters})
     base: Any = model.base_model.model
     load_whole_state(base, weights)
@@ -138,14 +140,6 @@ def _whole_state(model: "PeftModel") -> "dict[str, torch.Tensor]":
     settings: Any = model.peft_config["default"]
     base: Any = model.base_model.model
     return whole_state(base, settings.modules_to_save or ())
-
-
-def _lora_state(model: "PeftModel") -> "dict[str, torch.Tensor]":
-    from peft import get_peft_model_state_dict
-
-    # Embeddings never have adapters; without the option, PEFT would query the Hub for the base model to find out.
-    state: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return state
 
 
 def trainable(model: "torch.nn.Module") -> "dict[str, torch.nn.Parameter]":
@@ -280,14 +274,14 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
             )
 
 
-def check_first_gradients(model: "PeftModel", family: Family | None = None) -> bool:
+def check_first_gradients(model: "PeftModel", family: Family) -> bool:
     """Check that every B and every weight that is trained in full has a gradient at the first step.
 
     What has none is not connected to the loss. Every A has a gradient of zero at first, because B begins with zeros.
 
     Args:
         model: after the backward pass of a whole batch.
-        family: maps weights to parts of the model; None if every example has an image.
+        family: maps weights to parts of the model.
 
     Returns:
         False if no weight of the merger and the vision tower has a gradient, as after a batch without images: they are
@@ -304,7 +298,7 @@ def check_first_gradients(model: "PeftModel", family: Family | None = None) -> b
     # One transfer for all: asking each of them would wait for the GPU as often.
     alive = torch.stack([gradient.any() for gradient in present.values()]).tolist() if present else []
     unconnected = gradients.keys() - {name for name, any_ in zip(present, alive, strict=True) if any_}
-    parts = {name: family.part(name.removeprefix(PEFT_PREFIX)) if family is not None else None for name in gradients}
+    parts = {name: family.part(name.removeprefix(PEFT_PREFIX)) for name in gradients}
     of_images = {name for name, part in parts.items() if part in ("merger", "vision_tower")}
     is_without_images = bool(of_images) and of_images <= unconnected
     dead = sorted(unconnected - of_images if is_without_images else unconnected)
@@ -343,9 +337,9 @@ def save_adapter(
     from safetensors.torch import save as to_bytes
 
     folder.mkdir(parents=True, exist_ok=True)
-    adapters = _lora_state(model)
+    adapters = adapter_state(model)
     if initial is not None:
-        adapters = of_original_base({name: value.detach().cpu() for name, value in adapters.items()}, initial)
+        adapters = of_original_base(adapters, initial)
     state = adapters | _whole_state(model)
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))

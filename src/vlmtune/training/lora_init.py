@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError
 from vlmtune.files import write_bytes
+from vlmtune.modeling.adapter_names import PEFT_PREFIX
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +27,25 @@ def changes_base(init: str | None) -> bool:
     return init is not None and init.startswith(("pissa", "olora"))
 
 
+def adapter_state(model: "PeftModel") -> "dict[str, torch.Tensor]":
+    """Copies of an adapter's weights on the CPU, by PEFT's names; empty without one."""
+    from peft import get_peft_model_state_dict
+
+    # Embeddings never have adapters; without the option, PEFT would query the Hub for the base model to find out.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
 def keep_initial(model: "PeftModel", work: Path, is_main: bool) -> "dict[str, torch.Tensor]":
     """The weights that the run's adapter began with, [A and B by name]; written down in its first process.
 
     A process that resumes the run computes them anew. Where they differ, on another GPU, the base model is corrected:
     the checkpoint's weights belong to those that the run began with.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import load_file
     from safetensors.torch import save as to_bytes
 
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    computed = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    computed = adapter_state(model)
     file = work / INITIAL
     if is_main and not file.is_file():
         write_bytes(file, to_bytes(computed))
@@ -100,7 +108,7 @@ def begin_with_rounding_errors(model: "PeftModel", original: "torch.nn.Module") 
     for name, layer in _layers(model).items():
         base = layer.get_base_layer()
         # Modules lie below the wrapper's own names.
-        exact = original.get_parameter(f"{name.removeprefix('base_model.model.')}.weight")
+        exact = original.get_parameter(f"{name.removeprefix(PEFT_PREFIX)}.weight")
         lost = exact.to(base.weight.device, torch.float32) - dequantize_module_weight(base).float()
         left, sizes, right = torch.linalg.svd(lost / layer.scaling["default"], full_matrices=False)
         rank = layer.r["default"]
