@@ -28,6 +28,7 @@ from vlmtune.scoring.score import choose_primary
 from vlmtune.search import Range, SearchConfig
 from vlmtune.search.study import Failed, Report, Stopped, Study, Trial
 from vlmtune.training.checkpoints import VALIDATION_LOSS
+from vlmtune.training.dataset import ExampleLengths
 from vlmtune.training.sampler import BatchSampler, sample_batches
 
 PER_SETTINGS = (Diverged, DoesNotFit, ConfigError, DataError)
@@ -131,6 +132,7 @@ class _Trials:
     def __init__(self, session: Session, settings: SearchConfig, selection: _Selection, work: Path) -> None:
         self._session, self._selection, self._work = session, selection, work
         self._study = Study(settings, work, selection.higher_is_better)
+        self._lengths: dict[str, ExampleLengths] = {}
 
     def run(self) -> dict[str, Any]:
         """Run the trials that are left; the content of `search.json`.
@@ -172,7 +174,11 @@ class _Trials:
                 "training.evaluate_every_steps": math.ceil(steps / self._study.evaluations),
                 "training.early_stopping": None,
             }
-            train.train(_with_settings(self._session, values, own), watch=self._watch(steps, report))
+            trial = _with_settings(self._session, values, own)
+            key = _reading(trial.config)
+            if key not in self._lengths:
+                self._lengths[key] = train.check_rows(trial)
+            train.train(trial, self._lengths[key], self._watch(steps, report))
         except PER_SETTINGS as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise Failed(str(error)) from None
@@ -191,6 +197,12 @@ class _Trials:
         return watch
 
 
+def _reading(config: Config) -> str:
+    """What decides how rows become tokens, as a key."""
+    training = config.training.model_dump_json(include={"max_tokens", "trained_turns", "thinking"})
+    return "".join([config.model.model_dump_json(), config.task.model_dump_json(), training])
+
+
 class _Flops:
     """FLOPs of a training to its end, planned once for settings that differ only in what does not change them."""
 
@@ -203,8 +215,7 @@ class _Flops:
             return None
         tried = _with_settings(session, trial.values, {})
         config = tried.config
-        settings = config.training.model_dump_json(include={"lora", "method"})
-        key = "".join([config.model.model_dump_json(), config.task.model_dump_json(), settings])
+        key = _reading(config) + config.training.model_dump_json(include={"lora", "method", "neftune_alpha"})
         if key not in self._known:
             self._known[key] = flops_per_sample(config, tried.encoder.checkpoint)
         return self._known[key] * len(_batches(tried).rows)
