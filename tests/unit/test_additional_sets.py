@@ -56,6 +56,13 @@ def adapter(session: Session, selection: list[str]) -> Path:
     return folder
 
 
+def test_sets_are_answered_with_the_run_s_own_settings(begin: Begin) -> None:
+    """One engine answers all rows; a set need not have train rows of its own to derive settings from."""
+    session = begin("training.seeds=[1, 2]")
+    assert all(other.inference is session.inference for other in session.additional)
+    assert all(seeded.inference is session.inference for other in session.additional for seeded in other.seeds)
+
+
 def test_both_models_answer_further_sets_and_each_is_compared(begin: Begin) -> None:
     """From one engine per side, in files of their own, with the metrics of their own task."""
     session = begin()
