@@ -206,7 +206,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_killed_supervisor_leaves_no_server_behind() -> None:
     """Neither the server, which the system ends, nor what it started, which the parent ends."""
-    code = "import os, time; os.fork(); print(os.getpid(), flush=True); time.sleep(90)"
+    code = "import os, time; os.fork(); os.write(1, b'%d\\n' % os.getpid()); time.sleep(90)"
     log = open_log()
     server = Server([sys.executable, "-c", code], http.free_port(), None, log)
     until = time.monotonic() + 60

@@ -71,7 +71,8 @@ def large(make_config: Make, encoder: Encoder, tmp_path: Path) -> Make:
     folder.mkdir()
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (folder / name).write_bytes((encoder.checkpoint.folder / name).read_bytes())
-    (folder / "config.json").write_bytes((ROOT / "tests" / "data" / "qwen3_vl" / "8b.json").read_bytes())
+    config = json.loads((ROOT / "tests" / "data" / "qwen3_vl" / "8b.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "image_token_id": encoder.renderer.image_id}))
 
     def make(*sets: str) -> Config:
         return make_config(f"model.name={folder}", "training.precision=bf16", *sets)
