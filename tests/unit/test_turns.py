@@ -177,6 +177,27 @@ def test_the_answer_may_lie_in_a_column_of_its_own(completion: Any, read: Any, e
         assert supervised(encoder, example) == ["red "]
 
 
+@pytest.mark.parametrize("key", ["weight", "loss", "train"])
+def test_no_turn_of_a_prompt_is_trained_on_whatever_its_weight(key: str, read: Any, encoder: Encoder) -> None:
+    prompt = [ASKED, {**ANSWERED, "content": "blue", key: 1}, {"role": "user", "content": "No."}]
+    assert supervised(encoder, read(prompt, {"references": ["completion"]}, completion=[ANSWERED])) == ["red"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("Question?", "messages must be a list of messages"),
+        (ASKED, "messages must be a list of messages"),
+        ([{"role": "user", "content": "hi"}, {"text": "x"}], "message 1: needs role"),
+        ([{"role": "user", "content": "hi"}, "x"], "message 1: needs role"),
+    ],
+)
+@pytest.mark.parametrize("completion", [[ANSWERED], [{"role": "user", "content": "B"}, ANSWERED]])
+def test_a_prompt_before_a_completion_is_never_dropped(prompt: Any, said: str, completion: Any, read: Any) -> None:
+    with pytest.raises(DataError, match=f"row 0.*{said}"):
+        read(prompt, {"references": ["completion"], "images": None, "image": None}, completion=completion)
+
+
 def test_empty_keys_and_those_to_be_ignored_are_left_out(read: Any) -> None:
     talk = [{**ASKED, "priority": None, "tags": [], "note": "x"}, {**ANSWERED, "tool_calls": None, "weight": None}]
     assert read(talk, {"ignored_keys": ["note"]}).target == "red"

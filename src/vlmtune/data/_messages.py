@@ -116,7 +116,15 @@ def turns(value: Any) -> list[Mapping[str, Any]]:
 
 def with_completion(prompt: Any, completion: Sequence[Mapping[str, Any]]) -> Any:
     """The messages of a prompt, none of which is trained on then, and those of its completion, as TRL has them."""
-    return [*({**turn, "weight": 0} for turn in turns(prompt)), *completion] if completion else prompt
+    if not completion or not isinstance(prompt, list | tuple):
+        return prompt  # `read_messages` names what is wrong with it
+    return [*map(_untrained, prompt), *completion]
+
+
+def _untrained(turn: Any) -> Any:
+    if not isinstance(turn, Mapping):
+        return turn
+    return {**{key: value for key, value in turn.items() if key not in _turns.WEIGHTS}, "weight": 0}
 
 
 class _Unused:
