@@ -29,7 +29,7 @@ from vlmtune.types import ImageRef, VideoRef
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 3
+VERSION = 4
 """Version of the lines; images with a line of another version are decoded again."""
 
 PIXELS_BYTES = 16
@@ -55,8 +55,9 @@ NARROW = 10
 class ImageFacts:
     """One image content: `digest` of its bytes, and either an `error` or its upright size, properties and hashes.
 
-    `pixels` identifies the decoded pixels, `dhash` has 64 bits, `thumbnail` THUMBNAIL_BYTES: SIDE x SIDE grey values,
-    then Cb and Cr in CHROMA_SIDE x CHROMA_SIDE parts of the image.
+    `pixels` identifies the decoded pixels, and of a video, only some of whose frames are decoded, its content and rate.
+    `dhash` has 64 bits, `thumbnail` THUMBNAIL_BYTES: SIDE x SIDE grey values, then Cb and Cr in CHROMA_SIDE x
+    CHROMA_SIDE parts of the image.
     """
 
     digest: bytes
@@ -90,7 +91,7 @@ _Hex = Annotated[str, Field(pattern="^([0-9a-f]{2})+$")]
 class _Broken(TypedDict):
     """A line about an image that cannot be decoded."""
 
-    v: Literal[3]
+    v: Literal[4]
     digest: _Hex
     error: str
 
@@ -98,7 +99,7 @@ class _Broken(TypedDict):
 class _Readable(TypedDict):
     """A line about any other image."""
 
-    v: Literal[3]
+    v: Literal[4]
     digest: _Hex
     size: Annotated[list[Annotated[int, Field(gt=0, lt=2**32)]], Field(min_length=2, max_length=2)]
     properties: Annotated[list[Annotated[str, Field(max_length=40)]], Field(max_length=20)]
@@ -246,19 +247,11 @@ def describe(ref: ImageRef, digest: bytes) -> ImageFacts:
     except ImageError as error:
         return ImageFacts(digest, error.reason)
     dhash, small = fingerprint(image)
-    size, properties = image.size, _properties(header, *image.size)
+    size, properties, pixels = image.size, _properties(header, *image.size), bytes.fromhex(pixel_hash(image))[:16]
     if isinstance(ref, VideoRef):
         clip = clip_of(ref)
-        size, properties = clip.size, ("video", *(() if clip.even else (UNEVEN,)))
-    return ImageFacts(
-        digest,
-        None,
-        *size,
-        properties,
-        bytes.fromhex(pixel_hash(image))[:16],
-        dhash,
-        small,
-    )
+        size, properties, pixels = clip.size, ("video", *(() if clip.even else (UNEVEN,))), digest
+    return ImageFacts(digest, None, *size, properties, pixels, dhash, small)
 
 
 _BOX, _BILINEAR = 4, 2
