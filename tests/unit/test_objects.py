@@ -129,6 +129,9 @@ REFUSED: dict[str, tuple[str, str, Any, str]] = {
     "another image": ("a", "<bbox>", {"bbox": [[1, 2, 3, 4]], "image_id": [1]}, "one of the row's 1 images"),
     "too few images": ("a", "<bbox><bbox>", {"bbox": [[1, 2]] * 2, "image_id": [0]}, "for each of its 2 boxes"),
     "another unit": ("a", "<bbox>", {"bbox": [[1, 2, 3, 4]], "bbox_type": "norm999"}, "real .* or norm1"),
+    "a list as unit": ("a", "<bbox>", {"bbox": [[1, 2, 3, 4]], "bbox_type": ["real"]}, "real .* or norm1"),
+    "a number as box": ("<ref-object>", "<bbox>", [{"caption": "a", "bbox": 5}], r"must hold points .*\(got 5\)"),
+    "an object as box": ("<ref-object>", "<bbox>", [{"caption": "a", "bbox": {"x": 1}}], "must hold points .*'x'"),
     "an unknown key": ("a", "<bbox>", {"bbox": [[1, 2, 3, 4]], "mask": [1]}, "the key 'mask'"),
     "a number as name": ("<ref-object>", "a", {"ref": [7]}, "objects.ref must hold texts"),
 }

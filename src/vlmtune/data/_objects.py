@@ -48,9 +48,10 @@ def read_objects(
             raise DataError(f"{at}: objects.{key} must be a list (got {value[key]!r:.80})")
     names, boxes = (list(value.get(key) or ()) for key in ("ref", "bbox"))
     numbers = list(value.get("image_id") or [0] * len(boxes))
-    unit = _UNITS.get(value.get("bbox_type") or "real")
+    kind = value.get("bbox_type") or "real"
+    unit = _UNITS.get(kind) if isinstance(kind, str) else None
     if unit is None:
-        raise DataError(f"{at}: bbox_type must be real (pixels) or norm1 (got {value['bbox_type']!r})")
+        raise DataError(f"{at}: bbox_type must be real (pixels) or norm1 (got {kind!r:.80})")
     _check_counts([system, *_texts(messages)], names, boxes, at)
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"{at}: objects.ref must hold texts (got {names!r:.80})")
@@ -100,7 +101,8 @@ def _listed(objects: Sequence[Any], at: str) -> dict[str, Any]:
             raise DataError(f"{at}: objects must have caption and bbox each, all of one bbox_type (got {one!r:.80})")
         _turns.refuse_unknown(one, {"caption", "bbox", "bbox_type", "image"}, frozenset(), f"{at}, objects")
         boxes = one.get("bbox") or []
-        boxes = boxes if boxes and isinstance(boxes[0], list | tuple) else [boxes] * bool(boxes)
+        if not isinstance(boxes, list | tuple) or (boxes and not isinstance(boxes[0], list | tuple)):
+            boxes = [boxes]  # what is no box is named later
         found["ref"] += [one["caption"]] if one.get("caption") else []
         found["bbox"] += boxes
         found["image_id"] += [one.get("image") or 0] * len(boxes)
