@@ -177,6 +177,18 @@ def test_the_answer_may_lie_in_a_column_of_its_own(completion: Any, read: Any, e
         assert supervised(encoder, example) == ["red "]
 
 
+@pytest.mark.parametrize("target", ["each", "sample"])
+def test_the_answer_in_a_completion_is_one_of_each(target: str, tmp_path: Path, write_jsonl: Write) -> None:
+    asked = {"role": "user", "content": "What?"}
+    write_jsonl("t.jsonl", {"messages": [asked], "completion": [ANSWERED]}, {"messages": [asked], "completion": []})
+    settings = {"messages": "messages", "image": None, "references": ["completion"], "target": target}
+    rows = jsonl.open(jsonl.Config.model_validate({"path": str(tmp_path), **settings}), "t.jsonl")
+    assert rows.target_count(0) == 1
+    assert rows.with_target(0, 0).target == "red"
+    with pytest.raises(DataError, match="row 1: no reference to train on"):
+        rows.target_count(1)
+
+
 @pytest.mark.parametrize("key", ["weight", "loss", "train"])
 def test_no_turn_of_a_prompt_is_trained_on_whatever_its_weight(key: str, read: Any, encoder: Encoder) -> None:
     prompt = [ASKED, {**ANSWERED, "content": "blue", key: 1}, {"role": "user", "content": "No."}]

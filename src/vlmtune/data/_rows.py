@@ -281,7 +281,8 @@ class MappedRows:
             record = self._select(columns)(index)
             count = len(self._references(record, index, self._choices(record, index)))
         else:
-            count = len(self[index].truth["references"])
+            count = 0
+        count = count or len(self[index].truth["references"])  # of messages, the last answer
         if count == 0:
             raise DataError(
                 f"{self._at(index)}: no reference to train on, but dataset.target is {config.target!r}; "
