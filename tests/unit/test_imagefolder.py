@@ -123,6 +123,8 @@ def test_other_files_are_counted_and_named_unless_ignored(tmp_path: Path) -> Non
     (folder / "train/eel").symlink_to(put(tmp_path / "elsewhere", "2.png"))
     with pytest.raises(DataError, match="1 of 2 files are not images: eel"):
         opened(folder, ignore=["*.txt", "*.bak", "*.mp4"])
+    for link in ("eel", "e*l", "eel/"):
+        assert len(opened(folder, ignore=["*.txt", "*.bak", "*.mp4", link])) == 1
 
 
 def test_files_that_describe_a_dataset_stop_nothing(tmp_path: Path) -> None:

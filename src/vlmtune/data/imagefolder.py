@@ -105,7 +105,7 @@ def _image_paths(folder: Path, ignore: list[str]) -> list[str]:
     Raises:
         DataError: there are other files; counts them and names some.
     """
-    files = [path for path in _files(folder) if not any(fnmatch.fnmatchcase(path, pattern) for pattern in ignore)]
+    files = [path for path in _files(folder) if not _is_ignored(path, ignore)]
     kinds = {"images": ENDINGS, "videos": FILE_ENDINGS}
     kind = next((kind for kind, endings in kinds.items() if any(_ends(path, endings) for path in files)), "images")
     paths = [path for path in files if _ends(path, kinds[kind])]
@@ -118,6 +118,12 @@ def _image_paths(folder: Path, ignore: list[str]) -> list[str]:
             'Move them elsewhere, or list them in dataset.ignore, as ["*.txt"]'
         )
     return sorted(paths, key=lambda path: hashlib.sha256(path.encode(errors="surrogateescape")).digest())
+
+
+def _is_ignored(path: str, ignore: list[str]) -> bool:
+    """Whether a pattern matches a path, that of a link to a folder with or without the / at its end."""
+    names = {path, path.removesuffix("/")}
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in ignore for name in names)
 
 
 def _ends(path: str, endings: tuple[str, ...]) -> bool:
