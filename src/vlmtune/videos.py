@@ -67,7 +67,7 @@ def probe(data: bytes, where: str) -> Clip:
 
 
 def decode(data: bytes, indices: Sequence[int], count: int, where: str) -> "Iterator[Image]":
-    """Frames of a video file, upright and RGB.
+    """Frames of a video file, upright and RGB; the last one also for those that are missing behind it.
 
     Args:
         data: the file.
@@ -76,7 +76,7 @@ def decode(data: bytes, indices: Sequence[int], count: int, where: str) -> "Iter
         where: names the clip.
 
     Raises:
-        ImageError: one of them cannot be decoded, or differs in size from the first.
+        ImageError: one of them cannot be decoded, or more than one in `MISSING` is missing.
         EnvironmentProblem: PyAV is not installed.
     """
     wanted, last, number = list(indices), None, -1
@@ -88,8 +88,8 @@ def decode(data: bytes, indices: Sequence[int], count: int, where: str) -> "Iter
                 raise ImageError(
                     f"{frame.width}x{frame.height} pixels, more than {MAX_AREA // 1_000_000} million", where
                 )
+            last = frame
             if number != wanted[0]:
-                last = frame if number == count - 1 or len(wanted) == 1 else last
                 continue
             if frame.is_corrupt:
                 raise ImageError(f"frame {number} is damaged", where)
@@ -97,7 +97,6 @@ def decode(data: bytes, indices: Sequence[int], count: int, where: str) -> "Iter
             while wanted and wanted[0] == number:
                 wanted.pop(0)
                 yield image
-            last = frame
     missing = count - number - 1
     if wanted and (last is None or missing > max(1, count // MISSING)):
         raise ImageError(f"only {number + 1} of {count} frames can be decoded: the file is damaged or cut off", where)

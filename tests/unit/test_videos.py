@@ -107,6 +107,14 @@ def test_a_file_that_lacks_more_than_its_last_frame_is_cut_off() -> None:
     assert len(list(videos.decode(MP4, [0, 12], 13, "clip"))) == 2
     with pytest.raises(ImageError, match="only 12 of 14 frames can be decoded: the file is damaged or cut off"):
         list(videos.decode(MP4, [0, 13], 14, "clip"))
+    drawn = drawn_frames(100, (64, 48))
+    data = clip_file(drawn, 10, crf=1)
+    for wanted, shown in (([3, 100, 101], [3, 99, 99]), ([100, 101], [99, 99]), ([98, 101], [98, 99])):
+        for frame, index in zip(videos.decode(data, wanted, 102, "clip"), shown, strict=True):
+            differences = [difference(frame, one) for one in drawn]
+            assert differences.index(min(differences)) == index
+    with pytest.raises(ImageError, match="only 100 of 103 frames can be decoded"):
+        list(videos.decode(data, [3, 101, 102], 103, "clip"))
 
 
 def test_more_frames_than_are_decoded_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
