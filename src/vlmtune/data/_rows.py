@@ -530,19 +530,7 @@ def _columns(config: DatasetConfig) -> list[tuple[str, str]]:
     columns += [("record", column) for column in config.record]
     if config.target not in (None, "each", "sample"):
         columns.append(("target", str(config.target)))
-    for key in (
-        "question",
-        "choices",
-        "keywords",
-        "boxes",
-        "box_labels",
-        "messages",
-        "images",
-        "id",
-        "group",
-        "video",
-        "videos",
-    ):
+    for key in _ROLES:
         if key in ("boxes", "choices"):
             several = config.box_columns if key == "boxes" else config.choice_columns
             columns += [(key, column) for column in several]
