@@ -1,7 +1,7 @@
 """The only place that decodes video files: a short clip in, upright RGB frames out, or one error that names the clip.
 
 `images` builds on it and reads clips given as lists of frames as well. FFmpeg (PyAV, the extra `video`) gets bytes and
-the name of one of `FORMATS`, so no file can make it open another one.
+the name of their format (`format_of`), so no file can make it open another one.
 """
 
 import io
@@ -137,7 +137,7 @@ def _opened(data: bytes, where: str) -> Iterator[tuple[Any, Any]]:
         ) from None
     if not data:
         raise ImageError("the file is empty", where)
-    name = _format(data)
+    name = format_of(data)
     if name is None:
         raise ImageError(f"not a video of a known format ({FORMATS})", where)
     try:
@@ -155,7 +155,7 @@ def _opened(data: bytes, where: str) -> Iterator[tuple[Any, Any]]:
         raise ImageError(f"cannot be decoded: {getattr(error, 'strerror', None) or error}", where) from None
 
 
-def _format(data: bytes) -> str | None:
+def format_of(data: bytes) -> str | None:
     """FFmpeg's name of a file's format, None for any other: some formats are lists of further files to open."""
     if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mov"

@@ -28,7 +28,7 @@ from vlmtune.errors import ConfigError, DataError, EnvironmentProblem, ImageErro
 from vlmtune.inference import shuffle_images
 from vlmtune.modeling.loading import VideoConfig, find_checkpoint
 from vlmtune.processing.encoder import Encoder, ImageHeaders
-from vlmtune.scaffold import writer
+from vlmtune.scaffold import columns, writer
 from vlmtune.tasks import captioning
 from vlmtune.training.augmentation import augment
 from vlmtune.training.config import AugmentationConfig
@@ -466,6 +466,20 @@ def conversations(folder: Path) -> dict[str, Any]:
     rows = [talk("<video>What?", videos=[f"{n}.mp4"]) for n in range(12)]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return {"source": "jsonl", "messages": "m", "videos": "videos"}
+
+
+QUICKTIME = [struct.pack(">I4s", 8, kind) + MP4 for kind in (b"moov", b"mdat", b"wide", b"free", b"skip")]
+
+
+@pytest.mark.parametrize("data", [MP4, MATROSKA, AVI, *QUICKTIME])
+def test_init_finds_videos_by_their_bytes(data: bytes) -> None:
+    (column,) = columns.infer_columns([{"c": data}, {"c": {"bytes": data, "path": None}}])
+    assert column.kind == "video"
+
+
+@pytest.mark.parametrize("data", [GIF, encoded(FRAMES[0]), encoded(FRAMES[0], "WEBP"), b"\0\0\0\x18ftypheic"])
+def test_init_takes_no_image_for_a_video(data: bytes) -> None:
+    assert columns.infer_columns([{"c": data}])[0].kind == "image"
 
 
 LAYOUTS = [label_folders, metadata, texts_beside, column_of_files, column_of_frames, conversations]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vlmtune import videos
 from vlmtune.boxes import are_boxes, is_box
 from vlmtune.data import IMAGE_ENDINGS, PAGED, PATH_KEYS, REMOTE, is_base64, python_list, structured
 from vlmtune.videos import FILE_ENDINGS
@@ -149,7 +150,7 @@ def _is_conversation(value: Any) -> bool:
 def _is_video(value: Any) -> bool:
     """Whether a value is a video file or names one; a list of frames looks like one of images."""
     if isinstance(value, bytes):
-        return (value[4:8] == b"ftyp" and value[4:12] not in HEIF) or value.startswith(b"\x1aE\xdf\xa3")
+        return value[4:12] not in HEIF and videos.format_of(value) not in (None, "gif")  # a GIF may also be an image
     if isinstance(value, dict):
         held = [value[key] for key in ("bytes", *PATH_KEYS) if value.get(key)]
         return bool(held) and _is_video(held[0])
