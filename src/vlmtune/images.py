@@ -72,7 +72,8 @@ def decode_rgb(ref: ImageRef) -> "Image":
         ImageError: it cannot be read or decoded completely; gives the image and the reason.
     """
     if isinstance(ref, VideoRef):
-        return _picture(ref)
+        ref = ref if ref.frames else in_memory(ref)
+        return picture(ref, clip_of(ref))
     with _opened(ref) as image:
         if _is_ready(image):
             return image
@@ -81,9 +82,7 @@ def decode_rgb(ref: ImageRef) -> "Image":
 
 
 def examine(ref: ImageRef) -> "tuple[Image, Header]":
-    """An image as from `decode_rgb`, with the header of its file; same errors."""
-    if isinstance(ref, VideoRef):
-        return _picture(ref), Header("video", "RGB", rotated=False, animated=False, alpha=False, sixteen_bit=False)
+    """An image, no video, as from `decode_rgb`, with the header of its file; same errors."""
     with _opened(ref) as image:
         if _is_ready(image):
             return image, Header("", image.mode, rotated=False, animated=False, alpha=False, sixteen_bit=False)
@@ -155,12 +154,15 @@ def decode_frames(ref: VideoRef, indices: Sequence[int], clip: Clip) -> "Iterato
         yield frame
 
 
-def _picture(ref: VideoRef) -> "Image":
-    """Up to `SHOWN_FRAMES` of a video's frames, from its first to its last, in rows of two."""
+def picture(ref: VideoRef, clip: Clip) -> "Image":
+    """Up to `SHOWN_FRAMES` of a video's frames, from its first to its last, in rows of two; errors as `decode_frames`.
+
+    Args:
+        ref: the video.
+        clip: what `clip_of` says about it.
+    """
     from PIL import Image
 
-    ref = in_memory(ref) if not ref.frames else ref
-    clip = clip_of(ref)
     count = min(SHOWN_FRAMES, clip.frames)
     indices = [n * (clip.frames - 1) // max(1, count - 1) for n in range(count)]
     shown = []

@@ -23,6 +23,7 @@ from vlmtune import images, videos
 from vlmtune.config import load
 from vlmtune.data import hub, jsonl, open_role, table, webdataset
 from vlmtune.data._rows import MappedRows
+from vlmtune.dataset_check.image_index import ImageIndex
 from vlmtune.engines import _messages
 from vlmtune.errors import ConfigError, DataError, EnvironmentProblem, ImageError
 from vlmtune.inference import shuffle_images
@@ -32,7 +33,7 @@ from vlmtune.scaffold import columns, writer
 from vlmtune.tasks import captioning
 from vlmtune.training.augmentation import augment
 from vlmtune.training.config import AugmentationConfig
-from vlmtune.types import Example, ImageRef, VideoRef
+from vlmtune.types import Clip, Example, ImageRef, VideoRef
 
 FRAMES = drawn_frames(12, (64, 48))
 MP4 = clip_file(FRAMES, 10, crf=1)
@@ -385,6 +386,30 @@ def test_headers_and_files_are_seen_as_frames_are() -> None:
     assert encoder(headers=True).prompt_length(asked) == encoder().prompt_length(asked) == len(prompt)
     frames = encoder().prompt((user(video(FRAMES, 10), "What?"),))
     assert frames.rendered == prompt.rendered
+
+
+def test_a_file_is_read_and_probed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    probe = videos.probe
+
+    def probed(data: bytes, where: str) -> Clip:
+        done.append("probed")
+        return probe(data, where)
+
+    def read() -> bytes:
+        done.append("read")
+        return MP4
+
+    monkeypatch.setattr(videos, "probe", probed)
+    uses: list[Callable[[ImageRef], object]] = [
+        lambda clip: encoder().prompt((user(clip, "What?"),)),
+        images.decode_rgb,
+        ImageIndex(tmp_path / "index.jsonl").examine,
+    ]
+    for use in uses:
+        done.clear()
+        use(VideoRef("file", read))
+        assert done == ["read", "probed"]
 
 
 def test_equal_frames_at_other_times_are_another_video() -> None:

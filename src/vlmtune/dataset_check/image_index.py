@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from vlmtune.dataset_check.near_duplicates import CHROMA_SIDE, SIDE, THUMBNAIL_BYTES
 from vlmtune.errors import ImageError
 from vlmtune.files import append_lines, cut_torn_line, translate_os_errors, whole_lines
-from vlmtune.images import Header, clip_of, examine, in_memory, pixel_hash
+from vlmtune.images import Header, clip_of, examine, in_memory, picture, pixel_hash
 from vlmtune.json_values import mismatch, parse_json
 from vlmtune.prefetch import KeyLocks
 from vlmtune.types import ImageRef, VideoRef
@@ -243,14 +243,17 @@ class ImageIndex:
 def describe(ref: ImageRef, digest: bytes) -> ImageFacts:
     """Decode a whole image and compute its properties and hashes."""
     try:
-        image, header = examine(ref)
+        if isinstance(ref, VideoRef):
+            clip = clip_of(ref)
+            image, size, pixels = picture(ref, clip), clip.size, digest
+            properties: tuple[str, ...] = ("video", *(() if clip.even else (UNEVEN,)))
+        else:
+            image, header = examine(ref)
+            size, pixels = image.size, bytes.fromhex(pixel_hash(image))[:16]
+            properties = _properties(header, *size)
     except ImageError as error:
         return ImageFacts(digest, error.reason)
     dhash, small = fingerprint(image)
-    size, properties, pixels = image.size, _properties(header, *image.size), bytes.fromhex(pixel_hash(image))[:16]
-    if isinstance(ref, VideoRef):
-        clip = clip_of(ref)
-        size, properties, pixels = clip.size, ("video", *(() if clip.even else (UNEVEN,))), digest
     return ImageFacts(digest, None, *size, properties, pixels, dhash, small)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from vlmtune.errors import ConfigError, DataError, ImageError, IntegrityError
 from vlmtune.families import Block, Family, Grid, VideoFacts, VideoLimits
 from vlmtune.files import read_json
-from vlmtune.images import clip_of, decode_frames
+from vlmtune.images import clip_of, decode_frames, in_memory
 from vlmtune.json_values import mismatch
 from vlmtune.modeling.loading import VideoConfig
 from vlmtune.processing.image_processor import PatchSettings, cut, normalised, resized, stored_settings
@@ -136,6 +136,7 @@ class VideoProcessor:
 
     def read(self, ref: VideoRef) -> "tuple[torch.Tensor, Moments]":
         """uint8 patches [patches, 3, frames, patch, patch] of the frames that the model sees; errors as `moments`."""
+        ref = ref if ref.frames else in_memory(ref)
         clip = clip_of(ref)
         moments = self.moments(ref, clip)
         return self.patches(decode_frames(ref, moments.indices, clip), moments), moments
