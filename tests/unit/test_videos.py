@@ -29,6 +29,7 @@ from vlmtune.errors import ConfigError, DataError, EnvironmentProblem, ImageErro
 from vlmtune.inference import shuffle_images
 from vlmtune.modeling.loading import VideoConfig, find_checkpoint
 from vlmtune.processing.encoder import Encoder, ImageHeaders
+from vlmtune.processing.video_processor import VideoProcessor
 from vlmtune.scaffold import columns, writer
 from vlmtune.tasks import captioning
 from vlmtune.training.augmentation import augment
@@ -431,6 +432,14 @@ def test_what_the_model_cannot_read_is_named() -> None:
         encoder(max_pixels=5)
     assert "video" not in encoder().facts()["pixels"]
     assert encoder(fps=4).facts()["pixels"]["video"] == {"fps": 4}
+
+
+def test_settings_for_a_checkpoint_that_has_none_are_refused(tmp_path: Path) -> None:
+    family = find_checkpoint(TINY).family
+    with pytest.raises(ConfigError, match=rf"model.video is set, but {tmp_path} has no video settings"):
+        VideoProcessor(tmp_path, family, VideoConfig(fps=4))
+    with pytest.raises(DataError, match="the checkpoint has no video settings"):
+        VideoProcessor(tmp_path, family, VideoConfig()).moments(video(FRAMES, 5), Clip(12, 5, (64, 48)))
 
 
 def test_an_image_and_a_video_share_a_prompt() -> None:

@@ -71,7 +71,7 @@ class VideoProcessor:
 
     Raises:
         IntegrityError: the checkpoint's settings cannot be used.
-        ConfigError: the user's do not fit each other, or videos of this family are not supported.
+        ConfigError: the user's do not fit each other, or there are some and the model reads no videos.
     """
 
     def __init__(self, folder: Path, family: Family, config: VideoConfig) -> None:
@@ -173,8 +173,10 @@ def _load_limits(folder: Path, family: Family, config: VideoConfig) -> VideoLimi
     own = config.model_dump(exclude_none=True)
     settings = stored_settings(folder, "video_processor", FILES) if family.video is not None else None
     if family.video is None or settings is None:
-        if own:
+        if own and family.video is None:
             raise ConfigError(f"model.video is set, but videos are not supported for {family.name}")
+        if own:
+            raise ConfigError(f"model.video is set, but {folder} has no video settings (none of {', '.join(FILES)})")
         return None
     if (wrong := mismatch(settings, _Settings)) is not None:
         raise IntegrityError(f"{folder}: the video processor's settings cannot be used: {wrong}")
