@@ -48,6 +48,11 @@ class EncodedImage:
     moments: Moments | None = None
 
     @property
+    def shape(self) -> Grid | Moments:
+        """Grid of an image, or what is seen of a video."""
+        return self.moments or self.grid
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """How its tokens are placed."""
         return (Block(*self.grid),) if self.moments is None else self.moments.blocks
@@ -96,7 +101,7 @@ class DecodedImages:
     def measure(self, ref: ImageRef) -> Grid | Moments:
         """From the cache, or else from the header."""
         if (cached := self._cache.get(ref.where)) is not None:
-            return cached.moments or cached.grid
+            return cached.shape
         if isinstance(ref, VideoRef):
             return self._videos.moments(ref, clip_of(ref))
         return self._processor.grid_of(*size_of(ref))
@@ -136,8 +141,7 @@ class ImageHeaders:
 
     def measure(self, ref: ImageRef) -> Grid | Moments:
         """From the header."""
-        found = self.load(ref)
-        return found.moments or found.grid
+        return self.load(ref).shape
 
     def load(self, ref: ImageRef) -> EncodedImage:
         """Grid and digest, without patches."""
@@ -306,7 +310,7 @@ class Encoder:
         return tuple(self.images.load(ref) for ref in images_of(conversation))
 
     def _span(self, image: EncodedImage) -> int | str:
-        return self._span_of(image.moments or image.grid)
+        return self._span_of(image.shape)
 
     def _span_of(self, shape: Grid | Moments) -> int | str:
         """What the renderer writes for an image or video."""

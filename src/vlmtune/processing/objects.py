@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from vlmtune.boxes import BoxForm, Scale, rescale, unit_scale
+from vlmtune.boxes import NORM1000, BoxForm, Scale, rescale, unit_scale
 from vlmtune.images import size_of
 from vlmtune.types import OBJECT_MARKS, Example, ImageRef, Message
 
@@ -27,7 +27,7 @@ def write_objects(example: Example, form: BoxForm, scale_of: Callable[[ImageRef]
     for box, image in zip(objects.boxes, objects.images, strict=True):
         ref = example.images[image] if example.images else None
         source = unit_scale(objects.unit, size_of(ref) if ref is not None and objects.unit == "pixels" else None)
-        scale = scale_of(ref) if ref is not None else (1000, 1000)
+        scale = scale_of(ref) if ref is not None else NORM1000
         boxes.append(form.box([round(number) for number in rescale(box, source, scale)]))
     names = [form.name.format(name) for name in objects.names]
     left = {mark: iter(texts) for mark, texts in zip(OBJECT_MARKS, (names, boxes), strict=True)}

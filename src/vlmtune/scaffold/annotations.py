@@ -94,7 +94,7 @@ class PerImage:
 
 def per_image_format(folder: Folder) -> PerImage | None:
     """The format of the files beside images or in a sister folder; None if there are none."""
-    known, images = set(folder.files), _spread(folder.images or folder.videos)
+    known, images = set(folder.files), _spread(folder.shown)
     xml = [path for path in folder.files if path.lower().endswith(".xml")]
     if xml and all("<annotation>" in head(folder.root / path) for path in _spread(xml)):
         return PerImage("voc", xml)
@@ -108,7 +108,7 @@ def per_image_format(folder: Folder) -> PerImage | None:
     if not images or not fit:
         return None
     sampled = [path for image in images for path in texts.get(Path(image).stem, [])]
-    return PerImage("sidecar", folder.images or folder.videos, sorted(fit), sampled)
+    return PerImage("sidecar", folder.shown, sorted(fit), sampled)
 
 
 def _spread(paths: Sequence[str]) -> Sequence[str]:

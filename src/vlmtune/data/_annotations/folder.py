@@ -91,6 +91,11 @@ class Folder:
         """Paths of all videos, sorted."""
         return [file for file in self.files if file.lower().endswith(FILE_ENDINGS)]
 
+    @property
+    def shown(self) -> list[str]:
+        """Paths of all images, or of all videos in a folder without images, sorted."""
+        return self.images or self.videos
+
     @cached_property
     def _known(self) -> set[str]:
         return set(self.files)

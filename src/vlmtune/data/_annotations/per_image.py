@@ -175,9 +175,8 @@ def read_sidecar(part: Path, folder: Folder) -> Iterator[Row]:
     An object or list in a JSON file becomes its compact text, for the task extraction.
     """
     texts, used = text_files(folder), set()
-    shown = folder.images or folder.videos
-    stems = {PurePosixPath(image).stem for image in shown}
-    for image in _inside(folder, part, shown):
+    stems = {PurePosixPath(image).stem for image in folder.shown}
+    for image in _inside(folder, part, folder.shown):
         try:
             file = _text_file(image, texts.get(PurePosixPath(image).stem, []), folder)
             used.add(file)
