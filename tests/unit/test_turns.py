@@ -190,9 +190,16 @@ def test_the_answer_in_a_completion_is_one_of_each(target: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("key", ["weight", "loss", "train"])
-def test_no_turn_of_a_prompt_is_trained_on_whatever_its_weight(key: str, read: Any, encoder: Encoder) -> None:
-    prompt = [ASKED, {**ANSWERED, "content": "blue", key: 1}, {"role": "user", "content": "No."}]
-    assert supervised(encoder, read(prompt, {"references": ["completion"]}, completion=[ANSWERED])) == ["red"]
+def test_no_turn_of_a_prompt_is_trained_on(key: str, read: Any, encoder: Encoder) -> None:
+    def row(**more: Any) -> Example:
+        prompt = [ASKED, {**ANSWERED, "content": "blue", **more}, {"role": "user", "content": "No."}]
+        return read(prompt, {"references": ["completion"]}, completion=[ANSWERED])
+
+    for more in ({}, {key: 0}, {key: False}, {key: None}):
+        assert supervised(encoder, row(**more)) == ["red"]
+    for value in (1, True, 0.5, "x"):
+        with pytest.raises(DataError, match=f"row 0, message 1: {key} is {value!r}, but .* only that is trained on"):
+            row(**{key: value})
 
 
 @pytest.mark.parametrize(

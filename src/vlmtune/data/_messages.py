@@ -114,16 +114,26 @@ def turns(value: Any) -> list[Mapping[str, Any]]:
     return list(found) if are_turns else []
 
 
-def with_completion(prompt: Any, completion: Sequence[Mapping[str, Any]]) -> Any:
-    """The messages of a prompt, none of which is trained on then, and those of its completion, as TRL has them."""
+def with_completion(prompt: Any, completion: Sequence[Mapping[str, Any]], at: str) -> Any:
+    """The messages of a prompt, none of which is trained on then, and those of its completion, as TRL has them.
+
+    Raises:
+        DataError: a message of the prompt says that it is trained on.
+    """
     if not completion or not isinstance(prompt, list | tuple):
         return prompt  # `read_messages` names what is wrong with it
-    return [*map(_untrained, prompt), *completion]
+    return [*(_untrained(turn, f"{at}, message {number}") for number, turn in enumerate(prompt)), *completion]
 
 
-def _untrained(turn: Any) -> Any:
+def _untrained(turn: Any, at: str) -> Any:
     if not isinstance(turn, Mapping):
         return turn
+    for key in _turns.WEIGHTS:
+        if turn.get(key) not in (None, 0):
+            raise DataError(
+                f"{at}: {key} is {turn[key]!r:.80}, but where a row has a completion, only that is trained on; "
+                "remove the key, or write the row as messages without a completion"
+            )
     return {**{key: value for key, value in turn.items() if key not in _turns.WEIGHTS}, "weight": 0}
 
 

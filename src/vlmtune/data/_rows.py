@@ -426,7 +426,7 @@ class MappedRows:
             columns = {"system": config.system, "tools": config.tools, "videos": config.videos}
             context = row_context(record, config.ignored_keys, columns, at)
             prompt = _values.structured(value(config.messages))
-            messages = with_completion(prompt, self._completion(record, index))
+            messages = with_completion(prompt, self._completion(record, index), at)
             conversation, answer = read_messages(messages, images, at, context)
             if config.objects is not None and record.get(config.objects):
                 given = record[config.objects]
