@@ -164,13 +164,22 @@ def always(step: Step) -> Script:
 
 
 def main() -> None:
-    """vLLM's additions: adapters can be loaded unless their folder is named `refused`; the log contains the key."""
+    """vLLM's additions: adapters can be loaded, and change answers, unless their folder is named `refused` or `dead`.
+
+    The log contains the key.
+    """
     import os
+
+    effective = set()
 
     def script(number: int, body: Body) -> Step:
         if "lora_path" in body:
-            return status(500, "no such layer") if body["lora_path"].endswith("refused") else status(200, "loaded")
-        return lambda exchange: exchange.reply(200, completion(exchange.body, "hello", float(-len(body["model"]))))
+            if body["lora_path"].endswith("refused"):
+                return status(500, "no such layer")
+            effective.update([body["lora_name"]] if not body["lora_path"].endswith("dead") else [])
+            return status(200, "loaded")
+        logprob = -2.0 if body["model"] in effective else -1.0
+        return lambda exchange: exchange.reply(200, completion(exchange.body, "hello", logprob))
 
     print("started with", os.environ.get("VLLM_API_KEY"), flush=True)
     if "--fail" in sys.argv:

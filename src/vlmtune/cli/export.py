@@ -127,14 +127,18 @@ def push(
 
 def serve(
     config: ConfigArg,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; served next to the base model.")] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="Adapter folder, served next to the base model; may be repeated.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port on localhost.")] = 8000,
     sets: Sets = None,
     offline: Offline = False,
 ) -> None:
-    """Serve the model of a config with vLLM and an OpenAI-compatible API, until Ctrl-C."""
+    """Serve the model of a config and adapters with vLLM and an OpenAI-compatible API, until Ctrl-C."""
     from vlmtune.pipeline.serve import run_server
 
-    with run_server(load_config(config, sets, offline), open_progress("auto"), adapter, port) as running:
-        echo(f"{running.base_url}  model {running.model}\n{running.curl}")
+    with run_server(load_config(config, sets, offline), open_progress("auto"), adapter or (), port) as running:
+        for name, folder in running.models.items():
+            echo(f"{running.base_url}  model {name}" + (f"  {folder}" if folder is not None else ""))
+        echo(running.curl)
         running.wait()

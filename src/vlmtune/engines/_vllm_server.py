@@ -128,17 +128,17 @@ def command(
     python: Path,
     encoder: "Encoder",
     precision: str,
-    adapter: ServedAdapter | None,
+    adapters: Sequence[ServedAdapter],
     limits: Mapping[str, int | None],
     extra: Sequence[str] = (),
 ) -> list[str]:
-    """The command line of a server for a checkpoint and, if given, an adapter.
+    """The command line of a server for a checkpoint and adapters.
 
     Args:
         python: of vLLM's environment.
         encoder: of the checkpoint; its image limits become the server's.
         precision: bf16, fp16 or fp32. "auto" would turn an fp32 checkpoint into bf16.
-        adapter: to be loaded later; None starts a server without LoRA support.
+        adapters: to be loaded later; without one, the server has no LoRA support.
         limits: further numeric options by name; those that are None are omitted.
         extra: further arguments; they come last, so that they take precedence.
     """
@@ -154,12 +154,13 @@ def command(
     size = {"shortest_edge": sizes.min_pixels, "longest_edge": sizes.max_pixels}
     command_line += ["--mm-processor-kwargs", json.dumps({"size": size})]
     command_line += [part for name, value in limits.items() if value is not None for part in (f"--{name}", str(value))]
-    if adapter is not None:
+    if adapters:
         # One slot more than there are adapters: otherwise requests to the base model get the adapter, too, if they
         # share a batch with tuned ones (seen on CPUs).
-        command_line += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(adapter.max_rank)]
+        rank = max(adapter.max_rank for adapter in adapters)
+        command_line += ["--enable-lora", "--max-loras", str(len(adapters) + 1), "--max-lora-rank", str(rank)]
         # Without this option, the vision part of an adapter is silently dropped.
-        command_line += ["--enable-tower-connector-lora"] if adapter.vision else []
+        command_line += ["--enable-tower-connector-lora"] if any(one.vision for one in adapters) else []
     return [*command_line, *extra]
 
 
@@ -180,7 +181,7 @@ class Server:
     def __init__(self, command_line: Sequence[str], port: int, key: str | None, log: IO[bytes] | None) -> None:
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self._root = f"http://127.0.0.1:{port}"
-        self._key = key
+        self.key = key
         self._log = log
         # The key is passed in the environment: any user of the machine can read command lines.
         variables = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} | ({SERVER_KEY: key} if key else {})
@@ -222,7 +223,7 @@ class Server:
             RemoteError: the server ended.
         """
         body = {"lora_name": adapter.name, "lora_path": str(adapter.folder)}
-        reply = http.send(f"{self._root}/v1/load_lora_adapter", self._key, LOAD_TIMEOUT_S, body)
+        reply = http.send(f"{self._root}/v1/load_lora_adapter", self.key, LOAD_TIMEOUT_S, body)
         if isinstance(reply, http.NoReply):
             raise RemoteError(f"vLLM's server {reply.reason} while it loaded {adapter.folder}{self.log_tail()}")
         if reply.status != 200:
@@ -230,7 +231,7 @@ class Server:
 
     def version(self) -> str | None:
         """Version of vLLM; None if the server does not report it."""
-        reply = http.send(f"{self._root}/version", self._key, QUERY_TIMEOUT_S)
+        reply = http.send(f"{self._root}/version", self.key, QUERY_TIMEOUT_S)
         body = reply.body if isinstance(reply, http.Reply) and reply.status == 200 else b"null"
         with contextlib.suppress(ValueError):
             version = (value := parse_json(body)) and mismatch(value, dict[str, str]) is None and value.get("version")
@@ -260,7 +261,7 @@ class Server:
         if self._log is None:
             return ""
         text = Path(self._log.name).read_text(encoding="utf-8", errors="replace")
-        shown = "\n".join(f"  {line}" for line in text.replace(self._key or "\0", "…").splitlines()[-LOG_LINES:])
+        shown = "\n".join(f"  {line}" for line in text.replace(self.key or "\0", "…").splitlines()[-LOG_LINES:])
         return f"; the end of its log:\n{shown}"
 
     def stop(self) -> None:

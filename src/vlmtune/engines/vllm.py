@@ -1,17 +1,19 @@
 """Answers from a vLLM server that is started for the run, in a separate environment."""
 
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import PositiveFloat, PositiveInt
 
 from vlmtune.engines import _http as http
-from vlmtune.engines._client import Client, ClientConfig, Endpoint, ServerEngine
+from vlmtune.engines._client import Client, ClientConfig, Endpoint, ServerEngine, adapter_delta
 from vlmtune.engines._http import server_key
 from vlmtune.engines._vllm_server import ServedAdapter, Server, command, find_python, open_log, served
-from vlmtune.errors import ConfigError
+from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.types import Message, Request
 
 if TYPE_CHECKING:
@@ -57,51 +59,95 @@ def open_engine(
         AdapterRefused: vLLM cannot serve this adapter.
         ConfigError: it cannot serve the quantized model.
     """
-    to_serve = _served(adapter)
-    key = secrets.token_urlsafe(32)
-    command_line = arguments(config, model, encoder, precision, find_python(config.python), to_serve)
-    server = Server(command_line, http.free_port(), key, open_log())
-
-    def client_for(name: str) -> Client:
-        endpoint = Endpoint(
-            server.base_url,
-            key,
-            name,
-            own_checkpoint=True,
-            context=_context(config, encoder),
-            check_alive=server.check_alive,
-        )
-        return Client(config, endpoint, encoder)
-
-    base = client_for(encoder.checkpoint.name)
-    tuned = client_for(to_serve.name) if to_serve is not None else None
+    server, adapters = open_server(config, model, encoder, precision, [] if adapter is None else [adapter])
     with ExitStack() as unless_ready:
         unless_ready.callback(server.stop)
         server.wait(config.start_s)
-        if to_serve is not None:
-            server.load(to_serve)
-        # vLLM compiles at the first request, which can take longer than `timeout_s`.
-        base.first_tokens(Request("first request", (Message("user", ("Hello",)),)))
+        base, *tuned = load_adapters(server, config, encoder, adapters)
         unless_ready.pop_all()
     facts = {"device": "vllm", "precision": precision, "versions": {"vllm": server.version()}}
-    return ServerEngine(base, tuned, facts, server.stop)
+    return ServerEngine(base, tuned[0] if tuned else None, facts, server.stop)
 
 
 def open_server(
-    config: Config, model: "ModelConfig", encoder: "Encoder", precision: str, adapter: Path | None, port: int
-) -> tuple[Server, ServedAdapter | None]:
-    """Start a server for other clients on a port of this machine, logging to stderr; does not wait until it is ready.
+    config: Config,
+    model: "ModelConfig",
+    encoder: "Encoder",
+    precision: str,
+    adapters: Sequence[Path],
+    port: int | None = None,
+) -> tuple[Server, list[ServedAdapter]]:
+    """Start a server that can load some adapters; does not wait until it is ready.
+
+    Args:
+        config: of the engine.
+        model: what is served.
+        encoder: of its checkpoint.
+        precision: of its weights.
+        adapters: folders of those that are loaded later.
+        port: for other clients, with the key of the environment and a log on stderr; None is a server for this process
+            alone, with a key and a log of its own.
 
     Raises:
         EnvironmentProblem: vLLM is not installed.
-        AdapterRefused: vLLM cannot serve this adapter.
-        ConfigError: the port is taken.
+        AdapterRefused: vLLM cannot serve one of the adapters.
+        ConfigError: the port is taken, or vLLM cannot serve the model.
     """
-    to_serve = _served(adapter)
+    from vlmtune.modeling.loading import refuse_not_finite
+
+    for adapter in adapters:
+        refuse_not_finite(adapter)
+    to_serve = [served(adapter) for adapter in adapters]
     command_line = arguments(config, model, encoder, precision, find_python(config.python), to_serve)
+    if port is None:
+        return Server(command_line, http.free_port(), secrets.token_urlsafe(32), open_log()), to_serve
     if not http.is_free(port):
         raise ConfigError(f"port {port} is in use; choose another one with --port")
     return Server(command_line, port, server_key(), None), to_serve
+
+
+def load_adapters(
+    server: Server,
+    config: Config,
+    encoder: "Encoder",
+    adapters: Sequence[ServedAdapter],
+    probes: Sequence[Request] = (),
+) -> list[Client]:
+    """Load adapters into a server that is ready, and warm it up; a client of the base model, and one per adapter.
+
+    Args:
+        server: that is ready.
+        config: of the engine.
+        encoder: of the server's checkpoint.
+        adapters: as the server was started for them.
+        probes: questions to which each adapter must change the answers; none are asked by default.
+
+    Raises:
+        AdapterRefused: the server refuses one.
+        IntegrityError: one changes no answer to the probes.
+        RemoteError: the server ended.
+    """
+    for adapter in adapters:
+        server.load(adapter)
+    endpoint = Endpoint(
+        server.base_url,
+        server.key,
+        encoder.checkpoint.name,
+        own_checkpoint=True,
+        context=_context(config, encoder),
+        check_alive=server.check_alive,
+    )
+    names = [endpoint.model, *(adapter.name for adapter in adapters)]
+    clients = [Client(config, replace(endpoint, model=name), encoder) for name in names]
+    # vLLM compiles at the first request, which can take longer than `timeout_s`.
+    base, *tuned = clients
+    base.first_tokens(Request("first request", (Message("user", ("Hello",)),)))
+    for adapter, client in zip(adapters, tuned, strict=True) if probes else ():
+        try:
+            adapter_delta(base, client, probes)
+        except IntegrityError as error:
+            raise IntegrityError(f"{adapter.folder}: {error}") from None
+    return clients
 
 
 def arguments(
@@ -110,7 +156,7 @@ def arguments(
     encoder: "Encoder",
     precision: str,
     python: Path,
-    adapter: ServedAdapter | None,
+    adapters: Sequence[ServedAdapter],
 ) -> list[str]:
     """The command line of a server for this config.
 
@@ -135,16 +181,7 @@ def arguments(
         "kv-cache-memory-bytes": None if cache_gb is None else int(cache_gb * 1e9),
         "seed": config.seed,
     }
-    return command(python, encoder, precision, adapter, limits, config.arguments)
-
-
-def _served(adapter: Path | None) -> ServedAdapter | None:
-    from vlmtune.modeling.loading import refuse_not_finite
-
-    if adapter is None:
-        return None
-    refuse_not_finite(adapter)
-    return served(adapter)
+    return command(python, encoder, precision, adapters, limits, config.arguments)
 
 
 def _context(config: Config, encoder: "Encoder") -> int:
