@@ -34,7 +34,7 @@ data_app = typer.Typer(help="Inspect a dataset, before or after training.", no_a
 COMMANDS: dict[typer.Typer, list[Callable[..., None]]] = {
     app: [
         *(run.demo, data.init, run.run, run.search, run.learning_curve, run.label, run.predict),
-        *(run.merge, run.train, export.export, export.push, export.serve),
+        *(run.merge, run.train, export.export, export.merge_adapters, export.push, export.serve),
         *(compare.compare, compare.score, inspect.doctor, inspect.plan, completion.completion),
     ],
     config_app: [inspect.check, inspect.show, inspect.schema],

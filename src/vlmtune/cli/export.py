@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -79,6 +79,32 @@ def export(
         raise ConfigError("an adapter needs no export: its folder is already in PEFT's format")
     folder = write(Session(load_config(config, sets, offline), open_progress(progress)), output, adapter)
     echo(json.dumps({"schema_version": 1, "checkpoint": str(folder)}) if as_json else f"checkpoint: {folder}")
+
+
+def merge_adapters(
+    config: ConfigArg,
+    adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Folders of two or more adapters.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the new adapter; must not exist.")],
+    kind: Annotated[
+        Literal["cat", "linear", "ties", "dare_linear", "dare_ties"],
+        typer.Option("--combination", help="As in PEFT: cat is the exact weighted sum, with the sum of the ranks."),
+    ] = "cat",
+    weight: Annotated[list[float] | None, typer.Option(help="One per adapter, in order; 1 each by default.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share of the weights that ties and dare_* keep.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights that dare_* keeps.")] = 0,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Combine adapters of one model into a single adapter, to be compared like any other."""
+    from vlmtune.pipeline.merge_adapters import Combination
+    from vlmtune.pipeline.merge_adapters import merge_adapters as write
+    from vlmtune.pipeline.session import Session
+
+    combination = Combination(kind, weight or [1.0] * len(adapters), density, seed)
+    session = Session(load_config(config, sets, offline), open_progress("auto"))
+    folder = write(session, adapters, combination, output)
+    echo(json.dumps({"schema_version": 1, "adapter": str(folder)}) if as_json else f"adapter: {folder}")
 
 
 HUB_PREFIX = "hf:"

@@ -350,8 +350,8 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {f'{first} {more}'.strip().rstrip('.'):.300}"
 
 
-def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
-    """The model with an adapter, in evaluation mode; checks that every weight of the adapter is used.
+def attach_adapter(model: "PreTrainedModel | PeftModel", folder: Path, name: str = "default") -> "PeftModel":
+    """The model with an adapter of some name, in evaluation mode; checks that every weight of the adapter is used.
 
     PEFT silently ignores weights whose names do not match, so names and shapes are compared here. Names of older
     versions of transformers are converted. The weights stay fp32, as they were trained, and are cast to the model's
@@ -371,12 +371,14 @@ def attach_adapter(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     if unsaid := [key for key in ("peft_type", "lora_alpha") if key not in config]:
         raise IntegrityError(f"{folder}: {ADAPTER_CONFIG} lacks {' and '.join(unsaid)}; copy the adapter again")
     with under_current_names(folder) as current:
-        adapted = _attached(model, current, config, folder)
+        adapted = _attached(model, current, config, folder, name)
     compute_in_base_precision(adapted)
     return adapted.eval()
 
 
-def _attached(model: "PreTrainedModel", current: Path, config: Mapping[str, Any], folder: Path) -> "PeftModel":
+def _attached(
+    model: "PreTrainedModel | PeftModel", current: Path, config: Mapping[str, Any], folder: Path, name: str
+) -> "PeftModel":
     """The model with an adapter whose names are current; messages name the folder that it came from."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -391,16 +393,20 @@ def _attached(model: "PreTrainedModel", current: Path, config: Mapping[str, Any]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT only warns of mismatches, which are an error below
-            adapted = PeftModel.from_pretrained(model, str(current))
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(current), name)
+                adapted = model
+            else:
+                adapted = PeftModel.from_pretrained(model, str(current), name)
     except Exception as error:  # PEFT raises anything on a configuration that it does not expect
         raise IntegrityError(
             f"{folder}: this adapter does not fit the model: {_first_line(error)}. Use the model it was trained on "
             f"({_base_of(folder)})"
         ) from None
     wanted = {
-        name: tuple(value.shape)
-        for name, value in get_peft_model_state_dict(adapted, save_embedding_layers=False).items()
-        if not _is_base_copy(name)
+        weight: tuple(value.shape)
+        for weight, value in get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False).items()
+        if not _is_base_copy(weight)
     }
     _refuse_other_weights(given, wanted, folder)
     return adapted
@@ -437,7 +443,7 @@ def _is_base_copy(name: str) -> bool:
     return BASE_COPY in name and ".lora_" not in name and not name.endswith(".bias")
 
 
-def _shapes(model: "PreTrainedModel", current: Path, folder: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(model: "PreTrainedModel | PeftModel", current: Path, folder: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of an adapter's weights by name, without copies of the base model's own.
 
     Raises:
@@ -452,7 +458,7 @@ def _shapes(model: "PreTrainedModel", current: Path, folder: Path) -> dict[str, 
     return {name: shape for name, shape in given.items() if name not in copied}
 
 
-def _refuse_other_copies(model: "PreTrainedModel", copies: "dict[str, torch.Tensor]", folder: Path) -> None:
+def _refuse_other_copies(model: "PreTrainedModel | PeftModel", copies: "dict[str, torch.Tensor]", folder: Path) -> None:
     """Check that copies of the base model's weights are those of this model.
 
     Raises:

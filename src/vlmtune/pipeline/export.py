@@ -81,13 +81,13 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     config = session.config
     provenance = session.provenance(adapter=session.verify_adapter(adapter))
     precision, encoder = config.training.precision, session.encoder
-    rows = list(session.rows(config.evaluation.split))[:PROBE_ROWS]
-    prompts = [session.task.prompt(config.task, row) for row in rows]
+    requests = probe_requests(session)
     device = pick_device(config.model)
     model = attach_adapter(load_model(encoder.checkpoint, device, precision), adapter)
     hf: Any = registry.load("engines", "hf")
     engine = hf.attached(model, hf.Config(), encoder, device, precision)
-    adapter_delta = engine.adapter_delta([Request(row.id, one) for row, one in zip(rows, prompts, strict=True)])
+    adapter_delta = engine.adapter_delta(requests)
+    prompts = [request.conversation for request in requests]
     answers = _answers(model.get_base_model(), encoder, prompts, device, session.inference.answer_limit)
     with translate_os_errors(building):
         # Everything but the base model's weights, in whatever format; the merged weights replace them.
@@ -105,6 +105,12 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
         folder_manifest_path(building),
         {"schema_version": 1, "mock": session.mock, "adapter_delta": adapter_delta, "origin": provenance.parts},
     )
+
+
+def probe_requests(session: Session) -> list[Request]:
+    """The first rows of the evaluated split, on which the effect of an adapter is measured."""
+    rows = list(session.rows(session.config.evaluation.split))[:PROBE_ROWS]
+    return [Request(row.id, session.task.prompt(session.config.task, row)) for row in rows]
 
 
 def _merged(model: Any) -> Any:
