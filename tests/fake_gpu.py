@@ -7,9 +7,10 @@ of a model of any size takes seconds of CPU and no memory.
 """
 
 import contextlib
+import math
 import traceback
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,15 @@ class FakeGpu(TorchDispatchMode):
     """One GPU; to be used in a `with` block.
 
     `alive` and `peak` are bytes, `flops` those of matrix products and attention, `launches` the operations that start a
-    kernel (an elementwise operation is one) by name, `waits` how often the CPU waited, by what and where, `at_peak` the
-    bytes alive at the peak by the `phase` in which they were allocated. More than `total` bytes raise
+    kernel (an elementwise operation is one) by name, `traffic` the bytes that they read and write at least, `seconds`
+    the longer of both at the rates given, by name, too, `waits` how often the CPU waited, by what and where, `at_peak`
+    the bytes alive at the peak by the `phase` in which they were allocated. More than `total` bytes raise
     `OutOfMemoryError`.
     """
 
-    def __init__(self, total: float = 141e9) -> None:
+    def __init__(self, total: float = 141e9, flops_per_s: float = math.inf, bytes_per_s: float = math.inf) -> None:
         super().__init__()
+        self._rates = flops_per_s, bytes_per_s
         self.total, self.alive, self.peak, self.phase = int(total), 0, 0, "other"
         self.by_phase: Counter[str] = Counter()
         self.at_peak: Counter[str] = Counter()
@@ -82,6 +85,8 @@ class FakeGpu(TorchDispatchMode):
         """Count anew from here on; what is alive stays."""
         self.flops = 0
         self.launches: Counter[str] = Counter()
+        self.traffic: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.waits: Counter[str] = Counter()
         self.peak = self.alive
 
@@ -145,9 +150,14 @@ class FakeGpu(TorchDispatchMode):
         for tensor in made:
             self._hold(tensor)
         if name not in WITHOUT_KERNEL and any(x.device.type == "meta" for x in [*made, *tensors]):
-            self.launches[name] += 1
-            self.flops += _flops(func, name, args, kwargs, result, tensors)
+            self._launch(name, _flops(func, name, args, kwargs, result, tensors), sum(map(_size, [*made, *tensors])))
         return result
+
+    def _launch(self, name: str, flops: int, traffic: int) -> None:
+        self.launches[name] += 1
+        self.traffic[name] += traffic
+        self.flops += flops
+        self.seconds[name] += max(flops / self._rates[0], traffic / self._rates[1])
 
     def _indices(self, index: Any, device: torch.device) -> list[Any]:
         """An index as it reaches the kernel: a mask becomes the places it selects, and the CPU's indices are copied."""
@@ -233,6 +243,14 @@ def _apply(module: Any, change: Any, recurse: bool = True) -> Any:
     for name, buffer in module._buffers.items():
         module._buffers[name] = None if buffer is None else change(buffer)
     return module
+
+
+def _size(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor on the GPU; what is repeated by a stride of 0 is there once."""
+    if tensor.device.type != "meta":
+        return 0
+    sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return math.prod(sizes) * tensor.dtype.itemsize
 
 
 def _values(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -9,23 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from builders import TINY, assistant, make_image, ref, user
+from builders import TINY
 from fake_gpu import FakeGpu, phases
+from fake_training import photos, prepared, working_kernels
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vlmtune.distributed import SINGLE_PROCESS
-from vlmtune.modeling import vision_tower
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint
 from vlmtune.planning.costs import Setup, memory
 from vlmtune.planning.lengths import work_of
 from vlmtune.planning.plan import shapes_of
-from vlmtune.processing import image_processor
 from vlmtune.processing.encoder import Encoded, Encoder
-from vlmtune.training import attention
 from vlmtune.training.config import TrainingConfig
-from vlmtune.training.forward_backward import ForwardBackward
-from vlmtune.training.lora import add_adapter, trainable
 
 LAYERS, BLOCKS = 4, 6
 """Of 36 layers and 27 blocks of the 8B, whose widths are kept."""
@@ -39,12 +33,15 @@ WAITS_PER_ROW = 13
 
 
 def test_what_is_known_is_counted() -> None:
-    with FakeGpu(total=1e9) as gpu:
+    with FakeGpu(total=1e9, flops_per_s=1e9, bytes_per_s=1e9) as gpu:
         a, b = torch.zeros(100, 200, device="cuda"), torch.zeros(200, 300, device="cuda")
         assert gpu.alive == 80_384 + 240_128  # rounded up to 512 bytes
         gpu.reset()
         c = (a @ b).relu().t()
         assert (dict(gpu.launches), gpu.flops, dict(gpu.waits)) == ({"mm": 1, "relu": 1}, 2 * 100 * 200 * 300, {})
+        assert dict(gpu.traffic) == {"mm": 4 * (100 * 200 + 200 * 300 + 100 * 300), "relu": 2 * 4 * 100 * 300}
+        assert gpu.seconds["mm"] == 2 * 100 * 200 * 300 / 1e9, "limited by its products"
+        assert gpu.seconds["relu"] == 2 * 4 * 100 * 300 / 1e9, "limited by memory"
         assert gpu.alive == 80_384 + 240_128 + 120_320, "the product is gone"
         assert gpu.peak == 80_384 + 240_128 + 2 * 120_320
         del c
@@ -113,48 +110,9 @@ def batches(large: Encoder) -> dict[int, list[Encoded]]:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
-    """With kernels that work."""
-    monkeypatch.setattr(attention, "pick_kernel", lambda *_: "varlen")
-    monkeypatch.setattr(vision_tower, "uses_varlen", lambda *_: True)
-    caches = (attention._varlen_layout, image_processor._scaled)
-    for cache in caches:
-        cache.cache_clear()
-    with FakeGpu() as gpu:
+def gpu() -> Iterator[FakeGpu]:
+    with working_kernels(), FakeGpu() as gpu:
         yield gpu
-    for cache in caches:
-        cache.cache_clear()
-
-
-def photos(encoder: Encoder, count: int, captions: int) -> list[Encoded]:
-    """Examples about pictures of 500 x 375 pixels: 768 patches, 192 tokens."""
-    examples = []
-    for number in range(count):
-        picture = ref(make_image(500, 375, seed=number), f"photo {number}")
-        for caption in range(captions):
-            talk = (user(picture, "Describe this image."), assistant(f"There are {caption} red balls on the grass ."))
-            examples.append(encoder.training_example(talk, "all", 4096))
-    return examples
-
-
-def prepared(
-    encoder: Encoder, gpu: FakeGpu, folder: Path, settings: TrainingConfig, tied: bool = False
-) -> tuple[ForwardBackward, Any, int]:
-    """What computes gradients, the model, and its bytes; the adapter's gradients and AdamW's moments are there, too."""
-    family = encoder.checkpoint.family
-    with torch.device("cuda"):
-        config = AutoConfig.from_pretrained(encoder.checkpoint.folder)
-        base: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    if tied:
-        base.lm_head.weight = base.model.language_model.embed_tokens.weight
-    vision_tower.optimize_vision_tower(base.requires_grad_(False), family)
-    attention.enable_packed_attention(base, family)
-    loaded = gpu.alive
-    weights = list(trainable(add_adapter(base, settings.lora, family, 0, full=settings.full).train()).values())
-    base.moments = [torch.zeros_like(weight) for weight in weights for _ in range(2)]
-    for weight in weights:
-        weight.grad = torch.zeros_like(weight)
-    return ForwardBackward(base, weights, encoder, "cuda", settings, folder, SINGLE_PROCESS), base, loaded
 
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
