@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlmtune import registry
 from vlmtune.config import Config, load
-from vlmtune.errors import ConfigError, DataError
+from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, first_epoch, work_of
@@ -71,13 +71,21 @@ def large(make_config: Make, encoder: Encoder, tmp_path: Path) -> Make:
     folder.mkdir()
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (folder / name).write_bytes((encoder.checkpoint.folder / name).read_bytes())
-    config = json.loads((ROOT / "tests" / "data" / "qwen3_vl" / "8b.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "image_token_id": encoder.renderer.image_id}))
+    (folder / "config.json").write_bytes((ROOT / "tests" / "data" / "qwen3_vl" / "8b.json").read_bytes())
 
     def make(*sets: str) -> Config:
         return make_config(f"model.name={folder}", "training.precision=bf16", *sets)
 
     return make
+
+
+def test_a_plan_takes_any_tokenizer_and_the_model_only_its_own(large: Make) -> None:
+    config = large()
+    assert make_plan(config, QUIET, "h200", None)["epoch"]["samples"] == 12
+    with pytest.raises(
+        IntegrityError, match="image_token_id in config.json is 151655, but .* is 702"
+    ):
+        Encoder(find_checkpoint(config.model), config.model)
 
 
 def decoded(config: Config, encoder: Encoder) -> Epoch:

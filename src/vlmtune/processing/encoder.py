@@ -207,7 +207,9 @@ class Encoder:
         if self.renderer.thinks:
             self._text_facts["thinking"] = thinking
         settings = read_json(checkpoint.folder / "config.json")
-        if (named := settings.get("image_token_id")) not in (None, self.renderer.image_id):
+        named = settings.get("image_token_id")
+        # A plan reads headers alone: there, any tokenizer of the family stands in for the model's own.
+        if images is DecodedImages and named not in (None, self.renderer.image_id):
             raise IntegrityError(
                 f"{checkpoint.folder}: image_token_id in config.json is {named!r:.80}, but that of the tokenizer is "
                 f"{self.renderer.image_id}; download the checkpoint again"
