@@ -193,7 +193,7 @@ def test_references_longer_than_answers_may_be_are_said_early(check: Check, note
     session = Session(config, Progress(Listener(notes)))
     _note_answers_cut_off(session)
     assert notes == [f"train: {message}"]
-    assert message in make_plan(config, Progress(Silent()), None, None)["notes"]
+    assert message in make_plan(config, Progress(Silent()), None)["notes"]
     longer = load("c.yaml", [f"inference.max_new_tokens={proposed}"]).config
     _note_answers_cut_off(Session(longer, Progress(Listener(notes))))
     assert len(notes) == 1

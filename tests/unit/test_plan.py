@@ -16,7 +16,7 @@ from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, first_epoch, work_of
-from vlmtune.planning.plan import estimate, make_plan, shapes_of, survey
+from vlmtune.planning.plan import Rented, estimate, make_plan, shapes_of, survey
 from vlmtune.planning.text import render
 from vlmtune.processing.encoder import EncodedImage, Encoder, ImageHeaders
 from vlmtune.progress import Progress, Silent
@@ -81,10 +81,8 @@ def large(make_config: Make, encoder: Encoder, tmp_path: Path) -> Make:
 
 def test_a_plan_takes_any_tokenizer_and_the_model_only_its_own(large: Make) -> None:
     config = large()
-    assert make_plan(config, QUIET, "h200", None)["epoch"]["samples"] == 12
-    with pytest.raises(
-        IntegrityError, match="image_token_id in config.json is 151655, but .* is 702"
-    ):
+    assert make_plan(config, QUIET, "h200")["epoch"]["samples"] == 12
+    with pytest.raises(IntegrityError, match="image_token_id in config.json is 151655, but .* is 702"):
         Encoder(find_checkpoint(config.model), config.model)
 
 
@@ -134,7 +132,7 @@ def test_pixels_are_not_decoded(make_config: Make, encoder: Encoder, tmp_path: P
     cut = encoded(make_image(90, 90, 9), "JPEG")
     (tmp_path / "0.img").write_bytes(cut[: len(cut) // 2])
     config = make_config()
-    assert make_plan(config, QUIET, None, None)["epoch"]["samples"] == 12
+    assert make_plan(config, QUIET, None)["epoch"]["samples"] == 12
     with pytest.raises(DataError, match="cannot be decoded"):
         decoded(config, encoder)
 
@@ -146,7 +144,7 @@ def test_pairs_are_those_of_the_causal_mask_and_the_parent() -> None:
 
 
 def test_every_figure_follows_from_those_beside_it(large: Make) -> None:
-    found = make_plan(large(), QUIET, "RTX 5090", 0.69, 0.5)
+    found = make_plan(large(), QUIET, "RTX 5090", Rented(0.69, 0.5))
     (gpu,) = found["gpus"]
     work, shapes, terms = found["epoch"]["work"], found["shapes"], {t["name"]: t for t in found["flops"]["terms"]}
     assert gpu["name"] == "rtx5090"
@@ -168,7 +166,7 @@ def test_every_figure_follows_from_those_beside_it(large: Make) -> None:
 
 def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
     config = large("training.checkpoint_layers=9")
-    found = make_plan(config, QUIET, "h200", None)
+    found = make_plan(config, QUIET, "h200")
     checkpoint = find_checkpoint(config.model)
     source = registry.load("data", config.dataset.source)
     rows = source.open(config.dataset, config.dataset.splits.train, None)
@@ -179,7 +177,7 @@ def test_the_pipelines_estimate_is_the_plans(large: Make) -> None:
 
 def test_a_gpu_that_is_too_small_is_told_what_to_change(large: Make) -> None:
     fixed = large("training.checkpoint_layers=0", "training.precision=fp32")
-    (gpu,) = make_plan(fixed, QUIET, "rtx4090", None)["gpus"]
+    (gpu,) = make_plan(fixed, QUIET, "rtx4090")["gpus"]
     assert not gpu["fits"]
     assert gpu["seconds_per_epoch"] is None
     assert [(change["set"], change["fits"]) for change in gpu["changes"]][:1] == [
@@ -187,17 +185,17 @@ def test_a_gpu_that_is_too_small_is_told_what_to_change(large: Make) -> None:
     ]
     for change in gpu["changes"]:
         settings = ["training.checkpoint_layers=0", "training.precision=fp32", *change["set"]]
-        (again,) = make_plan(large(*settings), QUIET, "rtx4090", None)["gpus"]
+        (again,) = make_plan(large(*settings), QUIET, "rtx4090")["gpus"]
         assert (again["fits"], again["peak_bytes"]) == (change["fits"], change["peak_bytes"]), "they do what they say"
     fitting = next(change for change in gpu["changes"] if change["fits"])
     assert {"model.quantization=nf4", "training.precision=bf16"} < set(fitting["set"])
-    text = render(make_plan(fixed, QUIET, "rtx4090", None))
+    text = render(make_plan(fixed, QUIET, "rtx4090"))
     assert "--set model.quantization=nf4 --set training.precision=bf16" in text
 
 
 def test_a_model_too_large_to_train_in_full_is_told_what_an_adapter_takes(large: Make) -> None:
     """16 bytes a weight of the language model, embeddings and head included; nothing in 4 bits."""
-    plan = make_plan(large("training.method=full"), QUIET, "h200", None)
+    plan = make_plan(large("training.method=full"), QUIET, "h200")
     [gpu] = plan["gpus"]
     states = plan["memory"]["precisions"][0]["over_base"][0]["states"]
     assert states == 16 * plan["trained_weights"] == 16 * 8_190_735_360
@@ -207,7 +205,7 @@ def test_a_model_too_large_to_train_in_full_is_told_what_an_adapter_takes(large:
 
 
 def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
-    found = make_plan(make_config(), QUIET, None, None)
+    found = make_plan(make_config(), QUIET, None)
     assert [gpu["name"] for gpu in found["gpus"]] == list(GPUS)
     assert {name: GPUS[find_gpu(name)].memory_gb for name in GOLD} == GOLD
 
@@ -222,12 +220,12 @@ def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
 )
 def test_wrong_options_are_named(make_config: Make, words: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        make_plan(make_config(), QUIET, *words)
+        make_plan(make_config(), QUIET, words[0], Rented(*words[1:]))
 
 
 def test_more_checkpointed_layers_than_there_are_is_an_error(make_config: Make) -> None:
     with pytest.raises(ConfigError, match="checkpoint_layers is 5, but this model has 4 layers"):
-        make_plan(make_config("training.checkpoint_layers=5"), QUIET, None, None)
+        make_plan(make_config("training.checkpoint_layers=5"), QUIET, None)
 
 
 def test_the_command_prints_the_plan(tmp_path: Path) -> None:

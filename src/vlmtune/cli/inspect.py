@@ -29,18 +29,20 @@ def plan(
         float | None,
         typer.Option(help="Fraction of the GPU's datasheet bf16 rate that is reached; 0.35 by default."),
     ] = None,
+    cards: Annotated[int, typer.Option(help="GPUs of that kind that train together.")] = 1,
     sets: Sets = None,
     as_json: AsJson = False,
     progress: ProgressStyle = "auto",
     offline: Offline = False,
 ) -> None:
-    """Predict tokens, FLOPs, memory, time and cost of training, without loading the model."""
-    from vlmtune.planning.plan import EFFICIENCY, make_plan
+    """Predict tokens, FLOPs, memory, time and cost of a run, without loading the model."""
+    from vlmtune.planning.plan import EFFICIENCY, Rented, make_plan
     from vlmtune.planning.text import render
     from vlmtune.progress import open_progress
 
     loaded = load_config(config, sets, offline)
-    plan = make_plan(loaded, open_progress(progress), gpu, price, EFFICIENCY if efficiency is None else efficiency)
+    rented = Rented(price, EFFICIENCY if efficiency is None else efficiency, cards)
+    plan = make_plan(loaded, open_progress(progress), gpu, rented)
     echo(json.dumps(plan, indent=2) if as_json else render(plan))
 
 

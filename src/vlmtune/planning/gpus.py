@@ -1,4 +1,4 @@
-"""The data of known GPUs, from their datasheets; prices change daily and are not included."""
+"""The data of known GPUs, from their makers' documents named below; prices change daily and are not included."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,13 @@ class Gpu:
 
     `memory_gb` is the nominal size. Read as 10^9 bytes per GB, it is what training may use: the true size is 5 to 7 %
     larger, about as much as the CUDA context and fragmentation take. `bf16_tflops` is the dense rate (no sparsity) with
-    fp32 accumulation.
+    fp32 accumulation, `gb_per_s` the memory's bandwidth in 10^9 bytes. `source` is the document with these figures.
     """
 
     memory_gb: int
     bf16_tflops: float
+    gb_per_s: int
+    source: str
 
     @property
     def room(self) -> int:
@@ -25,15 +27,18 @@ class Gpu:
 
 
 GPUS = {
-    "rtx3090": Gpu(24, 71),
-    "rtx4090": Gpu(24, 165.2),
-    "rtx5090": Gpu(32, 209.5),
-    "l4": Gpu(24, 121),
-    "l40s": Gpu(48, 362),
-    "a100-40gb": Gpu(40, 312),
-    "a100": Gpu(80, 312),
-    "h100": Gpu(80, 989),
-    "h200": Gpu(141, 989),
+    "rtx3090": Gpu(24, 71, 936, "NVIDIA Ampere GA102 GPU architecture, appendix A"),
+    "rtx4090": Gpu(24, 165.2, 1008, "NVIDIA Ada GPU architecture, appendix A"),
+    "rtx5090": Gpu(32, 209.5, 1792, "NVIDIA RTX Blackwell GPU architecture, appendix A"),
+    "l4": Gpu(24, 121, 300, "NVIDIA L4 Tensor Core GPU, datasheet"),
+    "l40s": Gpu(48, 362, 864, "NVIDIA L40S, datasheet"),
+    "a10": Gpu(24, 125, 600, "NVIDIA A10, datasheet"),
+    "a100-40gb": Gpu(40, 312, 1555, "NVIDIA A100, datasheet, SXM4 40 GB"),
+    "a100": Gpu(80, 312, 2039, "NVIDIA A100, datasheet, SXM4 80 GB"),
+    "h100": Gpu(80, 989, 3350, "NVIDIA H100, datasheet, SXM5"),
+    "h200": Gpu(141, 989, 4800, "NVIDIA H200, datasheet, SXM"),
+    "b200": Gpu(180, 2250, 8000, "NVIDIA DGX B200, datasheet, an eighth of it"),
+    "mi300x": Gpu(192, 1307, 5300, "AMD Instinct MI300X, datasheet"),
 }
 
 

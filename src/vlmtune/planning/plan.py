@@ -1,4 +1,4 @@
-"""What training will cost, before the model is loaded: tokens, FLOPs, memory, time and money. No torch.
+"""What a run will cost, before the model is loaded: tokens, FLOPs, memory, time and money. No torch.
 
 `make_plan` reads the rows of a config once and returns plain values, which `text.render` prints. After training,
 `compare_with_measured` compares the estimate with what was measured.
@@ -25,8 +25,9 @@ from vlmtune.modeling.varlen import repeats_keys
 from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
+from vlmtune.planning.whole_run import WholeRun, phases, whole_run
 from vlmtune.processing.answer_lengths import count_answers, cut_off
-from vlmtune.processing.encoder import ImageHeaders
+from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress, Silent
 from vlmtune.tasks import for_model
 from vlmtune.training.activation_checkpointing import fewest_layers
@@ -39,6 +40,19 @@ EFFICIENCY = 0.35
 """Assumed fraction of a datasheet's bf16 rate; published training runs on images reach 0.30 to 0.40."""
 PRECISIONS: tuple[tuple[str, Quantization | None], ...] = (("bf16", None), ("bf16", "nf4"), ("fp32", None))
 """Precisions in the memory table: of the arithmetic, and of the language model's weights if quantized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rented:
+    """What is known of the GPUs that a run would be on.
+
+    `price` is that of one, in USD per hour; `efficiency` the assumed fraction of the datasheet's bf16 rate; `cards` how
+    many train together, of which one answers.
+    """
+
+    price: float | None = None
+    efficiency: float = EFFICIENCY
+    cards: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,28 +150,23 @@ def compare_with_measured(
     return line
 
 
-def make_plan(
-    config: Config, progress: Progress, gpu: str | None, price: float | None, efficiency: float = EFFICIENCY
-) -> dict[str, Any]:
+def make_plan(config: Config, progress: Progress, gpu: str | None, rented: Rented | None = None) -> dict[str, Any]:
     """The plan of a config as plain values.
 
     Args:
         config: of the run.
         progress: notified of the rows being read.
         gpu: name of the GPU to plan for; None plans for all known ones.
-        price: of that GPU, in USD per hour.
-        efficiency: assumed fraction of the datasheet's bf16 rate.
+        rented: how many of that GPU, and what they cost.
 
     Raises:
         ConfigError: no such GPU, a price without a GPU, or an unknown architecture.
         EnvironmentProblem: model or dataset cannot be reached.
         DataError: a row cannot be trained on; names it.
     """
+    rented = rented or Rented()
     gpus = list(GPUS) if gpu is None else [find_gpu(gpu)]
-    if price is not None and gpu is None:
-        raise ConfigError("--price needs --gpu: it is the price of one GPU")
-    if not 0 < efficiency <= 1:
-        raise ConfigError(f"--efficiency must be above 0 and at most 1 (got {efficiency:g})")
+    _check(rented, gpu, config.training.batch_size)
     if config.needs_hub:
         go_offline_if_unreachable(progress)
     checkpoint = find_checkpoint(config.model)
@@ -170,6 +179,10 @@ def make_plan(
         raise ConfigError(
             f"training.checkpoint_layers is {requested}, but this model has {shapes.decoder.layers} layers"
         )
+    encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
+    limit = resolved(config.inference, encoder).answer_limit
+    passes = training.passes or (training.max_steps or 0) / epoch.steps
+    rest = whole_run(config, checkpoint, encoder, round(passes * epoch.steps), limit)
     return {
         "schema_version": 1,
         "model": checkpoint.name,
@@ -178,25 +191,60 @@ def make_plan(
         "trained_weights": trained_weights(shapes, training.lora, training.full),
         "precision": training.precision,
         "quantization": config.model.quantization,
-        "notes": _notes(config, checkpoint, rows[0]),
-        "epochs": (training.passes or (training.max_steps or 0) / epoch.steps) * max(1, len(training.seeds)),
+        "notes": _notes(config, encoder, rows[0], limit),
+        "epochs": passes * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
         "flops": _flops(config, shapes, epoch.work, requested),
         "memory": _memory(shapes, setup, epoch.distinct),
-        "efficiency": efficiency,
-        "price_per_hour": price,
-        "gpus": [_gpu(name, config, shapes, epoch, efficiency, price) for name in gpus],
+        "efficiency": rented.efficiency,
+        "price_per_hour": rented.price,
+        "cards": rented.cards,
+        "answers": {**asdict(rest), "limit": limit},
+        "gpus": [
+            {**one, "whole_run": _whole_run(one, rest, config, shapes, passes, rented)}
+            for name in gpus
+            for one in [_gpu(name, config, shapes, epoch, rented)]
+        ],
     }
 
 
-def _notes(config: Config, checkpoint: Checkpoint, rows: Rows) -> list[str]:
+def _check(rented: Rented, gpu: str | None, batch_size: int) -> None:
+    if rented.price is not None and gpu is None:
+        raise ConfigError("--price needs --gpu: it is the price of one GPU")
+    if not 0 < rented.efficiency <= 1:
+        raise ConfigError(f"--efficiency must be above 0 and at most 1 (got {rented.efficiency:g})")
+    if not 1 <= rented.cards <= batch_size:
+        raise ConfigError(
+            f"--cards must be 1 to training.batch_size, {batch_size} (got {rented.cards}): every card needs at least "
+            "one answer of each batch"
+        )
+
+
+def _notes(config: Config, encoder: Encoder, rows: Rows, limit: int) -> list[str]:
     """What the plan does not count, and answers that inference would cut off."""
     notes = ["the additional computation and memory of DoRA are not counted"] if config.training.lora.use_dora else []
-    encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
     task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale, encoder.with_objects)
-    message = cut_off(count_answers(rows, task, config.task, encoder), resolved(config.inference, encoder).answer_limit)
+    message = cut_off(count_answers(rows, task, config.task, encoder), limit)
     return notes if message is None else [*notes, message]
+
+
+def _whole_run(
+    gpu: Mapping[str, Any],
+    run: WholeRun,
+    config: Config,
+    shapes: Shapes,
+    passes: float,
+    rented: Rented,
+) -> dict[str, Any] | None:
+    """The phases of the run on some of a GPU, with time and money; None if the time of its steps is not known."""
+    if gpu["seconds_per_epoch"] is None:
+        return None
+    training_s = gpu["seconds_per_epoch"] * passes / rented.cards
+    parts = dict(phases(run, config, shapes, GPUS[gpu["name"]], rented.efficiency, training_s))
+    seconds = sum(parts.values())
+    usd = None if rented.price is None else seconds / 3600 * rented.price * rented.cards
+    return {"seconds": seconds, "usd": usd, "phases": parts}
 
 
 def _epoch(epoch: Epoch) -> dict[str, Any]:
@@ -249,14 +297,12 @@ def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str
     }
 
 
-def _gpu(
-    name: str, config: Config, shapes: Shapes, epoch: Epoch, efficiency: float, price: float | None
-) -> dict[str, Any]:
+def _gpu(name: str, config: Config, shapes: Shapes, epoch: Epoch, rented: Rented) -> dict[str, Any]:
     """One GPU: how many layers are checkpointed, time, money, and what to change if it is too small."""
     training, gpu, setup = config.training, GPUS[name], _setup(config)
     needed = _needed(shapes, setup, epoch.distinct, training.checkpoint_layers, gpu.room)
     terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"], training.full)
-    seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * efficiency)
+    seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * rented.efficiency)
     # The datasheet's bf16 rate, which is fp16's, says nothing about fp32.
     timed = needed["fits"] and training.precision != "fp32"
     return {
@@ -266,7 +312,7 @@ def _gpu(
         **needed,
         "flops_per_epoch": sum(term.flops for term in terms),
         "seconds_per_epoch": seconds if timed else None,
-        "usd_per_epoch": seconds / 3600 * price if timed and price is not None else None,
+        "usd_per_epoch": seconds / 3600 * rented.price if timed and rented.price is not None else None,
         "changes": [] if needed["fits"] else _changes(config, shapes, setup, epoch, gpu.room),
     }
 

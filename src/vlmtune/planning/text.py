@@ -89,7 +89,7 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
 def _gpus(plan: dict[str, Any]) -> Iterator[str]:
     yield (
         f"on a GPU, at {plan['efficiency']:.0%} of its datasheet's bf16 rate (an assumption: --efficiency); "
-        "training steps alone"
+        "training steps on one card, and the whole run" + (f" on {plan['cards']} cards" if plan["cards"] > 1 else "")
     )
     for gpu in plan["gpus"]:
         title = f"  {gpu['name']:<10} {gpu['memory_gb']:>4} GB {gpu['bf16_tflops']:>6,g} TFLOP/s"
@@ -101,6 +101,12 @@ def _gpus(plan: dict[str, Any]) -> Iterator[str]:
             f"{title}  fits with checkpoint_layers={gpu['checkpoint_layers']} in {_gb(gpu['peak_bytes'])} GB"
             + _time(gpu, plan["epochs"])
         )
+        if (whole := gpu["whole_run"]) is not None:
+            yield f"  {'':<10} {_whole(whole)}"
+            if len(plan["gpus"]) == 1:
+                yield f"  {'':<10} {_phases(whole)}"
+    if len(plan["gpus"]) == 1:
+        yield from _answers(plan["answers"])
 
 
 def _time(gpu: dict[str, Any], epochs: float) -> str:
@@ -110,6 +116,32 @@ def _time(gpu: dict[str, Any], epochs: float) -> str:
     money = f", {gpu['usd_per_epoch']:.2f} USD" if gpu["usd_per_epoch"] is not None else ""
     whole = f"; {epochs:g} epochs {_clock(seconds * epochs)}" if epochs != 1 else ""
     return f"; {_tera(gpu['flops_per_epoch'])} TFLOP in {_clock(seconds)} an epoch{money}{whole}"
+
+
+def _whole(whole: dict[str, Any]) -> str:
+    money = f", {whole['usd']:.2f} USD" if whole["usd"] is not None else ""
+    return f"the whole run {_clock(whole['seconds'])}{money}"
+
+
+def _phases(whole: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_clock(seconds)}" for name, seconds in whole["phases"].items())
+
+
+def _answers(answers: dict[str, Any]) -> Iterator[str]:
+    for name, side in (("baseline", answers["base"]), ("evaluation", answers["tuned"])):
+        times = f", {answers['adapters']} adapters" if name == "evaluation" and answers["adapters"] > 1 else ""
+        yield (
+            f"  {name:<10} {side['requests']:,} answers of {side['generated']:.1f} tokens, {side['batch']} at a time, "
+            f"prompts of {side['prompts']['tokens']:,} tokens{times}"
+        )
+    if answers["remote"]:
+        yield "  answers come from a server elsewhere, whose time and money are not counted"
+    if answers["asked"]:
+        yield f"  judge      {answers['asked']:,} requests, whose time and money are not counted"
+    yield (
+        f"  {answers['loads']} starts, at half the datasheet's bandwidth while generating, 1 GB/s from the disk, "
+        "0.1 GB/s from the Hub: assumptions"
+    )
 
 
 def _changes(gpu: dict[str, Any]) -> Iterator[str]:
