@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 
 MIN_SECRET_LENGTH = 8
 """Shorter values are flags and placeholders such as EMPTY, which occur in ordinary words."""
@@ -40,6 +41,12 @@ def safe(text: str, styled: bool = False) -> str:
     return redacted(printable(text, styled))
 
 
+def cleaner() -> Callable[[str], str]:
+    """`safe` for many texts: the environment is read once, which takes longer than all the rest."""
+    secrets = _secrets()
+    return lambda text: _without(secrets, printable(text))
+
+
 def shortened(text: str, limit: int) -> str:
     """A text of at most `limit` characters, which says how many are missing."""
     return text if len(text) <= limit else f"{text[:limit]}… [{len(text) - limit:,} more characters]"
@@ -55,9 +62,18 @@ def printable(text: str, styled: bool = False) -> str:
 
 def redacted(text: str) -> str:
     """The text with every secret of the environment replaced by the name of its variable in brackets."""
-    secrets = {v: name for name, v in os.environ.items() if _SECRET_NAME.search(name) and len(v) >= MIN_SECRET_LENGTH}
-    for value in sorted(secrets, key=len, reverse=True):
-        text = hide(value, secrets[value], text)
+    return _without(_secrets(), text)
+
+
+def _secrets() -> list[tuple[str, str]]:
+    """Secrets of the environment and the names of their variables, the longest first: one may be a part of another."""
+    found = {v: name for name, v in os.environ.items() if _SECRET_NAME.search(name) and len(v) >= MIN_SECRET_LENGTH}
+    return sorted(found.items(), key=lambda item: len(item[0]), reverse=True)
+
+
+def _without(secrets: Sequence[tuple[str, str]], text: str) -> str:
+    for value, name in secrets:
+        text = hide(value, name, text)
     return text
 
 

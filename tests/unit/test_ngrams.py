@@ -1,6 +1,7 @@
 """BLEU and chrF equal their official implementations, and their statistics add up to the corpus score."""
 
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,35 @@ def test_rows_count_the_same_in_blocks_of_any_size(metric: Metric, monkeypatch: 
         for module in (captions, ngrams):
             module._compared.cache_clear()
         assert (metric.measure(answers, references) == whole).all()
+
+
+@settings(deadline=None)
+@given(SPELLED, st.sampled_from([1, 7, 30_000]))
+def test_shared_ngrams_are_those_of_plain_counting(rows: Rows, block: int) -> None:
+    answers, references = zip(*rows, strict=True)
+    texts = _symbols.characters(answers, references)
+    expected: list[dict[tuple[int, int], list[int]]] = [{} for _ in range(4)]
+    for row, (answer, some) in enumerate(rows):
+        for number, text in enumerate(some):
+            for length in range(1, 5):
+                said, true = ([one[n : n + length] for n in range(len(one) - length + 1)] for one in (answer, text))
+                both = Counter(said) & Counter(true)
+                if both:
+                    expected[length - 1][row, number] = sorted(both.values())
+    found: list[dict[tuple[int, int], list[int]]] = [{} for _ in range(4)]
+    first_row = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_symbols, "BLOCK", block)
+        for part in texts.blocks():
+            start = np.searchsorted(part.row_index, np.arange(part.rows))
+            for length, one in enumerate(_ngram_counts.shared(part, 4)):
+                assert (np.diff(one.ngram) >= 0).all()
+                for reference, both in zip(one.reference.tolist(), one.both.tolist(), strict=True):
+                    row = int(part.row_index[reference])
+                    place = (first_row + row, reference - int(start[row]))
+                    found[length].setdefault(place, []).append(both)
+            first_row += part.rows
+    assert [{place: sorted(both) for place, both in order.items()} for order in found] == expected
 
 
 def test_document_frequencies_are_counted_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

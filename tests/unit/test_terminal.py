@@ -9,7 +9,7 @@ import pytest
 from pages import hostile
 
 from vlmtune.report import ReportConfig, html, markdown, model_card, table
-from vlmtune.terminal import echo, hide, printable
+from vlmtune.terminal import cleaner, echo, hide, printable, safe
 
 HOSTILE = "\x1b]52;c;cm0=\x07\x1b[2K\rAll rows can be used.\x9b31m\u202e\u2028\x7f\ud800"
 
@@ -61,6 +61,14 @@ def test_echo_hides_the_secrets_of_the_environment(
     echo("said canary-123 and \\u0063anary-123\x1b[2J", err=True)
     echo("a flag", end="")
     assert capsys.readouterr() == ("a flag", "said [MY_API_KEY] and [MY_API_KEY]\\u001b[2J\n")
+
+
+def test_a_cleaner_of_many_texts_hides_what_safe_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "canary-123")
+    monkeypatch.setenv("MY_LONGER_TOKEN", "canary-123-456")
+    texts = [HOSTILE, "canary-123-456 canary-123", "\\u0063anary-123", "a caption"]
+    assert [*map(cleaner(), texts)] == [*map(safe, texts)]
+    assert cleaner()("canary-123-456 canary-123\x07") == "[MY_LONGER_TOKEN] [MY_API_KEY]\\u0007"
 
 
 CANARY = 'sk-canary-"<0123'

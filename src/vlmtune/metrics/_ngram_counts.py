@@ -5,7 +5,7 @@ captions are counted in 0.2 CPU-seconds. Letters: N rows, Q references of all ro
 together, E entries (one per text and distinct n-gram in it).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,34 +70,30 @@ class NGrams:
         at = np.arange(len(numbers))
         return cls(numbers, np.repeat(np.cumsum(lengths), lengths) - at, 1, at, numbers.astype(np.int64))
 
-    def longer(self, prefix: Ints, kept: NDArray[np.bool_] | None = None) -> "NGrams":
-        """Those of one symbol more.
-
-        Args:
-            prefix: the number of each n-gram of this length.
-            kept: which of them are continued; None continues all.
-        """
+    def longer(self, prefix: Ints) -> "NGrams":
+        """Those of one symbol more; `prefix` is the number of each n-gram of this length."""
         whole = self.left[self.start] > self.length
-        if kept is not None:
-            whole &= kept
         start = self.start[whole]
         key = (prefix[whole] << _LAST) | self.numbers[start + self.length]
         return NGrams(self.numbers, self.left, self.length + 1, start, key)
 
 
-def _in_several_rows(key: Ints, row: Ints) -> tuple[Ints, NDArray[np.int32]]:
-    """Sorted keys [D] of the n-grams that several rows have, and how many have each [D].
+def _in_several_rows(key: Ints, row: Ints) -> tuple[Ints, NDArray[np.int32], Ints]:
+    """Sorted keys [D] of the n-grams that several rows have, how many have each [D], and where each n-gram is [n].
 
     Args:
         key: of each n-gram.
-        row: of each n-gram, ascending.
+        row: of each n-gram; the place of one that a single row has is -1.
     """
-    order = np.argsort(key, kind="stable")
-    key, row = key[order], row[order]
-    is_first = np.diff(key, prepend=-1) != 0
-    start = np.flatnonzero(is_first)
-    count = np.add.reduceat(is_first | (np.diff(row, prepend=-1) != 0), start, dtype=np.int32)
-    return key[start][count > 1], count[count > 1]
+    order = np.argsort(key)
+    start = _starts(key[order])
+    group = np.repeat(np.arange(len(start)), np.diff(start, append=len(key)))
+    pairs = np.sort((group << _LAST) | row[order])
+    count = np.bincount(pairs[_starts(pairs)] >> _LAST, minlength=len(start))
+    several = count > 1
+    at = np.empty(len(key), np.int64)
+    at[order] = np.where(several, np.cumsum(several) - 1, -1)[group]
+    return key[order[start]][several], count[several].astype(np.int32), at
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +120,8 @@ class DocumentFrequencies:
             text = np.searchsorted(ends, start, "right") - 1
             row, end, key = row_index[text], ends[text + 1], numbers[start].astype(np.int64)
             for length in range(1, longest + 1):
-                several, count = _in_several_rows(key, row)
-                at = np.searchsorted(several, key)
-                longer = (start + length < end) & (np.append(several, -1)[at] == key)
+                several, count, at = _in_several_rows(key, row)
+                longer = (start + length < end) & (at >= 0)
                 start, row, end = start[longer], row[longer], end[longer]
                 key = ((known[length - 1] + at[longer]) << _LAST) | numbers[start + length]
                 keys[length - 1].append(several)
@@ -179,26 +174,77 @@ def _counted(texts: Texts, text: Ints, ngram: Ints, distinct: int, frequency: In
     return Order(Counts(owner[:first], ngrams[:first], count[:first]), references, at, shared, frequency)
 
 
-def clipped_matches(texts: Texts, found: Sequence[Order]) -> Floats:
-    """BLEU's clipped matches and possible matches, for n-grams of 1 … K symbols [N, 2K].
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The n-grams of one length that references share with the answer of their row: three arrays [E].
+
+    `both` is how often the answer and reference number `reference` both have the n-gram `ngram` of the row, a number by
+    which the arrays are ordered.
+
+    The answer "a a b" with the references "a c" and "a a" gives, for n-grams of one symbol: references 0 1, both 1 2,
+    n-grams 0 0.
+    """
+
+    ngram: Ints
+    reference: Ints
+    both: Ints
+
+
+def shared(texts: Texts, longest: int) -> Iterator[Shared]:
+    """Of n-grams of 1, 2, … `longest` symbols. Longer ones begin with shared ones, so no others are looked at."""
+    numbers = np.concatenate([texts.answers.numbers, texts.references.numbers])
+    lengths = np.concatenate([texts.answers.lengths, texts.references.lengths])
+    first = np.searchsorted(texts.row_index, np.arange(texts.rows))
+    rank = np.arange(1, len(texts.row_index) + 1) - first[texts.row_index]  # of each row's texts: the answer is 0
+    rank, row = np.append(np.zeros(texts.rows, np.int64), rank), np.append(np.arange(texts.rows), texts.row_index)
+    bits, symbols = int(rank.max(initial=0)).bit_length(), int(numbers.max(initial=0)) + 1
+    start, text = np.arange(len(numbers)), np.repeat(np.arange(len(lengths)), lengths)
+    left, prefix = np.repeat(np.cumsum(lengths), lengths) - start, row[text]
+    for length in range(1, longest + 1):
+        # One sort: what a row's texts have of an n-gram is together, the answer first.
+        key = ((prefix * symbols + numbers[start + length - 1]) << bits) | rank[text[start]]
+        order = np.argsort(key)
+        entry = _starts(key[order])
+        count, key = np.diff(entry, append=len(key)), key[order[entry]]
+        begin = _starts(key >> bits)
+        size = np.diff(begin, append=len(key))
+        common = (key[begin] & ((1 << bits) - 1) == 0) & (size > 1)
+        ngram = np.repeat(np.arange(len(begin)), size)
+        of_reference = common[ngram]
+        of_reference[begin] = False
+        both = np.minimum(count, count[begin][ngram])
+        yield Shared(ngram[of_reference], text[start[order[entry[of_reference]]]] - texts.rows, both[of_reference])
+        ngram = np.repeat(ngram, count)
+        longer = common[ngram] & (left[start[order]] > length)
+        start, prefix = start[order][longer], ngram[longer]
+
+
+def _starts(ordered: Ints) -> Ints:
+    """Where each distinct value of a sorted array starts."""
+    is_first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return np.flatnonzero(is_first)
+
+
+def clipped_matches(texts: Texts, longest: int) -> Floats:
+    """BLEU's clipped matches and possible matches, for n-grams of 1 … K = `longest` symbols [N, 2K].
 
     First, per order, the n-grams of each answer that a reference has, each at most as often as in the reference that
     has it most often; then all n-grams of each answer. "the the the" against "the cat" has 1 match of 3 at order 1.
     """
     columns = []
-    for order in found:
-        most = np.zeros(len(order.answers.text), np.int64)
-        np.maximum.at(most, order.at[order.shared], order.references.count[order.shared])
-        columns.append(np.bincount(order.answers.text, np.minimum(most, order.answers.count), texts.rows))
-    columns += [np.maximum(texts.answers.lengths - shorter, 0).astype(np.float64) for shorter in range(len(found))]
+    for found in shared(texts, longest):
+        start = _starts(found.ngram)
+        most = np.maximum.reduceat(found.both, start) if len(start) else found.both
+        columns.append(np.bincount(texts.row_index[found.reference[start]], most, texts.rows))
+    columns += [np.maximum(texts.answers.lengths - shorter, 0).astype(np.float64) for shorter in range(longest)]
     return np.stack(columns, axis=1)
 
 
 def first_of_row(row_index: Ints, *keys: NDArray[np.generic]) -> Ints:
     """The reference of each row [N] that comes first by `keys` (each [Q], ascending), then by its position."""
     order = np.lexsort((*reversed(keys), row_index))
-    _, first = np.unique(row_index[order], return_index=True)
-    return order[first]
+    return order[_starts(row_index[order])]
 
 
 def closest_length(texts: Texts) -> Ints:

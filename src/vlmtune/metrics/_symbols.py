@@ -6,7 +6,7 @@ Letters: N rows, Q references of all rows together, S symbols of all texts toget
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +18,9 @@ References = tuple[tuple[str, ...], ...]
 
 BLOCK = 30_000
 """Symbols that are counted together: their arrays stay in the processor's cache, which makes counting linear."""
+
+_TEXTS_AT_ONCE = 2_000
+"""Texts whose words are in memory together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,15 @@ def _numbered_references(references: References, tokenizer: Tokenizer) -> tuple[
 def _numbered(texts: Iterable[Sequence[str]], known: Mapping[str, int], more: dict[str, int] | None = None) -> Symbols:
     """Texts with the numbers of known words; `more` gets those of the others, which follow the known ones."""
     more = {} if more is None else more
-    lengths: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for text in texts:
-            lengths.append(len(text))
-            for word in text:
-                number = known.get(word)
-                yield more.setdefault(word, len(known) + len(more)) if number is None else number
-
-    return Symbols.of(np.fromiter(numbers(), np.int32), lengths)
+    lengths, numbers, remaining = [0], [np.zeros(0, np.int32)], iter(texts)
+    while some := [*islice(remaining, _TEXTS_AT_ONCE)]:
+        words = [*chain.from_iterable(some)]
+        number = {word: known.get(word, -1) for word in dict.fromkeys(words)}
+        for word in [word for word, known_as in number.items() if known_as < 0]:
+            number[word] = more.setdefault(word, len(known) + len(more))
+        lengths += map(len, some)
+        numbers.append(np.fromiter(map(number.__getitem__, words), np.int32, len(words)))
+    return Symbols(np.concatenate(numbers), np.cumsum(lengths, dtype=np.int64))
 
 
 def characters(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Texts:

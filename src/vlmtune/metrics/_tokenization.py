@@ -123,12 +123,14 @@ def words(text: str) -> Words:
     """Tokens of a caption, lower-cased, without punctuation; possibly none."""
     said = text.removesuffix(" .")
     if _LETTERS.fullmatch(said):
-        parts = (_FUSED.get(word, (word,)) for word in said.lower().split())
-        return tuple(chain.from_iterable(parts))
+        found = said.lower().split()
+        if _FUSED.keys().isdisjoint(found):
+            return tuple(found)
+        return tuple(chain.from_iterable(_FUSED.get(word, (word,)) for word in found))
     text = " ".join(text.split())
     if not text.isascii():
         text = " ".join(_UNSEEN.sub(" ", text.translate(_PLAIN)).split())
-    found: list[str] = []
+    found = []
     for token in _TOKEN.findall(text.replace("&amp;", "&")):
         low = token.lower()
         if low in _FUSED:

@@ -51,7 +51,7 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     stats, values = [np.zeros((0, 2 * ORDERS + 1))], [np.zeros(0)]
     for block in texts.blocks():
         found = list(orders(block, ORDERS, documents))
-        stats.append(np.column_stack([clipped_matches(block, found), closest_length(block)]))
+        stats.append(np.column_stack([clipped_matches(block, ORDERS), closest_length(block)]))
         values.append(_cider_d(block, found, texts.rows))
     compared = np.concatenate(stats)
     compared.setflags(write=False)

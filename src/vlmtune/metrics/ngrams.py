@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
-from vlmtune.metrics._ngram_counts import Order, clipped_matches, closest_length, first_of_row, orders
+from vlmtune.metrics._ngram_counts import clipped_matches, closest_length, first_of_row, shared
 from vlmtune.metrics._symbols import Texts, as_key, characters, kept_texts, row_ranges, words
 from vlmtune.metrics._tokenization import sacrebleu_name, sacrebleu_tokenizer
 
@@ -26,7 +26,7 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     texts = words(answers, references, sacrebleu_tokenizer(references))
     lengths = texts.references.lengths
     shortest = lengths[first_of_row(texts.row_index, lengths)]
-    matches = [clipped_matches(block, list(orders(block, ORDERS))) for block in texts.blocks()]
+    matches = [clipped_matches(block, ORDERS) for block in texts.blocks()]
     empty = np.zeros((0, 2 * ORDERS))
     return np.column_stack([np.concatenate([empty, *matches]), closest_length(texts), shortest])
 
@@ -80,19 +80,14 @@ def _characters(answers: Sequence[str | None], references: Sequence[Sequence[str
 
 
 def _chrf_block(texts: Texts) -> Stats:
-    found = orders(texts, CHARACTERS)
-    stats = np.concatenate([_chrf_columns(texts, order, n) for n, order in enumerate(found)], axis=1)
+    columns = []
+    for shorter, found in enumerate(shared(texts, CHARACTERS)):
+        of_reference = np.maximum(texts.references.lengths - shorter, 0)
+        of_answer = np.maximum(texts.answers.lengths[texts.row_index] - shorter, 0)
+        both = np.bincount(found.reference, found.both, len(of_reference))
+        columns += [np.where(of_reference > 0, of_answer, 0), of_reference, both]
+    stats = np.stack(columns, axis=1).astype(np.float64)
     return stats[first_of_row(texts.row_index, -_chrf(stats))]
-
-
-def _chrf_columns(texts: Texts, order: Order, shorter: int) -> Stats:
-    """n-grams of answer, reference and both, for each reference [Q, 3]."""
-    of_reference = np.maximum(texts.references.lengths - shorter, 0)
-    of_answer = np.maximum(texts.answers.lengths[texts.row_index] - shorter, 0)
-    kept = order.shared
-    common = np.minimum(order.answers.count[order.at[kept]], order.references.count[kept])
-    both = np.bincount(order.references.text[kept], common, len(texts.row_index))
-    return np.stack([np.where(of_reference > 0, of_answer, 0), of_reference, both], axis=1).astype(np.float64)
 
 
 def _chrf(sums: Stats) -> Stats:

@@ -17,7 +17,7 @@ from typing import Any
 from vlmtune.report import ReportConfig, charts, provenance, rows, templates, text
 from vlmtune.report.rows import MetricColumn
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
-from vlmtune.terminal import safe, shortened
+from vlmtune.terminal import cleaner, shortened
 from vlmtune.text_units import language
 
 _IMAGE_BYTES = 12_000_000
@@ -201,7 +201,7 @@ def embed_rows(
     spoken: str | None = None,
 ) -> EmbeddedRows:
     """The `MOST_ROWS` rows that changed most, with shortened texts if need be; of those as many as fit."""
-    numbers = {image: n for n, image in enumerate(images)}
+    numbers, safe = {image: n for n, image in enumerate(images)}, cleaner()
     kept = rows.by_change(examples, columns[0] if columns else None)[:MOST_ROWS]
     compact = [_each(safe, _compact(n, examples[n], columns, numbers)) for n in kept]
     packed, limit = [_json(row) for row in compact], None

@@ -2,12 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vlmtune.report.rows import columns, expected, label
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
-from vlmtune.terminal import safe
+from vlmtune.terminal import cleaner
 
 
 def path_beside(page: Path) -> Path:
@@ -17,6 +17,7 @@ def path_beside(page: Path) -> Path:
 
 def render(comparison: ComparisonFile) -> str:
     """The table, with a byte-order mark by which spreadsheets recognize UTF-8."""
+    safe = cleaner()
     names = [column.name for column in columns(comparison)]
     written = io.StringIO("\ufeff", newline="")
     written.seek(0, io.SEEK_END)
@@ -26,7 +27,7 @@ def render(comparison: ComparisonFile) -> str:
     for number, example in enumerate(comparison["examples"]):
         texts = [label(example, number), example["a"], example["b"], " | ".join(expected(example))]
         flags = [" ".join(example["flags"][side]) for side in ("a", "b")]
-        rows.writerow([*map(_cell, [*texts, *flags]), *_numbers(example, names)])
+        rows.writerow([*(text and _cell(text, safe) for text in (*texts, *flags)), *_numbers(example, names)])
     return written.getvalue()
 
 
@@ -37,8 +38,6 @@ def _numbers(example: ExampleResult, names: list[str]) -> Iterator[float | None]
         yield None if deltas is None else deltas[name]
 
 
-def _cell(text: str | None) -> str | None:
+def _cell(text: str, safe: Callable[[str], str]) -> str:
     """Text that looks like a formula gets an apostrophe, so that no spreadsheet evaluates it."""
-    if text is None:
-        return None
     return f"'{safe(text)}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else safe(text)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmtune.terminal import safe, shortened
+from vlmtune.terminal import cleaner, shortened
 
 FOLDER = Path(__file__).parent
 
@@ -42,7 +42,7 @@ def render(
         loader=FileSystemLoader([*folders, FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_readable,
+        finalize=_readable(cleaner()),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -53,9 +53,11 @@ def render(
     )
 
 
-def _readable(value: Any) -> Any:
-    """A value that a template prints; markup, which a template made of printed values, stays as it is."""
-    return value if not isinstance(value, str) or hasattr(value, "__html__") else safe(shortened(value, LONGEST))
+def _readable(safe: Callable[[str], str]) -> Callable[[Any], Any]:
+    """Values as a template prints them; markup, which a template made of printed values, stays as it is."""
+    return lambda value: (
+        value if not isinstance(value, str) or hasattr(value, "__html__") else safe(shortened(value, LONGEST))
+    )
 
 
 def _joined(files: Sequence[Path]) -> str:
