@@ -398,6 +398,28 @@ def pixel_hash(image: "Image") -> str:
     return hashlib.sha256(b"%dx%d:" % (width, height) + image.tobytes()).hexdigest()
 
 
+def video_hash(ref: VideoRef) -> str:
+    """Identity of a video: sha256 of its file or of its frames, and of their rate. A GIF may be an image or a video.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _errors_named(ref.where):
+        data = ref.read()
+    return hashlib.sha256(b"video %d %r:" % (len(ref.frames), ref.rate) + data).hexdigest()
+
+
+def identified(ref: ImageRef) -> "tuple[Image, str]":
+    """An image as from `decode_rgb`, and its identity: `pixel_hash`; of a video `video_hash`, as others may look alike
+    in the frames that its picture shows.
+    """
+    if isinstance(ref, VideoRef):
+        ref = ref if ref.frames else in_memory(ref)
+        return decode_rgb(ref), video_hash(ref)
+    image = decode_rgb(ref)
+    return image, pixel_hash(image)
+
+
 def thumbnail(image: "Image", side: int = 256) -> bytes:
     """A WebP copy whose longer side has at most `side` pixels; about 6.5 KB for a photo."""
     small = image.copy()

@@ -15,7 +15,7 @@ from typing import Any
 from vlmtune.engines import NEW_TOKENS, THINKING_TOKENS, Engine, InferenceConfig
 from vlmtune.errors import ImageError, VlmtuneError
 from vlmtune.files import append_lines, cut_torn_line, write_atomic
-from vlmtune.images import decode_rgb, pixel_hash, thumbnail
+from vlmtune.images import identified, thumbnail
 from vlmtune.predictions import LOGPROB_DIGITS, Line, read
 from vlmtune.processing.encoder import Encoder
 from vlmtune.progress import Progress
@@ -129,14 +129,13 @@ class Predictor:
             pool.shutdown(cancel_futures=True)
 
     def _image(self, example: Example) -> str | None:
-        """Write the thumbnail of the first image; returns the hash of its pixels, None without a readable image."""
+        """Write the thumbnail of the first image; returns its identity, None without a readable image."""
         if not example.images:
             return None
         try:
-            image = decode_rgb(example.images[0])
+            image, digest = identified(example.images[0])
         except ImageError:
             return None
-        digest = pixel_hash(image)
         file = thumbnail_path(self.thumbnails, digest)
         if not file.is_file():
             write_atomic(file, thumbnail(image))
@@ -218,7 +217,7 @@ def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
     """Up to `count` examples, each with the images of another: the shuffled-image control.
 
     Rows are taken in the order of a hash of their id, one per image and group, if their first image can be read. Each
-    gets the images of the next. The first images differ in their pixels, so no row gets its own from another file.
+    gets the images of the next. The first images differ by their identity, so no row gets its own from another file.
     """
     rows: list[Example] = []
     used: set[str] = set()
@@ -228,7 +227,7 @@ def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
         group = f"group {example.cluster}" if example.cluster is not None else None
         if not example.images or group in used:
             continue
-        image = pixel_hash_of(example.images[0])
+        image = identity_of(example.images[0])
         if image is None or image in used:
             continue
         used |= {image, group} if group is not None else {image}
@@ -238,10 +237,10 @@ def shuffle_images(examples: Sequence[Example], count: int) -> list[Example]:
     return [_with_images(row, other.images) for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
 
 
-def pixel_hash_of(ref: ImageRef) -> str | None:
-    """Identity of an image's pixels; None if it cannot be read."""
+def identity_of(ref: ImageRef) -> str | None:
+    """Identity of an image or a video; None if it cannot be read."""
     try:
-        return pixel_hash(decode_rgb(ref))
+        return identified(ref)[1]
     except ImageError:
         return None
 

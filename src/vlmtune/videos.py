@@ -91,9 +91,7 @@ def decode(data: bytes, indices: Sequence[int], count: int, where: str) -> "Iter
             last = frame
             if number != wanted[0]:
                 continue
-            if frame.is_corrupt:
-                raise ImageError(f"frame {number} is damaged", where)
-            image = _upright(frame)
+            image = _upright(frame, number, where)
             while wanted and wanted[0] == number:
                 wanted.pop(0)
                 yield image
@@ -101,11 +99,13 @@ def decode(data: bytes, indices: Sequence[int], count: int, where: str) -> "Iter
     if wanted and (last is None or missing > max(1, count // MISSING)):
         raise ImageError(f"only {number + 1} of {count} frames can be decoded: the file is damaged or cut off", where)
     for _ in wanted:
-        yield _upright(last)
+        yield _upright(last, number, where)
 
 
-def _upright(frame: Any) -> "Image":
-    """The RGB image of a frame, turned as its container says: phones store frames as the sensor sees them."""
+def _upright(frame: Any, number: int, where: str) -> "Image":
+    """The RGB image of a whole frame, turned as its container says: phones store frames as the sensor sees them."""
+    if frame.is_corrupt:
+        raise ImageError(f"frame {number} is damaged", where)
     from PIL import Image
 
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))

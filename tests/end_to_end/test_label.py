@@ -76,9 +76,19 @@ def test_filters_leave_rows_out_and_never_all_of_them(photos: Path, tmp_path: Pa
     assert "no row can be used" in none[2]
 
 
-@pytest.mark.parametrize(("config", "message"), [("demo", "no label block"), ("demo_grounding", "are not texts")])
-def test_what_cannot_be_labelled_is_named(config: str, message: str, photos: Path, tmp_path: Path) -> None:
-    block = f"label={{dataset: {{source: imagefolder, path: {photos}}}}}" if config != "demo" else "label=null"
+@pytest.mark.parametrize(
+    ("config", "columns", "message"),
+    [
+        ("demo", None, "no label block"),
+        ("demo_grounding", "", "are not texts"),
+        ("demo", ", video: clip", "label.dataset.video: only rows with images or texts"),
+    ],
+)
+def test_what_cannot_be_labelled_is_named(
+    config: str, columns: str | None, message: str, photos: Path, tmp_path: Path
+) -> None:
+    source = "imagefolder" if columns == "" else "jsonl"
+    block = f"label={{dataset: {{source: {source}, path: {photos}{columns}}}}}" if columns is not None else "label=null"
     ended = vlmtune_in_process("label", config, f"--set={block}", cwd=tmp_path)
     assert ended.returncode == 2
     assert message in ended.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from builders import Notes, assistant, encoded, make_image, ref, user
+from clips import drawn_frames, video
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.images import decode_rgb, pixel_hash
@@ -40,6 +41,21 @@ class Echo:
 
     def answer(self, requests: Sequence[Request], done: Container[str]) -> Outcomes:
         return (Prediction(request.id, request.id, "stop", 1) for request in requests)
+
+
+def test_videos_are_the_same_only_if_their_content_is(tmp_path: Path) -> None:
+    frames = drawn_frames(12, (64, 48))
+    swapped = [frames[0], frames[2], frames[1], *frames[3:]]  # the picture shows 0, 3, 7 and 11
+    clips = [video(frames, 5), video(frames, 5, "copy"), video(swapped, 5), video(frames, 4)]
+    rows = [example(f"{n}", clip) for n, clip in enumerate(clips)]
+    answering = Predictor(captioning.TASK, captioning.Config(), tmp_path / "p", Progress(Notes()), StopRequest())
+    lines = answering.answer("test", Echo(), rows, tmp_path / "partial.jsonl")  # type: ignore[arg-type]
+    first, copy, other, slow = (line.image for line in lines)
+    assert first == copy
+    assert len({first, other, slow}) == 3
+    assert [line.cluster for line in lines] == [first, copy, other, slow]
+    assert len(list((tmp_path / "p").iterdir())) == 3
+    assert len(shuffle_images(rows, 9)) == 3
 
 
 def test_rows_belong_together_by_group_then_by_picture(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import QUICK, Notes, encoded, lines, make_image, ref
+from clips import drawn_frames, video
 from fakes import engine as fake
 
 from vlmtune.config import load
@@ -16,7 +17,7 @@ from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
 from vlmtune.images import decode_rgb, pixel_hash
 from vlmtune.pipeline import predict, run
-from vlmtune.pipeline.prompt_baselines import prompt_baselines
+from vlmtune.pipeline.prompt_baselines import FewShotExamples, prompt_baselines
 from vlmtune.pipeline.session import Session
 from vlmtune.predictions import Line
 from vlmtune.processing.chat_template import images_of
@@ -78,6 +79,17 @@ def row(name: str, *seeds: int, references: Sequence[str] = ("a tree",), **more:
     pictures = [encoded(make_image(24, 16, seed), kinds[len(name) % 3]) for seed in seeds]
     refs = tuple(ref(data, f"{name}/{n}") for n, data in enumerate(pictures))
     return Example(name, refs, None, {"references": list(references)}, **more)
+
+
+def test_clips_whose_pictures_are_alike_are_others() -> None:
+    frames = drawn_frames(12, (64, 48))
+    swapped = [frames[0], frames[2], frames[1], *frames[3:]]
+    rows = Rows([row("same"), row("other")])
+    rows = Rows(
+        [replace(rows[0], images=(video(frames, 5, "copy"),)), replace(rows[1], images=(video(swapped, 5, "other"),))]
+    )
+    asked = replace(row("asked"), images=(video(frames, 5),))
+    assert [one.id for one in FewShotExamples("shots", rows, 1).for_row(asked)] == ["other"]  # type: ignore[arg-type]
 
 
 def asking(session: Session, monkeypatch: pytest.MonkeyPatch, train: Sequence[Example]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,6 +104,16 @@ def test_a_broken_file_is_named(name: str) -> None:
     with pytest.raises(ImageError, match=message) as error:
         images.decode_rgb(VideoRef("row 7 (a.mp4)", lambda: data))
     assert error.value.where == "row 7 (a.mp4)"
+
+
+def test_a_damaged_frame_stands_for_no_missing_one() -> None:
+    with av.open(io.BytesIO(AVI)) as container:
+        *_, last = (packet for packet in container.demux(video=0) if packet.size)
+    assert last.pos is not None
+    cut = AVI[: last.pos + last.size // 2]
+    for index in (11, 12):
+        with pytest.raises(ImageError, match="frame 11 is damaged"):
+            list(videos.decode(cut, [0, index], 13, "clip"))
 
 
 def test_a_file_that_lacks_more_than_its_last_frame_is_cut_off() -> None:

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from vlmtune.dataset_check.near_duplicates import CHROMA_SIDE, SIDE, THUMBNAIL_BYTES
 from vlmtune.errors import ImageError
 from vlmtune.files import append_lines, cut_torn_line, translate_os_errors, whole_lines
-from vlmtune.images import Header, clip_of, examine, in_memory, picture, pixel_hash
+from vlmtune.images import Header, clip_of, examine, in_memory, picture, pixel_hash, video_hash
 from vlmtune.json_values import mismatch, parse_json
 from vlmtune.prefetch import KeyLocks
 from vlmtune.types import ImageRef, VideoRef
@@ -292,9 +292,9 @@ def _properties(header: Header, width: int, height: int) -> tuple[str, ...]:
 
 
 def _digest(image: ImageRef) -> bytes:
-    """Hash of an image's bytes, or of its pixels if the source draws it; a GIF may be an image or a video."""
-    data = image.read()
+    """Hash of an image's bytes, or of its pixels if the source draws it; of a video its identity."""
     if isinstance(image, VideoRef):
-        return hashlib.blake2b(data, digest_size=16, key=f"video {len(image.frames)} {image.rate}".encode()).digest()
+        return bytes.fromhex(video_hash(image))[:16]
+    data = image.read()
     content = data if isinstance(data, bytes) else pixel_hash(data.convert("RGB")).encode()
     return hashlib.blake2b(content, digest_size=16).digest()

@@ -20,8 +20,8 @@ from vlmtune.config import Config, EvaluationSetConfig, LabelConfig
 from vlmtune.data import Rows
 from vlmtune.errors import ConfigError, DataError
 from vlmtune.files import write_atomic, write_bytes
-from vlmtune.images import decode_rgb, pixel_hash
-from vlmtune.inference import pixel_hash_of
+from vlmtune.images import identified
+from vlmtune.inference import identity_of
 from vlmtune.metrics import Metric, Stats, chrf
 from vlmtune.pipeline import predict
 from vlmtune.pipeline.session import Session, rows_facts
@@ -97,6 +97,9 @@ def _checked(config: Config) -> LabelConfig:
             f"labels of the task {config.task.name} are not texts in a column (dataset.references is empty); a teacher "
             "writes texts"
         )
+    video = next((key for key in ("video", "videos") if getattr(config.label.dataset, key, None) is not None), None)
+    if video is not None:
+        raise ConfigError(f"label.dataset.{video}: only rows with images or texts are labelled, not those with videos")
     return config.label
 
 
@@ -163,9 +166,9 @@ def _name(session: Session, adapter: Path | None) -> str:
 
 
 def _evaluated_images(session: Session) -> set[str]:
-    """Hashes of the images of the validation and evaluation rows."""
+    """Identities of the images of the validation and evaluation rows."""
     roles = dict.fromkeys(("validation", session.config.evaluation.split))
-    found = (pixel_hash_of(ref) for role in roles for row in session.rows(role) for ref in row.images)
+    found = (identity_of(ref) for role in roles for row in session.rows(role) for ref in row.images)
     return {one for one in found if one is not None}
 
 
@@ -178,7 +181,7 @@ def _write(
     lines: list[str] = []
     for example, one in zip(rows, labelled, strict=True):
         counts["asked"] += 1
-        images = {} if _failed(one.line) else {pixel_hash(image): image for image in map(decode_rgb, example.images)}
+        images = {} if _failed(one.line) else {name: image for image, name in map(identified, example.images)}
         kind = _fate(one, images.keys(), settings, evaluated)
         counts[kind] += 1
         if kind == "labelled":
@@ -198,7 +201,7 @@ def _failed(line: Line) -> bool:
 
 
 def _fate(one: Labelled, images: Set[str], settings: LabelConfig, evaluated: Set[str]) -> str:
-    """What becomes of a row, whose images have these hashes."""
+    """What becomes of a row, whose images have these identities."""
     if _failed(one.line):
         return "failed"
     if images & evaluated:
@@ -211,9 +214,9 @@ def _text(line: Line) -> str:
     return line.answer if isinstance(line.answer, str) and line.answer.strip() else (line.prediction or "").strip()
 
 
-def _copy(folder: Path, pixels: str, image: Image) -> str:
-    """Save an image under the hash of its pixels; returns its path in the folder."""
-    name = f"{LABELLED_IMAGES}/{pixels[:24]}.png"
+def _copy(folder: Path, identity: str, image: Image) -> str:
+    """Save an image under its identity; returns its path in the folder."""
+    name = f"{LABELLED_IMAGES}/{identity[:24]}.png"
     if not (folder / name).is_file():
         stream = io.BytesIO()
         image.save(stream, "PNG")

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmtune.data import Rows
 from vlmtune.errors import DataError, ImageError
-from vlmtune.images import decode_rgb, pixel_hash
+from vlmtune.images import identified
 from vlmtune.pipeline.session import Session, rows_facts
 from vlmtune.scoring import PromptBaselineConfig
 from vlmtune.text_units import Unit, unit_of, units
@@ -103,7 +103,7 @@ class FewShotExamples:
             DataError: too few train rows have other images, or one of them cannot be read.
         """
         try:
-            used = _pixel_hashes(row)
+            used = _identities(row)
         except ImageError:
             # The engine reports it for this row; an image that cannot be read cannot be leaked either.
             used = frozenset()
@@ -125,11 +125,11 @@ class FewShotExamples:
 
     def _read(self, number: int) -> tuple[Example, frozenset[str]]:
         example = self._rows.with_target(number, 0)
-        return example, _pixel_hashes(example)
+        return example, _identities(example)
 
 
-def _pixel_hashes(example: Example) -> frozenset[str]:
-    return frozenset(pixel_hash(decode_rgb(image)) for image in example.images)
+def _identities(example: Example) -> frozenset[str]:
+    return frozenset(identified(image)[1] for image in example.images)
 
 
 def _median_length(train: Rows) -> tuple[int, Unit]:

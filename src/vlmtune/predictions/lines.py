@@ -61,7 +61,7 @@ class PredictionRecord(TypedDict):
     token_logprobs: NotRequired[list[float]]
     """Natural log-probability of every generated token, where the engine gives them."""
     image: str | None
-    """SHA-256 of the first image's pixels."""
+    """SHA-256 of the first image's pixels, or of the video in its place."""
     cluster: str | None
     """The row's group: rows of one group are not independent."""
     meta: dict[str, Any]
