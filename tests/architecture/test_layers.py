@@ -23,7 +23,7 @@ LAYERS = (
     "processing scoring",
     "generation judge report training",
     "compare_files engines maintenance",
-    "config doctor inference",
+    "config doctor inference view",
     "dataset_check planning scaffold",
     "pipeline",
     "api cli",

@@ -13,92 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import judged, lines
 from growth import LINEAR, growth
+from run_folders import BASE, MODEL, TRAINED, TUNED, answer, compared, folder, rewrite, stopped, train
 from training_leftovers import leave_checkpoint as checkpoint
 from typer.testing import CliRunner
 
 from vlmtune.cli.app import app
-from vlmtune.compare_files import write_comparison
 from vlmtune.config import load
 from vlmtune.errors import ConfigError, FolderLocked
 from vlmtune.files import lock_file, write_json
 from vlmtune.maintenance import garbage, repair, summary
 from vlmtune.maintenance.inspect import find_runs, inspect_run
-from vlmtune.progress import Progress, Silent, StatusFile
-from vlmtune.run_folder import Provenance, RunFolder, hash_adapter
-
-MODEL = {"model": {"name": "tiny", "family": "qwen3_vl", "config_hash": "751dc9d8"}}
-BASE = {**MODEL, "adapter": None, "inference": {}, "dataset": {"rows": 30, "fingerprint": "a6618abe5f85aebc"}}
-TUNED = {**BASE, "adapter": "56e7f764"}
-TRAINED = {**MODEL, "training": {"epochs": 1}}
-DEAD = 2**22 + 1
-"""A process that cannot be: Linux counts to 2**22."""
+from vlmtune.progress import Progress, Silent
+from vlmtune.run_folder import Provenance, hash_adapter
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "outputs" / "demo"
-
-
-def folder(root: Path) -> RunFolder:
-    return RunFolder(root, Progress(Silent()))
-
-
-def answer(root: Path, name: str, origin: dict[str, Any], mock: bool = False) -> Path:
-    file, made = root / name, folder(root)
-    with made.lock():
-        made.work(file, Provenance(origin, mock))
-        made.write(file, "".join(line.to_json() + "\n" for line in lines(30, 0.4)))
-        made.publish(file, Provenance(origin, mock), {"device": "cpu", "versions": {"torch": "2.0"}})
-    return file
-
-
-def train(root: Path, mock: bool = False, **facts: Any) -> Path:
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    adapter, made = root / "lora", folder(root)
-    with made.lock():
-        built = made.work(adapter, Provenance(TRAINED, mock)) / "adapter"
-        built.mkdir()
-        write_json(built / "adapter_config.json", {"r": 8})
-        save_file({"a": np.zeros(64, np.float32)}, built / "adapter_model.safetensors")
-        curve = [{"step": 1, "loss": 4.0}, {"step": 5, "loss": 2.0}, {"step": 9, "loss": 1.0}]
-        made.publish(adapter, Provenance(TRAINED, mock), {"curve": curve, "chosen_step": 9, **facts}, built)
-    return adapter
-
-
-def stopped(root: Path, *steps: int) -> Path:
-    """What a training that was killed left."""
-    made = folder(root)
-    with made.lock():
-        work = made.work(root / "lora", Provenance(TRAINED))
-    (work / "curve.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 10, "lo')
-    for step in steps:
-        checkpoint(work, step)
-    shown = StatusFile(Silent(), root / ".vlmtune/status.json")
-    shown.update("train", 0, 90, {})
-    shown.update("train", 34, 90, {"loss": 2.5})
-    shown.end("train")
-    (root / ".vlmtune/lock").write_text(f"process {DEAD} on {socket.gethostname()}\n")
-    return work
-
-
-def compared(root: Path, mock: bool = False, adapter: str | None = None, **more: Any) -> None:
-    """What a compare step writes; `more` goes into the JSON file of it."""
-    made = {"manifest_a": {"mock": mock, "origin": BASE}, "manifest_b": {"mock": mock, "origin": TUNED}}
-    if adapter is not None:
-        made["manifest_b"]["origin"] = {**BASE, "adapter": adapter}
-    sides = judged(lines(30, 0.6), lines(30, 0.2), **made)
-    for name in ("compare.json", "report.html"):
-        write_comparison(sides, root / name, [])
-    if more:
-        rewrite(root / "compare.json", **more)
-
-
-def rewrite(file: Path, to: str | None = None, **more: Any) -> None:
-    write_json(file.with_name(to or file.name), json.loads(file.read_text(encoding="utf-8")) | more)
 
 
 @pytest.fixture

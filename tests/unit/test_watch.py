@@ -4,13 +4,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import lines
+from run_folders import ANSWERING, WORK, Worker
 from typer.testing import CliRunner
 
 from vlmtune.cli.app import app
@@ -18,35 +18,6 @@ from vlmtune.errors import ConfigError
 from vlmtune.files import append_lines
 from vlmtune.maintenance import watch
 from vlmtune.progress import Progress, Silent, StatusFile
-from vlmtune.run_folder import RunFolder
-
-WORK = ".vlmtune/lora-0123456789ab"
-ANSWERING = ".vlmtune/lora_predictions-0123456789ab"
-
-
-class Worker:
-    """What a run leaves on disk as it goes; this process holds the lock."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / WORK).mkdir(parents=True)
-        self.held = ExitStack()
-        self.held.enter_context(RunFolder(root, Progress(Silent())).lock())
-        self.listener = StatusFile(Silent(), root / ".vlmtune/status.json")
-
-    def at(self, done: int, **facts: float) -> None:
-        self.listener._written = 0.0
-        self.listener.update("train", done, 90, facts)
-
-    def point(self, step: int, **values: float) -> None:
-        append_lines(self.root / WORK / "curve.jsonl", [json.dumps({"step": step, **values})])
-
-    def answer(self, count: int) -> None:
-        (self.root / ANSWERING).mkdir()
-        append_lines(self.root / ANSWERING / "answers.jsonl", [line.to_json() for line in lines(count, 0.2)])
-
-    def end(self) -> None:
-        self.held.close()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vlmtune.cli import compare, completion, data, export, inspect, run
-from vlmtune.cli.runs import runs_app
+from vlmtune.cli.runs import runs_app, view
 from vlmtune.errors import Exit, Interrupted, VlmtuneError
 from vlmtune.files import DISK_FULL, translate_os_errors
 from vlmtune.terminal import echo, redacted
@@ -35,7 +35,7 @@ COMMANDS: dict[typer.Typer, list[Callable[..., None]]] = {
     app: [
         *(run.demo, data.init, run.run, run.search, run.learning_curve, run.label, run.predict),
         *(run.merge, run.train, export.export, export.merge_adapters, export.push, export.serve),
-        *(compare.compare, compare.score, inspect.doctor, inspect.plan, completion.completion),
+        *(compare.compare, compare.score, inspect.doctor, inspect.plan, view, completion.completion),
     ],
     config_app: [inspect.check, inspect.show, inspect.schema],
     data_app: [data.check, data.show, data.stats, data.label_errors, data.uncertain],

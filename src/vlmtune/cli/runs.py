@@ -1,4 +1,4 @@
-"""Commands for run folders: runs ls, show, recover, gc."""
+"""Commands for run folders: runs ls, show, recover, gc; and view, which shows them in a browser."""
 
 import json
 import time
@@ -16,6 +16,21 @@ runs_app = typer.Typer(
     rich_markup_mode=None,
 )
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: the output.dir of a config.")]
+
+
+def view(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to search, recursively.")] = Path("outputs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 chooses a free one.")] = 8765,
+) -> None:
+    """Show all runs of a folder in a browser of this machine, live and read-only, until Ctrl-C."""
+    from vlmtune.view.server import open_server
+
+    with open_server(folder, port) as server:
+        echo(f"http://127.0.0.1:{server.server_port}/")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
 
 
 @runs_app.command("ls")

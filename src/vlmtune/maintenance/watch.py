@@ -52,11 +52,18 @@ def snapshots(root: Path, wait: Callable[[float], object]) -> Iterator[Snapshot]
         ConfigError: not a run folder.
     """
     inspect.inspect_run(root)
-    while (owner := inspect.owner(root)) is not None and owner.alive is not False:
-        status, work = inspect.status(root), _newest(root)
-        curve = _curve(work) if work else []
-        yield Snapshot(owner, status, curve, _answers(work) if work else [])
+    while (shown := snapshot(root)) is not None:
+        yield shown
         wait(EVERY_S)
+
+
+def snapshot(root: Path) -> Snapshot | None:
+    """A run as it is now; None if no process works on it."""
+    owner = inspect.owner(root)
+    if owner is None or owner.alive is False:
+        return None
+    status, work = inspect.status(root), _newest(root)
+    return Snapshot(owner, status, _curve(work) if work else [], _answers(work) if work else [])
 
 
 def _objects(lines: Sequence[bytes]) -> list[dict[str, Any]]:
@@ -124,8 +131,8 @@ def log_line(snapshot: Snapshot) -> str:
         point = snapshot.curve[-1]
         parts.append(f"step {point['step']}: " + ", ".join(f"{k} {v:.4g}" for k, v in point.items() if k != "step"))
     parts += [f"{name} {value}" for name, value in _facts(status)]
-    eta = _eta(status)
-    parts += [f"ETA {eta}"] if eta else []
+    left = eta(status)
+    parts += [f"ETA {left}"] if left else []
     parts += [f"{name}: {text}" for name, text in snapshot.answers[-1:]]
     return "  ".join(parts)
 
@@ -135,12 +142,12 @@ def _current_step(status: Mapping[str, Any] | None, width: int) -> Iterator[tupl
     if status is None:
         yield "starting", "no step has started yet"
         return
-    done, total, eta = status["done"], max(status["total"], 1), _eta(status)
+    done, total, left = status["done"], max(status["total"], 1), eta(status)
     room = max(10, min(30, width - 60))
     full = done * room // total
     bar = f"{'━' * full}{'─' * (room - full)} {done}/{status['total']}  {done / total:.0%}"
-    yield status["step"], f"{bar}  ETA {eta}" if eta else bar
-    speed = [_rate(status["rate"])] if status["rate"] and eta else []
+    yield status["step"], f"{bar}  ETA {left}" if left else bar
+    speed = [_rate(status["rate"])] if status["rate"] and left else []
     speed += [f"{name} {value}" for name, value in _facts(status)]
     if speed:
         yield "speed", ", ".join(speed)
@@ -166,7 +173,7 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.1f} s each"
 
 
-def _eta(status: Mapping[str, Any] | None) -> str | None:
+def eta(status: Mapping[str, Any] | None) -> str | None:
     """Time left at the current rate; None if it is not known."""
     if status is None or not status["rate"] or status["done"] >= status["total"]:
         return None

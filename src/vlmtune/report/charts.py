@@ -265,7 +265,7 @@ def learning_curve(training: TrainingSummary | None) -> Figure | None:
     low, high = min(value for _, value in every), max(value for _, value in every)
     low, high = (min(0.0, low), high or 1.0) if low < high * 0.3 else (low - (high - low) * 0.1, high)
     last = max(step for step, _ in every) or 1
-    frame = Frame(46.0, 26.0, WIDTH - 10.0, 190.0, (0, last), (low, high if high > low else low + 1))
+    frame = Frame(46.0, 26.0, WIDTH - 16.0, 190.0, (0, last), (low, high if high > low else low + 1))
     shapes = frame.y_axis()
     for tick in ticks(0, last, 6):
         shapes.append(text(frame.point(tick, low)[0], frame.bottom + 16, f"{tick:.0f}", "middle", "axis"))
