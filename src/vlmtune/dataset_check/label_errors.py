@@ -7,7 +7,6 @@ idea.
 """
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FiniteFloat, NonNegativeInt
+from typing_extensions import TypedDict
 
 from vlmtune.data import Rows
 from vlmtune.errors import DataError
-from vlmtune.files import whole_lines
 from vlmtune.images import decode_rgb, thumbnail
 from vlmtune.report import templates
 from vlmtune.run_layout import SAMPLES
+from vlmtune.training.log import read_steps
 
 FOLDER = Path(__file__).parent
 
@@ -76,16 +77,26 @@ def _distances(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     return distances
 
 
+class _Sample(TypedDict):
+    """Types of what is read from a line of the log."""
+
+    id: str
+    target: NonNegativeInt
+    epoch: NonNegativeInt
+    loss: FiniteFloat
+
+
 def read_loss_log(adapter: Path) -> list[dict[str, Any]]:
     """The losses that the training of an adapter logged, in training order.
 
     Raises:
         DataError: the adapter folder has no such log, or an empty one.
+        IntegrityError: it is damaged.
     """
     file = adapter / SAMPLES
     if not file.is_file():
         raise DataError(f"{file} does not exist; name an adapter folder written by `vlmtune train`")
-    log = [json.loads(line) for line in whole_lines(file)]
+    log = read_steps(file, _Sample)
     if not log:
         raise DataError(f"{file} is empty")
     return log
@@ -126,7 +137,7 @@ def label_error_cards(errors: Iterable[LabelError], rows: Rows) -> list[Card]:
     """The rows behind some label errors.
 
     Raises:
-        DataError: a row id is unknown: the adapter was trained on another dataset.
+        DataError: a row id or one of its targets is unknown: the adapter was trained on another dataset.
     """
     index = {rows.id(n): n for n in range(len(rows))}
     result = []
@@ -137,7 +148,13 @@ def label_error_cards(errors: Iterable[LabelError], rows: Rows) -> list[Card]:
                 "pass the adapter that was trained on them with --adapter"
             )
         row = index[error.id]
-        example = rows.with_target(row, error.target)
+        try:
+            example = rows.with_target(row, error.target)
+        except IndexError:
+            raise DataError(
+                f"the adapter was trained on target {error.target} of the row {error.id!r}, counted from 0, which has "
+                "fewer; pass the adapter that was trained on these rows with --adapter"
+            ) from None
         target = example.target or ""
         others = tuple(text for text in example.truth["references"] if text != target)
         image = thumbnail(decode_rgb(example.images[0])) if example.images else None

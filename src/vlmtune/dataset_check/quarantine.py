@@ -9,13 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict
 
 from vlmtune.config import Config
 from vlmtune.data import Rows, Subset
 from vlmtune.dataset_check.findings import printable
 from vlmtune.dataset_check.splits import evaluated_fingerprints
-from vlmtune.errors import DataError
+from vlmtune.errors import DataError, IntegrityError
 from vlmtune.files import read_json, write_json
 from vlmtune.progress import Progress
 from vlmtune.run_layout import QUARANTINE
@@ -56,6 +59,24 @@ def settings_key(config: Config, preprocessing: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+class _LeftOut(TypedDict):
+    row: NonNegativeInt
+    reason: str
+
+
+class _Entry(TypedDict):
+    fingerprint: str | None
+    settings: str
+    compared: NotRequired[dict[str, str | None] | None]
+    left_out: list[_LeftOut]
+
+
+class _File(TypedDict):
+    """Types of what is read from a quarantine file."""
+
+    roles: dict[str, _Entry]
+
+
 @dataclass(frozen=True, slots=True)
 class Quarantine:
     """The quarantine of a run folder for one config and its preprocessing (`Encoder.facts`).
@@ -73,6 +94,15 @@ class Quarantine:
         """The quarantine file."""
         return self.folder / QUARANTINE
 
+    def _roles(self) -> "Mapping[str, _Entry]":
+        """The entries of the file, by role.
+
+        Raises:
+            IntegrityError: the file is not a quarantine file.
+        """
+        roles: Mapping[str, _Entry] = read_json(self.file, _File)["roles"]
+        return roles
+
     def read(self, name: str, rows: Rows) -> dict[int, str] | None:
         """Rows that the file leaves out, with their reasons; None if its entry is for other rows or settings.
 
@@ -89,7 +119,7 @@ class Quarantine:
         """
         if not self.file.is_file():
             return None
-        entry = read_json(self.file).get("roles", {}).get(name)
+        entry = self._roles().get(name)
         settings = settings_key(self.config, self.preprocessing)
         if entry is None or (entry["fingerprint"], entry["settings"]) != (rows.fingerprint, settings):
             return None
@@ -98,7 +128,12 @@ class Quarantine:
                 f"{self.file}: the {name} rows were compared with other evaluated rows than there are now; run "
                 "`vlmtune data check` again"
             )
-        return {row["row"]: row["reason"] for row in entry["left_out"]}
+        left_out = {row["row"]: row["reason"] for row in entry["left_out"]}
+        if max(left_out, default=0) >= len(rows):
+            raise IntegrityError(
+                f"{self.file}: {name} has no row {max(left_out)}; delete the file and run `vlmtune data check` again"
+            )
+        return left_out
 
     def write(
         self,
@@ -117,10 +152,8 @@ class Quarantine:
             found_by: the step that found them.
             compared: names and fingerprints of the rows these were compared with.
         """
-        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "roles": {}}
-        if self.file.is_file():
-            content = read_json(self.file)
-        content["roles"][name] = {
+        roles: dict[str, Any] = {**self._roles()} if self.file.is_file() else {}
+        roles[name] = {
             "fingerprint": rows.fingerprint,
             "settings": settings_key(self.config, self.preprocessing),
             "found_by": found_by,
@@ -128,7 +161,7 @@ class Quarantine:
             "rows": len(rows),
             "left_out": [{"id": rows.id(row), "row": row, "reason": printable(bad[row])} for row in sorted(bad)],
         }
-        write_json(self.file, content)
+        write_json(self.file, {"schema_version": SCHEMA_VERSION, "roles": roles})
 
     def left_out(
         self, name: str, rows: Rows, examples: TrainingExamples | None, progress: Progress, stop: StopRequest
@@ -144,7 +177,7 @@ class Quarantine:
         bad = self.read(name, rows)
         is_new = bad is None
         if bad is None:
-            if self.file.is_file() and name in read_json(self.file).get("roles", {}):
+            if self.file.is_file() and name in self._roles():
                 progress.note(f"{self.file} is about other {name} rows or settings; checking them again")
             bad = unreadable(rows) if examples is None else examples.bad_rows(name, progress, stop)
         check_budget(name, bad, len(rows), self.config.dataset.max_bad_fraction)

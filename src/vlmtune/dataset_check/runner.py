@@ -1,11 +1,12 @@
 """Checks all rows of a dataset and writes the result (JSON), a page and the quarantine."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from vlmtune.dataset_check.leakage import (
 from vlmtune.dataset_check.quarantine import CHECK, Quarantine, settings_key
 from vlmtune.dataset_check.report import render, thumbnails
 from vlmtune.dataset_check.splits import MAX_SHOWN, CheckedSplit, splits_of
+from vlmtune.errors import IntegrityError
 from vlmtune.files import read_json, write_atomic, write_json
 from vlmtune.modeling.loading import Checkpoint
 from vlmtune.prefetch import Prefetch
@@ -114,7 +116,7 @@ class DatasetCheck:
             split.open()
         opened = [split for split in splits if split.rows is not None]
         key = self._key(splits)
-        known = read_json(previous) if previous.is_file() else {}
+        known = _intact(previous)
         if known.get("key") == key and not any(finding["kind"] == "image" for finding in known["findings"]):
             self.progress.note(f"nothing has changed since {previous} was written")
             return known, opened
@@ -123,7 +125,8 @@ class DatasetCheck:
             self._check_rows(split, index)
             split.findings += [*whole_split(split), *_property_warnings(split, index)]
         skipped = _compare_images(opened, index)
-        return summarize(self.config, splits, index, key, skipped), opened
+        result = summarize(self.config, splits, index, key, skipped)
+        return {**result, "digest": _digest(result)}, opened
 
     def _key(self, splits: Sequence[CheckedSplit]) -> str:
         """Hash of everything the result depends on."""
@@ -163,6 +166,21 @@ class DatasetCheck:
                     split.add(row, [next(numbers) for _ in row.images])
                 step.advance(len(rows))
                 self.stop.raise_if_requested("images decoded so far are indexed")
+
+
+def _intact(file: Path) -> dict[str, Any]:
+    """The result of an earlier check as it was written; empty without one, or if anything in it has changed."""
+    with contextlib.suppress(IntegrityError):
+        known: dict[str, Any] = read_json(file) if file.is_file() else {}
+        if known.get("digest") == _digest(known):
+            return known
+    return {}
+
+
+def _digest(result: Mapping[str, Any]) -> str:
+    """Hash of a result, by which damage to its file is noticed."""
+    content = json.dumps({key: value for key, value in result.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _compare_images(splits: Sequence[CheckedSplit], index: ImageIndex) -> int:

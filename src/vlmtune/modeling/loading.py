@@ -10,6 +10,7 @@ tower, the merger, the embeddings and the head keep their precision, and nothing
 import hashlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -171,7 +172,7 @@ def find_checkpoint(config: ModelConfig) -> Checkpoint:
     Raises:
         EnvironmentProblem: the Hub cannot be reached, or the model is gated.
         ConfigError: no such model, or an architecture vlmtune does not know.
-        IntegrityError: a folder without config.json.
+        IntegrityError: a folder without config.json, or a damaged cache.
     """
     folder, commit = _small_files(config)
     file = folder / "config.json"
@@ -227,6 +228,13 @@ def _small_files(config: ModelConfig) -> tuple[Path, str | None]:
             f"model {config.name!r} is not in the local cache and the Hub cannot be reached ({type(error).__name__}). "
             "Check the network, or try the pipeline offline first: vlmtune demo, or USE_MOCK=True"
         ) from None
+    except ValueError:  # the cache names the commit of a branch in a file: this one is no path, or no text
+        folder = ""
+    if not re.fullmatch("[0-9a-f]{40}", Path(folder).name):
+        raise IntegrityError(
+            f"model {config.name!r}: the cache of the Hub names no commit of {config.revision or 'main'}; delete the "
+            f"model there (`hf cache rm model/{config.name}`) and download it again"
+        )
     return Path(folder), Path(folder).name
 
 

@@ -16,12 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
+
 from vlmtune import registry
 from vlmtune.config import Config
 from vlmtune.engines import Engine
 from vlmtune.errors import AdapterRefused, ConfigError, EnvironmentProblem, FolderLocked, IntegrityError
 from vlmtune.files import building_path, lock_file, lock_folder, read_json, translate_os_errors, write_bytes, write_json
 from vlmtune.generation import TeacherForced, decode, greedy, teacher_force
+from vlmtune.json_values import mismatch
 from vlmtune.modeling.loading import TINY, attach_adapter, load_model, pick_device
 from vlmtune.modeling.quantization import merging_problem
 from vlmtune.pipeline.session import Session
@@ -260,8 +264,17 @@ def merged_session(session: Session, adapter: Path, refused: AdapterRefused) -> 
             time.sleep(POLL_S)
 
 
+class _Merged(TypedDict):
+    """Types of what is read from the manifest of a merged model."""
+
+    adapter_delta: FiniteFloat
+
+
 def _with_merged_model(session: Session, folder: Path) -> tuple[Session, float]:
-    adapter_delta: float = with_adapter_delta(read_json(folder_manifest_path(folder)))["adapter_delta"]
+    manifest = with_adapter_delta(read_json(folder_manifest_path(folder)))
+    if (wrong := mismatch(manifest, _Merged)) is not None:
+        raise IntegrityError(f"{folder_manifest_path(folder)}: {wrong}; delete {folder}, and it is made again")
+    adapter_delta = float(manifest["adapter_delta"])
     model = session.config.model
     # The tiny stand-in runs on the CPU, also after merging.
     device = "cpu" if model.name == TINY else model.device

@@ -132,11 +132,10 @@ def _tokenizer_file(model: str) -> Path | None:
         file = Path(model, "tokenizer.json")
         return file if file.is_file() else None
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
     try:
         cached = try_to_load_from_cache(model, "tokenizer.json")
-    except HFValidationError:
+    except (ValueError, OSError):  # no name of a model, or a damaged cache
         return None
     return Path(cached) if isinstance(cached, str) else None
 

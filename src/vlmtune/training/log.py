@@ -67,8 +67,8 @@ class _Step(TypedDict):
     step: NonNegativeInt
 
 
-def read_steps(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log, each with its step.
+def read_steps(file: Path, shape: Any = _Step) -> list[dict[str, Any]]:
+    """The lines of a log, each with its step, or with all that a TypedDict documents.
 
     Raises:
         IntegrityError: a line is none; a crash only tears the last one, which is left out.
@@ -77,7 +77,7 @@ def read_steps(file: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(whole_lines(file), start=1):
         try:
             record = parse_json(line)
-            wrong = mismatch(record, _Step)
+            wrong = mismatch(record, shape)
         except ValueError as error:
             wrong = str(error)
         if wrong is not None:
