@@ -1,11 +1,11 @@
 """Data-parallel training: several processes, one per GPU, started by torchrun. Without torchrun, a single process.
 
-The only module that uses torch.distributed. Python objects travel between CPUs, gradients between GPUs.
+Python objects travel between CPUs, gradients between GPUs. How a model is divided is in `training.sharding`.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 MESSAGE_BYTES = 2**30
 """Size from which a message is sent: an adapter fits into one, and a model in training leaves little room for more."""
+
+SIGNS_OF_A_LOST_PEER = ("gloo", "NCCL", "onnection")
+"""One of them is in every message of torch about another process that is gone."""
 
 TIMEOUT = timedelta(hours=24)
 """How long a process waits for another: the main one checks the data alone. torchrun ends all if one dies."""
@@ -89,6 +92,54 @@ class ProcessGroup:
             for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
+    def broadcast_tensor(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """Copy a tensor on the CPU from the main process into those of the same shape and type in all others."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            with _translate_peer_errors():
+                dist.broadcast(tensor, src=0)
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in each of them."""
+        if self.world_size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.world_size
+        with _translate_peer_errors():
+            dist.all_gather_object(values, value)
+        return values
+
+    def refuse_differences(self, versions: Mapping[str, str]) -> None:
+        """Check that all processes have the same versions: others compute something else, or wait for each other.
+
+        Raises:
+            EnvironmentProblem: names the processes and versions.
+        """
+        everywhere = self.gather(versions)
+        for rank, here in enumerate(everywhere):
+            for name in (name for name, one in here.items() if one != everywhere[0][name]):
+                raise EnvironmentProblem(
+                    f"process {rank} has {name} {here[name]}, and process 0 has {name} {everywhere[0][name]}; install "
+                    "the same versions on all machines"
+                )
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Turn what torch raises anywhere in this block when another process is gone into an `EnvironmentProblem`.
+
+        Raises:
+            EnvironmentProblem: another process has ended.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not any(sign in str(error) for sign in SIGNS_OF_A_LOST_PEER):
+                raise
+            raise _lost_peer(error) from None
+
     def destroy(self) -> None:
         """Wait for all processes, then destroy the process group."""
         if self.world_size > 1:
@@ -145,7 +196,11 @@ def _translate_peer_errors() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise EnvironmentProblem(
-            f"another process has ended or cannot be reached ({str(error).splitlines()[0]:.200}). Fix the cause it "
-            "reported, then run the same command again: it resumes from the last checkpoint"
-        ) from None
+        raise _lost_peer(error) from None
+
+
+def _lost_peer(error: RuntimeError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"another process has ended or cannot be reached ({str(error).splitlines()[0]:.200}). Fix the cause it "
+        "reported, then run the same command again: it resumes from the last checkpoint"
+    )

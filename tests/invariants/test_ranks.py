@@ -12,11 +12,9 @@ import torch
 from builders import make_image
 from commands import Ended, warm_ranks, warm_vlmtune
 from safetensors.torch import load_file, save_file
+from tiny_models import warm_adapter
 
-from vlmtune.modeling.loading import load_model
 from vlmtune.processing.encoder import Encoder
-from vlmtune.training.config import LoraConfig
-from vlmtune.training.lora import add_adapter, save_adapter, trainable
 from vlmtune.training.sampler import Sample, shard_batch
 
 CONFIG = """\
@@ -33,17 +31,6 @@ MIXED = (
 )
 AUGMENTED = "training.augmentation={crop: 0.3, flip: true}"
 ANSWERS = ["yes", "no", "a red ball and two cars on the green grass", "red"]
-
-
-def warm_adapter(encoder: Encoder, folder: Path) -> None:
-    """An adapter whose B is not zero, where half of all mistakes could not show."""
-    base = load_model(encoder.checkpoint, "cpu", "fp32")
-    model = add_adapter(base, LoraConfig(dropout=0.0), encoder.checkpoint.family, 0)
-    torch.manual_seed(1)
-    for name, weight in trainable(model).items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
-    save_adapter(model, folder, "tiny", None)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def training(block: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
     if len(set(block.seeds)) < len(block.seeds):
         wrong.append(invalid("contains a seed twice", loc=("seeds",), value=block.seeds))
     wrong += [*_length(block), *_layers(block.lora), *_initial_weights(block, info.data.get("model"))]
-    wrong += _method(block, info.data.get("model"))
+    wrong += [*_method(block, info.data.get("model")), *_sharding(block, info.data.get("model"))]
     trained = {*block.lora.parts, *block.full}
     frozen = [part for part, rate in block.learning_rates if rate is not None and part not in trained]
     for part in frozen:
@@ -208,6 +208,21 @@ def _method(block: TrainingConfig, model: ModelConfig | None) -> Iterator[InitEr
     problem = full_training_problem(block.full, None, model.quantization if model is not None else None)
     if problem is not None:
         yield invalid(f"{{0}}: {problem}", "method")
+
+
+def _sharding(block: TrainingConfig, model: ModelConfig | None) -> Iterator[InitErrorDetails]:
+    """What a model that is divided among processes cannot do."""
+    if block.sharding == "none":
+        return
+    if model is not None and model.quantization is not None:
+        chosen = f"model.quantization is {model.quantization}"
+        yield invalid(f"{{0}} fsdp divides weights of 16 or 32 bits, but {chosen}; choose one of them", "sharding")
+    if block.best_metric not in (None, "loss"):
+        message = "{0} needs answers, which a model that {1} divides does not give in training; use loss"
+        yield invalid(message, "best_metric", "sharding")
+    if block.precision == "fp16" and "language_model" in block.full:
+        message = "{0} fp16 cannot train weights in full that {1} divides; use bf16 or fp32"
+        yield invalid(message, "precision", "sharding")
 
 
 def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitErrorDetails]:

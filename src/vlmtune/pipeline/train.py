@@ -36,6 +36,7 @@ NO_EFFECT_ON_ADAPTER = {
     "pack_tokens",
     "save_every_steps",
     "seeds",
+    "sharding",
     "workers",
 }
 """Keys of `training` that change logging, memory and speed, but not the adapter."""
@@ -100,6 +101,7 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     if work is None:
         session.progress.note(f"adapter: {artifact} is finished")
         return artifact
+    _refuse_a_single_shard(session)
     built = work / BUILT_ADAPTER
     is_new = not (work / CURVE).is_file()
     trackers = open_trackers(session, config.output.adapter, is_new) if session.processes.is_main else []
@@ -146,6 +148,15 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
         for tracker in trackers:
             tracker.finish(facts)
     return artifact
+
+
+def _refuse_a_single_shard(session: Session) -> None:
+    if session.config.training.sharding != "none" and session.processes.world_size == 1:
+        raise ConfigError(
+            "training.sharding: fsdp divides the model among several processes, but this is the only one; start it "
+            "with torchrun --nproc-per-node N -m vlmtune train CONFIG, N being the number of GPUs, or set "
+            "training.sharding=none"
+        )
 
 
 def _teachers(session: Session) -> dict[str, float]:

@@ -89,18 +89,32 @@ class ActivationCheckpointing:
                 layer.forward = _checkpointed(layer.forward)
 
     def choose(
-        self, tokens: Sequence[Sequence[int]], examples_of: Callable[[int], Sequence[Encoded]], is_main: bool
+        self,
+        tokens: Sequence[Sequence[int]],
+        examples_of: Callable[[int], Sequence[Encoded]],
+        is_main: bool,
+        is_sharded: bool = False,
     ) -> None:
         """Try the batch with the longest sequence; a resumed run keeps its earlier decision instead.
+
+        A sharded model is tried once, by all processes together. On GPUs, `auto` checkpoints all of its layers.
 
         Args:
             tokens: lengths of the examples of each batch, [batches][examples].
             examples_of: returns the examples of the n-th batch.
             is_main: whether this process stores the decision.
+            is_sharded: whether the weights are divided among processes.
 
         Raises:
             EnvironmentProblem: one example alone does not fit.
         """
+        limit = self._forward_backward.pack_tokens
+        longest = max(range(len(tokens)), key=lambda n: longest_sequence(tokens[n], limit))
+        if is_sharded:
+            if self._requested == "auto" and self._base.device.type == "cuda":
+                self.checkpoint(len(self._layers))
+            self._forward_backward.try_together(examples_of(longest))
+            return
         if self._layers_file.is_file():
             chosen = read_json(self._layers_file, Annotated[int, Field(ge=0, le=len(self._layers))])
             if self._requested in ("auto", chosen):
@@ -108,8 +122,7 @@ class ActivationCheckpointing:
                 return
         if not any(tokens):
             return  # this process has no examples in any batch
-        limit = self._forward_backward.pack_tokens
-        self.try_longest(examples_of(max(range(len(tokens)), key=lambda n: longest_sequence(tokens[n], limit))))
+        self.try_longest(examples_of(longest))
         if is_main:
             write_json(self._layers_file, self.checkpoint_layers)
 

@@ -9,7 +9,7 @@ only; a thread hashes and writes it while training goes on.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from vlmtune import fault_injection
+from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.files import read_json, replace_folder, translate_os_errors, write_atomic, write_bytes
 from vlmtune.run_layout import (
@@ -33,6 +34,7 @@ from vlmtune.run_layout import (
 )
 from vlmtune.training.full_weights import round_into_model
 from vlmtune.training.lora import trainable
+from vlmtune.training.sharding import gathered, rows_of, shape_of
 
 if TYPE_CHECKING:
     import torch
@@ -88,25 +90,32 @@ def snapshot(
     """A copy of the state after `step` optimizer steps."""
     import torch
 
-    weights = trainable(model)
-    # The optimizer knows nothing of a weight before its first step, which fp16 may skip.
-    states = {
-        name: optimizer.state.get(value) or {"step": 0, **{kind: torch.zeros_like(value) for kind in MOMENTS}}
-        for name, value in weights.items()
-    }
-    steps = {int(torch.as_tensor(state["step"]).item()) for state in states.values()}
-    return State(
-        step=step,
-        optimizer_steps=max(steps),
-        weights={name: value.detach().to("cpu", copy=True) for name, value in weights.items()},
-        moments={
-            f"{kind}.{name}": state[kind].detach().to("cpu", copy=True)
-            for name, state in states.items()
-            for kind in MOMENTS
-        },
-        versions=library_versions(),
-        scaling=scaling,
-    )
+    weights, moments = {}, {}
+    for kind, name, value in whole_tensors(model, optimizer):
+        copied = value.detach().to("cpu", copy=True)
+        if kind is None:
+            weights[name] = copied
+        else:
+            moments[f"{kind}.{name}"] = copied
+    steps = [int(torch.as_tensor(state["step"]).item()) for state in optimizer.state.values()]
+    return State(step, max(steps, default=0), weights, moments, library_versions(), scaling)
+
+
+def whole_tensors(
+    model: "PeftModel", optimizer: "torch.optim.Optimizer"
+) -> "Iterator[tuple[str | None, str, torch.Tensor]]":
+    """Each moment (its kind and the weight's name), and each trained weight (None and its name).
+
+    What is divided among processes is gathered, one after the other: all of them must take all.
+    """
+    import torch
+
+    for name, value in trainable(model).items():
+        # The optimizer knows nothing of a weight before its first step, which fp16 may skip.
+        state = optimizer.state.get(value) or {kind: torch.zeros_like(value) for kind in MOMENTS}
+        yield None, name, gathered(value, value)
+        for kind in MOMENTS:
+            yield kind, name, gathered(state[kind], value)
 
 
 def write(folder: Path, state: State) -> None:
@@ -172,6 +181,8 @@ class Writer:
     ) -> None:
         """Copy the state after `step` optimizer steps and begin to write it, when the one before is written.
 
+        With weights that are divided, all other processes take `whole_tensors` meanwhile.
+
         Raises:
             EnvironmentProblem: the one before could not be written: the disk is full; older checkpoints are untouched.
         """
@@ -192,7 +203,7 @@ def newest(folder: Path) -> Path | None:
 
 def newest_state(folder: Path, model: "PeftModel", steps: int) -> State | None:
     """The newest complete checkpoint that is one of this model and of a training of so many steps; None without one."""
-    shapes = {name: weight.shape for name, weight in trainable(model).items()}
+    shapes = {name: shape_of(weight) for name, weight in trainable(model).items()}
     wanted = shapes | {f"{kind}.{name}": shape for kind in MOMENTS for name, shape in shapes.items()}
     for checkpoint in reversed(checkpoint_paths(folder)):
         state = read(checkpoint)
@@ -221,17 +232,27 @@ def read(checkpoint: Path) -> State | None:
     return State(complete["step"], complete["optimizer_steps"], weights, moments, versions, scaling)
 
 
-def restore(state: State, model: "PeftModel", optimizer: "torch.optim.Optimizer") -> None:
-    """Restore weights and optimizer in place."""
+def restore(
+    state: State,
+    model: "PeftModel",
+    optimizer: "torch.optim.Optimizer",
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> None:
+    """Restore weights and optimizer in place; only the main process needs the tensors of the state."""
     import torch
 
     fused = any(group["fused"] for group in optimizer.param_groups)
     for name, parameter in trainable(model).items():
+
+        def own(tensor: torch.Tensor | None, like: torch.nn.Parameter = parameter) -> torch.Tensor:
+            whole = torch.empty(shape_of(like)) if tensor is None else tensor
+            return rows_of(processes.broadcast_tensor(whole), like)
+
         with torch.no_grad():
-            parameter.copy_(state.weights[name])
+            parameter.copy_(own(state.weights.get(name)))
         optimizer.state[parameter] = {
             "step": torch.tensor(float(state.optimizer_steps), device=parameter.device if fused else None),
-            **{kind: state.moments[f"{kind}.{name}"].to(parameter.device) for kind in MOMENTS},
+            **{kind: own(state.moments.get(f"{kind}.{name}")).to(parameter.device, copy=True) for kind in MOMENTS},
         }
     round_into_model(model)
 
@@ -300,8 +321,8 @@ class BestAdapter:
         for point in points:
             self._improves(point["step"], point)
 
-    def update(self, step: int, values: Mapping[str, float], save: Callable[[Path], None] | None) -> None:
-        """Record an evaluation, and save the adapter if it is the best so far.
+    def update(self, step: int, values: Mapping[str, float], save: Callable[[Path], None] | None) -> bool:
+        """Record an evaluation, and save the adapter if it is the best so far; returns whether it is.
 
         Earlier best adapters stay until `prune`, so that the curve on disk never refers to a deleted one.
 
@@ -310,9 +331,11 @@ class BestAdapter:
             values: the evaluation's results by key of the curve.
             save: writes the adapter into a folder; None if another process does.
         """
-        if self._improves(step, values) and save is not None:
+        improves = self._improves(step, values)
+        if improves and save is not None:
             with replace_folder(best_adapter_path(self._work, step)) as building:
                 save(building)
+        return improves
 
     def prune(self) -> None:
         """Delete adapters that are no longer the best."""

@@ -228,6 +228,11 @@ class TrainingConfig(BaseConfig):
     not change. `auto` tries the longest sequence before step 1 and checkpoints only as many layers as the GPU's memory
     requires; none on a CPU."""
 
+    sharding: Literal["none", "fsdp"] = "none"
+    """What several GPUs do with the model (torchrun). `none`: each has all of it. `fsdp`: the weights of the language
+    model are divided among them, for models that do not fit onto one; slower, as every layer is gathered whenever it is
+    computed. Needs weights of 16 or 32 bits. The result is the same."""
+
     attention: Literal["auto", "varlen", "flash", "loop"] = "auto"
     """Kernel for attention in packed sequences; the results are the same. `varlen` calls torch once per sequence (GPU,
     bf16), `flash` the package flash-attn (GPU, bf16), `loop` calls torch once per segment (anywhere). `auto` uses the

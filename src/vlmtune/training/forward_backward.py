@@ -16,7 +16,8 @@ from vlmtune.families import Family
 from vlmtune.files import write_json
 from vlmtune.processing.encoder import Encoded, Encoder, image_tensors, to_device
 from vlmtune.training.config import TrainingConfig
-from vlmtune.training.packing import Layout, PackedSequence, pack
+from vlmtune.training.packing import Layout, PackedSequence, filler, pack
+from vlmtune.training.sharding import run_gathered
 
 if TYPE_CHECKING:
     import torch
@@ -30,17 +31,21 @@ PACK_TOKENS_FILE = "pack_tokens.json"
 def too_large(encoder: Encoder, settings: TrainingConfig) -> str:
     """Message for an example that does not fit into memory alone: what could still be changed in these settings."""
     pixels = min(SMALL_PIXELS, encoder.image_processor.limits.max_pixels // 2)
-    tries = [f"--set model.max_pixels={pixels}"]
+    tries, what = [f"--set model.max_pixels={pixels}"], "one example alone"
+    if settings.sharding != "none":
+        what = "a packed sequence"
+        tries += [f"--set training.pack_tokens={settings.pack_tokens // 2}", "more GPUs"]
     if settings.checkpoint_layers != "auto":
         tries.append("--set training.checkpoint_layers=auto")
     if settings.full:
         tries.append("--set training.method=lora")
-    if encoder.checkpoint.quantization is None and "language_model" not in settings.full:
+    may_quantize = encoder.checkpoint.quantization is None and settings.sharding == "none"
+    if may_quantize and "language_model" not in settings.full:
         tries.append("--set model.quantization=nf4")
     if settings.lora.parts and settings.lora.rank > 4:
         tries.append(f"--set training.lora.rank={settings.lora.rank // 2}")
     return (
-        f"one example alone does not fit into this GPU's memory. Try one of: {', '.join(tries)}, a smaller model, or a "
+        f"{what} does not fit into this GPU's memory. Try one of: {', '.join(tries)}, a smaller model, or a "
         "larger GPU: `vlmtune plan CONFIG` lists what each needs"
     )
 
@@ -73,17 +78,23 @@ def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device:
     ids, predictors, targets = (
         to_device(torch.tensor(numbers), device) for numbers in (sequence.ids, sequence.predictors, sequence.targets)
     )
-    output = model.base_model(
-        input_ids=ids[None],
-        position_ids=to_device(positions, device),
-        use_cache=False,
-        segments=sequence.segments,
-        **image_tensors(sequence.images, encoder, device, model.dtype),
-        **({"output_router_logits": True} if _balances_experts(model) else {}),
-    )
-    logits = model.get_output_embeddings()(output.last_hidden_state[0, predictors]).float()
-    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    return losses + _routing_losses(model, sequence, output.router_logits) if _balances_experts(model) else losses
+    balances = _balances_experts(model)
+
+    def logits() -> tuple[torch.Tensor, Any]:
+        output = model.base_model(
+            input_ids=ids[None],
+            position_ids=to_device(positions, device),
+            use_cache=False,
+            segments=sequence.segments,
+            **image_tensors(sequence.images, encoder, device, model.dtype),
+            **({"output_router_logits": True} if balances else {}),
+        )
+        predicted = model.get_output_embeddings()(output.last_hidden_state[0, predictors])
+        return predicted, output.router_logits if balances else None
+
+    predicted, router_logits = run_gathered(model, logits)
+    losses = torch.nn.functional.cross_entropy(predicted.float(), targets, reduction="none")
+    return losses + _routing_losses(model, sequence, router_logits) if balances else losses
 
 
 def _balances_experts(model: Any) -> bool:
@@ -103,7 +114,9 @@ def _routing_losses(model: Any, sequence: PackedSequence, router_logits: "Sequen
     """
     import torch
 
-    settings, balancing = model.config.get_text_config(), sys.modules[type(model).__module__].load_balancing_loss_func
+    # The inner model, because sharding changes the class of the outer one.
+    balancing = sys.modules[type(model.base_model).__module__].load_balancing_loss_func
+    settings = model.config.get_text_config()
     prefixes = {(s.prefix_start, s.prefix_end) for s in sequence.segments}
     ends = [s for s in sequence.segments if (s.start, s.end) not in prefixes]
     losses = {}
@@ -143,6 +156,7 @@ class ForwardBackward:
         self._base, self._weights, self._encoder, self._device = base, weights, encoder, device
         self._settings, self._work, self._processes = settings, work, processes
         self.pack_tokens = settings.pack_tokens
+        self.filler = filler(Layout.of(encoder))
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
 
     def pack(self, examples: Sequence[Encoded]) -> list[PackedSequence]:
@@ -150,9 +164,30 @@ class ForwardBackward:
         encoder = self._encoder
         return pack(examples, Layout.of(encoder), self.pack_tokens, self._settings.shares_prefixes)
 
+    def in_step(self, sequences: list[PackedSequence]) -> list[PackedSequence]:
+        """The sequences of this process; with sharding, as many fillers behind them as others have more of them."""
+        if self._settings.sharding == "none":
+            return sequences
+        most = max(self._processes.gather(len(sequences)))
+        return [*sequences, *([self.filler] * (most - len(sequences)))]
+
     def token_losses(self, sequence: PackedSequence) -> "torch.Tensor":
         """Loss of every supervised token of a packed sequence, [targets]."""
         return token_losses(self._base, sequence, self._encoder, self._device)
+
+    def try_together(self, examples: Sequence[Encoded]) -> None:
+        """Forward and backward pass of the longest sequence of these examples, in all processes of a sharded model.
+
+        Raises:
+            EnvironmentProblem: it does not fit.
+        """
+        import torch
+
+        try:
+            backward(self.token_losses(max(self.pack(examples), key=len, default=self.filler)).sum())
+        except torch.OutOfMemoryError:
+            raise DoesNotFit(too_large(self._encoder, self._settings)) from None
+        self.zero_grad()
 
     def restore_scale(self, scale: float, growth_tracker: int) -> None:
         """Go on with the loss scale of a checkpoint."""
@@ -167,6 +202,7 @@ class ForwardBackward:
         """Add these examples' share of the gradient of a global batch.
 
         When out of memory, `pack_tokens` is halved and the examples are computed again: same batch, same gradient.
+        With sharding that is an error, because other processes wait in the middle of the pass.
 
         Args:
             examples: this process's share of the batch.
@@ -185,6 +221,8 @@ class ForwardBackward:
             with contextlib.suppress(torch.OutOfMemoryError):
                 return self._backward(examples, supervised, step)
             # Not inside `except`: there, the traceback would keep the tensors of the failed pass alive.
+            if self._settings.sharding != "none":
+                raise DoesNotFit(too_large(self._encoder, self._settings))
             self.zero_grad()
             torch.cuda.empty_cache()
             self.halve_pack_tokens(examples)
@@ -194,12 +232,15 @@ class ForwardBackward:
 
         rank, world_size = self._processes.rank, self._processes.world_size
         sequences, taken = self.pack(examples), []
-        for index, sequence in enumerate(sequences):
+        for index, sequence in enumerate(self.in_step(sequences)):
             torch.manual_seed(_seed(self._settings.seed, step, index * world_size + rank))
             with self._noise(sequence, step):
                 losses = self.token_losses(sequence)
-            backward(self.scaler.scale(losses.sum() / supervised))
-            taken.append(losses.detach())
+            if sequence is self.filler:
+                backward(losses.sum() * 0)
+            else:
+                backward(self.scaler.scale(losses.sum() / supervised))
+                taken.append(losses.detach())
         summed = torch.zeros(len(examples), dtype=torch.float64)
         if taken:  # fetched together: fetching the losses of each sequence would wait for the GPU as often
             owners = torch.tensor([owner for sequence in sequences for owner in sequence.example_indices])

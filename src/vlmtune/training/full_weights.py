@@ -2,17 +2,18 @@
 
 Weights in half precision have fp32 copies, which the optimizer updates: a step of 1e-5 is lost in the 8 bits of a bf16
 number. Their gradients are added up in fp32, and after a step the copies are rounded into the model once. Weights in
-fp32 are trained in place. The result is stored as `modules_to_save` in PEFT's adapter format, which PEFT loads in place
-of the base model's modules, also without any LoRA layer. In training there are no such wrappers: they would keep a
-second copy of the original weights.
+fp32 are trained in place. Of weights that are divided among processes (`sharding`), each updates its rows. The result
+is stored as `modules_to_save` in PEFT's adapter format, which PEFT loads in place of the base model's modules, also
+without any LoRA layer. In training there are no such wrappers: they would keep a second copy of the original weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.errors import ConfigError
 from vlmtune.families import Family, PartName
 from vlmtune.modeling.adapter_names import PEFT_PREFIX
+from vlmtune.training.sharding import is_divided, own_rows
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ def whole_modules(model: "nn.Module", family: Family, parts: Sequence[PartName])
 
 
 def train_in_full(model: "nn.Module", family: Family, parts: Sequence[PartName]) -> list[str]:
-    """Let the weights of parts learn, and give those in half precision an fp32 copy.
+    """Let the weights of parts learn.
 
     Args:
         model: the model itself, without the PEFT wrapper.
@@ -51,8 +52,6 @@ def train_in_full(model: "nn.Module", family: Family, parts: Sequence[PartName])
     Raises:
         ConfigError: a weight is quantized.
     """
-    import torch
-
     modules = whole_modules(model, family, parts)
     for name, module in modules.items():
         for weight in module.parameters():
@@ -61,27 +60,39 @@ def train_in_full(model: "nn.Module", family: Family, parts: Sequence[PartName])
                     f"training.method: {name} is quantized, and only weights of 16 or 32 bits can be trained in full; "
                     "train an adapter on that part (lora), or use the 16-bit checkpoint"
                 )
-            if not weight.requires_grad:
-                weight.requires_grad_()
-                if weight.dtype != torch.float32:
-                    _give_copy(weight)
+            weight.requires_grad_()
     return sorted(modules)
+
+
+def give_copies(model: "nn.Module") -> None:
+    """Give trained weights in half precision an fp32 copy, and those that are divided a plain tensor of their rows.
+
+    In fp32, such a tensor shares the memory of the weight.
+    """
+    import torch
+
+    for weight in model.parameters():
+        has_none = weight.requires_grad and learning(weight) is weight
+        if has_none and (weight.dtype != torch.float32 or is_divided(weight)):
+            _give_copy(weight)
 
 
 def _give_copy(weight: Any) -> None:
     import torch
 
-    weight.fp32_copy = torch.nn.Parameter(weight.detach().float())
+    weight.fp32_copy = torch.nn.Parameter(own_rows(weight).float())
+    if is_divided(weight):
+        weight.fp32_copy.rows_of = weight
     weight.register_post_accumulate_grad_hook(_move_gradient)
 
 
 def _move_gradient(weight: Any) -> None:
     """Add the gradient of one backward pass to that of the fp32 copy, and free it."""
-    copy = weight.fp32_copy
+    copy, gradient = weight.fp32_copy, own_rows(weight.grad)
     if copy.grad is None:
-        copy.grad = weight.grad.float()
+        copy.grad = gradient.float()
     else:
-        copy.grad += weight.grad
+        copy.grad += gradient
     weight.grad = None
 
 
@@ -98,18 +109,22 @@ def round_into_model(model: "nn.Module") -> None:
     with torch.no_grad():
         for weight in model.parameters():
             if (copy := learning(weight)) is not weight:
-                weight.copy_(copy)
+                own_rows(weight).copy_(copy)
 
 
-def whole_state(model: "nn.Module", names: Sequence[str]) -> "dict[str, torch.Tensor]":
+def whole_state(model: "nn.Module", names: Sequence[str]) -> "Iterator[tuple[str, torch.Tensor]]":
     """The weights of modules under the names that PEFT stores them by; a tied head is stored as well.
+
+    Those that are divided are gathered one after the other: all processes must take all of them.
 
     Args:
         model: the model itself, without the PEFT wrapper.
         names: of the modules.
     """
-    states = {name: model.get_submodule(name).state_dict() for name in names}
-    return {f"{PEFT_PREFIX}{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+    for name in names:
+        state: dict[str, Any] = model.get_submodule(name).state_dict()
+        for key, value in state.items():
+            yield f"{PEFT_PREFIX}{name}.{key}", value.full_tensor() if is_divided(value) else value
 
 
 def load_whole_state(model: "nn.Module", weights: "dict[str, torch.Tensor]") -> None:

@@ -1,5 +1,6 @@
 """Adding a LoRA adapter to a model or training parts of it in full, and saving the result in PEFT's format."""
 
+import itertools
 import json
 import re
 import warnings
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmtune.distributed import SINGLE_PROCESS, ProcessGroup
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.families import EXPERTS, Family, PartName
 from vlmtune.files import read_json, translate_os_errors, write_bytes
@@ -17,10 +19,12 @@ from vlmtune.registry import did_you_mean
 from vlmtune.run_folder import read_adapter_config
 from vlmtune.run_layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from vlmtune.training.config import ALL_LINEAR, LoraConfig, TrainingConfig
-from vlmtune.training.full_weights import learning, load_whole_state, train_in_full, whole_state
+from vlmtune.training.full_weights import give_copies, learning, load_whole_state, train_in_full, whole_state
 from vlmtune.training.lora_init import adapter_state, changes_base, check_sizes, double_rank, of_original_base
+from vlmtune.training.sharding import shape_of
 
 if TYPE_CHECKING:
+    import peft
     import torch
     from peft import PeftModel
     from transformers import PreTrainedModel
@@ -29,13 +33,14 @@ CONTINUED = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "use_rslora", "us
 """Settings that an adapter must share with the one it continues from: PEFT's name and ours."""
 
 
-def add_adapter(
+def add_adapter(  # noqa: PLR0913, PLR0917 - what the trained weights and their initial values depend on
     model: "PreTrainedModel",
     settings: LoraConfig,
     family: Family,
     seed: int,
     continue_from: Path | None = None,
     full: Sequence[PartName] = (),
+    copies: bool = True,
 ) -> "PeftModel":
     """Add an fp32 adapter to the chosen parts of a model; the rest stays frozen, except for parts trained in full.
 
@@ -46,6 +51,7 @@ def add_adapter(
         seed: of the initial weights.
         continue_from: folder of an adapter whose weights are the initial ones instead.
         full: parts whose own weights are trained.
+        copies: whether those in half precision get fp32 copies now; a model that is to be sharded gets them later.
 
     Raises:
         ConfigError: a name in `target_modules` matches no linear layer of those parts, or a part has no such layer; or
@@ -54,23 +60,10 @@ def add_adapter(
     """
     import peft
     import torch
-    from peft.utils.constants import DUMMY_TARGET_MODULES
 
     torch.manual_seed(seed)
     settings = settings.for_family(family)
-    init = True if settings.init_lora_weights in (None, "loftq") else settings.init_lora_weights
-    config = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # accepts any number
-        lora_dropout=settings.dropout,
-        target_modules=_targets(model, settings, family) if settings.parts else DUMMY_TARGET_MODULES,
-        target_parameters=(_stacked(model, settings, family) or None) if settings.parts else None,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
-        bias="none",
-        task_type="CAUSAL_LM",
-        init_lora_weights=init,  # type: ignore[arg-type]  # it knows pissa_niter_N
-    )
+    config = _peft_config(model, settings, family)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a deprecated name of transformers
         try:
@@ -86,7 +79,27 @@ def add_adapter(
         adapted.peft_config["default"].modules_to_save = train_in_full(model, family, full)  # type: ignore[attr-defined]
     if continue_from is not None:
         continue_adapter(adapted, continue_from)
+    if copies:
+        give_copies(adapted)
     return adapted
+
+
+def _peft_config(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> "peft.LoraConfig":
+    import peft
+
+    init = True if settings.init_lora_weights in (None, "loftq") else settings.init_lora_weights
+    return peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # accepts any number
+        lora_dropout=settings.dropout,
+        target_modules=_targets(model, settings, family),
+        target_parameters=(_stacked(model, settings, family) or None) if settings.parts else None,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        bias="none",
+        task_type="CAUSAL_LM",
+        init_lora_weights=init,  # type: ignore[arg-type]  # it knows pissa_niter_N
+    )
 
 
 def continue_adapter(model: "PeftModel", folder: Path) -> None:
@@ -122,7 +135,7 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
                 f"training.lora.{name} to the adapter's, or start a new one with training.continue_from=null"
             )
     refuse_not_finite(folder)
-    weights, wanted = load_file(file), adapters | _whole_state(model)
+    weights, wanted = load_file(file), adapters | dict(weights_in_full(model))
     unmatched = {(n, w.shape) for n, w in weights.items()} ^ {(n, w.shape) for n, w in wanted.items()}
     if unmatched:
         name, shape = min(unmatched)
@@ -136,7 +149,8 @@ def continue_adapter(model: "PeftModel", folder: Path) -> None:
     load_whole_state(base, weights)
 
 
-def _whole_state(model: "PeftModel") -> "dict[str, torch.Tensor]":
+def weights_in_full(model: "PeftModel") -> "Iterator[tuple[str, torch.Tensor]]":
+    """The weights that are trained in full, as `full_weights.whole_state` yields them."""
     settings: Any = model.peft_config["default"]
     base: Any = model.base_model.model
     return whole_state(base, settings.modules_to_save or ())
@@ -173,7 +187,7 @@ def in_full(model: "PeftModel", family: Family, settings: TrainingConfig) -> Ite
     counts = dict.fromkeys(settings.full, 0)
     for name, weight in trainable(model).items():
         if ".lora_" not in name:
-            counts[family.part(name.removeprefix(PEFT_PREFIX)) or "language_model"] += weight.numel()
+            counts[family.part(name.removeprefix(PEFT_PREFIX)) or "language_model"] += shape_of(weight).numel()
     for part, count in counts.items():
         yield (
             f"{part.replace('_', ' ')}: all {count:,} weights are trained, at a learning rate of up to "
@@ -184,7 +198,10 @@ def in_full(model: "PeftModel", family: Family, settings: TrainingConfig) -> Ite
 def _targets(model: "PreTrainedModel", settings: LoraConfig, family: Family) -> list[str] | str:
     """PEFT's `target_modules`: layer names if only the language model has them, else a pattern for the chosen parts."""
     import torch
+    from peft.utils.constants import DUMMY_TARGET_MODULES
 
+    if not settings.parts:
+        return str(DUMMY_TARGET_MODULES)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     wanted = settings.target_modules or []
     if isinstance(wanted, str) and wanted.lower() != ALL_LINEAR:
@@ -274,7 +291,7 @@ def _check_names(names: Sequence[str], chosen: Mapping[str, Set[str]]) -> None:
             )
 
 
-def check_first_gradients(model: "PeftModel", family: Family) -> bool:
+def check_first_gradients(model: "PeftModel", family: Family, processes: ProcessGroup = SINGLE_PROCESS) -> bool:
     """Check that every B and every weight that is trained in full has a gradient at the first step.
 
     What has none is not connected to the loss. Every A has a gradient of zero at first, because B begins with zeros.
@@ -282,6 +299,7 @@ def check_first_gradients(model: "PeftModel", family: Family) -> bool:
     Args:
         model: after the backward pass of a whole batch.
         family: maps weights to parts of the model.
+        processes: those that share the model; of a weight that is divided, one of them has a gradient.
 
     Returns:
         False if no weight of the merger and the vision tower has a gradient, as after a batch without images: they are
@@ -295,8 +313,11 @@ def check_first_gradients(model: "PeftModel", family: Family) -> bool:
     trained = trainable(model).items()
     gradients = {name: weight.grad for name, weight in trained if "lora_B" in name or ".lora_" not in name}
     present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-    # One transfer for all: asking each of them would wait for the GPU as often.
-    alive = torch.stack([gradient.any() for gradient in present.values()]).tolist() if present else []
+    alive: list[float] = []
+    if present:  # one transfer for all: asking each of them would wait for the GPU as often
+        found = torch.stack([gradient.any() for gradient in present.values()]).float()
+        processes.all_reduce([found])
+        alive = found.tolist()
     unconnected = gradients.keys() - {name for name, any_ in zip(present, alive, strict=True) if any_}
     parts = {name: family.part(name.removeprefix(PEFT_PREFIX)) for name in gradients}
     of_images = {name for name, part in parts.items() if part in ("merger", "vision_tower")}
@@ -340,8 +361,8 @@ def save_adapter(
     adapters = adapter_state(model)
     if initial is not None:
         adapters = of_original_base(adapters, initial)
-    state = adapters | _whole_state(model)
-    weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    state = itertools.chain(adapters.items(), weights_in_full(model))
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in state}
     write_bytes(folder / ADAPTER_WEIGHTS, to_bytes(weights, metadata={"format": "pt"}))
     config = model.peft_config["default"]
     config.inference_mode = True

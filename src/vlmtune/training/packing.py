@@ -15,6 +15,7 @@ Two captions of one image, prompt P1 P2 P3, answers A1 A2 and B1 B2, and an unre
 Positions continue from the prefix in each branch, exactly as if the example were not packed.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,13 @@ def pack(
             bins.append([n])
             room.append(max_tokens - sizes[n])
     return [_packed_sequence([groups[n] for n in members], examples, layout) for members in bins]
+
+
+def filler(layout: Layout) -> PackedSequence:
+    """A sequence of two tokens of text, for a process that only takes part in what the others compute."""
+    token = next(n for n in itertools.count() if n not in layout.vision_tokens)
+    positions = np.tile(np.arange(2), (3, 1))
+    return PackedSequence((token, token), positions, (Segment(0, 2),), (0,), (token,), (0,), ())
 
 
 def _group_by_images(examples: Sequence[Encoded], share_prefixes: bool) -> list[list[int]]:

@@ -8,8 +8,10 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -37,15 +39,25 @@ from vlmtune.training.forward_backward import (
     check_packing_leakage,
     too_large,
 )
-from vlmtune.training.full_weights import round_into_model
+from vlmtune.training.full_weights import give_copies, round_into_model
 from vlmtune.training.log import TrainingLog
-from vlmtune.training.lora import add_adapter, check_first_gradients, in_full, optimizer_groups, save_adapter, trainable
+from vlmtune.training.lora import (
+    add_adapter,
+    check_first_gradients,
+    in_full,
+    optimizer_groups,
+    save_adapter,
+    trainable,
+    weights_in_full,
+)
 from vlmtune.training.lora_init import begin_with_rounding_errors, changes_base, keep_initial
 from vlmtune.training.sampler import Sample, Share, sample_batches, shard_batch
+from vlmtune.training.sharding import clip_gradients, is_rows, shape_of, shard
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,31 +100,31 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     """
     import torch
 
+    job.processes.refuse_differences({"vlmtune": version("vlmtune"), **checkpoints.library_versions()})
     # Tokenizing and decoding need no model: bad rows are reported before the weights are loaded.
     lengths = job.lengths or job.processes.broadcast(lambda: check_examples(job.train, job.validation, progress, stop))
     family, settings = job.encoder.checkpoint.family, job.settings
     device = pick_device(job.model)
-    base = load_model(job.encoder.checkpoint, device, settings.precision)
-    loaded_bytes = torch.cuda.memory_allocated() if device == "cuda" else 0
-    kernel = enable_packed_attention(base, family, settings.attention)
-    initial = None if settings.continue_from is None else Path(settings.continue_from)
+    # Of a sharded model, no GPU ever has more than its share and a layer.
+    base = load_model(job.encoder.checkpoint, device if settings.sharding == "none" else "cpu", settings.precision)
     started = time.monotonic()
     try:
-        model = add_adapter(base, settings.lora, family, settings.seed, initial, settings.full)
+        model, initial, loaded_bytes = _adapted(job, base, device)
         for note in in_full(model, family, settings):
             progress.note(note)
-        trainer = Trainer(job, model, device, lengths)
-        trainer.run(progress, stop)
+        kernel = enable_packed_attention(base, family, settings.attention)
+        trainer = Trainer(job, model, device, lengths, initial)
+        with job.processes.translated_errors():
+            trainer.run(progress, stop)
+            trainer.write_adapter()
     except torch.OutOfMemoryError:
         raise DoesNotFit(too_large(job.encoder, settings)) from None
-    if job.processes.is_main:
-        trainer.write_adapter()
     tokens, supervised = trainer.tokens_per_epoch()
     return {
         "steps": trainer.step,
         "tokens_per_epoch": tokens,
         "supervised_tokens_per_epoch": supervised,
-        "trainable_parameters": sum(p.numel() for p in trainable(model).values()),
+        "trainable_parameters": sum(shape_of(p).numel() for p in trainable(model).values()),
         "device": device,
         **kernel_facts(base, family, kernel),
         **trainer.checkpointing.facts(),
@@ -124,19 +136,59 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     }
 
 
-class Trainer:
-    """A training run: the state between two optimizer steps, and what happens in one."""
+def _adapted(
+    job: TrainingJob, base: "PreTrainedModel", device: str
+) -> "tuple[PeftModel, dict[str, torch.Tensor] | None, int]":
+    """The model with what learns, sharded if that is requested; weights taken out of the base; the base's GPU bytes."""
+    import torch
 
-    def __init__(self, job: TrainingJob, model: "PeftModel", device: str, lengths: ExampleLengths) -> None:
+    settings, family, processes = job.settings, job.encoder.checkpoint.family, job.processes
+    loaded_bytes = torch.cuda.memory_allocated() if device == "cuda" else 0
+    continued = None if settings.continue_from is None else Path(settings.continue_from)
+    is_whole = settings.sharding == "none"
+    model = add_adapter(base, settings.lora, family, settings.seed, continued, settings.full, is_whole)
+    taken = changes_base(settings.lora.init_lora_weights)
+    initial = keep_initial(model, job.work, processes.is_main) if taken else None
+    if not is_whole:
+        shard(model, family, device, processes)
+        adapters = sum(weight.nbytes for name, weight in model.named_parameters() if ".lora_" in name)
+        loaded_bytes = torch.cuda.memory_allocated() - adapters if device == "cuda" else 0
+        give_copies(model)
+    return model, initial, loaded_bytes
+
+
+def _take_part(tensors: Iterable[Any]) -> None:
+    """Take part in the gathering of tensors that another process keeps."""
+    deque(tensors, maxlen=0)
+
+
+class Trainer:
+    """A training run: the state between two optimizer steps, and what happens in one.
+
+    Args:
+        job: its inputs.
+        model: with its adapter.
+        device: of the model.
+        lengths: of the train rows.
+        initial: weights that were taken out of the base model (`lora_init`), if any were.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        model: "PeftModel",
+        device: str,
+        lengths: ExampleLengths,
+        initial: "Mapping[str, torch.Tensor] | None" = None,
+    ) -> None:
         import torch
 
         self._job, self._model, self._device = job, model, device
         self._lengths = lengths
         self._base: Any = model.base_model.model
         settings, family = job.settings, job.encoder.checkpoint.family
-        self._weights = list(trainable(model).values())
-        taken = changes_base(settings.lora.init_lora_weights)
-        self._initial = keep_initial(model, job.work, job.processes.is_main) if taken else None
+        self._weights, self._initial = list(trainable(model).values()), initial
+        self._has_rows = any(is_rows(weight) for weight in self._weights)
         # The fused kernel makes no copies of the moments, which are large where parts are trained in full.
         fused = bool(settings.full)
         self._optimizer = torch.optim.AdamW(
@@ -215,12 +267,15 @@ class Trainer:
         """Log and checkpoint where due; raise if a signal was received."""
         settings, step = self._job.settings, self.step
         stopping = stop.received is not None
-        if self._job.processes.is_main:
-            if step % settings.log_every_steps == 0 or step in (1, len(self._batches)):
-                self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
-            if stopping or step % settings.save_every_steps == 0 or self._is_evaluated(step):
+        is_main, is_logged = self._job.processes.is_main, step % settings.log_every_steps == 0
+        if is_main and (is_logged or step in (1, len(self._batches))):
+            self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
+        if stopping or step % settings.save_every_steps == 0 or self._is_evaluated(step):
+            if is_main:
                 self._log.flush()
                 self._writer.save(step, self._model, self._optimizer, self._scaling())
+            elif self._has_rows:
+                _take_part(checkpoints.whole_tensors(self._model, self._optimizer))
         if stopping:
             self._writer.wait()
             stop.raise_if_requested(f"step {step} of {len(self._batches)} is saved")
@@ -253,16 +308,19 @@ class Trainer:
             self._best.update(self.step, values, self._save_adapter)
             self._log.point(self.step, values)
             self._best.prune()
-        else:
-            self._best.update(self.step, values, None)
+        elif self._best.update(self.step, values, None):
+            _take_part(weights_in_full(self._model))
 
     def _save_adapter(self, folder: Path) -> None:
         checkpoint = self._job.encoder.checkpoint
         save_adapter(self._model, folder, checkpoint.name, checkpoint.commit, self._initial)
 
     def write_adapter(self) -> None:
-        """Write the adapter of the chosen step into the job's adapter folder."""
-        if self._best.folder is None:
+        """Write the adapter of the chosen step into the job's adapter folder; all processes take part."""
+        if not self._job.processes.is_main:
+            if self._best.folder is None:
+                _take_part(weights_in_full(self._model))
+        elif self._best.folder is None:
             self._save_adapter(self._job.adapter)
         elif not is_adapter(self._best.folder):
             raise IntegrityError(f"{self._best.folder} is not the adapter that it was; move {self._job.work} away")
@@ -301,18 +359,20 @@ class Trainer:
         import torch
 
         self._model.eval()
+        forward_backward = self.forward_backward
         processes, rows, size = self._job.processes, len(self._job.validation.rows), self._job.settings.batch_size
         batches = [[Sample(n, 0, 0) for n in range(at, min(at + size, rows))] for at in range(0, rows, size)]
-        shard = batches[processes.rank :: processes.world_size]
+        rounds, shard = -(-rows // (size * processes.world_size)), batches[processes.rank :: processes.world_size]
         total = torch.zeros(2, dtype=torch.float64)
         encode, workers = self._job.validation.encode, self._job.settings.workers
         with torch.no_grad(), Prefetch(encode, shard, workers) as encoded:
-            for examples in encoded:
+            for _ in range(rounds):
                 if processes.world_size == 1:  # several processes stop together, after their next step
                     stop.raise_if_requested(f"step {self.step} is saved")
-                for sequence in self.forward_backward.pack(examples):
-                    losses = self.forward_backward.token_losses(sequence)
-                    total += torch.tensor([losses.double().sum().item(), len(sequence.targets)])
+                for sequence in forward_backward.in_step(forward_backward.pack(next(encoded, []))):
+                    losses = forward_backward.token_losses(sequence)
+                    if sequence is not forward_backward.filler:
+                        total += torch.tensor([losses.double().sum().item(), len(sequence.targets)])
         processes.all_reduce([total])
         return (total[0] / total[1]).item()
 
@@ -342,13 +402,14 @@ class Trainer:
         loss = summed.sum().item() / sum(supervised)
         scaler = self.forward_backward.scaler
         scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, self._job.settings.max_grad_norm).item()
+        norm = clip_gradients(self._weights, self._job.settings.max_grad_norm, self._job.processes).item()
         # A lower scale may bring gradients back into fp16's range, down to none at all.
         is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > 1
         if not math.isfinite(loss) or not (math.isfinite(norm) or is_skipped):
             self._raise_diverged(samples, loss, norm)
         if not is_skipped and not self._all_connected:  # in the first step that is taken, or that has an image
-            self._all_connected = check_first_gradients(self._model, self._job.encoder.checkpoint.family)
+            family = self._job.encoder.checkpoint.family
+            self._all_connected = check_first_gradients(self._model, family, self._job.processes)
         self._skipped += is_skipped
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate(self.step) * group["share"]
@@ -383,7 +444,8 @@ class Trainer:
                 weight.grad = torch.zeros_like(weight)
         if processes.world_size == 1:
             return
-        processes.all_reduce([weight.grad for weight in self._weights if weight.grad is not None])
+        whole = (weight for weight in self._weights if not is_rows(weight))
+        processes.all_reduce([weight.grad for weight in whole if weight.grad is not None])
         signal = torch.tensor([float(stop.received or 0) / processes.world_size], dtype=torch.float64)
         processes.all_reduce([summed, signal])
         if signal.item() and stop.received is None:
@@ -395,10 +457,11 @@ class Trainer:
         They are part of a batch whose longest sequence is known to fit with the layers that are now checkpointed.
         """
         first = self._shard(self._batches[0])
-        if not first:
+        if not first and self._job.settings.sharding == "none":
             return  # fewer examples than processes
-        examples = [self._job.train.encode(sample) for sample in dict.fromkeys([*first[:2], first[-1]])]
-        sequence = max(self.forward_backward.pack(examples), key=lambda each: len(each.segments))
+        examples = [self._job.train.encode(sample) for sample in dict.fromkeys([*first[:2], *first[-1:]])]
+        packed = self.forward_backward.pack(examples)
+        sequence = max(packed, key=lambda each: len(each.segments), default=self.forward_backward.filler)
         self._model.eval()
         family = self._job.encoder.checkpoint.family
         check_packing_leakage(self._base, family, sequence, self.forward_backward.token_losses)
@@ -411,7 +474,8 @@ class Trainer:
         self._model.train()
         encode, batches = self._job.train.encode, self._batches
         self.checkpointing.choose(
-            tokens, lambda n: [encode(sample) for sample in self._shard(batches[n])], self._job.processes.is_main
+            *(tokens, lambda n: [encode(sample) for sample in self._shard(batches[n])]),
+            *(self._job.processes.is_main, self._job.settings.sharding != "none"),
         )
 
     def _log_samples(self, samples: Sequence[Sample], supervised: Sequence[int], summed: Sequence[float]) -> None:
@@ -424,9 +488,19 @@ class Trainer:
         return learning_rate(step, len(self._batches), self._job.settings)
 
     def _resume(self, progress: Progress) -> None:
-        state, points, pack_tokens = self._job.processes.broadcast(self._read_state)
+        read: list[checkpoints.State] = []
+
+        def without_tensors() -> tuple[checkpoints.State | None, list[dict[str, Any]], int | None]:
+            state, points, pack_tokens = self._read_state()
+            if state is not None:
+                read.append(state)
+                state = replace(state, weights={}, moments={})
+            return state, points, pack_tokens
+
+        state, points, pack_tokens = self._job.processes.broadcast(without_tensors)
         if state is not None:
-            checkpoints.restore(state, self._model, self._optimizer)
+            whole = read[0] if read else state
+            checkpoints.restore(whole, self._model, self._optimizer, self._job.processes)
             if state.scaling is not None:
                 self.forward_backward.restore_scale(state.scaling["scale"], state.scaling["growth_tracker"])
                 self._skipped = state.scaling["skipped"]
