@@ -30,7 +30,7 @@ from vlmtune.predictions import (
 from vlmtune.progress import Progress
 from vlmtune.registry import BaseConfig, did_you_mean
 from vlmtune.report import ReportConfig, captions_grid, html, markdown, table
-from vlmtune.report.rows import images_shown
+from vlmtune.report.rows import images_shown, overview
 from vlmtune.run_folder import hash_adapter, is_adapter, read_controls, read_manifest
 from vlmtune.run_layout import THUMBNAILS, thumbnail_path, verdicts_path
 from vlmtune.scoring import EvaluationConfig
@@ -424,11 +424,12 @@ def write_comparison(
     Raises:
         ConfigError: another ending.
     """
-    plain, shown = comparison.to_json(), config or ReportConfig()
+    # The rows are made as they are needed: those of many would fill the memory.
+    plain: ComparisonFile = {**comparison.result, "examples": comparison.examples}
     if file.suffix == ".json":
-        write_json(file, plain)
+        write_json(file, comparison.to_json())
     elif file.suffix in (".html", ".htm"):
-        _write_page(plain, file, thumbnails(images_shown(plain, shown.examples), sources), shown)
+        _write_page(plain, file, sources, config or ReportConfig())
     elif file.suffix == ".md":
         write_atomic(file, markdown.render(plain))
     elif file.suffix == ".png":
@@ -438,10 +439,11 @@ def write_comparison(
         raise ConfigError(f"{file}: a report ends in .html, .json, .md or .png")
 
 
-def _write_page(plain: ComparisonFile, file: Path, images: Mapping[str, bytes], config: ReportConfig) -> None:
+def _write_page(plain: ComparisonFile, file: Path, sources: Sequence[Path], config: ReportConfig) -> None:
     """The page, and beside it a table of all rows where it does not have them in full."""
-    rows = table.path_beside(file)
-    page = html.render(plain, images, config, rows.name)
+    rows, seen = table.path_beside(file), overview(plain)
+    images = thumbnails(images_shown(plain, config.examples, seen), sources)
+    page = html.render(plain, images, config, rows.name, seen)
     if not page.complete:
         write_atomic(rows, table.render(plain))
     write_atomic(file, page.text)

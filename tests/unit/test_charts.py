@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from pages import boxed, captions, curve, labelled
 
@@ -20,8 +21,9 @@ def drawn(plain: dict[str, Any]) -> list[Figure]:
         charts.systems(plain),
         charts.learning_curve(plain.get("training")),
     ]
-    for column in rows.columns(plain):
-        figures += [draw(column, plain["examples"]) for draw in (charts.outcomes, charts.histogram, charts.scatter)]
+    seen = rows.overview(plain)
+    for column in seen.columns:
+        figures += [charts.outcomes(column), charts.histogram(column, seen.scored), charts.scatter(column)]
     return [figure for figure in figures if figure is not None]
 
 
@@ -49,8 +51,8 @@ def test_names_are_text() -> None:
 
 def test_outcomes_count_rows() -> None:
     plain = captions()
-    column = rows.columns(plain)[0]
-    counts = {row[0]: int(row[1]) for row in charts.outcomes(column, plain["examples"]).table[1:]}
+    column = rows.overview(plain).columns[0]
+    counts = {row[0]: int(row[1]) for row in charts.outcomes(column).table[1:]}
     gains = [example["gain"] for example in plain["examples"]]
     assert counts["B better"] == sum(round(gain, 9) > 0 for gain in gains)
     assert sum(counts.values()) == len(gains)
@@ -60,14 +62,14 @@ def test_outcomes_count_rows() -> None:
         for example in plain["examples"]
         if example["scores"]
     ]
-    table = charts.outcomes(rows.columns(plain)[0], plain["examples"]).table
+    table = charts.outcomes(rows.overview(plain).columns[0]).table
     assert [int(row[1]) for row in table[1:]] == [right.count(pair) for pair in ((1, 1), (1, 0), (0, 1), (0, 0))]
 
 
 def test_histogram_and_scatter_hold_every_row_once() -> None:
     plain = captions(200)
-    column = rows.columns(plain)[0]
-    histogram, scatter = charts.histogram(column, plain["examples"]), charts.scatter(column, plain["examples"])
+    column = rows.overview(plain).columns[0]
+    histogram, scatter = charts.histogram(column, np.ones(200, bool)), charts.scatter(column)
     assert histogram is not None
     assert scatter is not None
     assert sum(int(row[1]) for row in histogram.table[1:]) == 200
@@ -76,12 +78,12 @@ def test_histogram_and_scatter_hold_every_row_once() -> None:
 
 def test_where_lower_is_better_a_fall_is_good() -> None:
     plain = captions(60)
-    better = rows.columns(plain)[0]
+    better = rows.overview(plain).columns[0]
     error = replace(better, higher_is_better=False)
-    tables = [charts.outcomes(column, plain["examples"]).table for column in (better, error)]
+    tables = [charts.outcomes(column).table for column in (better, error)]
     assert (tables[0][1][1], tables[0][3][1]) == (tables[1][3][1], tables[1][1][1])
-    for draw in (charts.histogram, charts.scatter):
-        drawings = [draw(column, plain["examples"]) for column in (better, error)]
+    for draw in (lambda column: charts.histogram(column, np.ones(60, bool)), charts.scatter):
+        drawings = [draw(column) for column in (better, error)]
         assert drawings[0] is not None
         assert drawings[1] is not None
         swapped = drawings[0].shapes.replace("good", "x").replace("bad", "good").replace("x", "bad")
@@ -92,7 +94,7 @@ def test_no_change_no_histogram_and_no_curve_no_figure() -> None:
     same = captions(30, 0.2, 0.2)
     for example in same["examples"]:
         example["deltas"] = dict.fromkeys(example["deltas"], 0.0)
-    assert charts.histogram(rows.columns(same)[0], same["examples"]) is None
+    assert charts.histogram(rows.overview(same).columns[0], np.ones(30, bool)) is None
     assert charts.learning_curve(None) is None
     assert charts.learning_curve({"curve": []}) is None
     assert charts.forest({**same, "metrics": []}) is None

@@ -5,10 +5,12 @@ import csv
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from builders import judged, lines
@@ -209,3 +211,31 @@ def test_what_a_page_leaves_out_is_in_the_table_beside_it(tmp_path: Path, monkey
     monkeypatch.setattr(html, "MOST_ROWS", 30)
     write_comparison(comparison, tmp_path / "page.html", [])
     assert not (tmp_path / "page_rows.csv").exists()
+
+
+class Made(Sequence[Any]):
+    """Rows that are made when they are read, and how many there were at the same time."""
+
+    def __init__(self, kept: Sequence[Any]) -> None:
+        self.kept, self.alive, self.most = kept, WeakSet[Any](), 0
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: Any) -> Any:
+        made = type("Row", (dict,), {"__hash__": object.__hash__})(self.kept[index])
+        self.alive.add(made)
+        self.most = max(self.most, len(self.alive))
+        return made
+
+
+def test_a_page_of_many_rows_makes_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MOST_ROWS", 10)
+    comparison = judged(lines(300, 0.5), lines(300, 0.2))
+    made = Made(comparison.examples)
+    write_comparison(comparison, tmp_path / "list.html", [])
+    write_comparison(replace(comparison, examples=made), tmp_path / "made.html", [])
+    assert made.most < 40
+    for name in ("{}.html", "{}_rows.csv"):
+        first, second = ((tmp_path / name.format(kind)).read_text() for kind in ("list", "made"))
+        assert first.replace("list_rows", "made_rows") == second

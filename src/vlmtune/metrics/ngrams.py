@@ -70,16 +70,22 @@ def _measure_chrf(answers: Sequence[str | None], references: Sequence[Sequence[s
     """
     pairs = zip(answers, references, strict=True)
     sizes = np.array([len(answer or "") + sum(map(len, row)) for answer, row in pairs], dtype=np.int64)
-    blocks = (_characters(answers[first:last], references[first:last]) for first, last in row_ranges(sizes))
-    return np.concatenate([np.zeros((0, 3 * CHARACTERS)), *map(_chrf_block, blocks)])
+    blocks = (_chrf_block(answers[first:last], references[first:last]) for first, last in row_ranges(sizes))
+    return np.concatenate([np.zeros((0, 3 * CHARACTERS)), *blocks])
 
 
-def _characters(answers: Sequence[str | None], references: Sequence[Sequence[str]]) -> Texts:
+def _chrf_block(answers: Sequence[str | None], references: Sequence[Sequence[str]]) -> Stats:
     said = ["".join((answer or "").split()) for answer in answers]
-    return characters(said, [["".join(text.split()) for text in row] for row in references])
+    true = [["".join(text.split()) for text in row] for row in references]
+    # An answer that is a reference shares all its n-grams with it, and no other reference is better.
+    lengths = np.array([*map(len, said)])
+    stats = np.repeat(np.maximum(lengths[:, None] - np.arange(CHARACTERS), 0), 3, axis=1).astype(np.float64)
+    others = [n for n, text in enumerate(said) if not text or text not in true[n]]
+    stats[others] = _best_references(characters([said[n] for n in others], [true[n] for n in others]))
+    return stats
 
 
-def _chrf_block(texts: Texts) -> Stats:
+def _best_references(texts: Texts) -> Stats:
     columns = []
     for shorter, found in enumerate(shared(texts, CHARACTERS)):
         of_reference = np.maximum(texts.references.lengths - shorter, 0)

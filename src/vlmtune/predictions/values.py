@@ -91,6 +91,8 @@ def reference_texts(value: Any, lists_as_text: bool = False) -> list[str]:
         value = next((value[name] for name in WRAPPERS if name in value), value)
     if not isinstance(value, list):
         return [_text(value)]
+    if all(isinstance(item, str) for item in value):
+        return value
     return [_text(item["answer"] if isinstance(item, Mapping) and "answer" in item else item) for item in value]
 
 
@@ -109,6 +111,8 @@ def _list_in(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping | list):
         return json.dumps(plain(value), ensure_ascii=False)
     return str(value)

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmtune.report.rows import MetricColumn
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmtune.report.rows import Floats, MetricColumn
 from vlmtune.report.svg import WIDTH, Figure, Frame, bar, circle, count_axis, line, polyline, text, ticks, zero_axis
 from vlmtune.report.text import fixed, points, precision, signed
 from vlmtune.scoring.results import (
     ComparisonResult,
     Difference,
-    ExampleResult,
     MetricResult,
     Status,
     TrainingSummary,
@@ -115,11 +117,10 @@ def _forest(name: str, entries: Sequence[tuple[str, Difference, MetricResult, st
     return Figure(name, "Change from A to B with its interval", desc, "".join(shapes), bottom + 22, table)
 
 
-def outcomes(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure:
+def outcomes(column: MetricColumn) -> Figure:
     """Rows by outcome: better, tied, worse; for a right-or-wrong metric, which sides were right."""
     if column.binary:
-        right = 1 if column.higher_is_better else 0
-        pairs = Counter((a == right, b == right) for a, b in column.scores(examples))
+        pairs = Counter(map(tuple, (column.scores == (1 if column.higher_is_better else 0)).tolist()))
         counts = [
             ("both right", pairs[True, True], "even"),
             ("only A right", pairs[True, False], "bad"),
@@ -127,11 +128,11 @@ def outcomes(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure:
             ("both wrong", pairs[False, False], "even"),
         ]
         return _bars(f"outcomes-{column.name}", "Which side was right", counts)
-    gains = [gain for gain in map(column.gain, examples) if gain is not None]
+    gains = column.gains
     counts = [
-        ("B better", sum(gain > 0 for gain in gains), "good"),
-        ("tie", sum(gain == 0 for gain in gains), "even"),
-        ("B worse", sum(gain < 0 for gain in gains), "bad"),
+        ("B better", int((gains > 0).sum()), "good"),
+        ("tie", int((gains == 0).sum()), "even"),
+        ("B worse", int((gains < 0).sum()), "bad"),
     ]
     return _bars(f"outcomes-{column.name}", "Rows by outcome", counts)
 
@@ -156,16 +157,20 @@ def _bars(name: str, title: str, counts: Sequence[tuple[str, int, str]]) -> Figu
     return Figure(name, title, desc, "".join(shapes), 8 + row * len(counts), table)
 
 
-def histogram(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure | None:
-    """How far rows moved, with a bar of its own for unmoved rows; None for a right-or-wrong metric or no change."""
-    deltas = [row["deltas"][column.name] for row in examples if row["deltas"] is not None]
-    moved = sorted(abs(delta) for delta in deltas if delta)
+def histogram(column: MetricColumn, scored: NDArray[np.bool_]) -> Figure | None:
+    """How far rows moved, with a bar of its own for unmoved rows; None for a right-or-wrong metric or no change.
+
+    `scored` [N] are the rows that both sides answered.
+    """
+    deltas = column.delta[scored]
+    known = deltas[~np.isnan(deltas)]
+    moved: list[float] = np.sort(np.abs(known[known != 0])).tolist()
     if not moved or column.binary:
         return None
     # The outermost bins hold the largest 1 % of changes: one extreme row must not squeeze all others into one bin.
     reach = moved[min(len(moved) - 1, int(len(moved) * 0.99))]
     step = reach / _BINS
-    counts = Counter(_bin(delta, step) for delta in deltas if delta is not None)
+    counts = Counter(_bin(delta, step) for delta in known.tolist())
     most = max(count for place, count in counts.items() if place) * 1.12
     left, top, bottom = 34.0, 18.0, 168.0
     width = (WIDTH - left) / (2 * _BINS + 1)
@@ -182,7 +187,7 @@ def histogram(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure
         anchor = "middle" if abs(place) < _BINS else "start" if place < 0 else "end"
         shapes.append(text(x, bottom + 16, label, anchor, "axis"))
     title = f"Change of {column.name} by row"
-    desc = f"{sum(d != 0 for d in deltas)} of {len(deltas)} rows changed. Bars left of 0 are rows whose score fell."
+    desc = f"{np.count_nonzero(deltas)} of {len(deltas)} rows changed. Bars left of 0 are rows whose score fell."
     table = _histogram_table(counts, step)
     return Figure(f"histogram-{column.name}", title, desc, "".join(shapes), bottom + 22, table)
 
@@ -205,13 +210,14 @@ def _histogram_table(counts: Mapping[int, int], step: float) -> list[list[str]]:
     return table
 
 
-def scatter(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure | None:
+def scatter(column: MetricColumn) -> Figure | None:
     """Score of B over score of A; None for a right-or-wrong metric, or one that a single row does not have."""
-    scores = column.scores(examples)
-    if not column.per_row or column.binary or not scores:
+    scores = column.scores
+    if not column.per_row or column.binary or not len(scores):
         return None
-    high = max(max(pair) for pair in scores) or 1.0
-    low = min(0.0, *(min(pair) for pair in scores))
+    low = min(0.0, float(scores.min()))
+    high = float(scores.max()) or 1.0
+    high = high if high > low else low + 1
     size = 240.0
     frame = Frame(46.0, 8.0, 46.0 + size, 8.0 + size, (low, high), (low, high))
     shapes = frame.y_axis()
@@ -220,9 +226,8 @@ def scatter(column: MetricColumn, examples: Sequence[ExampleResult]) -> Figure |
         shapes.append(line(x, frame.top, x, frame.bottom, "grid"))
         shapes.append(text(x, frame.bottom + 16, f"{tick:.4g}", "middle", "axis"))
     shapes.append(line(frame.left, frame.bottom, frame.left + size, frame.top, "zero"))
-    cells = Counter(tuple(min(_CELLS - 1, int((v - low) / (high - low) * _CELLS)) for v in pair) for pair in scores)
     dots: dict[tuple[str, int], list[str]] = {}
-    for (a, b), count in sorted(cells.items()):
+    for (a, b), count in _cells(scores, low, high, _CELLS).items():
         kind = "even" if a == b else "good" if (b > a) == column.higher_is_better else "bad"
         level = sum(count >= fewest for fewest, _ in _DOTS) - 1
         x, y = frame.left + (a + 0.5) / _CELLS * size, frame.bottom - (b + 0.5) / _CELLS * size
@@ -247,9 +252,16 @@ def _dot_legend(x: float, y: float) -> list[str]:
     return shapes
 
 
-def _by_fifths(scores: Sequence[tuple[float, float]], low: float, high: float) -> list[list[str]]:
+def _cells(scores: Floats, low: float, high: float, parts: int) -> Counter[tuple[int, int]]:
+    """Rows counted by cells of a grid of `parts` x `parts` from `low` to `high`, in order: A first, then B."""
+    found = np.minimum(parts - 1, ((scores - low) / (high - low) * parts).astype(np.int64))
+    cells, counts = np.unique(found[:, 0] * parts + found[:, 1], return_counts=True)
+    return Counter({divmod(cell, parts): count for cell, count in zip(cells.tolist(), counts.tolist(), strict=True)})
+
+
+def _by_fifths(scores: Floats, low: float, high: float) -> list[list[str]]:
     """Rows counted by fifths of the range: A down, B across."""
-    fifths = Counter(tuple(min(4, int((v - low) / (high - low) * 5)) for v in pair) for pair in scores)
+    fifths = _cells(scores, low, high, 5)
     names = [f"{low + (high - low) * n / 5:.3g}-{low + (high - low) * (n + 1) / 5:.3g}" for n in range(5)]
     return [["A ↓ B →", *names], *([names[a], *(f"{fifths[a, b]}" for b in range(5))] for a in range(5))]
 

@@ -8,6 +8,7 @@ others.
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.report import ReportConfig, charts, provenance, rows, templates, text
-from vlmtune.report.rows import MetricColumn
+from vlmtune.report.rows import MetricColumn, Overview
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
 from vlmtune.terminal import cleaner, shortened
-from vlmtune.text_units import language
 
 _IMAGE_BYTES = 12_000_000
 _ROW_BYTES = 10_000_000
@@ -47,7 +47,11 @@ class Page:
 
 
 def render(
-    comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig, table: str = "compare.json"
+    comparison: ComparisonFile,
+    thumbnails: Mapping[str, bytes],
+    config: ReportConfig,
+    table: str = "compare.json",
+    seen: Overview | None = None,
 ) -> Page:
     """The page.
 
@@ -56,8 +60,10 @@ def render(
         thumbnails: WebP images by the hash of the original; `rows.images_shown` says which are used.
         config: what is shown.
         table: the file that has all rows in full, named where the page has not.
+        seen: the overview of its rows.
     """
-    gallery = _gallery(comparison, thumbnails, config)
+    seen = seen or rows.overview(comparison)
+    gallery = _gallery(comparison, thumbnails, config, seen)
     text_of_page = templates.render(
         "page.html.jinja",
         [],
@@ -66,16 +72,15 @@ def render(
         comparison=comparison,
         colour=STATUS_COLOURS[comparison["status"]],
         table=table,
-        **_numbers(comparison),
+        **_numbers(comparison, seen),
         **gallery,
-        **_provenance(comparison),
+        **_provenance(comparison, seen),
     )
     return Page(text_of_page, not gallery["left_out"] and gallery["limit"] is None)
 
 
-def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
+def _numbers(comparison: ComparisonFile, seen: Overview) -> dict[str, Any]:
     """Tables, sentences and charts of the scores."""
-    examples = comparison["examples"]
     return {
         "primary": comparison["metrics"][0] if comparison["metrics"] else None,
         "precision": text.precision,
@@ -89,13 +94,8 @@ def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
         "controls": [line.split(": ", 1) for line in text.control_lines(comparison)],
         "judge": [line.partition(": ")[2] for line in text.judge_lines(comparison)],
         "changes": [
-            (
-                column,
-                charts.outcomes(column, examples),
-                charts.histogram(column, examples),
-                charts.scatter(column, examples),
-            )
-            for column in rows.columns(comparison)
+            (column, charts.outcomes(column), charts.histogram(column, seen.scored), charts.scatter(column))
+            for column in seen.columns
         ],
         "confidence": [line.partition(": ")[2] for line in text.confidence_lines(comparison)],
         "score_by_confidence": charts.score_by_confidence(comparison),
@@ -108,23 +108,26 @@ def _numbers(comparison: ComparisonFile) -> dict[str, Any]:
     }
 
 
-def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig) -> dict[str, Any]:
+def _gallery(
+    comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config: ReportConfig, seen: Overview
+) -> dict[str, Any]:
     """Rows as data for the script, and the first cards as HTML for readers without JavaScript."""
     from markupsafe import Markup
 
-    columns, examples = rows.columns(comparison), comparison["examples"]
-    images = embed_images(rows.images_shown(comparison, config.examples), thumbnails)
+    columns, examples = seen.columns, comparison["examples"]
+    images = embed_images(rows.images_shown(comparison, config.examples, seen), thumbnails)
     contradictions = comparison["contradictions"]
-    spoken = _language(examples)
+    # Where letters are drawn differently by language.
+    spoken = seen.language if seen.language in ("zh", "ja", "ko") else None
     embedded = embed_rows(examples, columns, images, spoken)
     primary = columns[0] if columns else None
-    first = rows.by_change(examples, primary)[: rows.FIRST_CARDS]
+    first = rows.by_change(len(examples), primary)[: rows.FIRST_CARDS]
     return {
         "columns": columns,
         "images": images,
         "contradictions": contradictions[: rows.CONTRADICTIONS],
         "more_contradictions": max(0, len(contradictions) - rows.CONTRADICTIONS),
-        "cards": [(rows.label(examples[n], n), examples[n], _outcome(examples[n], primary)) for n in first],
+        "cards": [(rows.label(examples[n], n), examples[n], _outcome(primary, n)) for n in first],
         "limit": embedded.limit,
         "left_out": embedded.left_out,
         "expected": rows.expected,
@@ -138,21 +141,15 @@ def _gallery(comparison: ComparisonFile, thumbnails: Mapping[str, bytes], config
     }
 
 
-def _language(examples: Sequence[ExampleResult]) -> str | None:
-    """The language of the references, where letters are drawn differently by language."""
-    found = language(text for example in examples for text in example["references"])
-    return found if found in ("zh", "ja", "ko") else None
-
-
-def _outcome(example: ExampleResult, primary: MetricColumn | None) -> tuple[str, str]:
+def _outcome(primary: MetricColumn | None, number: int) -> tuple[str, str]:
     """(colour, label) of a row's outcome."""
-    gain = None if primary is None else primary.gain(example)
-    if gain is None:
+    gain = math.nan if primary is None else primary.gains[number]
+    if math.isnan(gain):
         return "bad", "failed"
     return ("good", "B better") if gain > 0 else ("bad", "B worse") if gain < 0 else ("even", "tie")
 
 
-def _provenance(comparison: ComparisonFile) -> dict[str, Any]:
+def _provenance(comparison: ComparisonFile, seen: Overview) -> dict[str, Any]:
     """How the comparison was produced, and how to reproduce it."""
     different, same = provenance.settings(comparison)
     return {
@@ -160,7 +157,7 @@ def _provenance(comparison: ComparisonFile) -> dict[str, Any]:
         "training": provenance.training(comparison),
         "different": different,
         "same": same,
-        "failed": provenance.failed(comparison["examples"]),
+        "failed": provenance.failed(comparison["examples"], seen.failed),
         "commands": provenance.commands(comparison),
         "row_counts": [(provenance.ROW_LABELS.get(key, key), count) for key, count in comparison["rows"].items()],
     }
@@ -202,7 +199,7 @@ def embed_rows(
 ) -> EmbeddedRows:
     """The `MOST_ROWS` rows that changed most, with shortened texts if need be; of those as many as fit."""
     numbers, safe = {image: n for n, image in enumerate(images)}, cleaner()
-    kept = rows.by_change(examples, columns[0] if columns else None)[:MOST_ROWS]
+    kept = rows.by_change(len(examples), columns[0] if columns else None)[:MOST_ROWS]
     compact = [_each(safe, _compact(n, examples[n], columns, numbers)) for n in kept]
     packed, limit = [_json(row) for row in compact], None
     for shorter in _LIMITS:

@@ -6,6 +6,8 @@ Texts of rows are code spans, in which links, mentions and HTML have no effect; 
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from vlmtune.report import rows, text
 from vlmtune.scoring.results import ComparisonFile, ComparisonResult, ExampleResult
 from vlmtune.terminal import safe, shortened
@@ -84,14 +86,14 @@ def code(content: str) -> str:
 
 
 def _changed(comparison: ComparisonFile) -> list[str]:
-    columns = rows.columns(comparison)
+    columns, examples = rows.overview(comparison).columns, comparison["examples"]
     if not columns:
         return []
     primary = columns[0]
-    gains = [(primary.gain(example), example) for example in comparison["examples"]]
-    ranked = sorted(((gain, example) for gain, example in gains if gain), key=lambda pair: -pair[0])
-    best = [pair for pair in ranked if pair[0] > 0][:EXAMPLES]
-    worst = [pair for pair in ranked[::-1] if pair[0] < 0][:EXAMPLES]
+    gains = np.nan_to_num(primary.gains)
+    ranked = [n for n in np.argsort(-gains, kind="stable").tolist() if gains[n]]
+    best = [(gains[n], examples[n]) for n in ranked[:EXAMPLES] if gains[n] > 0]
+    worst = [(gains[n], examples[n]) for n in ranked[::-1][:EXAMPLES] if gains[n] < 0]
     lines = []
     for title, changed in (("Largest gains", best), ("Largest losses", worst)):
         if changed:

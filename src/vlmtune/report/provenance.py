@@ -58,12 +58,12 @@ def training(comparison: ComparisonResult) -> list[tuple[str, str]]:
     return [(path, value) for path, value in _flat(facts).items() if value is not None]
 
 
-def failed(examples: Sequence[ExampleResult]) -> list[tuple[str, str, int, list[str]]]:
-    """(side, reason, rows, first ids) of each kind of failure, the most frequent first."""
+def failed(examples: Sequence[ExampleResult], numbers: Sequence[int]) -> list[tuple[str, str, int, list[str]]]:
+    """(side, reason, rows, first ids) of each kind of failure, the most frequent first; of the rows that have one."""
     counts: Counter[tuple[str, str]] = Counter()
     ids: dict[tuple[str, str], list[str]] = {}
-    for number, example in enumerate(examples):
-        for failure in failures(example):
+    for number in numbers:
+        for failure in failures(example := examples[number]):
             counts[failure] += 1
             ids.setdefault(failure, []).append(label(example, number))
     return [(*failure, count, ids[failure][:_IDS]) for failure, count in counts.most_common()]

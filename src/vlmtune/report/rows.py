@@ -5,12 +5,15 @@ Their numbers come from `scoring.examples`; `html` packs them for the page's scr
 
 import json
 import random
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlmtune.report.text import precision
-from vlmtune.scoring.results import ComparisonFile, ExampleResult
+from vlmtune.scoring.results import ComparisonFile, ExampleResult, MetricResult
+from vlmtune.text_units import Language, language
 from vlmtune.thoughts import open_thought, split_thought
 
 CONTRADICTIONS = 10
@@ -20,12 +23,15 @@ FIRST_CARDS = 20
 """Cards on the page without JavaScript."""
 
 
+Floats = NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class MetricColumn:
-    """A metric and the kind of scores that rows have in it.
+    """A metric, the kind of scores that rows have in it, and what the N rows have; NaN is none.
 
     `per_row`: every row has a score (macro-F1 has none). `mean`: the metric is their mean (BLEU is not). `binary`:
-    the mean of scores that are all 0 or 1.
+    the mean of scores that are all 0 or 1. `a`, `b`: scores [N] of each side. `delta`: changes [N].
     """
 
     name: str
@@ -34,43 +40,68 @@ class MetricColumn:
     per_row: bool
     mean: bool
     binary: bool
+    a: Floats
+    b: Floats
+    delta: Floats
 
-    def gain(self, example: ExampleResult) -> float | None:
-        """Improvement of B over A in this row, positive being better; None where a side failed."""
-        delta = None if example["deltas"] is None else example["deltas"][self.name]
-        return delta if delta is None or self.higher_is_better else -delta
+    @property
+    def gains(self) -> Floats:
+        """Improvement of B over A in each row [N], positive being better."""
+        return self.delta if self.higher_is_better else -self.delta
 
-    def scores(self, examples: Iterable[ExampleResult]) -> list[tuple[float, float]]:
-        """(A, B) scores of the rows that have both."""
-        known = (row["scores"] for row in examples)
-        both = [(scores["a"][self.name], scores["b"][self.name]) for scores in known if scores is not None]
-        return [(a, b) for a, b in both if a is not None and b is not None]
-
-
-def columns(comparison: ComparisonFile) -> list[MetricColumn]:
-    """The metrics of a comparison, the primary one first."""
-    metric_columns = []
-    scored = [(row["scores"], row["deltas"]) for row in comparison["examples"]]
-    for entry in comparison["metrics"]:
-        name = entry["name"]
-        triples = [
-            (scores["a"][name], scores["b"][name], deltas[name]) for scores, deltas in scored if scores and deltas
-        ]
-        complete = [(a, b, delta) for a, b, delta in triples if a is not None and b is not None and delta is not None]
-        per_row = bool(triples) and len(complete) == len(triples)
-        mean = per_row and all(abs(b - a - delta) < 1e-5 for a, b, delta in complete)
-        binary = mean and all({a, b} <= {0, 1} for a, b, _ in complete)
-        metric_columns.append(MetricColumn(name, entry["higher_is_better"], precision(entry), per_row, mean, binary))
-    return metric_columns
+    @property
+    def scores(self) -> Floats:
+        """(A, B) scores [n, 2] of the rows that have both."""
+        pairs = np.stack([self.a, self.b], axis=1)
+        return pairs[~np.isnan(pairs).any(axis=1)]
 
 
-def by_change(examples: Sequence[ExampleResult], column: MetricColumn | None) -> list[int]:
-    """Row numbers, the largest change first and failed rows last, which is the page's initial order."""
-    gains = [None if column is None else column.gain(example) for example in examples]
-    return sorted(range(len(examples)), key=lambda n: (gains[n] is None, -abs(gains[n] or 0.0), n))
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What a page says about all rows: `scored` are those that both sides answered [N], `failed` the numbers of those
+    that a side did not, `language` that of the references where it has a tokenizer of its own.
+    """
+
+    columns: list[MetricColumn]
+    scored: NDArray[np.bool_]
+    failed: list[int]
+    language: Language | None
 
 
-def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
+def overview(comparison: ComparisonFile) -> Overview:
+    """All rows, each of which is read once, because some comparisons make them anew whenever they are read."""
+    examples, metrics = comparison["examples"], comparison["metrics"]
+    values, scored = np.full((3, len(metrics), len(examples)), np.nan), np.zeros(len(examples), np.bool_)
+    failed, references = list[int](), list[str]()
+    for n, example in enumerate(examples):
+        scores, deltas = example["scores"], example["deltas"]
+        if scores and deltas:
+            scored[n] = True
+            for one, kind in zip(values, (scores["a"], scores["b"], deltas), strict=True):
+                one[:, n] = [kind[entry["name"]] for entry in metrics]
+        if example["failure"] is not None:
+            failed.append(n)
+        references += example["references"]
+    found = [_column(entry, scored, *values[:, k]) for k, entry in enumerate(metrics)]
+    return Overview(found, scored, failed, language(references))
+
+
+def _column(entry: MetricResult, scored: NDArray[np.bool_], a: Floats, b: Floats, delta: Floats) -> MetricColumn:
+    per_row = bool(scored.any()) and not np.isnan([a[scored], b[scored], delta[scored]]).any()
+    mean = per_row and bool((np.abs(b - a - delta)[scored] < 1e-5).all())
+    binary = mean and bool(np.isin([a[scored], b[scored]], (0, 1)).all())
+    return MetricColumn(entry["name"], entry["higher_is_better"], precision(entry), per_row, mean, binary, a, b, delta)
+
+
+def by_change(count: int, column: MetricColumn | None) -> list[int]:
+    """Numbers of all `count` rows, the largest change first and failed rows last, which is the page's initial order."""
+    if column is None:
+        return list(range(count))
+    order: list[int] = np.lexsort((-np.abs(np.nan_to_num(column.delta)), np.isnan(column.delta))).tolist()
+    return order
+
+
+def images_shown(comparison: ComparisonFile, most: int, seen: Overview | None = None) -> list[str]:
     """Hashes of the images that the page shows, the most important first.
 
     They are those of contradictory rows, of the rows with the largest gains and losses, of failed rows, and of a random
@@ -79,18 +110,19 @@ def images_shown(comparison: ComparisonFile, most: int) -> list[str]:
     Args:
         comparison: as `Comparison.to_json` gives it, with its examples.
         most: rows of each kind, except that all failed rows are taken.
+        seen: the overview of its rows.
     """
-    examples, first = comparison["examples"], next(iter(columns(comparison)), None)
-    gain = [0.0 if first is None else first.gain(example) or 0.0 for example in examples]
-    ranked = sorted((n for n, value in enumerate(gain) if value), key=lambda n: (-gain[n], n))
+    seen, examples = seen or overview(comparison), comparison["examples"]
+    first = next(iter(seen.columns), None)
+    gain = np.nan_to_num(first.gains) if first is not None else np.zeros(len(examples))
+    ranked = [n for n in np.argsort(-gain, kind="stable").tolist() if gain[n]]
     gains = [n for n in ranked[:most] if gain[n] > 0]
     losses = [n for n in ranked[::-1][:most] if gain[n] < 0]
-    failed = [n for n, example in enumerate(examples) if example["failure"] is not None]
-    rest = sorted(set(range(len(examples))) - {*gains, *losses, *failed})
+    rest = sorted(set(range(len(examples))) - {*gains, *losses, *seen.failed})
     drawn = random.Random(0).sample(rest, min(most, len(rest)))
     alternating = [n for pair in zip(gains, losses, strict=False) for n in pair]
-    first_cards = by_change(examples, first)[:FIRST_CARDS]
-    numbers = dict.fromkeys([*first_cards, *alternating, *gains, *losses, *failed, *drawn])
+    first_cards = by_change(len(examples), first)[:FIRST_CARDS]
+    numbers = dict.fromkeys([*first_cards, *alternating, *gains, *losses, *seen.failed, *drawn])
     contradictory = [group["image"] for group in comparison["contradictions"][:CONTRADICTIONS]]
     images = [*contradictory, *(examples[n]["image"] for n in numbers)]
     return list(dict.fromkeys(image for image in images if image is not None))

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vlmtune.report.rows import columns, expected, label
+from vlmtune.report.rows import expected, label
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
 from vlmtune.terminal import cleaner
 
@@ -15,19 +15,20 @@ def path_beside(page: Path) -> Path:
     return page.with_name(f"{page.stem}_rows.csv")
 
 
-def render(comparison: ComparisonFile) -> str:
-    """The table, with a byte-order mark by which spreadsheets recognize UTF-8."""
+def render(comparison: ComparisonFile) -> bytes:
+    """The table in UTF-8, with a byte-order mark by which spreadsheets recognize that."""
     safe = cleaner()
-    names = [column.name for column in columns(comparison)]
-    written = io.StringIO("\ufeff", newline="")
-    written.seek(0, io.SEEK_END)
-    rows = csv.writer(written)
+    names = [entry["name"] for entry in comparison["metrics"]]
+    written = io.BytesIO()
+    text = io.TextIOWrapper(written, "utf-8-sig", newline="")
+    rows = csv.writer(text)
     scores = [f"{name} {what}" for name in names for what in ("A", "B", "change")]
     rows.writerow(["id", "A", "B", "references", "flags A", "flags B", *scores])
     for number, example in enumerate(comparison["examples"]):
         texts = [label(example, number), example["a"], example["b"], " | ".join(expected(example))]
         flags = [" ".join(example["flags"][side]) for side in ("a", "b")]
         rows.writerow([*(text and _cell(text, safe) for text in (*texts, *flags)), *_numbers(example, names)])
+    text.flush()
     return written.getvalue()
 
 

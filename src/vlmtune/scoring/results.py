@@ -7,6 +7,7 @@ under the fields as descriptions.
 Side A is the reference, usually the base model; side B is compared with it.
 """
 
+from collections.abc import Sequence
 from typing import Any, Generic, Literal, NotRequired, TypeVar, final
 
 from typing_extensions import TypedDict
@@ -536,7 +537,7 @@ class ExampleResult(TypedDict):
 class ComparisonFile(ComparisonResult):
     """The content of `compare.json`."""
 
-    examples: list[ExampleResult]
+    examples: Sequence[ExampleResult]
     """Every paired row."""
 
 

@@ -293,6 +293,8 @@ def _share(true: Sequence[bool]) -> float | None:
 def repeats_itself(text: str) -> bool:
     """Whether a passage of up to `LONGEST_LOOP` words occurs three times in a row."""
     words = units(text)
+    if len(words) - len(set(words)) < 2:  # of most texts: no word can occur three times
+        return False
     # Unspaced characters are shorter than words: "ha ha ha" is a loop, "哈哈哈" is not.
     dense = len(words) > 2 * len(text.split())
     shortest, longest = (SHORTEST_LOOP // 3, 2 * LONGEST_LOOP) if dense else (1, LONGEST_LOOP)
