@@ -20,6 +20,8 @@ from tiny_models import warm_adapter
 from vlmtune.distributed import ProcessGroup
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.modeling.loading import load_model
+from vlmtune.planning.costs import base_bytes
+from vlmtune.planning.plan import shapes_of
 from vlmtune.processing.encoder import Encoder
 
 CONFIG = """\
@@ -145,13 +147,16 @@ def test_two_processes_with_half_of_the_model_are_one_with_all(method: str, data
         assert here == pytest.approx(there, rel=1e-5)
 
 
-def test_each_process_has_half_of_the_language_model(method: str, data: Path) -> None:
+def test_each_process_has_half_of_the_language_model(method: str, data: Path, encoder: Encoder) -> None:
+    """And as many bytes as the plan counts."""
+    planned = [base_bytes(shapes_of(encoder.checkpoint), "fp32", None, shards) for shards in (1, 2)]
     (language, everything), *both = (
         json.loads((data / f"bytes-{name}-{method}-{rank}").read_text())
         for name, rank in (("one", 0), ("two", 0), ("two", 1))
     )
     assert [half for half, _ in both] == [language // 2] * 2
-    assert all(all_ == everything - language // 2 for _, all_ in both), "the rest is whole in both"
+    assert [all_ for _, all_ in both] == [everything - language // 2] * 2, "the rest is whole in both"
+    assert [everything, both[0][1]] == planned
 
 
 def test_the_adapter_is_one_for_plain_peft(method: str, data: Path, encoder: Encoder) -> None:

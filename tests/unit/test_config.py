@@ -353,6 +353,12 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
           "(training.method: line 8)"]),
         ("training:\n  method: {}",
          ["8:11: training.method names no part, so nothing would be trained"]),
+        ("training:\n  sharding: fsdp\n  best_metric: bleu\n  evaluate_every_steps: 5",
+         ["9:16: training.best_metric needs answers, which a model that training.sharding divides does not give in "
+          "training; use loss (training.sharding: line 8)"]),
+        ("training:\n  sharding: fsdp\n  precision: fp16\n  method: full",
+         ["9:14: training.precision fp16 cannot train weights in full that training.sharding divides; use bf16 or fp32 "
+          "(training.sharding: line 8)"]),
         ("training:\n  method: full\n  learning_rates: {vision_tower: 1e-5}",
          ["9:34: training.learning_rates.vision_tower is set, but training.method leaves that part frozen "
           "(training.method: line 8)"]),
@@ -654,6 +660,13 @@ def test_defaults_follow_what_is_replaced() -> None:
     full = with_values(config, {"training.method": "full", "output.dir": "elsewhere"})
     assert (full.training.method, full.output.dir) == ("full", "elsewhere")
     assert full.training.lora.rank == config.training.lora.rank
+
+
+def test_a_quantized_model_is_not_divided() -> None:
+    with pytest.raises(
+        ConfigError, match=r"sharding fsdp divides weights of 16 or 32 bits, but model\.quantization is nf4"
+    ):
+        with_values(load_config("demo"), {"training.sharding": "fsdp", "model.quantization": "nf4"})
 
 
 def test_a_wrong_value_is_named() -> None:

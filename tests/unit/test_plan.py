@@ -204,6 +204,27 @@ def test_a_model_too_large_to_train_in_full_is_told_what_an_adapter_takes(large:
     assert {word for change in gpu["changes"] if change["fits"] for word in change["set"]} == {"training.method=lora"}
 
 
+def test_a_plan_says_how_many_gpus_a_model_must_be_divided_among(large: Make) -> None:
+    """Each has half of the language model, or an eighth, and of 16 bytes a trained weight, beside the whole tower."""
+    language, rest = 8_190_735_360, 8_767_123_696 - 8_190_735_360
+    full, fp32 = "training.method=full", "training.precision=fp32"
+    for gpu, words, cards in (("rtx4090", fp32, 2), ("h200", full, 2), ("a100-40gb", full, 8)):
+        sets, width = (words, "training.batch_size=8"), 4 if words == fp32 else 2
+        plan = make_plan(large(*sets), QUIET, gpu)
+        [found] = plan["gpus"]
+        assert not found["fits"]
+        assert found["sharded"]["cards"] == cards
+        assert f"--set training.sharding=fsdp on {cards} cards: fits" in render(plan)
+        divided = make_plan(large(*sets, "training.sharding=fsdp"), QUIET, gpu, Rented(cards=cards))
+        [each] = divided["gpus"]
+        assert each["fits"]
+        assert each["peak_bytes"] == found["sharded"]["peak_bytes"]
+        memory = next(one for one in divided["memory"]["precisions"] if one["precision"] == divided["precision"])
+        assert memory["base_bytes"] == width * (rest + language // cards)
+        trained = language // cards if words == full else 43_646_976
+        assert memory["over_base"][0]["states"] == 16 * trained
+
+
 def test_without_a_gpu_all_known_ones_are_looked_at(make_config: Make) -> None:
     found = make_plan(make_config(), QUIET, None)
     assert [gpu["name"] for gpu in found["gpus"]] == list(GPUS)

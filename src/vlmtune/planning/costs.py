@@ -14,6 +14,8 @@ from vlmtune.modeling.quantization import Quantization
 from vlmtune.planning.lengths import Work
 from vlmtune.training.config import LoraConfig
 
+CARDS = (2, 4, 8, 16, 32, 64)
+"""Numbers of GPUs among which a model could be divided."""
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight: 4 bits, its share of an 8-bit scale per 64 weights and of a 32-bit scale per 256 such scales."""
 LOSS_BYTES = 12
@@ -154,11 +156,13 @@ def trained_weights(shapes: Shapes, lora: LoraConfig, full: Collection[PartName]
     return count
 
 
-def base_bytes(shapes: Shapes, precision: str, quantization: Quantization | None) -> int:
-    """Bytes of the loaded model. NF4 keeps the linear layers of the language model in 4 bits, and nothing else."""
+def base_bytes(shapes: Shapes, precision: str, quantization: Quantization | None, shards: int = 1) -> int:
+    """Bytes of the loaded model on one GPU. NF4 keeps the linear layers of the language model in 4 bits, and nothing
+    else; `shards` divide the language model (`training.sharding`).
+    """
     width = width_of(precision)
     if quantization is None:
-        return width * shapes.parameters
+        return width * (shapes.parameters - shapes.decoder.parameters + shapes.decoder.parameters // shards)
     small = shapes.decoder.quantizable
     return round(NF4_BYTES * small) + width * (shapes.parameters - small)
 
@@ -174,7 +178,7 @@ class Setup:
 
     On a CPU, dropout keeps its mask in the precision of its input instead of one byte per number, and attention, which
     runs segment by segment, copies its result once. `repeated_keys`: the GPU's kernel needs as many key-value heads as
-    query heads, so both are kept repeated (torch before 2.12).
+    query heads, so both are kept repeated (torch before 2.12). `shards`: GPUs that divide the language model.
     """
 
     precision: str
@@ -183,6 +187,7 @@ class Setup:
     on_cpu: bool = False
     repeated_keys: bool = False
     full: tuple[PartName, ...] = ()
+    shards: int = 1
 
     @property
     def width(self) -> int:
@@ -293,13 +298,15 @@ def _of_sequence(shapes: Shapes, setup: Setup, sequence: Work, checkpoint_layers
     largest = max(one.inputs * one.outputs for kind in decoder.kinds for one in kind.linears)
     unpacked = width * largest if setup.quantization is not None else 0
     head, passing = _weight_gradients(shapes, setup)
+    gathered, reduced = _gathered(shapes, setup)
     return Memory(
         sequence=sequence,
         states=_states(shapes, setup),
         vision_tower=images + sequence.patches * _tower_transient(shapes, width),
-        forward=kept + images + sequence.tokens * width * decoder.inner + unpacked,
-        loss=kept + LOSS_BYTES * sequence.supervised * decoder.vocabulary + head,
-        backward=passing
+        forward=gathered + kept + images + sequence.tokens * width * decoder.inner + unpacked,
+        loss=gathered + kept + LOSS_BYTES * sequence.supervised * decoder.vocabulary + head,
+        backward=max(passing, reduced)
+        + gathered
         + max(kept, recomputed)
         + sequence.tokens * width * (3 * decoder.inner + 2 * decoder.hidden)
         + unpacked,
@@ -311,7 +318,23 @@ def _states(shapes: Shapes, setup: Setup) -> int:
     halved = setup.precision != "fp32"
     adapter, both = trained_weights(shapes, setup.lora), trained_weights(shapes, setup.lora, setup.full)
     own = STATE_BYTES if halved else STATE_BYTES - width_of("fp32")  # fp32 weights are trained in place
-    return adapter * (STATE_BYTES + halved * setup.width) + (both - adapter) * own
+    language = shapes.parameters_of("language_model") if "language_model" in setup.full else 0
+    in_full = both - adapter - language + language // setup.shards
+    return adapter * (STATE_BYTES + halved * setup.width) + in_full * own
+
+
+def _gathered(shapes: Shapes, setup: Setup) -> tuple[int, int]:
+    """Bytes of a divided model that are whole at a time: weights, and in the backward pass their gradients.
+
+    Those of two layers, one of which is fetched ahead, and of the embeddings or the head. Gradients of a layer are
+    summed in fp32, while the next ones are computed.
+    """
+    if setup.shards == 1:
+        return 0, 0
+    decoder = shapes.decoder
+    layer = max(kind.parameters for kind in decoder.kinds)
+    weights = setup.width * (2 * layer + decoder.vocabulary * decoder.hidden)
+    return weights, (setup.width + 2 * width_of("fp32")) * layer if "language_model" in setup.full else 0
 
 
 def _weight_gradients(shapes: Shapes, setup: Setup) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from vlmtune.inference import resolved
 from vlmtune.modeling.loading import Checkpoint, find_checkpoint
 from vlmtune.modeling.quantization import Quantization
 from vlmtune.modeling.varlen import repeats_keys
-from vlmtune.planning.costs import Setup, activation_bytes, base_bytes, flops, memory, trained_weights
+from vlmtune.planning.costs import CARDS, Setup, activation_bytes, base_bytes, flops, memory, trained_weights
 from vlmtune.planning.gpus import GPUS, find_gpu
 from vlmtune.planning.lengths import Epoch, Work, first_epoch
 from vlmtune.planning.whole_run import WholeRun, phases, whole_run
@@ -31,7 +31,7 @@ from vlmtune.processing.encoder import Encoder, ImageHeaders
 from vlmtune.progress import Progress, Silent
 from vlmtune.tasks import for_model
 from vlmtune.training.activation_checkpointing import fewest_layers
-from vlmtune.training.config import ALL_LINEAR, LoraConfig
+from vlmtune.training.config import ALL_LINEAR, LoraConfig, TrainingConfig
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.mixture import mix
 from vlmtune.training.thinking import open_encoder
@@ -107,12 +107,17 @@ def selected_layers(wanted: str, lora: LoraConfig, checkpoint: Checkpoint) -> li
 
 
 def estimate(
-    config: Config, checkpoint: Checkpoint, epoch: Epoch, checkpoint_layers: int, on_cpu: bool = False
+    config: Config,
+    checkpoint: Checkpoint,
+    epoch: Epoch,
+    checkpoint_layers: int,
+    on_cpu: bool = False,
+    cards: int = 1,
 ) -> Estimate:
-    """FLOPs and memory of one epoch with a number of checkpointed layers."""
+    """FLOPs and memory of one epoch with a number of checkpointed layers; memory is that of one of the cards."""
     config, shapes = _with_layers(config, checkpoint), shapes_of(checkpoint)
     terms = flops(shapes, config.training.lora, epoch.work, checkpoint_layers, config.training.full)
-    needed = memory(shapes, replace(_setup(config), on_cpu=on_cpu), epoch.distinct, checkpoint_layers)
+    needed = memory(shapes, replace(_setup(config, cards), on_cpu=on_cpu), epoch.distinct, checkpoint_layers)
     return Estimate(sum(term.flops for term in terms), needed.peak)
 
 
@@ -123,12 +128,19 @@ def flops_per_sample(config: Config, checkpoint: Checkpoint) -> float:
     return estimate(config, checkpoint, epoch, 0).flops / len(epoch.tokens)
 
 
-def _setup(config: Config) -> Setup:
-    """What memory depends on, with the torch that is installed here."""
+def _setup(config: Config, cards: int = 1) -> Setup:
+    """What memory depends on, with the torch that is installed here, on one of some cards."""
     training = config.training
     repeated = training.attention in ("auto", "varlen") and repeats_keys()
     full = tuple(training.full)
-    return Setup(training.precision, training.lora, config.model.quantization, repeated_keys=repeated, full=full)
+    return Setup(
+        training.precision,
+        training.lora,
+        config.model.quantization,
+        repeated_keys=repeated,
+        full=full,
+        shards=1 if training.sharding == "none" else cards,
+    )
 
 
 def compare_with_measured(
@@ -139,7 +151,7 @@ def compare_with_measured(
     config = config.model_copy(update={"training": training})
     epoch = survey(config, checkpoint, rows, progress)
     on_cpu = facts["device"] == "cpu"
-    planned = estimate(config, checkpoint, epoch, facts["checkpoint_layers"], on_cpu)
+    planned = estimate(config, checkpoint, epoch, facts["checkpoint_layers"], on_cpu, facts["world_size"])
     computed = planned.flops * facts["samples_in_steps"] / len(epoch.tokens)
     line = f"planned {planned.flops / 1e12:,.1f} TFLOP an epoch"
     if facts["seconds_in_steps"] > 0:
@@ -173,7 +185,7 @@ def make_plan(config: Config, progress: Progress, gpu: str | None, rented: Rente
     config, shapes = _with_layers(config, checkpoint), shapes_of(checkpoint)
     rows = [open_role(block, "train") for block in (config.dataset, *(one.dataset for one in config.datasets))]
     epoch = survey(config, checkpoint, rows, progress)
-    training, setup = config.training, _setup(config)
+    training, setup = config.training, _setup(config, rented.cards)
     requested = 0 if training.checkpoint_layers == "auto" else training.checkpoint_layers
     if requested > shapes.decoder.layers:
         raise ConfigError(
@@ -191,7 +203,7 @@ def make_plan(config: Config, progress: Progress, gpu: str | None, rented: Rente
         "trained_weights": trained_weights(shapes, training.lora, training.full),
         "precision": training.precision,
         "quantization": config.model.quantization,
-        "notes": _notes(config, encoder, rows[0], limit),
+        "notes": _notes(config, encoder, rows[0], limit, rented.cards),
         "epochs": passes * max(1, len(training.seeds)),
         "shapes": asdict(shapes),
         "epoch": _epoch(epoch),
@@ -221,9 +233,15 @@ def _check(rented: Rented, gpu: str | None, batch_size: int) -> None:
         )
 
 
-def _notes(config: Config, encoder: Encoder, rows: Rows, limit: int) -> list[str]:
+def _notes(config: Config, encoder: Encoder, rows: Rows, limit: int, cards: int) -> list[str]:
     """What the plan does not count, and answers that inference would cut off."""
     notes = ["the additional computation and memory of DoRA are not counted"] if config.training.lora.use_dora else []
+    if config.training.sharding != "none":
+        notes.append(
+            "the time in which layers are gathered is not counted"
+            if cards > 1
+            else "training.sharding=fsdp needs several GPUs, and this plan is for one: name them with --gpu and --cards"
+        )
     task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale, encoder.with_objects)
     message = cut_off(count_answers(rows, task, config.task, encoder), limit)
     return notes if message is None else [*notes, message]
@@ -274,7 +292,8 @@ def _flops(config: Config, shapes: Shapes, work: Work, checkpoint_layers: int) -
 
 def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str, Any]:
     configured = (setup.precision, setup.quantization)
-    shown = [each for each in PRECISIONS if each[1] is None or "language_model" not in setup.full]
+    may_quantize = "language_model" not in setup.full and setup.shards == 1
+    shown = [each for each in PRECISIONS if each[1] is None or may_quantize]
     shown += [] if configured in shown else [configured]
     decoder = shapes.decoder
     kinds = [activation_bytes(shapes, kind, setup) for kind in decoder.kinds]
@@ -284,7 +303,7 @@ def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str
             {
                 "precision": precision,
                 "quantization": quantization,
-                "base_bytes": base_bytes(shapes, precision, quantization),
+                "base_bytes": base_bytes(shapes, precision, quantization, setup.shards),
                 "over_base": [
                     {**asdict(needed), "peak": needed.peak}
                     for count in range(shapes.decoder.layers + 1)
@@ -299,7 +318,7 @@ def _memory(shapes: Shapes, setup: Setup, sequences: Iterable[Work]) -> dict[str
 
 def _gpu(name: str, config: Config, shapes: Shapes, epoch: Epoch, rented: Rented) -> dict[str, Any]:
     """One GPU: how many layers are checkpointed, time, money, and what to change if it is too small."""
-    training, gpu, setup = config.training, GPUS[name], _setup(config)
+    training, gpu, setup = config.training, GPUS[name], _setup(config, rented.cards)
     needed = _needed(shapes, setup, epoch.distinct, training.checkpoint_layers, gpu.room)
     terms = flops(shapes, training.lora, epoch.work, needed["checkpoint_layers"], training.full)
     seconds = sum(term.flops for term in terms) / (gpu.bf16_tflops * 1e12 * rented.efficiency)
@@ -314,13 +333,27 @@ def _gpu(name: str, config: Config, shapes: Shapes, epoch: Epoch, rented: Rented
         "seconds_per_epoch": seconds if timed else None,
         "usd_per_epoch": seconds / 3600 * rented.price if timed and rented.price is not None else None,
         "changes": [] if needed["fits"] else _changes(config, shapes, setup, epoch, gpu.room),
+        "sharded": None if needed["fits"] else _fewest_cards(shapes, setup, epoch, training, gpu.room),
     }
+
+
+def _fewest_cards(
+    shapes: Shapes, setup: Setup, epoch: Epoch, training: TrainingConfig, room: int
+) -> dict[str, Any] | None:
+    """How many cards it takes to divide the model among, and the memory of each; None if not even the most suffice."""
+    for cards in CARDS if setup.quantization is None else ():
+        needed = _needed(shapes, replace(setup, shards=cards), epoch.distinct, training.checkpoint_layers, room)
+        if needed.pop("fits"):
+            return {"cards": cards, **needed}
+    return None
 
 
 def _needed(shapes: Shapes, setup: Setup, sequences: Iterable[Work], requested: int | str, room: int) -> dict[str, Any]:
     """How many layers to checkpoint, and the peak memory with them; the lowest peak if nothing fits."""
-    base = base_bytes(shapes, setup.precision, setup.quantization)
+    base = base_bytes(shapes, setup.precision, setup.quantization, setup.shards)
     layers = shapes.decoder.layers
+    if setup.shards > 1 and requested == "auto":
+        requested = layers  # as training does
 
     def peak(count: int) -> int:
         return base + memory(shapes, setup, sequences, count).peak
@@ -346,7 +379,7 @@ def _changes(config: Config, shapes: Shapes, setup: Setup, epoch: Epoch, room: i
         adapter = setup.lora.model_copy(update={"parts": ["language_model"]})
         with_adapter = replace(setup, lora=adapter, full=())
         tries.append(([*always, "training.method=lora"], with_adapter, epoch.distinct))
-    elif setup.quantization is None:
+    elif setup.quantization is None and setup.shards == 1:
         four_bits = [*always, "model.quantization=nf4"]
         four_bits += ["training.precision=bf16"] if setup.precision != "bf16" else []
         tries.append((four_bits, small, epoch.distinct))

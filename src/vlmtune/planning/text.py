@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from vlmtune.planning.costs import CARDS
+
 SHOWN_COUNTS = 5
 """How many numbers of checkpointed layers are shown, from none to all."""
 
@@ -96,6 +98,7 @@ def _gpus(plan: dict[str, Any]) -> Iterator[str]:
         if not gpu["fits"]:
             yield f"{title}  does not fit: needs {_gb(gpu['peak_bytes'])} GB"
             yield from _changes(gpu)
+            yield from _sharded(gpu, plan)
             continue
         yield (
             f"{title}  fits with checkpoint_layers={gpu['checkpoint_layers']} in {_gb(gpu['peak_bytes'])} GB"
@@ -151,6 +154,20 @@ def _changes(gpu: dict[str, Any]) -> Iterator[str]:
         yield f"    {words}: {outcome}, {_gb(change['peak_bytes'])} GB ({count} layers checkpointed)"
     if not any(change["fits"] for change in gpu["changes"]):
         yield "    then use smaller images (--set model.max_pixels=401408) or a smaller model"
+
+
+def _sharded(gpu: dict[str, Any], plan: dict[str, Any]) -> Iterator[str]:
+    """How many cards it would take, if weights can be divided."""
+    if plan["quantization"] is not None:
+        return
+    words, found = "--set training.sharding=fsdp", gpu["sharded"]
+    if found is None:
+        yield f"    {words}: still too large on {CARDS[-1]} cards"
+        return
+    yield (
+        f"    {words} on {found['cards']} cards: fits, {_gb(found['peak_bytes'])} GB on each "
+        f"({found['checkpoint_layers']} layers checkpointed)"
+    )
 
 
 def _gb(count: int) -> str:
