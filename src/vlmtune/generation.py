@@ -9,7 +9,7 @@ from a real disagreement.
 """
 
 import inspect
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,14 @@ Choose = Callable[["torch.Tensor"], "torch.Tensor"]
 """Log-probabilities [B, vocabulary] to the next tokens [B]."""
 
 
-def decode(
+def decode(  # noqa: PLR0913, PLR0917 - a batch, a model and its parts
     model: Any,
     batch: Sequence[Encoded],
     encoder: Encoder,
     device: str,
     max_new_tokens: int,
     choose: Choose,
+    copies: int = 1,
 ) -> list[GeneratedTokens]:
     """Answers to a batch of prompts, each ending with its first stop token or after `max_new_tokens`.
 
@@ -58,9 +59,10 @@ def decode(
         model: an image-text model without its PEFT wrapper; adapters are in its layers.
         batch: B prompts.
         encoder: what encoded them.
-        device: where the model is.
+        device: of the model.
         max_new_tokens: per answer.
         choose: picks the next tokens. Log-probabilities are reported without the penalties of a `Penalised` one.
+        copies: answers to each prompt, one after the other, behind one pass over it.
     """
     import torch
     from transformers import DynamicCache
@@ -68,17 +70,17 @@ def decode(
     tensors = collate(batch, encoder, "left", device, model.dtype)
     tensors["position_ids"], next_position = _positions(batch, encoder, tensors["input_ids"].shape[1], device)
     mask, stops = tensors["attention_mask"].bool(), set(encoder.stop_ids)
-    padded, body = not bool(mask.all()), model.base_model
+    padded, body, rotary_axes = not bool(mask.all()), model.base_model, tensors["position_ids"][1:].shape[:-2]
     cache_name = "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
     cache: Any = DynamicCache(config=model.config)  # the layers differ in what they keep
-    answers = [GeneratedTokens() for _ in batch]
-    active = list(range(len(batch)))  # row of the cache -> index in the batch
-    finished: set[int] = set()
-    seen = _Seen(choose, tensors["input_ids"], mask) if isinstance(choose, Penalised) else None
+    answers, finished = [GeneratedTokens() for _ in range(copies * len(batch))], set[int]()
+    active = list(range(len(answers)))  # row of the cache -> index in the batch
+    seen = _Seen(choose, tensors["input_ids"], mask, copies) if isinstance(choose, Penalised) else None
     for step in range(max_new_tokens):
         hidden = body(**tensors, **{cache_name: cache}, use_cache=True).last_hidden_state[:, -1]
-        logits = model.get_output_embeddings()(hidden).float()
-        logprobs = logits.log_softmax(-1)
+        if step == 0 and copies > 1:
+            hidden, mask, next_position = _repeated(copies, cache, hidden, mask, next_position)
+        logprobs = (logits := model.get_output_embeddings()(hidden).float()).log_softmax(-1)
         tokens = choose(logprobs if seen is None else seen.penalised(logits))
         chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
         for index, token, logprob in zip(active, tokens.tolist(), chosen, strict=True):
@@ -97,13 +99,20 @@ def decode(
         if seen is not None:
             seen.add(tokens)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        following = next_position[:, None]
-        following = following if tensors["position_ids"].ndim == 2 else following.expand(3, -1, -1)
-        tensors = {"input_ids": tokens[:, None], "position_ids": following}
+        tensors = {"input_ids": tokens[:, None], "position_ids": next_position[:, None].expand(*rotary_axes, -1, -1)}
         if padded:  # attention is faster without a mask; a four-dimensional mask is used unchanged
             tensors["attention_mask"] = mask[:, None, None, :]
         next_position = next_position + 1
     return answers
+
+
+def _repeated(copies: int, cache: Any, *tensors: "torch.Tensor") -> "Iterator[torch.Tensor]":
+    """Each row of a cache and of tensors so many times, one after the other."""
+    import torch
+
+    rows = torch.arange(len(tensors[0]), device=tensors[0].device).repeat_interleave(copies)
+    cache.reorder_cache(rows)
+    return (tensor[rows] for tensor in tensors)
 
 
 def _positions(
@@ -150,9 +159,10 @@ class Penalised:
 class _Seen:
     """Which tokens prompts and answers of a batch contain."""
 
-    def __init__(self, penalties: Penalised, ids: "torch.Tensor", mask: "torch.Tensor") -> None:
-        self._penalties, self._ids, self._mask = penalties, ids, mask
-        self._answers = ids[:, :0]
+    def __init__(self, penalties: Penalised, ids: "torch.Tensor", mask: "torch.Tensor", copies: int = 1) -> None:
+        self._penalties = penalties
+        self._ids, self._mask = (tensor.repeat_interleave(copies, 0) for tensor in (ids, mask))
+        self._answers = self._ids[:, :0]
 
     def penalised(self, logits: "torch.Tensor") -> "torch.Tensor":
         """The logits [B, vocabulary] with the penalties."""
@@ -196,6 +206,11 @@ def sampling(temperature: float, top_p: float, seed: int, top_k: int = 0, min_p:
         return order.gather(1, drawn.to(order.device))[:, 0]
 
     return choose
+
+
+def without(banned: "torch.Tensor", choose: Choose) -> Choose:
+    """`choose` among all but the banned tokens [banned]."""
+    return lambda logprobs: choose(logprobs.index_fill(1, banned, float("-inf")))
 
 
 @dataclass(frozen=True, slots=True)

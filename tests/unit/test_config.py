@@ -374,6 +374,21 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
         ("training:\n  continue_from: a\n  lora: {init_lora_weights: pissa}",
          ["9:29: training.lora.init_lora_weights has no effect on an adapter that training.continue_from names "
           "(training.continue_from: line 8)"]),
+        ("training:\n  grpo: {kl: 0}",
+         ["8:9: training.grpo has no effect while training.objective is sft (training.objective is the default)"]),
+        ("training:\n  objective: grpo\n  continue_from: a\n  lora: {dropout: 0.1}\n"
+         "  grpo: {rewards: {sacrebleu: 1, cider_d: 1}}",
+         ["10:19: training.lora.dropout would change the model or the image between drawing answers and learning them; "
+          "leave it out with training.objective grpo (training.objective: line 8)"]),
+        ("training:\n  objective: grpo\n  grpo: {rewards: {sacrebleu: 1}}",
+         ["8:14: training.objective grpo is a second stage: name a finished adapter in training.continue_from "
+          "(training.continue_from is the default)",
+          "9:19: training.grpo.rewards names too few metrics: a single one can be won without getting better (recall "
+          "by long answers); name at least two, or set grpo.allow_one_reward"]),
+        ("training:\n  objective: grpo\n  continue_from: a\n  grpo: {rewards: {keyword_recall: 1, blue: 1}}",
+         ["10:36: training.grpo.rewards.keyword_recall is 'keyword_recall', which compares with dataset.keywords, but "
+          "that is not set",
+          f"10:45: training.grpo.rewards.blue must be {METRICS} (got 'blue'); did you mean 'bleu'?"]),
         ("training:\n  lora: {init_lora_weights: orthogonal, rank: 3}",
          ["8:29: training.lora.init_lora_weights orthogonal needs an even training.lora.rank "
           "(training.lora.rank: line 8)"]),

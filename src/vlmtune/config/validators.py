@@ -5,7 +5,7 @@ Each validator takes a block and returns it unchanged; `evaluation` and `output`
 
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import ValidationInfo
 from pydantic_core import InitErrorDetails
@@ -35,9 +35,10 @@ from vlmtune.run_layout import (
     RunFiles,
 )
 from vlmtune.scoring import EvaluationConfig, PromptBaselineConfig
+from vlmtune.scoring.score import has_row_scores
 from vlmtune.search import Range, SearchConfig
 from vlmtune.tasks import TaskConfig
-from vlmtune.training.config import AugmentationConfig, LoraConfig, TrainingConfig
+from vlmtune.training.config import AugmentationConfig, GrpoConfig, LoraConfig, TrainingConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 RESERVED = re.compile(r"train|validation|test|(mock|real|damaged)(-\d+)?")
@@ -136,6 +137,7 @@ def training(block: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
         wrong.append(invalid("contains a seed twice", loc=("seeds",), value=block.seeds))
     wrong += [*_length(block), *_layers(block.lora), *_initial_weights(block, info.data.get("model"))]
     wrong += [*_method(block, info.data.get("model")), *_sharding(block, info.data.get("model"))]
+    wrong += [*_grpo(block, info.data), *_rewards(block, info.data)]
     trained = {*block.lora.parts, *block.full}
     frozen = [part for part, rate in block.learning_rates if rate is not None and part not in trained]
     for part in frozen:
@@ -223,6 +225,50 @@ def _sharding(block: TrainingConfig, model: ModelConfig | None) -> Iterator[Init
     if block.precision == "fp16" and "language_model" in block.full:
         message = "{0} fp16 cannot train weights in full that {1} divides; use bf16 or fp32"
         yield invalid(message, "precision", "sharding")
+
+
+def _grpo(block: TrainingConfig, before: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Training on rewards goes on from an adapter, and changes nothing between drawing answers and learning them."""
+    if block.objective != "grpo":
+        if block.grpo != GrpoConfig():
+            yield invalid("{0} has no effect while {1} is sft", "grpo", "objective")
+        return
+    if block.continue_from is None:
+        message = "{0} grpo is a second stage: name a finished adapter in {1}"
+        yield invalid(message, "objective", "continue_from")
+    for key, needed in {"lora.dropout": 0, "neftune_alpha": None, "augmentation": AugmentationConfig()}.items():
+        value: Any = block
+        for name in key.split("."):
+            value = getattr(value, name)
+        if value != needed:
+            message = "{0} would change the model or the image between drawing answers and learning them; leave it out"
+            yield invalid(f"{message} with {{1}} grpo", key, "objective")
+    if block.full:
+        yield invalid("{0} trains weights in full, and {1} grpo only adapters", "method", "objective")
+    if block.sharding != "none":
+        yield invalid("{0} divides the model, and {1} grpo draws answers from a whole one", "sharding", "objective")
+    if before.get("datasets"):
+        yield invalid("{0} grpo scores the rows of `dataset`; leave `datasets` out", "objective")
+
+
+def _rewards(block: TrainingConfig, before: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Rewards are at least two metrics of the task in which single rows have scores."""
+    if block.objective != "grpo" or not {"task", "dataset"} <= before.keys():
+        return
+    if len(block.grpo.rewards) < 2 - block.grpo.allow_one_reward:
+        message = (
+            "{0} names too few metrics: a single one can be won without getting better (recall by long answers); name "
+            "at least two, or set grpo.allow_one_reward"
+        )
+        yield invalid(message if block.grpo.rewards else "{0} names no metric to train on", "grpo.rewards")
+    loc = ("grpo", "rewards")
+    names: list[tuple[KeyPath, str]] = [((*loc, name), name) for name in block.grpo.rewards]
+    known = _task_metrics(before["task"])
+    yield from _metric_names(names, known, before["dataset"])
+    for at, name in names:
+        metric = known.get(name.rpartition(".")[2])
+        if metric is not None and not has_row_scores(metric):
+            yield invalid(f"{name!r} is a score of the whole set; single answers have none", loc=at, value=name)
 
 
 def _augmentation(block: AugmentationConfig, task: TaskConfig) -> Iterator[InitErrorDetails]:
@@ -371,9 +417,24 @@ def _metrics(
     block: EvaluationConfig | _EvaluationSet, task: TaskConfig, rows: DatasetConfig, at: KeyPath = ()
 ) -> Iterator[InitErrorDetails]:
     """Errors in metric names. A dotted one is imported, and referred to without its module from then on."""
-    known: dict[str, Metric] = {metric.name: metric for metric in registry.load("tasks", task.name).TASK.metrics}
+    known = _task_metrics(task)
     names: list[tuple[KeyPath, str]] = [((*at, "metrics", n), name) for n, name in enumerate(block.metrics or [])]
     names += [((*at, "primary"), block.primary)] if block.primary is not None else []
+    yield from _metric_names(names, known, rows)
+    named = {name.rpartition(".")[2] for name in block.metrics or ()}
+    if block.metrics and block.primary in known and block.primary not in named:
+        keys = (".".join(map(str, (*at, key))) for key in ("primary", "metrics"))
+        yield invalid(f"{{0}} {block.primary!r} is not among {{1}}", *keys)
+
+
+def _task_metrics(task: TaskConfig) -> dict[str, Metric]:
+    return {metric.name: metric for metric in registry.load("tasks", task.name).TASK.metrics}
+
+
+def _metric_names(
+    names: Sequence[tuple[KeyPath, str]], known: dict[str, Metric], rows: DatasetConfig
+) -> Iterator[InitErrorDetails]:
+    """Errors in names, each with its place; `known` gets the custom metrics."""
     for loc, name in names:
         if "." in name and loc[-1] != "primary":
             try:
@@ -389,10 +450,6 @@ def _metrics(
         elif not _has_truth(rows, known[name].truth):
             column = f"dataset.{known[name].truth}"
             yield invalid(f"is {name!r}, which compares with {column}, but that is not set", loc=loc, value=name)
-    named = {name.rpartition(".")[2] for name in block.metrics or ()}
-    if block.metrics and block.primary in known and block.primary not in named:
-        keys = (".".join(map(str, (*at, key))) for key in ("primary", "metrics"))
-        yield invalid(f"{{0}} {block.primary!r} is not among {{1}}", *keys)
 
 
 def _slices(block: EvaluationConfig, rows: DatasetConfig) -> Iterator[InitErrorDetails]:

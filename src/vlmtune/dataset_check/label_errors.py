@@ -99,6 +99,8 @@ def read_loss_log(adapter: Path) -> list[dict[str, Any]]:
     log = read_steps(file, _Sample)
     if not log:
         raise DataError(f"{file} is empty")
+    if "loss" not in log[0]:
+        raise DataError(f"{adapter} was trained on rewards and has no losses of rows; name the adapter it began with")
     return log
 
 

@@ -1,6 +1,7 @@
 """Answers with transformers in this process, in left-padded batches of similar length."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import math
@@ -13,13 +14,15 @@ from pydantic import PositiveInt
 
 from vlmtune.engines import InferenceConfig
 from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError
-from vlmtune.generation import Choose, GeneratedTokens, Penalised, decode, greedy, sampling
+from vlmtune.generation import Choose, GeneratedTokens, Penalised, decode, greedy, sampling, without
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
 from vlmtune.processing.encoder import Encoded, Encoder, collate
 from vlmtune.types import Conversation, Failure, Outcome, Outcomes, Prediction, Request
 
 if TYPE_CHECKING:
+    import torch
+
     from vlmtune.modeling.loading import ModelConfig
 
 
@@ -140,6 +143,61 @@ class HfEngine:
         free_bytes = torch.cuda.get_device_properties().total_memory - torch.cuda.memory_allocated()
         return max(1, int(free_bytes // 2 // token_bytes))
 
+    def sample(self, prompts: Sequence[Encoded], copies: int, key: str) -> list[GeneratedTokens]:
+        """So many answers to each prompt, one after the other, drawn from the model's own distribution.
+
+        At temperature 1, whatever the settings say, and without tokens that no text has, but for those that end an
+        answer. Batches hold all answers to a prompt, which is computed once for them.
+
+        Args:
+            prompts: encoded by this engine's encoder.
+            copies: answers to each.
+            key: what is drawn is a function of it, of the prompts and of the settings.
+
+        Raises:
+            EnvironmentProblem: the answers to one prompt do not fit into memory.
+        """
+        # What is drawn depends on the batches, which must not depend on the memory that is left.
+        most = (self._config.batch_tokens or CPU_BATCH_TOKENS) // (max(map(len, prompts)) + self._config.answer_limit)
+        room = min(self._config.batch_size, most) // copies
+        answers: list[GeneratedTokens] = []
+        for at in range(0, len(prompts), max(1, room)):
+            answers += self._sampled(prompts[at : at + max(1, room)], copies, f"{key}/{at}")
+        return answers
+
+    def _sampled(self, prompts: Sequence[Encoded], copies: int, key: str) -> list[GeneratedTokens]:
+        """Answers to the prompts of a batch, halved as often as it does not fit into memory."""
+        import torch
+
+        with contextlib.suppress(torch.OutOfMemoryError), torch.inference_mode():
+            choose = without(self._banned, sampling(1.0, 1.0, _seed(self._config.seed, key)))
+            return decode(
+                *(self._inner, prompts, self._encoder, self._device, self._config.answer_limit, choose), copies
+            )
+        if len(prompts) == 1:
+            raise EnvironmentProblem(
+                f"{copies} answers to one prompt do not fit into this GPU's memory. Try one of: "
+                f"--set training.grpo.answers={max(2, copies // 2)}, --set model.max_pixels=401408"
+            )
+        torch.cuda.empty_cache()
+        half = len(prompts) // 2
+        return [*self._sampled(prompts[:half], copies, key), *self._sampled(prompts[half:], copies, f"{key}/{half}")]
+
+    @functools.cached_property
+    def _banned(self) -> "torch.Tensor":
+        """Tokens that are never sampled: an image's placeholder has no image behind it."""
+        import torch
+
+        size, stops = self._inner.get_output_embeddings().weight.shape[0], set(self._encoder.stop_ids)
+        return torch.tensor(
+            [token for token in self._encoder.renderer.never_written(size) if token not in stops], device=self._device
+        )
+
+    @property
+    def _inner(self) -> Any:
+        """The model inside its PEFT wrapper."""
+        return self._model.base_model.model if self._adapted else self._model
+
     def adapter_delta(self, requests: Sequence[Request]) -> float | None:
         """Largest change the adapter makes to a first-token logit of these requests; None without an adapter.
 
@@ -232,7 +290,7 @@ class HfEngine:
     def _generate_batch(self, batch: Sequence[tuple[Request, Encoded]]) -> list[Outcome]:
         import torch
 
-        config, base = self._config, self._model.base_model.model if self._adapted else self._model
+        config = self._config
         seed = _seed(config.seed, batch[0][0].id)
         choose: Choose = greedy
         if config.temperature > 0:
@@ -241,7 +299,7 @@ class HfEngine:
             choose = Penalised(choose, config.repetition_penalty, config.presence_penalty)
         encoded = [item for _, item in batch]
         with torch.inference_mode():
-            answers = decode(base, encoded, self._encoder, self._device, config.answer_limit, choose)
+            answers = decode(self._inner, encoded, self._encoder, self._device, config.answer_limit, choose)
         return [self._prediction(request, answer) for (request, _), answer in zip(batch, answers, strict=True)]
 
     def _prediction(self, request: Request, answer: GeneratedTokens) -> Prediction:

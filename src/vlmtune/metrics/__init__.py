@@ -67,12 +67,14 @@ class Metric:
     """Whether references are scored against themselves: not where that says nothing, or asks a server."""
 
     linearised: bool = False
-    """Whether the statistics are linearised: those of the whole set give its score, and their spread its interval. A
-    single row then has no score of its own, and a subset of the rows is measured anew."""
+    """Whether statistics are linearised: only the whole set has a score, and a part of it is measured anew."""
 
     bounded: bool = False
     """Whether rows score from 0 to `scale` with both ends common, so that one changed row can move by the whole scale.
     Intervals then allow for such a change even if the rows at hand show none. It goes without saying where `binary`."""
+
+    counted_over: "Callable[[Sequence[Any]], Metric] | None" = None
+    """The metric with document frequencies of the truths given; None if `measure` takes none from the whole set."""
 
     caveat: Callable[[Sequence[Any], Sequence[Any]], str | None] | None = None
     """Given answers and truths, what a reader of the score has to know about these rows; None if nothing."""
@@ -81,9 +83,8 @@ class Metric:
 def custom_metric(name: str) -> Metric:
     """A user's metric by its dotted name, `module.name`: a `Metric`, or a function.
 
-    The function takes a row's answer as the task reads it and the row's list of references, and returns a number. The
-    score is its mean over rows, higher is better, and a row whose answer cannot be read scores 0. For anything else,
-    write a `Metric`.
+    The function takes a row's answer as the task reads it and its list of references, and returns a number. The score
+    is the mean over rows, higher is better; an answer that cannot be read scores 0. Else, write a `Metric`.
 
     Raises:
         ConfigError: no such module, or it has no metric or function of that name.

@@ -80,15 +80,26 @@ def row_ranges(sizes: Ints, most: int | None = None) -> Iterator[tuple[int, int]
     yield from zip(starts, [*starts[1:], len(sizes)][: len(starts)], strict=True)
 
 
-def words(answers: Sequence[str | None], references: References, tokenizer: Tokenizer) -> Texts:
+def words(
+    answers: Sequence[str | None],
+    references: References,
+    tokenizer: Tokenizer,
+    numbers: Mapping[str, int] | None = None,
+) -> Texts:
     """Words of answers and references, numbered alike; those of references are kept for the next answers to them.
 
     Args:
         answers: N texts; None is an empty one.
         references: one or more texts for each row.
         tokenizer: splits a text into words; the same object for the same tokenizer.
+        numbers: of words that have one already; nothing is kept then.
     """
-    known, numbered, row_index = _numbered_references(references, tokenizer)
+    if numbers is None:
+        known, numbered, row_index = numbered_references(references, tokenizer)
+    else:
+        more: dict[str, int] = {}
+        numbered = _numbered(map(tokenizer, chain.from_iterable(references)), numbers, more)
+        known, row_index = {**numbers, **more}, _rows_of(references)
     said = (tokenizer(answer or "") for answer, _ in zip(answers, references, strict=True))
     return Texts(_numbered(said, known), numbered, row_index)
 
@@ -125,10 +136,15 @@ def _kept(references: References) -> References:
 
 
 @kept_texts(2)  # COCO's tokens and sacrebleu's
-def _numbered_references(references: References, tokenizer: Tokenizer) -> tuple[Mapping[str, int], Symbols, Ints]:
+def numbered_references(references: References, tokenizer: Tokenizer) -> tuple[Mapping[str, int], Symbols, Ints]:
+    """The number of each word of references, the references as numbers, and the row of each [Q]."""
     known: dict[str, int] = {}
     numbered = _numbered(map(tokenizer, chain.from_iterable(references)), {}, known)
-    return known, numbered, np.repeat(np.arange(len(references)), [len(texts) for texts in references])
+    return known, numbered, _rows_of(references)
+
+
+def _rows_of(references: References) -> Ints:
+    return np.repeat(np.arange(len(references)), [len(texts) for texts in references])
 
 
 def _numbered(texts: Iterable[Sequence[str]], known: Mapping[str, int], more: dict[str, int] | None = None) -> Symbols:

@@ -7,6 +7,7 @@ Truth: `references`, one or more texts; `keyword_recall` alone compares with `ke
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from vlmtune.metrics._ngram_counts import (
     per_row,
     ratio,
 )
-from vlmtune.metrics._symbols import Texts, as_key, as_strings, kept_texts, words
+from vlmtune.metrics._symbols import Texts, as_key, as_strings, kept_texts, numbered_references, words
 from vlmtune.metrics._tokenization import caption_name, caption_tokenizer
 from vlmtune.text_units import DENSE
 
@@ -108,6 +109,22 @@ def _bleu(order: int) -> Metric:
 bleu_1, bleu_2, bleu_3, bleu_4 = (_bleu(order) for order in range(1, ORDERS + 1))
 
 
+def _cider_d_over(pool: References) -> Metric:
+    """CIDEr-D with the document frequencies of other rows' references."""
+    documents = as_key(pool)
+    tokenizer = caption_tokenizer(documents)
+    known, numbered, row_index = numbered_references(documents, tokenizer)
+    frequencies = DocumentFrequencies.of(numbered, row_index, ORDERS)
+
+    def measure(answers: Answers, references: References) -> Stats:
+        texts, values = words(answers, as_key(references), tokenizer, known), [np.zeros(0)]
+        for block in texts.blocks():
+            values.append(_cider_d(block, list(orders(block, ORDERS, frequencies)), len(documents)))
+        return per_row(np.concatenate(values))
+
+    return replace(cider_d, measure=measure, counted_over=None)
+
+
 cider_d = Metric(
     name="cider_d",
     measure=lambda answers, references: per_row(_compared(tuple(answers), as_key(references))[1]),
@@ -116,6 +133,7 @@ cider_d = Metric(
     tokens=caption_name,
     scale=10.0,
     attainable=lambda references: _ANYTHING,
+    counted_over=_cider_d_over,
 )
 """CIDEr-D (Vedantam et al. 2015). Inverse document frequencies come from the references of the rows given to `measure`
 and are the same for every resample. A single row scores 0: its n-grams are in every row there is."""

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmtune import registry
 from vlmtune.config import refuse_evaluated_training_rows
 from vlmtune.data import Rows
-from vlmtune.engines import InferenceConfig
 from vlmtune.errors import ConfigError, IntegrityError
 from vlmtune.files import write_bytes, write_json
 from vlmtune.inference import Predictor
 from vlmtune.modeling.quantization import full_training_problem, merging_note, merging_problem
 from vlmtune.pipeline.predict import truth_lines
+from vlmtune.pipeline.rollouts import attached_engine, decoding, make_rollouts
 from vlmtune.pipeline.session import Session, rows_facts, training_examples, training_set
 from vlmtune.pipeline.tracking import open_trackers
 from vlmtune.planning.plan import compare_with_measured
@@ -116,18 +115,20 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     if (said := merging_problem(stored, quantization) or merging_note(stored)) is not None:
         session.progress.note(said)
     chosen = training_set(session, train_rows, mixed)
+    rollouts = make_rollouts(session, train_rows)
     job = TrainingJob(
         settings=config.training,
         model=config.model,
         encoder=session.encoder,
         train=chosen.examples,
         validation=training_examples(session, validation_rows),
-        target=chosen.target,
+        target=chosen.target if rollouts is None else None,  # a group of answers for each row, not for each target
         work=work,
         adapter=built,
         log=mirror,
         lengths=lengths,
         evaluator=make_evaluator(session, validation_rows, work),
+        rollouts=rollouts,
         processes=session.processes,
         shares=chosen.shares,
     )
@@ -142,8 +143,7 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
         measured = {key: facts[key] for key in OF_THE_PROCESS} | {"resumed_at": resumed_at(work)}
         write_json(built / MEASURED, measured)
         made = {key: value for key, value in facts.items() if key not in OF_THE_PROCESS}
-        if teachers := _teachers(session):
-            made["teachers"] = teachers
+        made |= _learnt_from(session)
         session.folder.publish(artifact, provenance, {**made, "curve": curve, "selection_ids": ids}, built)
         for tracker in trackers:
             tracker.finish(facts)
@@ -157,6 +157,12 @@ def _refuse_a_single_shard(session: Session) -> None:
             "with torchrun --nproc-per-node N -m vlmtune train CONFIG, N being the number of GPUs, or set "
             "training.sharding=none"
         )
+
+
+def _learnt_from(session: Session) -> dict[str, Any]:
+    """Teachers and rewards, where there are any."""
+    rewards = {name.rpartition(".")[2]: weight for name, weight in session.config.training.grpo.rewards.items()}
+    return {key: value for key, value in (("teachers", _teachers(session)), ("rewards", rewards)) if value}
 
 
 def _teachers(session: Session) -> dict[str, float]:
@@ -205,6 +211,11 @@ def _provenance(session: Session, train_rows: Rows, validation_rows: Rows, mixed
     for key in ADDED_SETTINGS:
         if settings[key] == TrainingConfig.model_fields[key].default:
             del settings[key]
+    if training.objective == "sft":
+        del settings["objective"], settings["grpo"]  # as in the manifests of earlier versions
+    else:
+        shown = {"batch_size", "batch_tokens", "max_new_tokens", "seed"}
+        settings["grpo"]["drawn"] = decoding(session).model_dump(mode="json", include=shown)
     if training.continue_from is not None:
         settings["continue_from"] = session.verify_adapter(Path(training.continue_from))  # wherever it is
     dataset: dict[str, Any] = {"train": rows_facts(train_rows), "validation": rows_facts(validation_rows)}
@@ -244,7 +255,6 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
     Raises:
         ConfigError: the task has no such metric, or the rows lack what it compares with.
     """
-    from vlmtune.modeling.loading import pick_device
     from vlmtune.training.checkpoints import Evaluator
 
     name, config = session.config.training.best_metric, session.config
@@ -253,13 +263,11 @@ def make_evaluator(session: Session, rows: Rows, work: Path) -> "Evaluator | Non
     examples = list(rows)
     metric = choose_metrics(session.task, [name], truth_lines(session, examples))[0]
     predictor = Predictor(session.task, config.task, work / THUMBNAILS, session.progress, session.stop)
-    hf = registry.load("engines", "hf")
-    decoding = hf.Config(**session.inference.model_dump(include=set(InferenceConfig.model_fields) - {"engine"}))
+    engine = attached_engine(session)
 
     def score(model: Any, step: int) -> float | None:
-        engine = hf.attached(model, decoding, session.encoder, pick_device(config.model), config.training.precision)
         partial = validation_answers_path(work, step)
-        lines = predictor.answer("evaluate validation rows", engine, examples, partial)
+        lines = predictor.answer("evaluate validation rows", engine(model), examples, partial)
         partial.unlink()
         value = score_lines(lines, session.task, config.task, [name]).to_json()["metrics"][name]
         return None if value is None else float(value)

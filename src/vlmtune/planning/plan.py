@@ -242,6 +242,12 @@ def _notes(config: Config, encoder: Encoder, rows: Rows, limit: int, cards: int)
             if cards > 1
             else "training.sharding=fsdp needs several GPUs, and this plan is for one: name them with --gpu and --cards"
         )
+    if config.training.objective == "grpo":
+        notes.append(
+            "this is the plan of training on the targets; of training on rewards it does not count that "
+            f"{config.training.grpo.answers} answers to each row are drawn, and computed once more with the adapter "
+            "that they must stay near"
+        )
     task = for_model(registry.load("tasks", config.task.name).TASK, encoder.with_box_scale, encoder.with_objects)
     message = cut_off(count_answers(rows, task, config.task, encoder), limit)
     return notes if message is None else [*notes, message]

@@ -223,6 +223,12 @@ class Renderer:
         with _tokenizer_errors("the checkpoint's tokenizer.json cannot decode an answer"):
             return self._tokenizer.decode(list(shown), skip_special_tokens=self._hidden is None)
 
+    def never_written(self, size: int) -> list[int]:
+        """Of a vocabulary of `size` tokens those that no text has: special ones, and numbers without a token."""
+        tokens = set(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        special = {self._token_id(token) for token in self.forbidden if not is_thought_mark(token)}
+        return [number for number in range(size) if number in special or number not in tokens]
+
     def length(self, text: str) -> int:
         """Number of tokens of a text."""
         return len(self._encode(text))

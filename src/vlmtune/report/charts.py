@@ -267,10 +267,13 @@ def _by_fifths(scores: Floats, low: float, high: float) -> list[list[str]]:
 
 
 def learning_curve(training: TrainingSummary | None) -> Figure | None:
-    """Loss over steps, with a mark at the `chosen_step`; None where the training of B is not known."""
+    """Loss over steps, or the reward of what was trained on rewards, with a mark at the `chosen_step`; None where the
+    training of B is not known.
+    """
     training = training or {}
-    curve = training.get("curve") or []
-    losses, validation = points(curve, "loss"), points(curve, "validation_loss")
+    curve, rewarded = training.get("curve") or [], bool(training.get("rewards"))
+    losses = points(curve, "reward" if rewarded else "loss")
+    validation = [] if rewarded else points(curve, "validation_loss")
     every = [*losses, *validation]
     if not every:
         return None
@@ -285,9 +288,11 @@ def learning_curve(training: TrainingSummary | None) -> Figure | None:
     measured = [frame.point(*point) for point in validation]
     shapes += [polyline([frame.point(*point) for point in losses], "curve a"), polyline(measured, "curve b")]
     shapes += [circle(x, y, 3.5, "curve-b") for x, y in measured]
-    names = [("a", "training rows")] * bool(losses) + [("b", "validation rows")] * bool(validation)
+    names = [("a", "answers drawn" if rewarded else "training rows")] * bool(losses) + [
+        ("b", "validation rows")
+    ] * bool(validation)
     shapes += _legend(names, 130, frame)
-    desc = f"Loss per supervised token over {last} steps."
+    desc = f"{'Mean reward of the answers drawn' if rewarded else 'Loss per supervised token'} over {last} steps."
     if validation:
         desc += f" On the validation rows it ends at {validation[-1][1]:.4f}."
     return Figure("curve", "Learning curve", desc, "".join(shapes), frame.bottom + 46, _curve_table(curve))
@@ -314,6 +319,8 @@ def _legend(names: Sequence[tuple[str, str]], spacing: float, frame: Frame) -> l
 
 def _curve_table(curve: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     names = {"loss": "loss", "validation_loss": "validation loss"}
+    if points(curve, "reward"):
+        names = {"reward": "reward", "kl": "KL", "words": "words", "even_groups": "groups without variance"}
     keys = [key for key in names if points(curve, key)]
     known = [point for point in curve if any(key in point for key in keys)]
     spaced = known if len(known) <= _CURVE_ROWS else [known[n * len(known) // _CURVE_ROWS] for n in range(_CURVE_ROWS)]

@@ -54,10 +54,11 @@ def training_summary(training: TrainingSummary | None) -> str | None:
     if training is None:
         return None
     curve = training.get("curve") or []
-    losses = [value for _, value in points(curve, "loss")]
-    if not losses:
+    key = "reward" if training.get("rewards") else "loss"
+    values = [value for _, value in points(curve, key)]
+    if not values:
         return None
-    line = f"loss {losses[0]:.4g} {sparkline(losses)} {losses[-1]:.4g} over {curve[-1]['step']} steps"
+    line = f"{key} {values[0]:.4g} {sparkline(values)} {values[-1]:.4g} over {curve[-1]['step']} steps"
     if training.get("chosen_step") is not None:
         line += f", step {training['chosen_step']} selected"
     return f"{line} ({training['seed_shown']})" if training.get("seed_shown") else line
@@ -101,8 +102,13 @@ def metric_rows(comparison: ComparisonResult) -> list[list[str]]:
 
 
 def metric_notes(comparison: ComparisonResult) -> list[str]:
-    """Power, scores by seed, failures and exact tests of the metrics, as sentences."""
+    """Rewards, power, scores by seed, failures and exact tests of the metrics, as sentences."""
     lines = [f"primary metric: {reason}"] if (reason := comparison["primary_reason"]) else []
+    if rewards := (comparison["training"] or {}).get("rewards"):
+        others = [entry["name"] for entry in comparison["metrics"] if entry["name"] not in rewards]
+        weighed = ", ".join(f"{name} ({weight:g})" for name, weight in rewards.items())
+        kept = f"; it was not in {', '.join(others)}" if others else "; no metric here was left out of them"
+        lines.append(f"rewards: B was trained to score high in {weighed}{kept}")
     for number, entry in enumerate(comparison["metrics"]):
         name, digits = entry["name"], precision(entry)
         if number == 0 and entry["detectable"]:

@@ -12,14 +12,11 @@ from vlmtune.metrics import Metric, Stats
 from vlmtune.predictions import Line
 from vlmtune.scoring.metric_comparison import SufficientStatistics
 from vlmtune.scoring.results import ExampleBoxes, ExampleResult, Sides
-from vlmtune.scoring.score import repeats_itself
+from vlmtune.scoring.score import WHOLE_SET, has_row_scores, repeats_itself
 
 Row = tuple[Line, Line]
 DIGITS = 6
 """Decimals of a row's numbers: this keeps files small, and reports show at most four."""
-
-_WHOLE_SET = "class"
-"""Truth of metrics that average over the labels of the whole set (macro-F1); a single row has no such score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def _example(
         example["question"] = a.truth["question"]
     if "image_size" in a.truth:
         example["image_size"] = a.truth["image_size"]
-    shown: Mapping[str, Any] = {key: a.truth[key] for key in sorted(truths - {"references", "boxes", _WHOLE_SET})}
+    shown: Mapping[str, Any] = {key: a.truth[key] for key in sorted(truths - {"references", "boxes", WHOLE_SET})}
     if shown:
         example["truth"] = dict(shown)
     return example
@@ -131,7 +128,7 @@ def _row_scores(statistics: SufficientStatistics) -> _RowScores:
     metric, a, b = statistics.metric, statistics.a[0], statistics.b[0]
     total = a.sum(axis=0)
     gains = np.asarray(metric.summarise(total - a + b) - metric.summarise(total))
-    if metric.truth == _WHOLE_SET or metric.linearised:
+    if not has_row_scores(metric):
         return _RowScores(metric.name, gains, {"a": None, "b": None})
     return _RowScores(metric.name, gains, {"a": np.asarray(metric.summarise(a)), "b": np.asarray(metric.summarise(b))})
 

@@ -366,6 +366,8 @@ class TrainingSummary(TypedDict, total=False):
     """Number of parameters of the adapter."""
     teachers: dict[str, float]
     """Share of the training samples whose labels a teacher wrote, by the teacher's name."""
+    rewards: dict[str, float]
+    """The metrics that it was trained to score high in, by name, with their weights."""
     curve: list[dict[str, Any]]
     """Per logged step: `step`, `loss` and what else was measured."""
 

@@ -30,6 +30,9 @@ LONGEST_LOOP = 16
 SHORTEST_LOOP = 6
 """Characters without spaces that a passage and its two repetitions have at least: 哈哈哈 is a word."""
 
+WHOLE_SET = "class"
+"""Truth of metrics that average over the labels of the whole set (macro-F1)."""
+
 RATE_LEVEL = 0.95
 """Level of the intervals of one file's scores."""
 
@@ -193,6 +196,11 @@ def _named_metrics(task: Task, names: Sequence[str]) -> list[Metric]:
         if metric.check is not None:
             metric.check()
     return list(chosen.values())
+
+
+def has_row_scores(metric: Metric) -> bool:
+    """Whether single rows have scores: not in an average over the labels, or over a ranking, of the whole set."""
+    return metric.truth != WHOLE_SET and not metric.linearised
 
 
 def measure(metric: Metric, lines: Sequence[Line]) -> Stats:

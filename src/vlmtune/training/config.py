@@ -21,6 +21,7 @@ from vlmtune.registry import BaseConfig
 
 Method = Literal["lora", "full"]
 """How a part of the model is trained: by an adapter, or all of its own weights."""
+Objective = Literal["sft", "grpo"]
 FULL_LEARNING_RATE = 1e-5
 """Default peak learning rate of a part's own weights; that of an adapter is twenty times as large."""
 
@@ -126,8 +127,37 @@ class AugmentationConfig(BaseConfig):
         return self != AugmentationConfig()
 
 
+class GrpoConfig(BaseConfig):
+    """Training on rewards (GRPO). For every row of a step, several answers are drawn from the model and scored by
+    metrics of the task; answers become likelier the more they score above the others of their group. See
+    docs/rewards.md.
+    """
+
+    rewards: dict[str, PositiveFloat] = {}
+    """Metrics of the task that answers are scored by, or custom ones by dotted name, each with its weight:
+    `{keyword_recall: 1, sacrebleu: 1}`. Each counts from 0 to 1, whatever its scale; error rates count down from 0."""
+
+    allow_one_reward: bool = False
+    """Whether one metric may be the only reward. A model can win a single one without getting better: recall by long
+    answers, precision by short ones."""
+
+    answers: int = Field(default=8, ge=2)
+    """Answers drawn for each row: its group."""
+
+    kl: NonNegativeFloat = 0.1
+    """Weight of the KL divergence from the adapter of `continue_from`, which holds the model near it."""
+
+    max_growth: float = Field(default=2, gt=1)
+    """How many times as long as at first answers may get, in tokens; beyond it, training ends with an error."""
+
+
 class TrainingConfig(BaseConfig):
     """One training run."""
+
+    objective: Objective = "sft"
+    """What is learnt. `sft`: the targets of the rows. `grpo`: to score high in the metrics of `grpo.rewards`, as a
+    second stage from the finished adapter of `continue_from`. `batch_size` then counts rows, each with its group of
+    answers; `learning_rate` is 1e-4, `save_every_steps` 10, `log_every_steps` 1 and `lora.dropout` 0 unless set."""
 
     method: Method | dict[PartName, Method] = "lora"
     """How the model is trained. `lora`: by adapters on `lora.parts`. `full`: the language model's own weights,
@@ -242,6 +272,9 @@ class TrainingConfig(BaseConfig):
     """Folder of an adapter to continue training; its rank, alpha, layers and kind must match `lora`, and what was
     trained in full must match `method`. Null starts a new one."""
 
+    grpo: GrpoConfig = GrpoConfig()
+    """Of the objective `grpo`."""
+
     augmentation: AugmentationConfig = AugmentationConfig()
     """Random changes to training images."""
 
@@ -252,6 +285,8 @@ class TrainingConfig(BaseConfig):
     @classmethod
     def _follow_method(cls, data: Any) -> Any:
         """Fill in what follows from `method` where nothing is said: parts that get adapters, and learning rates."""
+        if isinstance(data, dict) and data.get("objective") == "grpo":
+            data = _with_grpo_defaults(data)
         method = data.get("method", "lora") if isinstance(data, dict) else "lora"
         if method == "lora" or not (method == "full" or isinstance(method, dict)):
             return data
@@ -295,6 +330,19 @@ class TrainingConfig(BaseConfig):
         """Peak learning rate of a part."""
         own: float | None = getattr(self.learning_rates, part)
         return own or self.learning_rate
+
+
+def _with_grpo_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with defaults that suit few steps, each of which takes long; nothing is dropped out, because the
+    answers are drawn from the model that learns.
+    """
+    filled = {"learning_rate": 1e-4, "save_every_steps": 10, "log_every_steps": 1, **data}
+    lora = data.get("lora", {})
+    if isinstance(lora, dict):
+        filled["lora"] = {"dropout": 0.0, **lora}
+    elif isinstance(lora, LoraConfig) and "dropout" not in lora.model_fields_set:
+        filled["lora"] = lora.model_copy(update={"dropout": 0.0})
+    return filled
 
 
 def _parts(method: str | Mapping[Any, Any], kind: Method) -> list[PartName]:

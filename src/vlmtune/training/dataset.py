@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,22 @@ class TrainingExamples:
             return own.encode_example(own.augmented(example, sample.step), self.encoder.max_positions)
         except DataError as error:
             raise with_row(error, example.id) from None
+
+    def prompt(self, sample: Sample) -> Encoded:
+        """The prompt of one sample's row.
+
+        Raises:
+            DataError: names the row and what is wrong with it.
+        """
+        example = self.rows.with_target(sample.row, sample.target)
+        try:
+            return self.encoder.prompt(self.task.prompt(self.task_config, self.encoder.with_objects(example)))
+        except DataError as error:
+            raise with_row(error, example.id) from None
+
+    def truth(self, sample: Sample) -> Mapping[str, Any]:
+        """What metrics compare answers to a sample's row with."""
+        return self.task.truth(self.task_config, self.rows.with_target(sample.row, sample.target))
 
     def encode_example(self, example: Example, max_tokens: int | None = None) -> Encoded:
         """As `encode`, for an example that carries its target; errors do not name the row."""

@@ -78,7 +78,7 @@ def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device:
     ids, predictors, targets = (
         to_device(torch.tensor(numbers), device) for numbers in (sequence.ids, sequence.predictors, sequence.targets)
     )
-    balances = _balances_experts(model)
+    balances = balances_experts(model)
 
     def logits() -> tuple[torch.Tensor, Any]:
         output = model.base_model(
@@ -97,7 +97,8 @@ def token_losses(model: Any, sequence: PackedSequence, encoder: Encoder, device:
     return losses + _routing_losses(model, sequence, router_logits) if balances else losses
 
 
-def _balances_experts(model: Any) -> bool:
+def balances_experts(model: Any) -> bool:
+    """Whether token losses include a loss of unbalanced routing."""
     return bool(getattr(model.config.get_text_config(), "output_router_logits", False))
 
 
@@ -126,6 +127,10 @@ def _routing_losses(model: Any, sequence: PackedSequence, router_logits: "Sequen
         losses[example] = balancing(own, settings.num_experts, settings.num_experts_per_tok)
     coefficient: float = settings.router_aux_loss_coef
     return coefficient * torch.stack([losses[example] for example in sequence.example_indices])
+
+
+Weigh = Callable[[PackedSequence, "torch.Tensor"], "torch.Tensor"]
+"""Given a packed sequence and the losses of its targets [targets], detached: the weights of these losses [targets]."""
 
 
 class ForwardBackward:
@@ -198,7 +203,9 @@ class ForwardBackward:
         for weight in (*self._weights, *self._base.parameters()):
             weight.grad = None
 
-    def accumulate(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
+    def accumulate(
+        self, examples: Sequence[Encoded], supervised: int, step: int, weigh: Weigh | None = None
+    ) -> "torch.Tensor":
         """Add these examples' share of the gradient of a global batch.
 
         When out of memory, `pack_tokens` is halved and the examples are computed again: same batch, same gradient.
@@ -208,6 +215,7 @@ class ForwardBackward:
             examples: this process's share of the batch.
             supervised: supervised tokens of the whole global batch, over which the loss is averaged.
             step: number of the optimizer step, from which dropout is seeded.
+            weigh: weights of the token losses in the gradient; None weighs all alike.
 
         Returns:
             Sum of each example's token losses, [examples], fp64, on the CPU.
@@ -219,7 +227,7 @@ class ForwardBackward:
 
         while True:
             with contextlib.suppress(torch.OutOfMemoryError):
-                return self._backward(examples, supervised, step)
+                return self._backward(examples, supervised, step, weigh)
             # Not inside `except`: there, the traceback would keep the tensors of the failed pass alive.
             if self._settings.sharding != "none":
                 raise DoesNotFit(too_large(self._encoder, self._settings))
@@ -227,7 +235,7 @@ class ForwardBackward:
             torch.cuda.empty_cache()
             self.halve_pack_tokens(examples)
 
-    def _backward(self, examples: Sequence[Encoded], supervised: int, step: int) -> "torch.Tensor":
+    def _backward(self, examples: Sequence[Encoded], supervised: int, step: int, weigh: Weigh | None) -> "torch.Tensor":
         import torch
 
         rank, world_size = self._processes.rank, self._processes.world_size
@@ -239,7 +247,8 @@ class ForwardBackward:
             if sequence is self.filler:
                 backward(losses.sum() * 0)
             else:
-                backward(self.scaler.scale(losses.sum() / supervised))
+                weighted = losses if weigh is None else losses * weigh(sequence, losses.detach())
+                backward(self.scaler.scale(weighted.sum() / supervised))
                 taken.append(losses.detach())
         summed = torch.zeros(len(examples), dtype=torch.float64)
         if taken:  # fetched together: fetching the losses of each sequence would wait for the GPU as often

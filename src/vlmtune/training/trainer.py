@@ -40,7 +40,8 @@ from vlmtune.training.forward_backward import (
     too_large,
 )
 from vlmtune.training.full_weights import give_copies, round_into_model
-from vlmtune.training.log import TrainingLog
+from vlmtune.training.grpo import GrpoStep, Rollouts
+from vlmtune.training.log import TrainingLog, read_steps
 from vlmtune.training.lora import (
     add_adapter,
     check_first_gradients,
@@ -67,7 +68,8 @@ class TrainingJob:
     `work` is the folder of checkpoints and logs, `adapter` the folder of the result. `target` is `dataset.target`, and
     `shares` are the further datasets of a mixture, whose rows follow in `train`.
     `lengths` are those of the train rows if both splits have been checked already. `log(step, values)` mirrors the
-    curve to trackers. `evaluator` scores the validation rows in addition to their loss.
+    curve to trackers. `evaluator` scores the validation rows in addition to their loss. `rollouts` draws and scores
+    answers where the objective is `grpo`.
     """
 
     settings: TrainingConfig
@@ -81,6 +83,7 @@ class TrainingJob:
     log: Callable[[int, Mapping[str, float]], None]
     lengths: ExampleLengths | None = None
     evaluator: Evaluator | None = None
+    rollouts: Rollouts | None = None
     processes: ProcessGroup = SINGLE_PROCESS
     shares: tuple[Share, ...] = ()
 
@@ -202,6 +205,11 @@ class Trainer:
         self.forward_backward = ForwardBackward(
             self._base, self._weights, job.encoder, device, settings, job.work, job.processes
         )
+        self._grpo = None
+        if job.rollouts is not None:
+            self._grpo = GrpoStep(
+                *(job.rollouts, settings, job.encoder, model, self.forward_backward), steps=len(self._batches)
+            )
         self.checkpointing = ActivationCheckpointing(
             self._base, family, self.forward_backward, settings.checkpoint_layers, job.work
         )
@@ -241,8 +249,9 @@ class Trainer:
 
     def _take_steps(self, progress: Progress, stop: StopRequest) -> None:
         remaining = (self._shard(self._batches[step]) for step in range(self.step, len(self._batches)))
+        encode = self._job.train.encode if self._grpo is None else self._job.train.prompt
         with (
-            Prefetch(self._job.train.encode, remaining, self._job.settings.workers) as batches,
+            Prefetch(encode, remaining, self._job.settings.workers) as batches,
             progress.step("train", len(self._batches)) as shown,
         ):
             shown.advance(self.step)
@@ -260,6 +269,10 @@ class Trainer:
                 self.step += 1
                 waiting = f"{(batches.waited_s - waited) / took:.0%}"
                 facts: dict[str, float | str] = {"samples/s": len(samples) / took, "waiting for data": waiting}
+                if self._grpo is not None:
+                    facts["reward"] = self._grpo.facts["reward"]
+                    for name in self._grpo.constant():
+                        progress.note(f"the reward {name} is constant within every group so far: it teaches nothing")
                 shown.advance(1, loss=loss, **facts)
                 self._after_step(loss, norm, stop)
 
@@ -269,7 +282,8 @@ class Trainer:
         stopping = stop.received is not None
         is_main, is_logged = self._job.processes.is_main, step % settings.log_every_steps == 0
         if is_main and (is_logged or step in (1, len(self._batches))):
-            self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1)})
+            more = {} if self._grpo is None else self._grpo.facts
+            self._log.point(step, {"loss": loss, "grad_norm": norm, "learning_rate": self._rate(step - 1), **more})
         if stopping or step % settings.save_every_steps == 0 or self._is_evaluated(step):
             if is_main:
                 self._log.flush()
@@ -392,14 +406,7 @@ class Trainer:
 
         Returns the batch's loss and the gradient norm before clipping.
         """
-        import torch
-
-        self._model.train()
-        supervised = self._supervised(samples, examples)
-        summed = torch.zeros(len(samples), dtype=torch.float64)
-        summed[self._shard_indices(samples)] = self.forward_backward.accumulate(examples, sum(supervised), self.step)
-        self._all_reduce(summed, stop)
-        loss = summed.sum().item() / sum(supervised)
+        loss, logged = self._gradient(samples, examples, stop)
         scaler = self.forward_backward.scaler
         scaler.unscale_(self._optimizer)
         norm = clip_gradients(self._weights, self._job.settings.max_grad_norm, self._job.processes).item()
@@ -407,7 +414,8 @@ class Trainer:
         is_skipped = scaler.is_enabled() and not math.isfinite(norm) and scaler.get_scale() > 1
         if not math.isfinite(loss) or not (math.isfinite(norm) or is_skipped):
             self._raise_diverged(samples, loss, norm)
-        if not is_skipped and not self._all_connected:  # in the first step that is taken, or that has an image
+        learns = not is_skipped and (self._grpo is None or self._grpo.has_gradient)
+        if learns and not self._all_connected:  # in the first step that is taken, or that has an image
             family = self._job.encoder.checkpoint.family
             self._all_connected = check_first_gradients(self._model, family, self._job.processes)
         self._skipped += is_skipped
@@ -417,8 +425,27 @@ class Trainer:
         scaler.update()
         self.forward_backward.zero_grad()
         if self._job.processes.is_main:
-            self._log_samples(samples, supervised, summed.tolist())
+            self._log_samples(samples, logged)
         return loss, norm
+
+    def _gradient(
+        self, samples: Sequence[Sample], examples: Sequence[Encoded], stop: StopRequest
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """Accumulate the gradient of a global batch; its loss, and what is logged of each sample."""
+        import torch
+
+        summed = torch.zeros(len(samples), dtype=torch.float64)
+        if self._grpo is not None:
+            truths = [self._job.train.truth(sample) for sample in samples]
+            loss, logged = self._grpo.accumulate(examples, truths, self.step)
+            self._all_reduce(summed, stop)
+            return loss, logged
+        self._model.train()
+        supervised = self._supervised(samples, examples)
+        summed[self._shard_indices(samples)] = self.forward_backward.accumulate(examples, sum(supervised), self.step)
+        self._all_reduce(summed, stop)
+        pairs = zip(summed.tolist(), supervised, strict=True)
+        return summed.sum().item() / sum(supervised), [{"loss": loss / n, "tokens": n} for loss, n in pairs]
 
     def _supervised(self, samples: Sequence[Sample], examples: Sequence[Encoded]) -> list[int]:
         """Supervised tokens of every sample of a global batch; augmentation may change those of boxes."""
@@ -478,11 +505,11 @@ class Trainer:
             *(self._job.processes.is_main, self._job.settings.sharding != "none"),
         )
 
-    def _log_samples(self, samples: Sequence[Sample], supervised: Sequence[int], summed: Sequence[float]) -> None:
-        """Log every sample's loss: an example whose loss stays high may be mislabelled."""
-        for sample, tokens, loss in zip(samples, supervised, summed, strict=True):
+    def _log_samples(self, samples: Sequence[Sample], logged: Sequence[Mapping[str, Any]]) -> None:
+        """Log every sample's loss, or its rewards: an example whose loss stays high may be mislabelled."""
+        for sample, more in zip(samples, logged, strict=True):
             facts = {"step": self.step + 1, "id": self._job.train.rows.id(sample.row), "target": sample.target}
-            self._log.sample(**facts, epoch=sample.epoch, loss=loss / tokens, tokens=tokens)
+            self._log.sample(**facts, epoch=sample.epoch, **more)
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, len(self._batches), self._job.settings)
@@ -510,6 +537,8 @@ class Trainer:
             for name, there in state.versions.items():
                 if there != here.get(name):
                     progress.note(f"the first steps ran with {name} {there}, the next ones run with {here.get(name)}")
+        if self._grpo is not None:
+            self._grpo.resume(read_steps(self._log.samples))
         self._best.restore(points)
         self._evaluations = {point.pop("step"): point for point in points if VALIDATION_LOSS in point}
         self.forward_backward.pack_tokens = pack_tokens or self.forward_backward.pack_tokens
