@@ -12,6 +12,8 @@ from commands import ROOT
 PACKAGE = ROOT / "src" / "vlmtune"
 HEAVY = {"torch", "torchvision", "transformers", "peft", "datasets", "accelerate", "wandb"}
 """Packages whose import takes seconds."""
+ABSENT = {"httpx2"}
+"""Packages that are needed to reach a server only, and that images of GPU machines lack."""
 
 NOT_OURS = {
     ".venv",

@@ -38,7 +38,6 @@ from workload import PROMPT, TINY, photos  # noqa: E402
 
 from vlmtune.data import jsonl  # noqa: E402
 from vlmtune.doctor import attention_kernels  # noqa: E402
-from vlmtune.errors import VlmtuneError  # noqa: E402
 from vlmtune.generation import decode, greedy  # noqa: E402
 from vlmtune.modeling.loading import ModelConfig, find_checkpoint, load_model  # noqa: E402
 from vlmtune.modeling.vision_tower import optimize_vision_tower  # noqa: E402
@@ -171,10 +170,7 @@ def gradient_distances(trainer: Any) -> dict[str, float]:
     for name, weight in trainer._model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
-    encoder = trainer._job.encoder
-    layout = forward_backward.Layout(
-        encoder.checkpoint.family, encoder.renderer.image_id, encoder.image_processor.limits.merge
-    )
+    layout = forward_backward.Layout.of(trainer._job.encoder)
     doubled = [*examples, *examples]  # every image twice: its second example shares the prefix of the first
 
     def gradient(length: int, share_prefixes: bool) -> list[torch.Tensor]:
@@ -270,7 +266,7 @@ def guarded(measure: Callable[[Any], Any], *arguments: Any) -> Any:
     """A measurement, or why there is none: it must not take those that are done already with it."""
     try:
         return measure(*arguments)
-    except (RuntimeError, VlmtuneError) as error:  # out of memory is a RuntimeError
+    except Exception as error:
         return {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
 
 

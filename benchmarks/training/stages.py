@@ -1,4 +1,4 @@
-"""Everything that is measured on a GPU, in stages that cannot spoil each other, within eight minutes.
+r"""Everything that is measured on a GPU, in stages that cannot spoil each other, within eight minutes.
 
     python benchmarks/training/stages.py --output gpu_stages.jsonl
     python benchmarks/training/stages.py --wheels .wheels --output gpu_stages.jsonl   # where packages are missing
@@ -7,6 +7,13 @@
 Each stage is a process of its own (`gpu.py`) with a time limit of its own, and appends one JSON line when it ends: what
 it measured, or how it failed. `gpu_wheels.txt` lists the packages that machine images with torch, transformers and peft
 lack, and how to download them; `--wheels` installs them from such a folder, without a network.
+
+The versions of such an image can be tried on a CPU, in an environment of their own:
+
+    uv venv .gpu-versions
+    uv pip install --python .gpu-versions/bin/python "torch==2.11.*" "torchvision==0.26.*" "transformers==5.17.*" \
+        "peft==0.18.*" -r benchmarks/training/gpu_wheels.txt
+    PYTHONPATH=src .gpu-versions/bin/python benchmarks/training/stages.py --tiny --output stages.jsonl
 """
 
 import argparse

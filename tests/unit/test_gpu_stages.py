@@ -1,5 +1,6 @@
 """The stages that measure on a GPU: one that fails, hangs or prints nonsense loses nothing but itself."""
 
+import argparse
 import importlib.util
 import json
 import shutil
@@ -101,6 +102,17 @@ def test_a_model_in_four_bits_is_made_matrix_by_matrix(tmp_path: Path, monkeypat
     assert losses.isfinite().all()
     losses.sum().backward()
     assert all(w.grad is not None and w.grad.any() for n, w in trainable(adapted).items() if "lora_B" in n)
+
+
+def test_a_training_stage_measures_speed_and_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SOURCE.parent)
+    gpu = importlib.import_module("gpu")
+    sizes = {"samples": 4, "batch": 2, "pack_tokens": 2048, "checkpoint_layers": "auto", "workers": 0, "dropout": 0.0}
+    given = argparse.Namespace(model="tiny", target="caption", quantization=None, profile=False, **sizes)
+    found = gpu.train(given, tmp_path, "cpu")
+    assert found["samples_per_s"] > 0
+    assert len(found["gradients_apart"]) == 3
+    assert max(found["gradients_apart"].values()) <= 1e-5
 
 
 def trained_on_one_example(model: Any, encoder: Any) -> Any:

@@ -14,15 +14,16 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import httpx2
 
 from vlmtune.errors import EnvironmentProblem
 from vlmtune.json_values import parse_json
 from vlmtune.registry import SECRET_REFERENCE
 from vlmtune.terminal import MIN_SECRET_LENGTH, hide
+
+if TYPE_CHECKING:
+    import httpx2
 
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 """A long answer with its log-probabilities is a hundredth of it."""
@@ -50,6 +51,8 @@ def send(url: str, key: str | None, timeout_s: float, body: Mapping[str, Any] | 
 
     A key that the server echoes is redacted from the reply, so that it never reaches a file.
     """
+    import httpx2
+
     # Uncompressed, so that the limits on size and time hold for the body itself.
     headers = {b"Content-Type": b"application/json", b"Accept-Encoding": b"identity"}
     headers |= {b"Authorization": f"Bearer {key}".encode("latin-1")} if key else {}
@@ -168,11 +171,13 @@ class _TimeLimit:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _read(reply: httpx2.Response) -> bytes:
+def _read(reply: "httpx2.Response") -> bytes:
     """The body; only its beginning if the connection broke, which the caller notices by its JSON.
 
     An error counts as a reply whatever happens to its body.
     """
+    import httpx2
+
     body = bytearray()
     with contextlib.suppress(httpx2.RemoteProtocolError if reply.is_success else httpx2.TransportError):
         for chunk in reply.iter_raw():

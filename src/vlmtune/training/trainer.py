@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,7 @@ def train(job: TrainingJob, progress: Progress, stop: StopRequest) -> dict[str, 
     """
     import torch
 
-    job.processes.refuse_differences({"vlmtune": version("vlmtune"), **checkpoints.library_versions()})
+    job.processes.refuse_differences(checkpoints.library_versions() | _own_version())
     # Tokenizing and decoding need no model: bad rows are reported before the weights are loaded.
     lengths = job.lengths or job.processes.broadcast(lambda: check_examples(job.train, job.validation, progress, stop))
     family, settings = job.encoder.checkpoint.family, job.settings
@@ -158,6 +158,13 @@ def _adapted(
         loaded_bytes = torch.cuda.memory_allocated() - adapters if device == "cuda" else 0
         give_copies(model)
     return model, initial, loaded_bytes
+
+
+def _own_version() -> dict[str, str]:
+    try:
+        return {"vlmtune": version("vlmtune")}
+    except PackageNotFoundError:  # the sources are only on the path
+        return {}
 
 
 def _take_part(tensors: Iterable[Any]) -> None:
