@@ -53,6 +53,8 @@ def run(
 
 def search(
     config: ConfigArg,
+    gpu: Annotated[str | None, typer.Option(help="GPU by whose price trials are shown, such as h200.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of that GPU in USD per hour.")] = None,
     sets: Sets = None,
     as_json: AsJson = False,
     progress: ProgressStyle = "auto",
@@ -61,12 +63,16 @@ def search(
     """Search for settings on the validation rows, then compare the best with the base model."""
     from vlmtune.pipeline import search
     from vlmtune.pipeline.session import open_session
-    from vlmtune.report.search_page import optimism
+    from vlmtune.planning.plan import usd_per_tflop
+    from vlmtune.report.search_page import TFLOP, optimism
     from vlmtune.run_layout import search_page_path
 
+    if (gpu is None) != (price is None):
+        raise ConfigError("--gpu and --price go together: one is what trials run on, the other what it costs")
+    unit = ("USD", usd_per_tflop(gpu, price)) if gpu is not None and price is not None else TFLOP
     loaded = load_config(config, sets, offline)
     with open_session(loaded, progress) as session:
-        found, comparison = search.search(session)
+        found, comparison = search.search(session, unit)
     if as_json:
         plain = {"schema_version": 1, "search": found, "comparison": comparison.result}
         echo(json.dumps(plain, ensure_ascii=False))

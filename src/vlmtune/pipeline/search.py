@@ -44,8 +44,12 @@ class _Selection:
     higher_is_better: bool
 
 
-def search(session: Session) -> tuple[dict[str, Any], Comparison]:
+def search(session: Session, unit: tuple[str, float] = search_page.TFLOP) -> tuple[dict[str, Any], Comparison]:
     """Try settings, train the best of them with fresh seeds, and compare those with the base model.
+
+    Args:
+        session: of the config.
+        unit: of what trials cost on the page, and how much of it a TFLOP is.
 
     Returns:
         What was found, as in `search.json`, with the scores of the fresh seeds; and the comparison.
@@ -70,7 +74,7 @@ def search(session: Session) -> tuple[dict[str, Any], Comparison]:
     chosen = _with_settings(session, best["values"], {"training.seeds": settings.fresh_seeds})
     comparison = run.run(chosen)
     found["fresh"] = _fresh(chosen, selection)
-    write_atomic(page, search_page.render(found, comparison.result, chosen.files.report.name))
+    write_atomic(page, search_page.render(found, comparison.result, chosen.files.report.name, unit))
     return found, comparison
 
 

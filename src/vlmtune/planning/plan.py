@@ -55,6 +55,15 @@ class Rented:
     cards: int = 1
 
 
+def usd_per_tflop(gpu: str, price: float) -> float:
+    """What a TFLOP of training costs on a GPU of that price in USD per hour.
+
+    Raises:
+        ConfigError: no such GPU.
+    """
+    return price / 3600 / (GPUS[find_gpu(gpu)].bf16_tflops * EFFICIENCY)
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """FLOPs of one epoch, and its peak memory beyond the loaded model."""

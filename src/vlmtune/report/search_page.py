@@ -14,13 +14,21 @@ STATES = {"complete": "trained to the end", "stopped": "stopped early", "failed"
 DIGITS = 4
 
 
-def render(found: Mapping[str, Any], comparison: ComparisonResult, report: str) -> str:
+SIZES = ("model.name", "model.quantization")
+"""Settings whose values are named in the picture of scores over cost."""
+
+TFLOP = ("TFLOP", 1.0)
+"""The unit of costs that have no price, and what a TFLOP is in it."""
+
+
+def render(found: Mapping[str, Any], comparison: ComparisonResult, report: str, unit: tuple[str, float] = TFLOP) -> str:
     """The page as HTML, without scripts or external resources.
 
     Args:
         found: the content of `search.json`, and under `fresh` the scores of the best settings' fresh seeds.
         comparison: of the base model with the adapters of those seeds.
         report: name of its page, in the same folder.
+        unit: of what a trial costs, and how much of it a TFLOP is.
     """
     best = found["trials"][found["best"]]
     ended = [trial["state"] for trial in found["trials"]]
@@ -41,9 +49,9 @@ def render(found: Mapping[str, Any], comparison: ComparisonResult, report: str) 
         tiles=tiles,
         settings=settings,
         optimism=optimism(found),
-        scatter=_scatter(found),
+        scatter=_scatter(found, unit),
         curves=_curves(found),
-        trials=_table(found),
+        trials=_table(found, unit),
         report=report,
         method=(
             f"Trials were compared by {found['metric']} on {found['validation_rows']:,} validation rows. The best "
@@ -74,28 +82,45 @@ def optimism(found: Mapping[str, Any]) -> str:
     return start + f"the trial was optimistic by {fixed(better, DIGITS)}."
 
 
-def _cost(trial: Mapping[str, Any]) -> float:
-    """TFLOP that a trial was trained for; 0 where it failed before its first evaluation."""
+def _cost(trial: Mapping[str, Any], unit: tuple[str, float]) -> float:
+    """What a trial was trained for; 0 where it failed before its first evaluation."""
     share = trial["evaluations"][-1][0] if trial["evaluations"] else 0.0
-    return float(trial["flops"] or 0.0) * share / 1e12
+    return float(trial["flops"] or 0.0) * share / 1e12 * unit[1]
 
 
-def _scatter(found: Mapping[str, Any]) -> Figure | None:
-    """Score of every trial over its cost."""
+def _scatter(found: Mapping[str, Any], unit: tuple[str, float]) -> Figure | None:
+    """Score of every trial over its cost; where sizes of models vary, the best trial of each is named."""
     shown = [trial for trial in found["trials"] if trial["value"] is not None]
     if not shown:
         return None
-    points = [(_cost(trial), trial["value"]) for trial in shown]
+    points = [(_cost(trial, unit), trial["value"]) for trial in shown]
     frame = _frame(points, max(cost for cost, _ in points) or 1.0)
     shapes = [*frame.y_axis(), *_x_axis(frame, "{:.3g}")]
     for trial, point in zip(shown, points, strict=True):
         kind = "good" if trial["number"] == found["best"] else "even"
         shapes.append(circle(*frame.point(*point), 6 if kind == "good" else 4, kind))
-    shapes.append(text((frame.left + frame.right) / 2, frame.bottom + 34, "TFLOP of training", "middle"))
-    table = [["trial", "TFLOP", found["metric"]]]
+    for label, trial in _best_of_sizes(shown, found["higher_is_better"]).items():
+        x, y = frame.point(_cost(trial, unit), trial["value"])
+        anchor = "end" if x > (frame.left + frame.right) / 2 else "start"
+        shapes.append(text(x + (9 if anchor == "start" else -9), y - 7, label, anchor))
+    shapes.append(text((frame.left + frame.right) / 2, frame.bottom + 34, f"{unit[0]} of training", "middle"))
+    table = [["trial", unit[0], found["metric"]]]
     table += [[f"{t['number'] + 1}", f"{c:.3g}", fixed(v, DIGITS)] for t, (c, v) in zip(shown, points, strict=True)]
     desc = "Each dot is a trial at its last evaluation; the best one is green. Trials on the left were stopped early."
     return Figure("cost", f"{found['metric']} over cost", desc, "".join(shapes), frame.bottom + 42, table)
+
+
+def _best_of_sizes(trials: Sequence[Mapping[str, Any]], higher_is_better: bool) -> dict[str, Mapping[str, Any]]:
+    """The best trial of each model and precision, by what is tried of them; none if nothing of them is."""
+    best: dict[str, Mapping[str, Any]] = {}
+    sign = 1 if higher_is_better else -1
+    for trial in sorted(trials, key=lambda each: -sign * each["value"]):
+        tried = [
+            str(trial["values"][key] or "unquantized").rpartition("/")[2] for key in SIZES if key in trial["values"]
+        ]
+        if tried:
+            best.setdefault(_short(", ".join(tried)), trial)
+    return best
 
 
 def _curves(found: Mapping[str, Any]) -> Figure | None:
@@ -136,7 +161,7 @@ def _x_axis(frame: Frame, form: str) -> list[str]:
     ]
 
 
-def _table(found: Mapping[str, Any]) -> list[list[str]]:
+def _table(found: Mapping[str, Any], unit: tuple[str, float]) -> list[list[str]]:
     """All trials, the best first."""
     sign = -1 if found["higher_is_better"] else 1
 
@@ -144,7 +169,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
         return (trial["state"] != "complete", trial["value"] is None, sign * (trial["value"] or 0.0))
 
     keys = list(found["trials"][0]["values"])
-    rows = [["trial", *keys, found["metric"], "TFLOP", "outcome"]]
+    rows = [["trial", *keys, found["metric"], unit[0], "outcome"]]
     for trial in sorted(found["trials"], key=order):
         outcome = STATES[trial["state"]]
         if trial["state"] == "stopped":
@@ -153,7 +178,7 @@ def _table(found: Mapping[str, Any]) -> list[list[str]]:
             outcome += f": {trial['reason'].splitlines()[0]:.200}"
         values = [_short(trial["values"][key]) for key in keys]
         score = "-" if trial["value"] is None else fixed(trial["value"], DIGITS)
-        rows.append([f"{trial['number'] + 1}", *values, score, f"{_cost(trial):.3g}", outcome])
+        rows.append([f"{trial['number'] + 1}", *values, score, f"{_cost(trial, unit):.3g}", outcome])
     return rows
 
 
