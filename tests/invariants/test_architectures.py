@@ -24,6 +24,7 @@ from vlmtune.engines import hf
 from vlmtune.engines._vllm_server import served
 from vlmtune.errors import AdapterRefused, ConfigError, IntegrityError, Interrupted
 from vlmtune.families import PartName
+from vlmtune.generation import Penalised, decode, greedy
 from vlmtune.modeling.loading import ModelConfig, attach_adapter, find_checkpoint, load_model
 from vlmtune.planning.costs import flops, trained_weights
 from vlmtune.planning.lengths import total, work_of
@@ -376,6 +377,16 @@ def test_answers_equal_those_of_generate(encoder: Encoder) -> None:
         answer = ids[0, given["input_ids"].shape[1] :].tolist()
         assert ours[request.id] == encoder.renderer.text([token for token in answer if token not in stops])
     assert len(set(ours.values())) >= 4
+
+
+def test_several_answers_behind_one_pass_are_those_of_repeated_prompts(encoder: Encoder) -> None:
+    prompts = [encoder.prompt(talk[:1]) for talk in (TALKS[3], TALKS[0])]
+    model = load_model(encoder.checkpoint, "cpu", "fp32")
+    decoded = (model, prompts, encoder, "cpu", 6)
+    with torch.inference_mode():
+        once = decode(*decoded, Penalised(greedy, 1.3), copies=3)
+        (one, other) = decode(*decoded, Penalised(greedy, 1.3))
+    assert [answer.ids for answer in once] == [one.ids] * 3 + [other.ids] * 3
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(make_job: Callable[..., trainer.TrainingJob]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from builders import Notes, assistant, make_image, ref, user
+from commands import vlmtune_in_process
 from interruptions import StopAfter, adapter_bytes
 from transformers import AutoModelForImageTextToText
 
@@ -24,6 +25,7 @@ from vlmtune.modeling.loading import load_model
 from vlmtune.predictions import Line
 from vlmtune.processing.encoder import Encoded, Encoder
 from vlmtune.progress import Progress, Silent
+from vlmtune.run_folder import hash_adapter, read_manifest
 from vlmtune.scoring.rewards import Rewards
 from vlmtune.signals import StopRequest
 from vlmtune.tasks import captioning
@@ -282,3 +284,47 @@ def test_rewards_are_the_metrics_of_the_task_row_by_row() -> None:
     assert values["cider_d"] == pytest.approx(known["cider_d"].summarise(stats) / 10), "the pool is the set itself"
     alone = scored.score(texts[:1] * 4, [rows[0].truth] * 4)
     assert alone["cider_d"] == pytest.approx([values["cider_d"][0]] * 4), "a row's value depends on no other row"
+
+
+CONFIG = """\
+model: {name: tiny, device: cpu}
+dataset: {source: scenes, references: [caption_0, caption_1], keywords: keywords, id: id,
+  limit: {train: 6, validation: 2}}
+task: {name: captioning}
+inference: {max_new_tokens: 12}
+output: {dir: first}
+training: {precision: fp32, epochs: null, max_steps: 1}
+"""
+SECOND = """\
+extends: c.yaml
+output: {dir: second}
+training:
+  objective: grpo
+  continue_from: first/lora
+  max_steps: 2
+  batch_size: 2
+  grpo: {rewards: {keyword_recall: 1, cider_d: 1}, answers: 3}
+"""
+
+
+def test_the_command_goes_on_from_a_finished_adapter_and_says_what_it_learnt(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "d.yaml").write_text(SECOND)
+    missing = vlmtune_in_process("train", "d.yaml", cwd=tmp_path)
+    assert (missing.returncode, "first/lora: no such folder" in missing.stderr) == (9, True)
+    assert vlmtune_in_process("train", "c.yaml", cwd=tmp_path).returncode == 0
+    ended = vlmtune_in_process("train", "d.yaml", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    manifest = read_manifest(tmp_path / "second/lora")
+    assert manifest is not None
+    assert manifest["rewards"] == {"keyword_recall": 1.0, "cider_d": 1.0}
+    assert [point["step"] for point in manifest["curve"] if "reward_cider_d" in point] == [1, 2]
+    settings = manifest["origin"]["training"]
+    assert settings["grpo"]["drawn"]["max_new_tokens"] == 12, "other answers would be another training"
+    assert settings["continue_from"] == hash_adapter(tmp_path / "first/lora")
+    samples = [json.loads(line) for line in (tmp_path / "second/lora/samples.jsonl").read_text().splitlines()]
+    assert [len(row["rewards"]["cider_d"]) for row in samples] == [3] * 4
+    refused = vlmtune_in_process("data", "label-errors", "d.yaml", cwd=tmp_path)
+    assert (refused.returncode, "was trained on rewards and has no losses of rows" in refused.stderr) == (3, True)
+    planned = vlmtune_in_process("plan", "d.yaml", "--json", cwd=tmp_path)
+    assert "3 answers to each row are drawn" in " ".join(json.loads(planned.stdout)["notes"])

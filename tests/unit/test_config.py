@@ -385,6 +385,14 @@ def test_a_dotted_name_is_a_module_of_yours(write: Write, monkeypatch: pytest.Mo
           "(training.continue_from is the default)",
           "9:19: training.grpo.rewards names too few metrics: a single one can be won without getting better (recall "
           "by long answers); name at least two, or set grpo.allow_one_reward"]),
+        ("training:\n  objective: grpo\n  continue_from: a\n  method: {language_model: full}\n  neftune_alpha: 5\n"
+         "  sharding: fsdp\n  grpo: {rewards: {sacrebleu: 1}, allow_one_reward: true}",
+         ["10:11: training.method trains weights in full, and training.objective grpo only adapters "
+          "(training.objective: line 8)",
+          "11:18: training.neftune_alpha would change the model or the image between drawing answers and learning "
+          "them; leave it out with training.objective grpo (training.objective: line 8)",
+          "12:13: training.sharding divides the model, and training.objective grpo draws answers from a whole one "
+          "(training.objective: line 8)"]),
         ("training:\n  objective: grpo\n  continue_from: a\n  grpo: {rewards: {keyword_recall: 1, blue: 1}}",
          ["10:36: training.grpo.rewards.keyword_recall is 'keyword_recall', which compares with dataset.keywords, but "
           "that is not set",
@@ -687,3 +695,14 @@ def test_a_quantized_model_is_not_divided() -> None:
 def test_a_wrong_value_is_named() -> None:
     with pytest.raises(ConfigError, match=r"training\.lora\.rank must be greater than 0"):
         with_values(load_config("demo"), {"training.lora.rank": 0})
+
+
+def test_rewards_are_scores_of_single_rows_and_have_defaults_of_their_own(write: Write) -> None:
+    block = "training:\n  objective: grpo\n  continue_from: a\n  grpo: {rewards: {accuracy: 1, macro_f1: 1}}\n"
+    classes = BASE.replace("name: captioning", "name: classification\n  labels: [a, b]")
+    (told,) = mistakes(write(classes + block))
+    assert told.endswith("macro_f1 'macro_f1' is a score of the whole set; single answers have none")
+    config = load_config(write(BASE + block.replace("accuracy", "sacrebleu").replace("macro_f1", "cider_d"))).training
+    assert (config.learning_rate, config.save_every_steps, config.log_every_steps) == (1e-4, 10, 1)
+    assert config.lora.dropout == 0
+    assert type(config).model_validate(config.model_dump()) == config, "what a run folder keeps of it is valid"

@@ -1,8 +1,9 @@
 """Numbers and trainings as text."""
 
 import pytest
+from pages import captions
 
-from vlmtune.report import text
+from vlmtune.report import charts, text
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,25 @@ def test_a_training_in_one_line() -> None:
     plain = {"curve": points, "chosen_step": 5}
     assert text.training_summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 selected"
     assert text.training_summary(None) is None
+    rewarded = [{**point, "reward": point["step"] / 10} for point in points[:3]]
+    told = text.training_summary({"curve": rewarded, "rewards": {"bleu": 1.0, "chrf": 2.0}})
+    assert told == "reward 0.1 ▁▅█ 0.9 over 9 steps"
     assert text.sparkline([1.0] * 3) == "▁▁▁"
     assert text.sparkline([]) == ""
     assert text.sparkline([float(n) for n in range(800)], 8) == "▁▂▃▄▅▆▇█"
+
+
+def test_the_report_names_the_metrics_that_were_rewards() -> None:
+    plain = captions()
+    names = [metric["name"] for metric in plain["metrics"]]
+    curve = [
+        {"step": n, "loss": 0.1, "reward": n / 10, "kl": 0.01 * n, "words": 9.0, "even_groups": 0.25} for n in (1, 2)
+    ]
+    plain["training"] = {"curve": curve, "rewards": {names[0]: 1.0, "mine": 0.5}}
+    (told,) = [line for line in text.metric_notes(plain) if line.startswith("rewards: ")]
+    assert f"trained to score high in {names[0]} (1), mine (0.5); it was not in {', '.join(names[1:])}" in told
+    figure = charts.learning_curve(plain["training"])
+    assert figure is not None
+    assert "Mean reward of the answers drawn" in figure.svg
+    assert figure.table[0] == ["step", "reward", "KL", "words", "groups without variance"]
+    assert figure.table[1] == ["1", "0.1000", "0.0100", "9.0000", "0.2500"]

@@ -202,7 +202,7 @@ def _method(block: TrainingConfig, model: ModelConfig | None) -> Iterator[InitEr
             "{0} names no part, so nothing would be trained", "lora.parts" if block.method == "lora" else "method"
         )
     elif not block.adapted:
-        unused = LoraConfig(parts=[])
+        unused = LoraConfig(parts=[], dropout=0 if block.objective == "grpo" else LoraConfig().dropout)
         for key in (key for key in LoraConfig.model_fields if getattr(block.lora, key) != getattr(unused, key)):
             yield invalid("{0} has no effect: {1} trains no adapter; leave it out", f"lora.{key}", "method")
         if block.lora_plus_ratio is not None:

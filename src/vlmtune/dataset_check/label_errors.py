@@ -21,6 +21,7 @@ from vlmtune.data import Rows
 from vlmtune.errors import DataError
 from vlmtune.images import decode_rgb, thumbnail
 from vlmtune.report import templates
+from vlmtune.run_folder import read_manifest
 from vlmtune.run_layout import SAMPLES
 from vlmtune.training.log import read_steps
 
@@ -96,11 +97,11 @@ def read_loss_log(adapter: Path) -> list[dict[str, Any]]:
     file = adapter / SAMPLES
     if not file.is_file():
         raise DataError(f"{file} does not exist; name an adapter folder written by `vlmtune train`")
+    if (read_manifest(adapter) or {}).get("rewards"):
+        raise DataError(f"{adapter} was trained on rewards and has no losses of rows; name the adapter it began with")
     log = read_steps(file, _Sample)
     if not log:
         raise DataError(f"{file} is empty")
-    if "loss" not in log[0]:
-        raise DataError(f"{adapter} was trained on rewards and has no losses of rows; name the adapter it began with")
     return log
 
 

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field, FiniteFloat, NonNegativeInt
+from typing_extensions import TypedDict
 
 from vlmtune.errors import ConfigError, Diverged
 from vlmtune.processing.chat_template import Rendered
@@ -61,6 +63,14 @@ class Rollouts:
 
     sample: Callable[[Any, Sequence[Encoded], int], Sequence[Sequence[int]]]
     rewards: Rewards
+
+
+class LoggedRow(TypedDict):
+    """What is read again of a line of the log: of one row in one step, a number for each answer."""
+
+    step: NonNegativeInt
+    tokens: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    rewards: dict[str, Annotated[list[FiniteFloat], Field(min_length=1)]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from vlmtune.training.forward_backward import (
     too_large,
 )
 from vlmtune.training.full_weights import give_copies, round_into_model
-from vlmtune.training.grpo import GrpoStep, Rollouts
+from vlmtune.training.grpo import GrpoStep, LoggedRow, Rollouts
 from vlmtune.training.log import TrainingLog, read_steps
 from vlmtune.training.lora import (
     add_adapter,
@@ -545,7 +545,7 @@ class Trainer:
                 if there != here.get(name):
                     progress.note(f"the first steps ran with {name} {there}, the next ones run with {here.get(name)}")
         if self._grpo is not None:
-            self._grpo.resume(read_steps(self._log.samples))
+            self._grpo.resume(read_steps(self._log.samples, LoggedRow))
         self._best.restore(points)
         self._evaluations = {point.pop("step"): point for point in points if VALIDATION_LOSS in point}
         self.forward_backward.pack_tokens = pack_tokens or self.forward_backward.pack_tokens
