@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from vlmtune import registry
 from vlmtune.errors import ConfigError, DataError
-from vlmtune.files import write_atomic, write_json
+from vlmtune.files import replace_file, write_atomic, write_json
 from vlmtune.judge import ServerJudge
 from vlmtune.predictions import (
     LM_EVAL,
@@ -445,7 +445,8 @@ def _write_page(plain: ComparisonFile, file: Path, sources: Sequence[Path], conf
     images = thumbnails(images_shown(plain, config.examples, seen), sources)
     page = html.render(plain, images, config, rows.name, seen)
     if not page.complete:
-        write_atomic(rows, table.render(plain))
+        with replace_file(rows) as stream:
+            table.write(plain, stream)
     write_atomic(file, page.text)
     if page.complete:
         rows.unlink(missing_ok=True)

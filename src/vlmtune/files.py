@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from vlmtune import fault_injection
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
@@ -67,11 +67,27 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         EnvironmentProblem, ConfigError: as in `translate_os_errors`; the old file is untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    with translate_os_errors(path, len(data)):
+    with replace_file(path, len(data)) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def replace_file(path: Path, size: int = 0) -> Iterator[BinaryIO]:
+    """A stream into a temporary file, which is flushed to disk and renamed over the target when the block ends.
+
+    Args:
+        path: the target.
+        size: bytes to be written, for messages.
+
+    Raises:
+        EnvironmentProblem, ConfigError: as in `translate_os_errors`; the old file is untouched.
+    """
+    with translate_os_errors(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         building = building_path(path)
         try:
-            _write(building, data)
+            with _flushed(building) as stream:
+                yield stream
             fault_injection.hit("file.written")
             building.replace(path)
         except OSError:  # a partial file would only fill the disk further
@@ -101,13 +117,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         EnvironmentProblem, ConfigError: as in `translate_os_errors`.
     """
-    with translate_os_errors(path, len(data)):
-        _write(path, data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
+    with translate_os_errors(path, len(data)), _flushed(path) as stream:
         stream.write(data)
+
+
+@contextmanager
+def _flushed(path: Path) -> Iterator[BinaryIO]:
+    with path.open("wb") as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -1,5 +1,6 @@
 """What is printed moves no cursor and holds no secret, however either is spelled."""
 
+import io
 import json
 import re
 from html import unescape
@@ -105,13 +106,9 @@ def test_pages_cards_and_tables_hold_no_control_character_and_no_key(monkeypatch
         "training": {"learning_rate": 1, "epochs": HOSTILE, "batch_size": 1, "lora": {"rank": 8}, "seed": CANARY},
     }
     card = model_card.render("team/name", plain, {"origin": origin}, None, "test")
-    shown = [
-        unescape(page),
-        *texts(json.loads(data[1])),
-        markdown.render(plain),
-        table.render(plain).decode(),
-        unescape(card),
-    ]
+    table.write(plain, rows := io.BytesIO())
+    written = rows.getvalue().decode()
+    shown = [unescape(page), *texts(json.loads(data[1])), markdown.render(plain), written, unescape(card)]
     for text in shown:
         without = text.replace("\r\n", "\n").replace("\ufeff", "")
         assert printable(without) == without

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from vlmtune.report.rows import expected, label
 from vlmtune.scoring.results import ComparisonFile, ExampleResult
@@ -15,12 +16,11 @@ def path_beside(page: Path) -> Path:
     return page.with_name(f"{page.stem}_rows.csv")
 
 
-def render(comparison: ComparisonFile) -> bytes:
-    """The table in UTF-8, with a byte-order mark by which spreadsheets recognize that."""
+def write(comparison: ComparisonFile, stream: BinaryIO) -> None:
+    """Write the table in UTF-8, with a byte-order mark by which spreadsheets recognize that."""
     safe = cleaner()
     names = [entry["name"] for entry in comparison["metrics"]]
-    written = io.BytesIO()
-    text = io.TextIOWrapper(written, "utf-8-sig", newline="")
+    text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     rows = csv.writer(text)
     scores = [f"{name} {what}" for name in names for what in ("A", "B", "change")]
     rows.writerow(["id", "A", "B", "references", "flags A", "flags B", *scores])
@@ -28,8 +28,7 @@ def render(comparison: ComparisonFile) -> bytes:
         texts = [label(example, number), example["a"], example["b"], " | ".join(expected(example))]
         flags = [" ".join(example["flags"][side]) for side in ("a", "b")]
         rows.writerow([*(text and _cell(text, safe) for text in (*texts, *flags)), *_numbers(example, names)])
-    text.flush()
-    return written.getvalue()
+    text.detach()  # flushed, and the stream left open
 
 
 def _numbers(example: ExampleResult, names: list[str]) -> Iterator[float | None]:
