@@ -191,6 +191,14 @@ def test_killed_and_resumed_by_as_many_processes_or_by_more(method: str, data: P
         assert_near(weights(tmp_path / world, "run"), weights(data, f"two-{method}"), 1e-5)
 
 
+def test_an_adapter_with_dropout_is_the_same_byte_for_byte(data: Path) -> None:
+    """As many processes draw the same masks, whether or not they divide the model."""
+    for name, sharding in (("dropped-whole", "none"), ("dropped-divided", "fsdp")):
+        train(data, name, 2, "training.lora.dropout=0.2", "training.max_steps=2", f"training.sharding={sharding}")
+    file = "lora/adapter_model.safetensors"
+    assert (data / "dropped-divided" / file).read_bytes() == (data / "dropped-whole" / file).read_bytes()
+
+
 def test_one_process_alone_is_told_how_to_start_several(data: Path) -> None:
     [ended] = train(data, "alone", 1, SHARDED, codes=(2,))
     assert "torchrun --nproc-per-node" in ended.stderr
