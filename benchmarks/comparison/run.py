@@ -5,7 +5,7 @@
 
 Captions with five references, made from a seed; nine metrics, 10,000 resamples, with a page. sacrebleu computes BLEU
 and chrF of both files, a score and nothing else. Every measurement is a process of its own, imports included, and the
-sides take turns.
+sides take turns; up to `REPEATED` rows `--pairs` times, beyond that once, and the others up to `OTHERS` rows.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from runpy import run_path
 from typing import Any
 
 HERE = Path(__file__).parent
-SIZES = (5_000, 20_000, 100_000)
+SIZES = (2_000, 5_000, 20_000, 100_000)
+REPEATED, OTHERS = 5_000, 20_000
 OURS = "import sys; from vlmtune.cli.app import main; sys.argv[0] = 'vlmtune'; main()"
 SACREBLEU = """
 import json, sys
@@ -70,8 +71,9 @@ def measure(rows: int, pairs: int, folder: Path, before: Path | None) -> dict[st
         "sacrebleu, BLEU and chrF": (SACREBLEU, files, None),
         **({"vlmtune compare, before": (OURS, compare, before)} if before else {}),
     }
+    sides = sides if rows <= OTHERS else dict([*sides.items()][:1])
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for _ in range(pairs):
+    for _ in range(pairs if rows <= REPEATED else 1):
         for name, side in sides.items():
             found[name].append(spent(*side))
             print(rows, name, found[name][-1], file=sys.stderr)
@@ -91,18 +93,21 @@ def readme(results: dict[str, Any]) -> str:
         "",
         "`vlmtune compare A B -o page.html` on captions with five references: nine metrics, intervals, tests, the",
         "self-check, and a page. sacrebleu: BLEU and chrF of both files, nothing else. CPU seconds are the median of",
-        f"{results['pairs']} runs in turn, imports included; the ratio is that of each pair, to vlmtune.",
+        "runs in turn, imports included; the ratio is that of each pair, to vlmtune. The machine was shared with other",
+        "work, which makes CPU seconds vary by half and more from run to run: only ratios of a pair say something.",
         "",
-        "| rows | what | CPU s | ratio | peak memory, MB |",
-        "|---|---|---|---|---|",
+        "| rows | what | runs | CPU s | ratio | peak memory, MB |",
+        "|---|---|---|---|---|---|",
     ]
     for entry in results["measured"]:
         ours = entry["cpu_s"]["vlmtune compare"]
         for name, runs in entry["cpu_s"].items():
             ratio = statistics.median(theirs / own for theirs, own in zip(runs, ours, strict=True))
             cpu = statistics.median(runs)
-            lines.append(f"| {entry['rows']:,} | {name} | {cpu:.1f} | {ratio:.2f} | {entry['memory_mb'][name]} |")
-    lines += ["", f"Command: `{results['command']}`; {results['machine']}; {results['versions']}.", ""]
+            numbers = f"{len(runs)} | {cpu:.1f} | {ratio:.2f} | {entry['memory_mb'][name]}"
+            lines.append(f"| {entry['rows']:,} | {name} | {numbers} |")
+    lines += ["", f"Command: `{results['command']}`; {results['machine']}; {results['versions']}."]
+    lines += ["", f"Before: {results['before']}.", ""] if results["before"] else [""]
     return "\n".join(lines)
 
 
@@ -112,6 +117,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--before", type=Path, help="src folder of another version")
+    parser.add_argument("--before-is", default="", help="says which version that is")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measured = [measure(rows, asked.pairs, Path(folder), asked.before) for rows in asked.sizes]
@@ -119,7 +125,7 @@ def main() -> None:
         "command": "OMP_NUM_THREADS=1 python benchmarks/comparison/run.py" + (" --before SRC" if asked.before else ""),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("numpy", "rapidfuzz", "sacrebleu")),
-        "pairs": asked.pairs,
+        "before": asked.before_is,
         "measured": measured,
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
