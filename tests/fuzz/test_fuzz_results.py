@@ -106,7 +106,19 @@ def broken_cache(cache: Path) -> Callable[[random.Random], None]:
     shutil.copytree(PACKAGE / "assets/tiny_qwen3_vl", repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()
     ref = repository / "refs/main"
-    paths = ("..", "../..", f"../snapshots/{COMMIT}", "/etc", "", COMMIT.upper(), f"{COMMIT}\n", "a" * 5000, "\0", ".")
+    paths = (
+        *[COMMIT] * 5,
+        "..",
+        "../..",
+        f"../snapshots/{COMMIT}",
+        "/etc",
+        "",
+        COMMIT.upper(),
+        f"{COMMIT}\n",
+        "a" * 5000,
+        "\0",
+        ".",
+    )
 
     def case(rng: random.Random) -> None:
         ref.write_bytes(rng.choice(paths).encode() if rng.random() < 0.4 else mutated(COMMIT.encode(), rng))
