@@ -1,5 +1,6 @@
 """The pages: all runs, one run as it is now, and two runs compared. They are drawn anew at every request."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ def one_run(root: Path, name: str) -> str:
         curve=charts.learning_curve(training),
         metrics=_metrics(run.comparison),
         artifacts=[["artifact", "what it is", "model"], *map(_artifact, details["artifacts"])],
-        files=[(file.name, f"{home}file/{_address(name)}/{quote(file.name)}") for file in files(run.root)],
+        files=[(file.name, f"{home}file/{_address(name)}/{quote(os.fsencode(file.name))}") for file in files(run.root)],
         checked=DATA_CHECK_PAGE,
     )
 
@@ -127,7 +128,7 @@ def comparison(root: Path, names: Sequence[str]) -> str:
 
 def _address(name: str) -> str:
     """A name in an address; a browser would drop the dot that stands for the folder itself."""
-    return "" if name == "." else quote(name)
+    return "" if name == "." else quote(os.fsencode(name))
 
 
 def _answers(run: Run) -> list[Path]:
@@ -137,8 +138,8 @@ def _answers(run: Run) -> list[Path]:
 
 
 def _detail(run: Run) -> str:
-    """What explains the state, without its word."""
-    said = summary.describe_state(run).removeprefix(run.state).lstrip(",: ")
+    """What explains the state, without its words."""
+    _, _, said = summary.describe_state(run).partition(": ")
     return " ".join([said, *(["(mock)"] if run.mock else [])]).strip()
 
 

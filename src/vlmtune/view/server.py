@@ -35,13 +35,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a page, a file of a run, or an error in one sentence."""
-        names = [f"{name}:{self.server.server_port}" for name in NAMES]
-        if self.headers.get("Host") not in names:
-            self._say(403, f"ask for {names[0]}")
-            return
         try:
+            # The port may be another one where it is forwarded, and another name is a site's that leads here.
+            if urlsplit(f"//{self.headers.get('Host')}").hostname not in NAMES:
+                self._say(403, f"ask for {HOST}, not under another name")
+                return
             self._answer(*_parts(self.path))
-        except (ConfigError, DataError) as error:
+        except ConnectionError:  # the browser is gone
+            self.close_connection = True
+        except (ConfigError, DataError, ValueError) as error:
             self._say(404, str(error))
         except (VlmtuneError, OSError) as error:
             self._say(500, str(error))
@@ -51,11 +53,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, path: str, chosen: list[str]) -> None:
         root, (kind, _, rest) = self.server.root, path.partition("/")
         if path == "":
-            self._send(200, pages.index(root).encode(), "text/html; charset=utf-8")
+            self._page(pages.index(root))
         elif kind == "run":
-            self._send(200, pages.one_run(root, rest or ".").encode(), "text/html; charset=utf-8")
+            self._page(pages.one_run(root, rest or "."))
         elif path == "compare":
-            self._send(200, pages.comparison(root, chosen).encode(), "text/html; charset=utf-8")
+            self._page(pages.comparison(root, chosen))
         elif kind == "file" and rest:
             self._file(root, rest)
         else:
@@ -71,8 +73,12 @@ class _Handler(BaseHTTPRequestHandler):
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         self._send(200, found.read_bytes(), kind, {"Content-Security-Policy": SANDBOX})
 
+    def _page(self, text: str) -> None:
+        # Names that are no text are shown with question marks; addresses keep their bytes.
+        self._send(200, text.encode(errors="replace"), "text/html; charset=utf-8")
+
     def _say(self, status: int, text: str) -> None:
-        self._send(status, f"{safe(text)}\n".encode(), "text/plain; charset=utf-8")
+        self._send(status, f"{safe(text)}\n".encode(errors="replace"), "text/plain; charset=utf-8")
 
     def _send(self, status: int, body: bytes, kind: str, more: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -89,7 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
 def _parts(address: str) -> tuple[str, list[str]]:
     """The path without its first slash, and the runs that a query chooses."""
     split = urlsplit(address)
-    return unquote(split.path).removeprefix("/"), parse_qs(split.query).get("run", [])
+    query = parse_qs(split.query, errors="surrogateescape")
+    return unquote(split.path, errors="surrogateescape").removeprefix("/"), query.get("run", [])
 
 
 class _Server(ThreadingHTTPServer):

@@ -19,6 +19,7 @@ function applyFilter() {
 }
 
 function applyChoice() {
+  const focus = live.contains(document.activeElement) ? document.activeElement : null;
   const chosen = boxes().filter((box) => box.checked).length;
   button.disabled = chosen !== 2;
   for (const box of boxes()) box.disabled = chosen === 2 && !box.checked;
@@ -29,13 +30,16 @@ function replace(page) {
   const fresh = new DOMParser().parseFromString(page, "text/html").getElementById("live");
   if (fresh === null || fresh.innerHTML === live.dataset.shown) return;
   live.dataset.shown = fresh.innerHTML;
+  const focus = live.contains(document.activeElement) ? document.activeElement : null;
   const chosen = boxes().filter((box) => box.checked).map((box) => box.value);
   const opened = [...live.querySelectorAll("details")].map((one) => one.open);
+  const same = (one) => one.tagName === focus.tagName && (one.href || one.value) === (focus.href || focus.value);
   live.replaceChildren(...fresh.childNodes);
   live.dataset.live = fresh.dataset.live;
   for (const box of boxes()) box.checked = chosen.includes(box.value);
   live.querySelectorAll("details").forEach((one, number) => { one.open = opened[number] || false; });
   if (filter) { applyFilter(); applyChoice(); }
+  if (focus) [...live.querySelectorAll("a, input, summary")].find(same)?.focus();
 }
 
 async function refresh() {
