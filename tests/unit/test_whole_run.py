@@ -73,6 +73,17 @@ def test_baselines_sets_seeds_and_the_judge_are_counted(plan: MakePlan) -> None:
     assert plan("training.seeds=[1,2,3]", judged)["answers"]["asked"] == 2 * 10 * 3
 
 
+def test_a_short_training_has_whole_steps(plan: MakePlan) -> None:
+    for steps, sets in ((1, ["training.epochs=0.001"]), (3, ["training.epochs=null", "training.max_steps=3"])):
+        found = plan(*sets, "training.evaluate_every_steps=1")
+        assert found["answers"]["validation"]["sequences"] == 6 * steps, "evaluated after each"
+
+
+def test_answers_that_are_drawn_are_drawn_one_by_one(plan: MakePlan) -> None:
+    assert plan("inference.temperature=0.7")["answers"]["tuned"]["batch"] == 1
+    assert plan()["answers"]["tuned"]["batch"] == 4
+
+
 def test_a_long_answer_is_cut_off_at_the_limit(plan: MakePlan) -> None:
     found = plan("inference.max_new_tokens=3")["answers"]["tuned"]
     assert (found["generated"], found["longest"]) == (3, 3)

@@ -4,6 +4,7 @@
 `compare_with_measured` compares the estimate with what was measured.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -203,7 +204,7 @@ def make_plan(config: Config, progress: Progress, gpu: str | None, rented: Rente
     encoder = open_encoder(checkpoint, config.model, config.training, config.dataset, ImageHeaders)
     limit = resolved(config.inference, encoder).answer_limit
     passes = training.passes or (training.max_steps or 0) / epoch.steps
-    rest = whole_run(config, checkpoint, encoder, round(passes * epoch.steps), limit)
+    rest = whole_run(config, checkpoint, encoder, training.max_steps or max(1, math.ceil(passes * epoch.steps)), limit)
     return {
         "schema_version": 1,
         "model": checkpoint.name,

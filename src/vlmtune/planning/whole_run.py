@@ -89,7 +89,9 @@ def whole_run(config: Config, checkpoint: Checkpoint, encoder: Encoder, steps: i
     controls = [min(evaluation.image_control_rows, len(one.rows)) if config.dataset.labelled else 0 for one in surveyed]
     inference: Any = config.inference
     waits = hasattr(inference, "batch_size")
-    batch = inference.batch_size if waits else getattr(inference, "concurrency", 1)  # of an engine of the user, perhaps
+    # The hf engine draws answers one by one, since each has a seed of its own.
+    together = "batch_size" if waits else "concurrency"
+    batch = 1 if waits and inference.temperature > 0 else getattr(inference, together, 1)
 
     def answering(counts: list[int]) -> Answering:
         lengths = np.minimum([length for one in surveyed for length in one.answers] or [limit], limit)
