@@ -120,6 +120,7 @@ def test_what_cannot_be_combined_is_said_and_nothing_is_written(session: Session
     one, larger = make_adapter(tmp_path / "a", 0), make_adapter(tmp_path / "b", 1, r=8)
     dora = make_adapter(tmp_path / "dora", 2, use_dora=True)
     biased = make_adapter(tmp_path / "biased", 3, bias="lora_only")
+    partial = make_adapter(tmp_path / "partial", 4, layers_to_transform=[0])
     target = tmp_path / "merged"
     for folders, combination, said in [
         ([one], Combination("cat", [1.0]), "at least two"),
@@ -131,6 +132,7 @@ def test_what_cannot_be_combined_is_said_and_nothing_is_written(session: Session
         ([one, larger], Combination("linear", [1.0, 1.0]), "linear: .*same r"),
         ([one, dora], Combination("cat", [1.0, 1.0]), "dora: .*use_dora"),
         ([biased, one], Combination("cat", [1.0, 1.0]), "bias=lora_only"),
+        ([one, partial], Combination("cat", [1.0, 1.0]), "partial: .*layers_to_transform"),
     ]:
         with pytest.raises(ConfigError, match=said):
             merge_adapters(session, folders, combination, target)
@@ -156,3 +158,7 @@ def test_the_command_writes_an_adapter_that_predict_uses(session: Session, tmp_p
     made = read_manifest(tmp_path / "outputs/lora_predictions.jsonl")
     assert made is not None
     assert made["origin"]["adapter"] == hash_adapter(tmp_path / "both")
+    listed = warm_vlmtune("runs", "ls", ".", "--json", cwd=tmp_path)
+    assert [run["folder"] for run in json.loads(listed.stdout)["runs"]] == ["outputs"], "not what an adapter lies in"
+    pushed = warm_vlmtune("push", "c.yaml", "--to", "hf:a/b", "--adapter", "both", "--into", "card", cwd=tmp_path)
+    assert (pushed.returncode, "both combines several adapters" in pushed.stderr) == (2, True)

@@ -263,8 +263,16 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds files of a run."""
-    return (folder / STATE).is_dir() or any(is_readable(path) for path in artifact_paths(folder))
+    """Whether a folder holds files of a run; a model or adapter that was merged into it makes it none."""
+    return (folder / STATE).is_dir() or any(_is_of_a_step(path) for path in artifact_paths(folder))
+
+
+def _is_of_a_step(artifact: Path) -> bool:
+    try:
+        manifest = read_manifest(artifact)
+    except IntegrityError:
+        return False
+    return manifest is not None and _kind(manifest["origin"]) != "merged"
 
 
 def inspect_run(root: Path) -> Run:

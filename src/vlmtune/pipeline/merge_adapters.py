@@ -23,7 +23,8 @@ PRUNED = ("ties", "dare_linear", "dare_ties")
 """Combinations that keep only a part of each adapter's weights."""
 
 OTHER_THAN_LORA = ("modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias", "use_dora")
-"""Keys of PEFT's configuration for what cannot be combined."""
+SOME_LAYERS = ("layers_to_transform", "layers_pattern", "exclude_modules")
+"""Keys of PEFT's configuration for what cannot be combined: PEFT would give the result the layers of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def _check(adapters: Sequence[Path], combination: Combination, target: Path) -> 
 def _refuse_other_than_lora(folder: Path) -> None:
     config = read_adapter_config(folder)
     present = [key for key in OTHER_THAN_LORA if config.get(key)]
+    present += [key for key in SOME_LAYERS if config.get(key) not in (None, [])]
     if config.get("bias", "none") != "none":
         present.append(f"bias={config['bias']}")
     if present:

@@ -83,6 +83,8 @@ def assemble(session: Session, request: PushRequest, folder: Path) -> list[Path]
     manifest = read_manifest(adapter)
     if manifest is None:
         raise IntegrityError(f"{adapter}: no manifest; only adapters that vlmtune trained can be pushed")
+    if "training" not in manifest["origin"]:
+        raise ConfigError(f"{adapter} combines several adapters; push publishes one that a training made")
     if manifest["mock"] or config.model.name == TINY:
         raise ConfigError("an adapter of the tiny stand-in model is of no use to others; push one of a real model")
     base = request.base or config.model.name
