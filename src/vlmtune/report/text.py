@@ -104,7 +104,7 @@ def metric_rows(comparison: ComparisonResult) -> list[list[str]]:
 def metric_notes(comparison: ComparisonResult) -> list[str]:
     """Rewards, power, scores by seed, failures and exact tests of the metrics, as sentences."""
     lines = [f"primary metric: {reason}"] if (reason := comparison["primary_reason"]) else []
-    if rewards := (comparison["training"] or {}).get("rewards"):
+    if rewards := (comparison.get("training") or {}).get("rewards"):
         others = [entry["name"] for entry in comparison["metrics"] if entry["name"] not in rewards]
         weighed = ", ".join(f"{name} ({weight:g})" for name, weight in rewards.items())
         kept = f"; it was not in {', '.join(others)}" if others else "; no metric here was left out of them"
