@@ -71,6 +71,8 @@ def search(
         raise ConfigError("--gpu and --price go together: one is what trials run on, the other what it costs")
     unit = ("USD", usd_per_tflop(gpu, price)) if gpu is not None and price is not None else TFLOP
     loaded = load_config(config, sets, offline)
+    if price is not None and loaded.training.precision == "fp32":
+        raise ConfigError("--price needs training.precision: bf16 or fp16; the known rates of GPUs say nothing of fp32")
     with open_session(loaded, progress) as session:
         found, comparison = search.search(session, unit)
     if as_json:
