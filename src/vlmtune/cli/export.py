@@ -66,6 +66,13 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the merged checkpoint; must not exist.")],
     adapter: Annotated[Path | None, typer.Option(help="Adapter folder; by default that of the config.")] = None,
     merge: Annotated[bool, typer.Option("--merge/--no-merge", help="Merge the adapter into the weights.")] = True,
+    quantize: Annotated[
+        Literal["fp8", "int8", "awq", "gptq"] | None,
+        typer.Option(help="Quantize for vLLM: 8 bits, or 4 bits calibrated on train rows; --no-merge the base model."),
+    ] = None,
+    compressor: Annotated[
+        Path | None, typer.Option(help="Python of llm-compressor's environment; .venv-llmcompressor by default.")
+    ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
     progress: ProgressStyle = "auto",
@@ -75,9 +82,21 @@ def export(
     from vlmtune.pipeline.export import export as write
     from vlmtune.pipeline.session import Session
 
-    if not merge:
+    if not merge and quantize is None:
         raise ConfigError("an adapter needs no export: its folder is already in PEFT's format")
-    folder = write(Session(load_config(config, sets, offline), open_progress(progress)), output, adapter)
+    if not merge and adapter is not None:
+        raise ConfigError("--no-merge quantizes the base model, without an adapter; leave out one of the two")
+    if compressor is not None and quantize is None:
+        raise ConfigError("--compressor does nothing without --quantize")
+    if quantize is None:
+        folder = write(Session(load_config(config, sets, offline), open_progress(progress)), output, adapter)
+    else:
+        from vlmtune.pipeline.quantize import export_quantized, find_python
+
+        python = find_python(compressor)  # before the config is read, and a model is loaded
+        session = Session(load_config(config, sets, offline), open_progress(progress))
+        chosen = adapter or session.files.adapter if merge else None
+        folder = export_quantized(session, output, chosen, quantize, python)
     echo(json.dumps({"schema_version": 1, "checkpoint": str(folder)}) if as_json else f"checkpoint: {folder}")
 
 

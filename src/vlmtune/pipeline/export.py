@@ -57,14 +57,14 @@ def export(session: Session, target: Path, adapter: Path | None = None) -> Path:
         raise ConfigError(problem)
     if target.exists():
         raise ConfigError(f"{target} already exists; choose another folder with -o")
-    with _building(target) as building:
-        _merge(session, building, adapter)
+    with building_of(target) as building:
+        merge_into(session, building, adapter)
         building.rename(target)
     return target
 
 
 @contextmanager
-def _building(target: Path) -> Iterator[Path]:
+def building_of(target: Path) -> Iterator[Path]:
     """An empty temporary folder next to the target, locked by this process and deleted if the block fails."""
     building = building_path(target)
     with lock_folder(building) as free, ExitStack() as unless_done:
@@ -80,7 +80,7 @@ def _building(target: Path) -> Iterator[Path]:
         unless_done.pop_all()
 
 
-def _merge(session: Session, building: Path, adapter: Path) -> None:
+def merge_into(session: Session, building: Path, adapter: Path) -> None:
     """Write the verified checkpoint and its manifest."""
     config = session.config
     provenance = session.provenance(adapter=session.verify_adapter(adapter))
@@ -94,12 +94,8 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
     prompts = [request.conversation for request in requests]
     answers = _answers(model.get_base_model(), encoder, prompts, device, session.inference.answer_limit)
     with translate_os_errors(building):
-        # Everything but the base model's weights, in whatever format; the merged weights replace them.
-        ignored = shutil.ignore_patterns(*WEIGHTS)
-        shutil.copytree(encoder.checkpoint.folder, building, ignore=ignored, dirs_exist_ok=True)
+        copy_processor(encoder, building)
         _merged(model).save_pretrained(building)
-        _write_limits(building, encoder)
-        write_bytes(building / "chat_template.jinja", encoder.renderer.template_text.encode())
     del model
     engine.close()
     session.progress.note("loading the merged checkpoint in a fresh process")
@@ -109,6 +105,13 @@ def _merge(session: Session, building: Path, adapter: Path) -> None:
         folder_manifest_path(building),
         {"schema_version": 1, "mock": session.mock, "adapter_delta": adapter_delta, "origin": provenance.parts},
     )
+
+
+def copy_processor(encoder: Encoder, building: Path) -> None:
+    """Copy everything but the base model's weights, with the chat template and the image sizes in effect."""
+    shutil.copytree(encoder.checkpoint.folder, building, ignore=shutil.ignore_patterns(*WEIGHTS), dirs_exist_ok=True)
+    _write_limits(building, encoder)
+    write_bytes(building / "chat_template.jinja", encoder.renderer.template_text.encode())
 
 
 def probe_requests(session: Session) -> list[Request]:
