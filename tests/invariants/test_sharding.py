@@ -1,5 +1,6 @@
 """A model that is divided among processes trains as a whole one: gradients, steps, checkpoints, what is published."""
 
+import itertools
 import json
 import os
 import shutil
@@ -92,6 +93,20 @@ def killed_in_the_second_step() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     trainer.Trainer._after_step = end  # type: ignore[method-assign]
+
+
+def signalled_behind_the_first_reduction() -> None:
+    """In a child: SIGTERM to the last rank, when all have already agreed that nobody stops in this step."""
+    from vlmtune.training import trainer
+
+    clip, calls = trainer.clip_gradients, itertools.count()
+
+    def signal_and_clip(*given: Any) -> torch.Tensor:
+        if next(calls) == 0 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return clip(*given)
+
+    trainer.clip_gradients = signal_and_clip
 
 
 def train(
@@ -189,6 +204,14 @@ def test_killed_and_resumed_by_as_many_processes_or_by_more(method: str, data: P
     train(tmp_path / "one", "run", 1, *METHODS[method])
     for world in ("four", "one"):
         assert_near(weights(tmp_path / world, "run"), weights(data, f"two-{method}"), 1e-5)
+
+
+def test_a_signal_to_one_process_within_a_step_stops_all_after_the_next(data: Path) -> None:
+    sets = (SHARDED, *METHODS["full"], "training.save_every_steps=100")
+    before = signalled_behind_the_first_reduction
+    first, second = train(data, "signalled", 2, *sets, before=before, codes=(75, 75))
+    assert "step 2 of 3 is saved" in first.stderr
+    assert "Traceback" not in first.stderr + second.stderr
 
 
 def test_an_adapter_with_dropout_is_the_same_byte_for_byte(data: Path) -> None:

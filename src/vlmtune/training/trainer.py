@@ -228,7 +228,7 @@ class Trainer:
         self._evaluations: dict[int, dict[str, float]] = {}
         self._waited_s = self._stepped_s = 0.0
         self._samples = self._skipped = 0
-        self._all_connected = False
+        self._all_connected = self._all_stop = False
         self.step = 0
 
     def run(self, progress: Progress, stop: StopRequest) -> None:
@@ -286,7 +286,8 @@ class Trainer:
     def _after_step(self, loss: float, norm: float, stop: StopRequest) -> None:
         """Log and checkpoint where due; raise if a signal was received."""
         settings, step = self._job.settings, self.step
-        stopping = stop.received is not None
+        # A signal behind the reduction counts in the next step: the other processes have not heard of it.
+        stopping = self._all_stop if self._job.processes.world_size > 1 else stop.received is not None
         is_main, is_logged = self._job.processes.is_main, step % settings.log_every_steps == 0
         if is_main and (is_logged or step in (1, len(self._batches))):
             more = {} if self._grpo is None else self._grpo.facts
@@ -482,7 +483,8 @@ class Trainer:
         processes.all_reduce([weight.grad for weight in whole if weight.grad is not None])
         signal = torch.tensor([float(stop.received or 0) / processes.world_size], dtype=torch.float64)
         processes.all_reduce([summed, signal])
-        if signal.item() and stop.received is None:
+        self._all_stop = bool(signal.item())
+        if self._all_stop and stop.received is None:
             stop.received = Signals.SIGTERM
 
     def _check_packing(self) -> None:
