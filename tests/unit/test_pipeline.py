@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vlmtune.errors import ConfigError, DataError, IntegrityError, Interrupted
 from vlmtune.files import write_json
 from vlmtune.inference import Predictor
 from vlmtune.pipeline import predict, run, train
+from vlmtune.pipeline.learning_curve import learning_curve
+from vlmtune.pipeline.search import search
 from vlmtune.pipeline.session import Session
 from vlmtune.progress import Progress, Silent
 from vlmtune.signals import StopRequest
@@ -209,6 +212,27 @@ def trained(job: Any, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     (job.work / "samples.jsonl").write_text('{"step": 1, "id": "train-00000"}\n')
     (job.work / "step-000001").mkdir()
     return {"steps": 1} | dict.fromkeys(train.OF_THE_PROCESS, 0)
+
+
+@pytest.mark.parametrize("command", [run.run, search, partial(learning_curve, fractions=[0.5, 1])])
+def test_one_process_refuses_a_divided_model_before_rows_are_checked_or_answered(
+    command: Callable[[Session], object], begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*words: object) -> None:
+        pytest.fail("rows were checked, or the engine was opened")
+
+    monkeypatch.setattr(fake, "open_engine", never)
+    monkeypatch.setattr(train, "check_examples", never)
+    with pytest.raises(ConfigError, match="torchrun --nproc-per-node N -m vlmtune train"):
+        command(begin("training.sharding=fsdp", "search={metric: loss}"))
+
+
+def test_one_process_evaluates_what_several_with_a_divided_model_have_trained(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmtune.training.trainer.train", trained)
+    train.train(begin())
+    assert run.run(begin("training.sharding=fsdp")).result["evaluation_set"] is None
 
 
 def test_training_leaves_the_adapter_its_visits_and_no_checkpoints(

@@ -83,9 +83,10 @@ def _note_answers_cut_off(session: Session) -> None:
 def run(session: Session) -> Comparison:
     """Run baseline, training, evaluation and comparison. Rows unfit for training raise before any model is loaded."""
     refuse_evaluated_training_rows(session.config.dataset, session.config.evaluation.split)
-    finished = all(seeded.files.adapter.exists() for seeded in session.seeds)
-    lengths = None if finished else train.check_rows(session)
-    if not finished:
+    lengths = None
+    if not all(seeded.files.adapter.exists() for seeded in session.seeds):
+        train.refuse_a_single_shard(session)
+        lengths = train.check_rows(session)
         _note_answers_cut_off(session)
     predict.predict(session)
     for adapter in train.train(session, lengths):

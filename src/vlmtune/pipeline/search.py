@@ -66,6 +66,7 @@ def search(session: Session, unit: tuple[str, float] = search_page.TFLOP) -> tup
     file, page = search_path(session.folder.root), search_page_path(session.folder.root)
     provenance = _provenance(session, settings)
     if session.folder.reconcile(file, provenance, derived=[page]) is None:
+        train.refuse_a_single_shard(session)
         result = _Trials(session, settings, selection, session.folder.work(file, provenance)).run()
         session.folder.write(file, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
         session.folder.publish(file, provenance, {})

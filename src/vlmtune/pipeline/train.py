@@ -100,7 +100,7 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     if work is None:
         session.progress.note(f"adapter: {artifact} is finished")
         return artifact
-    _refuse_a_single_shard(session)
+    refuse_a_single_shard(session)
     built = work / BUILT_ADAPTER
     is_new = not (work / CURVE).is_file()
     trackers = open_trackers(session, config.output.adapter, is_new) if session.processes.is_main else []
@@ -150,12 +150,17 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     return artifact
 
 
-def _refuse_a_single_shard(session: Session) -> None:
+def refuse_a_single_shard(session: Session) -> None:
+    """Refuse to train a divided model in one process.
+
+    Raises:
+        ConfigError: says how several are started.
+    """
     if session.config.training.sharding != "none" and session.processes.world_size == 1:
         raise ConfigError(
-            "training.sharding: fsdp divides the model among several processes, but this is the only one; start it "
-            "with torchrun --nproc-per-node N -m vlmtune train CONFIG, N being the number of GPUs, or set "
-            "training.sharding=none"
+            "training.sharding: fsdp divides the model among several processes, but this is the only one; train "
+            "with torchrun --nproc-per-node N -m vlmtune train CONFIG, N being the number of GPUs (other commands then "
+            "use the finished adapter), or set training.sharding=none"
         )
 
 
