@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from interruptions import StopAfter, adapter_bytes
 from transformers import AutoModelForImageTextToText
 
 from vlmtune.engines import hf
-from vlmtune.errors import ConfigError, Diverged, Interrupted
+from vlmtune.errors import ConfigError, Diverged, IntegrityError, Interrupted
 from vlmtune.metrics import Metric
 from vlmtune.metrics._custom import mean
 from vlmtune.metrics._ngram_counts import per_row
@@ -85,16 +85,18 @@ def make_grpo(make_job: MakeJob, tmp_path: Path, encoder: Encoder) -> Callable[.
     return make
 
 
-def started(encoder: Encoder, tmp_path: Path, beta: float, packed: bool = True) -> tuple[GrpoStep, Any]:
+def started(
+    encoder: Encoder, tmp_path: Path, beta: float, packed: bool = True, precision: Literal["fp32", "bf16"] = "fp32"
+) -> tuple[GrpoStep, Any]:
     """A step of a run whose weights have left the reference."""
     settings = TrainingConfig(
         objective="grpo",
-        precision="fp32",
+        precision=precision,
         pack_tokens=4096 if packed else 8,
         grpo=GrpoConfig(answers=ANSWERS, kl=beta),
         lora=LoraConfig(rank=4, dropout=0.0),
     )
-    base = load_model(encoder.checkpoint, "cpu", "fp32")
+    base = load_model(encoder.checkpoint, "cpu", precision)
     enable_packed_attention(base, encoder.checkpoint.family)
     model = add_adapter(base, settings.lora, encoder.checkpoint.family, 0)
     moved(model, 1)
@@ -174,6 +176,39 @@ def texts_of(encoder: Encoder, drawn: Sequence[Sequence[int]]) -> list[str]:
 
 def count(text: str) -> float:
     return sum(letter in "aeiou" for letter in text.strip()) / 100
+
+
+def test_in_half_precision_drawing_takes_no_gradient_away(encoder: Encoder, tmp_path: Path) -> None:
+    """The weights of every step are first cast while answers are drawn, where no gradients are recorded."""
+    drawn: list[Sequence[Sequence[int]]] = []
+
+    def gradients() -> list[list[torch.Tensor]]:
+        step, model = started(encoder, tmp_path, 0.3, precision="bf16")
+        draw, weights, found = step.rollouts.sample, list(trainable(model).values()), []
+
+        def sample(model: Any, prompts: Sequence[Encoded], number: int) -> Sequence[Sequence[int]]:
+            if number == len(drawn):
+                drawn.append(draw(model, prompts, number))
+            return drawn[number]
+
+        step.rollouts, optimizer = replace(step.rollouts, sample=sample), torch.optim.AdamW(weights, lr=1e-3)
+        for number in range(3):
+            step.accumulate(prompts_of(encoder), [{"references": ["x"]}] * 2, number)
+            found.append([weight.grad.clone() for weight in weights if weight.grad is not None])
+            assert [gradient.any().item() for gradient in found[-1]] == [True] * len(weights), f"step {number}"
+            optimizer.step()
+            step.forward_backward.zero_grad()
+        return found
+
+    for one, other in zip(gradients(), gradients(), strict=True):  # nothing is drawn in the second run
+        assert all(map(torch.equal, one, other))
+
+
+def test_losses_without_a_gradient_end_the_run(encoder: Encoder, tmp_path: Path) -> None:
+    step, model = started(encoder, tmp_path, 0.0)
+    model.requires_grad_(requires_grad=False)
+    with pytest.raises(IntegrityError, match="a packed sequence of step 3 has no gradient"):
+        step.accumulate(prompts_of(encoder), [{"references": ["x"]}] * 2, step=2)
 
 
 def test_packing_changes_no_gradient(encoder: Encoder, tmp_path: Path) -> None:

@@ -66,13 +66,16 @@ def _forward(layer: Any, x: "torch.Tensor", *args: Any, **kwargs: Any) -> "torch
 
 def _cast_weight(matrix: Any, dtype: "torch.dtype") -> "torch.Tensor":
     """A matrix's weight in a precision, cast when it has changed since the last time; its gradient is fp32."""
+    import torch
+
     weight = matrix.weight
     if weight.dtype == dtype or weight.is_inference():
         cast: torch.Tensor = weight.to(dtype)
         return cast
     now = (weight._version, weight.data_ptr(), dtype)  # noqa: SLF001 - counts the changes in place
     if matrix.__dict__.get("cast_of") != now:
-        matrix.__dict__["cast_of"], matrix.__dict__["cast_weight"] = now, weight.detach().to(dtype)
+        with torch.inference_mode(mode=False):  # the training pass may use what was cast while answering
+            matrix.__dict__["cast_of"], matrix.__dict__["cast_weight"] = now, weight.detach().to(dtype)
     remembered: torch.Tensor = _remembered().apply(weight, matrix.__dict__["cast_weight"])
     return remembered
 

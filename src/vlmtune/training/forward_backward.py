@@ -222,6 +222,7 @@ class ForwardBackward:
 
         Raises:
             EnvironmentProblem: one example alone does not fit.
+            IntegrityError: losses that must have a gradient have none.
         """
         import torch
 
@@ -247,6 +248,7 @@ class ForwardBackward:
             if sequence is self.filler:
                 backward(losses.sum() * 0)
             else:
+                self._check_gradient(sequence, losses, step)
                 weighted = losses if weigh is None else losses * weigh(sequence, losses.detach())
                 backward(self.scaler.scale(weighted.sum() / supervised))
                 taken.append(losses.detach())
@@ -255,6 +257,14 @@ class ForwardBackward:
             owners = torch.tensor([owner for sequence in sequences for owner in sequence.example_indices])
             summed.index_add_(0, owners, torch.cat(taken).cpu().double())
         return summed
+
+    def _check_gradient(self, sequence: PackedSequence, losses: "torch.Tensor", step: int) -> None:
+        learns_from_text = "language_model" in (*self._settings.adapted, *self._settings.full)
+        if not losses.requires_grad and (sequence.images or learns_from_text):
+            raise IntegrityError(
+                f"a packed sequence of step {step + 1} has no gradient: its rows would not be learnt. This is an "
+                "error of vlmtune or of its libraries; please report it"
+            )
 
     def _noise(self, sequence: PackedSequence, step: int) -> contextlib.AbstractContextManager[None]:
         """NEFTune's noise in an optimizer step: that of an example depends on its place in the batch alone."""
