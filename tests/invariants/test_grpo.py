@@ -321,6 +321,20 @@ def test_rewards_are_the_metrics_of_the_task_row_by_row() -> None:
     assert alone["cider_d"] == pytest.approx([values["cider_d"][0]] * 4), "a row's value depends on no other row"
 
 
+def test_the_tokenizer_of_a_reward_is_that_of_the_pool() -> None:
+    """Among rows in English, Chinese was one long word, and alone it was split."""
+    chinese = {"references": ["一只狗在绿色的草地上奔跑"], "keywords": ["草地"]}
+    english = {"references": ["a dog runs over the green grass"], "keywords": ["grass"]}
+    rows = [Line(str(n), None, chinese if n < 9 else english) for n in range(12)]
+    weights = dict.fromkeys(("sacrebleu", "bleu", "bleu_1", "rouge_l", "keyword_recall", "cider_d"), 1.0)
+    scored = Rewards.of(captioning.TASK, captioning.Config(), weights, rows)
+    answer = "一只狗在草地上奔跑"
+    alone = scored.score([answer], [chinese])
+    among = scored.score([answer] + ["a dog runs"] * 15, [chinese] + [english] * 15)
+    assert {name: values[0] for name, values in among.items()} == {name: values[0] for name, values in alone.items()}
+    assert all(values[0] > 0 for values in alone.values())
+
+
 CONFIG = """\
 model: {name: tiny, device: cpu}
 dataset: {source: scenes, references: [caption_0, caption_1], keywords: keywords, id: id,
@@ -361,5 +375,9 @@ def test_the_command_goes_on_from_a_finished_adapter_and_says_what_it_learnt(tmp
     assert [len(row["rewards"]["cider_d"]) for row in samples] == [3] * 4
     refused = vlmtune_in_process("data", "label-errors", "d.yaml", cwd=tmp_path)
     assert (refused.returncode, "was trained on rewards and has no losses of rows" in refused.stderr) == (3, True)
+    several = vlmtune_in_process("plan", "d.yaml", "--gpu", "h200", "--cards", "2", cwd=tmp_path)
+    assert (several.returncode, "grpo trains in one process" in several.stderr) == (2, True)
+    shown = vlmtune_in_process("runs", "show", "second", cwd=tmp_path)
+    assert "  curve       reward " in shown.stdout
     planned = vlmtune_in_process("plan", "d.yaml", "--json", cwd=tmp_path)
     assert "3 answers to each row are drawn" in " ".join(json.loads(planned.stdout)["notes"])

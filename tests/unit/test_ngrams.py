@@ -154,7 +154,7 @@ def test_nothing_of_the_texts_is_kept_after_they_are_forgotten() -> None:
     for metric in (bleu, bleu_4, cider_d, rouge_l, chrf):
         metric.measure(["a ball", "grass"], references)
     kept: list[Any] = [captions._compared, captions._documents, ngrams._compared, _tokenization._tokenizer_of]
-    kept += [_symbols._kept, _symbols._numbered_references]
+    kept += [_symbols._kept, _symbols.numbered_references]
     assert all(one.cache_info().currsize for one in kept)
     _symbols.forget_texts()
     assert not any(one.cache_info().currsize for one in kept)

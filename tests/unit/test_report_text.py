@@ -25,7 +25,7 @@ def test_a_training_in_one_line() -> None:
     assert text.training_summary(plain) == "loss 4 █▃▁ 1 over 9 steps, step 5 selected"
     assert text.training_summary(None) is None
     rewarded = [{**point, "reward": point["step"] / 10} for point in points[:3]]
-    told = text.training_summary({"curve": rewarded, "rewards": {"bleu": 1.0, "chrf": 2.0}})
+    told = text.training_summary({"curve": rewarded})
     assert told == "reward 0.1 ▁▅█ 0.9 over 9 steps"
     assert text.sparkline([1.0] * 3) == "▁▁▁"
     assert text.sparkline([]) == ""
@@ -41,7 +41,7 @@ def test_the_report_names_the_metrics_that_were_rewards() -> None:
     plain["training"] = {"curve": curve, "rewards": {names[0]: 1.0, "mine": 0.5}}
     (told,) = [line for line in text.metric_notes(plain) if line.startswith("rewards: ")]
     assert f"trained to score high in {names[0]} (1), mine (0.5); it was not in {', '.join(names[1:])}" in told
-    figure = charts.learning_curve(plain["training"])
+    figure = charts.learning_curve({"curve": curve})
     assert figure is not None
     assert "Mean reward of the answers drawn" in figure.svg
     assert figure.table[0] == ["step", "reward", "KL", "words", "groups without variance"]

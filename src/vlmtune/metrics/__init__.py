@@ -73,8 +73,9 @@ class Metric:
     """Whether rows score from 0 to `scale` with both ends common, so that one changed row can move by the whole scale.
     Intervals then allow for such a change even if the rows at hand show none. It goes without saying where `binary`."""
 
-    counted_over: "Callable[[Sequence[Any]], Metric] | None" = None
-    """The metric with document frequencies of the truths given; None if `measure` takes none from the whole set."""
+    counted_over: Callable[[Sequence[Any]], Callable[[Sequence[Any], Sequence[Any]], Stats]] | None = None
+    """`measure` with the document frequencies and the tokenizer of the truths given; None if it takes nothing from the
+    whole set."""
 
     caveat: Callable[[Sequence[Any], Sequence[Any]], str | None] | None = None
     """Given answers and truths, what a reader of the score has to know about these rows; None if nothing."""

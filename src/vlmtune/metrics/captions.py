@@ -6,8 +6,8 @@ Truth: `references`, one or more texts; `keyword_recall` alone compares with `ke
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from vlmtune.metrics._ngram_counts import (
     ratio,
 )
 from vlmtune.metrics._symbols import Texts, as_key, as_strings, kept_texts, numbered_references, words
-from vlmtune.metrics._tokenization import caption_name, caption_tokenizer
+from vlmtune.metrics._tokenization import Tokenizer, caption_name, caption_tokenizer
 from vlmtune.text_units import DENSE
 
 ORDERS = 4
@@ -46,9 +46,11 @@ References = Sequence[Sequence[str]]
 
 # Five metrics measure the same rows in turn, first of one side of a comparison, then of the other.
 @kept_texts(2)
-def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> tuple[Stats, Floats]:
+def _compared(
+    answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...], tokenizer: Tokenizer
+) -> tuple[Stats, Floats]:
     """BLEU's statistics [N, 9] (matches and n-grams of orders 1-4, closest reference length), CIDEr-D per row [N]."""
-    texts, documents = words(answers, references, caption_tokenizer(references)), _documents(references)
+    texts, documents = words(answers, references, tokenizer), _documents(references, tokenizer)
     stats, values = [np.zeros((0, 2 * ORDERS + 1))], [np.zeros(0)]
     for block in texts.blocks():
         found = list(orders(block, ORDERS, documents))
@@ -60,8 +62,8 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
 
 
 @kept_texts(1)
-def _documents(references: tuple[tuple[str, ...], ...]) -> DocumentFrequencies:
-    texts = words([""] * len(references), references, caption_tokenizer(references))
+def _documents(references: tuple[tuple[str, ...], ...], tokenizer: Tokenizer) -> DocumentFrequencies:
+    texts = words([""] * len(references), references, tokenizer)
     return DocumentFrequencies.of(texts.references, texts.row_index, ORDERS)
 
 
@@ -83,8 +85,8 @@ def _cider_d(texts: Texts, found: Sequence[Order], documents: int) -> Floats:
     return 10 / len(found) * np.bincount(row_index, similarity, texts.rows) / counts
 
 
-def _measure_bleu(answers: Answers, references: References) -> Stats:
-    return _compared(tuple(answers), as_key(references))[0]
+def _measure_bleu(answers: Answers, references: References, tokenizer: Tokenizer | None = None) -> Stats:
+    return _compared(tuple(answers), as_key(references), tokenizer or caption_tokenizer(references))[0]
 
 
 def _bleu(order: int) -> Metric:
@@ -100,6 +102,7 @@ def _bleu(order: int) -> Metric:
     return Metric(
         name=f"bleu_{order}",
         measure=_measure_bleu,
+        counted_over=lambda pool: partial(_measure_bleu, tokenizer=caption_tokenizer(pool)),
         summarise=summarise,
         signature=f"{_SIGNATURE}|order:{order}|smooth:none|reference length:closest",
         tokens=caption_name,
@@ -109,8 +112,8 @@ def _bleu(order: int) -> Metric:
 bleu_1, bleu_2, bleu_3, bleu_4 = (_bleu(order) for order in range(1, ORDERS + 1))
 
 
-def _cider_d_over(pool: References) -> Metric:
-    """CIDEr-D with the document frequencies of other rows' references."""
+def _cider_d_over(pool: References) -> Callable[[Answers, References], Stats]:
+    """CIDEr-D per row, with the document frequencies of other rows' references."""
     documents = as_key(pool)
     tokenizer = caption_tokenizer(documents)
     known, numbered, row_index = numbered_references(documents, tokenizer)
@@ -122,12 +125,14 @@ def _cider_d_over(pool: References) -> Metric:
             values.append(_cider_d(block, list(orders(block, ORDERS, frequencies)), len(documents)))
         return per_row(np.concatenate(values))
 
-    return replace(cider_d, measure=measure, counted_over=None)
+    return measure
 
 
 cider_d = Metric(
     name="cider_d",
-    measure=lambda answers, references: per_row(_compared(tuple(answers), as_key(references))[1]),
+    measure=lambda answers, references: per_row(
+        _compared(tuple(answers), as_key(references), caption_tokenizer(references))[1]
+    ),
     summarise=ratio,
     signature=f"{_SIGNATURE}|order:4|sigma:6|idf:references of the evaluated rows|0..10",
     tokens=caption_name,
@@ -153,9 +158,9 @@ def _rouge_l(answer: str, references: Sequence[str]) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if max(common) else 0.0
 
 
-def _measure_rouge_l(answers: Answers, references: References) -> Stats:
+def _measure_rouge_l(answers: Answers, references: References, tokenizer: Tokenizer | None = None) -> Stats:
     kept = as_key(references)
-    texts, values = words(answers, kept, caption_tokenizer(kept)), []
+    texts, values = words(answers, kept, tokenizer or caption_tokenizer(kept)), []
     for block in texts.blocks():
         said, true = ([text or _NO_WORDS for text in some] for some in as_strings(block))
         ends = np.searchsorted(block.row_index, np.arange(block.rows + 1)).tolist()
@@ -166,6 +171,7 @@ def _measure_rouge_l(answers: Answers, references: References) -> Stats:
 rouge_l = Metric(
     name="rouge_l",
     measure=_measure_rouge_l,
+    counted_over=lambda pool: partial(_measure_rouge_l, tokenizer=caption_tokenizer(pool)),
     summarise=ratio,
     signature=f"{_SIGNATURE}|beta:1.2",
     tokens=caption_name,
@@ -179,13 +185,13 @@ def _keyword_units(keywords: References) -> str:
     return "whole words, CJK and Thai by character" if dense else "whole words"
 
 
-def _measure_keywords(answers: Answers, keywords: References) -> Stats:
+def _measure_keywords(answers: Answers, keywords: References, units: str | None = None) -> Stats:
     """Stats [N, 2]: keywords mentioned, keywords required. "|" separates alternatives; whole words, any case.
 
     If any keyword is in a script without spaces, each character of such scripts is a word of its own: "草地" is
     mentioned in "在草地上", and "cat" in "一只cat".
     """
-    by_character, rows = _keyword_units(keywords) != "whole words", []
+    by_character, rows = (units or _keyword_units(keywords)) != "whole words", []
     word = _DENSE_WORD if by_character else re.compile(r"\w+")
     for answer, required in zip(answers, keywords, strict=True):
         text = " ".join(["", *word.findall((answer or "").lower()), ""])
@@ -199,6 +205,7 @@ def _measure_keywords(answers: Answers, keywords: References) -> Stats:
 keyword_recall = Metric(
     name="keyword_recall",
     measure=_measure_keywords,
+    counted_over=lambda pool: partial(_measure_keywords, units=_keyword_units(pool)),
     summarise=ratio,
     signature="{tokens}|case:lower|micro",
     truth="keywords",

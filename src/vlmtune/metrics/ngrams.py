@@ -7,13 +7,14 @@ on other tokens, is in `captions`. Truth: `references`, one or more texts.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from vlmtune.metrics import Metric, Stats
 from vlmtune.metrics._ngram_counts import clipped_matches, closest_length, first_of_row, shared
 from vlmtune.metrics._symbols import Texts, as_key, characters, kept_texts, row_ranges, words
-from vlmtune.metrics._tokenization import sacrebleu_name, sacrebleu_tokenizer
+from vlmtune.metrics._tokenization import Tokenizer, sacrebleu_name, sacrebleu_tokenizer
 
 ORDERS = 4
 CHARACTERS = 6
@@ -21,9 +22,9 @@ CHARACTERS = 6
 
 # Both definitions of BLEU measure the same rows in turn, first of one side of a comparison, then of the other.
 @kept_texts(2)
-def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...]) -> Stats:
+def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...], ...], tokenizer: Tokenizer) -> Stats:
     """Matches of orders 1-4, n-grams of orders 1-4, lengths of the closest and of the shortest reference [N, 10]."""
-    texts = words(answers, references, sacrebleu_tokenizer(references))
+    texts = words(answers, references, tokenizer)
     lengths = texts.references.lengths
     shortest = lengths[first_of_row(texts.row_index, lengths)]
     matches = [clipped_matches(block, ORDERS) for block in texts.blocks()]
@@ -31,9 +32,14 @@ def _compared(answers: tuple[str | None, ...], references: tuple[tuple[str, ...]
     return np.column_stack([np.concatenate([empty, *matches]), closest_length(texts), shortest])
 
 
-def _measure(answers: Sequence[str | None], references: Sequence[Sequence[str]], length: int) -> Stats:
+def _measure(
+    length: int,
+    answers: Sequence[str | None],
+    references: Sequence[Sequence[str]],
+    tokenizer: Tokenizer | None = None,
+) -> Stats:
     """Stats [N, 9]: matches of orders 1-4, n-grams of orders 1-4, length of one reference (a column of `_compared`)."""
-    compared = _compared(tuple(answers), as_key(references))
+    compared = _compared(tuple(answers), as_key(references), tokenizer or sacrebleu_tokenizer(references))
     return compared[:, [*range(2 * ORDERS), length]]
 
 
@@ -112,14 +118,16 @@ def _chrf(sums: Stats) -> Stats:
 
 bleu = Metric(
     name="bleu",
-    measure=lambda answers, references: _measure(answers, references, 2 * ORDERS + 1),
+    measure=partial(_measure, 2 * ORDERS + 1),
+    counted_over=lambda pool: partial(_measure, 2 * ORDERS + 1, tokenizer=sacrebleu_tokenizer(pool)),
     summarise=_bleu,
     signature="nrefs:{nrefs}|case:mixed|tok:{tokens}|order:4|smooth:none|reference length:shortest (as in evaluate)",
     tokens=sacrebleu_name,
 )
 sacrebleu = Metric(
     name="sacrebleu",
-    measure=lambda answers, references: _measure(answers, references, 2 * ORDERS),
+    measure=partial(_measure, 2 * ORDERS),
+    counted_over=lambda pool: partial(_measure, 2 * ORDERS, tokenizer=sacrebleu_tokenizer(pool)),
     summarise=_sacrebleu,
     signature="nrefs:{nrefs}|case:mixed|eff:no|tok:{tokens}|smooth:exp|version:2.6.0",
     tokens=sacrebleu_name,

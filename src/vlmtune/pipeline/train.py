@@ -134,7 +134,7 @@ def _train(session: Session, lengths: ExampleLengths | None, watch: Watch | None
     )
     facts = train(job, session.progress, session.stop)
     if session.processes.is_main:
-        if facts.get("device") == "cuda":
+        if facts.get("device") == "cuda" and rollouts is None:  # drawing answers is not planned
             _compare_with_plan(session, [train_rows, *mixed], facts)
         curve = read_steps(work / CURVE)
         # Copied, not moved: a run that resumes after a crash here finds its lines where they were.

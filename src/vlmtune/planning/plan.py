@@ -188,7 +188,7 @@ def make_plan(config: Config, progress: Progress, gpu: str | None, rented: Rente
     """
     rented = rented or Rented()
     gpus = list(GPUS) if gpu is None else [find_gpu(gpu)]
-    _check(rented, gpu, config.training.batch_size)
+    _check(rented, gpu, config.training)
     if config.needs_hub:
         go_offline_if_unreachable(progress)
     checkpoint = find_checkpoint(config.model)
@@ -231,7 +231,8 @@ def make_plan(config: Config, progress: Progress, gpu: str | None, rented: Rente
     }
 
 
-def _check(rented: Rented, gpu: str | None, batch_size: int) -> None:
+def _check(rented: Rented, gpu: str | None, training: TrainingConfig) -> None:
+    batch_size = training.batch_size
     if rented.price is not None and gpu is None:
         raise ConfigError("--price needs --gpu: it is the price of one GPU")
     if not 0 < rented.efficiency <= 1:
@@ -241,6 +242,8 @@ def _check(rented: Rented, gpu: str | None, batch_size: int) -> None:
             f"--cards must be 1 to training.batch_size, {batch_size} (got {rented.cards}): every card needs at least "
             "one answer of each batch"
         )
+    if rented.cards > 1 and training.objective == "grpo":
+        raise ConfigError("--cards: training.objective: grpo trains in one process, on one GPU; leave the option out")
 
 
 def _notes(config: Config, encoder: Encoder, rows: Rows, limit: int, cards: int) -> list[str]:

@@ -271,7 +271,8 @@ def learning_curve(training: TrainingSummary | None) -> Figure | None:
     training of B is not known.
     """
     training = training or {}
-    curve, rewarded = training.get("curve") or [], bool(training.get("rewards"))
+    curve = training.get("curve") or []
+    rewarded = bool(points(curve, "reward"))
     losses = points(curve, "reward" if rewarded else "loss")
     validation = [] if rewarded else points(curve, "validation_loss")
     every = [*losses, *validation]

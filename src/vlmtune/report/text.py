@@ -54,7 +54,7 @@ def training_summary(training: TrainingSummary | None) -> str | None:
     if training is None:
         return None
     curve = training.get("curve") or []
-    key = "reward" if training.get("rewards") else "loss"
+    key = "reward" if points(curve, "reward") else "loss"
     values = [value for _, value in points(curve, key)]
     if not values:
         return None

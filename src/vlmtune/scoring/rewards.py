@@ -1,7 +1,7 @@
 """Rewards of sampled answers: the task's own metrics, row by row, weighted and added up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from vlmtune.scoring.score import choose_metrics, measure, reread
 from vlmtune.tasks import Task
 
 POOL = 500
-"""Most rows over which a metric counts what it would count over the whole set: CIDEr-D's document frequencies."""
+"""Most rows from which a metric takes what it would take from the whole set: document frequencies, the language."""
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,9 @@ class Rewards:
         pool = [rows[n * len(rows) // POOL] for n in range(POOL)] if len(rows) > POOL else rows
         truths = [line.truth for line in reread(pool, task, config)]
         fixed = [
-            metric if metric.counted_over is None else metric.counted_over([truth[metric.truth] for truth in truths])
+            replace(metric, measure=metric.counted_over([truth[metric.truth] for truth in truths]))
+            if metric.counted_over is not None
+            else metric
             for metric in metrics
         ]
         return cls(task, config, list(zip(fixed, weights.values(), strict=True)))

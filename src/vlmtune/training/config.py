@@ -333,8 +333,8 @@ class TrainingConfig(BaseConfig):
 
 
 def _with_grpo_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with defaults that suit few steps, each of which takes long; nothing is dropped out, because the
-    answers are drawn from the model that learns.
+    """The settings with defaults that suit few steps, each of which takes long; dropout is off, because the answers are
+    drawn from the model that learns.
     """
     filled = {"learning_rate": 1e-4, "save_every_steps": 10, "log_every_steps": 1, **data}
     lora = data.get("lora", {})
