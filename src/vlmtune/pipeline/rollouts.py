@@ -3,6 +3,7 @@
 Answers that select a checkpoint come from the same engine.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def make_rollouts(session: Session, rows: Rows) -> "Rollouts | None":
     if session.processes.world_size > 1:
         raise ConfigError("training.objective: grpo trains in one process; start the command without torchrun")
     rewards = Rewards.of(session.task, config.task, training.grpo.rewards, truth_lines(session, list(rows)))
-    decode = attached_engine(session)
+    decode = functools.cache(attached_engine(session))  # of the one model that is trained
 
     def sample(model: Any, prompts: Sequence[Encoded], step: int) -> list[list[int]]:
         key = f"{training.seed}/{step}"
