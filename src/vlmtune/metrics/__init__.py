@@ -74,8 +74,7 @@ class Metric:
     Intervals then allow for such a change even if the rows at hand show none. It goes without saying where `binary`."""
 
     counted_over: Callable[[Sequence[Any]], Callable[[Sequence[Any], Sequence[Any]], Stats]] | None = None
-    """`measure` with the document frequencies and the tokenizer of the truths given; None if it takes nothing from the
-    whole set."""
+    """`measure` with document frequencies and tokenizer of some truths; None if it takes nothing from a whole set."""
 
     caveat: Callable[[Sequence[Any], Sequence[Any]], str | None] | None = None
     """Given answers and truths, what a reader of the score has to know about these rows; None if nothing."""
