@@ -234,12 +234,12 @@ TINY_MODELS: dict[str, Callable[[Path], None]] = {
 """By family; the checkpoint of `qwen3_vl` is embedded."""
 
 
-def warm_adapter(encoder: Encoder, folder: Path) -> None:
+def warm_adapter(encoder: Encoder, folder: Path, std: float = 0.05) -> None:
     """An adapter whose B is not zero, where half of all mistakes could not show."""
     base = load_model(encoder.checkpoint, "cpu", "fp32")
     model = add_adapter(base, LoraConfig(dropout=0.0), encoder.checkpoint.family, 0)
     torch.manual_seed(1)
     for name, weight in trainable(model).items():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
+            torch.nn.init.normal_(weight, std=std)
     save_adapter(model, folder, "tiny", None)

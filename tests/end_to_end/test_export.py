@@ -9,6 +9,7 @@ import torch
 from builders import make_image
 from commands import warm_vlmtune
 from safetensors.torch import load_file
+from tiny_models import warm_adapter
 
 from vlmtune.config import load
 from vlmtune.errors import IntegrityError
@@ -36,12 +37,7 @@ def run(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A config, and an adapter with a strong effect where the config would train one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(CONFIG)
-    model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), encoder.checkpoint.family, 0)
-    torch.manual_seed(0)
-    for name, weight in trainable(model).items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    save_adapter(model, tmp_path / "outputs" / "lora", "tiny", None)
+    warm_adapter(encoder, tmp_path / "outputs" / "lora", std=0.1)
     return tmp_path
 
 

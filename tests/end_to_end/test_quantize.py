@@ -12,15 +12,14 @@ import pytest
 import torch
 from commands import warm_vlmtune
 from safetensors.torch import load_file
+from tiny_models import warm_adapter
 
 from vlmtune.config import load
 from vlmtune.data import open_role
-from vlmtune.modeling.loading import find_checkpoint, load_model
+from vlmtune.modeling.loading import find_checkpoint
 from vlmtune.pipeline.session import Session, training_examples
 from vlmtune.processing.encoder import Encoder, collate
 from vlmtune.run_folder import hash_adapter, read_manifest
-from vlmtune.training.config import LoraConfig
-from vlmtune.training.lora import add_adapter, save_adapter, trainable
 
 CONFIG = """\
 model: {name: tiny, device: cpu}
@@ -54,12 +53,7 @@ def run(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A config, an adapter with a strong effect where it would train one, and an environment that seems to have it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(CONFIG)
-    model = add_adapter(load_model(encoder.checkpoint, "cpu", "fp32"), LoraConfig(), encoder.checkpoint.family, 0)
-    torch.manual_seed(0)
-    for name, weight in trainable(model).items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    save_adapter(model, tmp_path / "outputs" / "lora", "tiny", None)
+    warm_adapter(encoder, tmp_path / "outputs" / "lora", std=0.1)
     package = tmp_path / "env/lib/python3.11/site-packages/llmcompressor"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
