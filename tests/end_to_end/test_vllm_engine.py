@@ -32,7 +32,7 @@ from vlmtune.errors import ConfigError, EnvironmentProblem, FolderLocked, Integr
 from vlmtune.files import lock_file, lock_folder
 from vlmtune.maintenance import garbage
 from vlmtune.maintenance.inspect import inspect_run
-from vlmtune.modeling.loading import attach_adapter, load_model
+from vlmtune.modeling.loading import attach_adapter, find_checkpoint, load_model
 from vlmtune.pipeline import parity
 from vlmtune.pipeline.export import open_engine
 from vlmtune.pipeline.serve import probes
@@ -518,3 +518,16 @@ def test_a_quantised_model_is_not_served_as_another(encoder: Encoder) -> None:
     quantised = TINY.model_copy(update={"quantization": "nf4"})
     with pytest.raises(ConfigError, match=r"does not serve model.quantization=nf4 .* inference.engine=hf"):
         vllm.arguments(vllm.Config(), quantised, encoder, "bf16", Path("python"), [])
+
+
+def test_a_stored_quantised_model_is_served_in_16_bits(encoder: Encoder, tmp_path: Path) -> None:
+    """In fp32 its first request ends vLLM's server."""
+    shutil.copytree(encoder.checkpoint.folder, tmp_path / "m")
+    file = tmp_path / "m/config.json"
+    stored = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | stored))
+    model = TINY.model_copy(update={"name": str(tmp_path / "m")})
+    other = Encoder(find_checkpoint(model), model)
+    with pytest.raises(ConfigError, match="stored in compressed-tensors, .* inference.precision=bf16"):
+        vllm.arguments(vllm.Config(), model, other, "fp32", Path("python"), [])
+    assert "bfloat16" in vllm.arguments(vllm.Config(), model, other, "bf16", Path("python"), [])

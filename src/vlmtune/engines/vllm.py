@@ -161,7 +161,7 @@ def arguments(
     """The command line of a server for this config.
 
     Raises:
-        ConfigError: the model is quantized, or reads tiles.
+        ConfigError: the model is quantized when it is loaded, or stored so and to be served in fp32, or reads tiles.
     """
     if encoder.image_processor.limits.tile is not None:
         raise ConfigError(
@@ -172,6 +172,11 @@ def arguments(
         raise ConfigError(
             f"vLLM does not serve model.quantization={model.quantization} here; use --set inference.engine=hf, so that "
             "base and tuned answers come from the same weights"
+        )
+    if encoder.checkpoint.stored is not None and precision == "fp32":
+        raise ConfigError(
+            f"model {encoder.checkpoint.name!r} is stored in {encoder.checkpoint.stored}, whose kernels in vLLM "
+            "compute in 16 bits: --set inference.precision=bf16"
         )
     on_cpu = model.device == "cpu" or model.name == "tiny"
     cache_gb = config.cache_gb or (CPU_CACHE_GB if on_cpu else None)
