@@ -2,9 +2,12 @@
 
 const LIVE_MS = 2000;
 const QUIET_MS = 10000;
+/* At most so much of the time is the server at work for a page: it shares the machine with the runs. */
+const SHARE = 0.1;
 const live = document.getElementById("live");
 const filter = document.getElementById("filter");
 const button = document.getElementById("compare");
+let current = "";
 const boxes = () => [...live.querySelectorAll("input[name=run]")];
 
 function applyFilter() {
@@ -28,8 +31,8 @@ function applyChoice() {
 /* Takes over what the server shows now; what was chosen and opened stays. */
 function replace(page) {
   const fresh = new DOMParser().parseFromString(page, "text/html").getElementById("live");
-  if (fresh === null || fresh.innerHTML === live.dataset.shown) return;
-  live.dataset.shown = fresh.innerHTML;
+  if (fresh === null || fresh.innerHTML === current) return;
+  current = fresh.innerHTML;
   const focus = live.contains(document.activeElement) ? document.activeElement : null;
   const chosen = boxes().filter((box) => box.checked).map((box) => box.value);
   const opened = [...live.querySelectorAll("details")].map((one) => one.open);
@@ -43,13 +46,15 @@ function replace(page) {
 }
 
 async function refresh() {
+  const began = performance.now();
   if (!document.hidden) {
     try {
       const answer = await fetch(location.pathname, { cache: "no-store" });
       if (answer.ok) replace(await answer.text());
     } catch { /* the server ended; the page stays as it is */ }
   }
-  setTimeout(refresh, live.dataset.live === "yes" ? LIVE_MS : QUIET_MS);
+  const rest = live.dataset.live === "yes" ? LIVE_MS : QUIET_MS;
+  setTimeout(refresh, Math.max(rest, (performance.now() - began) / SHARE));
 }
 
 if (filter) {
