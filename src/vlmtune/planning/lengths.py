@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vlmtune.families import DELTA_CHUNK
 from vlmtune.prefetch import Prefetch
-from vlmtune.processing.encoder import Encoded, Encoder
+from vlmtune.processing.encoder import Encoded, EncodedImage, Encoder
 from vlmtune.progress import Progress
 from vlmtune.training.dataset import TrainingExamples
 from vlmtune.training.packing import Layout, PackedSequence, pack
@@ -54,11 +54,24 @@ def work_of(sequence: PackedSequence) -> Work:
         length = segment.end - segment.start
         # Every token sees the whole prefix, and causally its own segment.
         pairs += length * (segment.prefix_end - segment.prefix_start) + length * (length + 1) // 2
-        chunked += -(-length // DELTA_CHUNK) * DELTA_CHUNK
-    # Patches see those of the same frame or tile.
-    frames = [(image.grid[0], image.grid[1] * image.grid[2]) for image in sequence.images]
-    patches, patch_pairs = (sum(count * size**power for count, size in frames) for power in (1, 2))
-    return Work(len(sequence), pairs, len(sequence.targets), patches, patch_pairs, 1, chunked)
+        chunked += _in_chunks(length)
+    return Work(len(sequence), pairs, len(sequence.targets), *_patches(sequence.images), 1, chunked)
+
+
+def work_of_prompt(prompt: Encoded) -> Work:
+    """The work of a prompt's forward pass, after which the head says the first token."""
+    length = len(prompt)
+    return Work(length, length * (length + 1) // 2, 1, *_patches(prompt.images), 1, _in_chunks(length))
+
+
+def _in_chunks(length: int) -> int:
+    return -(-length // DELTA_CHUNK) * DELTA_CHUNK
+
+
+def _patches(images: Iterable[EncodedImage]) -> tuple[int, int]:
+    """Patches, and pairs of those that see each other: of the same frame or tile."""
+    frames = [(image.grid[0], image.grid[1] * image.grid[2]) for image in images]
+    return sum(count * size for count, size in frames), sum(count * size**2 for count, size in frames)
 
 
 @dataclass(frozen=True, slots=True)

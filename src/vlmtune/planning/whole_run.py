@@ -19,9 +19,9 @@ from vlmtune.families import Shapes
 from vlmtune.modeling.loading import Checkpoint
 from vlmtune.planning.costs import base_bytes, flops, width_of
 from vlmtune.planning.gpus import Gpu
-from vlmtune.planning.lengths import Work, total
+from vlmtune.planning.lengths import Work, total, work_of_prompt
 from vlmtune.processing.answer_lengths import SURVEYED_ROWS, count_answers
-from vlmtune.processing.encoder import Encoded, Encoder
+from vlmtune.processing.encoder import Encoder
 from vlmtune.tasks import for_model
 
 BANDWIDTH_SHARE = 0.5
@@ -135,18 +135,10 @@ def _survey(config: Config, rows: Rows, encoder: Encoder) -> _Survey:
     works = []
     for index in range(0, len(rows), max(1, math.ceil(len(rows) / SURVEYED_ROWS))):
         try:
-            works.append(_prompt_work(encoder.prompt(task.prompt(config.task, rows[index]))))
+            works.append(work_of_prompt(encoder.prompt(task.prompt(config.task, rows[index]))))
         except DataError:  # `data check` lists bad rows
             continue
     return _Survey(rows, works, count_answers(rows, task, config.task, encoder))
-
-
-def _prompt_work(prompt: Encoded) -> Work:
-    """The work of a prompt's forward pass, after which the head says the first token."""
-    length = len(prompt)
-    frames = [(image.grid[0], image.grid[1] * image.grid[2]) for image in prompt.images]
-    patches, pairs = (sum(count * size**power for count, size in frames) for power in (1, 2))
-    return Work(length, length * (length + 1) // 2, 1, patches, pairs, 1, length)
 
 
 def _times(work: Work, factor: float) -> Work:
