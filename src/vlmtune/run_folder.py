@@ -92,6 +92,16 @@ class Provenance:
         """Hash of 12 hexadecimal digits; it keeps the work of mock and real runs apart."""
         return hashlib.sha256(json.dumps([self.parts, self.mock], sort_keys=True).encode()).hexdigest()[:12]
 
+    def manifest(self, artifact: str | None = None, **facts: Any) -> dict[str, Any]:
+        """The manifest of what is made from this.
+
+        Args:
+            artifact: its name, by which an archived one is told; None for what may have any.
+            **facts: further entries.
+        """
+        named = {"artifact": artifact} if artifact is not None else {}
+        return {"schema_version": MANIFEST_VERSION, **named, "mock": self.mock, "origin": self.parts, **facts}
+
 
 class RunFolder:
     """The folder of one run: its lock, its work in progress and its artifacts."""
@@ -251,13 +261,7 @@ class RunFolder:
             IntegrityError: another program's file or folder has the name by now.
         """
         fault_injection.hit("manifest.before")
-        manifest = {
-            "schema_version": MANIFEST_VERSION,
-            "artifact": artifact.name,
-            "mock": provenance.mock,
-            "origin": provenance.parts,
-            **facts,
-        }
+        manifest = provenance.manifest(artifact.name, **facts)
         if built is None:
             write_json(manifest_path(artifact), manifest)
         else:

@@ -6,6 +6,12 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 
+CombinationType = Literal["cat", "linear", "ties", "dare_linear", "dare_ties"]
+"""How adapters are combined into one, by PEFT's names."""
+
+QuantizationScheme = Literal["fp8", "int8", "awq", "gptq"]
+"""In what an exported model is stored: 8 bits for weights and activations, or 4 bits for weights."""
+
 OBJECT_MARKS = ("<ref-object>", "<bbox>")
 """Marks in ms-swift's texts that stand for the names and boxes of a row's objects."""
 

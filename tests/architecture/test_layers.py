@@ -16,7 +16,7 @@ from sources import ABSENT, HEAVY, PACKAGE, Import, Module, modules, reachable
 LAYERS = (
     "boxes errors fault_injection json_values prefetch terminal text_units types",
     "videos",
-    "containers distributed families files images metrics registry signals thoughts",
+    "containers distributed environments families files images metrics registry signals thoughts",
     "predictions progress run_layout search tasks tracking",
     "hub run_folder",
     "data modeling",

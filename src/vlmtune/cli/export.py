@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from vlmtune.cli.options import AsJson, ConfigArg, Offline, ProgressStyle, Sets,
 from vlmtune.errors import ConfigError, DataError, IntegrityError
 from vlmtune.progress import open_progress
 from vlmtune.terminal import echo
-from vlmtune.types import Outcome, Prediction
+from vlmtune.types import CombinationType, Outcome, Prediction, QuantizationScheme
 
 if TYPE_CHECKING:
     from vlmtune.config import Config
@@ -67,7 +67,7 @@ def export(
     adapter: Annotated[Path | None, typer.Option(help="Adapter folder; by default that of the config.")] = None,
     merge: Annotated[bool, typer.Option("--merge/--no-merge", help="Merge the adapter into the weights.")] = True,
     quantize: Annotated[
-        Literal["fp8", "int8", "awq", "gptq"] | None,
+        QuantizationScheme | None,
         typer.Option(help="Quantize for vLLM: 8 bits, or 4 bits calibrated on train rows; --no-merge the base model."),
     ] = None,
     compressor: Annotated[
@@ -105,7 +105,7 @@ def merge_adapters(
     adapters: Annotated[list[Path], typer.Argument(metavar="ADAPTER...", help="Folders of two or more adapters.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the new adapter; must not exist.")],
     kind: Annotated[
-        Literal["cat", "linear", "ties", "dare_linear", "dare_ties"],
+        CombinationType,
         typer.Option("--combination", help="As in PEFT: cat is the exact weighted sum, with the sum of the ranks."),
     ] = "cat",
     weight: Annotated[list[float] | None, typer.Option(help="One per adapter, in order; 1 each by default.")] = None,

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from vlmtune import environments
 from vlmtune.engines import _http as http
 from vlmtune.engines._http import SERVER_KEY, with_environment
 from vlmtune.errors import AdapterRefused, EnvironmentProblem, RemoteError
@@ -103,18 +104,12 @@ def find_python(configured: str | None) -> Path:
     Raises:
         EnvironmentProblem: vLLM is not installed there; says how to install it.
     """
-    # Not resolved: a virtual environment's python is a link, and the link's folder determines its packages.
-    python = Path(configured or PYTHON).absolute()
-    if not python.exists():
-        raise EnvironmentProblem(f"{python} does not exist: vLLM needs a separate environment. Run: {_install()}")
-    if not has_vllm(python):
-        raise EnvironmentProblem(f"{python} has no vLLM. Run: {_install()}")
-    return python
+    return environments.find_python(Path(configured or PYTHON), "vLLM", "vllm", _install())
 
 
 def has_vllm(python: Path = PYTHON) -> bool:
     """Whether vLLM is installed for a Python interpreter, without starting it."""
-    return any(python.absolute().parent.parent.glob("lib/python*/site-packages/vllm/__init__.py"))
+    return environments.has_package(python, "vllm")
 
 
 def install_command(gpu: bool) -> str:

@@ -101,10 +101,7 @@ def merge_into(session: Session, building: Path, adapter: Path) -> None:
     session.progress.note("loading the merged checkpoint in a fresh process")
     predicted = _teacher_force_in_fresh_process(config, building, answers)
     verify(answers, predicted, TIE[precision])
-    write_json(
-        folder_manifest_path(building),
-        {"schema_version": 1, "mock": session.mock, "adapter_delta": adapter_delta, "origin": provenance.parts},
-    )
+    write_json(folder_manifest_path(building), provenance.manifest(adapter_delta=adapter_delta))
 
 
 def copy_processor(encoder: Encoder, building: Path) -> None:

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vlmtune import registry
 from vlmtune.errors import ConfigError
@@ -13,11 +13,10 @@ from vlmtune.files import replace_folder, translate_os_errors, write_json
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.pipeline.export import probe_requests
 from vlmtune.pipeline.session import Session
-from vlmtune.run_folder import MANIFEST_VERSION, read_adapter_config
+from vlmtune.run_folder import read_adapter_config
 from vlmtune.run_layout import folder_manifest_path
 from vlmtune.training.lora import save_adapter
-
-CombinationType = Literal["cat", "linear", "ties", "dare_linear", "dare_ties"]
+from vlmtune.types import CombinationType
 
 PRUNED = ("ties", "dare_linear", "dare_ties")
 """Combinations that keep only a part of each adapter's weights."""
@@ -74,9 +73,7 @@ def merge_adapters(session: Session, adapters: Sequence[Path], combination: Comb
     provenance = session.provenance(merged=made)
     with translate_os_errors(target), replace_folder(target) as building:
         save_adapter(model, building, encoder.checkpoint.name, encoder.checkpoint.commit)
-        manifest = {"artifact": target.name, "mock": provenance.mock, "origin": provenance.parts}
-        facts = {"schema_version": MANIFEST_VERSION, **manifest, "adapter_delta": adapter_delta}
-        write_json(folder_manifest_path(building), facts)
+        write_json(folder_manifest_path(building), provenance.manifest(target.name, adapter_delta=adapter_delta))
     return target
 
 

@@ -9,8 +9,9 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from vlmtune import environments
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
 from vlmtune.families import EXPERTS
 from vlmtune.files import translate_os_errors, write_json
@@ -18,12 +19,10 @@ from vlmtune.modeling.loading import pick_device
 from vlmtune.pipeline.export import building_of, copy_processor, merge_into
 from vlmtune.pipeline.session import Session, nested_part, training_examples
 from vlmtune.processing.encoder import Encoded, collate
-from vlmtune.run_folder import MANIFEST_VERSION
 from vlmtune.run_layout import folder_manifest_path
+from vlmtune.types import QuantizationScheme
 
-Scheme = Literal["fp8", "int8", "awq", "gptq"]
-
-CALIBRATED: tuple[Scheme, ...] = ("awq", "gptq")
+CALIBRATED: tuple[QuantizationScheme, ...] = ("awq", "gptq")
 """Schemes that need samples; the 8-bit ones scale activations as they come."""
 
 PYTHON = Path(".venv-llmcompressor/bin/python")
@@ -45,14 +44,12 @@ def find_python(configured: Path | None) -> Path:
     Raises:
         EnvironmentProblem: llm-compressor is not installed there; says how to install it.
     """
-    python = (configured or PYTHON).absolute()
-    if not any(python.parent.parent.glob("lib/python*/site-packages/llmcompressor/__init__.py")):
-        found = "has no llm-compressor" if python.exists() else "does not exist"
-        raise EnvironmentProblem(f"{python} {found}. Run: {INSTALL}")
-    return python
+    return environments.find_python(configured or PYTHON, "llm-compressor", "llmcompressor", INSTALL)
 
 
-def export_quantized(session: Session, target: Path, adapter: Path | None, scheme: Scheme, python: Path) -> Path:
+def export_quantized(
+    session: Session, target: Path, adapter: Path | None, scheme: QuantizationScheme, python: Path
+) -> Path:
     """Write a quantized checkpoint, in the format that vLLM and transformers read (compressed-tensors).
 
     Args:
@@ -95,17 +92,16 @@ def export_quantized(session: Session, target: Path, adapter: Path | None, schem
             for leftover in (merged, building / "samples"):
                 shutil.rmtree(leftover, ignore_errors=True)
             (building / "job.json").unlink()
-        origin = session.provenance(
+        provenance = session.provenance(
             adapter=session.verify_adapter(adapter) if adapter is not None else None,
             quantized={"scheme": scheme, "calibration_rows": len(samples) if calibrates else 0},
         )
-        facts = {"schema_version": MANIFEST_VERSION, "mock": session.mock, "origin": origin.parts}
-        write_json(folder_manifest_path(building), {**facts, "same_tokens": same})
+        write_json(folder_manifest_path(building), provenance.manifest(same_tokens=same))
         building.rename(target)
     return target
 
 
-def _refuse(session: Session, scheme: Scheme) -> None:
+def _refuse(session: Session, scheme: QuantizationScheme) -> None:
     """Refuse what cannot be quantized, before anything is loaded."""
     checkpoint, model = session.encoder.checkpoint, session.config.model
     if checkpoint.stored is not None or model.quantization is not None:
