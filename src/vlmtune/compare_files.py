@@ -441,15 +441,27 @@ def write_comparison(
 
 def _write_page(plain: ComparisonFile, file: Path, sources: Sequence[Path], config: ReportConfig) -> None:
     """The page, and beside it a table of all rows where it does not have them in full."""
-    rows, seen = table.path_beside(file), overview(plain)
-    images = thumbnails(images_shown(plain, config.examples, seen), sources)
-    page = html.render(plain, images, config, rows.name, seen)
+    rows = table.path_beside(file)
+    page = render_page(plain, sources, config, rows.name)
     if not page.complete:
         with replace_file(rows) as stream:
             table.write(plain, stream)
     write_atomic(file, page.text)
     if page.complete:
         rows.unlink(missing_ok=True)
+
+
+def render_page(plain: ComparisonFile, sources: Sequence[Path], config: ReportConfig, whole: str) -> html.Page:
+    """The page of a comparison.
+
+    Args:
+        plain: with its examples, which may be made as they are needed.
+        sources: the prediction files, beside which thumbnails are.
+        config: what the page shows.
+        whole: where all rows are in full, named if the page has not.
+    """
+    seen = overview(plain)
+    return html.render(plain, thumbnails(images_shown(plain, config.examples, seen), sources), config, whole, seen)
 
 
 def write_regressions(comparison: Comparison, file: Path) -> int:

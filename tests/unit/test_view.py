@@ -176,12 +176,16 @@ def test_a_name_that_is_no_text_is_shown(root: Path, ask: Ask) -> None:
     assert ask("/compare?run=demo&run=caf%E9")[0] == 200
 
 
-def test_a_browser_that_goes_away_is_no_error(ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
-    with open_server(Path(), 0) as server:
+def test_a_browser_that_goes_away_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with open_server(tmp_path, 0) as server:
+        server.daemon_threads = False  # they are waited for when the server closes
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with socket.create_connection(("127.0.0.1", server.server_port)) as gone:
             gone.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+        connection.request("GET", "/", headers={"Connection": "close"})  # after it, the one before was accepted
+        connection.getresponse().read()
         server.shutdown()
     assert "Traceback" not in capfd.readouterr().err
 

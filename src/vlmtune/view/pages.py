@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from vlmtune.compare_files import compare_files, thumbnails
+from vlmtune.compare_files import compare_files, render_page
 from vlmtune.errors import ConfigError
 from vlmtune.maintenance import summary, watch
 from vlmtune.maintenance.inspect import Run, find_runs, inspect_run, is_run
-from vlmtune.report import ReportConfig, charts, html, templates
+from vlmtune.report import ReportConfig, charts, templates
 from vlmtune.report.html import STATUS_COLOURS
-from vlmtune.report.rows import images_shown
 from vlmtune.report.text import fixed, precision, signed
 from vlmtune.run_layout import DATA_CHECK_PAGE
-from vlmtune.scoring.results import TrainingSummary
+from vlmtune.scoring.results import ComparisonFile, TrainingSummary
 
 FOLDER = Path(__file__).parent
 TONES = {"running": "even", "finished": "good", "stopped": "unknown", "partial": "even", "damaged": "bad"}
@@ -120,10 +119,9 @@ def comparison(root: Path, names: Sequence[str]) -> str:
         if not answers:
             raise ConfigError(f"{name} has no answers of a tuned model yet")
         sides.append(answers)
-    compared = compare_files(sides[0], sides[1]).to_json()
-    shown = ReportConfig()
-    images = thumbnails(images_shown(compared, shown.examples), [file for side in sides for file in side])
-    return html.render(compared, images, shown).text
+    compared, sources = compare_files(sides[0], sides[1]), [file for side in sides for file in side]
+    plain: ComparisonFile = {**compared.result, "examples": compared.examples}
+    return render_page(plain, sources, ReportConfig(), "the table that `vlmtune compare A B -o page.html` writes").text
 
 
 def _address(name: str) -> str:
