@@ -38,7 +38,7 @@ class Order:
 
     For each entry of `references`, `shared` says whether its row's answer has the same n-gram, and `at` is the index of
     that entry in `answers` (meaningless where not shared). `frequency` [distinct] is the document frequency of each
-    n-gram; 0 for all where it was not asked for.
+    n-gram.
 
     The answer "a a b" with the reference "a c" gives, for n-grams of one symbol: answers (text 0, n-grams a b, counts
     2 1), references (text 0, n-grams a c, counts 1 1), shared [True, False], at [0, ...].
@@ -142,7 +142,7 @@ class DocumentFrequencies:
         return np.where(found, at, len(known) + np.arange(len(keys))), frequency
 
 
-def orders(texts: Texts, longest: int, documents: DocumentFrequencies | None = None) -> Iterator[Order]:
+def orders(texts: Texts, longest: int, documents: DocumentFrequencies) -> Iterator[Order]:
     """n-grams of 1, 2, … `longest` symbols.
 
     Args:
@@ -155,9 +155,7 @@ def orders(texts: Texts, longest: int, documents: DocumentFrequencies | None = N
     ngrams = NGrams.single(np.concatenate([texts.answers.numbers, texts.references.numbers]), lengths)
     for length in range(1, longest + 1):
         distinct, ngram = np.unique(ngrams.key, return_inverse=True)
-        index, frequency = np.arange(len(distinct)), np.zeros_like(distinct)
-        if documents is not None:
-            index, frequency = documents.find(length, distinct)
+        index, frequency = documents.find(length, distinct)
         yield _counted(texts, text[ngrams.start], ngram, max(len(distinct), 1), frequency)
         if length < longest:
             ngrams = ngrams.longer(index[ngram])

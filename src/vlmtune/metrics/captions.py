@@ -63,8 +63,8 @@ def _compared(
 
 @kept_texts(1)
 def _documents(references: tuple[tuple[str, ...], ...], tokenizer: Tokenizer) -> DocumentFrequencies:
-    texts = words([""] * len(references), references, tokenizer)
-    return DocumentFrequencies.of(texts.references, texts.row_index, ORDERS)
+    _, numbered, row_index = numbered_references(references, tokenizer)
+    return DocumentFrequencies.of(numbered, row_index, ORDERS)
 
 
 def _cider_d(texts: Texts, found: Sequence[Order], documents: int) -> Floats:
@@ -116,8 +116,8 @@ def _cider_d_over(pool: References) -> Callable[[Answers, References], Stats]:
     """CIDEr-D per row, with the document frequencies of other rows' references."""
     documents = as_key(pool)
     tokenizer = caption_tokenizer(documents)
-    known, numbered, row_index = numbered_references(documents, tokenizer)
-    frequencies = DocumentFrequencies.of(numbered, row_index, ORDERS)
+    known, _, _ = numbered_references(documents, tokenizer)
+    frequencies = _documents(documents, tokenizer)
 
     def measure(answers: Answers, references: References) -> Stats:
         texts, values = words(answers, as_key(references), tokenizer, known), [np.zeros(0)]
