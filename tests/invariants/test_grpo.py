@@ -241,23 +241,19 @@ def test_answers_are_drawn_with_the_probabilities_that_are_learnt(encoder: Encod
 
 
 def test_no_token_without_a_text_is_drawn(encoder: Encoder, tmp_path: Path) -> None:
-    """Here the model itself wants little else: the head's rows of images and of the end of turn are scaled up."""
+    """But for those that end an answer. Here the model itself wants little else: both of their logits are raised."""
     _, model = started(encoder, tmp_path, 0.0)
     base = model.base_model.model
     head = base.get_output_embeddings()
     size = head.weight.shape[0]
     banned = set(encoder.renderer.never_written(size)) - set(encoder.stop_ids)
     assert encoder.renderer.image_id in banned
-    assert not banned & set(encoder.stop_ids)
-    head.register_forward_hook(
-        lambda *args: args[2].index_add(
-            -1, torch.tensor([encoder.renderer.image_id]), torch.full((*args[2].shape[:-1], 1), 50.0)
-        )
-    )
+    wanted = torch.tensor([encoder.renderer.image_id, encoder.stop_ids[0]])
+    head.register_forward_hook(lambda *args: args[2].index_add(-1, wanted, torch.full((*args[2].shape[:-1], 2), 50.0)))
     engine = hf.attached(model.eval(), hf.Config(max_new_tokens=6), encoder, "cpu", "fp32")
     with plain_attention(base, encoder.checkpoint.family):
         drawn = engine.sample(prompts_of(encoder), ANSWERS, "0")
-    assert not banned & {token for answer in drawn for token in answer.ids}
+    assert {tuple(answer.ids) for answer in drawn} == {(encoder.stop_ids[0],)}
 
 
 def test_killed_and_resumed_equals_uninterrupted(make_grpo: Callable[..., trainer.TrainingJob]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import PositiveInt
 
 from vlmtune.engines import InferenceConfig
-from vlmtune.errors import DataError, EnvironmentProblem, ImageError, IntegrityError
+from vlmtune.errors import DataError, DoesNotFit, EnvironmentProblem, ImageError, IntegrityError
 from vlmtune.generation import Choose, GeneratedTokens, Penalised, decode, greedy, sampling, without
 from vlmtune.modeling.loading import attach_adapter, load_model, pick_device
 from vlmtune.prefetch import Prefetch
@@ -152,12 +152,13 @@ class HfEngine:
         Args:
             prompts: encoded by this engine's encoder.
             copies: answers to each.
-            key: what is drawn is a function of it, of the prompts and of the settings.
+            key: what is drawn is a function of it, of the prompts and of the settings, unless memory runs out: the
+                halves of a batch draw other answers.
 
         Raises:
-            EnvironmentProblem: the answers to one prompt do not fit into memory.
+            DoesNotFit: the answers to one prompt do not fit into memory.
         """
-        # What is drawn depends on the batches, which must not depend on the memory that is left.
+        # What is drawn depends on the batches, which must not follow the memory that is left, as those of `answer` do.
         most = (self._config.batch_tokens or CPU_BATCH_TOKENS) // (max(map(len, prompts)) + self._config.answer_limit)
         room = min(self._config.batch_size, most) // copies
         answers: list[GeneratedTokens] = []
@@ -175,7 +176,7 @@ class HfEngine:
                 *(self._inner, prompts, self._encoder, self._device, self._config.answer_limit, choose), copies
             )
         if len(prompts) == 1:
-            raise EnvironmentProblem(
+            raise DoesNotFit(
                 f"{copies} answers to one prompt do not fit into this GPU's memory. Try one of: "
                 f"--set training.grpo.answers={max(2, copies // 2)}, --set model.max_pixels=401408"
             )
@@ -311,8 +312,7 @@ class HfEngine:
         stopped = answer.ids[-1] in self._encoder.stop_ids
         return Prediction(
             id=request.id,
-            text=self._encoder.renderer.opened_thought
-            + self._encoder.renderer.text(answer.ids[:-1] if stopped else answer.ids),
+            text=self._encoder.answer_text(answer.ids),
             finish_reason="stop" if stopped else "length",
             tokens=len(answer.ids),
             logprobs=tuple(answer.logprobs),

@@ -245,6 +245,11 @@ class Encoder:
         _check_length(len(encoded), self.max_positions, MODEL_LIMIT)
         return encoded
 
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """The text of generated tokens: with a thought that the prompt opened, without the token that ended it."""
+        ended = ids[-1] in self.stop_ids
+        return self.renderer.opened_thought + self.renderer.text(ids[:-1] if ended else ids)
+
     def answer_length(self, text: str) -> int:
         """Number of tokens a model generates to answer with a text, including the one that ends its turn."""
         return self.renderer.length(text) + 1

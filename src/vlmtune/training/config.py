@@ -284,7 +284,7 @@ class TrainingConfig(BaseConfig):
     @model_validator(mode="before")
     @classmethod
     def _follow_method(cls, data: Any) -> Any:
-        """Fill in what follows from `method` where nothing is said: parts that get adapters, and learning rates."""
+        """Fill in what follows from `method` and `objective` where nothing is said, such as learning rates."""
         if isinstance(data, dict) and data.get("objective") == "grpo":
             data = _with_grpo_defaults(data)
         method = data.get("method", "lora") if isinstance(data, dict) else "lora"

@@ -183,12 +183,11 @@ class GrpoStep:
     def _groups(self, prompts: Sequence[Encoded], truths: Sequence[Mapping[str, Any]], step: int) -> Groups:
         import torch
 
-        size, rewards, renderer = self.settings.grpo.answers, self.rollouts.rewards, self.encoder.renderer
+        size, rewards = self.settings.grpo.answers, self.rollouts.rewards
         self.model.eval()
         with plain_attention(self._base, self.encoder.checkpoint.family):
             answers = self.rollouts.sample(self.model, prompts, step)
-        stops = set(self.encoder.stop_ids)
-        texts = [renderer.opened_thought + renderer.text([t for t in ids if t not in stops]) for ids in answers]
+        texts = [self.encoder.answer_text(ids) for ids in answers]
         values = rewards.score(texts, [truth for truth in truths for _ in range(size)])
         total = rewards.total(values)
         grouped = total.reshape(-1, size)

@@ -504,13 +504,17 @@ class Trainer:
         self.forward_backward.zero_grad()
 
     def _try_longest_sequence(self) -> None:
-        """Before the first step, try the longest sequence of this process's first epoch."""
+        """Before the first step, try the longest sequence of this process's first epoch.
+
+        Of answers that are drawn, the targets stand for as many to each row.
+        """
+        copies = 1 if self._grpo is None else self._job.settings.grpo.answers
         shards = map(self._shard, self._first_epoch())
-        tokens = [self._lengths.tokens[self._lengths.indices(shard)].tolist() for shard in shards]
+        tokens = [self._lengths.tokens[self._lengths.indices(shard)].tolist() * copies for shard in shards]
         self._model.train()
         encode, batches = self._job.train.encode, self._batches
         self.checkpointing.choose(
-            *(tokens, lambda n: [encode(sample) for sample in self._shard(batches[n])]),
+            *(tokens, lambda n: [encode(sample) for sample in self._shard(batches[n])] * copies),
             *(self._job.processes.is_main, self._job.settings.sharding != "none"),
         )
 
