@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import warm_vlmtune
 from safetensors.torch import load_file
-from tiny_models import warm_adapter
+from tiny_models import make_qwen3_vl_moe, warm_adapter
 
 from vlmtune.config import load
 from vlmtune.data import open_role
@@ -149,6 +149,8 @@ def test_what_cannot_be_quantized_is_said_first(run: Path, tmp_path: Path) -> No
     assert "does not exist: llm-compressor needs a separate environment. Run: uv venv --python 3.11 " in missing.stderr
     assert "AWQ needs a GPU; --quantize gptq" in export(run, "awq").stderr
     assert "quantized already" in export(run, "fp8", "--set", "model.quantization=nf4").stderr
+    make_qwen3_vl_moe(tmp_path / "moe")
+    assert "stacked experts" in export(run, "fp8", "--no-merge", "--set", f"model.name={tmp_path / 'moe'}").stderr
     plain = warm_vlmtune("export", "c.yaml", "-o", "out", "--no-merge", cwd=run)
     assert "an adapter needs no export" in plain.stderr
     assert "leave out one of the two" in export(run, "fp8", "--no-merge", "--adapter", "outputs/lora").stderr

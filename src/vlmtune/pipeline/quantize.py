@@ -13,11 +13,11 @@ from typing import Any
 
 from vlmtune import environments
 from vlmtune.errors import ConfigError, EnvironmentProblem, IntegrityError
-from vlmtune.families import EXPERTS
 from vlmtune.files import translate_os_errors, write_json
 from vlmtune.modeling.loading import pick_device
 from vlmtune.pipeline.export import building_of, copy_processor, merge_into
 from vlmtune.pipeline.session import Session, nested_part, training_examples
+from vlmtune.planning.plan import shapes_of
 from vlmtune.processing.encoder import Encoded, collate
 from vlmtune.run_layout import folder_manifest_path
 from vlmtune.types import QuantizationScheme
@@ -106,7 +106,7 @@ def _refuse(session: Session, scheme: QuantizationScheme) -> None:
     checkpoint, model = session.encoder.checkpoint, session.config.model
     if checkpoint.stored is not None or model.quantization is not None:
         raise ConfigError("the base model is quantized already; export from its 16-bit checkpoint")
-    if any(name.startswith(EXPERTS) for name in checkpoint.family.lora_targets):
+    if (shapes := shapes_of(checkpoint)).active_parameters != shapes.parameters:
         raise ConfigError("models with stacked experts are not quantized here; serve the merged 16-bit checkpoint")
     if scheme == "awq" and pick_device(model) == "cpu":
         raise ConfigError("llm-compressor's AWQ needs a GPU; --quantize gptq gives 4 bits, too")

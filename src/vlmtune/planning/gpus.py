@@ -1,4 +1,8 @@
-"""The data of known GPUs, from their makers' documents named below; prices change daily and are not included."""
+"""The data of known GPUs; prices change daily and are not included.
+
+The documents named below state these figures. They were entered without the documents at hand, partly from lists of
+others: check the one of your GPU before you rely on a plan.
+"""
 
 from dataclasses import dataclass
 
@@ -12,7 +16,7 @@ class Gpu:
 
     `memory_gb` is the nominal size. Read as 10^9 bytes per GB, it is what training may use: the true size is 5 to 7 %
     larger, about as much as the CUDA context and fragmentation take. `bf16_tflops` is the dense rate (no sparsity) with
-    fp32 accumulation, `gb_per_s` the memory's bandwidth in 10^9 bytes. `source` is the document with these figures.
+    fp32 accumulation, `gb_per_s` the memory's bandwidth in 10^9 bytes. `source` is the document that states them.
     """
 
     memory_gb: int
